@@ -1,0 +1,71 @@
+"""What every command line shares: options parsed from a dataclass, errors as one line, the exit codes of the house."""
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from deepjax.errors import InputError, NonFiniteError, Stopped
+
+Options = TypeVar("Options")
+EXIT_INPUT, EXIT_NONFINITE, EXIT_STOPPED = 2, 3, 143
+
+
+def parse(options: type[Options], arguments: Sequence[str] | None = None) -> Options:
+    """Parse the command line into a dataclass; every mistake becomes an InputError of one line."""
+    import tyro
+
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(options, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        known = _flags(options)
+        for argument in arguments:
+            flag = argument.split("=")[0]
+            if flag.startswith("--") and flag.replace("_", "-") not in known:
+                near = difflib.get_close_matches(flag, known, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise InputError(f"option {flag} is unknown; {hint}allowed: {', '.join(known)}") from None
+        raise InputError(_one_line(messages.getvalue())) from None
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a command and exit: 0 done, 2 bad input, 3 halted on non-finite values, 143 stopped by SIGTERM after saving."""
+    try:
+        command()
+    except InputError as error:
+        _exit(EXIT_INPUT, error)
+    except NonFiniteError as error:
+        _exit(EXIT_NONFINITE, error)
+    except Stopped as error:
+        _exit(EXIT_STOPPED, error)
+
+
+def _exit(code: int, error: Exception) -> None:
+    print(f"error: {error}" if code != EXIT_STOPPED else str(error), file=sys.stderr)
+    sys.exit(code)
+
+
+def _flags(options: type) -> list[str]:
+    """Every --flag of the help text."""
+    text = io.StringIO()
+    import tyro
+
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(options, args=["--help"])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", plain)))
+
+
+def _one_line(box: str) -> str:
+    """The words of tyro's error box, without its frame, colours and advice."""
+    plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
+    plain = plain.split("For full helptext")[0].split("Argument helptext")[0]
+    return " ".join(plain.split())

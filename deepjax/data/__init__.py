@@ -1,0 +1,7 @@
+"""Data sets by their tfds names, read as ArrayRecord without TensorFlow, in an order that is a pure function of (seed, epoch)."""
+
+from deepjax.data.catalog import Dataset, dataset_info, list_datasets
+from deepjax.data.loader import eval_batches, train_batches
+from deepjax.data.source import Split, load_split
+
+__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "train_batches"]

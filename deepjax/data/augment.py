@@ -1,0 +1,42 @@
+"""Augmentation and normalisation on the device: uint8 in, float32 out, pure functions of a key."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from deepjax.data.catalog import Dataset
+
+
+def random_crop(key: Array, images: Array, padding: int) -> Array:
+    """Pad every side with black and cut a window of the old size at a random place, one place per image.
+
+    images: (batch, height, width, channels), any dtype (He et al. 2015, section 4.2).
+    """
+    batch, height, width, channels = images.shape
+    offsets = random.randint(key, (batch * 2,), 0, 2 * padding + 1).reshape(batch, 2)
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+    def cut(image: Array, offset: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, channels))
+
+    return jax.vmap(cut)(padded, offsets)
+
+
+def random_flip(key: Array, images: Array) -> Array:
+    """Mirror each image left to right with probability one half. images: (batch, height, width, channels)."""
+    flip = random.bernoulli(key, 0.5, (images.shape[0],))
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
+
+
+def normalize(images: Array, dataset: Dataset) -> Array:
+    """Subtract the mean and divide by the deviation of the data set. images: uint8 -> float32 of the same shape."""
+    mean = jnp.asarray(dataset.mean, jnp.float32)
+    std = jnp.asarray(dataset.std, jnp.float32)
+    return (images.astype(jnp.float32) - mean[None, None, None, :]) / std[None, None, None, :]
+
+
+def augment(key: Array, images: Array, dataset: Dataset) -> Array:
+    """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
+    crop_key, flip_key = random.split(key)
+    images = random_crop(crop_key, images, dataset.crop)
+    return random_flip(flip_key, images) if dataset.flip else images

@@ -1,0 +1,99 @@
+"""From prepared records to arrays: a split of a tfds data set, decoded once without TensorFlow, every label checked."""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from deepjax.data.catalog import DIGITS_DIR, Dataset
+from deepjax.errors import InputError
+
+SplitName = Literal["train", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order; the index is the example's id."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def data_directory(data_dir: str | None = None) -> Path:
+    """Where prepared data sets live: the argument, else $TFDS_DATA_DIR, else ~/tensorflow_datasets (tfds's own default)."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split:
+    """Read and decode one split of a prepared data set.
+
+    Raises InputError when the data set is not prepared (naming the command that does it), when a record is damaged,
+    when an image has another shape, or when a label lies outside the classes.
+    """
+    records = _open(dataset, split, data_dir)
+    images = np.empty((len(records), *dataset.shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for i in range(len(records)):
+        images[i], labels[i] = _read(records, i, dataset, split)
+    _check_labels(labels, dataset, split)
+    return Split(images, labels)
+
+
+def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").addFilter(_without_decoder_advice)
+    try:
+        if dataset.name == "digits":
+            builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
+        else:
+            builder = tfds.builder(dataset.name, data_dir=data_directory(data_dir), file_format="array_record")
+            if not builder.data_path.exists():
+                raise InputError(
+                    f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
+                    f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
+                )
+        return builder.as_data_source(split=split)
+    except InputError:
+        raise
+    except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
+        raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
+
+
+def _without_decoder_advice(record: logging.LogRecord) -> bool:
+    """Drops tfds's advice to install OpenCV: Pillow, which is here, decodes these small images as exactly."""
+    return "OpenCV" not in record.getMessage()
+
+
+def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:
+    try:
+        record = records[index]
+        image, label = np.asarray(record["image"]), int(record["label"])
+    except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
+        where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
+        raise InputError(f"{where} is damaged ({_line(error)}); prepare the data set again") from error
+    if image.shape != dataset.shape:
+        raise InputError(
+            f"dataset {dataset.name!r}, split {split!r}, record {index} has shape {image.shape}, expected {dataset.shape}"
+        )
+    return image, label
+
+
+def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= dataset.num_classes))
+    if outside.size:
+        first = int(outside[0])
+        raise InputError(
+            f"dataset {dataset.name!r}, split {split!r}, record {first} has label {int(labels[first])}; "
+            f"allowed: 0 to {dataset.num_classes - 1} ({outside.size} such records)"
+        )
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

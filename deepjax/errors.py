@@ -1,0 +1,30 @@
+"""Errors that a command line turns into an exit code and one line; the only module that every room may import."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong: the message names the thing, what was given, what is allowed and what to do (exit 2)."""
+
+
+class NonFiniteError(RuntimeError):
+    """Training met NaN or infinity and halted before the state was touched (exit 3)."""
+
+
+class Stopped(RuntimeError):
+    """SIGTERM arrived; the state was saved and the run can be resumed (exit 143)."""
+
+
+def unknown(what: str, given: object, allowed: Iterable[str]) -> InputError:
+    """The error for a name outside a closed list: says what was given, the nearest name and all that are allowed."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{what} {given!r} is unknown; {hint}allowed: {', '.join(names)}")
+
+
+def require(condition: bool, field: str, given: object, allowed: str) -> None:
+    """Raise InputError, naming the field, what was given and what is allowed, unless the condition holds."""
+    if not condition:
+        raise InputError(f"{field} is {given!r}; allowed: {allowed}")

@@ -1,0 +1,111 @@
+"""The configuration of one training run: frozen, checked when made, stored as config.json and compared on resume."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from deepjax.data import dataset_info
+from deepjax.errors import InputError, require
+from deepjax.models import model_info
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What is computed. The defaults are those of He et al. 2015 (section 4.2) but for the length, warm-up and decay mask."""
+
+    model: str
+    """Name of the network, e.g. cifar_resnet20."""
+    dataset: str = "digits"
+    """Name of the data set: digits, fashion_mnist, cifar10, cifar100, svhn_cropped."""
+    epochs: int = 10
+    """Passes over the training images."""
+    steps: int = 0
+    """Training steps instead of epochs; 0 means count by epochs."""
+    batch_size: int = 128
+    """Images of one step, over all devices."""
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Cosine to zero, or divided by ten at each milestone."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where the step schedule drops, as fractions of the training."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the learning rate rises linearly from zero."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's momentum (false: the classical one)."""
+    weight_decay: float = 1e-4
+    """L2 penalty, added to the gradient."""
+    decay_all: bool = False
+    """Decay normalisation parameters and biases too, as the papers do."""
+    augment: bool = True
+    """Random crop, and flip where that keeps the class."""
+    width: int = 0
+    """Filters of the first stage; 0 means the paper's."""
+    seed: int = 0
+    """Seed of initial weights, data order and augmentation."""
+
+    def __post_init__(self) -> None:
+        model_info(self.model)
+        dataset_info(self.dataset)
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.steps >= 0, "steps", self.steps, "0 (count by epochs) or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        require(0 < self.learning_rate < 1e4, "learning_rate", self.learning_rate, "above 0, below 10000")
+        increasing = all(0 < a < b < 1 for a, b in zip(self.milestones, (*self.milestones[1:], 1 - 1e-9), strict=True))
+        require(increasing, "milestones", self.milestones, "increasing fractions between 0 and 1")
+        require(0 <= self.warmup_epochs < float("inf"), "warmup_epochs", self.warmup_epochs, "0 or more")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
+        require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "0 up to, not including, 1")
+        require(self.width >= 0, "width", self.width, "0 (the paper's) or more")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training images."""
+        size = dataset_info(self.dataset).train_size
+        require(self.batch_size <= size, "batch_size", self.batch_size, f"1 to {size} (the training images of {self.dataset})")
+        return size // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps or self.epochs * self.steps_per_epoch
+
+
+def claim_directory(out: Path, config: TrainConfig) -> None:
+    """Make `out` the run directory of this configuration, or see that it is already.
+
+    Raises InputError when it belongs to another configuration (naming each field), cannot be read, or cannot be written.
+    """
+    path = out / "config.json"
+    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        _compare(path, mine)
+        return
+    write_text(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _compare(path: Path, mine: dict[str, Any]) -> None:
+    try:
+        stored = json.loads(path.read_text())
+        assert isinstance(stored, dict)
+    except (OSError, ValueError, AssertionError) as error:
+        raise InputError(f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --out") from error
+    fields = sorted(set(mine) | set(stored))
+    changed = [f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}" for f in fields if mine.get(f) != stored.get(f)]
+    if changed:
+        raise InputError(f"{path.parent} holds a run of another configuration: {'; '.join(changed)}; choose another --out")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, making its folder; raises InputError when the folder is not writable or full."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; free or choose another --out") from error

@@ -1,0 +1,133 @@
+"""What a run says: one JSON object a line for machines, a progress display for people."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deepjax.errors import InputError
+from deepjax.training.config import write_text
+
+Row = dict[str, Any]
+Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise InputError(f"{path}, line {number} is damaged; delete the line, or choose another --out") from error
+    return rows
+
+
+class MetricsLog:
+    """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
+        kept = [row for row in read_rows(path) if row["step"] <= resume_step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+
+    def write(self, row: Row) -> None:
+        """Append a row and hand it to the operating system."""
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._file.name}: {error.strerror}; free space or choose another --out") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Tensorboard:
+    """The same rows for TensorBoard (the extra `tensorboard`)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open an event file in `folder`; raises InputError when the extra is missing."""
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise InputError("tensorboard needs tensorboardX; install it with: pip install 'deepjax[tensorboard]'") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, row: Row) -> None:
+        """Every number of a row as a scalar."""
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        for layer, value in row.get("gradient_norms", {}).items():
+            self._writer.add_scalar(f"gradient_norm/{layer}", value, row["step"])
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+def progress(title: str, unit: str = "step") -> tuple[Report, Callable[[], None]]:
+    """(report, close): a live bar with rate and time left on a terminal, a plain line every few seconds elsewhere."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return _live(title, unit)
+    return _plain(title, unit), lambda: None
+
+
+def _live(title: str, unit: str) -> tuple[Report, Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TextColumn("{task.fields[rate]}"))
+    bar = Progress(
+        *columns, TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[note]}", console=Console(stderr=True)
+    )
+    task = bar.add_task(title, total=None, rate="", note="")
+    pace = _Pace()
+    bar.start()
+
+    def report(done: int, total: int, note: str) -> None:
+        bar.update(task, completed=done, total=total, note=note, rate=f"{pace.rate(done):.1f} {unit}s/s")
+
+    return report, bar.stop
+
+
+def _plain(title: str, unit: str, every: float = 5.0) -> Report:
+    pace = _Pace()
+    last = time.monotonic()
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < every and done < total:
+            return
+        last = now
+        rate = pace.rate(done)
+        left = (total - done) / rate if rate else float("inf")
+        print(f"{title}: {unit} {done}/{total}, {rate:.1f} {unit}s/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
+
+    return report
+
+
+class _Pace:
+    """Units a second since the first report, so that compilation and resumed steps do not count."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def rate(self, done: int) -> float:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+            return 0.0
+        then, before = self._start
+        return (done - before) / (now - then) if now > then else 0.0

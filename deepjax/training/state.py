@@ -1,0 +1,51 @@
+"""Everything that training carries from one step to the next, as one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+from deepjax.analysis import kernel_norms
+
+
+@struct.dataclass
+class TrainState:
+    """Parameters, statistics, optimizer state and counters of a run. The peak learning rate is data, not code."""
+
+    step: Array  # int32: steps done
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    key: Array  # typed key; step t uses fold_in(key, t)
+    learning_rate: Array  # float32: the peak
+    halted: Array  # int32: the first step whose numbers were not finite, else -1
+    totals: dict[str, Any]  # sums over the epoch so far: loss, errors, images, steps, gradient norms by layer
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], learning_rate: float, seed: int
+) -> TrainState:
+    """The state before the first step. image_shape: (height, width, channels)."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    # lazy_init draws the parameters alone: compiling a forward pass only to throw it away would cost seconds.
+    variables = model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        key=key,
+        learning_rate=jnp.asarray(learning_rate, jnp.float32),
+        halted=jnp.full((), -1, jnp.int32),
+        totals=zero_totals(variables["params"]),
+    )
+
+
+def zero_totals(params: Any) -> dict[str, Any]:
+    """The empty sums of an epoch; each leaf its own buffer, since the step donates them."""
+    norms = {path: jnp.zeros((), jnp.float32) for path in jax.eval_shape(kernel_norms, params)}
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "errors", "images", "steps")} | {"gradient_norms": norms}

@@ -1,0 +1,63 @@
+"""Train one model on one data set.
+
+    python experiments/train.py --model cifar_resnet20 --dataset digits --epochs 10 --out runs/resnet20
+
+The same command again carries on where it was stopped, to the same bits, or says that the run is done.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from deepjax.command import parse, run
+from deepjax.training import RunResult, TrainConfig, train
+from deepjax.training.logs import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train one model on one data set; the same command again carries on, or says that the run is done."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    out: Path
+    """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 means once an epoch."""
+    data_dir: str | None = None
+    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    tensorboard: bool = False
+    """Log to TensorBoard too (needs the extra `tensorboard`)."""
+
+
+def main(options: Options) -> None:
+    """Train, draw the curves, print the result."""
+    config = options.config
+    report, close = progress(f"{config.model} on {config.dataset}")
+    try:
+        result = train(
+            config,
+            options.out,
+            data_dir=options.data_dir,
+            save_every=options.save_every,
+            tensorboard=options.tensorboard,
+            report=report,
+        )
+    finally:
+        close()
+    print(describe(result, options.out))
+
+
+def describe(result: RunResult, out: Path) -> str:
+    """The end of a run in two lines."""
+    start = "was done already" if result.was_done else f"carried on after step {result.resumed_at}" if result.resumed_at else "done"
+    return (
+        f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
+        f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
+        f"in {out}: config.json, metrics.jsonl, checkpoints/"
+    )
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(Options)))
