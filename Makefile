@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install demo test test-slow lint format lock clean
+.PHONY: install prepare-env demo test test-slow lint format lock clean
 
 install: $(VENV)/installed
 
@@ -16,6 +16,10 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# TensorFlow, which only preparing a data set needs, in an environment of its own: .venv-prepare.
+prepare-env:
+	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
 
 demo: install
 	$(BIN)/python experiments/degradation.py --out runs/degradation
@@ -41,4 +45,4 @@ lock:
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .pytest_cache .ruff_cache build dist

@@ -6,6 +6,7 @@ The same command again carries on where it was stopped, to the same bits, or say
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import tyro
 
 from deepjax.command import parse, run
 from deepjax.training import RunResult, TrainConfig, train
-from deepjax.training.logs import progress
+from deepjax.training.display import display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +35,16 @@ class Options:
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
     config = options.config
-    report, close = progress(f"{config.model} on {config.dataset}")
-    try:
+    title = f"{config.model} on {config.dataset}"
+    with display(title, {title: config.total_steps}) as report:
         result = train(
             config,
             options.out,
             data_dir=options.data_dir,
             save_every=options.save_every,
             tensorboard=options.tensorboard,
-            report=report,
+            report=functools.partial(report, title),
         )
-    finally:
-        close()
     print(describe(result, options.out))
 
 

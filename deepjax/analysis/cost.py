@@ -44,12 +44,15 @@ def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
 
 
 def _equation_macs(equation: JaxprEqn) -> int:
-    outputs = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
     if equation.primitive.name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = _shape(equation.invars[1])
         out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return outputs * math.prod(kernel) // out_features
+        return math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // out_features
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        return outputs * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
     return 0
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

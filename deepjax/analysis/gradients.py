@@ -14,7 +14,7 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
 
     Works on any params-like tree of nested dicts, inside or outside jit: gradients, updates or the parameters themselves.
     """
-    flat = flatten_dict(gradients, sep="/")
+    flat: dict[str, Any] = flatten_dict(gradients, sep="/")  # type: ignore[assignment]  # flax types the nesting, not the result
     return {
         path.removesuffix("/kernel"): jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32))))
         for path, leaf in flat.items()

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterator
+from typing import SupportsIndex
 
 import grain
 import numpy as np
@@ -30,7 +32,7 @@ def batch_index(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batches:
+class _Batches(grain.sources.RandomAccessDataSource[Batch]):
     """Random access to the batches of a whole training; of each, a process gets its own equal slice."""
 
     split: Split
@@ -43,7 +45,8 @@ class _Batches:
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: SupportsIndex) -> Batch:
+        step = operator.index(step)
         index = batch_index(len(self.split), self.batch_size, self.seed, step).reshape(self.processes, -1)[self.process]
         return {"image": self.split.images[index], "label": self.split.labels[index]}
 

@@ -59,7 +59,7 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
                     f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
                 )
-        return builder.as_data_source(split=split)
+        return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  # tfds's decorator hides the signature
     except InputError:
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata

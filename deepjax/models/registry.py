@@ -61,7 +61,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """The row of a network: exact parameters and multiply-adds, input shape, paper and table. Raises InputError for an unknown name.
+    """The row of a network: exact parameters and multiply-adds, input shape, paper and table; InputError for an unknown name.
 
     >>> model_info("cifar_resnet20").params
     269722

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers import batch_norm, conv3x3, shortcut_a
+from deepjax.models.layers import batch_norm, conv3x3, he_normal, shortcut_a
 
 
 class BasicBlock(nn.Module):
@@ -71,7 +71,7 @@ class CifarResNet(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        return nn.Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
 
 
 def blocks_per_stage(depth: int) -> int:

@@ -75,8 +75,8 @@ class TrainConfig:
         return self.steps or self.epochs * self.steps_per_epoch
 
 
-def claim_directory(out: Path, config: TrainConfig) -> None:
-    """Make `out` the run directory of this configuration, or see that it is already.
+def claim_directory(out: Path, config: Any) -> None:
+    """Make `out` the directory of this configuration (a dataclass: of a run, or of a study), or see that it is already.
 
     Raises InputError when it belongs to another configuration (naming each field), cannot be read, or cannot be written.
     """

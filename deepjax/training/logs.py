@@ -1,10 +1,6 @@
-"""What a run says: one JSON object a line for machines, a progress display for people."""
+"""What a run writes down: one JSON object a line, and TensorBoard where it is wanted."""
 
 import json
-import os
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +8,6 @@ from deepjax.errors import InputError
 from deepjax.training.config import write_text
 
 Row = dict[str, Any]
-Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -74,60 +69,3 @@ class Tensorboard:
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
-
-
-def progress(title: str, unit: str = "step") -> tuple[Report, Callable[[], None]]:
-    """(report, close): a live bar with rate and time left on a terminal, a plain line every few seconds elsewhere."""
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return _live(title, unit)
-    return _plain(title, unit), lambda: None
-
-
-def _live(title: str, unit: str) -> tuple[Report, Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TextColumn("{task.fields[rate]}"))
-    bar = Progress(
-        *columns, TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[note]}", console=Console(stderr=True)
-    )
-    task = bar.add_task(title, total=None, rate="", note="")
-    pace = _Pace()
-    bar.start()
-
-    def report(done: int, total: int, note: str) -> None:
-        bar.update(task, completed=done, total=total, note=note, rate=f"{pace.rate(done):.1f} {unit}s/s")
-
-    return report, bar.stop
-
-
-def _plain(title: str, unit: str, every: float = 5.0) -> Report:
-    pace = _Pace()
-    last = time.monotonic()
-
-    def report(done: int, total: int, note: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < every and done < total:
-            return
-        last = now
-        rate = pace.rate(done)
-        left = (total - done) / rate if rate else float("inf")
-        print(f"{title}: {unit} {done}/{total}, {rate:.1f} {unit}s/s, {left:.0f} s left, {note}", file=sys.stderr, flush=True)
-
-    return report
-
-
-class _Pace:
-    """Units a second since the first report, so that compilation and resumed steps do not count."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def rate(self, done: int) -> float:
-        now = time.monotonic()
-        if self._start is None:
-            self._start = (now, done)
-            return 0.0
-        then, before = self._start
-        return (done - before) / (now - then) if now > then else 0.0

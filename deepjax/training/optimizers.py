@@ -31,12 +31,6 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
         body = optax.cosine_decay_schedule(1.0, total - warmup)
     else:
         body = optax.piecewise_constant_schedule(1.0, {round(m * total) - warmup: 0.1 for m in config.milestones})
-    if warmup == 0:
-        return body
-    rise = optax.linear_schedule(1.0 / warmup, 1.0, max(warmup - 1, 1))
-    return optax.join_schedules([rise, body], [warmup])
-
-
-def learning_rate_at(config: TrainConfig, step: int) -> float:
-    """The learning rate that step `step` (from 0) applies."""
-    return config.learning_rate * float(make_schedule(config)(jnp.asarray(step, jnp.int32)))
+    rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
+    joined = optax.join_schedules([rise, body], [warmup])
+    return lambda step: joined(jnp.asarray(step, jnp.float32))  # optax mixes counts and rates, and leaves promotion to JAX

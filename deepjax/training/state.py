@@ -12,8 +12,7 @@ from jax import Array
 from deepjax.analysis import kernel_norms
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Parameters, statistics, optimizer state and counters of a run. The peak learning rate is data, not code."""
 
     step: Array  # int32: steps done

@@ -43,7 +43,8 @@ def make_train_step(
 
         def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            output: Any = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            logits, updated = output
             loss = jnp.mean(cross_entropy(logits, batch["label"]))
             return loss, (updated.get("batch_stats", {}), logits)
 
@@ -79,7 +80,7 @@ def make_eval_step(model: nn.Module, dataset: Dataset) -> EvalStep:
 
     def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         images = normalize(batch["image"], dataset)
-        logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
         mask = batch["mask"]
         return {
             "loss": jnp.sum(mask * cross_entropy(logits, batch["label"])),

@@ -22,10 +22,12 @@ from deepjax.models import create_model
 from deepjax.training import parallel
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
-from deepjax.training.logs import MetricsLog, Report, Row, Tensorboard, read_rows
+from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.state import TrainState, init_state, zero_totals
 from deepjax.training.step import make_eval_step, make_train_step
+
+Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 
 LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the progress display
 
@@ -178,6 +180,7 @@ class _Run:
         """Read the guard's flag; show progress."""
         halted, loss = jax.device_get((state.halted, metrics["loss"]))
         if halted >= 0:
+            self.write({"kind": "halted", "step": int(halted) + 1})
             ids = batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, int(halted))
             shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
             raise NonFiniteError(
@@ -208,11 +211,9 @@ class _Run:
         """Error, loss and number of images of a split, each image counted once."""
         split = self.programs.train if name == "train" else self.programs.test
         size = self.config.batch_size
-        sums = [self._eval_batch(state, batch) for batch in eval_batches(split, size)]
-        loss, errors, images = np.sum(
-            [[s["loss"], s["errors"], s["images"]] for s in jax.device_get(sums)], axis=0, dtype=np.float64
-        )
-        return {f"{name}_error": errors / images, f"{name}_loss": loss / images, f"{name}_images": int(images)}
+        sums = jax.device_get([self._eval_batch(state, batch) for batch in eval_batches(split, size)])
+        images, loss, errors = (sum(float(each[key]) for each in sums) for key in ("images", "loss", "errors"))
+        return {f"{name}_error": errors / images, f"{name}_loss": loss / images, f"{name}_images": round(images)}
 
     def _eval_batch(self, state: TrainState, batch: dict[str, np.ndarray]) -> Any:
         processes, process = jax.process_count(), jax.process_index()

@@ -32,8 +32,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        images, labels = digits.images.astype(np.uint8)[..., None], digits.target
+        pixels, labels = load_digits(return_X_y=True)
+        images = np.asarray(pixels, np.uint8).reshape(-1, 8, 8, 1)
         return {
             "train": self._generate_examples(images[:TRAIN_SIZE], labels[:TRAIN_SIZE]),
             "test": self._generate_examples(images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),

@@ -1,0 +1,72 @@
+"""Figures drawn from logged rows, so that each can be drawn again; one style sheet for all."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = str(Path(__file__).with_name("deepjax.mplstyle"))
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A line over several seeds: y has one row a seed, and is drawn as their mean with a band from least to greatest."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[Sequence[float]]
+    color: str
+    line: str = "-"
+
+
+def draw_curve(ax: Axes, curve: Curve) -> None:
+    """Mean over seeds and the band between the extreme seeds; on a logarithmic axis the mean is geometric."""
+    x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
+    middle = np.exp(np.log(np.maximum(y, 1e-30)).mean(0)) if ax.get_yscale() == "log" else y.mean(0)
+    ax.plot(x, middle, curve.line, color=curve.color, label=curve.label)
+    if len(y) > 1:
+        ax.fill_between(x, y.min(0), y.max(0), color=curve.color, alpha=0.15, linewidth=0)
+
+
+def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str) -> Figure:
+    """Error in per cent against training, one panel a kind of network, in the manner of He et al. 2015, Fig. 6.
+
+    panels: (title, curves); by that figure's custom training error is dashed and test error solid.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False)
+        for ax, (title, curves) in zip(axes[0], panels, strict=True):
+            for curve in curves:
+                draw_curve(ax, curve)
+            ax.set(title=title, xlabel=x_label, ylim=(0, 100), xlim=(0, None))
+        axes[0, 0].set_ylabel("error (%)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def depth_profile(panels: Sequence[tuple[str, Sequence[Curve]]], y_label: str) -> Figure:
+    """A quantity by layer on a logarithmic axis, one panel a moment of training; x is the layer's place between 0 and 1."""
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False)
+        for ax, (title, curves) in zip(axes[0], panels, strict=True):
+            ax.set_yscale("log")
+            for curve in curves:
+                draw_curve(ax, curve)
+            ax.set(title=title, xlabel="layer, from input (0) to output (1)", xlim=(0, 1))
+        axes[0, 0].set_ylabel(y_label)
+        axes[0, -1].legend(loc="best")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.style.context(STYLE):
+        figure.savefig(path)
+    plt.close(figure)
+    return path

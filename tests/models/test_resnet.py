@@ -1,0 +1,134 @@
+"""The CIFAR networks: shapes of Table 6, the plain twin, and an independent forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from deepjax.models import CifarResNet
+from deepjax.models.layers import BatchNorm, convolve, he_normal, shortcut_a
+
+
+def variables_of(model: nn.Module, shape: tuple[int, ...]):
+    return model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (9, 13, 4)])
+def test_any_size_and_channel_count(shape):
+    model = CifarResNet(depth=8, num_classes=7, width=4)
+    images = jax.random.normal(jax.random.key(1), (3, *shape))
+    logits = model.apply(variables_of(model, shape), images)
+    assert logits.shape == (3, 7)
+    assert logits.dtype == jnp.float32
+
+
+def test_stages_have_the_paper_s_shapes():
+    """Table of section 4.2: maps of 32, 16 and 8 pixels with 16, 32 and 64 filters."""
+    model = CifarResNet(depth=20)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    _, state = jax.eval_shape(
+        lambda v, x: model.apply(v, x, capture_intermediates=True), jax.eval_shape(model.init, jax.random.key(0), images), images
+    )
+    outputs = {name: value["__call__"][0].shape for name, value in state["intermediates"].items() if name.startswith("stage")}
+    assert len(outputs) == 9
+    for name, shape in outputs.items():
+        stage = int(name[5])
+        assert shape == (1, 32 // 2 ** (stage - 1), 32 // 2 ** (stage - 1), 16 * 2 ** (stage - 1))
+
+
+def test_the_plain_twin_has_equal_parameters_and_other_outputs():
+    residual, plain = CifarResNet(depth=14, width=4), CifarResNet(depth=14, width=4, residual=False)
+    variables = variables_of(residual, (8, 8, 1))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain, (8, 8, 1)))
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    assert not np.allclose(residual.apply(variables, images), plain.apply(variables, images))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_forward_pass_equals_one_written_without_flax(residual):
+    model = CifarResNet(depth=8, width=4, residual=residual)
+    keys = iter(jax.random.split(jax.random.key(2), 200))
+    variables = jax.tree.map(lambda leaf: jax.random.uniform(next(keys), leaf.shape, minval=0.1), variables_of(model, (8, 8, 1)))
+    images = jax.random.normal(jax.random.key(3), (2, 8, 8, 1))
+    params, stats = jax.tree.map(np.asarray, (variables["params"], variables["batch_stats"]))
+
+    def conv_norm(x, p, s, conv, norm, stride=1):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = lax.conv_general_dilated(x, p[conv]["kernel"], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dimensions)
+        z = (np.asarray(y) - s[norm]["mean"]) / np.sqrt(s[norm]["var"] + np.float32(1e-5))
+        return z * p[norm]["scale"] + p[norm]["bias"]
+
+    x = np.maximum(conv_norm(images, params, stats, "stem_conv", "stem_norm"), 0)
+    for stage in (1, 2, 3):
+        p, s = params[f"stage{stage}_block1"], stats[f"stage{stage}_block1"]
+        stride = 1 if stage == 1 else 2
+        y = np.maximum(conv_norm(x, p, s, "conv1", "norm1", stride), 0)
+        y = conv_norm(y, p, s, "conv2", "norm2")
+        if residual:
+            small = x[:, ::stride, ::stride]
+            y[..., : small.shape[-1]] += small
+        x = np.maximum(y, 0)
+    expected = x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize("depth", [0, 7, 21, 55, 1200])
+def test_depths_that_are_not_6n_plus_2_are_refused(depth):
+    with pytest.raises(ValueError, match=r"6n \+ 2"):
+        variables_of(CifarResNet(depth=depth), (8, 8, 1))
+
+
+def test_logits_are_float32_in_bfloat16_too():
+    model = CifarResNet(depth=8, width=4, dtype=jnp.bfloat16)
+    logits = model.apply(variables_of(model, (8, 8, 1)), jnp.zeros((2, 8, 8, 1)))
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_small_maps_as_a_matrix_product_equal_the_convolution(size):
+    x = jax.random.normal(jax.random.key(0), (5, size, size, 6))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 7))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def total(function, x, kernel):
+        y = function(x, kernel, (1, 1), ((1, 1), (1, 1)), **options)
+        return jnp.sum(jnp.sin(y)), y
+
+    (_, ours), our_gradients = jax.value_and_grad(lambda x, k: total(convolve, x, k), (0, 1), has_aux=True)(x, kernel)
+    (_, theirs), gradients = jax.value_and_grad(lambda x, k: total(lax.conv_general_dilated, x, k), (0, 1), has_aux=True)(x, kernel)
+    for a, b in zip((ours, *our_gradients), (theirs, *gradients), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_he_normal_equals_flax_s_to_the_bit():
+    key, shape = jax.random.key(3), (3, 3, 16, 32)
+    np.testing.assert_array_equal(he_normal(key, shape), nn.initializers.variance_scaling(2.0, "fan_in", "normal")(key, shape))
+
+
+def test_shortcut_a_subsamples_and_pads_with_zeros():
+    x = jnp.arange(2 * 5 * 5 * 3, dtype=jnp.float32).reshape(2, 5, 5, 3)
+    y = shortcut_a(x, 6, 2)
+    assert y.shape == (2, 3, 3, 6)
+    np.testing.assert_array_equal(y[..., :3], x[:, ::2, ::2])
+    np.testing.assert_array_equal(y[..., 3:], 0)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_equals_flax_s_with_its_gradients(train):
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = 3 + 2 * jax.random.normal(keys[0], (8, 4, 4, 6))
+    params = {"scale": jax.random.normal(keys[1], (6,)), "bias": jax.random.normal(keys[2], (6,))}
+    stats = {"mean": jax.random.normal(keys[3], (6,)), "var": jax.random.uniform(keys[4], (6,), minval=0.5)}
+
+    def total(module, params, x):
+        y, updated = module.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y)), (y, updated["batch_stats"])
+
+    flax_s = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
+    results = [
+        jax.value_and_grad(lambda p, x, m=m: total(m, p, x), (0, 1), has_aux=True)(params, x) for m in (BatchNorm(train), flax_s)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

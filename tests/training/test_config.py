@@ -1,0 +1,62 @@
+"""A configuration is checked when it is made; a directory belongs to one configuration."""
+
+import dataclasses
+
+import pytest
+
+from deepjax.errors import InputError
+from deepjax.training import TrainConfig
+from deepjax.training.config import claim_directory
+
+CONFIG = TrainConfig(model="cifar_resnet20")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", "cifar_resnet21"),
+        ("dataset", "digit"),
+        ("epochs", 0),
+        ("steps", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("milestones", (0.7, 0.5)),
+        ("milestones", (0.5, 1.5)),
+        ("warmup_epochs", -1.0),
+        ("momentum", 1.0),
+        ("weight_decay", float("nan")),
+        ("width", -8),
+        ("seed", -1),
+    ],
+)
+def test_values_out_of_range_name_the_field(field, value):
+    with pytest.raises(InputError, match=field):
+        dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_length_in_steps_or_epochs():
+    assert dataclasses.replace(CONFIG, epochs=3, batch_size=64).total_steps == 3 * (1437 // 64)
+    assert dataclasses.replace(CONFIG, steps=7).total_steps == 7
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"width": 8}, {"dataset": "cifar10"}, {"learning_rate": 0.2}, {"milestones": (0.1,)}]
+)
+def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, change):
+    claim_directory(tmp_path / "run", CONFIG)
+    claim_directory(tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match=next(iter(change))):
+        claim_directory(tmp_path / "run", dataclasses.replace(CONFIG, **change))
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "cif')
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        claim_directory(tmp_path, CONFIG)
+
+
+def test_an_unwritable_directory_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write"):
+        claim_directory(tmp_path / "file" / "run", CONFIG)

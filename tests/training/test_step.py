@@ -1,0 +1,125 @@
+"""The pure step: compiled once, equal on 1 and 8 devices, and untouched by numbers that are not finite."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from deepjax.data import dataset_info
+from deepjax.models import CifarResNet
+from deepjax.training import TrainConfig, parallel
+from deepjax.training.optimizers import make_optimizer, make_schedule
+from deepjax.training.state import init_state
+from deepjax.training.step import make_eval_step, make_train_step
+
+CONFIG = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0)
+DIGITS = dataset_info("digits")
+MODEL = CifarResNet(depth=8, width=4)
+STEP = make_train_step(MODEL, make_optimizer(CONFIG), make_schedule(CONFIG), DIGITS)
+
+
+def batch(seed: int = 0, size: int = 16) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"image": rng.integers(0, 17, (size, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, size).astype(np.int32)}
+
+
+def fresh_state(mesh):
+    return jax.device_put(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), parallel.replicated(mesh))
+
+
+def mesh_of(devices: int):
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def steps_on_one_and_eight():
+    results = []
+    for devices in (1, 8):
+        mesh = mesh_of(devices)
+        step = parallel.compile_train_step(STEP, mesh)
+        state = fresh_state(mesh)
+        for i in range(5):
+            state, metrics = step(state, parallel.put_batch(batch(i), mesh))
+        results.append(jax.device_get((state.params, state.batch_stats, metrics["loss"])))
+    return results
+
+
+def test_one_and_eight_devices_agree(steps_on_one_and_eight):
+    """Statistics span the whole batch however many devices hold it; the sums are only rounded otherwise."""
+    one, eight = steps_on_one_and_eight
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_the_step_compiles_once_per_shape():
+    mesh = parallel.make_mesh()
+    chex.clear_trace_counter()
+    step = parallel.compile_train_step(chex.assert_max_traces(STEP, n=1), mesh)
+    state = fresh_state(mesh)
+    for i in range(3):
+        state, _ = step(state, parallel.put_batch(batch(i), mesh))
+        state = state.replace(learning_rate=state.learning_rate * 0.5)
+    with pytest.raises(AssertionError, match="traced"):
+        step(state, parallel.put_batch(batch(size=32), mesh))
+
+
+def test_state_is_donated_and_sums_add_up():
+    mesh = parallel.make_mesh()
+    step = parallel.compile_train_step(STEP, mesh)
+    before = fresh_state(mesh)
+    state, first = step(before, parallel.put_batch(batch(0), mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+    state, second = step(state, parallel.put_batch(batch(1), mesh))
+    assert int(state.step) == 2
+    np.testing.assert_allclose(state.totals["loss"], first["loss"] + second["loss"], rtol=1e-6)
+    assert float(state.totals["images"]) == 32
+
+
+def poison(state, where: str):
+    if where == "parameters":
+        return state.replace(params=jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), state.params))
+    if where == "rate":  # an overflowing update is finite in gradients and loss, and shows at the next step
+        return state.replace(learning_rate=jnp.asarray(jnp.inf, jnp.float32))
+    return state.replace(batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), state.batch_stats))
+
+
+@pytest.mark.parametrize("where", ["parameters", "statistics"])
+def test_a_step_that_is_not_finite_changes_nothing_and_stays_halted(where):
+    state = poison(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), where)
+    step = jax.jit(STEP)
+    after, _ = step(state, jax.tree.map(jnp.asarray, batch(0)))
+    again, _ = step(after, jax.tree.map(jnp.asarray, batch(1)))
+    assert int(after.halted) == int(again.halted) == 0
+    chex.assert_trees_all_equal(again.replace(halted=state.halted, key=0), state.replace(key=0))
+
+
+def test_an_infinite_update_is_caught_at_the_next_step():
+    state = poison(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), "rate")
+    step = jax.jit(STEP)
+    for i in range(3):
+        state, _ = step(state, jax.tree.map(jnp.asarray, batch(i)))
+    assert int(state.halted) == 1
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("label", [10, 255])
+def test_a_label_beyond_the_classes_halts(label):
+    bad = batch(0)
+    bad["label"][3] = label
+    after, _ = jax.jit(STEP)(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), jax.tree.map(jnp.asarray, bad))
+    assert int(after.halted) == 0
+
+
+def test_evaluation_leaves_padding_out():
+    state = init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0)
+    step = jax.jit(make_eval_step(MODEL, DIGITS))
+    data = batch(0)
+    whole = step(state.params, state.batch_stats, {**data, "mask": np.ones(16, np.float32)})
+    mask = np.array([1.0] * 5 + [0.0] * 11, np.float32)
+    data["image"][5:] = 255
+    padded = step(state.params, state.batch_stats, {**data, "mask": mask})
+    first = step(state.params, state.batch_stats, {**{k: v[:5] for k, v in batch(0).items()}, "mask": np.ones(5, np.float32)})
+    assert (float(whole["images"]), float(padded["images"])) == (16, 5)
+    chex.assert_trees_all_close(padded, first, rtol=1e-5)

@@ -1,0 +1,188 @@
+"""Runs from end to end: exact resume after any interruption, honest logs, clear ends."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deepjax.errors import InputError, NonFiniteError, Stopped
+from deepjax.training import TrainConfig, build, train
+from deepjax.training.checkpoint import digest
+from deepjax.training.logs import read_rows
+
+CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
+SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def programs():
+    return build(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def whole(programs, tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, train(CONFIG, out, programs=programs, save_every=2)
+
+
+def rows_without_times(out: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+
+
+def test_a_run_directory_tells_what_happened(whole):
+    out, result = whole
+    assert json.loads((out / "config.json").read_text())["model"] == "cifar_resnet20"
+    rows = read_rows(out / "metrics.jsonl")
+    assert [row["kind"] for row in rows] == ["first", "epoch", "epoch", "final"]
+    assert len(rows[0]["gradient_norms"]) == 20
+    assert (result.steps, result.train_images, result.test_images) == (10, 1437, 360)
+
+
+def test_the_same_command_again_says_that_it_is_done(whole, programs):
+    out, result = whole
+    again = train(CONFIG, out, programs=programs)
+    assert again.was_done
+    assert dataclasses.replace(again, was_done=False, resumed_at=0) == result
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, programs, tmp_path):
+    """Stopped after step `at`, between checkpoints or on one; the logs are the same too."""
+
+    def interrupt(step: int, total: int, note: str) -> None:
+        if step >= at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, tmp_path, programs=programs, save_every=2, report=interrupt)
+    result = train(CONFIG, tmp_path, programs=programs, save_every=2)
+    assert result.resumed_at <= 10
+    assert digest(tmp_path) == digest(whole[0])
+    assert rows_without_times(tmp_path) == rows_without_times(whole[0])
+
+
+def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
+    def stop(step: int, total: int, note: str) -> None:
+        if step >= 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="carries on"):
+        train(CONFIG, tmp_path, programs=programs, save_every=2, report=stop)
+    train(CONFIG, tmp_path, programs=programs, save_every=2)
+    assert digest(tmp_path) == digest(whole[0])
+
+
+def test_another_configuration_is_refused_and_nothing_changes(whole, programs):
+    out, _ = whole
+    before = digest(out)
+    with pytest.raises(InputError, match=r"epochs is 3, there 2"):
+        train(dataclasses.replace(CONFIG, epochs=3), out)
+    assert digest(out) == before
+
+
+def test_the_digest_sees_any_change(whole, programs, tmp_path):
+    other = dataclasses.replace(CONFIG, seed=1)
+    train(other, tmp_path, programs=programs)
+    assert digest(tmp_path)[1] != digest(whole[0])[1]
+
+
+def test_a_truncated_checkpoint_is_named(whole, programs, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")  # as if killed before the final row
+    for path in (tmp_path / "run" / "checkpoints" / "10" / "state").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"checkpoints/10 cannot be restored"):
+        train(CONFIG, tmp_path / "run", programs=programs)
+
+
+def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, monkeypatch):
+    """Parameters that turn NaN before step 4, as an overflow would leave them."""
+    config = dataclasses.replace(CONFIG, learning_rate=9e3)
+    weights = build(config)
+    step = weights.train_step
+
+    def poisoned(state, batch):
+        if int(state.step) == 3:
+            state = state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params))
+        return step(state, batch)
+
+    with pytest.raises(NonFiniteError, match=r"step 4 .*training images \d+, .*learning_rate"):
+        train(config, tmp_path, programs=dataclasses.replace(weights, train_step=poisoned), save_every=2)
+    assert read_rows(tmp_path / "metrics.jsonl")[-1] == {"kind": "halted", "step": 4}
+
+
+def test_tensorboard_gets_the_same_rows(programs, tmp_path):
+    train(dataclasses.replace(CONFIG, seed=2), tmp_path, programs=programs, tensorboard=True)
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_eight_devices_must_share_the_batch():
+    with pytest.raises(InputError, match="a multiple of the 8 devices"):
+        build(dataclasses.replace(CONFIG, batch_size=100))
+
+
+def command(out: Path) -> list[str]:
+    options = [
+        "--model",
+        "cifar_resnet20",
+        "--dataset",
+        "digits",
+        "--width",
+        "4",
+        "--batch-size",
+        "128",
+        "--epochs",
+        "3",
+        "--save-every",
+        "3",
+    ]
+    return [sys.executable, str(SCRIPT), *options, "--out", str(out)]
+
+
+def kill_until_done(out: Path, kills: int, seed: int) -> int:
+    """Start, SIGKILL after a random time, start again ...; then let it end. Returns how often a kill hit a live process."""
+    rng = random.Random(seed)
+    hits = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(4, 22))
+        hits += process.poll() is None
+        process.kill()
+        process.wait()
+    subprocess.run(command(out), check=True, capture_output=True)
+    return hits
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference") / "run"
+    subprocess.run(command(out), check=True, capture_output=True)
+    return out
+
+
+def test_sigkill_at_a_random_moment(reference, tmp_path):
+    assert kill_until_done(tmp_path / "run", kills=2, seed=0) >= 0
+    assert digest(tmp_path / "run") == digest(reference)
+    assert rows_without_times(tmp_path / "run") == rows_without_times(reference)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_sigkill_many_times(seed, reference, tmp_path):
+    assert kill_until_done(tmp_path / "run", kills=4, seed=seed) >= 1
+    assert digest(tmp_path / "run") == digest(reference)
+    assert rows_without_times(tmp_path / "run") == rows_without_times(reference)
