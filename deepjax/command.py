@@ -11,6 +11,12 @@ from typing import TypeVar
 from deepjax.errors import InputError, NonFiniteError, Stopped
 
 Options = TypeVar("Options")
+_TITLES = {  # titles of tyro's boxes, in the words of the house; the message after them stays
+    r"^Value error Error parsing (?!--)\S+: ": "",
+    r"^Value error Error parsing (--\S+): ": r"option \1: ",
+    r"^Required options Missing from \S+: ": "an option is missing: ",
+    r"^Invalid choice (?=invalid choice)": "",
+}
 EXIT_INPUT, EXIT_NONFINITE, EXIT_STOPPED = 2, 3, 143
 
 
@@ -67,5 +73,7 @@ def _flags(options: type) -> list[str]:
 def _one_line(box: str) -> str:
     """The words of tyro's error box, without its frame, colours and advice."""
     plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
-    plain = plain.split("For full helptext")[0].split("Argument helptext")[0]
-    return " ".join(plain.split())
+    plain = " ".join(plain.split("For full helptext")[0].split("Argument helptext")[0].split())
+    for title, words in _TITLES.items():
+        plain = re.sub(title, words, plain)
+    return plain

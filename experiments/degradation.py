@@ -205,7 +205,7 @@ def draw(results: Results, depths: Depths, out: Path, dataset: str) -> list[Pict
     for moment, norms in {"first step": ArmResult.first, "last epoch": ArmResult.last}.items():
         deepest = norms(results[f"plain{depths[-1]}"])
         ratio = 10 ** float(np.mean([log_ratio(by_layer) for by_layer in deepest]))
-        title = f"{moment}: plain-{depths[-1]}'s gradient\nnear the input is {ratio:.2g} times that near the output"
+        title = f"{moment}: plain-{depths[-1]}'s gradient\nnear the input is {ratio:.3g} times that near the output"
         lines = norm_lines({f"plain, {label}": arm for label, arm in plain.items()}, norms, "-")
         lines += norm_lines({f"residual, {label}": arm for label, arm in residual.items()}, norms, "--")
         profiles.append((title, lines))

@@ -12,9 +12,11 @@ from typing import Annotated
 
 import tyro
 
+from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command import parse, run
 from deepjax.training import RunResult, TrainConfig, train
 from deepjax.training.display import display
+from deepjax.training.logs import read_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,19 @@ def main(options: Options) -> None:
             tensorboard=options.tensorboard,
             report=functools.partial(report, title),
         )
+    draw(options.out)
     print(describe(result, options.out))
+
+
+def draw(out: Path) -> None:
+    """curves.png from the rows of the run."""
+    rows = [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == "epoch"]
+    epochs = [row["epoch"] for row in rows]
+    curves = [
+        Curve(label, epochs, [[100 * row[key] for row in rows]], COLORS[0], line)
+        for label, key, line in (("train (running)", "running_error", "--"), ("test", "test_error", "-"))
+    ]
+    save(error_curves([(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch"), out / "curves.png")
 
 
 def describe(result: RunResult, out: Path) -> str:
@@ -54,7 +68,7 @@ def describe(result: RunResult, out: Path) -> str:
     return (
         f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
-        f"in {out}: config.json, metrics.jsonl, checkpoints/"
+        f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png"
     )
 
 

@@ -1,0 +1,74 @@
+"""The house: no arrow runs up, light imports stay light, public names are documented, lock files name no index."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "deepjax").rglob("*.py"))
+# A room may import itself, the rooms named here, and deepjax.errors; command lines (inside main) may import deepjax.command.
+FLOORS = {
+    "models": set(),
+    "data": set(),
+    "analysis": set(),
+    "training": {"models", "data", "analysis"},
+    "study": {"training", "models", "data", "analysis"},
+    "errors": set(),
+    "command": set(),
+    "__init__": {"models"},
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("deepjax"):
+            names.add(room(node.module))
+        if isinstance(node, ast.Import):
+            names |= {room(alias.name) for alias in node.names if alias.name.startswith("deepjax")}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_arrow_runs_up(path):
+    parts = path.relative_to(ROOT / "deepjax").with_suffix("").parts
+    allowed = FLOORS[parts[0]] | {parts[0], "errors"}
+    if "def main" in path.read_text():
+        allowed |= {"command"}
+    assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("module", ["deepjax", "deepjax.models"])
+def test_models_load_no_data_library(module):
+    heavy = ("tensorflow_datasets", "grain", "orbax", "matplotlib", "tensorflow", "tyro")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # flax imports orbax for its own, older checkpoints: not deepjax's doing, and gone when flax lets go of it.
+    assert set(ast.literal_eval(done.stdout)) <= {"orbax"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_names_are_documented_and_files_are_small(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+    assert path.read_text().count("\n") <= 400
+
+
+def test_lock_files_have_hashes_and_no_index():
+    for path in ROOT.glob("requirements*.lock"):
+        text = path.read_text()
+        pins = re.findall(r"^[a-zA-Z0-9._-]+==", text, re.MULTILINE)
+        assert len(pins) > 50
+        assert len(re.findall(r"^\S+==\S+.*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
+        assert "://" not in text and "index-url" not in text
