@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,9 @@ def run(command: Callable[[], None]) -> None:
 
 def _exit(code: int, error: Exception) -> None:
     print(f"error: {error}" if code != EXIT_STOPPED else str(error), file=sys.stderr)
+    # After a failed write Orbax's unfinished futures complain to a closed event loop; their tracebacks would bury the line above.
+    logging.getLogger("asyncio").disabled = True
+    sys.unraisablehook = lambda _: None
     sys.exit(code)
 
 

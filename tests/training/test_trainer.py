@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,17 @@ def kill_until_done(out: Path, kills: int, seed: int) -> int:
         process.wait()
     subprocess.run(command(out), check=True, capture_output=True)
     return hits
+
+
+def test_a_disk_that_is_full_is_an_error_of_one_line(tmp_path):
+    """A limit on the size of files stands in for the full disk: writing fails in the midst of a checkpoint."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(command(tmp_path / "run"), preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
 
 
 @pytest.fixture(scope="module")
