@@ -20,7 +20,7 @@ from deepjax.command import parse, run
 from deepjax.data import dataset_info
 from deepjax.errors import require, unknown
 from deepjax.models import model_info
-from deepjax.study.figures import error_lines, log_ratio, norm_lines, percent, plain_values, times
+from deepjax.study.figures import error_lines, final_lines, log_ratio, norm_lines, percent, plain_values, times
 from deepjax.study.report import Page, Picture, Table, percent_points, provenance, render
 from deepjax.study.study import Arm, ArmResult, collect, default_jobs, run_arms
 from deepjax.study.verdict import Interval, Verdict, all_above, all_below, coverage, difference_interval, mean_interval
@@ -200,7 +200,13 @@ def judge_gradients(arm: ArmResult, depth: int) -> Verdict:
 def draw(results: Results, depths: Depths, out: Path, dataset: str) -> list[Picture]:
     """Both figures, from the rows; each title states the finding."""
     plain, residual = ({f"{depth} layers": results[f"{kind}{depth}"] for depth in depths} for kind in ("plain", "resnet"))
-    panels = [(error_title(name, arms), error_lines(arms)) for name, arms in (("Plain", plain), ("Residual", residual))]
+    arms_by_name = {"Plain": plain, "Residual": residual}
+    curves = {name: error_lines(arms) for name, arms in arms_by_name.items()}
+    x_label, how = "epoch", "by epoch: training dashed (running, on augmented images), test solid"
+    if len(curves["Plain"][0].x) < 3:
+        curves = {name: final_lines(dict(zip(depths, arms.values(), strict=True))) for name, arms in arms_by_name.items()}
+        x_label, how = "layers", "at the end, by depth: training dashed, test solid, both in evaluation mode"
+    panels = [(error_title(name, arms), curves[name]) for name, arms in arms_by_name.items()]
     profiles = []
     for moment, norms in {"first step": ArmResult.first, "last epoch": ArmResult.last}.items():
         deepest = norms(results[f"plain{depths[-1]}"])
@@ -211,9 +217,9 @@ def draw(results: Results, depths: Depths, out: Path, dataset: str) -> list[Pict
         profiles.append((title, lines))
     return [
         Picture(
-            save(error_curves(panels, "epoch"), out / "error.png"),
-            f"Error on {dataset} by epoch: training dashed (running, on augmented images), test solid; mean over seeds, band from "
-            "the best to the worst seed. Circles: final training error in evaluation mode. After He et al. 2015, Fig. 6.",
+            save(error_curves(panels, x_label), out / "error.png"),
+            f"Error on {dataset} {how}; mean over seeds, band from the best to the worst seed. "
+            "Circles: final error in evaluation mode. After He et al. 2015, Fig. 6.",
         ),
         Picture(
             save(depth_profile(profiles, "gradient norm of the layer's kernel"), out / "gradients.png"),

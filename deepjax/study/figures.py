@@ -24,6 +24,15 @@ def error_lines(arms: dict[str, ArmResult]) -> list[Curve]:
     return lines
 
 
+def final_lines(arms: dict[int, ArmResult]) -> list[Curve]:
+    """Final error in per cent by depth, both sets in evaluation mode: for trainings too short to have a curve."""
+    sets = (("train", "train_error", "o--"), ("test", "test_error", "o-"))
+    return [
+        Curve(label, list(arms), np.transpose([100 * np.asarray(arm.final(key)) for arm in arms.values()]).tolist(), color, line)
+        for (label, key, line), color in zip(sets, COLORS, strict=False)
+    ]
+
+
 def norm_lines(arms: dict[str, ArmResult], norms: NormsBySeed, line: str) -> list[Curve]:
     """Gradient norm by layer; x runs from 0 at the input to 1 at the output, so that depths can be compared."""
     lines = []
