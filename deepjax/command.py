@@ -18,7 +18,7 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
     r"^Required options Missing from \S+: ": "an option is missing: ",
     r"^Invalid choice (?=invalid choice)": "",
 }
-EXIT_INPUT, EXIT_NONFINITE, EXIT_STOPPED = 2, 3, 143
+EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED = 2, 3, 130, 143
 
 
 def parse(options: type[Options], arguments: Sequence[str] | None = None) -> Options:
@@ -44,7 +44,7 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None) -> Opt
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 3 halted on non-finite values, 143 stopped by SIGTERM after saving."""
+    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by SIGTERM after saving."""
     try:
         command()
     except InputError as error:
@@ -53,10 +53,12 @@ def run(command: Callable[[], None]) -> None:
         _exit(EXIT_NONFINITE, error)
     except Stopped as error:
         _exit(EXIT_STOPPED, error)
+    except KeyboardInterrupt:
+        _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
 
 
 def _exit(code: int, error: Exception) -> None:
-    print(f"error: {error}" if code != EXIT_STOPPED else str(error), file=sys.stderr)
+    print(str(error) if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
     # After a failed write Orbax's unfinished futures complain to a closed event loop; their tracebacks would bury the line above.
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None

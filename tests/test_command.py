@@ -39,7 +39,9 @@ def test_every_mistake_is_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("error", "code"), [(InputError("x"), 2), (NonFiniteError("x"), 3), (Stopped("x"), 143)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError("x"), 2), (NonFiniteError("x"), 3), (Stopped("x"), 143), (KeyboardInterrupt(), 130)]
+)
 def test_exit_codes(error, code, capsys):
     def fail() -> None:
         raise error

@@ -152,6 +152,7 @@ def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, re
     for arm in [*arms, *[None] * jobs]:
         tasks.put(arm)
     workers = [context.Process(target=_work, args=(tasks, messages, out, data_dir), daemon=True) for _ in range(jobs)]
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         with _one_thread_each():
             for worker in workers:
@@ -167,6 +168,11 @@ def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, re
             worker.terminate()
         for worker in workers:
             worker.join(timeout=60)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped("stopped by SIGTERM; the running arms saved their step; the same command carries on")
 
 
 def _hear(messages: Any, report: ArmReport) -> None:

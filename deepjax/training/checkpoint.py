@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,12 +30,14 @@ class Checkpoints:
         """Open (or make) `run`/checkpoints and clear away what an interrupted save left; raises InputError if not writable."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            cleanup_tmp_directories=True,
             enable_async_checkpointing=False,
             create=True,
         )
         self.folder = (run / "checkpoints").absolute()
         with _as_input_error(self.folder):
+            if jax.process_index() == 0:
+                for left in self.folder.glob("*.orbax-checkpoint-tmp*"):  # Orbax's own clean-up passes over unmarked ones
+                    shutil.rmtree(left)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:

@@ -75,13 +75,14 @@ class _Pace:
         return sum(self._now.values())
 
     def update(self, task: str, done: int) -> None:
-        self._began = self._began or time.monotonic()
+        if self._began is None:
+            self._began = time.monotonic()
         self._at_first.setdefault(task, done)
         self._now[task] = max(done, self._now.get(task, 0))
 
     def describe(self, unit: str) -> str:
         worked = self.done - sum(self._at_first.values())
-        seconds = time.monotonic() - (self._began or time.monotonic())
+        seconds = 0.0 if self._began is None else time.monotonic() - self._began
         if worked <= 0 or seconds < 1:
             return "starting"
         rate = worked / seconds

@@ -1,0 +1,96 @@
+"""metrics.jsonl survives kills and resumes; the display tells rate and time left in words."""
+
+import json
+
+import pytest
+
+from deepjax.errors import InputError
+from deepjax.training import display
+from deepjax.training.logs import MetricsLog, read_rows
+
+
+def row(step: int) -> dict:
+    return {"kind": "epoch", "step": step, "loss": 0.1 * step}
+
+
+def test_rows_come_back_as_written(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2, 3):
+        log.write(row(step))
+    log.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == [row(1), row(2), row(3)]
+    assert read_rows(tmp_path / "absent.jsonl") == []
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+def test_reopened_at_a_step_it_forgets_what_lies_beyond(tmp_path, kept):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row(step)) + "\n" for step in (1, 2, 3)))
+    log = MetricsLog(path, kept)
+    log.write(row(9))
+    log.close()
+    assert [r["step"] for r in read_rows(path)] == [*range(1, kept + 1), 9]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
+    path = tmp_path / "metrics.jsonl"
+    text = json.dumps(row(1)) + "\n" + json.dumps(row(2))
+    path.write_text(text[: len(text) - cut])
+    assert read_rows(path) == [row(1)]
+
+
+def test_a_damaged_line_in_the_midst_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(row(1)) + "\n{oops\n" + json.dumps(row(3)) + "\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
+        read_rows(path)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        MetricsLog(tmp_path / "file" / "metrics.jsonl", 0)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_tell_rate_and_time_left_over_all_tasks(clock, capsys):
+    with display.display("study", {"a": 100, "b": 100}) as report:
+        clock[0] = 1.0
+        report("a", 10, 100)  # resumed: these ten do not count as work
+        report("b", 0, 100)
+        clock[0] = 21.0
+        report("a", 30, 100)
+        report("b", 20, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "study: step 30/200, 1.0 steps/s, 2 min 50 s left"
+
+
+def test_the_last_step_is_always_told(clock, capsys):
+    with display.display("run", {"run": 5}) as report:
+        report("run", 1, 5, "loss 2")
+        clock[0] = 2.0
+        report("run", 5, 5, "loss 1")
+    assert capsys.readouterr().err.splitlines()[-1] == "run: step 5/5, 2.0 steps/s, 0 s left, loss 1"
+
+
+def test_on_a_terminal_bars_are_drawn(monkeypatch, capsys):
+    monkeypatch.setattr(display.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with display.display("study", {"plain": 10, "residual": 10}) as report:
+        report("plain", 10, 10)
+        report("residual", 5, 10)
+    text = capsys.readouterr().err
+    assert "plain" in text and "residual" in text and "15/20" in text
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
+def test_durations_in_words(seconds, words):
+    assert display._duration(seconds) == words
