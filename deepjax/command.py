@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -59,8 +60,9 @@ def run(command: Callable[[], None]) -> None:
 
 def _exit(code: int, error: Exception) -> None:
     print(str(error) if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-    # After a failed write Orbax's unfinished futures complain to a closed event loop; their tracebacks would bury the line above.
+    # After a failed write Orbax's unfinished futures complain to a closed event loop; that would bury the line above.
     logging.getLogger("asyncio").disabled = True
+    warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None
     sys.exit(code)
 

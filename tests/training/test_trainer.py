@@ -159,7 +159,7 @@ def kill_until_done(out: Path, kills: int, seed: int) -> int:
     hits = 0
     for _ in range(kills):
         process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(4, 22))
+        time.sleep(rng.uniform(3, 14))
         hits += process.poll() is None
         process.kill()
         process.wait()
