@@ -43,6 +43,8 @@ def test_no_arrow_runs_up(path):
     allowed = FLOORS[parts[0]] | {parts[0], "errors"}
     if "def main" in path.read_text():
         allowed |= {"command"}
+    if path.name == "__main__.py":  # the command line of a whole room stands above the ground floor: nothing imports it
+        allowed |= {"analysis"}
     assert imports(path) <= allowed
 
 

@@ -1,6 +1,19 @@
 """Instruments for any linen module: they know no model of deepjax by name."""
 
-from deepjax.analysis.cost import count_macs, count_params
+from deepjax.analysis.cost import count_macs, count_params, macs_by_layer, params_by_layer
 from deepjax.analysis.gradients import kernel_norms, kernel_order
+from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
+from deepjax.analysis.summary import StageRow, stage_table
 
-__all__ = ["count_macs", "count_params", "kernel_norms", "kernel_order"]
+__all__ = [
+    "ReceptiveField",
+    "StageRow",
+    "count_macs",
+    "count_params",
+    "kernel_norms",
+    "kernel_order",
+    "macs_by_layer",
+    "params_by_layer",
+    "receptive_fields",
+    "stage_table",
+]

@@ -1,19 +1,22 @@
 """Cost of a network from its traced computation: nothing is run, nothing is looked up."""
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from flax.traverse_util import flatten_dict
+from jax.extend.core import JaxprEqn
+
+from deepjax.analysis.trace import Step, steps, trace
 
 
 def count_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Number of trainable parameters, by abstract evaluation. input_shape: (height, width, channels)."""
-    variables = _abstract_variables(model, input_shape)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return sum(params_by_layer(model, input_shape).values())
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -21,26 +24,39 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
     Padding counts as computed, as the papers and torchvision count it. input_shape: (height, width, channels).
     """
+    return sum(macs_by_layer(model, input_shape).values())
+
+
+def params_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Trainable parameters of each layer that has some, by its path ("stage1_block1/conv1"; "" for the model's own)."""
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(model.apply)(_abstract_variables(model, input_shape), images)
-    return sum(_equation_macs(equation) for equation in _equations(jaxpr.jaxpr))
+    return params_of(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
-def _abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images)
+def macs_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """What `count_macs` counts, by the path of the module that it is part of, in the order of the forward pass.
+
+    A scanned stage is one entry, counted as often as it runs; layers without convolution or matrix product are absent.
+    """
+    return macs_of(steps(trace(model, input_shape).jaxpr.jaxpr))
 
 
-def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Every equation, those of inner computations included; a scanned body as often as it runs."""
-    for equation in jaxpr.eqns:
-        yield equation
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            if isinstance(inner, Jaxpr):
-                for _ in range(times):
-                    yield from _equations(inner)
+def params_of(variables: Any) -> dict[str, int]:
+    """`params_by_layer` of variables, or of their shapes, that are at hand."""
+    counts: dict[str, int] = defaultdict(int)
+    for path, leaf in flatten_dict(variables.get("params", {})).items():
+        counts["/".join(path[:-1])] += sum(math.prod(array.shape) for array in jax.tree.leaves(leaf))  # a leaf may be boxed
+    return dict(counts)
+
+
+def macs_of(traced: Iterable[Step]) -> dict[str, int]:
+    """`macs_by_layer` of a computation that is traced already."""
+    counts: dict[str, int] = defaultdict(int)
+    for step in traced:
+        macs = _equation_macs(step.equation)
+        if macs:
+            counts[step.path] += step.times * macs
+    return dict(counts)
 
 
 def _equation_macs(equation: JaxprEqn) -> int:

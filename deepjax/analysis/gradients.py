@@ -13,12 +13,13 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
     """L2 norm of every leaf of two or more axes (kernels of convolutions and dense layers), float32, by its path.
 
     Works on any params-like tree of nested dicts, inside or outside jit: gradients, updates or the parameters themselves.
+    Of blocks that a scan has stacked it is the norm over all of them; their biases and scales are not taken for kernels.
     """
     flat: dict[str, Any] = flatten_dict(gradients, sep="/")  # type: ignore[assignment]  # flax types the nesting, not the result
     return {
         path.removesuffix("/kernel"): jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32))))
         for path, leaf in flat.items()
-        if leaf.ndim >= 2
+        if leaf.ndim >= 2 and path.split("/")[-1] not in ("bias", "scale")
     }
 
 

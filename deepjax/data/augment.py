@@ -35,6 +35,17 @@ def normalize(images: Array, dataset: Dataset) -> Array:
     return (images.astype(jnp.float32) - mean[None, None, None, :]) / std[None, None, None, :]
 
 
+def resize(images: Array, size: int) -> Array:
+    """Bilinear interpolation to size x size pixels, smoothed where that makes them smaller; 0 leaves them as they are.
+
+    images: (batch, height, width, channels) floats.
+    """
+    batch, height, width, channels = images.shape
+    if size in (0, height) and size in (0, width):
+        return images
+    return jax.image.resize(images, (batch, size, size, channels), "bilinear")
+
+
 def augment(key: Array, images: Array, dataset: Dataset) -> Array:
     """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
     crop_key, flip_key = random.split(key)

@@ -1,6 +1,19 @@
 """Networks as Flax linen modules, found by name."""
 
-from deepjax.models.registry import ModelInfo, create_model, list_models, model_info
-from deepjax.models.resnet import CifarResNet
+from deepjax.models.features import features
+from deepjax.models.registry import create_model, list_models, model_info
+from deepjax.models.resnet import ResNet, cifar_stages
+from deepjax.models.scan import stack_blocks, unstack_blocks
+from deepjax.models.table import ModelInfo
 
-__all__ = ["CifarResNet", "ModelInfo", "create_model", "list_models", "model_info"]
+__all__ = [
+    "ModelInfo",
+    "ResNet",
+    "cifar_stages",
+    "create_model",
+    "features",
+    "list_models",
+    "model_info",
+    "stack_blocks",
+    "unstack_blocks",
+]

@@ -1,82 +1,172 @@
-"""The CIFAR networks of He et al. 2015 (arXiv:1512.03385, section 4.2) and their plain twins.
+"""The residual networks of He et al. 2015 (arXiv:1512.03385), their plain twins, and what grew out of the same table.
 
-| stage  | output map | layers | filters |
-|--------|------------|--------|---------|
-| stem   | 32 x 32    | 1      | 16      |
-| stage1 | 32 x 32    | 2n     | 16      |
-| stage2 | 16 x 16    | 2n     | 32      |
-| stage3 | 8 x 8      | 2n     | 64      |
-| head   | 1 x 1      | 1      | classes |
+ImageNet (Table 1)          CIFAR (section 4.2)
 
-Depth is 6n + 2. With option A shortcuts the residual network and the plain one hold the same parameters.
+| stage  | map | 18, 34            | 50, 101, 152                           | stage  | map | blocks                |
+|--------|-----|-------------------|----------------------------------------|--------|-----|-----------------------|
+| stem   | 112 | 7x7, 64, stride 2; 3x3 max pool, stride 2                  | stem   | 32  | 3x3, 16               |
+| stage1 | 56  | [3x3, 64; 3x3]    | [1x1, 64; 3x3, 64; 1x1, 256]           | stage1 | 32  | [3x3, 16; 3x3] x n    |
+| stage2 | 28  | [3x3, 128; 3x3]   | [1x1, 128; 3x3, 128; 1x1, 512]         | stage2 | 16  | [3x3, 32; 3x3] x n    |
+| stage3 | 14  | [3x3, 256; 3x3]   | [1x1, 256; 3x3, 256; 1x1, 1024]        | stage3 | 8   | [3x3, 64; 3x3] x n    |
+| stage4 | 7   | [3x3, 512; 3x3]   | [1x1, 512; 3x3, 512; 1x1, 2048]        |        |     |                       |
+| head   | 1   | average pool, linear                                       | head   | 1   | average pool, linear  |
+
+Wide ResNet (arXiv:1605.07146) widens the 3x3 of a bottleneck, ResNeXt (arXiv:1611.05431) also groups it, and ResNet-D
+(arXiv:1812.01187) has a stem of three 3x3 and pools before a projection.
 """
+
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers import batch_norm, conv3x3, he_normal, shortcut_a
+from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
+from deepjax.models.layers import ModuleDef, conv_factory, dense, expose, shortcut_a
+from deepjax.models.norms import Norm, Scope, norm_factory
+from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.scan import run_blocks
+
+# Blocks of each stage: Table 1; 200 is of He et al. 2016 (arXiv:1603.05027, Table 5).
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+INITIALIZATION = {
+    "paper": Initialization(),  # section 3.4 cites He et al. 2015b
+    "torchvision": Initialization(he_normal_fan_out, torch_linear, torch_bias),
+}
+
+Shortcut = Literal["A", "B", "C", "D"]
+Stem = Literal["imagenet", "deep", "cifar"]
+StrideIn = Literal["1x1", "3x3"]
+Block = Literal["basic", "bottleneck"]
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, and (if residual) the option A shortcut around them; ReLU after the sum."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions (basic), or 1x1, 3x3, 1x1 (bottleneck), and the shortcut around them; ReLU after the sum.
 
-    channels: int
-    stride: int
-    residual: bool
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        conv = conv3x3(self.dtype, self.param_dtype)
-        norm = batch_norm(train, self.dtype, self.param_dtype)
-        y = conv(self.channels, strides=self.stride, name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y))
-        y = conv(self.channels, name="conv2")(y)
-        y = norm(name="norm2")(y)
-        if self.residual:
-            y = y + shortcut_a(x, self.channels, self.stride)
-        return nn.relu(y)
-
-
-class CifarResNet(nn.Module):
-    """The 6n+2 network for small images (He et al. 2015, Table 6); `residual=False` gives its plain twin.
-
-    images: (batch, height, width, channels) floats of any size and channel count -> float32 logits (batch, num_classes).
-    Raises ValueError when `depth` is not 6n + 2.
+    Shortcuts where the shape changes: A pads with zeros, B projects, D averages and projects; C projects everywhere.
     """
 
-    depth: int = 20
-    num_classes: int = 10
-    width: int = 16
+    block: Block
+    channels: int  # filters of the first convolution times the groups' widening
+    out: int
+    stride: int
+    residual: bool
+    shortcut: Shortcut
+    stride_in: StrideIn
+    groups: int
+    zero_init: bool
+    conv: ModuleDef
+    norm: ModuleDef
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        last = self.norm if not self.zero_init else lambda **named: self.norm(scale_init=nn.initializers.zeros, **named)
+        if self.block == "basic":
+            y = self.conv(self.channels, 3, self.stride, groups=self.groups, name="conv1")(x)
+            y = nn.relu(self.norm(name="norm1")(y))
+            y = last(name="norm2")(self.conv(self.out, 3, groups=self.groups, name="conv2")(y))
+        else:
+            first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+            y = nn.relu(self.norm(name="norm1")(self.conv(self.channels, 1, first, name="conv1")(x)))
+            y = nn.relu(self.norm(name="norm2")(self.conv(self.channels, 3, second, groups=self.groups, name="conv2")(y)))
+            y = last(name="norm3")(self.conv(self.out, 1, name="conv3")(y))
+        return nn.relu(y + self._shortcut(x)) if self.residual else nn.relu(y)
+
+    def _shortcut(self, x: Array) -> Array:
+        changes = self.stride > 1 or x.shape[-1] != self.out
+        if self.shortcut == "A" and changes:
+            return shortcut_a(x, self.out, self.stride)
+        if self.shortcut == "C" or changes:
+            pooled, stride = (shortcut_pool(x, self.stride), 1) if self.shortcut == "D" else (x, self.stride)
+            return self.norm(name="shortcut_norm")(self.conv(self.out, 1, stride, name="shortcut_conv")(pooled))
+        return x
+
+
+class ResNet(nn.Module):
+    """Stem, stages of equal blocks, average pool, linear. `residual=False` is the plain twin: equal shapes, no shortcut.
+
+    images: (batch, height, width, channels) floats of any size and channel count -> float32 logits (batch, num_classes).
+    `width`: filters of the first stage, doubled by each later one. A bottleneck's 3x3 has `groups` groups of
+    width * group_width / 64 filters and its output four times the stage's width.
+    `stride_in`: which convolution of a bottleneck strides: "1x1" as in the paper (v1), "3x3" as in torchvision (v1.5).
+    `zero_init`: the last scale of each block starts at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    `scan`: the equal blocks of a stage run as one scanned block, whose parameters `deepjax.models.stack_blocks` stacks.
+    With norm="none" the convolutions have biases. Raises InputError for a choice that is not allowed.
+    """
+
+    stages: tuple[int, ...] = STAGES[50]
+    block: Block = "bottleneck"
+    num_classes: int = 1000
+    width: int = 64
+    groups: int = 1
+    group_width: int = 64
+    stem: Stem = "imagenet"
     residual: bool = True
+    shortcut: Shortcut = "B"
+    stride_in: StrideIn = "3x3"
+    norm: Norm = "batch"
+    bn_scope: Scope = "global"
+    zero_init: bool = False
+    initialization: Literal["paper", "torchvision"] = "paper"
+    scan: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        x = jnp.asarray(images, self.dtype)
-        x = conv3x3(self.dtype, self.param_dtype)(self.width, name="stem_conv")(x)
-        x = nn.relu(batch_norm(train, self.dtype, self.param_dtype)(name="stem_norm")(x))
-        for stage in range(3):
-            for block in range(blocks_per_stage(self.depth)):
-                x = BasicBlock(
-                    channels=self.width * 2**stage,
-                    stride=2 if stage > 0 and block == 0 else 1,
+        init = INITIALIZATION[self.initialization]
+        conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
+        norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
+        x = stem(jnp.asarray(images, self.dtype), self.stem, self.width, conv, norm)
+        x = expose(self, "stem", x)
+        for stage, blocks in enumerate(self.stages):
+            planes = self.width * 2**stage
+
+            def block(stride: int, name: str, planes: int = planes) -> ResidualBlock:
+                bottleneck = self.block == "bottleneck"
+                return ResidualBlock(
+                    block=self.block,
+                    channels=planes * self.group_width // 64 * self.groups if bottleneck else planes,
+                    out=4 * planes if bottleneck else planes,
+                    stride=stride,
                     residual=self.residual,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
-                    name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train)
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        return nn.Dense(self.num_classes, kernel_init=he_normal, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
+                    shortcut=self.shortcut,
+                    stride_in=self.stride_in,
+                    groups=self.groups,
+                    zero_init=self.zero_init,
+                    conv=conv,
+                    norm=norm,
+                    name=name,
+                )
+
+            x = run_blocks(block, x, stage + 1, blocks, self.scan)
+            x = expose(self, f"stage{stage + 1}", x)
+        x = global_avg_pool(x)
+        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
 
 
-def blocks_per_stage(depth: int) -> int:
-    """N of the 6n + 2 layers; raises ValueError for any other depth."""
+def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
+    """What comes before the stages: 7x7 and a pool, three 3x3 and a pool (ResNet-D), or one 3x3 (CIFAR); for a compact module."""
+    if kind == "cifar":
+        return nn.relu(norm(name="stem_norm")(conv(width, 3, name="stem_conv")(x)))
+    if kind == "imagenet":
+        x = conv(width, 7, 2, name="stem_conv")(x)
+    else:
+        x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
+        x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
+        x = conv(width, 3, name="stem_conv")(x)
+    return max_pool(nn.relu(norm(name="stem_norm")(x)), 3, 2, padding=1)
+
+
+def cifar_stages(depth: int) -> tuple[int, int, int]:
+    """Blocks of each stage of the 6n + 2 layers; raises ValueError for any other depth.
+
+    >>> cifar_stages(20)
+    (3, 3, 3)
+    """
     if depth < 8 or (depth - 2) % 6:
         nearest = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is {nearest}")
-    return (depth - 2) // 6
+    return ((depth - 2) // 6,) * 3

@@ -42,6 +42,10 @@ class TrainConfig:
     """Decay normalisation parameters and biases too, as the papers do."""
     augment: bool = True
     """Random crop, and flip where that keeps the class."""
+    image_size: int = 0
+    """Pixels a side to which images are resized on the device; 0 means as the data set has them."""
+    auxiliary_weight: float = 0.3
+    """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
     width: int = 0
     """Filters of the first stage; 0 means the paper's."""
     seed: int = 0
@@ -59,6 +63,8 @@ class TrainConfig:
         require(0 <= self.warmup_epochs < float("inf"), "warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
         require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "0 up to, not including, 1")
+        require(self.image_size >= 0, "image_size", self.image_size, "0 (the data set's) or more")
+        require(0 <= self.auxiliary_weight < 1e3, "auxiliary_weight", self.auxiliary_weight, "0 (no heads) up to 1000")
         require(self.width >= 0, "width", self.width, "0 (the paper's) or more")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
 
@@ -68,6 +74,12 @@ class TrainConfig:
         size = dataset_info(self.dataset).train_size
         require(self.batch_size <= size, "batch_size", self.batch_size, f"1 to {size} (the training images of {self.dataset})")
         return size // self.batch_size
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that the network sees."""
+        height, width, channels = dataset_info(self.dataset).shape
+        return (self.image_size or height, self.image_size or width, channels)
 
     @property
     def total_steps(self) -> int:

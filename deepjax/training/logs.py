@@ -63,6 +63,10 @@ class Tensorboard:
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        for name in ("auxiliary", "train_auxiliary", "test_auxiliary"):
+            for head, values in row.get(name, {}).items():
+                for what, value in values.items():
+                    self._writer.add_scalar(f"{row['kind']}/{name}_{head}/{what}", value, row["step"])
         for layer, value in row.get("gradient_norms", {}).items():
             self._writer.add_scalar(f"gradient_norm/{layer}", value, row["step"])
 

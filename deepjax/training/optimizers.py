@@ -19,8 +19,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for kernels; false for biases and the scales of normalisation, which have one axis."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """True for kernels; false for biases, gains and the scales of normalisation, also where blocks are stacked."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params)
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:

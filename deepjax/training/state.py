@@ -1,5 +1,6 @@
 """Everything that training carries from one step to the next, as one pytree."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +27,14 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], learning_rate: float, seed: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    learning_rate: float,
+    seed: int,
+    heads: Sequence[str] = (),
 ) -> TrainState:
-    """The state before the first step. image_shape: (height, width, channels)."""
+    """The state before the first step. image_shape: (height, width, channels); heads: auxiliary heads that are trained."""
     init_key, key = jax.random.split(jax.random.key(seed))
     # lazy_init draws the parameters alone: compiling a forward pass only to throw it away would cost seconds.
     variables = model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -40,11 +46,25 @@ def init_state(
         key=key,
         learning_rate=jnp.asarray(learning_rate, jnp.float32),
         halted=jnp.full((), -1, jnp.int32),
-        totals=zero_totals(variables["params"]),
+        totals=zero_totals(variables["params"], heads),
     )
 
 
-def zero_totals(params: Any) -> dict[str, Any]:
+def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:
     """The empty sums of an epoch; each leaf its own buffer, since the step donates them."""
-    norms = {path: jnp.zeros((), jnp.float32) for path in jax.eval_shape(kernel_norms, params)}
-    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "errors", "images", "steps")} | {"gradient_norms": norms}
+
+    def zeros(names: Iterable[str]) -> dict[str, Array]:
+        return {name: jnp.zeros((), jnp.float32) for name in names}
+
+    return zeros(("loss", "errors", "images", "steps")) | {
+        "gradient_norms": zeros(jax.eval_shape(kernel_norms, params)),
+        "auxiliary": {head: zeros(("loss", "errors")) for head in heads},
+    }
+
+
+def auxiliary_heads(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the auxiliary heads of a network, by abstract evaluation; none for most."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    _, sown = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["auxiliary"]), variables, images)
+    return tuple(sown.get("auxiliary", {}))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.state import TrainState, init_state, zero_totals
+from deepjax.training.state import TrainState, auxiliary_heads, init_state, zero_totals
 from deepjax.training.step import make_eval_step, make_train_step
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
@@ -42,6 +43,7 @@ class Programs:
     optimizer: optax.GradientTransformation
     mesh: Mesh
     layers: tuple[str, ...]
+    heads: tuple[str, ...]
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     train: Split
@@ -71,16 +73,19 @@ def build(config: TrainConfig, data_dir: str | None = None) -> Programs:
     width = {"width": config.width} if config.width else {}
     model = create_model(config.model, num_classes=dataset.num_classes, **width)
     optimizer = make_optimizer(config)
-    train_step = make_train_step(model, optimizer, make_schedule(config), dataset, config.augment)
+    heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
+    extras = {"image_size": config.image_size, "auxiliary_weight": config.auxiliary_weight}
+    train_step = make_train_step(model, optimizer, make_schedule(config), dataset, config.augment, **extras)
     return Programs(
         config=config,
         model=model,
         dataset=dataset,
         optimizer=optimizer,
         mesh=mesh,
-        layers=tuple(kernel_order(model, dataset.shape)),
+        layers=tuple(kernel_order(model, config.input_shape)),
+        heads=heads,
         train_step=parallel.compile_train_step(train_step, mesh),
-        eval_step=parallel.compile_eval_step(make_eval_step(model, dataset), mesh),
+        eval_step=parallel.compile_eval_step(make_eval_step(model, dataset, **extras), mesh),
         train=load_split(dataset, "train", data_dir),
         test=load_split(dataset, "test", data_dir),
     )
@@ -131,7 +136,8 @@ def train(
 
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """The state to go on from and the batches after it."""
-    state = init_state(programs.model, programs.optimizer, programs.dataset.shape, config.learning_rate, config.seed)
+    rate, seed = config.learning_rate, config.seed
+    state = init_state(programs.model, programs.optimizer, config.input_shape, rate, seed, programs.heads)
     state = jax.device_put(state, parallel.replicated(programs.mesh))
     batches = train_batches(
         programs.train, config.batch_size, config.seed, config.total_steps, jax.process_index(), jax.process_count()
@@ -169,7 +175,8 @@ class _Run:
                 self.write({"kind": "first", "step": 1, "gradient_norms": self._by_layer(metrics["gradient_norms"], 1)})
             if epoch_ends:
                 self._log_epoch(state, metrics, step, time.monotonic() - began)
-                state = state.replace(totals=jax.device_put(zero_totals(state.params), parallel.replicated(self.programs.mesh)))
+                empty = zero_totals(state.params, self.programs.heads)
+                state = state.replace(totals=jax.device_put(empty, parallel.replicated(self.programs.mesh)))
             if saves or self.stopping():
                 self.checkpoints.save(state, batches.get_state())
             if self.stopping() and step < total:
@@ -201,6 +208,14 @@ class _Run:
             "gradient_norms": self._by_layer(totals["gradient_norms"], float(totals["steps"])),
             "seconds": round(seconds, 3),
         }
+        if totals["auxiliary"]:
+            row["auxiliary"] = {
+                head: {
+                    "running_loss": float(sums["loss"] / totals["steps"]),
+                    "running_error": float(sums["errors"] / totals["images"]),
+                }
+                for head, sums in totals["auxiliary"].items()
+            }
         self.write(row | self.evaluate(state, "test"))
 
     def _by_layer(self, sums: dict[str, Any], steps: float) -> dict[str, float]:
@@ -212,8 +227,11 @@ class _Run:
         split = self.programs.train if name == "train" else self.programs.test
         size = self.config.batch_size
         sums = jax.device_get([self._eval_batch(state, batch) for batch in eval_batches(split, size)])
-        images, loss, errors = (sum(float(each[key]) for each in sums) for key in ("images", "loss", "errors"))
-        return {f"{name}_error": errors / images, f"{name}_loss": loss / images, f"{name}_images": round(images)}
+        whole: Any = jax.tree.map(lambda *parts: math.fsum(map(float, parts)), *sums)
+        images = whole["images"]
+        row = {f"{name}_error": whole["errors"] / images, f"{name}_loss": whole["loss"] / images, f"{name}_images": round(images)}
+        heads = {head: {"error": of["errors"] / images, "loss": of["loss"] / images} for head, of in whole["auxiliary"].items()}
+        return row | ({f"{name}_auxiliary": heads} if heads else {})
 
     def _eval_batch(self, state: TrainState, batch: dict[str, np.ndarray]) -> Any:
         processes, process = jax.process_count(), jax.process_index()

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from deepjax.errors import InputError
-from deepjax.models import CifarResNet
+from deepjax.models import ResNet, cifar_stages
 from deepjax.training import TrainConfig, parallel
 from deepjax.training.checkpoint import Checkpoints, digest
 from deepjax.training.optimizers import make_optimizer
@@ -20,7 +20,7 @@ OPTIMIZER = make_optimizer(TrainConfig(model="cifar_resnet20"))
 
 def state_at(step: int, devices: int = 1, seed: int = 0) -> TrainState:
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    state = init_state(CifarResNet(depth=8, width=2), OPTIMIZER, (8, 8, 1), 0.1, seed)
+    state = init_state(ResNet(cifar_stages(8), "basic", 10, 2, stem="cifar", shortcut="A"), OPTIMIZER, (8, 8, 1), 0.1, seed)
     return jax.device_put(state.replace(step=jnp.asarray(step, jnp.int32)), parallel.replicated(mesh))
 
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 
 from deepjax.data import dataset_info
-from deepjax.models import CifarResNet
+from deepjax.models import ResNet, cifar_stages
 from deepjax.training import TrainConfig, parallel
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.state import init_state
@@ -16,7 +16,7 @@ from deepjax.training.step import make_eval_step, make_train_step
 
 CONFIG = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0)
 DIGITS = dataset_info("digits")
-MODEL = CifarResNet(depth=8, width=4)
+MODEL = ResNet(cifar_stages(8), "basic", 10, 4, stem="cifar", shortcut="A")
 STEP = make_train_step(MODEL, make_optimizer(CONFIG), make_schedule(CONFIG), DIGITS)
 
 

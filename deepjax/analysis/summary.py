@@ -1,0 +1,90 @@
+"""What each stage of a network hands on, holds, costs and sees: the table that papers print of their architectures."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import jax
+from flax import linen as nn
+
+from deepjax.analysis.cost import macs_of, params_of
+from deepjax.analysis.receptive_field import ReceptiveField, fields_of
+from deepjax.analysis.trace import Trace, steps, trace
+
+FEATURES = "features"  # the collection that a network may sow its stages' outputs into, each under its stage's name
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRow:
+    """One stage: all top-level modules whose names begin alike up to the first "_". The model's own layers have its class's name.
+
+    Modules without parameters and multiply-adds, such as dropout, have no row of their own.
+    """
+
+    name: str
+    output: tuple[int, ...] | None
+    """Shape for one image, (height, width, channels); None where it is not known."""
+    field: ReceptiveField | None
+    """What a unit of the output sees; None where the output is not known."""
+    params: int
+    macs: int
+    """Multiply-adds in evaluation."""
+    runs: bool
+    """Whether evaluation runs it: False for auxiliary heads, whose `macs` are therefore 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    shape: tuple[int, ...] | None
+    field: ReceptiveField | None
+
+
+def stage_table(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[StageRow, ...]:
+    """The stages of any linen module, in the order in which its forward pass first calls them; nothing is computed.
+
+    The outputs that are known are those that the module sows into "features" under a stage's name; where it sows some, the last
+    stage's is what it returns. input_shape: (height, width, channels). Params and macs add up to `count_params` and `count_macs`.
+    """
+    traced = trace(model, input_shape, [FEATURES])
+    own = type(model).__name__
+    params = _by_stage(params_of(traced.variables), own)
+    macs = _by_stage(macs_of(steps(traced.jaxpr.jaxpr)), own)
+    runs = {_stage(path, own) for path in traced.called}
+    names = [
+        name for name in dict.fromkeys(_stage(path, own) for path in (*traced.initialized, *params)) if params[name] or macs[name]
+    ]
+    outputs = _outputs(traced, [name for name in names if name in runs])
+
+    def row(name: str) -> StageRow:
+        output = outputs.get(name, _Output(None, None))
+        return StageRow(name, output.shape, output.field, params[name], macs[name], name in runs)
+
+    return tuple(row(name) for name in names)
+
+
+def _stage(path: str, own: str) -> str:
+    """The text before the first "_" of the top-level module's name."""
+    name = path.split("/")[0]
+    return name.split("_")[0] or name or own
+
+
+def _by_stage(counts: Mapping[str, int], own: str) -> dict[str, int]:
+    total: dict[str, int] = defaultdict(int)
+    for path, count in counts.items():
+        total[_stage(path, own)] += count
+    return total
+
+
+def _outputs(traced: Trace, running: Sequence[str]) -> dict[str, _Output]:
+    """What is known of the stages' outputs, by their names; `running`: the names in order."""
+    if not traced.sown.get(FEATURES):
+        return {}
+    shapes = (traced.output, traced.sown)
+    leaves, structure = jax.tree.flatten(shapes)
+    images = len(jax.tree.leaves(traced.variables))
+    has_place = len(traced.jaxpr.in_avals[images].shape) == 4  # vectors, for one, have no rows and columns to see
+    fields = fields_of(traced.jaxpr, images) if has_place else [None] * len(leaves)
+    output, sown = jax.tree.unflatten(structure, map(_Output, (leaf.shape[1:] for leaf in leaves), fields))
+    exposed = {name: value[-1] if isinstance(value, tuple) else value for name, value in sown[FEATURES].items()}
+    last = {running[-1]: output} if running else {}
+    return {name: value for name, value in (last | exposed).items() if isinstance(value, _Output)}

@@ -1,0 +1,32 @@
+"""Outputs of named stages, of any network in the table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from deepjax.errors import unknown
+
+
+def features(model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()) -> dict[str, Array]:
+    """The outputs of the named stages (all where none is named), in evaluation mode and in the order of the network; jit-safe.
+
+    images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}; what comes after the last named stage is
+    not computed under jit. Raises InputError for a name that the network does not have.
+    """
+    output: Any = model.apply(variables, images, mutable=["features"])
+    stages: dict[str, Array] = dict(output[1].get("features", {}))
+    for name in names:
+        if name not in stages:
+            raise unknown(f"stage of {type(model).__name__}", name, stages)
+    return {name: stages[name] for name in names or stages}
+
+
+def feature_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stages' outputs for one image, by abstract evaluation. input_shape: (height, width, channels)."""
+    images = jax.ShapeDtypeStruct((1, *input_shape), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    stages = jax.eval_shape(lambda v, x: features(model, v, x), variables, images)
+    return {name: stage.shape[1:] for name, stage in stages.items()}

@@ -1,0 +1,119 @@
+"""Files of named arrays: safetensors, NumPy archives, PyTorch's files without their pickled code, Hugging Face repositories."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from deepjax.errors import InputError
+
+Tensors = dict[str, np.ndarray]
+
+IN_REPOSITORY = "model.safetensors"
+LEAST_TORCH = (2, 10)  # torch.load(weights_only=True) of older versions could be made to run code
+
+
+def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
+    """Arrays by name from a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository "owner/name".
+
+    Raises InputError when there is no such thing, or it cannot be read; never unpickles.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / IN_REPOSITORY
+    elif not path.exists():
+        name = re.fullmatch(r"(?:hf-hub:|hf_hub:)?([\w.-]+/[\w.-]+)", str(source))
+        if name is None or path.suffix in _READERS:
+            raise InputError(f"source is {str(source)!r}; allowed: {_ALLOWED}; there is no such file")
+        path = _download(name[1], revision)
+    if path.suffix not in _READERS:
+        raise InputError(f"source is {str(source)!r}; allowed: {_ALLOWED}")
+    if not path.is_file():
+        raise InputError(f"{path} is not there; allowed: {_ALLOWED}")
+    return _READERS[path.suffix](path)
+
+
+def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str], overwrite: bool) -> None:
+    """Write a file whole or not at all; raises InputError when it is there already (unless `overwrite`) or cannot be written."""
+    from safetensors.numpy import save_file
+
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already; choose another name, or say overwrite=True")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, dict(metadata))
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as safetensors ({error}); fetch it again") from error
+
+
+def _read_npz(path: Path) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} cannot be read as an array archive without pickled objects ({error})") from error
+
+
+def _read_torch(path: Path) -> Tensors:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is") from error
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < LEAST_TORCH:
+        raise InputError(
+            f"torch is {torch.__version__}; {path} is only read by 2.10 or newer, whose weights_only=True runs no code"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler that refuses, a zip that is damaged: each library version has its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other way") from error
+    tensors = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise InputError(f"{path} holds more than tensors by name; save the state_dict alone")
+    return {name: _to_numpy(tensor) for name, tensor in tensors.items()}
+
+
+def _to_numpy(tensor: object) -> np.ndarray:
+    import ml_dtypes
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    """The file of weights of a repository, from the user's cache or the hub."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise InputError(f"{repository!r} is no file; a repository needs the extra: pip install 'deepjax[hub]'") from error
+    try:
+        return Path(hf_hub_download(repository, IN_REPOSITORY, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{repository!r} is no file, and as a repository it gives no {IN_REPOSITORY} ({reason})") from error
+
+
+_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pth": _read_torch, ".pt": _read_torch}
+_ALLOWED = "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository 'owner/name'"

@@ -1,0 +1,142 @@
+"""Normalisation as a choice: batch (over the whole batch, a device's share, or a ghost batch), group, or none."""
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from deepjax.errors import InputError
+from deepjax.models.layers import ModuleDef
+
+Norm = Literal["batch", "group", "none"]
+Scope = Literal["global", "replica"] | int
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015) over all axes but the last; statistics are float32.
+
+    `bn_scope` says over which images: "global" is the whole batch, however many devices hold it; a number is a ghost batch of so
+    many consecutive images (Hoffer et al. 2017, arXiv:1705.08741); "replica" is each device's share under the mesh that
+    `jax.set_mesh` sets. Of several groups the running averages take the mean.
+    Parameters and statistics have the names of `flax.linen.BatchNorm`, and results equal its own up to rounding. Unlike that one
+    it promotes no dtype implicitly, and it is applied as one multiply-add in float32, whatever `dtype` the result has.
+    Running averages move by 1 - `momentum` a step; the defaults are those of the released ResNet models and torchvision.
+    Raises InputError when the scope does not divide the batch.
+    """
+
+    train: bool
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    bn_scope: Scope = "global"
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype).astype(jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not self.train:
+            return _multiply_add(x, running_mean.value, running_var.value, scale, bias, self.epsilon).astype(self.dtype)
+
+        def normalize(x: Array) -> tuple[Array, Array, Array]:
+            mean, var = moments(x.astype(jnp.float32))
+            return _multiply_add(x, mean, var, scale, bias, self.epsilon), mean, var
+
+        groups = _groups(self.bn_scope, x.shape[0])
+        if groups == 1:
+            y, mean, var = normalize(x)
+        else:
+            y, mean, var = jax.vmap(normalize)(x.reshape(groups, x.shape[0] // groups, *x.shape[1:]))
+            y, mean, var = y.reshape(x.shape), jnp.mean(mean, 0), jnp.mean(var, 0)
+        if not self.is_initializing():
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        return y.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494): each image by itself, in 32 groups of channels or as many as divide.
+
+    Parameters have the names of `flax.linen.GroupNorm`; statistics are float32.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    groups: int = 32
+    epsilon: float = 1e-5
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(jnp.float32)
+        groups = math.gcd(self.groups, channels)
+        shares = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, channels // groups)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        mean = jnp.mean(shares, axes, keepdims=True)
+        var = jnp.mean(jnp.square(shares - mean), axes, keepdims=True)
+        normal = ((shares - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        broadcast = (1,) * (x.ndim - 1) + (channels,)
+        return (normal * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(self.dtype)
+
+
+class Identity(nn.Module):
+    """No normalisation: the input as it is."""
+
+    scale_init: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return x
+
+
+def norm_factory(
+    norm: Norm, train: bool, bn_scope: Scope, dtype: DTypeLike, param_dtype: DTypeLike, epsilon: float = 1e-5
+) -> ModuleDef:
+    """The chosen normalisation as a factory; it takes `name` and `scale_init`. Raises InputError for another choice."""
+    if norm == "batch":
+        return partial(BatchNorm, train=train, bn_scope=bn_scope, dtype=dtype, param_dtype=param_dtype, epsilon=epsilon)
+    if norm == "group":
+        return partial(GroupNorm, dtype=dtype, param_dtype=param_dtype, epsilon=epsilon)
+    if norm == "none":
+        return Identity
+    raise InputError(f"norm is {norm!r}; allowed: 'batch', 'group', 'none'")
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance over all axes but the last, in one pass. x: (..., channels) float32 -> (channels,) twice."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
+
+
+def _multiply_add(x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    factor = lax.rsqrt(var + epsilon) * scale
+    broadcast = (1,) * (x.ndim - 1) + (-1,)
+    return x.astype(jnp.float32) * factor.reshape(broadcast) + (bias - mean * factor).reshape(broadcast)
+
+
+def _groups(bn_scope: Scope, batch: int) -> int:
+    """How many groups of images have statistics of their own."""
+    if bn_scope == "global":
+        return 1
+    if bn_scope == "replica":
+        groups = max(1, jax.sharding.get_abstract_mesh().size)
+        if batch % groups:
+            raise InputError(f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that")
+        return groups
+    if isinstance(bn_scope, int) and bn_scope > 0 and batch % bn_scope == 0:
+        return batch // bn_scope
+    raise InputError(
+        f"bn_scope is {bn_scope!r}; allowed: 'global', 'replica', or a number of images that divides the batch of {batch}"
+    )

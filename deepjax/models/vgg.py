@@ -1,0 +1,129 @@
+"""The VGG networks of Simonyan and Zisserman 2014 (arXiv:1409.1556): their Table 1.
+
+| A (11)   | A-LRN | B (13)  | C (16)       | D (16)  | E (19)  | filters |
+|----------|-------|---------|--------------|---------|---------|---------|
+| 3        | 3 LRN | 3 3     | 3 3          | 3 3     | 3 3     | 64      |
+| 3        | 3     | 3 3     | 3 3          | 3 3     | 3 3     | 128     |
+| 3 3      | 3 3   | 3 3     | 3 3 1        | 3 3 3   | 3 3 3 3 | 256     |
+| 3 3      | 3 3   | 3 3     | 3 3 1        | 3 3 3   | 3 3 3 3 | 512     |
+| 3 3      | 3 3   | 3 3     | 3 3 1        | 3 3 3   | 3 3 3 3 | 512     |
+
+The numbers are kernel sizes; a 2x2 max pool follows each row, then three fully connected layers: 4096, 4096, classes.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from deepjax.errors import InputError
+from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
+from deepjax.models.layers import conv_factory, expose
+from deepjax.models.norms import Norm, Scope, norm_factory
+from deepjax.models.pooling import adaptive_avg_pool, local_response_norm, max_pool
+
+Configuration = Literal["A", "A-LRN", "B", "C", "D", "E"]
+
+# Kernel sizes of the convolutions of each stage.
+CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "A-LRN": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+WIDENING = (1, 2, 4, 8, 8)
+MAP = 7  # pixels of the map that the fully connected layers see: 224 / 2 ** 5
+
+INITIALIZATION = {
+    "glorot": Initialization(glorot_uniform, glorot_uniform),
+    "paper": Initialization(gaussian(0.1), gaussian(0.1)),
+    "torchvision": Initialization(he_normal_fan_out, gaussian(0.01)),
+}
+
+
+class FullyConnected(nn.Module):
+    """A linear layer over a `window` x `window` map, slid over the map as a convolution where `slide` is set; equal weights.
+
+    x: (batch, height, width, in) -> (batch, height - window + 1, width - window + 1, features); without `slide` the map must be
+    window x window. The kernel is (window * window * in, features), rows ordered by height, width, channel.
+    """
+
+    features: int
+    window: int
+    slide: bool
+    initialization: Initialization
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        shape = (self.window * self.window * channels, self.features)
+        kernel = self.param("kernel", self.initialization.dense, shape, self.param_dtype).astype(self.dtype)
+        bias = self.param("bias", self.initialization.dense_bias(shape[0]), shape[1:], self.param_dtype).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.slide:
+            filters = kernel.reshape(self.window, self.window, channels, self.features)
+            y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        else:
+            y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
+        return y + bias.reshape(1, 1, 1, -1)
+
+
+class VGG(nn.Module):
+    """Five stages of small filters and three fully connected layers.
+
+    images: (batch, height, width, channels) floats, 32 pixels or more a side -> float32 logits (batch, num_classes).
+    `head="fc"`: the map is averaged to 7x7 where it has another size, as torchvision does; at 224 pixels nothing is averaged.
+    `head="conv"`: the same weights slide over the map and the scores are averaged: the paper's dense evaluation (section 3.2), for
+    images of 224 pixels or more.
+    `width`: filters of the first stage; the fully connected layers have 64 times as many.
+    `initialization`: "glorot", which section 3.1 recommends in the end; "paper", its Gaussian of variance 0.01 (meant for A alone;
+    the deeper networks began from a trained A); or "torchvision". Raises InputError for images that are too small.
+    """
+
+    configuration: Configuration = "D"
+    num_classes: int = 1000
+    width: int = 64
+    head: Literal["fc", "conv"] = "fc"
+    dropout: float = 0.5
+    norm: Norm = "none"
+    bn_scope: Scope = "global"
+    initialization: Literal["glorot", "paper", "torchvision"] = "glorot"
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        _check_size(images.shape, self.head)
+        init = INITIALIZATION[self.initialization]
+        conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=True)
+        norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
+        x = jnp.asarray(images, self.dtype)
+        for stage, kernels in enumerate(CONFIGURATIONS[self.configuration], start=1):
+            for layer, kernel in enumerate(kernels, start=1):
+                x = conv(self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}")(x)
+                x = nn.relu(norm(name=f"stage{stage}_norm{layer}")(x))
+                if self.configuration == "A-LRN" and stage == 1:
+                    x = local_response_norm(x, 5, 5e-4, 0.75, 2.0)  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+            x = expose(self, f"stage{stage}", max_pool(x, 2, 2))
+        return self._head(x, init, train)
+
+    def _head(self, x: Array, init: Initialization, train: bool) -> Array:
+        slide = self.head == "conv"
+        x = x if slide else adaptive_avg_pool(x, MAP)
+        for layer, window in ((6, MAP), (7, 1)):
+            layer_of = FullyConnected(64 * self.width, window, slide, init, self.dtype, self.param_dtype, name=f"head_fc{layer}")
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
+        scores = FullyConnected(self.num_classes, 1, slide, init, jnp.float32, self.param_dtype, name="head_fc8")(x)
+        return jnp.mean(scores, axis=(1, 2))
+
+
+def _check_size(shape: tuple[int, ...], head: str) -> None:
+    least = 32 * MAP if head == "conv" else 32
+    if min(shape[1:3]) < least:
+        raise InputError(f"images are {shape[1]}x{shape[2]} pixels; VGG with head={head!r} needs {least} or more a side")

@@ -1,0 +1,240 @@
+"""Weights in and out of the PyTorch world: torchvision's and timm's names, safetensors files, Hugging Face repositories.
+
+The order of axes changes (kernels are height, width, in, out here), the numbers never do: a round trip is equal to the bit.
+Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of torch 2.10 or newer, or not at all.
+"""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepjax.errors import InputError, unknown
+from deepjax.models.files import read_tensors, write_safetensors
+from deepjax.models.registry import create_model, model_info
+from deepjax.models.torch_names import TorchLayout, layouts
+
+Layout = Literal["torchvision", "timm"]
+Tensors = Mapping[str, np.ndarray]
+Variables = dict[str, Any]
+
+# Our leaf -> theirs. The counter is PyTorch's bookkeeping: kept so that a round trip loses nothing, read by no module.
+_LEAVES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "scale": "weight",
+    "gain": "gain",
+    "mean": "running_mean",
+    "var": "running_var",
+    "batches": "num_batches_tracked",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A leaf of ours and the tensor that holds the same numbers."""
+
+    path: tuple[str, ...]  # collection, modules, leaf
+    shape: tuple[int, ...]
+    tensor: str
+    tensor_shape: tuple[int, ...]
+    axes: tuple[int, ...]  # order of our axes in theirs, after our leaf is seen as `split`
+    split: tuple[int, ...]
+
+    def to_torch(self, leaf: np.ndarray) -> np.ndarray:
+        """Ours -> theirs."""
+        return np.ascontiguousarray(leaf.reshape(self.split).transpose(self.axes)).reshape(self.tensor_shape)
+
+    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
+        """Theirs -> ours."""
+        moved = tensor.reshape([self.split[axis] for axis in self.axes])
+        return np.ascontiguousarray(moved.transpose(np.argsort(self.axes))).reshape(self.shape)
+
+
+def from_torch(
+    name: str, tensors: Tensors, *, num_classes: int | None = None, key: jax.Array | None = None, **overrides: Any
+) -> Variables:
+    """Tensors under torchvision's or timm's names -> variables of `create_model(name, num_classes=..., **overrides)`, NumPy arrays.
+
+    dtypes stay as they are. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
+    warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out. For scan=True see `stack_blocks`.
+    Raises InputError naming each tensor that is missing, not known, or of another shape (both shapes), and for unknown names.
+    """
+    model = _model(name, num_classes, overrides)
+    pairs = min((_pairs(model, name, layout) for layout in layouts(model)), key=lambda p: len(_missing(p, tensors)))
+    _check_names(name, pairs, tensors)
+    leaves, other_shape = {}, []
+    for pair in pairs:
+        if pair.tensor in tensors:
+            tensor = np.asarray(tensors[pair.tensor])
+            if tensor.shape == pair.tensor_shape:
+                leaves[pair.path] = pair.from_torch(tensor)
+            else:
+                other_shape.append((pair, tensor.shape))
+    if other_shape:
+        leaves |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key)
+    return unflatten_dict(leaves)
+
+
+def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any) -> dict[str, np.ndarray]:
+    """Variables -> tensors under the names of `layout` (default: torchvision's where it has the network), for `load_state_dict`.
+
+    The number of classes and whether auxiliary heads are there is read off the variables. Raises InputError naming each leaf that
+    is missing, not known or of another shape.
+    """
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
+    model = _model(name, _classes(flat), _heads(name, flat) | overrides)
+    allowed = layouts(model)
+    layout = layout or next(iter(allowed))
+    if layout not in allowed:
+        raise unknown(f"layout of {name}", layout, allowed)
+    pairs = _pairs(model, name, layout)
+    expected = {pair.path: pair for pair in pairs}
+    wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
+    for path, pair in expected.items():
+        if path[0] == "counters":
+            flat.setdefault(path, np.zeros((), np.int64))
+        if path not in flat:
+            wrong.append(f"{'/'.join(path)} {pair.shape} is missing")
+        elif flat[path].shape != pair.shape:
+            wrong.append(f"{'/'.join(path)} is {flat[path].shape}, the network has {pair.shape}")
+    if wrong:
+        raise InputError(f"these are not variables of {name}: {_listed(wrong)}")
+    return {pair.tensor: pair.to_torch(flat[pair.path]) for pair in pairs}
+
+
+def load_pretrained(
+    name: str,
+    source: str | Path,
+    *,
+    num_classes: int | None = None,
+    key: jax.Array | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> Variables:
+    """Variables from a file, a folder or a Hugging Face repository of weights under torchvision's or timm's names.
+
+    `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
+    "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The rest is
+    as in `from_torch`. Images must be normalised as the weights expect: by ImageNet's mean and deviation for most, by 0.5 and 0.5 for
+    GoogLeNet and Inception-v3.
+    """
+    model_info(name)  # a wrong name is said before anything is downloaded
+    return from_torch(name, read_tensors(source, revision), num_classes=num_classes, key=key, **overrides)
+
+
+def save_safetensors(
+    path: str | Path,
+    name: str,
+    variables: Mapping[str, Any],
+    layout: Layout | None = None,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> None:
+    """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read; whole or not at all.
+
+    The other arguments are those of `to_torch`.
+
+    Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
+    """
+    write_safetensors(Path(path), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite)
+
+
+def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> nn.Module:
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    model = create_model(name, **classes, **overrides)
+    if getattr(model, "scan", False):
+        raise InputError(f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or unstack_blocks")
+    if not layouts(model):
+        raise InputError(f"{name} has no twin in torchvision or timm; its variables can be kept by Orbax")
+    return model
+
+
+def _pairs(model: nn.Module, name: str, layout: str) -> list[Pair]:
+    """Every leaf with its tensor, by abstract evaluation."""
+    theirs = layouts(model)[layout]
+    images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
+    abstract = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))
+    pairs = [_pair(path, leaf.shape, theirs) for path, leaf in abstract.items()]
+    counters = [("counters", *path[1:-1], "batches") for path in abstract if path[-1] == "mean"]
+    return pairs + [_pair(path, (), theirs) for path in counters]
+
+
+def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) -> Pair:
+    module = "/".join(path[1:-1])
+    tensor = f"{layout.names(module)}.{_LEAVES[path[-1]]}"
+    if path[-1] == "kernel":
+        side = layout.maps.get(module, 1)
+        split = shape if len(shape) == 4 else (side, side, shape[0] // side**2, shape[1])
+        theirs = (split[3], split[2], split[0], split[1])
+        flat = len(shape) == 2 and module not in layout.as_convolution
+        return Pair(path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split)
+    theirs = (*shape, 1, 1, 1) if path[-1] == "gain" else shape
+    return Pair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
+
+
+def _missing(pairs: list[Pair], tensors: Tensors) -> list[str]:
+    return [pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"]
+
+
+def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
+    """Raise InputError for tensors that are missing or not known."""
+    missing = _missing(pairs, tensors)
+    extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
+    complaints = [f"{tensor} is missing" for tensor in missing] + [f"{tensor} is not known" for tensor in extra]
+    if complaints:
+        heads = any(re.match("aux", tensor, re.IGNORECASE) for tensor in (*missing, *extra))
+        hint = "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted" if heads else ""
+        raise InputError(f"these are not weights of {name}: {_listed(complaints)}{hint}")
+
+
+def _draw_anew(
+    model: nn.Module, name: str, other: list[tuple[Pair, tuple[int, ...]]], num_classes: int | None, key: jax.Array
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Classifiers for another number of classes, drawn as the model draws them; any other difference of shape is an error."""
+    classifiers = [pair for pair, shape in other if num_classes is not None and _differs_in_classes(pair, shape, num_classes)]
+    if len(classifiers) < len(other):
+        hint = "" if num_classes is not None else "; for another number of classes give num_classes="
+        listed = _listed([f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}" for pair, shape in other])
+        raise InputError(f"these are not weights of {name}: {listed}{hint}")
+    images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
+    drawn = flatten_dict(dict(model.lazy_init(key, images)))
+    modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
+    theirs = other[0][1][0]
+    warnings.warn(
+        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} drawn anew", stacklevel=3
+    )
+    return {pair.path: np.asarray(drawn[pair.path]) for pair in classifiers}
+
+
+def _differs_in_classes(pair: Pair, shape: tuple[int, ...], num_classes: int) -> bool:
+    """Whether a tensor is that of a classifier, and differs from the network's in the number of classes alone."""
+    return pair.tensor_shape[:1] == (num_classes,) and shape[1:] == pair.tensor_shape[1:] and _is_classifier(pair.path)
+
+
+def _is_classifier(path: tuple[str, ...]) -> bool:
+    return path[1] in ("head", "head_fc8") or (path[1].startswith("auxiliary") and path[2] == "logits")
+
+
+def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:
+    """Number of classes of variables: the length of the classifier's bias."""
+    return next((len(leaf) for path, leaf in flat.items() if path[1] in ("head", "head_fc8") and path[-1] == "bias"), None)
+
+
+def _heads(name: str, flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, bool]:
+    """The field `auxiliary` of a network that has it, as the variables have it."""
+    has_field = "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}
+    return {"auxiliary": any(path[1].startswith("auxiliary") for path in flat)} if has_field else {}
+
+
+def _listed(complaints: list[str], most: int = 8) -> str:
+    rest = f" and {len(complaints) - most} more" if len(complaints) > most else ""
+    return "; ".join(complaints[:most]) + rest

@@ -1,0 +1,63 @@
+"""`python -m deepjax.models`: what it prints, and how it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from deepjax.models import __main__ as command
+from deepjax.models import list_models, model_info
+
+
+def printed(monkeypatch, capsys, *arguments, columns=80):
+    monkeypatch.setattr(sys, "argv", ["models", *arguments])
+    monkeypatch.setenv("COLUMNS", str(columns))
+    command.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_fits_and_cuts_no_name(monkeypatch, capsys, columns):
+    lines = printed(monkeypatch, capsys, columns=columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    first_words = [line.split()[0] for line in lines if line.strip()]
+    assert all(first_words.count(name) == 1 for name in list_models())
+    papers = {model_info(name).paper for name in list_models()}
+    assert papers <= {line.strip() for line in lines}
+    assert not any("\x1b" in line or "…" in line for line in lines)
+
+
+def test_a_row_of_the_list(monkeypatch, capsys):
+    out = printed(monkeypatch, capsys, "resnet50")
+    assert out.count("25,557,032") == 1
+    row = next(line for line in printed(monkeypatch, capsys, "resnet*").splitlines() if line.startswith("resnet50 "))
+    best = max(accuracy for _, accuracy in model_info("resnet50").weights)
+    assert row.split() == ["resnet50", "25.6", "M", "4.09", "G", "224x224", f"{best:.2f}", "of", "4", "Table", "1"]
+
+
+def test_a_pattern_filters(monkeypatch, capsys):
+    out = printed(monkeypatch, capsys, "cifar_plain*")
+    names = {line.split()[0] for line in out.splitlines() if line.startswith(("cifar", "resnet", "vgg"))}
+    assert names == set(list_models("cifar_plain*"))
+
+
+def test_one_network(monkeypatch, capsys):
+    lines = [line.split() for line in printed(monkeypatch, capsys, "resnet18").splitlines()]
+    assert ["stage4", "7x7x512", "8,393,728", "411,041,792", "435x435", "32x32"] in lines
+    assert ["total", "11,689,512", "1,814,073,344"] in lines
+    assert ["torchvision", "IMAGENET1K_V1", "69.76"] in lines
+
+
+@pytest.mark.parametrize(("given", "nearest"), [("resnt50", "resnet50"), ("vgg17*", "vgg1")])
+def test_an_unknown_name_is_one_line_and_exit_code_2(monkeypatch, capsys, given, nearest):
+    with pytest.raises(SystemExit) as stop:
+        printed(monkeypatch, capsys, given)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith(f"error: model '{given}' is unknown; did you mean '{nearest}") and error.count("\n") == 1
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "deepjax.models", "cifar_resnet20"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "269,722" in done.stdout

@@ -1,0 +1,146 @@
+"""Parity with torchvision and timm: equal logits and gradients from equal weights, and weights that come back to the bit.
+
+A name of each kind runs in the suite; all the others are slow, and CI runs them too.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deepjax import create_model, list_models, model_info
+from deepjax.models import stack_blocks
+from deepjax.models.torch_names import layouts
+from deepjax.models.weights import from_torch, to_torch
+from tests.models import torch_reference
+from tests.models.torch_reference import needs_torch
+
+TORCHVISION = [
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+    *("googlenet_tv", "inception_v3", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"),
+    *("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+]
+TIMM = [
+    *(name for name in TORCHVISION if name != "googlenet_tv"),
+    *("resnet200", "resnext101_32x4d", "resnet50_gn", "nf_resnet50", "nf_resnet101"),
+    *(f"resnet{depth}d" for depth in (18, 34, 50, 101, 152, 200)),
+    *(f"resnetv2_{depth}{deep}" for depth in (18, 34, 50, 101, 152) for deep in ("", "d")),
+]
+QUICK = {
+    "torchvision": {"vgg11_bn", "googlenet_tv", "inception_v3", "resnet18", "resnet50", "resnext50_32x4d"},
+    "timm": {"vgg11", "resnet18d", "resnet50d", "resnet50_gn", "resnetv2_18", "resnetv2_50", "resnetv2_50d", "nf_resnet50"},
+}
+THEIR_NAMES = {"googlenet_tv": "googlenet"}
+# timm's Inception-v3 has no auxiliary head unless asked for.
+OVERRIDES = {("timm", "inception_v3"): {"auxiliary": False}}
+
+pytestmark = needs_torch
+
+
+def cases(source: str, names: list[str]):
+    return [pytest.param(source, name, marks=() if name in QUICK[source] else pytest.mark.slow) for name in names]
+
+
+def images_of(height: int, width: int, batch: int = 2) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((batch, height, width, 3), dtype=np.float32)
+
+
+def our_logits(name: str, variables, images: np.ndarray, **overrides) -> np.ndarray:
+    """Blocks are scanned where they can be, so that 200 layers compile in seconds; tests/models/test_scan.py holds both forms equal."""
+    model = create_model(name, **overrides)
+    variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    if hasattr(model, "scan") and not name.startswith("nf_"):
+        model, variables = model.clone(scan=True), stack_blocks(variables)
+    compiled = jax.jit(model.apply).lower(variables, images).compile({"xla_backend_optimization_level": 0})
+    return np.asarray(compiled(variables, images))
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize(("source", "name"), cases("torchvision", TORCHVISION) + cases("timm", TIMM))
+def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
+    overrides = OVERRIDES.get((source, name), {})
+    theirs = torch_reference.network(source, THEIR_NAMES.get(name, name), **({"init_weights": False} if name == "googlenet_tv" else {}))
+    tensors = torch_reference.tensors(theirs)
+    variables = from_torch(name, tensors, **overrides)
+
+    back = to_torch(name, variables, layout=source, **overrides)
+    assert back.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert back[key].dtype == tensor.dtype
+        np.testing.assert_array_equal(back[key], tensor)
+
+    side = model_info(name).input_shape[0]
+    small = (75, 107) if name == "inception_v3" else (64, 97)
+    for height, width in ((side, side), small):
+        images = images_of(height, width)
+        error = relative_error(our_logits(name, variables, images, **overrides), torch_reference.logits(theirs, images))
+        assert error <= 1e-5, f"{height}x{width}: {error}"
+
+
+@pytest.mark.parametrize(("source", "name"), cases("timm", TIMM))
+def test_counts_equal_those_of_pytorch(source, name):
+    theirs = torch_reference.network(source, name)
+    info = model_info(name)
+    assert torch_reference.count(theirs, info.input_shape[0]) == (info.params, info.macs)
+
+
+def test_every_shared_name_is_tested():
+    ours = set(list_models())
+    timm = set(torch_reference.library("timm").list_models())
+    torchvision = {name for name in torch_reference.library("torchvision").list_models() if "/" not in name}
+    assert set(TIMM) == ours & timm
+    # torchvision's googlenet is not the paper's, which has that name here; densenets and others are no family of ours
+    assert set(TORCHVISION) == ours & torchvision - {"googlenet"} | {"googlenet_tv"}
+    exchanged = {name for name in ours if layouts(create_model(name))}
+    assert set(TORCHVISION) | set(TIMM) <= exchanged
+
+
+# Small maps make statistics over few numbers, which no two orders of summation give alike: hence 128 pixels and no 1x1 maps.
+GRADIENTS = [("vgg11_bn", 64), ("vgg11", 64), ("googlenet_tv", 224), ("resnet18", 128), ("resnet50", 128)]
+
+
+@pytest.mark.parametrize(("name", "size"), [(n, s) if n != "resnet50" else pytest.param(n, s, marks=pytest.mark.slow) for n, s in GRADIENTS])
+def test_training_gradients_are_equal(name, size):
+    """Loss, statistics of the batch, auxiliary heads; dropout is off, for it draws other numbers."""
+    import torch
+
+    theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    images, labels = images_of(size, size, batch=8), np.arange(8) % 10
+    dropout = {"dropout": 0.0} if name != "resnet18" and name != "resnet50" else {}
+    heads = {"auxiliary_dropout": 0.0} if name == "googlenet_tv" else {}
+    overrides = {"num_classes": 10, **dropout, **heads}
+    variables = from_torch(name, torch_reference.tensors(theirs), **overrides)
+    model = create_model(name, **overrides)
+
+    theirs.train()
+    output = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    outputs = [output] if torch.is_tensor(output) else [output.logits, output.aux_logits1, output.aux_logits2]
+    losses = [torch.nn.functional.cross_entropy(each, torch.from_numpy(labels)) for each in outputs]
+    loss = losses[0] + sum(0.3 * each for each in losses[1:])
+    loss.backward()
+
+    def our_loss(params):
+        stats = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
+        scores, updated = model.apply({"params": params, **stats}, images, train=True, mutable=["batch_stats", "auxiliary"])
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        auxiliary = [jnp.mean(cross_entropy(head, labels)) for head in updated.get("auxiliary", {}).values()]
+        return jnp.mean(cross_entropy(scores, labels)) + 0.3 * sum(auxiliary, jnp.zeros(())), updated.get("batch_stats")
+
+    (value, stats), gradients = jax.jit(jax.value_and_grad(our_loss, has_aux=True))(variables["params"])
+    assert abs(float(value) - float(loss.detach())) <= 1e-4 * float(loss.detach())
+    collections = {"params": gradients} | ({"batch_stats": stats} if stats else {})
+    got = to_torch(name, collections, **{**dropout, **heads})
+    for key, parameter in theirs.named_parameters():
+        expected = parameter.grad.numpy()
+        error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
+        assert error <= 1e-4, f"{key}: {error}"
+    for key, statistic in theirs.named_buffers():
+        if key.endswith("running_mean"):  # the running variance is unbiased in PyTorch, not in flax and here
+            np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
