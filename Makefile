@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env demo test test-slow lint format lock clean
+.PHONY: install prepare-env reference demo test test-slow test-torch lint format lock clean
 
 install: $(VENV)/installed
 
@@ -21,6 +21,13 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 prepare-env:
 	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
 
+# PyTorch's networks, against which ours are tested where they are installed (Python 3.11; without their own dependencies, as the
+# CPU build of torch that pip finds is not the one that torchvision asks for).
+reference: install
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	$(BIN)/python -m pip install --quiet pillow pyyaml safetensors huggingface_hub
+
 demo: install
 	$(BIN)/python experiments/degradation.py --out runs/degradation
 
@@ -29,6 +36,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+# Every name that torchvision or timm has too; the quick ones of them are in `make test`.
+test-torch: install
+	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -m slow tests/models/test_torch.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from deepjax.errors import unknown
 
 
 def features(model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()) -> dict[str, Array]:
-    """The outputs of the named stages (all where none is named), in evaluation mode and in the order of the network; jit-safe.
+    """The outputs of the named stages (all where none is named), in evaluation mode; jit-safe.
 
     images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}; what comes after the last named stage is
     not computed under jit. Raises InputError for a name that the network does not have.
@@ -28,5 +28,12 @@ def feature_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, 
     """Shapes of the stages' outputs for one image, by abstract evaluation. input_shape: (height, width, channels)."""
     images = jax.ShapeDtypeStruct((1, *input_shape), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    stages = jax.eval_shape(lambda v, x: features(model, v, x), variables, images)
-    return {name: stage.shape[1:] for name, stage in stages.items()}
+    order: list[str] = []
+
+    def run(variables: Any, images: Array) -> dict[str, Array]:
+        stages = features(model, variables, images)
+        order.extend(stages)  # JAX hands dicts back in alphabetical order
+        return stages
+
+    stages = jax.eval_shape(run, variables, images)
+    return {name: stages[name].shape[1:] for name in order}

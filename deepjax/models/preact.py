@@ -147,4 +147,5 @@ def wide_stages(depth: int) -> tuple[int, int, int]:
 def _thirds(depth: int, layers: int, rest: int, rule: str) -> tuple[int, int, int]:
     if depth < layers + rest or (depth - rest) % layers:
         raise ValueError(f"depth is {depth}; {rule}")
-    return ((depth - rest) // layers,) * 3
+    blocks = (depth - rest) // layers
+    return blocks, blocks, blocks

@@ -169,4 +169,5 @@ def cifar_stages(depth: int) -> tuple[int, int, int]:
     if depth < 8 or (depth - 2) % 6:
         nearest = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is {nearest}")
-    return ((depth - 2) // 6,) * 3
+    blocks = (depth - 2) // 6
+    return blocks, blocks, blocks

@@ -89,7 +89,7 @@ def _normfree(scheme: str, depth: int, **fields: Any) -> Callable[..., nn.Module
 
 
 def _nf(depth: int) -> Callable[..., nn.Module]:
-    return partial(NFResNet, stages=cifar_stages(depth), **_CIFAR)
+    return partial(NFResNet, stages=cifar_stages(depth), shortcut="B", **_CIFAR)
 
 
 def _wide(depth: int, widening: int) -> Callable[..., nn.Module]:

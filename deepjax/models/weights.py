@@ -93,10 +93,10 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     model = _model(name, _classes(flat), _heads(name, flat) | overrides)
     allowed = layouts(model)
-    layout = layout or next(iter(allowed))
-    if layout not in allowed:
-        raise unknown(f"layout of {name}", layout, allowed)
-    pairs = _pairs(model, name, layout)
+    chosen = layout or next(iter(allowed))
+    if chosen not in allowed:
+        raise unknown(f"layout of {name}", chosen, allowed)
+    pairs = _pairs(model, name, chosen)
     expected = {pair.path: pair for pair in pairs}
     wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
     for path, pair in expected.items():
@@ -124,8 +124,8 @@ def load_pretrained(
 
     `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
     "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The rest is
-    as in `from_torch`. Images must be normalised as the weights expect: by ImageNet's mean and deviation for most, by 0.5 and 0.5 for
-    GoogLeNet and Inception-v3.
+    as in `from_torch`. Images must be normalised as the weights expect: by ImageNet's mean and deviation for most, by 0.5 and 0.5
+    for GoogLeNet and Inception-v3.
     """
     model_info(name)  # a wrong name is said before anything is downloaded
     return from_torch(name, read_tensors(source, revision), num_classes=num_classes, key=key, **overrides)
@@ -162,7 +162,7 @@ def _pairs(model: nn.Module, name: str, layout: str) -> list[Pair]:
     """Every leaf with its tensor, by abstract evaluation."""
     theirs = layouts(model)[layout]
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
-    abstract = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))
+    abstract: dict[Any, Any] = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))  # type: ignore[assignment]
     pairs = [_pair(path, leaf.shape, theirs) for path, leaf in abstract.items()]
     counters = [("counters", *path[1:-1], "batches") for path in abstract if path[-1] == "mean"]
     return pairs + [_pair(path, (), theirs) for path in counters]

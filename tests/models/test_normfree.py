@@ -221,11 +221,11 @@ def test_nf_signals_follow_the_mean_field_prediction(block, alpha):
     """Variance 1 + n alpha^2 after n blocks of a stage, less what zero padding takes; channel means near 0; Gaussian images.
 
     On 16 pixels padding takes 1 - (46 / 48)^2 = 8 % of what a 3x3 sees, on 8 pixels 16 %: so up to 15 % less with one 3x3 in a
-    branch (bottleneck), 25 % with two (basic). With alpha = 1 and beta left out, the variance would double in each block, to 8.
+    branch (bottleneck), 30 % with two (basic). With alpha = 1 and beta left out, the variance would double in each block, to 8.
     """
     model = cifar("nf", (3, 3), width=32, block=block, alpha=alpha, zero_init=False)
     features = features_of(model, variables_of(model), images_of(8, 16))
-    expected, low = 1 + 3 * alpha**2, {"basic": 0.75, "bottleneck": 0.85}[block]
+    expected, low = 1 + 3 * alpha**2, {"basic": 0.7, "bottleneck": 0.85}[block]
     for name, lowest, highest in (("stem", 0.89, 0.95), ("stage1", low * expected, expected), ("stage2", low * expected, expected)):
         x = np.asarray(features[name])
         variance, square_mean = np.mean(np.var(x, (0, 1, 2))), np.mean(np.square(np.mean(x, (0, 1, 2))))

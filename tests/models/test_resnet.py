@@ -7,8 +7,16 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from deepjax.models import CifarResNet
-from deepjax.models.layers import BatchNorm, convolve, he_normal, shortcut_a
+from deepjax import create_model
+from deepjax.models import ResNet, cifar_stages, stack_blocks, unstack_blocks
+from deepjax.models.initializers import he_normal
+from deepjax.models.layers import convolve, shortcut_a
+from deepjax.models.norms import BatchNorm
+from deepjax.models.preact import preact_stages, wide_stages
+
+
+def cifar(depth: int, **fields) -> ResNet:
+    return create_model("cifar_resnet20", stages=cifar_stages(depth), **fields)
 
 
 def variables_of(model: nn.Module, shape: tuple[int, ...]):
@@ -17,29 +25,15 @@ def variables_of(model: nn.Module, shape: tuple[int, ...]):
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (9, 13, 4)])
 def test_any_size_and_channel_count(shape):
-    model = CifarResNet(depth=8, num_classes=7, width=4)
+    model = cifar(8, num_classes=7, width=4)
     images = jax.random.normal(jax.random.key(1), (3, *shape))
     logits = model.apply(variables_of(model, shape), images)
     assert logits.shape == (3, 7)
     assert logits.dtype == jnp.float32
 
 
-def test_stages_have_the_paper_s_shapes():
-    """Table of section 4.2: maps of 32, 16 and 8 pixels with 16, 32 and 64 filters."""
-    model = CifarResNet(depth=20)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    _, state = jax.eval_shape(
-        lambda v, x: model.apply(v, x, capture_intermediates=True), jax.eval_shape(model.init, jax.random.key(0), images), images
-    )
-    outputs = {name: value["__call__"][0].shape for name, value in state["intermediates"].items() if name.startswith("stage")}
-    assert len(outputs) == 9
-    for name, shape in outputs.items():
-        stage = int(name[5])
-        assert shape == (1, 32 // 2 ** (stage - 1), 32 // 2 ** (stage - 1), 16 * 2 ** (stage - 1))
-
-
 def test_the_plain_twin_has_equal_parameters_and_other_outputs():
-    residual, plain = CifarResNet(depth=14, width=4), CifarResNet(depth=14, width=4, residual=False)
+    residual, plain = cifar(14, width=4), cifar(14, width=4, residual=False)
     variables = variables_of(residual, (8, 8, 1))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain, (8, 8, 1)))
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
@@ -48,7 +42,7 @@ def test_the_plain_twin_has_equal_parameters_and_other_outputs():
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_forward_pass_equals_one_written_without_flax(residual):
-    model = CifarResNet(depth=8, width=4, residual=residual)
+    model = cifar(8, width=4, residual=residual)
     keys = iter(jax.random.split(jax.random.key(2), 200))
     variables = jax.tree.map(lambda leaf: jax.random.uniform(next(keys), leaf.shape, minval=0.1), variables_of(model, (8, 8, 1)))
     images = jax.random.normal(jax.random.key(3), (2, 8, 8, 1))
@@ -77,11 +71,19 @@ def test_forward_pass_equals_one_written_without_flax(residual):
 @pytest.mark.parametrize("depth", [0, 7, 21, 55, 1200])
 def test_depths_that_are_not_6n_plus_2_are_refused(depth):
     with pytest.raises(ValueError, match=r"6n \+ 2"):
-        variables_of(CifarResNet(depth=depth), (8, 8, 1))
+        cifar_stages(depth)
+
+
+def test_other_depths_that_do_not_fit_are_refused():
+    assert (preact_stages(164), preact_stages(1001), wide_stages(28)) == ((18,) * 3, (111,) * 3, (4,) * 3)
+    with pytest.raises(ValueError, match=r"9n \+ 2"):
+        preact_stages(163)
+    with pytest.raises(ValueError, match=r"6n \+ 4"):
+        wide_stages(20)
 
 
 def test_logits_are_float32_in_bfloat16_too():
-    model = CifarResNet(depth=8, width=4, dtype=jnp.bfloat16)
+    model = cifar(8, width=4, dtype=jnp.bfloat16)
     logits = model.apply(variables_of(model, (8, 8, 1)), jnp.zeros((2, 8, 8, 1)))
     assert logits.dtype == jnp.float32
 
@@ -133,3 +135,65 @@ def test_batch_norm_equals_flax_s_with_its_gradients(train):
     ]
     for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# Every family that scans, thin and with 3 and 2 blocks a stage.
+SCANNED = {
+    "resnet": ("cifar_resnet20", {}),
+    "plain": ("cifar_plain20", {}),
+    "option C": ("resnet18", {"stem": "cifar", "shortcut": "C", "num_classes": 10}),
+    "bottleneck": ("resnet50", {"stem": "cifar", "num_classes": 10}),
+    "pre-activation": ("cifar_preact164", {"stem_width": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", SCANNED)
+def test_scanned_blocks_compute_what_unrolled_ones_do(kind):
+    """Logits, statistics and gradients; and the converter there and back is the identity."""
+    name, fields = SCANNED[kind]
+    model = create_model(name, width=4, **({"stages": (3, 2)} | fields))
+    scanned = model.clone(scan=True)
+    variables = variables_of(model, (8, 8, 3))
+    stacked = stack_blocks(variables)
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, dict(variables_of(scanned, (8, 8, 3))))
+    back = unstack_blocks(stacked)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), back, dict(variables)))
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+    def loss(module, params, stats):
+        logits, updated = module.apply({"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(logits)), updated["batch_stats"]
+
+    flat, (stacked_value, stacked_gradients) = (
+        jax.value_and_grad(lambda p: loss(model, p, variables["batch_stats"]), has_aux=True)(variables["params"]),
+        jax.value_and_grad(lambda p: loss(scanned, p, stacked["batch_stats"]), has_aux=True)(stacked["params"]),
+    )
+    (value, stats), gradients = flat
+    np.testing.assert_allclose(stacked_value[0], value, rtol=1e-5)
+    for ours, theirs in (
+        (unstack_blocks({"": stacked_gradients}), {"": gradients}),
+        (unstack_blocks({"": stacked_value[1]}), {"": stats}),
+    ):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_init_makes_every_block_its_shortcut(block):
+    """Goyal et al. 2017, section 5.1: with zero last scales the blocks add nothing, whatever their other weights."""
+    model = create_model("cifar_resnet20", block=block, width=4, stages=(2,), shortcut="A", zero_init=True)
+    variables = variables_of(model, (8, 8, 3))
+    last = "norm2" if block == "basic" else "norm3"
+    assert not jnp.any(variables["params"]["stage1_block1"][last]["scale"])
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    _, state = model.apply(variables, images, mutable=["features"])
+    stem, stage = state["features"]["stem"], state["features"]["stage1"]
+    np.testing.assert_array_equal(stage[..., :4], stem)
+
+
+def test_the_shortcut_of_resnet_d_averages_before_it_projects():
+    """Odd maps too: the last row is averaged over what there is, as timm does."""
+    from deepjax.models.pooling import shortcut_pool
+
+    x = jnp.arange(9, dtype=jnp.float32).reshape(1, 3, 3, 1)
+    np.testing.assert_array_equal(shortcut_pool(x, 2)[0, :, :, 0], [[2, 3.5], [6.5, 8]])

@@ -47,7 +47,7 @@ def images_of(height: int, width: int, batch: int = 2) -> np.ndarray:
 
 
 def our_logits(name: str, variables, images: np.ndarray, **overrides) -> np.ndarray:
-    """Blocks are scanned where they can be, so that 200 layers compile in seconds; tests/models/test_scan.py holds both forms equal."""
+    """Blocks are scanned where they can be, so that 200 layers compile in seconds; test_resnet.py holds both forms equal."""
     model = create_model(name, **overrides)
     variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     if hasattr(model, "scan") and not name.startswith("nf_"):
@@ -63,7 +63,9 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(("source", "name"), cases("torchvision", TORCHVISION) + cases("timm", TIMM))
 def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
     overrides = OVERRIDES.get((source, name), {})
-    theirs = torch_reference.network(source, THEIR_NAMES.get(name, name), **({"init_weights": False} if name == "googlenet_tv" else {}))
+    theirs = torch_reference.network(
+        source, THEIR_NAMES.get(name, name), **({"init_weights": False} if name == "googlenet_tv" else {})
+    )
     tensors = torch_reference.tensors(theirs)
     variables = from_torch(name, tensors, **overrides)
 
@@ -103,7 +105,9 @@ def test_every_shared_name_is_tested():
 GRADIENTS = [("vgg11_bn", 64), ("vgg11", 64), ("googlenet_tv", 224), ("resnet18", 128), ("resnet50", 128)]
 
 
-@pytest.mark.parametrize(("name", "size"), [(n, s) if n != "resnet50" else pytest.param(n, s, marks=pytest.mark.slow) for n, s in GRADIENTS])
+@pytest.mark.parametrize(
+    ("name", "size"), [(n, s) if n != "resnet50" else pytest.param(n, s, marks=pytest.mark.slow) for n, s in GRADIENTS]
+)
 def test_training_gradients_are_equal(name, size):
     """Loss, statistics of the batch, auxiliary heads; dropout is off, for it draws other numbers."""
     import torch

@@ -24,7 +24,9 @@ def library(name: str) -> Any:
 
         try:
             importlib.import_module("torchvision")
-        except RuntimeError:  # built for CUDA, beside a torch for CPU: its models need none of its compiled operators, but declare two
+        except (
+            RuntimeError
+        ):  # built for CUDA, beside a torch for CPU: its models need none of its compiled operators, but declare two
             _forget("torchvision")
             _declare_operators(torch)
         torch.set_num_threads(2)

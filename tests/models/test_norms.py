@@ -1,0 +1,65 @@
+"""Normalisation: its scopes by brute force, group norm against flax, and errors in words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from deepjax import create_model
+from deepjax.errors import InputError
+from deepjax.models.norms import BatchNorm, GroupNorm, norm_factory
+
+X = 3 + 2 * jax.random.normal(jax.random.key(0), (8, 4, 4, 6))
+
+
+def test_a_ghost_batch_has_statistics_of_its_own():
+    """As if each group of images were normalised by itself; the running averages take the mean over the groups."""
+    ghost, whole = BatchNorm(True, bn_scope=2), BatchNorm(True)
+    variables = whole.init(jax.random.key(0), X)
+    y, updated = ghost.apply(variables, X, mutable=["batch_stats"])
+    parts = [whole.apply(variables, X[i : i + 2], mutable=["batch_stats"]) for i in range(0, 8, 2)]
+    np.testing.assert_allclose(y, np.concatenate([part[0] for part in parts]), rtol=1e-4, atol=1e-5)
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 4, *[part[1] for part in parts])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated, expected)
+    assert not np.allclose(y, whole.apply(variables, X, mutable=["batch_stats"])[0], atol=1e-2)
+
+
+def test_replica_is_each_devices_share_and_global_the_whole_batch():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    variables = BatchNorm(True).init(jax.random.key(0), X)
+    spread = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
+
+    def run(scope):
+        module = BatchNorm(True, bn_scope=scope)
+        return jax.jit(lambda v, x: module.apply(v, x, mutable=["batch_stats"])[0])
+
+    with jax.set_mesh(mesh):
+        replica, whole = run("replica")(variables, spread), run("global")(variables, spread)
+    np.testing.assert_allclose(replica, run(2)(variables, X), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(whole, run("global")(variables, X), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5)  # one device is one share
+
+
+@pytest.mark.parametrize("scope", [3, 0, -2, "device"])
+def test_a_scope_that_does_not_divide_the_batch_is_named(scope):
+    with pytest.raises(InputError, match="bn_scope is"):
+        BatchNorm(True, bn_scope=scope).init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("channels", [64, 6])
+def test_group_norm_equals_flax_s(channels):
+    x = 1 + jax.random.normal(jax.random.key(2), (3, 5, 4, channels))
+    groups = 32 if channels == 64 else 2  # the largest number of groups up to 32 that divides 32 and the channels
+    params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
+    expected = nn.GroupNorm(num_groups=groups, epsilon=1e-5).apply({"params": params}, x)
+    np.testing.assert_allclose(GroupNorm().apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_none_leaves_the_input_and_gives_convolutions_biases():
+    assert norm_factory("none", True, "global", jnp.float32, jnp.float32)(name="n").apply({}, X) is X
+    params = jax.eval_shape(create_model("cifar_resnet20", norm="none").init, jax.random.key(0), X)["params"]
+    assert "bias" in params["stem_conv"] and "stem_norm" not in params
+    with pytest.raises(InputError, match="norm is 'layer'"):
+        jax.eval_shape(create_model("cifar_resnet20", norm="layer").init, jax.random.key(0), X)
