@@ -45,7 +45,7 @@ def layouts(model: nn.Module) -> dict[str, TorchLayout]:
         layout = TorchLayout(resnet_names(deep=model.stem == "deep", pooled=model.shortcut == "D"))
         return {"torchvision": layout, "timm": layout}
     if isinstance(model, PreActResNet):
-        return {"timm": TorchLayout(preact_names, as_convolution=frozenset({"head"}))}
+        return {"timm": TorchLayout(preact_names(deep=model.stem == "deep"), as_convolution=frozenset({"head"}))}
     if isinstance(model, GoogLeNet) and all(getattr(model, field) == TORCHVISION[field] for field in _EXCHANGED):
         return {"torchvision": TorchLayout(googlenet_names, {f"auxiliary{name}/hidden": 4 for name in ("4a", "4d")})}
     if isinstance(model, InceptionV3):
@@ -75,14 +75,19 @@ def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
     return names
 
 
-def preact_names(path: str) -> str:
-    """Timm's resnetv2."""
-    if path in ("head", "head_norm"):
-        return {"head": "head.fc", "head_norm": "norm"}[path]
-    if path.startswith("stem_"):
-        return path.replace("stem_", "stem.")
-    stage, block, layer = _block(path)
-    return f"stages.{stage - 1}.blocks.{block - 1}.{'downsample.conv' if layer == 'shortcut_conv' else layer}"
+def preact_names(deep: bool = False) -> Names:
+    """The names of timm's resnetv2; `deep`: the stem has three convolutions."""
+    ends = {"head": "head.fc", "head_norm": "norm", "stem_conv": "stem.conv3" if deep else "stem.conv"}
+
+    def names(path: str) -> str:
+        if path in ends:
+            return ends[path]
+        if path.startswith("stem_"):
+            return path.replace("stem_", "stem.")
+        stage, block, layer = _block(path)
+        return f"stages.{stage - 1}.blocks.{block - 1}.{'downsample.conv' if layer == 'shortcut_conv' else layer}"
+
+    return names
 
 
 def vgg_names(model: VGG, timm: bool = False) -> Names:

@@ -50,13 +50,13 @@ class Pair:
     split: tuple[int, ...]
 
     def to_torch(self, leaf: np.ndarray) -> np.ndarray:
-        """Ours -> theirs."""
-        return np.ascontiguousarray(leaf.reshape(self.split).transpose(self.axes)).reshape(self.tensor_shape)
+        """Ours -> theirs, in memory of its own."""
+        return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(self.tensor_shape)
 
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """Theirs -> ours."""
+        """Theirs -> ours, in memory of its own: a network of PyTorch changes its statistics in place."""
         moved = tensor.reshape([self.split[axis] for axis in self.axes])
-        return np.ascontiguousarray(moved.transpose(np.argsort(self.axes))).reshape(self.shape)
+        return np.array(moved.transpose(np.argsort(self.axes)), order="C").reshape(self.shape)
 
 
 def from_torch(

@@ -8,6 +8,7 @@ import pytest
 from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models import features
+from deepjax.models.vgg import INITIALIZATION, FullyConnected
 
 
 def model_and_variables(name: str = "vgg11", **fields):
@@ -24,19 +25,16 @@ def test_the_head_as_convolutions_is_equal_at_224_and_slides_above():
     assert dense.apply(variables, images).shape == (2, 5)
 
 
-def test_the_dense_head_averages_the_scores_of_every_window():
-    """A map of 8x7 holds two windows of 7x7: the score is the mean of both (section 3.2)."""
-    model, variables = model_and_variables()
-    model = model.clone(head="conv")
+def test_the_dense_head_scores_every_window_as_the_layer_would():
+    """A map of 8x7 holds two windows of 7x7 (section 3.2)."""
     maps = jax.random.normal(jax.random.key(1), (1, 8, 7, 32))
-    head = lambda x: model.apply(variables, x, method=lambda m, x: m._head(x, _initialization(), False))  # noqa: E731
-    np.testing.assert_allclose(head(maps), (head(maps[:, :7]) + head(maps[:, 1:])) / 2, rtol=1e-4, atol=1e-5)
-
-
-def _initialization():
-    from deepjax.models.vgg import INITIALIZATION
-
-    return INITIALIZATION["glorot"]
+    layer = FullyConnected(5, 7, True, INITIALIZATION["glorot"], jnp.float32, jnp.float32)
+    variables = layer.init(jax.random.key(0), maps)
+    windows = layer.apply(variables, maps)
+    assert windows.shape == (1, 2, 1, 5)
+    for row in range(2):
+        alone = layer.clone(slide=False).apply(variables, maps[:, row : row + 7])
+        np.testing.assert_allclose(windows[:, row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("head", "size"), [("fc", 31), ("conv", 223)])
@@ -53,8 +51,6 @@ def test_initial_weights_have_the_stated_spread(scheme, deviation):
     """Section 3.1 prints a variance of 0.01; torchvision draws by fan out; Glorot's variance is 2 / (fan in + fan out)."""
     model = create_model("vgg11", num_classes=5, initialization=scheme)
     shape = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]["stage5_conv2"]["kernel"].shape
-    from deepjax.models.vgg import INITIALIZATION
-
     kernel = INITIALIZATION[scheme].conv(jax.random.key(0), shape)
     assert float(jnp.std(kernel)) == pytest.approx(deviation, rel=0.01)
     assert abs(float(jnp.mean(kernel))) < 0.01 * deviation

@@ -198,3 +198,13 @@ def test_a_repository_is_downloaded_by_the_hub_s_own_client(tmp_path, variables,
     assert_same(got, again)
     assert ("GET", "/deepjax/thin/resolve/main/model.safetensors") in asked[:downloads]
     assert [request for request in asked[downloads:] if request[0] == "GET" and "thin" in request[1]] == []  # from the cache
+
+
+def test_no_memory_is_shared(tensors):
+    """A network of PyTorch changes its statistics in place; ours must not change with it."""
+    own = {name: tensor.copy() for name, tensor in tensors.items()}
+    variables = from_torch(NAME, own, **THIN)
+    before = jax.tree.map(np.copy, variables)
+    for tensor in own.values():
+        tensor += 1
+    assert_same(variables, before)
