@@ -103,9 +103,11 @@ def test_every_shared_name_is_tested():
 
 # Small images and batches: rounding moves some activation in a million across ReLU's kink, and each moves a gradient by far more
 # than rounding does: vgg11 at 64 pixels, batch 8, differs by 2e-3 in its first kernel, at 32 pixels, batch 2, by 2e-6.
-@pytest.mark.parametrize(("name", "size", "batch"), [("vgg11", 32, 2), ("googlenet_tv", 64, 4), ("resnet18", 64, 4)])
-def test_training_gradients_are_equal(name, size, batch):
-    """Loss, statistics of the batch, auxiliary heads; dropout is off, for it draws other numbers."""
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "train"), [("vgg11", 32, 2, True), ("googlenet_tv", 64, 2, False), ("resnet18", 64, 4, True)]
+)
+def test_gradients_are_equal(name, size, batch, train):
+    """In training with the batch's statistics; GoogLeNet, of 57 norms over few pixels, with the running ones and without heads."""
     import torch
 
     theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
@@ -120,28 +122,55 @@ def test_training_gradients_are_equal(name, size, batch):
     variables = from_torch(name, torch_reference.tensors(theirs), **overrides)
     model = create_model(name, **overrides)
 
-    theirs.train()
+    theirs.train(train)
     output = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    outputs = [output] if torch.is_tensor(output) else [output.logits, output.aux_logits1, output.aux_logits2]
-    losses = [torch.nn.functional.cross_entropy(each, torch.from_numpy(labels)) for each in outputs]
-    loss = losses[0] + sum(0.3 * each for each in losses[1:])
+    loss = torch.nn.functional.cross_entropy(output, torch.from_numpy(labels))
     loss.backward()
 
     def our_loss(params):
         stats = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
-        scores, updated = model.apply({"params": params, **stats}, images, train=True, mutable=["batch_stats", "auxiliary"])
+        scores, updated = model.apply({"params": params, **stats}, images, train=train, mutable=["batch_stats"])
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-        auxiliary = [jnp.mean(cross_entropy(head, labels)) for head in updated.get("auxiliary", {}).values()]
-        return jnp.mean(cross_entropy(scores, labels)) + 0.3 * sum(auxiliary, jnp.zeros(())), updated.get("batch_stats")
+        return jnp.mean(cross_entropy(scores, labels)), updated.get("batch_stats")
 
     (value, stats), gradients = jax.jit(jax.value_and_grad(our_loss, has_aux=True))(variables["params"])
     assert abs(float(value) - float(loss.detach())) <= 1e-4 * float(loss.detach())
     collections = {"params": gradients} | ({"batch_stats": stats} if stats else {})
     got = to_torch(name, collections, **{**dropout, **heads})
     for key, parameter in theirs.named_parameters():
+        if parameter.grad is None:  # the heads
+            continue
         expected = parameter.grad.numpy()
         error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
         assert error <= 1e-4, f"{key}: {error}"
     for key, statistic in theirs.named_buffers():
         if key.endswith("running_mean"):  # the running variance is unbiased in PyTorch, not in flax and here
             np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "heads"),
+    [
+        ("googlenet_tv", 96, {"4a": ("aux1", "inception4a"), "4d": ("aux2", "inception4d")}),
+        ("inception_v3", 299, {"6e": ("AuxLogits", "Mixed_6e")}),
+    ],
+)
+def test_auxiliary_heads_give_equal_logits(name, size, heads):
+    """In evaluation PyTorch's heads are not called by the network: they are given the output of the module that they stand on."""
+    import torch
+
+    theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
+    variables = from_torch(name, torch_reference.tensors(theirs), num_classes=10)
+    outputs: dict[str, torch.Tensor] = {}
+    for below in {below for _, below in heads.values()}:
+        theirs.get_submodule(below).register_forward_hook(lambda _, __, output, below=below: outputs.update({below: output}))
+    images = images_of(size, size)
+    torch_reference.logits(theirs, images)
+    model = create_model(name, num_classes=10)
+    apply = jax.jit(lambda v, x: model.apply(v, x, mutable=["auxiliary"])[1]["auxiliary"])
+    sown = apply({key: variables[key] for key in ("params", "batch_stats")}, images)
+    assert sown.keys() == heads.keys()
+    for head, (module, below) in heads.items():
+        with torch.no_grad():
+            expected = theirs.get_submodule(module)(outputs[below]).numpy()
+        assert relative_error(np.asarray(sown[head]), expected) <= 1e-5
