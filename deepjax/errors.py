@@ -19,7 +19,8 @@ class Stopped(RuntimeError):
 def unknown(what: str, given: object, allowed: Iterable[str]) -> InputError:
     """The error for a name outside a closed list: says what was given, the nearest name and all that are allowed."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    near = [name for name in names if name.endswith(f"_{given}")]  # resnet20 means cifar_resnet20 rather than resnet200
+    near = near or difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"{what} {given!r} is unknown; {hint}allowed: {', '.join(names)}")
 
