@@ -16,13 +16,14 @@ class Stopped(RuntimeError):
     """SIGTERM arrived; the state was saved and the run can be resumed (exit 143)."""
 
 
-def unknown(what: str, given: object, allowed: Iterable[str]) -> InputError:
-    """The error for a name outside a closed list: says what was given, the nearest name and all that are allowed."""
+def unknown(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:
+    """The error for a name outside a closed list: what was given, the nearest, and all that are allowed or what lists them."""
     names = sorted(allowed)
     near = [name for name in names if name.endswith(f"_{given}")]  # resnet20 means cifar_resnet20 rather than resnet200
     near = near or difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"{what} {given!r} is unknown; {hint}allowed: {', '.join(names)}")
+    rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else ", ".join(names)
+    return InputError(f"{what} {given!r} is unknown; {hint}allowed: {rest}")
 
 
 def require(condition: bool, field: str, given: object, allowed: str) -> None:

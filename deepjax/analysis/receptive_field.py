@@ -6,7 +6,7 @@ computation graphs", with intervals of pixels for single units in place of their
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -163,10 +163,11 @@ def _split(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     ends = np.cumsum(equation.params["sizes"])
     parts = zip([0, *ends[:-1]], ends, strict=True)
     along = equation.params["axis"]
-    return [
-        _each(arguments[0], lambda span, axis, part=part: cut(span, *part, 1) if axis == along else span)  # type: ignore[misc]
-        for part in parts
-    ]
+
+    def one(first: int, last: int) -> Reach:
+        return _each(arguments[0], lambda span, axis: cut(span, first, last, 1) if axis == along else span)
+
+    return [one(*part) for part in parts]
 
 
 def _pad(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
@@ -233,9 +234,13 @@ def _dot(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     for reach, contracted, shared, variable in zip(arguments, *equation.params["dimension_numbers"], equation.invars, strict=True):
         free = [axis for axis in range(len(_shape(variable))) if axis not in (*contracted, *shared)]
         places = {axis: i for i, axis in enumerate(shared)} | {axis: first_free + i for i, axis in enumerate(free)}
-        reaches.append(_each(reach, lambda span, axis, places=places: move(span, places.get(axis))))  # type: ignore[misc]
+        reaches.append(_moved(reach, places))
         first_free += len(free)
     return [_union(reaches)]
+
+
+def _moved(reach: Reach, places: Mapping[int, int]) -> Reach:
+    return _each(reach, lambda span, axis: move(span, places.get(axis)))
 
 
 def _call(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
@@ -268,8 +273,10 @@ def _scan(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
         result = _evaluate(body, inputs)
         inputs[first : first + carries] = result[:carries]
         outputs = result[:carries] + [_union(pair) for pair in zip(outputs[carries:], result[carries:], strict=True)]
-    lift: Callable[[Span, int], Span] = lambda span, axis: move(span, axis + 1)  # noqa: E731
-    return [_each(reach, lift) if stack else reach for reach, stack in zip(outputs, stacks, strict=True)]
+    return [
+        _each(reach, lambda span, axis: move(span, axis + 1)) if stack else reach
+        for reach, stack in zip(outputs, stacks, strict=True)
+    ]
 
 
 _ELEMENTWISE = """

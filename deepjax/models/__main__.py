@@ -69,7 +69,7 @@ def _print(name: str) -> None:
         return
     names = list_models(name)
     if not names:
-        raise unknown("model", name, list_models())
+        raise unknown("model", name, list_models(), listed_by="python -m deepjax.models")
     for table in list_tables(names):
         console.print(table)
         console.print()

@@ -1,10 +1,13 @@
 """Files of named arrays: safetensors, NumPy archives, PyTorch's files without their pickled code, Hugging Face repositories."""
 
+import importlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from deepjax.errors import InputError
@@ -72,7 +75,7 @@ def _read_npz(path: Path) -> Tensors:
 
 def _read_torch(path: Path) -> Tensors:
     try:
-        import torch
+        torch: Any = importlib.import_module("torch")  # not a dependency, so the type checker must not look for it
     except ImportError as error:
         raise InputError(f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is") from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
@@ -88,16 +91,12 @@ def _read_torch(path: Path) -> Tensors:
     tensors = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise InputError(f"{path} holds more than tensors by name; save the state_dict alone")
-    return {name: _to_numpy(tensor) for name, tensor in tensors.items()}
+    return {name: _to_numpy(tensor, torch) for name, tensor in tensors.items()}
 
 
-def _to_numpy(tensor: object) -> np.ndarray:
-    import ml_dtypes
-    import torch
-
-    assert isinstance(tensor, torch.Tensor)
+def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()
 
 

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, gaussian, torch_bias
-from deepjax.models.layers import ModuleDef, conv_factory, dense, expose
+from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
 
@@ -145,7 +145,8 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        self._check()
+        check_choices(self)
+        require(self.width >= 1, "width", self.width, "1 or more")
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
@@ -185,13 +186,6 @@ class GoogLeNet(nn.Module):
 
     def _scaled(self, filters: int) -> int:
         return max(1, filters * self.width // 64)
-
-    def _check(self) -> None:
-        require(self.width >= 1, "width", self.width, "1 or more")
-        require(self.initialization in INITIALIZATION, "initialization", self.initialization, "'paper', 'torchvision'")
-        require(self.largest_kernel in ("5x5", "3x3"), "largest_kernel", self.largest_kernel, "'5x5', '3x3'")
-        require(self.pool4 in ("3x3", "2x2"), "pool4", self.pool4, "'3x3', '2x2'")
-        require(self.auxiliary_pool in ("5x5", "adaptive"), "auxiliary_pool", self.auxiliary_pool, "'5x5', 'adaptive'")
 
 
 # What torchvision's googlenet changes in the paper's.

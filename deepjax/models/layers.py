@@ -1,16 +1,26 @@
 """Layers that several families share: convolutions with the papers' padding, the classifier, parameter-free shortcuts."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from deepjax.errors import require
 from deepjax.models.initializers import Initialization, Initializer
 
 ModuleDef = Callable[..., Any]
+
+
+def check_choices(module: nn.Module) -> None:
+    """Raise InputError for a field outside the names that its Literal type allows."""
+    for field in dataclasses.fields(module):
+        if get_origin(field.type) is Literal:
+            allowed = get_args(field.type)
+            require(getattr(module, field.name) in allowed, field.name, getattr(module, field.name), ", ".join(map(repr, allowed)))
 
 
 def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False) -> ModuleDef:

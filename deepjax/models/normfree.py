@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, conv_factory, convolve, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, check_choices, conv_factory, convolve, dense, expose, shortcut_a
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block
@@ -63,7 +63,6 @@ class _Block(nn.Module):
 
     def around(self, x: Array, source: Array) -> Array:
         """The input where the shape stays; else `source` padded with zeros (A), projected (B), or averaged and projected (D)."""
-        require(self.shortcut in ("A", "B", "D"), "shortcut", self.shortcut, "'A', 'B', 'D'")
         out, stride = self.layers[-1][0], self.stride
         if stride == 1 and x.shape[-1] == out:
             return x
@@ -143,7 +142,7 @@ class NormFreeResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        require(self.scheme in ("fixup", "skipinit", "rezero"), "scheme", self.scheme, "'fixup', 'skipinit', 'rezero'")
+        check_choices(self)
         require(self.norm == "none" or self.scheme == "rezero", "norm", self.norm, f"'none' under scheme {self.scheme!r}")
         init = INITIALIZATION[self.scheme]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.scheme != "fixup" and self.norm == "none")
@@ -231,6 +230,7 @@ class NFResNet(nn.Module):
     `shortcut` where the shape changes: "D" averages and projects (timm), "B" projects (the released code); the prediction holds for
     "B" after a CIFAR stem, as averages and maxima change the variance. `scan`: as in NormFreeResNet.
     `zero_init`: the gain of each branch's last convolution starts at zero, as in timm; the released code has a scalar in its place.
+    Raises InputError for a choice that is not allowed.
     """
 
     stages: tuple[int, ...] = STAGES[50]
@@ -247,6 +247,7 @@ class NFResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
+        check_choices(self)
         conv = partial(ScaledStdConv, dtype=self.dtype, param_dtype=self.param_dtype)
         stem = partial(conv, gamma=GAMMA_RELU if self.stem == "imagenet" else 1.0)
         x = expose(self, "stem", _stem(jnp.asarray(images, self.dtype), self.stem, self.width, stem))
@@ -277,14 +278,12 @@ def _maker(make: ModuleDef, block: Block, planes: int) -> Callable[[int, str], A
 
 def _branch(block: Block, planes: int, stride: int) -> tuple[Layer, ...]:
     """The convolutions of a residual branch; the 3x3 of a bottleneck strides."""
-    require(block in ("basic", "bottleneck"), "block", block, "'basic', 'bottleneck'")
     if block == "basic":
         return (planes, 3, stride), (planes, 3, 1)
     return (planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1)
 
 
 def _stem(x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Array], Array] = lambda x: x) -> Array:
-    require(kind in ("imagenet", "cifar"), "stem", kind, "'imagenet', 'cifar'")
     if kind == "cifar":
         return after(conv(width, 3, name="stem_conv")(x))
     return max_pool(after(conv(width, 7, 2, name="stem_conv")(x)), 3, 2, padding=1)

@@ -1,7 +1,5 @@
 """Pooling and local response normalisation on NHWC maps: the papers' padding, and gradients that are equal on every backend."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -91,5 +89,5 @@ def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pa
 
 
 def _pool_axis(x: Array, axis: int, ranges: list[Pair]) -> Array:
-    mean: Callable[[Pair], Array] = lambda r: jnp.mean(lax.slice_in_dim(x, *r, axis=axis), axis, keepdims=True)  # noqa: E731
-    return jnp.concatenate([mean(each) for each in ranges], axis)
+    regions = [lax.slice_in_dim(x, first, last, axis=axis) for first, last in ranges]
+    return jnp.concatenate([jnp.mean(region, axis, keepdims=True) for region in regions], axis)

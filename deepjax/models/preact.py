@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers import ModuleDef, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import INITIALIZATION, STAGES, Block, Stem, StrideIn
@@ -93,6 +93,7 @@ class PreActResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
+        check_choices(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)

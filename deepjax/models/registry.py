@@ -28,7 +28,7 @@ def model_info(name: str) -> ModelInfo:
     269722
     """
     if name not in _TABLE:
-        raise unknown("model", name, _TABLE)
+        raise unknown("model", name, _TABLE, listed_by="python -m deepjax.models")
     return _TABLE[name]
 
 

@@ -23,7 +23,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
-from deepjax.models.layers import ModuleDef, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.scan import run_blocks
@@ -116,6 +116,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
+        check_choices(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)

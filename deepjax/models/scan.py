@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -54,8 +55,14 @@ def _stack(tree: Mapping[str, Any]) -> dict[str, Any]:
             stages.setdefault(found[0], {})[found[1]] = leaf
     for stage, blocks in stages.items():
         in_order = [blocks[block] for block in sorted(blocks)]
-        rest[f"stage{stage}_blocks"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)
+        rest[f"stage{stage}_blocks"] = jax.tree.map(_stacked, *in_order)
     return rest
+
+
+def _stacked(*leaves: Any) -> Any:
+    """NumPy stays NumPy: as a JAX array, PyTorch's 64-bit counters would lose half their bits."""
+    on_host = all(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves)
+    return np.stack(leaves) if on_host else jnp.stack(leaves)
 
 
 def _unstack(tree: Mapping[str, Any]) -> dict[str, Any]:

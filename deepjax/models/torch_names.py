@@ -34,7 +34,11 @@ class TorchLayout:
 
 
 def layouts(model: nn.Module) -> dict[str, TorchLayout]:
-    """The layouts in which weights of this network are exchanged; the first is the default. Empty where there is none."""
+    """The layouts in which weights of this network are exchanged; the first is the default. Empty where there is none.
+
+    Residual networks that neither library builds (plain, CIFAR, option A) follow the same rules of naming, so that their weights
+    can be kept as safetensors too.
+    """
     if isinstance(model, VGG):
         maps = {"head_fc6": MAP}
         return {

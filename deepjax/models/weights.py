@@ -124,8 +124,9 @@ def load_pretrained(
 
     `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
     "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The rest is
-    as in `from_torch`. Images must be normalised as the weights expect: by ImageNet's mean and deviation for most, by 0.5 and 0.5
-    for GoogLeNet and Inception-v3.
+    as in `from_torch`, which compares names and shapes; what shows in neither, the name must have right: torchvision's resnet50
+    strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images must be normalised as the weights expect: by
+    ImageNet's mean and deviation for most, by 0.5 and 0.5 for GoogLeNet and Inception-v3.
     """
     model_info(name)  # a wrong name is said before anything is downloaded
     return from_torch(name, read_tensors(source, revision), num_classes=num_classes, key=key, **overrides)
@@ -141,8 +142,7 @@ def save_safetensors(
 ) -> None:
     """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read; whole or not at all.
 
-    The other arguments are those of `to_torch`.
-
+    `layout` and the fields in `overrides` are those of `to_torch`.
     Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
     """
     write_safetensors(Path(path), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite)
@@ -162,9 +162,11 @@ def _pairs(model: nn.Module, name: str, layout: str) -> list[Pair]:
     """Every leaf with its tensor, by abstract evaluation."""
     theirs = layouts(model)[layout]
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
-    abstract: dict[Any, Any] = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))  # type: ignore[assignment]
-    pairs = [_pair(path, leaf.shape, theirs) for path, leaf in abstract.items()]
-    counters = [("counters", *path[1:-1], "batches") for path in abstract if path[-1] == "mean"]
+    abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
+    leaves: Any = flatten_dict(dict(abstract))
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    pairs = [_pair(path, shape, theirs) for path, shape in shapes.items()]
+    counters = [("counters", *path[1:-1], "batches") for path in shapes if path[-1] == "mean"]
     return pairs + [_pair(path, (), theirs) for path in counters]
 
 

@@ -191,6 +191,23 @@ def test_switches_give_the_known_counts(name, overrides, params):
     assert count_params(scanned(name, **overrides), model_info(name).input_shape) == params
 
 
+CHOICES = ("block", "stem", "shortcut", "stride_in", "norm", "initialization", "configuration", "head", "pool4", "scheme")
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg11", "googlenet", "inception_v3", "resnet18", "cifar_preact164", "cifar_fixup20", "nf_resnet50"]
+)
+def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
+    model = create_model(name)
+    fields = [field for field in CHOICES if hasattr(model, field)]
+    assert fields
+    for field in fields:
+        with pytest.raises(InputError, match=f"^{field} is 'other'; allowed: '"):
+            jax.eval_shape(
+                create_model(name, **{field: "other"}).init, jax.random.key(0), jnp.zeros((1, *model_info(name).input_shape))
+            )
+
+
 def test_unknown_names_give_the_nearest_one():
     with pytest.raises(InputError, match="did you mean 'cifar_resnet20'"):
         model_info("cifar_resnet_20")

@@ -68,6 +68,13 @@ def test_forward_pass_equals_one_written_without_flax(residual):
     np.testing.assert_allclose(model.apply(variables, images), expected, rtol=2e-4)
 
 
+def test_stacked_counters_keep_their_64_bits():
+    counts = {f"stage1_block{block}": {"norm1": {"batches": np.int64(2**40 + block)}} for block in (1, 2, 3)}
+    stacked = stack_blocks({"counters": counts})
+    assert stacked["counters"]["stage1_blocks"]["norm1"]["batches"].tolist() == [2**40 + 2, 2**40 + 3]
+    assert unstack_blocks(stacked) == {"counters": counts}
+
+
 @pytest.mark.parametrize("depth", [0, 7, 21, 55, 1200])
 def test_depths_that_are_not_6n_plus_2_are_refused(depth):
     with pytest.raises(ValueError, match=r"6n \+ 2"):
