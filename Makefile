@@ -32,14 +32,14 @@ demo: install
 	$(BIN)/python experiments/degradation.py --out runs/degradation
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 # Every name that torchvision or timm has too; the quick ones of them are in `make test`.
 test-torch: install
-	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -m slow tests/models/test_torch.py
+	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow tests/models/test_torch.py
 
 lint: install
 	$(BIN)/ruff check .
