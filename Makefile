@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo test test-slow test-torch lint format lock clean
+.PHONY: install prepare-env reference demo test test-slow test-models lint format lock clean
 
 install: $(VENV)/installed
 
@@ -37,9 +37,9 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
-# Every name that torchvision or timm has too; the quick ones of them are in `make test`.
-test-torch: install
-	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow tests/models/test_torch.py
+# Every network: against torchvision and timm where they have it, and on eight devices; a few of each kind are in `make test`.
+test-models: install
+	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow tests/models
 
 lint: install
 	$(BIN)/ruff check .

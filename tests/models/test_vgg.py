@@ -9,11 +9,12 @@ from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models import features
 from deepjax.models.vgg import INITIALIZATION, FullyConnected
+from tests.drawn import drawn
 
 
 def model_and_variables(name: str = "vgg11", **fields):
     model = create_model(name, num_classes=5, width=4, **fields)
-    return model, model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    return model, drawn(model, (32, 32, 3))
 
 
 def test_the_head_as_convolutions_is_equal_at_224_and_slides_above():

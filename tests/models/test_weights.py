@@ -6,7 +6,6 @@ import threading
 import warnings
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models.weights import from_torch, load_pretrained, save_safetensors, to_torch
+from tests.drawn import drawn
 from tests.models.torch_reference import needs_torch
 
 NAME, THIN = "resnet18", {"width": 4, "num_classes": 5}
@@ -22,8 +22,7 @@ NAME, THIN = "resnet18", {"width": 4, "num_classes": 5}
 @pytest.fixture(scope="module")
 def variables():
     model = create_model(NAME, **THIN)
-    drawn = model.lazy_init(jax.random.key(3), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
-    return jax.tree.map(np.asarray, dict(drawn))
+    return jax.tree.map(np.asarray, drawn(model, (32, 32, 3), seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +143,7 @@ def test_variables_of_another_network_are_refused(variables):
 
 def test_auxiliary_heads_are_left_out_only_when_told():
     model = create_model("googlenet_tv", width=4, num_classes=5)
-    drawn = jax.tree.map(np.asarray, dict(model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))))
-    tensors = to_torch("googlenet_tv", drawn, width=4)
+    tensors = to_torch("googlenet_tv", jax.tree.map(np.asarray, drawn(model, (32, 32, 3))), width=4)
     main = {name: tensor for name, tensor in tensors.items() if not name.startswith("aux")}
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
         from_torch("googlenet_tv", main, width=4, num_classes=5)
