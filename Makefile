@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 LOCK ?= requirements.lock
+AUDITED ?= requirements-all.lock
+PIP_AUDIT = pip-audit==2.10.1
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo test test-slow test-models lint format lock clean
+.PHONY: install prepare-env reference demo test test-slow test-models faults lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -46,6 +48,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
+# Known vulnerabilities of every locked package, for the Python that runs it; fails with a line where the service cannot be reached.
+audit:
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet $(PIP_AUDIT); }
+	@.venv-audit/bin/python .ci/audit.py $(AUDITED)
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -56,4 +63,4 @@ lock:
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-prepare .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .venv-audit .pytest_cache .ruff_cache build dist

@@ -10,12 +10,14 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command import parse, run
-from deepjax.training import RunResult, TrainConfig, train
+from deepjax.training import RunOptions, RunResult, TrainConfig, train
 from deepjax.training.display import display
+from deepjax.training.hosts import Hosts, be_deterministic, join
 from deepjax.training.logs import read_rows
 
 
@@ -26,29 +28,29 @@ class Options:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     out: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 means once an epoch."""
-    data_dir: str | None = None
-    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    tensorboard: bool = False
-    """Log to TensorBoard too (needs the extra `tensorboard`)."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+    hosts: Hosts = Hosts()
+    deterministic: bool = False
+    """Equal bits in every run on a GPU too, where that costs speed (on CPU they are equal anyway)."""
 
 
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
     config = options.config
+    if options.deterministic:
+        be_deterministic()
+    join(options.hosts)
     title = f"{config.model} on {config.dataset}"
     with display(title, {title: config.total_steps}) as report:
         result = train(
             config,
             options.out,
-            data_dir=options.data_dir,
-            save_every=options.save_every,
-            tensorboard=options.tensorboard,
+            options.run,
             report=functools.partial(report, title),
         )
-    draw(options.out)
-    print(describe(result, options.out))
+    if jax.process_index() == 0:
+        draw(options.out)
+        print(describe(result, options.out))
 
 
 def draw(out: Path) -> None:

@@ -1,6 +1,7 @@
 """Instruments for any linen module: they know no model of deepjax by name."""
 
 from deepjax.analysis.cost import count_macs, count_params, macs_by_layer, params_by_layer
+from deepjax.analysis.finite import first_not_finite
 from deepjax.analysis.gradients import kernel_norms, kernel_order
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.analysis.summary import StageRow, stage_table
@@ -10,6 +11,7 @@ __all__ = [
     "StageRow",
     "count_macs",
     "count_params",
+    "first_not_finite",
     "kernel_norms",
     "kernel_order",
     "macs_by_layer",

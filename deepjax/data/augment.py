@@ -1,5 +1,7 @@
 """Augmentation and normalisation on the device: uint8 in, float32 out, pure functions of a key."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array, random
@@ -7,13 +9,32 @@ from jax import Array, random
 from deepjax.data.catalog import Dataset
 
 
-def random_crop(key: Array, images: Array, padding: int) -> Array:
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of the whole batch the images at hand are: random numbers are drawn for the whole, so its parts fit together."""
+
+    index: Array | int = 0
+    count: int = 1
+
+    def of(self, numbers: Array) -> Array:
+        """The rows that belong to the images at hand. numbers: (whole batch, ...)."""
+        if self.count == 1:
+            return numbers
+        rows = numbers.shape[0] // self.count
+        return jax.lax.dynamic_slice_in_dim(numbers, self.index * rows, rows)
+
+
+WHOLE = Share()
+
+
+def random_crop(key: Array, images: Array, padding: int, share: Share = WHOLE) -> Array:
     """Pad every side with black and cut a window of the old size at a random place, one place per image.
 
     images: (batch, height, width, channels), any dtype (He et al. 2015, section 4.2).
     """
     batch, height, width, channels = images.shape
-    offsets = random.randint(key, (batch * 2,), 0, 2 * padding + 1).reshape(batch, 2)
+    offsets = random.randint(key, (batch * share.count * 2,), 0, 2 * padding + 1).reshape(-1, 2)
+    offsets = share.of(offsets)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
     def cut(image: Array, offset: Array) -> Array:
@@ -22,9 +43,9 @@ def random_crop(key: Array, images: Array, padding: int) -> Array:
     return jax.vmap(cut)(padded, offsets)
 
 
-def random_flip(key: Array, images: Array) -> Array:
+def random_flip(key: Array, images: Array, share: Share = WHOLE) -> Array:
     """Mirror each image left to right with probability one half. images: (batch, height, width, channels)."""
-    flip = random.bernoulli(key, 0.5, (images.shape[0],))
+    flip = share.of(random.bernoulli(key, 0.5, (images.shape[0] * share.count,)))
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 
@@ -46,8 +67,8 @@ def resize(images: Array, size: int) -> Array:
     return jax.image.resize(images, (batch, size, size, channels), "bilinear")
 
 
-def augment(key: Array, images: Array, dataset: Dataset) -> Array:
+def augment(key: Array, images: Array, dataset: Dataset, share: Share = WHOLE) -> Array:
     """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
     crop_key, flip_key = random.split(key)
-    images = random_crop(crop_key, images, dataset.crop)
-    return random_flip(flip_key, images) if dataset.flip else images
+    images = random_crop(crop_key, images, dataset.crop, share)
+    return random_flip(flip_key, images, share) if dataset.flip else images

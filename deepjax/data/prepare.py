@@ -40,7 +40,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_directory(data_dir), file_format="array_record")
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    # Every archive must have the sha256 that tfds knows, before it is opened.
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, force_checksums_validation=True)
     try:
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader

@@ -1,7 +1,6 @@
 """From prepared records to arrays: a split of a tfds data set, decoded once without TensorFlow, every label checked."""
 
 import dataclasses
-import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from deepjax.data.catalog import DIGITS_DIR, Dataset
+from deepjax.data.decode import decode
 from deepjax.errors import InputError
 
 SplitName = Literal["train", "test"]
@@ -33,22 +33,22 @@ def data_directory(data_dir: str | None = None) -> Path:
 def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split:
     """Read and decode one split of a prepared data set.
 
-    Raises InputError when the data set is not prepared (naming the command that does it), when a record is damaged,
-    when an image has another shape, or when a label lies outside the classes.
+    Raises InputError when the data set is not prepared (naming the command that does it), when the number of records is not
+    the catalog's, when a record is damaged, when an image's header declares another shape (before it is decoded), or when a
+    label lies outside the classes.
     """
     records = _open(dataset, split, data_dir)
     images = np.empty((len(records), *dataset.shape), np.uint8)
-    labels = np.empty(len(records), np.int32)
+    labels = np.empty(len(records), np.int64)
     for i in range(len(records)):
         images[i], labels[i] = _read(records, i, dataset, split)
     _check_labels(labels, dataset, split)
-    return Split(images, labels)
+    return Split(images, labels.astype(np.int32))
 
 
 def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
     import tensorflow_datasets as tfds
 
-    logging.getLogger("absl").addFilter(_without_decoder_advice)
     try:
         if dataset.name == "digits":
             builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
@@ -59,30 +59,33 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
                     f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
                 )
-        return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  # tfds's decorator hides the signature
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        records = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
+        _check_count(len(records), dataset, split)
+        return records
     except InputError:
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
         raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
 
 
-def _without_decoder_advice(record: logging.LogRecord) -> bool:
-    """Drops tfds's advice to install OpenCV: Pillow, which is here, decodes these small images as exactly."""
-    return "OpenCV" not in record.getMessage()
-
-
 def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:
+    where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
     try:
         record = records[index]
-        image, label = np.asarray(record["image"]), int(record["label"])
+        return decode(record["image"], dataset.shape), int(record["label"])
+    except InputError as error:
+        raise InputError(f"{where}: {error}; prepare the data set again") from error
     except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
-        where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
         raise InputError(f"{where} is damaged ({_line(error)}); prepare the data set again") from error
-    if image.shape != dataset.shape:
+
+
+def _check_count(count: int, dataset: Dataset, split: SplitName) -> None:
+    expected = {"train": dataset.train_size, "test": dataset.test_size}[split]
+    if count != expected:
         raise InputError(
-            f"dataset {dataset.name!r}, split {split!r}, record {index} has shape {image.shape}, expected {dataset.shape}"
+            f"dataset {dataset.name!r}, split {split!r} holds {count} records, expected {expected}; prepare the data set again"
         )
-    return image, label
 
 
 def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:

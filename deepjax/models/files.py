@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 
 Tensors = dict[str, np.ndarray]
 
 IN_REPOSITORY = "model.safetensors"
+MOST_BYTES = 2**33  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
 LEAST_TORCH = (2, 10)  # torch.load(weights_only=True) of older versions could be made to run code
 
 
@@ -67,10 +69,15 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_npz(path: Path) -> Tensors:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as an array archive without pickled objects ({error})") from error
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        require(size <= MOST_BYTES, f"unpacked size of {path}", size, f"up to {MOST_BYTES} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except InputError:
+        raise
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own kinds; a false header ends in MemoryError
+        raise InputError(f"{path} cannot be read as an array archive without pickled objects ({_line(error)})") from error
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -86,18 +93,32 @@ def _read_torch(path: Path) -> Tensors:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that refuses, a zip that is damaged: each library version has its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _line(error)
         raise InputError(f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other way") from error
-    tensors = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    tensors = _state_dict(content)
+    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()):
         raise InputError(f"{path} holds more than tensors by name; save the state_dict alone")
-    return {name: _to_numpy(tensor, torch) for name, tensor in tensors.items()}
+    try:
+        return {name: _to_numpy(tensor.detach(), torch) for name, tensor in tensors.items()}
+    except (TypeError, RuntimeError) as error:  # sparse, quantised and 8-bit floating tensors
+        raise InputError(f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in float32") from error
+
+
+def _state_dict(content: Any) -> dict[Any, Any]:
+    """The tensors by name, alone in the file or under the keys that training scripts use."""
+    if not isinstance(content, dict):
+        return {None: content}
+    return next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
 
 
 def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _download(repository: str, revision: str | None) -> Path:

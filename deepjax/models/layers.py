@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
@@ -84,7 +85,7 @@ def shortcut_a(x: Array, channels: int, stride: int) -> Array:
 
 
 def expose(module: nn.Module, name: str, x: Array) -> Array:
-    """Offer a stage's output under a name to `deepjax.models.features`; costs nothing where it is not asked for."""
+    """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
     if not module.is_initializing() and module.is_mutable_collection("features"):
         module.put_variable("features", name, x)  # sow would refuse the name of a stage that is one module
-    return x
+    return checkpoint_name(x, "block")

@@ -17,12 +17,15 @@ Norm = Literal["batch", "group", "none"]
 Scope = Literal["global", "replica"] | int
 
 
+DEVICES = "data"  # the axis of pmap over which the whole batch is spread
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015) over all axes but the last; statistics are float32.
 
     `bn_scope` says over which images: "global" is the whole batch, however many devices hold it; a number is a ghost batch of so
     many consecutive images (Hoffer et al. 2017, arXiv:1705.08741); "replica" is each device's share under the mesh that
-    `jax.set_mesh` sets. Of several groups the running averages take the mean.
+    `jax.set_mesh` sets, or under pmap over an axis "data". Of several groups the running averages take the mean.
     Parameters and statistics have the names of `flax.linen.BatchNorm`, and results equal its own up to rounding. Unlike that one
     it promotes no dtype implicitly, and it is applied as one multiply-add in float32, whatever `dtype` the result has.
     Running averages move by 1 - `momentum` a step; the defaults are those of the released ResNet models and torchvision.
@@ -47,8 +50,10 @@ class BatchNorm(nn.Module):
         if not self.train:
             return _multiply_add(x, running_mean.value, running_var.value, scale, bias, self.epsilon).astype(self.dtype)
 
+        axis = DEVICES if self.bn_scope == "global" and _is_mapped(DEVICES) else None
+
         def normalize(x: Array) -> tuple[Array, Array, Array]:
-            mean, var = moments(x.astype(jnp.float32))
+            mean, var = moments(x.astype(jnp.float32), axis)
             return _multiply_add(x, mean, var, scale, bias, self.epsilon), mean, var
 
         groups = _groups(self.bn_scope, x.shape[0])
@@ -113,11 +118,25 @@ def norm_factory(
     raise InputError(f"norm is {norm!r}; allowed: 'batch', 'group', 'none'")
 
 
-def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance over all axes but the last, in one pass. x: (..., channels) float32 -> (channels,) twice."""
+def moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
+    """Mean and biased variance over all axes but the last, in one pass. x: (..., channels) float32 -> (channels,) twice.
+
+    `axis`: over the devices of that axis of pmap too.
+    """
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
+    mean, square = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
+    if axis is not None:
+        mean, square = lax.pmean((mean, square), axis)
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+
+
+def _is_mapped(axis: str) -> bool:
+    """Whether this runs under pmap over an axis of that name."""
+    try:
+        lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
 
 
 def _multiply_add(x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 MakeBlock = Callable[[int, str], nn.Module]
 
@@ -20,14 +21,14 @@ MakeBlock = Callable[[int, str], nn.Module]
 def run_blocks(make: MakeBlock, x: Array, stage: int, blocks: int, scan: bool) -> Array:
     """The blocks of a stage in turn, in a compact module; `make(stride, name)` gives one. A later stage's first strides by 2."""
     first = 2 if stage > 1 else 1
-    x = make(first, f"stage{stage}_block1")(x)
+    x = checkpoint_name(make(first, f"stage{stage}_block1")(x), "block")
     if not scan:
         for block in range(2, blocks + 1):
-            x = make(1, f"stage{stage}_block{block}")(x)
+            x = checkpoint_name(make(1, f"stage{stage}_block{block}")(x), "block")
         return x
     if blocks > 1:
         scanned = nn.scan(
-            lambda block, x, _: (block(x), None),
+            lambda block, x, _: (checkpoint_name(block(x), "block"), None),
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True, "dropout": True},
             length=blocks - 1,

@@ -113,5 +113,6 @@ def vgg_names(model: VGG, timm: bool = False) -> Names:
 def _block(path: str) -> tuple[int, int, str]:
     """Stage, block (both from 1) and layer of "stage1_block2/conv1"."""
     found = re.fullmatch(r"stage(\d+)_block(\d+)/(\w+)", path)
-    assert found is not None, path
+    if found is None:
+        raise ValueError(f"{path!r} is no layer of a block")
     return int(found[1]), int(found[2]), found[3]

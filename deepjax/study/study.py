@@ -6,12 +6,13 @@ import math
 import multiprocessing
 import os
 import queue
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.errors import InputError, NonFiniteError, Stopped
+from deepjax.errors import InputError, NonFiniteError, Stopped, require
 from deepjax.training.config import TrainConfig
 from deepjax.training.logs import Row, read_rows
 
@@ -28,6 +29,10 @@ class Arm:
     seeds: tuple[int, ...]
     save_every: int = 0
     """Steps between checkpoints of a run; 0 for once an epoch."""
+
+    def __post_init__(self) -> None:
+        named = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None  # it names a folder, and must stay in its own
+        require(named, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
 
     @property
     def total_steps(self) -> int:
@@ -70,22 +75,22 @@ class ArmResult:
 
 def run_arm(arm: Arm, out: Path, data_dir: str | None, report: ArmReport) -> None:
     """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done."""
-    from deepjax.training.trainer import build, train
+    from deepjax.training import RunOptions, build, train
 
     programs = None
+    options = RunOptions(save_every=arm.save_every, keep_best=0, data_dir=data_dir)
     done = 0
 
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
         folder = arm.folder(out, rate, seed)
         if programs is None and not _finished(folder):
-            programs = build(arm.config, data_dir)
+            programs = build(arm.config, options)
         train(
             arm.run(rate, seed),
             folder,
+            options,
             programs=programs,
-            data_dir=data_dir,
-            save_every=arm.save_every,
             report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
         )
 

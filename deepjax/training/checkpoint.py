@@ -1,14 +1,20 @@
-"""Checkpoints: Orbax underneath, one folder a step, the data position beside the state.
+"""Checkpoints over Orbax: written beside training, whole or not there, verified before a number of them is used.
 
-`python -m deepjax.training.checkpoint digest RUN` prints one sha256 over everything that a run carries on from.
+A folder checkpoints/STEP holds Orbax's files and a manifest with the data position and the sha256 of every file. It gets its name
+only when all of it is synced; until then, and while it is deleted, it is STEP.partial.
+
+`python -m deepjax.training.checkpoint {list,verify,digest,diff} RUN [OTHER]` looks at them.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,67 +22,170 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tyro
+from jax.experimental import multihost_utils
 
 from deepjax.errors import InputError
+from deepjax.training.manifest import problems, read_manifest, sync_folder, write_manifest
 from deepjax.training.state import TrainState
 
 Position = dict[str, Any]  # what a Grain iterator's get_state returns
+Warn = Callable[[str], None]
 
 
 class Checkpoints:
-    """The checkpoints of a run. Saving is atomic: a step's folder is there whole or not at all."""
+    """The checkpoints of a run. One save is under way at most; what goes wrong with it is said, and the next is made all the same.
 
-    def __init__(self, run: Path, keep: int = 2) -> None:
+    The newest `keep_last` are kept, and the `keep_best` of the lowest metric.
+    """
+
+    def __init__(self, run: Path, keep_last: int = 2, keep_best: int = 0, warn: Warn = print) -> None:
         """Open (or make) `run`/checkpoints and clear away what an interrupted save left; raises InputError if not writable."""
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=False,
-            create=True,
-        )
         self.folder = (run / "checkpoints").absolute()
-        with _as_input_error(self.folder):
-            if jax.process_index() == 0:
-                for left in self.folder.glob("*.orbax-checkpoint-tmp*"):  # Orbax's own clean-up passes over unmarked ones
+        self._keep_last, self._keep_best, self._warn = keep_last, keep_best, warn
+        self._primary = jax.process_index() == 0
+        if self._primary:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for left in self.folder.glob("*.partial"):
                     shutil.rmtree(left)
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
+        _meet("checkpoints opened")
+        self._orbax = ocp.StandardCheckpointer()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: tuple[int, Future[None]] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints on disk, oldest first."""
+        return steps_of(self.folder)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint on disk, or None."""
+        return next(reversed(self.steps()), None)
 
-    def save(self, state: TrainState, position: Position) -> None:
-        """Write the state and the data position under the state's step; a step that is there already is left alone."""
+    def save(self, state: TrainState, position: Position, metric: float | None = None) -> None:
+        """Start to write the state and the data position under the state's step; one that is there already is left alone.
+
+        Returns when the state is copied off the devices. `metric`: what keep_best compares, lower is better.
+        """
         step = int(state.step)
-        if step == self.latest():
+        self.settle()
+        if step in self.steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_storable(state)), data=ocp.args.JsonSave(position))
-        with _as_input_error(self.folder):
-            self._manager.save(step, args=items, force=True)
-            self._manager.wait_until_finished()
-
-    def restore(self, like: TrainState) -> tuple[TrainState, Position]:
-        """The newest state, on the devices of `like`, and its data position; raises InputError when it is damaged."""
-        step = self.latest()
-        if step is None:
-            raise InputError(f"{self.folder} holds no checkpoint")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        partial = self.folder / f"{step}.partial"
+        facts = {"step": step, "position": position, "metric": metric, "time": time.time()}
         try:
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:  # tensorstore, msgpack and Orbax each raise their own kinds for damaged files
-            raise _damaged(self.folder / str(step), error) from error
-        state = restored["state"]
-        key = jax.random.wrap_key_data(state.key)
-        return dataclasses.replace(state, key=key), restored["data"]
+            if self._primary:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+            self._orbax.save(partial / "state", _storable(state))
+        except Exception as error:  # Orbax and tensorstore raise their own kinds for a disk that is full or gone
+            self._failed(step, error)
+            return
+        self._saving = step, self._thread.submit(self._finish, partial, facts)
+
+    def settle(self) -> bool:
+        """Wait for the save under way; warn if it failed. Returns whether all is well."""
+        if self._saving is None:
+            return True
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+        except Exception as error:
+            self._failed(step, error)
+            return False
+        return True
+
+    def save_last(self, state: TrainState, position: Position, metric: float | None = None) -> None:
+        """Write the state and wait for it, a second time if need be; raises InputError when it cannot be written."""
+        for _ in range(2):
+            self.save(state, position, metric)
+            if self.settle() and (not self._primary or int(state.step) in self.steps()):
+                return
+        raise InputError(f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out")
+
+    def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
+        """The newest state that is whole, on the devices of `like`, and its data position.
+
+        Damaged ones are named in a warning and moved aside, to STEP.damaged. `before`: go back behind that step; what was saved at
+        it or later is an abandoned branch and is removed. Raises InputError when no whole one is left.
+        """
+        self.settle()
+        if self._primary and before is not None:
+            for step in self.steps():
+                if step >= before:
+                    _remove(self.folder / str(step))
+        _meet("abandoned branch removed")
+        step = self._newest_whole()
+        facts = read_manifest(self.folder / str(step))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+        try:
+            state = self._orbax.restore(self.folder / str(step) / "state", abstract)
+        except Exception as error:  # whole, and yet not what this network needs
+            raise InputError(f"checkpoint {self.folder / str(step)} is of another network ({_reason(error)})") from error
+        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts["position"]
 
     def close(self) -> None:
-        """Release Orbax's threads."""
-        self._manager.close()
+        """Wait for the save under way and release the threads."""
+        self.settle()
+        self._thread.shutdown()
+        self._orbax.close()
+
+    def _finish(self, partial: Path, facts: dict[str, Any]) -> None:
+        """In the thread: once Orbax has written, sync, name, and let go of what need not be kept."""
+        self._orbax.wait_until_finished()
+        if self._primary:
+            write_manifest(partial, facts)
+            partial.rename(partial.with_suffix(""))
+            sync_folder(self.folder)
+            self._let_go()
+
+    def _failed(self, step: int, error: Exception) -> None:
+        logging.getLogger("asyncio").addFilter(_not_of_orbax)  # the one line below says it all
+        with contextlib.suppress(Exception):  # the same error again, which Orbax keeps until it is collected
+            self._orbax.wait_until_finished()
+        if self._primary:
+            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)  # it would keep a full disk full
+        self._warn(f"checkpoint of step {step} could not be written to {self.folder} ({_reason(error)}); training goes on")
+
+    def _let_go(self) -> None:
+        steps = self.steps()
+        metrics = {step: read_manifest(self.folder / str(step))["metric"] for step in steps} if self._keep_best else {}
+        ranked = sorted((step for step, metric in metrics.items() if metric is not None), key=lambda s: (metrics[s], -s))
+        for step in set(steps) - set(steps[-self._keep_last :]) - set(ranked[: self._keep_best]):
+            _remove(self.folder / str(step))
+
+    def _newest_whole(self) -> int:
+        """Agreed on by all processes: the first looks."""
+        found = self._look() if self._primary else -1
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32)))
+        if found < 0:
+            raise InputError(f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew")
+        return found
+
+    def _look(self) -> int:
+        for step in reversed(self.steps()):
+            wrong = problems(self.folder / str(step))
+            if not wrong:
+                return step
+            aside = self.folder / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+            self._warn(f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; moved to {aside.name}")
+        return -1
 
 
-def _damaged(folder: Path, error: Exception) -> InputError:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return InputError(f"checkpoint {folder} cannot be restored ({reason}); delete that folder to use an older one")
+def steps_of(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, oldest first."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; interrupted, it leaves no folder that looks like one."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    folder.rename(partial)
+    shutil.rmtree(partial)
 
 
 def _storable(state: TrainState) -> TrainState:
@@ -84,61 +193,142 @@ def _storable(state: TrainState) -> TrainState:
     return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
 
-@contextlib.contextmanager
-def _as_input_error(folder: Path) -> Iterator[None]:
-    """A full or read-only disk is the user's to mend: say so in a line."""
+def _meet(where: str) -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Of a failed write Orbax leaves futures behind whose errors nobody collects: dozens of pages that say the same."""
+    return "never retrieved" not in record.getMessage()
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    return InputError(f"cannot write checkpoints in {folder} ({_reason(error)}); free space or choose another --out")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint as it lies on disk, read without a network."""
+
+    step: int
+    position: Position
+    leaves: dict[str, np.ndarray]
+
+    @property
+    def digest(self) -> str:
+        """One sha256 over everything that a run carries on from."""
+        total = hashlib.sha256(json.dumps(self.position, sort_keys=True).encode())
+        for path, value in self.leaves.items():
+            total.update(f"{path} {value.dtype} {value.shape}".encode())
+            total.update(value.tobytes())
+        return total.hexdigest()
+
+
+def read_stored(run: Path) -> Stored:
+    """The newest checkpoint of a run: params, statistics, optimizer state, key, step, sums and data position.
+
+    Raises InputError when there is none or it is damaged.
+    """
+    folder = (run / "checkpoints").absolute()
+    step = next(reversed(steps_of(folder)), None)
+    if step is None:
+        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+    newest = folder / str(step)
+    if wrong := problems(newest):
+        raise InputError(f"checkpoint {newest} is damaged: {'; '.join(wrong[:3])}")
     try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise InputError(f"cannot write checkpoints in {folder} ({reason}); free space or choose another --out") from error
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree: Any = reader.metadata(newest / "state").item_metadata
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree.tree)  # whatever devices saved it
+            state = reader.restore(newest / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
+    except Exception as error:  # whole, and yet nothing that Orbax wrote
+        raise InputError(f"checkpoint {newest} cannot be read ({_reason(error)})") from error
+    leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return Stored(step, read_manifest(newest)["position"], leaves)
 
 
 def digest(run: Path) -> tuple[int, str]:
-    """Step and sha256 of the newest checkpoint: params, statistics, optimizer state, key, step, sums and data position."""
-    folder = run / "checkpoints"
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
-    if not steps:
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
-    newest = folder.absolute() / str(steps[-1])
-    try:
-        with ocp.StandardCheckpointer() as reader:
-            state = reader.restore(newest / "state")
-        position = json.loads((newest / "data" / "metadata").read_text())
-    except Exception as error:
-        raise _damaged(newest, error) from error
-    return steps[-1], _sha256(state, position)
+    """Step and digest of the newest checkpoint of a run."""
+    stored = read_stored(run)
+    return stored.step, stored.digest
 
 
-def _sha256(state: Any, position: Position) -> str:
-    total = hashlib.sha256(json.dumps(position, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        value = np.asarray(leaf)
-        total.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-        total.update(value.tobytes())
-    return total.hexdigest()
+def differences(one: Stored, other: Stored) -> list[str]:
+    """What differs between two checkpoints, a line for each leaf."""
+    lines = [f"step {one.step}, {other.step}"] if one.step != other.step else []
+    lines += [f"data position {one.position}, {other.position}"] if one.position != other.position else []
+    for path in sorted(one.leaves.keys() | other.leaves.keys()):
+        a, b = one.leaves.get(path), other.leaves.get(path)
+        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+            kinds = ["missing" if leaf is None else f"{leaf.dtype}{leaf.shape}" for leaf in (a, b)]
+            lines.append(f"{path}: {kinds[0]}, {kinds[1]}")
+        elif a.tobytes() != b.tobytes():
+            apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            lines.append(f"{path}: {np.count_nonzero(a != b)} of {a.size} numbers differ, by {apart.max():.3g} at most")
+    return lines
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Look at the checkpoints of a training run."""
 
-    action: Annotated[Literal["digest"], tyro.conf.Positional]
-    """digest: one sha256 over everything that the run carries on from."""
+    action: Annotated[Literal["list", "verify", "digest", "diff"], tyro.conf.Positional]
+    """list: steps, sizes and metrics. verify: every file against its sha256. digest: one sha256 over all that the run carries on
+    from. diff: what differs between the newest checkpoints of two runs."""
     run: Annotated[Path, tyro.conf.Positional]
     """The --out folder of a training run."""
+    other: Annotated[Path | None, tyro.conf.Positional] = None
+    """Another one, for diff."""
 
 
 def main() -> None:
     """The command line."""
     from deepjax.command import parse, run
 
-    run(lambda: _print_digest(parse(Options)))
+    run(lambda: look(parse(Options)))
 
 
-def _print_digest(options: Options) -> None:
-    step, value = digest(options.run)
-    print(f"{value}  step {step}  {options.run}")
+def look(options: Options) -> None:
+    """Print what was asked for; raises InputError when a run has no checkpoint, or a damaged one."""
+    if options.action == "digest":
+        step, value = digest(options.run)
+        print(f"{value}  step {step}  {options.run}")
+    elif options.action == "diff":
+        if options.other is None:
+            raise InputError("diff takes two runs: python -m deepjax.training.checkpoint diff RUN OTHER")
+        lines = differences(read_stored(options.run), read_stored(options.other))
+        print("\n".join(lines) or "no difference")
+    else:
+        _list(options)
+
+
+def _list(options: Options) -> None:
+    folder = options.run / "checkpoints"
+    if not steps_of(folder):
+        raise InputError(f"{options.run} holds no checkpoint; allowed: the --out folder of a training run")
+    damaged = []
+    for step in steps_of(folder):
+        wrong = problems(folder / str(step)) if options.action == "verify" else []
+        damaged += [f"{step}/{line}" for line in wrong]
+        print(f"step {step:>8}  {_described(folder / str(step))}{'  damaged' if wrong else ''}")
+    if damaged:
+        raise InputError(f"{folder}: {'; '.join(damaged)}; the newest whole one is used on resume")
+
+
+def _described(folder: Path) -> str:
+    try:
+        facts = read_manifest(folder)
+    except ValueError as error:
+        return str(error)
+    size = sum(file["bytes"] for file in facts["files"].values()) / 2**20
+    metric = "" if facts["metric"] is None else f"  test error {100 * facts['metric']:.2f} %"
+    return f"{size:9.2f} MiB  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(facts['time']))}{metric}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, require
 from deepjax.models import model_info
+from deepjax.training.guard import MOST_SKIPS, Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +27,20 @@ class TrainConfig:
     """Images of one step, over all devices."""
     learning_rate: float = 0.1
     """Peak learning rate."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Cosine to zero, or divided by ten at each milestone."""
+    optimizer: Literal["sgd", "lars", "lamb", "adamw", "muon"] = "sgd"
+    """Which optimizer."""
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    """Cosine or straight to zero, divided by ten at each milestone, or constant."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Where the step schedule drops, as fractions of the training."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises linearly from zero."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD, LARS and Muon."""
     nesterov: bool = True
     """Nesterov's momentum (false: the classical one)."""
     weight_decay: float = 1e-4
-    """L2 penalty, added to the gradient."""
+    """L2 penalty, added to the gradient (LAMB, AdamW and Muon: to the update)."""
     decay_all: bool = False
     """Decay normalisation parameters and biases too, as the papers do."""
     augment: bool = True
@@ -46,6 +49,28 @@ class TrainConfig:
     """Pixels a side to which images are resized on the device; 0 means as the data set has them."""
     auxiliary_weight: float = 0.3
     """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
+    label_smoothing: float = 0.0
+    """Share of the target that all classes have in common."""
+    mixup: float = 0.0
+    """Strength of mixup (alpha of its beta distribution); 0: none."""
+    cutmix: float = 0.0
+    """Strength of CutMix; with mixup on too, each has half of the batches."""
+    accumulate: int = 1
+    """Parts in which a batch is computed, one after the other; batch norm has the statistics of a part."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; parameters, statistics, loss and reductions are float32 in both."""
+    remat: Literal["none", "convolutions", "blocks"] = "none"
+    """What the backward pass keeps: all, outputs of convolutions, or of blocks; the rest is computed again."""
+    ema: float = 0.0
+    """Decay of averages of parameters and statistics a step, which are evaluated in their place; 0: none."""
+    bn_scope: Literal["global", "replica"] | int = "global"
+    """Over which images batch norm has its statistics: the whole batch, a device's share, or ghost batches of so many."""
+    on_bad: Literal["halt", "skip", "rollback"] = "halt"
+    """After a step with numbers that are not finite: halt, leave it out, or go back to a checkpoint and leave it out then."""
+    skip_budget: int = 10
+    """Steps that may be left out before training halts after all."""
+    spike_sigmas: float = 0.0
+    """Deviations above the running mean from which a loss or gradient norm makes a step bad too; 0: never."""
     width: int = 0
     """Filters of the first stage; 0 means the paper's."""
     seed: int = 0
@@ -65,8 +90,21 @@ class TrainConfig:
         require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "0 up to, not including, 1")
         require(self.image_size >= 0, "image_size", self.image_size, "0 (the data set's) or more")
         require(0 <= self.auxiliary_weight < 1e3, "auxiliary_weight", self.auxiliary_weight, "0 (no heads) up to 1000")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 up to, not including, 1")
+        require(0 <= self.mixup < 1e3, "mixup", self.mixup, "0 (none) up to 1000")
+        require(0 <= self.cutmix < 1e3, "cutmix", self.cutmix, "0 (none) up to 1000")
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
+        require(0 <= self.ema < 1, "ema", self.ema, "0 (none) up to, not including, 1")
+        require(isinstance(self.bn_scope, str) or self.bn_scope >= 1, "bn_scope", self.bn_scope, "'global', 'replica', 1 or more")
+        require(0 <= self.skip_budget <= MOST_SKIPS, "skip_budget", self.skip_budget, f"0 to {MOST_SKIPS}")
+        require(0 <= self.spike_sigmas < 1e3, "spike_sigmas", self.spike_sigmas, "0 (never) up to 1000")
         require(self.width >= 0, "width", self.width, "0 (the paper's) or more")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+
+    @property
+    def policy(self) -> Policy:
+        """What is a bad step, and what follows from it."""
+        return Policy(self.on_bad, self.skip_budget, self.spike_sigmas)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,17 +133,24 @@ def claim_directory(out: Path, config: Any) -> None:
     path = out / "config.json"
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
-        _compare(path, mine)
+        _compare(path, mine, _defaults(config))
         return
     write_text(path, json.dumps(mine, indent=2) + "\n")
 
 
-def _compare(path: Path, mine: dict[str, Any]) -> None:
+def _defaults(config: Any) -> dict[str, Any]:
+    """What fields that came after a run was made had in it."""
+    return {field.name: field.default for field in dataclasses.fields(config) if field.default is not dataclasses.MISSING}
+
+
+def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None:
     try:
         stored = json.loads(path.read_text())
-        assert isinstance(stored, dict)
-    except (OSError, ValueError, AssertionError) as error:
+        if not isinstance(stored, dict):
+            raise TypeError("not a table of fields")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --out") from error
+    stored = json.loads(json.dumps(defaults)) | stored
     fields = sorted(set(mine) | set(stored))
     changed = [f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}" for f in fields if mine.get(f) != stored.get(f)]
     if changed:

@@ -30,8 +30,15 @@ class MetricsLog:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
-        kept = [row for row in read_rows(path) if row["step"] <= resume_step]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a")
+        self.rewind(resume_step)
+
+    def rewind(self, step: int) -> None:
+        """Forget the rows beyond a step, which will come again."""
+        path = Path(self._file.name)
+        self._file.close()
+        write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step))
         self._file = path.open("a")
 
     def write(self, row: Row) -> None:

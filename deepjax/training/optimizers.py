@@ -1,4 +1,8 @@
-"""SGD as the papers use it, and the course of the learning rate as a fraction of its peak."""
+"""The optimizers of the recipes, and the course of the learning rate as a fraction of its peak.
+
+The learning rate is no part of an optimizer: it multiplies what the optimizer gives, and is data of the state, so that one
+compilation serves all rates. For SGD and LARS this means a momentum of gradients and not of updates, as in PyTorch.
+"""
 
 from typing import Any
 
@@ -10,12 +14,24 @@ from deepjax.training.config import TrainConfig
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """L2 decay, then momentum; the learning rate is no part of it (it is data of the state, so one compilation serves all)."""
-    mask = None if config.decay_all else decay_mask
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask),
-        optax.trace(config.momentum, nesterov=config.nesterov),
-    )
+    """The configuration's optimizer: gradients -> what the learning rate multiplies and the parameters lose.
+
+    sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust ratios for kernels alone.
+    lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter 2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each
+    convolution as a matrix of its outputs, Adam for all that is no kernel. The last three decay weights beside the gradient.
+    """
+    decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
+    momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+    if config.optimizer == "sgd":
+        return optax.chain(decay, momentum)
+    if config.optimizer == "lars":
+        return optax.chain(decay, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask), momentum)
+    if config.optimizer == "lamb":
+        return optax.chain(optax.scale_by_adam(eps=1e-6), decay, optax.masked(optax.scale_by_trust_ratio(), decay_mask))
+    if config.optimizer == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay)
+    muon = optax.contrib.muon(1.0, beta=config.momentum, nesterov=config.nesterov, muon_weight_dimension_numbers=_as_matrices)
+    return optax.chain(muon, optax.scale(-1.0), decay)
 
 
 def decay_mask(params: Any) -> Any:
@@ -24,13 +40,32 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """Step -> fraction of the peak rate: linear warm-up from zero, then cosine to zero, or tenths at the milestones."""
+    """Step -> fraction of the peak rate: linear warm-up from zero, then the schedule's course.
+
+    cosine or linear to zero, tenths at the milestones (step), or constant.
+    """
     total = config.total_steps
     warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
-    if config.schedule == "cosine":
-        body = optax.cosine_decay_schedule(1.0, total - warmup)
-    else:
-        body = optax.piecewise_constant_schedule(1.0, {round(m * total) - warmup: 0.1 for m in config.milestones})
+    bodies = {
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, total - warmup),
+        "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
+        "step": lambda: optax.piecewise_constant_schedule(1.0, {round(m * total) - warmup: 0.1 for m in config.milestones}),
+        "constant": lambda: optax.constant_schedule(1.0),
+    }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
-    joined = optax.join_schedules([rise, body], [warmup])
+    joined = optax.join_schedules([rise, bodies[config.schedule]()], [warmup])
     return lambda step: joined(jnp.asarray(step, jnp.float32))  # optax mixes counts and rates, and leaves promotion to JAX
+
+
+def _as_matrices(params: Any) -> Any:
+    """Muon's view of each kernel: the last axis is the output, those before it the input; None for all else.
+
+    Of blocks that a scan has stacked the first axis is the block.
+    """
+
+    def view(leaf: jax.Array, is_kernel: bool) -> optax.contrib.MuonDimensionNumbers | None:
+        first = leaf.ndim % 2  # dense (in, out) and convolutions (rows, columns, in, out) have an even number of axes
+        axes = tuple(range(first, leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=axes, output_axis=(leaf.ndim - 1,)) if is_kernel else None
+
+    return jax.tree.map(view, params, decay_mask(params))

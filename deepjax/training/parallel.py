@@ -1,19 +1,27 @@
-"""How a step is spread: one mesh over all devices, the batch split along it, the state on each of them."""
+"""How a step is spread: one mesh over all devices of all processes, the batch split along it, the state on each or sharded too."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from deepjax.errors import require
+from deepjax.errors import InputError, require
+
+AXIS = "data"  # the mesh's one axis, and pmap's
+SMALLEST_SHARD = 2**12  # numbers: smaller parameters stay whole, as gathering them would cost more than it saves
+
+Strategy = Literal["jit", "pmap"]
 
 
 def make_mesh() -> Mesh:
     """A mesh with the one axis "data" over all devices of all processes."""
     # linen's Dropout raises under explicit axes, which jax.make_mesh would make by default.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,28 +31,92 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """The first axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch -> global arrays, split over the devices."""
-    sharding = split_batch(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Where batches and state live, and how a step is compiled for that; what is computed does not depend on it.
+
+    jit: one program over the mesh, which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too.
+    pmap: a program for each device, with means over the devices where the whole batch is meant; for one process.
+    """
+
+    mesh: Mesh
+    strategy: Strategy = "jit"
+    fsdp: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.strategy in ("jit", "pmap"), "strategy", self.strategy, "'jit', 'pmap'")
+        if self.strategy == "pmap" and (self.fsdp or jax.process_count() > 1):
+            raise InputError("strategy is 'pmap'; it is for one process and whole parameters: choose 'jit', or drop --fsdp")
+
+    @property
+    def axis(self) -> str | None:
+        """The axis that a train step under pmap takes its means over; None under jit."""
+        return AXIS if self.strategy == "pmap" else None
+
+    def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
+        """Raise InputError unless the devices can share the batch, and each part of it, equally."""
+        count = self.mesh.devices.size
+        parts = f", {accumulate} parts each" if accumulate > 1 else ""
+        require(batch_size % (count * accumulate) == 0, "batch_size", batch_size, f"a multiple of the {count} devices{parts}")
+
+    def state_shardings(self, state: Any) -> Any:
+        """A sharding for each leaf of a state (arrays or their shapes)."""
+        return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._partition(leaf.shape)), state)
+
+    def put_state(self, state: Any) -> Any:
+        """A state that each process has whole, equal in all -> on the devices."""
+        if jax.process_count() == 1:
+            return jax.device_put(state, self.state_shardings(state))
+        # Neither keys nor arrays of one process's device can be put on devices of others: by way of the host, each its part.
+        return jax.tree.map(_put_global, state, self.state_shardings(state))
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's share of a batch -> global arrays, split over the devices."""
+        sharding = split_batch(self.mesh)
+        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+    def compile_train(self, step: Callable[..., Any], state: Any) -> Any:
+        """(state, batch) -> (state, metrics) over the devices, with the state donated; compiled at the first call or by `lower`."""
+        if self.strategy == "pmap":
+            return self._pmapped(step)
+        where = self.state_shardings(state)
+        whole, shares = replicated(self.mesh), split_batch(self.mesh)
+        return jax.jit(step, donate_argnums=0, in_shardings=(where, shares), out_shardings=(where, whole))
+
+    def compile_eval(self, step: Callable[..., Any], params: Any, batch_stats: Any) -> Any:
+        """(params, batch_stats, batch) -> sums, under jit with either strategy."""
+        where = (self.state_shardings(params), self.state_shardings(batch_stats), split_batch(self.mesh))
+        return jax.jit(step, in_shardings=where, out_shardings=replicated(self.mesh))
+
+    def _pmapped(self, step: Callable[..., Any]) -> Any:
+        count = self.mesh.devices.size
+        mapped = jax.pmap(
+            step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=list(self.mesh.devices.flat), donate_argnums=0
+        )
+        whole, shares = replicated(self.mesh), split_batch(self.mesh)
+
+        def run(state: Any, batch: Any) -> Any:
+            rows = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)
+            return mapped(state, rows)
+
+        return jax.jit(run, in_shardings=(whole, shares), out_shardings=whole, donate_argnums=0)
+
+    def _partition(self, shape: tuple[int, ...]) -> PartitionSpec:
+        """FSDP's rule: the longest axis that the devices divide (of equals the last), if the array is worth it."""
+        count = self.mesh.devices.size
+        fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
+        if not self.fsdp or not fitting or math.prod(shape) < SMALLEST_SHARD:
+            return PartitionSpec()
+        axis = max(fitting, key=lambda axis: (shape[axis], axis))
+        return PartitionSpec(*([None] * axis), AXIS)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise InputError unless the devices can share the batch equally."""
-    count = mesh.devices.size
-    require(batch_size % count == 0, "batch_size", batch_size, f"a multiple of the {count} devices")
-
-
-def compile_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Jit of (state, batch) -> (state, metrics): batch split, state replicated and donated. Statistics span the whole batch."""
-    whole, shares = replicated(mesh), split_batch(mesh)
-    return jax.jit(step, in_shardings=(whole, shares), out_shardings=whole, donate_argnums=0)
-
-
-def compile_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Jit of (params, batch_stats, batch) -> sums."""
-    whole, shares = replicated(mesh), split_batch(mesh)
-    return jax.jit(step, in_shardings=(whole, whole, shares), out_shardings=whole)
+def _put_global(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole -> one array over the devices of all."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put_global(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    on_host = np.asarray(leaf)
+    return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])

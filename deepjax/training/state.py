@@ -1,6 +1,6 @@
 """Everything that training carries from one step to the next, as one pytree."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from flax import struct
 from jax import Array
 
 from deepjax.analysis import kernel_norms
+from deepjax.training.guard import GuardState, init_guard
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,7 +23,8 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: Array  # typed key; step t uses fold_in(key, t)
     learning_rate: Array  # float32: the peak
-    halted: Array  # int32: the first step whose numbers were not finite, else -1
+    guard: GuardState
+    ema: dict[str, Any]  # exponential averages of "params" and "batch_stats", or empty
     totals: dict[str, Any]  # sums over the epoch so far: loss, errors, images, steps, gradient norms by layer
 
 
@@ -33,8 +35,12 @@ def init_state(
     learning_rate: float,
     seed: int,
     heads: Sequence[str] = (),
+    ema: bool = False,
 ) -> TrainState:
-    """The state before the first step. image_shape: (height, width, channels); heads: auxiliary heads that are trained."""
+    """The state before the first step. image_shape: (height, width, channels); heads: auxiliary heads that are trained.
+
+    `ema`: keep exponential averages of parameters and statistics.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
     # lazy_init draws the parameters alone: compiling a forward pass only to throw it away would cost seconds.
     variables = model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -45,9 +51,21 @@ def init_state(
         opt_state=optimizer.init(variables["params"]),
         key=key,
         learning_rate=jnp.asarray(learning_rate, jnp.float32),
-        halted=jnp.full((), -1, jnp.int32),
+        guard=init_guard(),
+        ema=averages_of(variables) if ema else {},
         totals=zero_totals(variables["params"], heads),
     )
+
+
+def averages_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the averages start: at the parameters and statistics themselves, copied, since the step donates its state."""
+    copy = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), copy)
+
+
+def evaluated(state: TrainState) -> tuple[Any, Any]:
+    """The parameters and statistics that are evaluated: their averages, where those are kept."""
+    return (state.ema["params"], state.ema["batch_stats"]) if state.ema else (state.params, state.batch_stats)
 
 
 def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The pure train and eval step: (state, batch) -> (state, metrics), without Python state or I/O."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,21 +8,42 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 
 from deepjax.analysis import kernel_norms
-from deepjax.data.augment import augment, normalize, resize
+from deepjax.data.augment import WHOLE, Share, augment, normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.training.guard import all_finite, keep_if
-from deepjax.training.losses import cross_entropy, wrong
+from deepjax.data.mix import mix
+from deepjax.training.guard import Policy, all_finite, judge, keep_if, labels_valid
+from deepjax.training.losses import cross_entropy, smooth, soft_cross_entropy, wrong
+from deepjax.training.remat import Remat, rematerialized
 from deepjax.training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Any, Batch], Metrics]
+Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
 
-DROPOUT = 0x64726F70  # "drop": the key of dropout is folded from the step's with this, far from the numbers that a split uses
+DROPOUT, MIX = 0x64726F70, 0x6D697865  # "drop", "mixe": folded into a step's key, far from the numbers that a split uses
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
+
+    augment: bool = True
+    image_size: int = 0
+    auxiliary_weight: float = 0.3
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    accumulate: int = 1
+    remat: Remat = "none"
+    ema: float = 0.0
+    steps_per_epoch: int = 0  # the state's totals start anew at each; 0: never
+    policy: Policy = Policy()
+    axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
 
 
 def make_train_step(
@@ -29,59 +51,48 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     dataset: Dataset,
-    augmented: bool = True,
-    image_size: int = 0,
-    auxiliary_weight: float = 0.3,
+    options: StepOptions = StepOptions(),  # frozen
 ) -> TrainStep:
     """A train step for batches {"image": (batch, height, width, channels) uint8, "label": (batch,) int32}.
 
-    `image_size`: pixels a side to which images are resized, 0 for as they are. `auxiliary_weight`: what the loss of each auxiliary
-    head adds to the classifier's (GoogLeNet, section 5); with 0 the heads are not computed. The metric "loss" is the classifier's.
-    When loss, gradients or batch statistics are not finite the state stays as it was, `halted` holds the step's number,
-    and every later step does nothing: the caller finds out when it next looks, with the last good state in hand.
+    `auxiliary_weight`: what the loss of each auxiliary head adds to the classifier's (GoogLeNet, section 5); with 0 the heads are
+    not computed. The metric "loss" is the classifier's. `accumulate`: gradients are the mean over so many parts of the batch, one
+    after the other; batch normalisation then has the statistics of a part, as a ghost batch would.
+    A step whose loss, gradients, batch statistics or labels are bad leaves parameters, statistics and optimizer as they were, and
+    `guard` says what became of it (see `deepjax.training.guard`). Once halted, every later step does nothing: the caller finds out
+    when it next looks, with the last good state in hand.
     """
+    gradients_of = _gradients(model, dataset.num_classes, options)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = batch["image"]
-        if augmented:
-            images = augment(jax.random.fold_in(state.key, state.step), images, dataset)
-        images = resize(normalize(images, dataset), image_size)
-        mutable = ["batch_stats", *_heads_wanted(auxiliary_weight)]
-        rngs = {"dropout": jax.random.fold_in(jax.random.fold_in(state.key, state.step), DROPOUT)}
+        key = jax.random.fold_in(state.key, state.step)
+        images, labels = batch["image"], batch["label"]
+        share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
+        if options.augment:
+            images = augment(key, images, dataset, share)
+        images = resize(normalize(images, dataset), options.image_size)
+        images, targets = _targets(jax.random.fold_in(key, MIX), images, labels, dataset.num_classes, options)
+        parts = _parts({"image": images, "label": labels, "target": targets}, options.accumulate)
+        total, gradients, batch_stats, metrics = gradients_of(state.params, state.batch_stats, parts, key)
+        total, gradients, batch_stats, metrics = _over_devices(options.axis, total, gradients, batch_stats, metrics)
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Any, Array, Array, dict[str, Metrics]]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            output: Any = model.apply(variables, images, train=True, mutable=mutable, rngs=rngs)
-            logits, updated = output
-            loss = jnp.mean(cross_entropy(logits, batch["label"]))
-            heads = {name: _of_head(head, batch["label"]) for name, head in updated.get("auxiliary", {}).items()}
-            total = loss + auxiliary_weight * sum((head["loss"] for head in heads.values()), jnp.zeros((), jnp.float32))
-            return total, (updated.get("batch_stats", {}), logits, loss, heads)
-
-        (total, (batch_stats, logits, loss, heads)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = state.learning_rate * schedule(state.step)
         params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
+        metrics |= {"steps": jnp.ones((), jnp.float32), "gradient_norms": kernel_norms(gradients)}
 
-        metrics = {
-            "loss": loss,
-            "errors": jnp.sum(wrong(logits, batch["label"])),
-            "images": jnp.asarray(logits.shape[0], jnp.float32),
-            "steps": jnp.ones((), jnp.float32),
-            "gradient_norms": kernel_norms(gradients),
-            "auxiliary": heads,
-        }
-        finite = all_finite(total, gradients, batch_stats)
+        good = all_finite(total, gradients, batch_stats) & _everywhere(options.axis, labels_valid(labels, dataset.num_classes))
+        totals = _of_epoch(state, options.steps_per_epoch)
+        counts, guard = judge(state.guard, options.policy, state.step, good, metrics["loss"], gradients)
         new = state.replace(
-            step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            totals=jax.tree.map(jnp.add, state.totals, metrics),
+            ema=_averaged(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
+            totals=jax.tree.map(jnp.add, totals, metrics),
         )
-        state_after = keep_if(finite & (state.halted < 0), new, state)
-        halted = jnp.where((state.halted < 0) & ~finite, state.step, state.halted)
-        return state_after.replace(halted=halted), metrics | {"learning_rate": rate}
+        after = keep_if(counts, new, state.replace(totals=keep_if(guard.halted < 0, totals, state.totals)))
+        return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
 
     return step
 
@@ -108,11 +119,101 @@ def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxi
     return step
 
 
+def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable[..., Gradients]:
+    """(params, batch_stats, parts, key) -> the mean over the parts, which are run one after the other."""
+    mutable = ["batch_stats", *_heads_wanted(options.auxiliary_weight)]
+
+    def loss_of(params: Any, batch_stats: Any, part: Batch, key: Array) -> tuple[Array, tuple[Any, Metrics]]:
+        rngs = {"dropout": _own(options.axis, jax.random.fold_in(key, DROPOUT))}
+        variables = {"params": params, "batch_stats": batch_stats}
+        output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
+        logits, updated = output
+        metrics = _of_head(logits, part)
+        heads = {name: _of_head(head, part) for name, head in updated.get("auxiliary", {}).items()}
+        total = metrics["loss"] + options.auxiliary_weight * sum((h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32))
+        metrics |= {"images": jnp.asarray(logits.shape[0], jnp.float32), "auxiliary": heads}
+        return total, (updated.get("batch_stats", {}), metrics)
+
+    value_and_grad = jax.value_and_grad(rematerialized(loss_of, options.remat), has_aux=True)
+
+    def of_part(params: Any, batch_stats: Any, part: Batch, key: Array) -> Gradients:
+        (total, (batch_stats, metrics)), gradients = value_and_grad(params, batch_stats, part, key)
+        return total, gradients, batch_stats, metrics
+
+    def over_parts(params: Any, batch_stats: Any, parts: Batch, key: Array) -> Gradients:
+        if options.accumulate == 1:
+            return of_part(params, batch_stats, parts, key)
+
+        def body(carry: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], tuple[Array, Metrics]]:
+            stats, sums = carry
+            number, part = numbered
+            total, gradients, stats, metrics = of_part(params, stats, part, jax.random.fold_in(key, number))
+            return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
+
+        start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, (jnp.arange(options.accumulate), parts))
+        gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
+        return jnp.mean(totals), gradients, batch_stats, _of_all(jnp.mean, jnp.sum, metrics)
+
+    return over_parts
+
+
+def _targets(key: Array, images: Array, labels: Array, classes: int, options: StepOptions) -> tuple[Array, Array]:
+    """Images and what the loss compares with: the labels, or, smoothed or mixed, distributions over the classes."""
+    if not (options.label_smoothing or options.mixup or options.cutmix):
+        return images, labels
+    return mix(_own(options.axis, key), images, smooth(labels, classes, options.label_smoothing), options.mixup, options.cutmix)
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """(batch, ...) -> (count, batch / count, ...), every count-th image in a part: so each device's images stay on it."""
+    if count == 1:
+        return batch
+    return {name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1) for name, leaf in batch.items()}
+
+
+def _of_head(logits: Array, part: Batch) -> Metrics:
+    """Mean loss and number of errors of a classifier, main or auxiliary."""
+    target = part["target"]
+    loss = cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target)
+    return {"loss": jnp.mean(loss), "errors": jnp.sum(wrong(logits, part["label"]))}
+
+
+def _of_all(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:
+    """Metrics of several parts as those of one: losses are means, all else are counts."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: (mean if path[-1].key == "loss" else total)(leaf), metrics)
+
+
+def _over_devices(axis: str | None, total: Array, gradients: Any, batch_stats: Any, metrics: Metrics) -> Gradients:
+    """Under pmap: the means over its devices."""
+    if axis is None:
+        return total, gradients, batch_stats, metrics
+    total, gradients, batch_stats = lax.pmean((total, gradients, batch_stats), axis)
+    return total, gradients, batch_stats, _of_all(lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics)
+
+
+def _everywhere(axis: str | None, condition: Array) -> Array:
+    """Whether a condition holds on every device."""
+    return condition if axis is None else lax.pmin(condition.astype(jnp.int32), axis) == 1
+
+
+def _own(axis: str | None, key: Array) -> Array:
+    """Under pmap: a key of the device's own."""
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def _of_epoch(state: TrainState, steps_per_epoch: int) -> Any:
+    """The sums of the epoch so far: zero before its first step."""
+    if not steps_per_epoch:
+        return state.totals
+    return keep_if(state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals))
+
+
+def _averaged(averages: Any, values: Any, decay: float) -> Any:
+    """Exponential averages after one more value; empty where none are kept."""
+    return jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values) if averages else averages
+
+
 def _heads_wanted(auxiliary_weight: float) -> list[str]:
     """The collection in which a network puts the logits of its auxiliary heads; it computes them only where this is mutable."""
     return ["auxiliary"] if auxiliary_weight > 0 else []
-
-
-def _of_head(logits: Array, labels: Array) -> Metrics:
-    """Mean loss and number of errors of an auxiliary head."""
-    return {"loss": jnp.mean(cross_entropy(logits, labels)), "errors": jnp.sum(wrong(logits, labels))}

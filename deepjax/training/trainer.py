@@ -3,51 +3,32 @@
 import contextlib
 import dataclasses
 import math
-import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
-import optax
-from flax import linen as nn
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 
-from deepjax.analysis import kernel_order
-from deepjax.data import Dataset, Split, dataset_info, eval_batches, load_split, train_batches
+from deepjax.data import eval_batches, train_batches
 from deepjax.data.loader import batch_index
 from deepjax.errors import NonFiniteError, Stopped
-from deepjax.models import create_model
-from deepjax.training import parallel
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
+from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.state import TrainState, auxiliary_heads, init_state, zero_totals
-from deepjax.training.step import make_eval_step, make_train_step
+from deepjax.training.options import RunOptions
+from deepjax.training.programs import Programs, build
+from deepjax.training.signals import Stopping, sigterm, watchdog
+from deepjax.training.state import TrainState, evaluated
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
+Say = Callable[[str], None]
 
 LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the progress display
-
-
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """What a configuration compiles to; the learning rate and the seed are not in it, so runs that differ in them share one."""
-
-    config: TrainConfig
-    model: nn.Module
-    dataset: Dataset
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    layers: tuple[str, ...]
-    heads: tuple[str, ...]
-    train_step: Callable[..., Any]
-    eval_step: Callable[..., Any]
-    train: Split
-    test: Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,87 +46,81 @@ class RunResult:
     was_done: bool
 
 
-def build(config: TrainConfig, data_dir: str | None = None) -> Programs:
-    """Model, data and the two steps of a configuration, ready to be compiled at their first call."""
-    dataset = dataset_info(config.dataset)
-    mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
-    width = {"width": config.width} if config.width else {}
-    model = create_model(config.model, num_classes=dataset.num_classes, **width)
-    optimizer = make_optimizer(config)
-    heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
-    extras = {"image_size": config.image_size, "auxiliary_weight": config.auxiliary_weight}
-    train_step = make_train_step(model, optimizer, make_schedule(config), dataset, config.augment, **extras)
-    return Programs(
-        config=config,
-        model=model,
-        dataset=dataset,
-        optimizer=optimizer,
-        mesh=mesh,
-        layers=tuple(kernel_order(model, config.input_shape)),
-        heads=heads,
-        train_step=parallel.compile_train_step(train_step, mesh),
-        eval_step=parallel.compile_eval_step(make_eval_step(model, dataset, **extras), mesh),
-        train=load_split(dataset, "train", data_dir),
-        test=load_split(dataset, "test", data_dir),
-    )
+def say_on_stderr(line: str) -> None:
+    """A line for the one who watches: what a step needs, warnings."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def train(
     config: TrainConfig,
     out: Path,
+    options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: Programs | None = None,
-    data_dir: str | None = None,
-    save_every: int = 0,
-    tensorboard: bool = False,
     report: Report = lambda done, total, note: None,
+    say: Say = say_on_stderr,
 ) -> RunResult:
-    """Train one network on one data set in the run directory `out`, or carry on from its newest checkpoint to the same bits.
+    """Train one network on one data set in the run directory `out`, or carry on from its newest whole checkpoint to the same bits.
 
-    `save_every`: steps between checkpoints, 0 for once an epoch; the last step is always saved. `programs` (from `build`) may be
-    shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError, Stopped (after saving).
+    `programs` (from `build`) may be shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError,
+    Stopped (after saving).
     """
-    claim_directory(out, config)
+    primary = jax.process_index() == 0
+    say = say if primary else lambda line: None
+    _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
     if rows and rows[-1]["kind"] == "final":
         return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
-    programs = programs or build(config, data_dir)
-    shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
-    if shared != config:
-        raise ValueError("programs were built for another configuration")
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(out)
+        stopping = stack.enter_context(sigterm())
+        if programs is None:
+            programs = build(config, options)
+            say(str(programs.cost))
+        shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
+        if shared != config:
+            raise ValueError("programs were built for another configuration")
+        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say)
         stack.callback(checkpoints.close)
-        stopping = stack.enter_context(_sigterm())
+        beat = stack.enter_context(watchdog(options.watchdog))
         state, batches = _start(config, programs, checkpoints)
         first = int(state.step)
-        log = MetricsLog(out / "metrics.jsonl", first)
-        stack.callback(log.close)
-        writers = [log.write]
-        if tensorboard:
-            board = Tensorboard(out / "tensorboard")
+        log = stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first))) if primary else None
+        boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
+        for board in boards:
             stack.callback(board.close)
-            writers.append(board.write)
-        run = _Run(config, programs, checkpoints, writers, report, stopping, save_every or config.steps_per_epoch)
-        state = run.steps(state, batches)
-        final = {"kind": "final", "step": int(state.step)} | run.evaluate(state, "train") | run.evaluate(state, "test")
-        run.write(final)
+        run = _Run(config, options, programs, checkpoints, log, boards, report, say, stopping, beat, _noted(rows, first))
+        final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
+
+
+def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
+    """The first process claims the directory, the others see that it is the same."""
+    if primary:
+        claim_directory(out, config)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("directory claimed")
+        claim_directory(out, config)
 
 
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """The state to go on from and the batches after it."""
-    rate, seed = config.learning_rate, config.seed
-    state = init_state(programs.model, programs.optimizer, config.input_shape, rate, seed, programs.heads)
-    state = jax.device_put(state, parallel.replicated(programs.mesh))
-    batches = train_batches(
-        programs.train, config.batch_size, config.seed, config.total_steps, jax.process_index(), jax.process_count()
-    )
+    state = programs.fresh_state(config)
+    batches = _batches(config, programs)
     if checkpoints.latest() is not None:
         state, position = checkpoints.restore(state)
         batches.set_state(position)
     return state, batches
+
+
+def _batches(config: TrainConfig, programs: Programs) -> Any:
+    """This process's share of the batches of all steps."""
+    share = (jax.process_index(), jax.process_count())
+    return train_batches(programs.train, config.batch_size, config.seed, config.total_steps, *share)
+
+
+def _noted(rows: list[Row], step: int) -> set[tuple[str, int]]:
+    """Epochs and skipped steps that the log has already, up to a step."""
+    return {(row["kind"], row["step"]) for row in rows if row["step"] <= step}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,113 +128,179 @@ class _Run:
     """The loop of one run."""
 
     config: TrainConfig
+    options: RunOptions
     programs: Programs
     checkpoints: Checkpoints
-    writers: list[Callable[[Row], None]]
+    log: MetricsLog | None
+    boards: list[Tensorboard]
     report: Report
-    stopping: Callable[[], bool]
-    save_every: int
+    say: Say
+    stopping: Stopping
+    beat: Callable[[], None]
+    noted: set[tuple[str, int]]
 
-    def steps(self, state: TrainState, batches: Any) -> TrainState:
+    def whole(self, state: TrainState, batches: Any) -> Row:
+        """From the state to the final row."""
+        self._stop_if_asked(int(state.step), "saved")
+        if self._epoch_ends(int(state.step)) and ("epoch", int(state.step)) not in self.noted:
+            self._log_epoch(state, 0.0)  # evaluation was interrupted there
+        state = self._steps(state, batches)
+        final = {"kind": "final", "step": int(state.step)} | self.evaluate(state, "train") | self.evaluate(state, "test")
+        self.write(final)
+        return final
+
+    def _steps(self, state: TrainState, batches: Any) -> TrainState:
         """Every step from the state's on. The order matters: the guard is read before anything is logged or saved."""
-        config, total = self.config, self.config.total_steps
+        total, step = self.config.total_steps, int(state.step)
+        every = self.options.save_every or self.config.steps_per_epoch
         began = time.monotonic()
-        for step in range(int(state.step) + 1, total + 1):
-            batch = parallel.put_batch(next(batches), self.programs.mesh)
+        while step < total:
+            batch = self.programs.spread.put_batch(next(batches))
             state, metrics = self.programs.train_step(state, batch)
-            epoch_ends = step % config.steps_per_epoch == 0 or step == total
-            saves = step % self.save_every == 0 or step == total
-            if epoch_ends or saves or step == 1 or step % LOOK_EVERY == 0 or self.stopping():
-                self._look(state, metrics, step)
+            step += 1
+            self.beat()
+            stops, ends = self.stopping(), self._epoch_ends(step)
+            saves = step % every == 0 or step == total
+            if ends or saves or stops or step == 1 or step % LOOK_EVERY == 0:
+                halted = self._look(state, metrics, step)
+                if halted is not None:
+                    state, batches = self._go_back(state, halted)
+                    step = int(state.step)
+                    continue
             if step == 1:
                 self.write({"kind": "first", "step": 1, "gradient_norms": self._by_layer(metrics["gradient_norms"], 1)})
-            if epoch_ends:
-                self._log_epoch(state, metrics, step, time.monotonic() - began)
-                empty = zero_totals(state.params, self.programs.heads)
-                state = state.replace(totals=jax.device_put(empty, parallel.replicated(self.programs.mesh)))
-            if saves or self.stopping():
-                self.checkpoints.save(state, batches.get_state())
-            if self.stopping() and step < total:
-                raise Stopped(f"stopped by SIGTERM after step {step} of {total}, saved; the same command carries on")
+            if stops:
+                self._save_and_stop(state, batches, step)
+            row = None
+            if ends:
+                try:
+                    row = self._log_epoch(state, time.monotonic() - began)
+                except Stopped:
+                    self._save_and_stop(state, batches, step)
+            if saves:
+                save = self.checkpoints.save_last if step == total else self.checkpoints.save
+                save(state, batches.get_state(), row["test_error"] if row else None)
         return state
 
-    def _look(self, state: TrainState, metrics: Any, step: int) -> None:
-        """Read the guard's flag; show progress."""
-        halted, loss = jax.device_get((state.halted, metrics["loss"]))
-        if halted >= 0:
-            self.write({"kind": "halted", "step": int(halted) + 1})
-            ids = batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, int(halted))
-            shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
-            raise NonFiniteError(
-                f"step {int(halted) + 1} gave a loss, gradient or batch statistic that is not finite (training images {shown}); "
-                f"the last checkpoint is from before it. Try a lower learning_rate than {self.config.learning_rate:g}"
-            )
-        self.report(step, self.config.total_steps, f"loss {loss:.3f}")
+    def _epoch_ends(self, step: int) -> bool:
+        return step > 0 and (step % self.config.steps_per_epoch == 0 or step == self.config.total_steps)
 
-    def _log_epoch(self, state: TrainState, metrics: Any, step: int, seconds: float) -> None:
+    def _save_and_stop(self, state: TrainState, batches: Any, step: int) -> NoReturn:
+        self.checkpoints.save_last(state, batches.get_state())
+        self._stop(step, "saved")
+
+    def _stop_if_asked(self, step: int, what: str) -> None:
+        if self.stopping():
+            self._stop(step, what)
+
+    def _stop(self, step: int, what: str) -> NoReturn:
+        raise Stopped(f"stopped by SIGTERM after step {step} of {self.config.total_steps}, {what}; the same command carries on")
+
+    def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
+        """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""
+        halted, skipped, loss = jax.device_get((state.guard.halted, state.guard.skipped, metrics["loss"]))
+        for left_out in skipped[(skipped >= 0) & (skipped < step)].tolist():
+            if ("skipped", left_out + 1) not in self.noted:
+                self.noted.add(("skipped", left_out + 1))
+                self.write({"kind": "skipped", "step": left_out + 1, "images": self._ids(left_out).tolist()})
+        if halted >= 0:
+            return int(halted)
+        left = int(np.sum(skipped >= 0))
+        self.report(step, self.config.total_steps, f"loss {loss:.3f}" + (f", {left} steps left out" if left else ""))
+        return None
+
+    def _go_back(self, state: TrainState, halted: int) -> tuple[TrainState, Any]:
+        """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
+        budget, skipped = self.config.skip_budget, state.guard.skipped
+        count = int(np.sum(jax.device_get(skipped) >= 0))
+        if self.config.on_bad != "rollback" or count >= budget:
+            self._halt(state, halted, count)
+        fresh = self.programs.fresh_state(self.config)
+        batches = _batches(self.config, self.programs)
+        self.checkpoints.settle()
+        if self.checkpoints.latest() is not None:
+            fresh, position = self.checkpoints.restore(fresh, before=halted + 1)
+            batches.set_state(position)
+        guard = fresh.guard.replace(skipped=skipped.at[count].set(halted))
+        step = int(fresh.step)
+        if self.log is not None:
+            self.log.rewind(step)
+        self.noted.difference_update({(kind, at) for kind, at in self.noted if at > step})
+        self.write({"kind": "rollback", "step": step, "bad_step": halted + 1})
+        self.say(f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)")
+        return fresh.replace(guard=jax.device_put(guard, self.programs.spread.state_shardings(guard))), batches
+
+    def _halt(self, state: TrainState, halted: int, left_out: int) -> NoReturn:
+        self.write({"kind": "halted", "step": halted + 1})
+        ids = self._ids(halted)
+        split = self.programs.train
+        why = explain(self.programs, state, {"image": split.images[ids], "label": split.labels[ids]}, ids)
+        shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
+        spent = f"; {left_out} steps were left out before it" if left_out else ""
+        raise NonFiniteError(
+            f"step {halted + 1} had {why} (training images {shown}){spent}; the last checkpoint is from before it. "
+            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_bad='skip'"
+        )
+
+    def _ids(self, step: int) -> np.ndarray:
+        return batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, step)
+
+    def _log_epoch(self, state: TrainState, seconds: float) -> Row:
         totals = jax.device_get(state.totals)
+        step = int(state.step)
+        steps, images = max(1.0, float(totals["steps"])), max(1.0, float(totals["images"]))
         row = {
             "kind": "epoch",
             "step": step,
             "epoch": step / self.config.steps_per_epoch,
-            "running_loss": float(totals["loss"] / totals["steps"]),
-            "running_error": float(totals["errors"] / totals["images"]),
-            "learning_rate": float(metrics["learning_rate"]),
-            "gradient_norms": self._by_layer(totals["gradient_norms"], float(totals["steps"])),
+            "running_loss": float(totals["loss"]) / steps,
+            "running_error": float(totals["errors"]) / images,
+            "learning_rate": float(state.learning_rate * self.programs.schedule(step - 1)),
+            "gradient_norms": self._by_layer(totals["gradient_norms"], steps),
             "seconds": round(seconds, 3),
         }
         if totals["auxiliary"]:
             row["auxiliary"] = {
-                head: {
-                    "running_loss": float(sums["loss"] / totals["steps"]),
-                    "running_error": float(sums["errors"] / totals["images"]),
-                }
+                head: {"running_loss": float(sums["loss"]) / steps, "running_error": float(sums["errors"]) / images}
                 for head, sums in totals["auxiliary"].items()
             }
-        self.write(row | self.evaluate(state, "test"))
+        row |= self.evaluate(state, "test")
+        self.write(row)
+        return row
 
     def _by_layer(self, sums: dict[str, Any], steps: float) -> dict[str, float]:
         """Mean norms in the order of the forward pass."""
         return {layer: float(sums[layer]) / steps for layer in self.programs.layers}
 
     def evaluate(self, state: TrainState, name: str) -> Row:
-        """Error, loss and number of images of a split, each image counted once."""
+        """Error, loss and number of images of a split, each image counted once. Raises Stopped when SIGTERM arrives."""
         split = self.programs.train if name == "train" else self.programs.test
-        size = self.config.batch_size
-        sums = jax.device_get([self._eval_batch(state, batch) for batch in eval_batches(split, size)])
-        whole: Any = jax.tree.map(lambda *parts: math.fsum(map(float, parts)), *sums)
+        params, batch_stats = evaluated(state)
+        parts = []
+        for batch in eval_batches(split, self.config.batch_size):
+            self._stop_if_asked(int(state.step), "saved before evaluation")
+            parts.append(self.programs.eval_step(params, batch_stats, self._put_share(batch)))
+            self.beat()
+        whole: Any = jax.tree.map(lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts))
         images = whole["images"]
         row = {f"{name}_error": whole["errors"] / images, f"{name}_loss": whole["loss"] / images, f"{name}_images": round(images)}
         heads = {head: {"error": of["errors"] / images, "loss": of["loss"] / images} for head, of in whole["auxiliary"].items()}
         return row | ({f"{name}_auxiliary": heads} if heads else {})
 
-    def _eval_batch(self, state: TrainState, batch: dict[str, np.ndarray]) -> Any:
+    def _put_share(self, batch: dict[str, np.ndarray]) -> Any:
         processes, process = jax.process_count(), jax.process_index()
         share = {name: value.reshape(processes, -1, *value.shape[1:])[process] for name, value in batch.items()}
-        return self.programs.eval_step(state.params, state.batch_stats, parallel.put_batch(share, self.programs.mesh))
+        return self.programs.spread.put_batch(share)
 
     def write(self, row: Row) -> None:
-        """One row to every log."""
-        for writer in self.writers:
-            writer(row)
+        """One row to every log, by the first process."""
+        if self.log is not None:
+            self.log.write(row)
+        for board in self.boards:
+            board.write(row)
 
 
 def _result(row: Row, resumed_at: int, was_done: bool) -> RunResult:
     fields = {f.name for f in dataclasses.fields(RunResult)}
     values = {name: value for name, value in row.items() if name in fields}
     return RunResult(steps=row["step"], resumed_at=resumed_at, was_done=was_done, **values)
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """A flag that SIGTERM raises, so that the running step ends and is saved; only the main thread can listen."""
-    stopped = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    except ValueError:
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(stopped)
-    finally:
-        signal.signal(signal.SIGTERM, before)

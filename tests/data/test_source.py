@@ -1,11 +1,13 @@
 """Reading prepared data: what is wrong is named, and nothing wrong is read."""
 
+import io
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepjax.data import catalog, dataset_info, list_datasets, load_split, source
 from deepjax.data.source import data_directory
@@ -67,13 +69,28 @@ def test_a_truncated_file_is_an_error(copied_digits):
         load_split(DIGITS, "test")
 
 
+def png(height: int, width: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((height, width), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_a_label_outside_the_classes_names_the_record(monkeypatch):
-    monkeypatch.setattr(source, "_open", lambda *_: [{"image": np.zeros((8, 8, 1), np.uint8), "label": n} for n in (3, 10, -1)])
-    with pytest.raises(InputError, match=r"record 1 has label 10; allowed: 0 to 9 \(2 such records\)"):
+    """2**32 + 3 would be 3 in 32 bits."""
+    labels = (3, 10, -1, 2**32 + 3)
+    monkeypatch.setattr(source, "_open", lambda *_: [{"image": png(8, 8), "label": np.int64(label)} for label in labels])
+    with pytest.raises(InputError, match=r"record 1 has label 10; allowed: 0 to 9 \(3 such records\)"):
         load_split(DIGITS, "train")
 
 
 def test_an_image_of_another_shape_names_the_record(monkeypatch):
-    monkeypatch.setattr(source, "_open", lambda *_: [{"image": np.zeros((9, 8, 1), np.uint8), "label": 0}])
-    with pytest.raises(InputError, match=r"record 0 has shape \(9, 8, 1\), expected \(8, 8, 1\)"):
+    monkeypatch.setattr(source, "_open", lambda *_: [{"image": png(9, 8), "label": 0}])
+    with pytest.raises(InputError, match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)"):
         load_split(DIGITS, "train")
+
+
+def test_another_number_of_records_is_refused(copied_digits):
+    metadata = copied_digits.with_name("dataset_info.json")
+    metadata.write_text(metadata.read_text().replace('"360"', '"359"'))
+    with pytest.raises(InputError, match=r"split 'test' holds 359 records, expected 360"):
+        load_split(DIGITS, "test")

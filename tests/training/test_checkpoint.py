@@ -45,13 +45,14 @@ def test_restored_bits_are_equal_on_any_number_of_devices(checkpoints, devices):
 def test_the_newest_two_are_kept(checkpoints, tmp_path):
     for step in (1, 2, 3, 4):
         checkpoints.save(state_at(step), {"next_index": step})
+    assert checkpoints.settle()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
     assert checkpoints.latest() == 4
 
 
 def test_what_an_interrupted_save_left_is_cleared_away(tmp_path):
-    left = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
-    left.mkdir(parents=True)
+    left = tmp_path / "checkpoints" / "5.partial"
+    (left / "state.orbax-checkpoint-tmp").mkdir(parents=True)
     opened = Checkpoints(tmp_path)
     assert opened.latest() is None
     assert not left.exists()

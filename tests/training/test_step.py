@@ -38,10 +38,10 @@ def steps_on_one_and_eight():
     results = []
     for devices in (1, 8):
         mesh = mesh_of(devices)
-        step = parallel.compile_train_step(STEP, mesh)
+        step = parallel.Spread(mesh).compile_train(STEP, fresh_state(mesh))
         state = fresh_state(mesh)
         for i in range(5):
-            state, metrics = step(state, parallel.put_batch(batch(i), mesh))
+            state, metrics = step(state, parallel.Spread(mesh).put_batch(batch(i)))
         results.append(jax.device_get((state.params, state.batch_stats, metrics["loss"])))
     return results
 
@@ -56,22 +56,22 @@ def test_one_and_eight_devices_agree(steps_on_one_and_eight):
 def test_the_step_compiles_once_per_shape():
     mesh = parallel.make_mesh()
     chex.clear_trace_counter()
-    step = parallel.compile_train_step(chex.assert_max_traces(STEP, n=1), mesh)
+    step = parallel.Spread(mesh).compile_train(chex.assert_max_traces(STEP, n=1), fresh_state(mesh))
     state = fresh_state(mesh)
     for i in range(3):
-        state, _ = step(state, parallel.put_batch(batch(i), mesh))
+        state, _ = step(state, parallel.Spread(mesh).put_batch(batch(i)))
         state = state.replace(learning_rate=state.learning_rate * 0.5)
     with pytest.raises(AssertionError, match="traced"):
-        step(state, parallel.put_batch(batch(size=32), mesh))
+        step(state, parallel.Spread(mesh).put_batch(batch(size=32)))
 
 
 def test_state_is_donated_and_sums_add_up():
     mesh = parallel.make_mesh()
-    step = parallel.compile_train_step(STEP, mesh)
+    step = parallel.Spread(mesh).compile_train(STEP, fresh_state(mesh))
     before = fresh_state(mesh)
-    state, first = step(before, parallel.put_batch(batch(0), mesh))
+    state, first = step(before, parallel.Spread(mesh).put_batch(batch(0)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
-    state, second = step(state, parallel.put_batch(batch(1), mesh))
+    state, second = step(state, parallel.Spread(mesh).put_batch(batch(1)))
     assert int(state.step) == 2
     np.testing.assert_allclose(state.totals["loss"], first["loss"] + second["loss"], rtol=1e-6)
     assert float(state.totals["images"]) == 32
@@ -91,8 +91,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_stays_halted(where):
     step = jax.jit(STEP)
     after, _ = step(state, jax.tree.map(jnp.asarray, batch(0)))
     again, _ = step(after, jax.tree.map(jnp.asarray, batch(1)))
-    assert int(after.halted) == int(again.halted) == 0
-    chex.assert_trees_all_equal(again.replace(halted=state.halted, key=0), state.replace(key=0))
+    assert int(after.guard.halted) == int(again.guard.halted) == 0
+    chex.assert_trees_all_equal(again.replace(guard=state.guard, key=0), state.replace(key=0))
 
 
 def test_an_infinite_update_is_caught_at_the_next_step():
@@ -100,7 +100,7 @@ def test_an_infinite_update_is_caught_at_the_next_step():
     step = jax.jit(STEP)
     for i in range(3):
         state, _ = step(state, jax.tree.map(jnp.asarray, batch(i)))
-    assert int(state.halted) == 1
+    assert int(state.guard.halted) == 1
     assert int(state.step) == 1
 
 
@@ -109,7 +109,7 @@ def test_a_label_beyond_the_classes_halts(label):
     bad = batch(0)
     bad["label"][3] = label
     after, _ = jax.jit(STEP)(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), jax.tree.map(jnp.asarray, bad))
-    assert int(after.halted) == 0
+    assert int(after.guard.halted) == 0
 
 
 def test_evaluation_leaves_padding_out():

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import pytest
 
 from deepjax.errors import InputError, NonFiniteError, Stopped
-from deepjax.training import TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
 from deepjax.training.logs import read_rows
 
 pytestmark = pytest.mark.xdist_group("trainer")  # one process computes what the tests of this file share
 CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
+EVERY_2 = RunOptions(save_every=2)
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
 
 
@@ -35,7 +36,7 @@ def programs():
 def whole(programs, tmp_path_factory):
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
-    return out, train(CONFIG, out, programs=programs, save_every=2)
+    return out, train(CONFIG, out, EVERY_2, programs=programs)
 
 
 def rows_without_times(out: Path) -> list[dict]:
@@ -67,8 +68,8 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, programs, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tmp_path, programs=programs, save_every=2, report=interrupt)
-    result = train(CONFIG, tmp_path, programs=programs, save_every=2)
+        train(CONFIG, tmp_path, EVERY_2, programs=programs, report=interrupt)
+    result = train(CONFIG, tmp_path, EVERY_2, programs=programs)
     assert result.resumed_at <= 10
     assert digest(tmp_path) == digest(whole[0])
     assert rows_without_times(tmp_path) == rows_without_times(whole[0])
@@ -80,8 +81,8 @@ def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped, match="carries on"):
-        train(CONFIG, tmp_path, programs=programs, save_every=2, report=stop)
-    train(CONFIG, tmp_path, programs=programs, save_every=2)
+        train(CONFIG, tmp_path, EVERY_2, programs=programs, report=stop)
+    train(CONFIG, tmp_path, EVERY_2, programs=programs)
     assert digest(tmp_path) == digest(whole[0])
 
 
@@ -99,15 +100,19 @@ def test_the_digest_sees_any_change(whole, programs, tmp_path):
     assert digest(tmp_path)[1] != digest(whole[0])[1]
 
 
-def test_a_truncated_checkpoint_is_named(whole, programs, tmp_path):
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, programs, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")  # as if killed before the final row
     for path in (tmp_path / "run" / "checkpoints" / "10" / "state").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(InputError, match=r"checkpoints/10 cannot be restored"):
-        train(CONFIG, tmp_path / "run", programs=programs)
+    said = []
+    result = train(CONFIG, tmp_path / "run", EVERY_2, programs=programs, say=said.append)
+    assert result.resumed_at == 8
+    assert "checkpoints/10 is damaged: state/" in said[0] and "moved to 10.damaged" in said[0]
+    assert digest(tmp_path / "run") == digest(whole[0])
+    assert rows_without_times(tmp_path / "run") == rows_without_times(whole[0])
 
 
 def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, monkeypatch):
@@ -122,12 +127,12 @@ def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, m
         return step(state, batch)
 
     with pytest.raises(NonFiniteError, match=r"step 4 .*training images \d+, .*learning_rate"):
-        train(config, tmp_path, programs=dataclasses.replace(weights, train_step=poisoned), save_every=2)
+        train(config, tmp_path, EVERY_2, programs=dataclasses.replace(weights, train_step=poisoned))
     assert read_rows(tmp_path / "metrics.jsonl")[-1] == {"kind": "halted", "step": 4}
 
 
 def test_tensorboard_gets_the_same_rows(programs, tmp_path):
-    train(dataclasses.replace(CONFIG, seed=2), tmp_path, programs=programs, tensorboard=True)
+    train(dataclasses.replace(CONFIG, seed=2), tmp_path, programs=programs, options=RunOptions(tensorboard=True))
     assert any((tmp_path / "tensorboard").iterdir())
 
 

@@ -1,0 +1,34 @@
+"""Encoded images to arrays: the header is held against the declared shape before a pixel is decoded."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from deepjax.errors import InputError
+
+FORMATS = ("PNG", "JPEG")  # what tfds writes; Pillow's other readers are never reached
+_MODES = {1: "L", 3: "RGB"}  # channels -> 8 bits each, in Pillow's words
+
+
+def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """A PNG or JPEG -> (height, width, channels) uint8, of exactly the declared shape.
+
+    Raises InputError when the header declares another shape, so that an image bomb costs nothing, and Pillow's own errors when
+    the bytes are damaged, of another format, or claim more than 178 million pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the exact shape below is the stricter cap
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            height, width, channels = shape
+            if (image.width, image.height, image.mode) != (width, height, _MODES[channels]):
+                raise InputError(f"image has shape {_declared(image)}, expected {shape}")
+            return np.asarray(image, np.uint8).reshape(shape)
+
+
+def _declared(image: Image.Image) -> str:
+    """What the header says: '(8, 8, 1)', with the mode where it is no plain 8 bits a channel."""
+    bands = len(image.getbands())
+    plain = _MODES.get(bands) == image.mode
+    return f"{(image.height, image.width, bands)}{'' if plain else f' in mode {image.mode}'}"

@@ -1,0 +1,44 @@
+"""Mixtures of two images and of their targets, on the device: pure functions of a key."""
+
+import jax.numpy as jnp
+from jax import Array, random
+
+
+def mix(key: Array, images: Array, targets: Array, mixup: float, cutmix: float) -> tuple[Array, Array]:
+    """Mixup or CutMix, each for half of the batches where both are on (their strengths above 0); neither: as they are.
+
+    images: (batch, height, width, channels) floats, targets: (batch, classes) -> the same shapes. The partner of an image is its
+    mirror place in the batch, the first's the last: the order is random already.
+    """
+    if not (mixup or cutmix):
+        return images, targets
+    share_key, box_key, choice_key = random.split(key, 3)
+    strength = jnp.asarray(mixup or cutmix, jnp.float32)
+    cuts = jnp.asarray(not mixup)
+    if mixup and cutmix:
+        cuts = random.bernoulli(choice_key, 0.5)
+        strength = jnp.where(cuts, cutmix, strength)
+    share = random.beta(share_key, strength, strength, dtype=jnp.float32)
+    box = random_box(box_key, images.shape[1], images.shape[2], 1.0 - share)
+    weights = jnp.where(cuts, jnp.where(box, 0.0, 1.0), share)[None, :, :, None].astype(images.dtype)
+    kept = jnp.where(cuts, 1.0 - jnp.mean(box.astype(jnp.float32)), share)
+    return weights * images + (1 - weights) * images[::-1], kept * targets + (1.0 - kept) * targets[::-1]
+
+
+def random_box(key: Array, height: int, width: int, area: Array) -> Array:
+    """A box of that share of the image around a random pixel, cut at the edges (Yun et al. 2019, arXiv:1905.04899, eq. 2).
+
+    area: scalar in [0, 1] -> (height, width) bools.
+    """
+    side = jnp.sqrt(area)
+    down, right = random.split(key)
+    rows = _span(random.randint(down, (), 0, height), height, side)
+    columns = _span(random.randint(right, (), 0, width), width, side)
+    return rows[:, None] & columns[None, :]
+
+
+def _span(centre: Array, size: int, share: Array) -> Array:
+    """Places of an axis within share * size / 2 of the centre."""
+    half = jnp.floor(share * size / 2.0)
+    apart = (jnp.arange(size) - centre).astype(jnp.float32)
+    return (apart >= -half) & (apart < half)

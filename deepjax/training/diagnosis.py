@@ -1,0 +1,39 @@
+"""Why a step was bad: labels beyond the classes, the first layer whose output is not finite, or the gradient's."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from deepjax.analysis import first_not_finite
+from deepjax.data.augment import normalize, resize
+from deepjax.training.programs import Programs
+from deepjax.training.state import TrainState
+
+
+def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray) -> str:
+    """What is wrong with the step that comes after `state`, in a line. batch: the whole of it, ids: (batch,) of its examples."""
+    labels, classes = batch["label"], programs.dataset.num_classes
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        return f"labels outside 0 to {classes - 1} ({_listed(ids[outside])} have {_listed(labels[outside])})"
+    if any(np.isnan(leaf).any() or np.isinf(leaf).any() for leaf in jax.tree.leaves(jax.device_get(state.params))):
+        return f"parameters that are not finite before it, first in {_first_leaf(state.params)}"
+    images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), programs.config.image_size)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    layer = first_not_finite(programs.model, variables, images, train=True)
+    if layer is not None:
+        return f"an output that is not finite, first of {layer or 'the network'}"
+    return "finite outputs: the loss, a gradient or a batch statistic is not finite, or jumped"
+
+
+def _first_leaf(params: Any) -> str:
+    flat: Any = flatten_dict(jax.device_get(params), sep="/")
+    return next(path for path, leaf in flat.items() if not np.isfinite(leaf).all())
+
+
+def _listed(values: np.ndarray, most: int = 4) -> str:
+    shown = ", ".join(str(value) for value in values[:most].tolist())
+    return shown + (", ..." if len(values) > most else "")

@@ -1,0 +1,34 @@
+"""How a run is carried out: nothing here changes what is computed."""
+
+import dataclasses
+
+from deepjax.errors import require
+from deepjax.training.parallel import Strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Checkpoints, devices and logs of a run; the same run may go on with others."""
+
+    save_every: int = 0
+    """Steps between checkpoints; 0 means once an epoch. The last step is always saved."""
+    keep_last: int = 2
+    """How many of the newest checkpoints are kept."""
+    keep_best: int = 1
+    """How many checkpoints of the lowest test error are kept beside them."""
+    strategy: Strategy = "jit"
+    """How a step is spread over the devices: one partitioned program (jit), or one for each device (pmap)."""
+    fsdp: bool = False
+    """Shard parameters and optimizer state over the devices too (with jit)."""
+    watchdog: float = 1800.0
+    """Seconds without a step's end after which all stacks are shown and the run exits 75; 0: no limit."""
+    tensorboard: bool = False
+    """Log to TensorBoard too (needs the extra `tensorboard`)."""
+    data_dir: str | None = None
+    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+    def __post_init__(self) -> None:
+        require(self.save_every >= 0, "save_every", self.save_every, "0 (once an epoch) or more")
+        require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
+        require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
+        require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")

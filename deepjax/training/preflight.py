@@ -1,0 +1,69 @@
+"""Memory, operations and compile time of a step before it runs; a step that cannot fit is refused with advice."""
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+
+from deepjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """What one step needs."""
+
+    bytes_per_device: int  # peak: arguments, results and temporaries, less what is reused
+    bytes_there: int | None  # memory of the device; None where it is not known
+    flops: float  # of one device, as XLA counts them; 0 where it does not
+    compile_seconds: float
+
+    def __str__(self) -> str:
+        there = f" of {_gib(self.bytes_there)}" if self.bytes_there else ""
+        flops = f", {self.flops / 1e9:.3g} GFLOPs" if self.flops else ""
+        return (
+            f"compiled in {self.compile_seconds:.1f} s; a step takes {_gib(self.bytes_per_device)}{there} of memory{flops} a device"
+        )
+
+
+def compile_step(step: Any, *arguments: Any) -> tuple[Any, StepCost]:
+    """Compile a jitted step for arguments (arrays or their shapes) and see what it needs."""
+    began = time.perf_counter()
+    compiled = step.lower(*arguments).compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    peak = 0
+    if memory is not None:
+        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    costs = compiled.cost_analysis() or {}
+    return compiled, StepCost(peak, device_memory(), max(0.0, float(costs.get("flops", 0.0))), seconds)
+
+
+def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> None:
+    """Raise InputError, with what may help, when a step needs more memory than a device has."""
+    if cost.bytes_there is None or cost.bytes_per_device <= cost.bytes_there:
+        return
+    advice = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
+    advice += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])
+    raise InputError(
+        f"a step takes {_gib(cost.bytes_per_device)} of memory a device, which has {_gib(cost.bytes_there)}; "
+        f"try {', or '.join(advice)}, or more devices (with fsdp where parameters are the most of it)"
+    )
+
+
+def device_memory() -> int | None:
+    """Bytes that a device has for one program: of its own memory, or, of the host's, its share."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return _host_memory() // len(jax.local_devices())
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,106 @@
+"""What a configuration compiles to: model, data and the two steps, ready to run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from deepjax.analysis import kernel_order
+from deepjax.data import Dataset, Split, dataset_info, load_split
+from deepjax.errors import require
+from deepjax.models import create_model
+from deepjax.training.config import TrainConfig
+from deepjax.training.optimizers import make_optimizer, make_schedule
+from deepjax.training.options import RunOptions
+from deepjax.training.parallel import Spread, make_mesh
+from deepjax.training.preflight import StepCost, check_fits, compile_step
+from deepjax.training.state import TrainState, auxiliary_heads, init_state
+from deepjax.training.step import StepOptions, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What a configuration compiles to; the learning rate and the seed are not in it, so runs that differ in them share one."""
+
+    config: TrainConfig
+    model: nn.Module
+    dataset: Dataset
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    spread: Spread
+    layers: tuple[str, ...]
+    heads: tuple[str, ...]
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    cost: StepCost
+    train: Split
+    test: Split
+
+    def fresh_state(self, config: TrainConfig) -> TrainState:
+        """The state before the first step, on the devices, with the rate and the seed of a configuration."""
+        return self.spread.put_state(_state(config, self.model, self.optimizer, self.heads))
+
+
+def build(config: TrainConfig, options: RunOptions = RunOptions()) -> Programs:  # noqa: B008  # frozen
+    """Model, data and the two steps of a configuration, the train step compiled.
+
+    Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
+    """
+    dataset = dataset_info(config.dataset)
+    spread = Spread(make_mesh(), options.strategy, options.fsdp)
+    spread.check_batch_size(config.batch_size, config.accumulate)
+    model = make_model(config)
+    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
+    shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
+    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
+    train_step = make_train_step(model, optimizer, schedule, dataset, step_options(config, spread.axis))
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *dataset.shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
+        compiled, cost = compile_step(spread.compile_train(train_step, state), state, batch)
+    check_fits(cost, config.batch_size, config.accumulate, config.remat)
+    eval_step = make_eval_step(model, dataset, config.image_size, config.auxiliary_weight)
+    return Programs(
+        config=config,
+        model=model,
+        dataset=dataset,
+        optimizer=optimizer,
+        schedule=schedule,
+        spread=spread,
+        layers=tuple(kernel_order(model, config.input_shape)),
+        heads=heads,
+        train_step=compiled,
+        eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
+        cost=cost,
+        train=load_split(dataset, "train", options.data_dir),
+        test=load_split(dataset, "test", options.data_dir),
+    )
+
+
+def make_model(config: TrainConfig) -> nn.Module:
+    """The network of a configuration; raises InputError when it lacks batch norm whose scope is given."""
+    fields: dict[str, Any] = {"num_classes": dataset_info(config.dataset).num_classes, "dtype": jnp.dtype(config.precision)}
+    if config.width:
+        fields["width"] = config.width
+    if config.bn_scope != "global":
+        has_scope = hasattr(create_model(config.model), "bn_scope")
+        require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
+        fields["bn_scope"] = config.bn_scope
+    return create_model(config.model, **fields)
+
+
+def step_options(config: TrainConfig, axis: str | None = None) -> StepOptions:
+    """The part of a configuration that the train step takes."""
+    names = {field.name for field in dataclasses.fields(StepOptions)} - {"policy", "axis"}
+    return StepOptions(**{name: getattr(config, name) for name in names}, policy=config.policy, axis=axis)
+
+
+def _state(config: TrainConfig, model: nn.Module, optimizer: optax.GradientTransformation, heads: tuple[str, ...]) -> TrainState:
+    return init_state(model, optimizer, config.input_shape, config.learning_rate, config.seed, heads, config.ema > 0)

@@ -1,0 +1,82 @@
+"""experiments/train.py that sends itself SIGTERM in FAULT_PHASE, the FAULT_WHEN-th time, and says how long it then lived."""
+
+import atexit
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from deepjax.training import checkpoint, preflight, programs, trainer  # noqa: E402
+
+PHASE, WHEN = os.environ["FAULT_PHASE"], int(os.environ["FAULT_WHEN"])
+_sent: list[float] = []
+_stepped: list[float] = []  # when the step that the signal fell into had ended
+
+
+def terminate() -> None:
+    """SIGTERM to this process."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    _sent.append(time.monotonic())
+
+
+def at(when: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with SIGTERM in its `when`-th call."""
+    calls = 0
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == when:
+            terminate()
+            if PHASE == "twice":
+                terminate()
+        return function(*arguments, **keywords)
+
+    return wrapped
+
+
+def arm() -> None:
+    """Put the signal where the phase is."""
+    run = trainer._Run
+    if PHASE == "compile":
+        programs.compile_step = at(1, preflight.compile_step)
+    elif PHASE in ("train", "twice"):
+        run._epoch_ends = at(3 * WHEN, run._epoch_ends)
+    elif PHASE == "save":
+        checkpoint.Checkpoints._finish = at(WHEN, checkpoint.Checkpoints._finish)
+    elif PHASE == "eval":
+        run._put_share = at(2 * WHEN, run._put_share)  # two batches hold the test images
+    elif PHASE == "last step":
+        checkpoint.Checkpoints.save_last = at(1, checkpoint.Checkpoints.save_last)
+    else:  # the final evaluation comes after three epochs of two batches
+        run._put_share = at(6 + WHEN, run._put_share)
+
+
+def leave() -> None:
+    """How long it lived after the step that the signal fell into."""
+    if _sent:
+        print(f"ENDED {time.monotonic() - (_stepped or _sent)[0]:.2f}", file=sys.stderr, flush=True)
+
+
+def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which is called after each step, noting the first call after the signal."""
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        if _sent and not _stepped:
+            _stepped.append(time.monotonic())
+        return function(*arguments, **keywords)
+
+    return wrapped
+
+
+arm()
+trainer._Run._epoch_ends = watched(trainer._Run._epoch_ends)
+atexit.register(leave)
+runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")
