@@ -37,7 +37,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(body)
         names = [Path(name) for name, file in manifest["files"].items() if str(file["sha256"]) and int(file["bytes"]) >= 0]
-        dict(manifest["position"]), int(manifest["step"]), float(manifest["time"]), float(manifest["metric"] or 0)
+        for fact, kind in (("position", dict), ("step", int), ("time", float), ("metric", float | None)):
+            if not isinstance(manifest[fact], kind):
+                raise TypeError(fact)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{NAME} is none of ours ({type(error).__name__})") from error
     if any(name.is_absolute() or ".." in name.parts for name in names):

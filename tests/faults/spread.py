@@ -71,7 +71,7 @@ class Thin:
 
     name: str
     spread: Spread
-    config: TrainConfig = TrainConfig(model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.01)
+    config: TrainConfig = TrainConfig(model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.001)
 
     def start(self) -> tuple[TrainState, object]:
         """The first state and the compiled step."""
