@@ -22,7 +22,7 @@ FAULTS = {
     "bit-flips": ("files", "bit_flips", 2000, 1),
     "cut-files": ("files", "cut_files", 0, 1),
     "full-disk": ("files", "full_disk", 10, 1),
-    "bad-batches": ("numbers", "bad_batches", 250, 1),
+    "bad-batches": ("bad_batches", "bad_batches", 250, 1),
     "resumed-order": ("spread", "resumed_order", 0, 1),
     "moved": ("spread", "moved", 0, 8),
     "strategies": ("spread", "strategies", 0, 8),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from deepjax.training import checkpoint, config, step
-from tests.faults import files, inputs, numbers, spread
+from tests.faults import bad_batches, files, inputs, spread
 from tests.faults.tally import Tally
 
 Patch = contextlib.AbstractContextManager[Any]
@@ -25,8 +25,8 @@ CONTROLS: dict[str, tuple[Callable[[], Patch], Callable[[Path], Tally]]] = {
         lambda: mock.patch.multiple(checkpoint, problems=lambda folder: []),
         lambda work: files.bit_flips(20, work, restores=1),
     ),
-    "finite numbers": (lambda: mock.patch.object(step, "all_finite", _blind), lambda work: numbers.bad_batches(10, work)),
-    "labels": (lambda: mock.patch.object(step, "labels_valid", _blind), lambda work: numbers.bad_batches(10, work)),
+    "finite numbers": (lambda: mock.patch.object(step, "all_finite", _blind), lambda work: bad_batches.bad_batches(10, work)),
+    "labels": (lambda: mock.patch.object(step, "labels_valid", _blind), lambda work: bad_batches.bad_batches(10, work)),
     "errors of saving surfaced": (
         lambda: mock.patch.object(checkpoint.Checkpoints, "_failed", _raise),
         lambda work: files.full_disk(2, work),

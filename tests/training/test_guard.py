@@ -15,7 +15,7 @@ from deepjax.training.checkpoint import digest
 from deepjax.training.guard import SPIKE_WARMUP, Policy, Running, init_guard, judge
 from deepjax.training.logs import read_rows
 from tests.drawn import drawn
-from tests.faults.numbers import bad_batches
+from tests.faults.bad_batches import bad_batches
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)

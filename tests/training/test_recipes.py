@@ -98,7 +98,7 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     params = {"conv": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros((4,))}}
     gradients = {
         "conv": {
-            "kernel": jax.random.normal(jax.random.key(0), (3, 3, 2, 4)) * jnp.array([1.0, 2.0, 4.0, 8.0]),
+            "kernel": jax.random.normal(jax.random.key(0), (3, 3, 2, 4)) * jnp.array([[[[1.0, 2.0, 4.0, 8.0]]]]),
             "bias": jnp.ones((4,)),
         }
     }
