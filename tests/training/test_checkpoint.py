@@ -1,6 +1,9 @@
 """Checkpoints: kept, cleaned, restored onto any number of devices, and summed up by one digest."""
 
 import dataclasses
+import hashlib
+import re
+from unittest import mock
 
 import chex
 import jax
@@ -10,10 +13,11 @@ from jax.sharding import AxisType
 
 from deepjax.errors import InputError
 from deepjax.models import ResNet, cifar_stages
-from deepjax.training import TrainConfig, parallel
-from deepjax.training.checkpoint import Checkpoints, digest
+from deepjax.training import TrainConfig, checkpoint, parallel
+from deepjax.training.checkpoint import Checkpoints, Options, digest, look
 from deepjax.training.optimizers import make_optimizer
 from deepjax.training.state import TrainState, init_state
+from tests.faults.files import bit_flips
 
 OPTIMIZER = make_optimizer(TrainConfig(model="cifar_resnet20"))
 
@@ -82,3 +86,96 @@ def test_an_empty_directory_is_named(tmp_path, checkpoints):
         digest(tmp_path / "nothing")
     with pytest.raises(InputError, match="holds no checkpoint"):
         checkpoints.restore(state_at(0))
+
+
+def save_all(folder, metrics: dict[int, float | None], **options) -> Checkpoints:
+    opened = Checkpoints(folder, **options)
+    for step, metric in metrics.items():
+        opened.save(state_at(step), {"next_index": step}, metric)
+    assert opened.settle()
+    return opened
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path):
+    opened = save_all(tmp_path, {1: 0.5, 2: 0.1, 3: 0.3, 4: None, 5: 0.4}, keep_last=1, keep_best=2)
+    assert opened.steps() == [2, 3, 5]
+    opened.close()
+
+
+def test_going_back_removes_the_abandoned_branch(tmp_path):
+    opened = save_all(tmp_path, {10: None, 20: None, 30: None}, keep_last=5)
+    state, position = opened.restore(state_at(0), before=21)
+    assert (int(state.step), position, opened.steps()) == (20, {"next_index": 20}, [10, 20])
+    opened.save(state_at(25), {"next_index": 25})
+    opened.close()
+    assert Checkpoints(tmp_path).latest() == 25
+
+
+def test_a_save_that_fails_is_said_and_the_next_is_made(tmp_path):
+    said = []
+    opened = Checkpoints(tmp_path, warn=said.append)
+    with mock.patch.object(checkpoint, "write_manifest", side_effect=OSError(28, "No space left on device")):
+        opened.save(state_at(1), {"next_index": 1})
+        assert not opened.settle()
+    assert "checkpoint of step 1 could not be written" in said[0] and "No space left" in said[0]
+    opened.save(state_at(2), {"next_index": 2})
+    opened.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2"]
+
+
+def test_the_last_save_must_succeed(tmp_path):
+    opened = Checkpoints(tmp_path, warn=lambda line: None)
+    with (
+        mock.patch.object(checkpoint, "write_manifest", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(InputError, match="cannot write checkpoints in"),
+    ):
+        opened.save_last(state_at(1), {"next_index": 1})
+    opened.close()
+
+
+def test_of_nothing_but_damaged_ones_none_is_used(tmp_path):
+    opened = save_all(tmp_path, {1: None, 2: None})
+    for path in (tmp_path / "checkpoints").rglob("d/*"):
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+    opened = Checkpoints(tmp_path, warn=lambda line: None)
+    with pytest.raises(InputError, match="no checkpoint that is whole"):
+        opened.restore(state_at(0))
+    opened.close()
+
+
+def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 1)):
+        opened = Checkpoints(tmp_path / name)
+        opened.save(state_at(3, seed=seed), {"next_index": 3}, 0.25)
+        opened.close()
+    look(Options("list", tmp_path / "a"))
+    assert re.match(r"step +3 +\d+\.\d\d MiB .* test error 25.00 %", capsys.readouterr().out)
+    look(Options("diff", tmp_path / "a", tmp_path / "a"))
+    look(Options("diff", tmp_path / "a", tmp_path / "b"))
+    same, *lines = capsys.readouterr().out.splitlines()
+    assert same == "no difference"
+    assert any(re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line) for line in lines)
+    look(Options("verify", tmp_path / "a"))
+    manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
+    with pytest.raises(InputError, match=r"3/manifest.json is damaged"):
+        look(Options("verify", tmp_path / "a"))
+    with pytest.raises(InputError, match="diff takes two runs"):
+        look(Options("diff", tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"files": []}', "[" * 100_000, '{"files": {"../x": {"sha256": "0", "bytes": 1}}}'], ids=lambda c: c[:9]
+)
+def test_a_manifest_of_another_s_making_is_refused(content, tmp_path):
+    opened = save_all(tmp_path, {1: None})
+    opened.close()
+    path = tmp_path / "checkpoints" / "1" / "manifest.json"
+    path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+    with pytest.raises(InputError, match=r"checkpoint .*1 is damaged: manifest.json"):
+        digest(tmp_path)
+
+
+def test_one_bit_anywhere_is_noticed(tmp_path):
+    tally = bit_flips(20, tmp_path, restores=20)
+    assert (tally.tried, tally.losses) == (20, [])

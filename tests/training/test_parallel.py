@@ -1,0 +1,81 @@
+"""How a step is spread: FSDP and pmap compute what jit computes, and each says what it cannot do."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from deepjax.errors import InputError
+from deepjax.training import RunOptions, TrainConfig, build, preflight
+from deepjax.training.parallel import SMALLEST_SHARD, Spread, make_mesh
+from deepjax.training.preflight import StepCost, check_fits
+from tests.faults import spread as faults
+from tests.faults.spread import Thin, apart, largest_apart, mesh_of, path_of
+
+GIB = 2**30
+
+
+def test_fsdp_shards_the_longest_axis_that_divides():
+    sharded = Spread(make_mesh(), fsdp=True)
+    shapes = {"conv": (3, 3, 64, 128), "odd": (3, 3, 64, 100), "bias": (128,), "prime": (101, 103), "last": (128, 128)}
+    got = {name: sharded.state_shardings(jax.ShapeDtypeStruct(shape, np.float32)).spec for name, shape in shapes.items()}
+    assert got == {
+        "conv": PartitionSpec(None, None, None, "data"),
+        "odd": PartitionSpec(None, None, "data"),
+        "bias": PartitionSpec(),  # below the size that is worth it
+        "prime": PartitionSpec(),
+        "last": PartitionSpec(None, "data"),
+    }
+    assert SMALLEST_SHARD > 128
+
+
+@pytest.mark.parametrize(
+    "way", [Spread(make_mesh(), "pmap"), Spread(mesh_of(2)), Spread(make_mesh(), fsdp=True)], ids=lambda w: w.strategy
+)
+def test_every_spread_computes_the_same_step(way, monkeypatch):
+    monkeypatch.setattr("deepjax.training.parallel.SMALLEST_SHARD", 16)
+    jit = Thin("cifar_resnet20", Spread(mesh_of(8)))
+    path = path_of(jit, jit.start(), 2)
+    other = Thin("cifar_resnet20", way)
+    state, step = other.start()
+    if way.fsdp:
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    assert largest_apart(other, step, path) <= 1e-5
+    assert apart(path[1], path[0]) > 1e-5  # a step moves by more than the tolerance
+
+
+def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch):
+    """The negative control of the test above."""
+    jit = Thin("cifar_resnet20", Spread(mesh_of(8)))
+    path = path_of(jit, jit.start(), 1)
+    monkeypatch.setattr("deepjax.training.step._over_devices", lambda axis, *rest: rest)
+    monkeypatch.setattr("deepjax.models.norms._is_mapped", lambda axis: False)
+    other = Thin("cifar_resnet20", Spread(make_mesh(), "pmap"))
+    assert largest_apart(other, other.start()[1], path) > 1e-5
+
+
+def test_pmap_says_what_it_cannot_do():
+    with pytest.raises(InputError, match=r"strategy is 'pmap'; .* drop --fsdp"):
+        Spread(make_mesh(), "pmap", fsdp=True)
+    with pytest.raises(InputError, match="strategy is 'xmap'"):
+        Spread(make_mesh(), "xmap")  # pyright: ignore[reportArgumentType]
+
+
+def test_resumed_order_and_devices_in_short(tmp_path):
+    for tally in (faults.resumed_order(4, tmp_path), faults.moved(2, tmp_path)):
+        assert tally.tried and not tally.losses
+
+
+def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
+    with pytest.raises(InputError, match=r"takes 3.00 GiB .* has 2.00 GiB; try a smaller batch_size than 64, or"):
+        check_fits(StepCost(3 * GIB, 2 * GIB, 1e9, 1.0), 64, 1, "none")
+    check_fits(StepCost(3 * GIB, None, 1e9, 1.0), 64, 1, "none")
+    check_fits(StepCost(3 * GIB, 4 * GIB, 1e9, 1.0), 64, 1, "none")
+    monkeypatch.setattr(preflight, "device_memory", lambda: 1000)
+    with pytest.raises(InputError, match="remat='convolutions' or 'blocks'"):
+        build(TrainConfig(model="cifar_plain20", width=2, batch_size=16), RunOptions())
+
+
+def test_the_cost_is_told_in_a_line():
+    told = str(StepCost(3 * GIB, 80 * GIB, 5e9, 2.0))
+    assert told == "compiled in 2.0 s; a step takes 3.00 GiB of 80.00 GiB of memory, 5 GFLOPs a device"
