@@ -43,6 +43,10 @@ test-slow: install
 test-models: install
 	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow tests/models
 
+# Every fault: kills, flipped bits, full disks, bad batches ... (about two hours on two cores); writes docs/results/faults.md.
+faults: install
+	$(BIN)/python -m tests.faults
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

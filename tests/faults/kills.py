@@ -78,15 +78,22 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
         alive = processes[victim].poll() is None
         processes[victim].send_signal(kind)
         began = time.monotonic()
-        codes = [finish(process, heartbeat + 30)[0] for process in processes]
+        ends = [finish(process, heartbeat + 30) for process in processes]
+        codes = [code for code, _ in ends]
         seconds = time.monotonic() - began
         again = [code for code, _ in pair(out, heartbeat)]
         slowest = max(slowest, seconds)
         stopped = kind == signal.SIGKILL or codes == [143, 143] or not alive or codes == [0, 0]
         fine = seconds <= heartbeat + 5 and stopped and again == [0, 0] and outcome(out) == expected
-        tally.count(fine, f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}")
+        tally.count(fine, f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {_last(ends)}")
     tally.note = f"(slowest {slowest:.1f} s, heartbeat {heartbeat} s)"
     return tally
+
+
+def _last(ends: list[tuple[int, str]]) -> list[str]:
+    """The first line that each said of an error, or its last."""
+    lines = [said.strip().splitlines() or [""] for _, said in ends]
+    return [next((line for line in each if "rror" in line), each[-1])[:200] for each in lines]
 
 
 def _start_pair(out: Path, heartbeat: int):

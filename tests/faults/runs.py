@@ -23,7 +23,7 @@ CACHE = {  # a second start need not compile
 
 def start(out: Path, *flags: str, script: str = "experiments/train.py", **environment: str) -> subprocess.Popen[str]:
     """The run as a process of its own, on one CPU device unless the environment says otherwise."""
-    variables = os.environ | CACHE | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"} | environment
+    variables = os.environ | CACHE | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONFAULTHANDLER": "1"} | environment
     command = [sys.executable, str(ROOT / script), *FLAGS, "--out", str(out), *flags]
     return subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -1,0 +1,131 @@
+"""What each option of the training step costs: time against the plain step in the same rounds, and the memory that XLA plans.
+
+python experiments/benchmarks/step_options.py
+"""
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepjax import command
+from deepjax.data import dataset_info
+from deepjax.errors import require
+from deepjax.training import TrainConfig
+from deepjax.training import step as step_module
+from deepjax.training.config import write_text
+from deepjax.training.optimizers import make_optimizer, make_schedule
+from deepjax.training.programs import make_model, step_options
+from deepjax.training.state import init_state
+from deepjax.training.step import make_train_step
+
+PLAIN = "plain"
+VARIANTS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    "without guard": {},
+    "spike_sigmas=6": {"spike_sigmas": 6.0},
+    "ema=0.999": {"ema": 0.999},
+    "mixup=0.2": {"mixup": 0.2},
+    "accumulate=4": {"accumulate": 4},
+    "remat=convolutions": {"remat": "convolutions"},
+    "remat=blocks": {"remat": "blocks"},
+    "bfloat16": {"precision": "bfloat16"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    model: str = "cifar_resnet20"
+    """The network."""
+    dataset: str = "cifar10"
+    """The data set whose shapes the random images have."""
+    batch_size: int = 128
+    """Images of a step."""
+    steps: int = 4
+    """Steps of a block; the blocks of all variants take turns."""
+    rounds: int = 9
+    """Blocks of each."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+
+
+def main() -> None:
+    """Print a line a variant: median time of a step, median ratio to the plain step, planned memory."""
+    options = command.parse(Options)
+    require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
+    ready = {name: prepared(name, fields, options) for name, fields in VARIANTS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(options.rounds):
+        for name, (run, _) in ready.items():
+            seconds[name].append(run())
+    rows = {}
+    for name, times in seconds.items():
+        ratios = sorted(mine / plain for mine, plain in zip(times, seconds[PLAIN], strict=True))
+        rows[name] = {
+            "step_ms": 1e3 * statistics.median(times),
+            "ratio": statistics.median(ratios),
+            "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+            "temporary_mib": ready[name][1] / 2**20,
+        }
+        low, high = rows[name]["quartiles"]
+        print(
+            f"{name:20} {rows[name]['step_ms']:8.1f} ms  {rows[name]['ratio']:.3f} x [{low:.3f}, {high:.3f}]  "
+            f"{rows[name]['temporary_mib']:8.1f} MiB"
+        )
+    if options.out is not None:
+        where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+        write_text(options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where) + "\n")
+
+
+def prepared(name: str, fields: dict[str, Any], options: Options) -> tuple[Callable[[], float], int]:
+    """A function that times a block of steps, in seconds a step, and the bytes of temporaries of one."""
+    config = TrainConfig(model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields)
+    optimizer, model = make_optimizer(config), make_model(config)
+    step = make_train_step(model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config))
+    state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema > 0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (options.batch_size, *config.input_shape), np.uint8)),
+        "label": jnp.asarray(rng.integers(0, 10, options.batch_size), jnp.int32),
+    }
+    with _unguarded() if name == "without guard" else contextlib.nullcontext():
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    state, _ = compiled(state, batch)
+    analysis = compiled.memory_analysis()
+
+    def run() -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(options.steps):
+            state, _ = compiled(state, batch)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - began) / options.steps
+
+    return run, 0 if analysis is None else analysis.temp_size_in_bytes
+
+
+def _unguarded() -> Any:
+    """The step with every check taken for passed."""
+    passed = jnp.ones((), bool)
+    return mock.patch.multiple(
+        step_module,
+        all_finite=lambda *_: passed,
+        labels_valid=lambda *_: passed,
+        judge=lambda guard, *_: (passed, guard),
+        keep_if=lambda good, new, old: new,
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
