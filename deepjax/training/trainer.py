@@ -194,7 +194,8 @@ class _Run:
             self._stop(step, what)
 
     def _stop(self, step: int, what: str) -> NoReturn:
-        raise Stopped(f"stopped by SIGTERM after step {step} of {self.config.total_steps}, {what}; the same command carries on")
+        where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
+        raise Stopped(f"stopped by SIGTERM {where}; the same command carries on")
 
     def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
         """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""

@@ -57,9 +57,9 @@ def main() -> int:
         print(tallies[name]["row"], flush=True)
         for loss in tallies[name]["losses"][:5]:
             print(f"    lost: {loss}", flush=True)
+        if options.share == 1.0:
+            keep({name: tallies[name]})
     lost = sum(len(tally["losses"]) for tally in tallies.values())
-    if options.share == 1.0:
-        keep(tallies)
     print(f"{sum(tally['tried'] for tally in tallies.values())} faults, {lost} lost, {(time.monotonic() - began) / 60:.1f} min")
     return int(lost > 0)
 

@@ -78,5 +78,6 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 arm()
 trainer._Run._epoch_ends = watched(trainer._Run._epoch_ends)
+trainer._Run._stop_if_asked = watched(trainer._Run._stop_if_asked)  # comes right after compilation, and between batches
 atexit.register(leave)
 runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")
