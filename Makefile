@@ -34,14 +34,14 @@ demo: install
 	$(BIN)/python experiments/degradation.py --out runs/degradation
 
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 # Every network: against torchvision and timm where they have it, and on eight devices; a few of each kind are in `make test`.
 test-models: install
-	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow tests/models
+	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests/models
 
 # Every fault: kills, flipped bits, full disks, bad batches ... (about two hours on two cores); writes docs/results/faults.md.
 faults: install

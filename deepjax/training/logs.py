@@ -30,16 +30,15 @@ class MetricsLog:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._rewrite(resume_step)
         self._file = path.open("a")
-        self.rewind(resume_step)
 
     def rewind(self, step: int) -> None:
         """Forget the rows beyond a step, which will come again."""
-        path = Path(self._file.name)
         self._file.close()
-        write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step))
-        self._file = path.open("a")
+        self._rewrite(step)
+        self._file = self._path.open("a")
 
     def write(self, row: Row) -> None:
         """Append a row and hand it to the operating system."""
@@ -52,6 +51,10 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _rewrite(self, step: int) -> None:
+        kept = [row for row in read_rows(self._path) if row["step"] <= step]
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class Tensorboard:

@@ -13,7 +13,6 @@ from experiments import degradation
 from experiments.degradation import Options, Preset, judge
 
 TINY = Preset(epochs=1, batch_size=240, rates=(0.1, 0.03), expected="nothing", width=4, warmup_epochs=0.0)
-pytestmark = pytest.mark.xdist_group("study")  # one process computes what the tests of this file share
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,6 @@ from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
 from deepjax.training.logs import read_rows
 
-pytestmark = pytest.mark.xdist_group("trainer")  # one process computes what the tests of this file share
 CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
