@@ -29,9 +29,16 @@ def test_fsdp_shards_the_longest_axis_that_divides():
     assert SMALLEST_SHARD > 128
 
 
-@pytest.mark.parametrize(
-    "way", [Spread(make_mesh(), "pmap"), Spread(mesh_of(2)), Spread(make_mesh(), fsdp=True)], ids=lambda w: w.strategy
-)
+@pytest.fixture
+def eight_layers(monkeypatch):
+    """`make faults` takes networks of five kinds."""
+    monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", {"width": 4, "stages": (1, 1, 1)})
+
+
+WAYS = {"pmap": Spread(make_mesh(), "pmap"), "two devices": Spread(mesh_of(2)), "fsdp": Spread(make_mesh(), fsdp=True)}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     monkeypatch.setattr("deepjax.training.parallel.SMALLEST_SHARD", 16)
     jit = Thin("cifar_resnet20", Spread(mesh_of(8)))
