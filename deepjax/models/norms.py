@@ -150,7 +150,7 @@ def _groups(bn_scope: Scope, batch: int) -> int:
     if bn_scope == "global":
         return 1
     if bn_scope == "replica":
-        groups = max(1, jax.sharding.get_abstract_mesh().size)
+        groups = 1 if _is_mapped(DEVICES) else max(1, jax.sharding.get_abstract_mesh().size)  # under pmap there is only the share
         if batch % groups:
             raise InputError(f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that")
         return groups

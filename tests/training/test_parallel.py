@@ -61,6 +61,18 @@ def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eigh
     assert largest_apart(other, other.start()[1], path) > 1e-5
 
 
+def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
+    """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
+    fields = {"width": 4, "stages": (1, 1, 1)}
+    monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", fields | {"bn_scope": "replica"})
+    jit, pmap = (Thin("cifar_resnet20", Spread(make_mesh(), strategy)) for strategy in ("jit", "pmap"))
+    with jax.set_mesh(jit.spread.mesh):
+        path = path_of(jit, jit.start(), 2)
+    assert largest_apart(pmap, pmap.start()[1], path) <= 1e-5
+    monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", fields)
+    assert largest_apart(pmap, pmap.start()[1], path) > 1e-4
+
+
 def test_pmap_says_what_it_cannot_do():
     with pytest.raises(InputError, match=r"strategy is 'pmap'; .* drop --fsdp"):
         Spread(make_mesh(), "pmap", fsdp=True)
