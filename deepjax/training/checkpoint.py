@@ -51,6 +51,8 @@ class Checkpoints:
             except OSError as error:
                 raise _unwritable(self.folder, error) from error
         _meet("checkpoints opened")
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_of_failed_saves)  # which `_failed` tells in a line
         self._orbax = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
@@ -141,7 +143,6 @@ class Checkpoints:
             self._let_go()
 
     def _failed(self, step: int, error: Exception) -> None:
-        logging.getLogger("asyncio").addFilter(_not_of_orbax)  # the one line below says it all
         with contextlib.suppress(Exception):  # the same error again, which Orbax keeps until it is collected
             self._orbax.wait_until_finished()
         if self._primary:
@@ -199,9 +200,10 @@ def _meet(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Of a failed write Orbax leaves futures behind whose errors nobody collects: dozens of pages that say the same."""
-    return "never retrieved" not in record.getMessage()
+def _not_of_failed_saves(record: logging.LogRecord) -> bool:
+    """Of a failed write Orbax logs dozens of pages: each thread's error, and of each future that nobody collected."""
+    message = record.getMessage()
+    return not any(part in message for part in ("never retrieved", "Handler Commit operations", "_SignalingThread.run()"))
 
 
 def _unwritable(folder: Path, error: Exception) -> InputError:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +35,9 @@ class Hosts:
         require(self.heartbeat >= 1, "heartbeat", self.heartbeat, "1 second or more")
         if all(given):
             require(self.process_id < self.processes, "process_id", self.process_id, f"0 to {self.processes - 1}")
-            require(self.coordinator.count(":") >= 1, "coordinator", self.coordinator, "ADDRESS:PORT")
+            is_address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})", self.coordinator)
+            port_fits = is_address is not None and 0 < int(is_address[2]) < 2**16
+            require(port_fits, "coordinator", self.coordinator, "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535")
 
 
 def found(environment: Mapping[str, str], on_tpu: bool) -> str | None:
@@ -82,4 +85,5 @@ def _on_tpu() -> bool:
 
 
 def _is_loopback(address: str) -> bool:
-    return address.rsplit(":", 1)[0].strip("[]") in ("127.0.0.1", "localhost", "::1")
+    host = address.rsplit(":", 1)[0].strip("[]")
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None

@@ -11,13 +11,16 @@
 #SBATCH --open-mode=append
 #SBATCH --time=04:00:00
 #SBATCH --requeue
-# SIGTERM 120 to 180 s before the time is over. Without "B:" it goes to the tasks and not to this shell: they save and exit 143, srun
-# returns that, and the lines below queue the job again under its number. A step and a save must take less than those 120 s.
+# SIGTERM 120 to 180 s before the time is over. Without "B:" it goes to the tasks and not to this shell: they save and exit 143,
+# srun returns that, and the last lines queue the job again under its number. A step and a save must take less than those 120 s.
 #SBATCH --signal=TERM@120
 
-unset http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY # gRPC would ask them for the first process
-[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it over since SLURM 22.05
-if [ "$SLURM_JOB_NUM_NODES" = 1 ]; then # the coordinator's port has no password: on one machine nobody else shall reach it
+# gRPC would ask a proxy for the first process.
+unset http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY
+# Since SLURM 22.05 srun does not take this over from sbatch.
+[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+# The coordinator's port has no password: within one machine nobody else shall reach it.
+if [ "$SLURM_JOB_NUM_NODES" = 1 ]; then
     export JAX_COORDINATOR_ADDRESS=127.0.0.1:$((61440 + SLURM_JOB_ID % 4096))
     export JAX_COORDINATOR_BIND_ADDRESS=$JAX_COORDINATOR_ADDRESS
 fi
@@ -28,6 +31,6 @@ code=$?
 echo "srun exited $code after ${SLURM_RESTART_COUNT:-0} restarts"
 case $code in
 143) scontrol requeue "$SLURM_JOB_ID" ;;
-75 | 134 | 137) [ "${SLURM_RESTART_COUNT:-0}" -ge 10 ] || scontrol requeue "$SLURM_JOB_ID" ;; # hung, or a process was lost
+75 | 1[3-5][0-9]) [ "${SLURM_RESTART_COUNT:-0}" -ge 10 ] || scontrol requeue "$SLURM_JOB_ID" ;; # hung, or ended by a signal
 esac
 exit $code

@@ -1,4 +1,4 @@
-"""The launcher for SLURM, by a SLURM of two tasks on this machine that the test starts for itself and ends again."""
+"""The launcher for SLURM: its decisions, and runs of two tasks by a SLURM on this machine that the test starts and ends."""
 
 import contextlib
 import dataclasses
@@ -48,12 +48,9 @@ NodeName=localhost NodeAddr=127.0.0.1 CPUs=2
 PartitionName=test Nodes=localhost Default=YES
 """
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not all(map(shutil.which, COMMANDS)) or os.geteuid() != 0, reason="needs SLURM and munge (slurm-wlm, munge), and root"
-    ),
-]
+needs_slurm = pytest.mark.skipif(
+    not all(map(shutil.which, COMMANDS)) or os.geteuid() != 0, reason="needs SLURM and munge (slurm-wlm, munge), and root"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +144,48 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
             until(lambda: made.run("squeue", "-h") == "", "no job is left", 60)
 
 
+def launch(folder: Path, code: int, **environment: str) -> tuple[int, str]:
+    """The launcher's exit code and words, with an srun that shows its environment and exits with `code`."""
+    for name, body in {"srun": f"env; echo srun $*; exit {code}", "scontrol": "echo scontrol $*"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    given = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "4099", "SLURM_JOB_NUM_NODES": "1"}
+    command = ["bash", "experiments/launch/slurm.sh", "--out", "a folder"]
+    done = subprocess.run(command, env=given | environment, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    "code, restarts, again",
+    [
+        (0, 0, False),
+        (1, 0, False),
+        (2, 0, False),
+        (3, 0, False),
+        (75, 9, True),
+        (75, 10, False),
+        (134, 0, True),
+        (137, 9, True),
+        (137, 10, False),
+        (143, 0, True),
+        (143, 99, True),
+    ],
+)
+def test_a_job_is_requeued_by_exit_code(tmp_path, code, restarts, again):
+    ended, said = launch(tmp_path, code, SLURM_RESTART_COUNT=str(restarts))
+    assert ended == code
+    assert ("scontrol requeue 4099" in said) == again
+
+
+def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
+    _, said = launch(tmp_path, 0, https_proxy="proxy:1", HTTP_PROXY="proxy:1", SLURM_CPUS_PER_TASK="3")
+    assert "python experiments/train.py --out a folder" in said
+    assert "JAX_COORDINATOR_ADDRESS=127.0.0.1:61443" in said and "JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:61443" in said
+    assert "SRUN_CPUS_PER_TASK=3" in said and "proxy:1" not in said
+    _, said = launch(tmp_path, 0, SLURM_JOB_NUM_NODES="2")
+    assert "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said  # jax names the first node
+
+
 def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
     """The same run as two processes that are told of each other."""
     command = [sys.executable, "experiments/train.py", *FLAGS, "--out", str(out), *flags]
@@ -172,6 +211,8 @@ def rows(out: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(out / "metrics.jsonl")]
 
 
+@needs_slurm
+@pytest.mark.slow
 def test_a_job_of_two_tasks_ends_as_two_processes_by_flags(slurm, tmp_path):
     job = slurm.submit(tmp_path / "job", "--epochs", "1")
     slurm.wait(job)
@@ -183,6 +224,8 @@ def test_a_job_of_two_tasks_ends_as_two_processes_by_flags(slurm, tmp_path):
     assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(job)  # two processes of one run, and not two runs
 
 
+@needs_slurm
+@pytest.mark.slow
 def test_a_stopped_job_is_queued_again_and_ends_in_the_same_bits(slurm, tmp_path):
     out, flags = tmp_path / "stopped", ["--epochs", "6", "--save-every", "1000"]  # what is carried on from is what SIGTERM saved
     job = slurm.submit(out, *flags)
