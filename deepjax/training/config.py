@@ -1,6 +1,7 @@
 """The configuration of one training run: frozen, checked when made, stored as config.json and compared on resume."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ class TrainConfig:
         require(self.steps >= 0, "steps", self.steps, "0 (count by epochs) or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(0 < self.learning_rate < 1e4, "learning_rate", self.learning_rate, "above 0, below 10000")
-        increasing = all(0 < a < b < 1 for a, b in zip(self.milestones, (*self.milestones[1:], 1 - 1e-9), strict=True))
+        increasing = all(a < b for a, b in itertools.pairwise((0.0, *self.milestones, 1.0)))  # comparisons with NaN are false
         require(increasing, "milestones", self.milestones, "increasing fractions between 0 and 1")
         require(0 <= self.warmup_epochs < float("inf"), "warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")

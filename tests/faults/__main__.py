@@ -26,7 +26,7 @@ FAULTS = {
     "resumed-order": ("spread", "resumed_order", 0, 1),
     "moved": ("spread", "moved", 0, 8),
     "strategies": ("spread", "strategies", 0, 8),
-    "processes": ("spread", "processes", 1, 1),
+    "processes": ("spread", "processes", 0, 1),
     "changed": ("inputs", "changed", 0, 1),
     "fuzz": ("inputs", "fuzz", 5000, 1),
     "controls": ("controls", "controls", 0, 1),

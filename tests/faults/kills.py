@@ -3,6 +3,7 @@
 import random
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -96,17 +97,17 @@ def _last(ends: list[tuple[int, str]]) -> list[str]:
     return [next((line for line in each if "rror" in line), each[-1])[:200] for each in lines]
 
 
-def _start_pair(out: Path, heartbeat: int):
+def _start_pair(out: Path, heartbeat: int, *flags: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     hosts = ["--hosts.coordinator", address, "--hosts.processes", "2", "--hosts.heartbeat", str(heartbeat)]
-    return [start(out, *hosts, "--hosts.process-id", str(process)) for process in range(2)]
+    return [start(out, *flags, *hosts, "--hosts.process-id", str(process)) for process in range(2)]
 
 
-def pair(out: Path, heartbeat: int) -> list[tuple[int, str]]:
+def pair(out: Path, heartbeat: int, *flags: str) -> list[tuple[int, str]]:
     """Exit code and messages of two processes that end by themselves."""
-    return [finish(process) for process in _start_pair(out, heartbeat)]
+    return [finish(process, 600) for process in _start_pair(out, heartbeat, *flags)]
 
 
 def _wait_for_first_step(out: Path, most: float = 60.0) -> None:

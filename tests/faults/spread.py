@@ -33,6 +33,8 @@ NETWORKS = {
     "cifar_preact164": {"width": 2, "stem_width": 2, "stages": (2, 2, 2)},
 }
 
+TRAINED = ("cifar_plain20", "cifar_resnet20", "cifar_preact20", "vgg11_bn", "googlenet_bn")  # two filters where the first stage starts
+
 
 def resumed_order(tries: int, work: Path, seed: int = 0) -> Tally:
     """Cut at every step of two epochs, for one process and for each of two: the ids that follow are those that were to come."""
@@ -180,9 +182,11 @@ def strategies(tries: int, work: Path, seed: int = 0) -> Tally:
 
 def processes(tries: int, work: Path, seed: int = 0) -> Tally:
     """Two devices of one process, and two processes of one device each."""
-    tally = Tally("2 devices = 2 processes", "bitwise equal")
-    out = work / "devices"
-    assert finish(start(out, JAX_NUM_CPU_DEVICES="2"))[0] == 0
-    both = [code for code, _ in pair(work / "processes", 30)]
-    tally.count(both == [0, 0] and outcome(out) == outcome(work / "processes"), f"exits {both}")
+    tally = Tally("2 devices = 2 processes, 5 networks", "bitwise equal: state and logs")
+    for model in TRAINED[: tries or None]:
+        flags = ["--model", model, "--steps", "6", "--image-size", "32"]
+        out = work / model
+        assert finish(start(out / "devices", *flags, JAX_NUM_CPU_DEVICES="2"), 600)[0] == 0
+        both = [code for code, _ in pair(out / "processes", 60, *flags)]
+        tally.count(both == [0, 0] and outcome(out / "devices") == outcome(out / "processes"), f"{model}: exits {both}")
     return tally

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from deepjax.training import checkpoint, preflight, programs, trainer  # noqa: E402
 
-PHASE, WHEN = os.environ["FAULT_PHASE"], int(os.environ["FAULT_WHEN"])
+PHASE, WHEN = os.environ.get("FAULT_PHASE"), int(os.environ.get("FAULT_WHEN", "1"))
 _sent: list[float] = []
 _stepped: list[float] = []  # when the step that the signal fell into had ended
 
@@ -76,8 +76,9 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-arm()
-trainer._Run._epoch_ends = watched(trainer._Run._epoch_ends)
-trainer._Run._stop_if_asked = watched(trainer._Run._stop_if_asked)  # comes right after compilation, and between batches
-atexit.register(leave)
-runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")
+if __name__ == "__main__":
+    arm()
+    trainer._Run._epoch_ends = watched(trainer._Run._epoch_ends)
+    trainer._Run._stop_if_asked = watched(trainer._Run._stop_if_asked)  # comes right after compilation, and between batches
+    atexit.register(leave)
+    runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")
