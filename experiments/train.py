@@ -5,6 +5,7 @@
 The same command again carries on where it was stopped, to the same bits, or says that the run is done.
 """
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -41,16 +42,16 @@ def main(options: Options) -> None:
         be_deterministic()
     join(options.hosts)
     title = f"{config.model} on {config.dataset}"
-    with display(title, {title: config.total_steps}) as report:
-        result = train(
-            config,
-            options.out,
-            options.run,
-            report=functools.partial(report, title),
-        )
-    if jax.process_index() == 0:
+    primary = jax.process_index() == 0
+    with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:
+        result = train(config, options.out, options.run, report=functools.partial(report, title))
+    if primary:
         draw(options.out)
         print(describe(result, options.out))
+
+
+def unheard(task: str, done: int, total: int, note: str = "") -> None:
+    """The progress of the other processes, which is the first one's."""
 
 
 def draw(out: Path) -> None:

@@ -18,11 +18,19 @@ def read_rows(path: Path) -> list[Row]:
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(_row(line))
         except ValueError as error:
             if number < len(lines):
                 raise InputError(f"{path}, line {number} is damaged; delete the line, or choose another --out") from error
     return rows
+
+
+def _row(line: str) -> Row:
+    """The row of a line; ValueError when it is none."""
+    row = json.loads(line)
+    if not (isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)):
+        raise ValueError("a row has a kind and a step")
+    return row
 
 
 class MetricsLog:

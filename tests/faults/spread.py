@@ -33,7 +33,13 @@ NETWORKS = {
     "cifar_preact164": {"width": 2, "stem_width": 2, "stages": (2, 2, 2)},
 }
 
-TRAINED = ("cifar_plain20", "cifar_resnet20", "cifar_preact20", "vgg11_bn", "googlenet_bn")  # two filters where the first stage starts
+TRAINED = (
+    "cifar_plain20",
+    "cifar_resnet20",
+    "cifar_wrn16_1",
+    "vgg11_bn",
+    "googlenet_bn",
+)  # with two filters
 
 
 def resumed_order(tries: int, work: Path, seed: int = 0) -> Tally:

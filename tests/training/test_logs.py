@@ -40,9 +40,10 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
     assert read_rows(path) == [row(1)]
 
 
-def test_a_damaged_line_in_the_midst_is_named(tmp_path):
+@pytest.mark.parametrize("line", ["{oops", "[1]", "3", '{"kind": "epoch"}', '{"kind": 1, "step": 2}'])
+def test_a_damaged_line_in_the_midst_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps(row(1)) + "\n{oops\n" + json.dumps(row(3)) + "\n")
+    path.write_text(json.dumps(row(1)) + f"\n{line}\n" + json.dumps(row(3)) + "\n")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_rows(path)
 
