@@ -57,7 +57,9 @@ def join(hosts: Hosts) -> None:
     told = hosts.processes > 0
     if not told and found(os.environ, _on_tpu()) is None:
         return
-    options: dict[str, object] = {"heartbeat_timeout_seconds": hosts.heartbeat, "shutdown_timeout_seconds": hosts.heartbeat}
+    # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
+    wait = max(60, hosts.heartbeat)
+    options: dict[str, object] = {"heartbeat_timeout_seconds": hosts.heartbeat, "shutdown_timeout_seconds": wait}
     if told:
         options |= {
             "coordinator_address": hosts.coordinator,
