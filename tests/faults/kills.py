@@ -87,7 +87,8 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
         slowest = max(slowest, seconds)
         stopped = kind == signal.SIGKILL or codes == [143, 143] or not alive or codes == [0, 0]
         fine = seconds <= heartbeat + 5 and stopped and again == [0, 0] and outcome(out) == expected
-        tally.count(fine, f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {_last(ends)} {_last(restarted)}")
+        said = _last([*ends, *restarted])
+        tally.count(fine, f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {said}")
     tally.note = f"(slowest {slowest:.1f} s, heartbeat {heartbeat} s)"
     return tally
 
