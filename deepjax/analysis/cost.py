@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn
 
-from deepjax.analysis.trace import Step, steps, trace
+from deepjax.analysis.computation import Step, computation, steps
 
 
 def count_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -38,7 +38,7 @@ def macs_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, i
 
     A scanned stage is one entry, counted as often as it runs; layers without convolution or matrix product are absent.
     """
-    return macs_of(steps(trace(model, input_shape).jaxpr.jaxpr))
+    return macs_of(steps(computation(model, input_shape).jaxpr.jaxpr))
 
 
 def params_of(variables: Any) -> dict[str, int]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import jax
 from flax import linen as nn
 
+from deepjax.analysis.computation import Computation, computation, steps
 from deepjax.analysis.cost import macs_of, params_of
 from deepjax.analysis.receptive_field import ReceptiveField, fields_of
-from deepjax.analysis.trace import Trace, steps, trace
 
 FEATURES = "features"  # the collection that a network may sow its stages' outputs into, each under its stage's name
 
@@ -45,7 +45,7 @@ def stage_table(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[StageRo
     The outputs that are known are those that the module sows into "features" under a stage's name; where it sows some, the last
     stage's is what it returns. input_shape: (height, width, channels). Params and macs add up to `count_params` and `count_macs`.
     """
-    traced = trace(model, input_shape, [FEATURES])
+    traced = computation(model, input_shape, [FEATURES])
     own = type(model).__name__
     params = _by_stage(params_of(traced.variables), own)
     macs = _by_stage(macs_of(steps(traced.jaxpr.jaxpr)), own)
@@ -75,7 +75,7 @@ def _by_stage(counts: Mapping[str, int], own: str) -> dict[str, int]:
     return total
 
 
-def _outputs(traced: Trace, running: Sequence[str]) -> dict[str, _Output]:
+def _outputs(traced: Computation, running: Sequence[str]) -> dict[str, _Output]:
     """What is known of the stages' outputs, by their names; `running`: the names in order."""
     if not traced.sown.get(FEATURES):
         return {}

@@ -84,6 +84,13 @@ def shortcut_a(x: Array, channels: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
+class Sum(nn.Module):
+    """shortcut + branch, arrays of one shape: a module of its own, so that instruments see what each brings (`analysis.trace`)."""
+
+    def __call__(self, shortcut: Array, branch: Array) -> Array:
+        return shortcut + branch
+
+
 def expose(module: nn.Module, name: str, x: Array) -> Array:
     """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
     if not module.is_initializing() and module.is_mutable_collection("features"):

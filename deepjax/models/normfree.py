@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, check_choices, conv_factory, convolve, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, convolve, dense, expose, shortcut_a
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block
@@ -90,7 +90,7 @@ class FixupBlock(_Block):
             y = nn.relu(y + scalar(f"bias{i}b")) + scalar(f"bias{i + 1}a")
         y = self.conv(*self.layers[-1], kernel_init=nn.initializers.zeros, name=f"conv{last}")(y)
         y = y * scalar("scale", 1.0) + scalar(f"bias{last}b")
-        return nn.relu(y + self.around(x, shifted))
+        return nn.relu(Sum(name="sum")(self.around(x, shifted), y))
 
 
 class SkipInitBlock(_Block):
@@ -101,7 +101,7 @@ class SkipInitBlock(_Block):
         y = active = nn.relu(x)
         for i, layer in enumerate(self.layers, 1):
             y = self.conv(*layer, name=f"conv{i}")(y if i == 1 else nn.relu(y))
-        return _scalar(self, x.dtype, "alpha", self.initial) * y + self.around(x, active)
+        return Sum(name="sum")(self.around(x, active), _scalar(self, x.dtype, "alpha", self.initial) * y)
 
 
 class ReZeroBlock(_Block):
@@ -112,7 +112,7 @@ class ReZeroBlock(_Block):
         y = x
         for i, layer in enumerate(self.layers, 1):
             y = nn.relu(self.norm(name=f"norm{i}")(self.conv(*layer, name=f"conv{i}")(y)))
-        return _scalar(self, x.dtype, "alpha", self.initial) * y + self.around(x, x)
+        return Sum(name="sum")(self.around(x, x), _scalar(self, x.dtype, "alpha", self.initial) * y)
 
 
 class NormFreeResNet(nn.Module):
@@ -219,7 +219,7 @@ class NFBlock(_Block):
         for i, layer in enumerate(self.layers, 1):
             gain = nn.initializers.zeros if self.zero_init and i == len(self.layers) else nn.initializers.ones
             y = self.conv(*layer, gain_init=gain, name=f"conv{i}")(y if i == 1 else nn.relu(y))
-        return self.initial * y + self.around(x, active)
+        return Sum(name="sum")(self.around(x, active), self.initial * y)
 
 
 class NFResNet(nn.Module):

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import INITIALIZATION, STAGES, Block, Stem, StrideIn
@@ -59,11 +59,11 @@ class PreActBlock(nn.Module):
         if not self.residual:
             return y
         if self.stride == 1 and x.shape[-1] == self.out:
-            return y + x
+            return Sum(name="sum")(x, y)
         if self.shortcut == "A":
-            return y + shortcut_a(x, self.out, self.stride)
+            return Sum(name="sum")(shortcut_a(x, self.out, self.stride), y)
         pooled, stride = (shortcut_pool(active, self.stride), 1) if self.shortcut == "D" else (active, self.stride)
-        return y + self.conv(self.out, 1, stride, name="shortcut_conv")(pooled)
+        return Sum(name="sum")(self.conv(self.out, 1, stride, name="shortcut_conv")(pooled), y)
 
 
 class PreActResNet(nn.Module):

@@ -23,7 +23,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
-from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.scan import run_blocks
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
             y = nn.relu(self.norm(name="norm1")(self.conv(self.channels, 1, first, name="conv1")(x)))
             y = nn.relu(self.norm(name="norm2")(self.conv(self.channels, 3, second, groups=self.groups, name="conv2")(y)))
             y = last(name="norm3")(self.conv(self.out, 1, name="conv3")(y))
-        return nn.relu(y + self._shortcut(x)) if self.residual else nn.relu(y)
+        return nn.relu(Sum(name="sum")(self._shortcut(x), y)) if self.residual else nn.relu(y)
 
     def _shortcut(self, x: Array) -> Array:
         changes = self.stride > 1 or x.shape[-1] != self.out

@@ -14,7 +14,7 @@ _MARK = re.compile(r"<([^<>]*)>")
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
+class Computation:
     """The forward pass of one image in evaluation. Paths are the parameters': "stage1_block1/conv1", "" for the model itself."""
 
     jaxpr: ClosedJaxpr
@@ -40,7 +40,7 @@ class Step:
     path: str
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...], collections: Sequence[str] = ()) -> Trace:
+def computation(model: nn.Module, input_shape: tuple[int, ...], collections: Sequence[str] = ()) -> Computation:
     """Trace initialisation and evaluation. input_shape: (height, width, channels); `collections`: those that it may sow into.
 
     A mark in the name stack, put there by linen's method interception, names the module: linen's own names are the callers', which
@@ -58,7 +58,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], collections: Sequence[
             lambda variables, images: model.apply(variables, images, mutable=list(collections)), return_shape=True
         )
         jaxpr, (output, sown) = evaluate(variables, images)
-    return Trace(jaxpr, variables, output, sown, tuple(initialized), tuple(called))
+    return Computation(jaxpr, variables, output, sown, tuple(initialized), tuple(called))
 
 
 def steps(jaxpr: Jaxpr, times: int = 1, path: str = "") -> Iterator[Step]:
