@@ -74,6 +74,8 @@ def loss_of(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: b
 
 def check(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> None:
     """Raise InputError, in one line, where the network cannot take the batch or the loss is not a scalar; nothing is computed."""
+    if "params" not in variables:
+        raise InputError(f"variables have the collections {sorted(variables)}; 'params' is missing")
     try:
         jax.eval_shape(lambda variables, batch, rngs: loss_of(model, variables, batch, loss, train, rngs), variables, batch, rngs)
     except InputError:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from jax import Array
 
 from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy
 from deepjax.analysis.taps import Measure, Site, chosen, is_float, measured, sites
-from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +95,30 @@ def trace(
     fit, or a loss that is not a scalar.
     """
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
-    found = jax.device_get(layer_statistics(model, variables, batch, rngs, updates, loss=loss, train=train, at=at))
+    found = jax.device_get(_statistics(model, variables, batch, rngs, updates, loss=loss, train=train, at=at))
     return report(found, at, train)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-def layer_statistics(
+def _statistics(
     model: nn.Module, variables: Any, batch: Batch, rngs: Rngs, updates: Any, *, loss: Loss, train: bool, at: tuple[Site, ...]
 ) -> dict[str, Any]:
-    """What `report` turns into rows; pure, for use inside a jitted training step as well."""
-    if "params" not in variables:
-        raise InputError(f"variables have the collections {sorted(variables)}; 'params' is missing")
+    return layer_statistics(model, variables, batch, loss, train, rngs, at, lambda gradients: updates)
+
+
+def layer_statistics(
+    model: nn.Module,
+    variables: Any,
+    batch: Batch,
+    loss: Loss,
+    train: bool,
+    rngs: Rngs,
+    at: Sequence[Site],
+    updates_of: Callable[[Any], Any] = lambda gradients: None,
+) -> dict[str, Any]:
+    """What `report` turns into rows: pure, for use inside a compiled function. `updates_of`: gradients -> updates, or None."""
     value, gradients, statistics = measured(model, variables, batch, loss, train, rngs, at, STATISTICS)
+    updates = updates_of(gradients)
     norms = {"weights": _layer_squares(variables["params"]), "gradients": _layer_squares(gradients)}
     return {"loss": value, "outputs": statistics, **norms, "updates": {} if updates is None else _layer_squares(updates)}
 

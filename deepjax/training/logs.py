@@ -85,6 +85,9 @@ class Tensorboard:
             for head, values in row.get(name, {}).items():
                 for what, value in values.items():
                     self._writer.add_scalar(f"{row['kind']}/{name}_{head}/{what}", value, row["step"])
+        for layer, values in row.get("layers", {}).items():
+            for what, value in values.items():
+                self._writer.add_scalar(f"trace_{what}/{layer}", value, row["step"])
         for layer, value in row.get("gradient_norms", {}).items():
             self._writer.add_scalar(f"gradient_norm/{layer}", value, row["step"])
 

@@ -1,9 +1,12 @@
 """How a run is carried out: nothing here changes what is computed."""
 
 import dataclasses
+from typing import Literal
 
 from deepjax.errors import require
 from deepjax.training.parallel import Strategy
+
+Tier = Literal["economy", "business"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,10 @@ class RunOptions:
     """Shard parameters and optimizer state over the devices too (with jit)."""
     watchdog: float = 1800.0
     """Seconds without a step's end after which all stacks are shown and the run exits 75; 0: no limit."""
+    trace_every: int = 0
+    """Steps between looks at every layer's activations and gradients (rows of kind "trace"); 0: none. Needs strategy jit."""
+    trace_tier: Tier = "economy"
+    """What is looked at: the network's top-level modules (economy), or every layer (business)."""
     tensorboard: bool = False
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
     data_dir: str | None = None
@@ -31,4 +38,7 @@ class RunOptions:
         require(self.save_every >= 0, "save_every", self.save_every, "0 (once an epoch) or more")
         require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
         require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
+        require(self.trace_every >= 0, "trace_every", self.trace_every, "0 (never) or more")
+        can_trace = not self.trace_every or self.strategy == "jit"
+        require(can_trace, "trace_every", self.trace_every, "0 under strategy 'pmap'; choose strategy 'jit'")
         require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")

@@ -66,13 +66,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        images, labels = batch["image"], batch["label"]
-        share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
-        if options.augment:
-            images = augment(key, images, dataset, share)
-        images = resize(normalize(images, dataset), options.image_size)
-        images, targets = _targets(jax.random.fold_in(key, MIX), images, labels, dataset.num_classes, options)
-        parts = _parts({"image": images, "label": labels, "target": targets}, options.accumulate)
+        labels = batch["label"]
+        parts = _parts(prepared(key, batch, dataset, options), options.accumulate)
         total, gradients, batch_stats, metrics = gradients_of(state.params, state.batch_stats, parts, key)
         total, gradients, batch_stats, metrics = _over_devices(options.axis, total, gradients, batch_stats, metrics)
 
@@ -95,6 +90,26 @@ def make_train_step(
         return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
 
     return step
+
+
+def prepared(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
+    """What the network and its loss see of a batch: augmented, normalised, resized and mixed images, labels and targets.
+
+    key: the step's, `fold_in(state.key, state.step)`.
+    """
+    images, labels = batch["image"], batch["label"]
+    share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
+    if options.augment:
+        images = augment(key, images, dataset, share)
+    images = resize(normalize(images, dataset), options.image_size)
+    images, targets = _targets(jax.random.fold_in(key, MIX), images, labels, dataset.num_classes, options)
+    return {"image": images, "label": labels, "target": targets}
+
+
+def classifier_loss(logits: Array, part: Batch) -> Array:
+    """Mean cross-entropy with the targets of a prepared batch: labels, or distributions over the classes."""
+    target = part["target"]
+    return jnp.mean(cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target))
 
 
 def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3) -> EvalStep:
@@ -174,9 +189,7 @@ def _parts(batch: Batch, count: int) -> Batch:
 
 def _of_head(logits: Array, part: Batch) -> Metrics:
     """Mean loss and number of errors of a classifier, main or auxiliary."""
-    target = part["target"]
-    loss = cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target)
-    return {"loss": jnp.mean(loss), "errors": jnp.sum(wrong(logits, part["label"]))}
+    return {"loss": classifier_loss(logits, part), "errors": jnp.sum(wrong(logits, part["label"]))}
 
 
 def _of_all(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:

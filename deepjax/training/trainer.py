@@ -24,6 +24,7 @@ from deepjax.training.options import RunOptions
 from deepjax.training.programs import Programs, build
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
+from deepjax.training.tracing import Tracer, make_tracer, trace_row
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 Say = Callable[[str], None]
@@ -88,7 +89,8 @@ def train(
         boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
         for board in boards:
             stack.callback(board.close)
-        run = _Run(config, options, programs, checkpoints, log, boards, report, say, stopping, beat, _noted(rows, first))
+        tracer = make_tracer(programs, options.trace_tier) if options.trace_every else None
+        run = _Run(config, options, programs, checkpoints, log, boards, report, say, stopping, beat, _noted(rows, first), tracer)
         final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
 
@@ -138,6 +140,7 @@ class _Run:
     stopping: Stopping
     beat: Callable[[], None]
     noted: set[tuple[str, int]]
+    tracer: Tracer | None
 
     def whole(self, state: TrainState, batches: Any) -> Row:
         """From the state to the final row."""
@@ -156,6 +159,7 @@ class _Run:
         began = time.monotonic()
         while step < total:
             batch = self.programs.spread.put_batch(next(batches))
+            self._trace(state, batch, step)
             state, metrics = self.programs.train_step(state, batch)
             step += 1
             self.beat()
@@ -181,6 +185,12 @@ class _Run:
                 save = self.checkpoints.save_last if step == total else self.checkpoints.save
                 save(state, batches.get_state(), row["test_error"] if row else None)
         return state
+
+    def _trace(self, state: TrainState, batch: Any, step: int) -> None:
+        """Every so often, what the layers do with the batch that comes next."""
+        if self.tracer is None or step % self.options.trace_every or ("trace", step) in self.noted:
+            return
+        self.write({"kind": "trace", "step": step} | trace_row(self.tracer(state, batch)))
 
     def _epoch_ends(self, step: int) -> bool:
         return step > 0 and (step % self.config.steps_per_epoch == 0 or step == self.config.total_steps)

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import deepjax
 from deepjax.analysis import taps, trace
 from deepjax.analysis.forward import cross_entropy
-from deepjax.analysis.layer_report import layer_statistics
+from deepjax.analysis.layer_report import _statistics
 from deepjax.errors import InputError
 from tests.drawn import drawn
 
@@ -263,10 +263,10 @@ def test_nothing_recompiles_from_call_to_call():
     model, batch = Cnn(), batch_of()
     variables = init(model)
     trace(model, variables, batch)
-    before = layer_statistics._cache_size()
+    before = _statistics._cache_size()
     again = jax.tree.map(lambda leaf: leaf + 1.0, variables)
     trace(Cnn(), again, batch)
-    assert layer_statistics._cache_size() == before
+    assert _statistics._cache_size() == before
 
 
 def test_a_report_is_a_table_and_a_figure():

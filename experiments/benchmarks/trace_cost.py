@@ -1,0 +1,81 @@
+"""What a look at every layer costs, against the training step in the same rounds: time and the memory that XLA plans.
+
+python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from deepjax import command
+from deepjax.errors import require
+from deepjax.training import TrainConfig, build
+from deepjax.training.options import Tier
+from deepjax.training.programs import Programs
+from deepjax.training.tracing import make_tracer
+
+TIERS: tuple[Tier, ...] = ("economy", "business")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed, on images of the digits."""
+
+    model: str = "resnet50"
+    """The network."""
+    image_size: int = 64
+    """Pixels of a side."""
+    batch_size: int = 16
+    """Images of a step."""
+    width: int = 0
+    """Filters of the first stage; 0 means the paper's."""
+    rounds: int = 9
+    """Steps and looks, in turns."""
+
+
+def main() -> None:
+    """Print a line for the step and for each tier: median time, median ratio to the step, and what one look in 100 steps costs."""
+    options = command.parse(Options)
+    require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
+    config = TrainConfig(options.model, batch_size=options.batch_size, image_size=options.image_size, width=options.width)
+    seconds = timed(build(config), options)
+    for name, times in seconds.items():
+        ratio = statistics.median(mine / step for mine, step in zip(times, seconds["step"], strict=True))
+        share = "" if name == "step" else f"  once in 100 steps: {ratio:.1f} %"
+        print(f"{name:10} {1e3 * statistics.median(times):9.1f} ms  {ratio:.2f} x{share}")
+
+
+def timed(programs: Programs, options: Options) -> dict[str, list[float]]:
+    """Seconds of each, in rounds."""
+    state = programs.fresh_state(programs.config)
+    rng = np.random.default_rng(0)
+    shape = (options.batch_size, *programs.dataset.shape)
+    labels = rng.integers(0, programs.dataset.num_classes, options.batch_size).astype(np.int32)
+    batch = programs.spread.put_batch({"image": rng.integers(0, 17, shape, np.uint8), "label": labels})
+    looks = {tier: make_tracer(programs, tier) for tier in TIERS}
+
+    def step() -> Any:
+        nonlocal state
+        state, metrics = programs.train_step(state, batch)
+        return state, metrics
+
+    runs: dict[str, Callable[[], Any]] = {"step": step} | {
+        tier: lambda look=look: look(state, batch) for tier, look in looks.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(options.rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(jax.tree.leaves(run()))
+            if turn:  # the first turn compiles
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+if __name__ == "__main__":
+    command.run(main)
