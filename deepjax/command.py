@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deepjax.errors import InputError, NonFiniteError, Stopped
 
@@ -46,6 +46,8 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None) -> Opt
 
 def run(command: Callable[[], None]) -> None:
     """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by SIGTERM after saving."""
+    sys.unraisablehook = _unless_of_closed_loops
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # another trace of failed writes
     try:
         command()
     except InputError as error:
@@ -58,12 +60,15 @@ def run(command: Callable[[], None]) -> None:
         _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
 
 
+def _unless_of_closed_loops(unraisable: Any) -> None:
+    """Show an error of a thread's, but none of those that a failed write leaves by the dozen; the failure is told in a line."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def _exit(code: int, error: Exception) -> None:
     print(str(error) if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-    # After a failed write Orbax's unfinished futures complain to a closed event loop; that would bury the line above.
-    logging.getLogger("asyncio").disabled = True
-    warnings.simplefilter("ignore")
-    sys.unraisablehook = lambda _: None
+    logging.getLogger("asyncio").disabled = True  # the tasks of a failed write, at the end, would bury the line above
     sys.exit(code)
 
 

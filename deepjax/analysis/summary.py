@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from deepjax.analysis.computation import Computation, computation, steps
-from deepjax.analysis.cost import macs_of, params_of
+from deepjax.analysis.counts import macs_of, params_of
 from deepjax.analysis.receptive_field import ReceptiveField, fields_of
 
 FEATURES = "features"  # the collection that a network may sow its stages' outputs into, each under its stage's name
