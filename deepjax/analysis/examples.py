@@ -161,7 +161,7 @@ def noise_scale(
     """
     train = _mode(bn) or train
     frozen = bn == "running" and has_batch_norm(variables)
-    require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen; or give bn=k for ghost batches")
+    require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen, or bn=k for ghost batches")
     norms, size = [], 0
     for batch in batches:
         groups, size = _shares(batch, small, bn, size)
@@ -323,7 +323,7 @@ def _squares(leaves: list[Array], first: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
 def _square_norms(model: nn.Module, variables: Any, shares: Any, *, loss: Loss, train: bool) -> tuple[Array, Array]:
-    """Mean squared norm of the shares' gradients, and squared norm of their mean. shares: (shares, ghost batches, examples, ...)."""
+    """Mean squared norm of the shares' gradients, squared norm of their mean. shares: (shares, ghost batches, examples, ...)."""
     count, ghosts = jax.tree.leaves(shares)[0].shape[:2]
 
     def step(total: Any, part: Any) -> tuple[Any, Array]:

@@ -100,20 +100,23 @@ def loss_shares(
 
 
 def _names(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[str, ...]:
-    """Main and the heads; nothing is computed."""
+    """Main and the heads in the order of `_losses`; nothing is computed."""
+    names: list[str] = []
 
-    def losses(variables: Any, batch: Batch) -> dict[str, Array]:
-        return _losses(model, variables, batch, loss, train)
+    def losses(variables: Any, batch: Batch) -> list[Array]:
+        found = _losses(model, variables, batch, loss, train)
+        names.extend(found)  # here, for what JAX returns has its keys sorted
+        return list(found.values())
 
-    found = jax.eval_shape(losses, variables, batch)
-    if len(found) == 1:
+    shapes = [value.shape for value in jax.eval_shape(losses, variables, batch)]
+    if len(names) == 1:
         raise InputError(
             f"{type(model).__name__} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
             "build it with heads, or sow their logits there"
         )
-    for name, value in found.items():
-        require(value.shape == (), "loss", f"of shape {value.shape} for {name}", "a scalar, such as the mean over the examples")
-    return tuple(found)
+    for name, shape in zip(names, shapes, strict=True):
+        require(shape == (), "loss", f"of shape {shape} for {name}", "a scalar, such as the mean over the examples")
+    return tuple(names)
 
 
 def _weights(weights: float | Mapping[str, float], names: tuple[str, ...]) -> dict[str, float]:

@@ -20,14 +20,15 @@ MOST_BARS = 28
 
 
 @contextlib.contextmanager
-def _canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
+def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
+    """The Axes to draw on, a new one where none is given, in the style of all figures."""
     with plt.style.context(STYLE):
         yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
 def draw_field(field: EffectiveField, ax: Any = None) -> Axes:
     """The map relative to its peak, a scale bar as long as the effective field, and the theoretical field's square."""
-    with _canvas(ax, 4.8, 4.4) as axes:
+    with canvas(ax, 4.8, 4.4) as axes:
         rows, columns = field.map.shape
         image = axes.imshow(field.map / field.map.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         kind = "|gradient|" if field.power == "absolute" else "gradient²"
@@ -70,7 +71,7 @@ def draw_propagation(found: Propagation, ax: Any = None) -> Axes:
         "squared channel mean": [block.squared_mean for block in found.blocks],
         "branch variance": branch,
     }
-    with _canvas(ax, 6.0, 4.0) as axes:
+    with canvas(ax, 6.0, 4.0) as axes:
         axes.set_yscale("log")
         ends = {}
         for (label, values), color, style in zip(lines.items(), COLORS, ("o-", "s--", "^:"), strict=False):
@@ -109,7 +110,7 @@ def _label_ends(ax: Axes, ends: dict[str, tuple[float, str]], last: int) -> None
 def draw_mean_field(found: MeanField, ax: Any = None) -> Axes:
     """The correlation map, the diagonal and the fixed point."""
     before, after = np.array(found.correlations).T
-    with _canvas(ax, 4.6, 4.4) as axes:
+    with canvas(ax, 4.6, 4.4) as axes:
         axes.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1)
         axes.plot(before, after, color=COLORS[0])
         axes.plot([found.c_star], [found.c_star], "o", color=COLORS[1], clip_on=False)
@@ -136,7 +137,7 @@ def draw_cost(report: CostReport, ax: Any = None) -> Axes:
     """Multiply-adds by layer from input to output; of a deep network the costliest."""
     rows = [row for row in report.layers if row.macs]
     shown = sorted(sorted(rows, key=lambda row: -row.macs)[:MOST_BARS], key=rows.index)
-    with _canvas(ax, 6.4, 1.4 + 0.24 * len(shown)) as axes:
+    with canvas(ax, 6.4, 1.4 + 0.24 * len(shown)) as axes:
         axes.barh(range(len(shown)), [row.macs for row in shown], color=COLORS[0], height=0.7)
         for i, row in enumerate(shown):
             text = f" {scaled(row.macs)}MAC, {row.intensity:.0f} FLOP/B"

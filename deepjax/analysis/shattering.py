@@ -149,7 +149,7 @@ def _with_statistics_of(model: nn.Module, variables: Any, inputs: Array) -> dict
     def moved(statistics: Any) -> Any:
         return run(model, {**variables, "batch_stats": statistics}, (inputs, None), True)[1]["batch_stats"]
 
-    zeros, ones = (jax.tree.map(lambda leaf: jnp.full_like(leaf, value), old) for value in (0, 1))
+    zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
     new, momentum = jax.jvp(moved, (zeros,), (ones,))
 
     def of_batch(old: Array, new: Array, momentum: Array) -> Array:
