@@ -1,6 +1,7 @@
 """Every test runs on 8 simulated devices, with strict promotion of dtypes and ranks, and with warnings as errors (pyproject)."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(autouse=True, scope="session")

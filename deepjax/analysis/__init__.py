@@ -2,40 +2,98 @@
 
 from deepjax.analysis.cost_report import CostReport, cost
 from deepjax.analysis.counts import count_macs, count_params, macs_by_layer, params_by_layer
+from deepjax.analysis.curvature import Trace, gnvp, hessian_trace, hvp
+from deepjax.analysis.directions import random_direction
 from deepjax.analysis.effective_field import EffectiveField, average_fields, effective_field
+from deepjax.analysis.examples import NoiseScale, PerExample, noise_scale, per_example_gradients
 from deepjax.analysis.finite import first_not_finite
+from deepjax.analysis.forward import cross_entropy
 from deepjax.analysis.gradients import kernel_norms, kernel_order
+from deepjax.analysis.heads import Shares, loss_shares
+from deepjax.analysis.kernel import Drift, Kernel, LinearisedRun, kernel_drift, linearised, linearised_training, ntk, squared
+from deepjax.analysis.landscape import Line, Plane, loss_between, loss_line, loss_plane
+from deepjax.analysis.layer_fields import LayerField, LayerFields, layer_fields
 from deepjax.analysis.layer_report import LayerReport, LayerRow, trace
 from deepjax.analysis.propagation import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
+from deepjax.analysis.residual import Lesions, PathLengths, error_rate, lesions, path_gradient, path_lengths
+from deepjax.analysis.shattering import GradientLine, Shattering, gradient_line, shattering
+from deepjax.analysis.spectrum import Density, Eigenvalues, GradientMass, gradient_mass, spectral_density, top_eigenvalues
 from deepjax.analysis.summary import StageRow, stage_table
 from deepjax.analysis.taps import Tap, taps
+from deepjax.analysis.trajectory import Trajectory, trajectory
 
 __all__ = [
     "CostReport",
+    "Density",
+    "Drift",
     "EffectiveField",
+    "Eigenvalues",
+    "GradientLine",
+    "GradientMass",
+    "Kernel",
+    "LayerField",
+    "LayerFields",
     "LayerReport",
     "LayerRow",
+    "Lesions",
+    "Line",
+    "LinearisedRun",
     "MeanField",
+    "NoiseScale",
+    "PathLengths",
+    "PerExample",
+    "Plane",
     "Propagation",
     "ReceptiveField",
+    "Shares",
+    "Shattering",
     "StageRow",
     "Tap",
+    "Trace",
+    "Trajectory",
     "average_fields",
     "cost",
     "count_macs",
     "count_params",
     "critical_sigma_w",
+    "cross_entropy",
     "effective_field",
+    "error_rate",
     "first_not_finite",
+    "gnvp",
+    "gradient_line",
+    "gradient_mass",
+    "hessian_trace",
+    "hvp",
+    "kernel_drift",
     "kernel_norms",
     "kernel_order",
+    "layer_fields",
+    "lesions",
+    "linearised",
+    "linearised_training",
+    "loss_between",
+    "loss_line",
+    "loss_plane",
+    "loss_shares",
     "macs_by_layer",
     "mean_field",
+    "noise_scale",
+    "ntk",
     "params_by_layer",
+    "path_gradient",
+    "path_lengths",
+    "per_example_gradients",
+    "random_direction",
     "receptive_fields",
+    "shattering",
     "signal_propagation",
+    "spectral_density",
+    "squared",
     "stage_table",
     "taps",
+    "top_eigenvalues",
     "trace",
+    "trajectory",
 ]

@@ -18,11 +18,13 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array, lax
 
+from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, inputs_of, loss_of
-from deepjax.errors import InputError, require
+from deepjax.errors import require
 
 Statistics = Literal["running"] | int
+ROUNDING = 1e-5  # of a layer's largest gradient: what is below is 0 but for float32's rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ class LayerGradients:
     variance: float
     """Sum over the layer's parameters of the variance between gradients (unbiased): the layer's part of tr(Sigma)."""
     gsnr: float
-    """mean^2 / variance of a parameter, averaged over those whose gradient is not 0 in every example; NaN without any."""
+    """mean^2 / variance of a parameter, averaged over those whose gradient is above rounding (1e-5 of the layer's largest), such as
+    a bias before batch norm is not; NaN without any."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,15 +194,6 @@ def call_order(model: nn.Module, variables: Any, batch: Batch, train: bool, laye
     return sorted(layers, key=lambda layer: places.get(layer, len(places)))
 
 
-def batch_size(batch: Batch) -> int:
-    """Length of the first axis that all arrays of the batch share; raises InputError where they do not."""
-    inputs_of(batch)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
-    if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise InputError(f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples'")
-    return shapes[0][0]
-
-
 def _mode(bn: Statistics) -> bool:
     """Whether the network is in training."""
     fits = bn == "running" or (isinstance(bn, int) and not isinstance(bn, bool) and bn >= 1)
@@ -310,7 +304,8 @@ def _by_layer(moments: _Moments, norms: dict[str, Array]) -> dict[str, tuple[Arr
 
 def _gsnr(means: list[Array], variances: list[Array]) -> Array:
     mean, variance = (jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (means, variances))
-    alive = (mean != 0) | (variance > 0)
+    sizes = jnp.square(mean) + variance
+    alive = sizes > ROUNDING**2 * jnp.max(sizes)
     ratios = jnp.where(alive, jnp.square(mean) / jnp.where(alive, variance, 1), 0)
     return jnp.sum(ratios) / jnp.sum(alive.astype(jnp.float32))
 

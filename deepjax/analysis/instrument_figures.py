@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from deepjax.analysis.cost_report import CostReport, scaled
 from deepjax.analysis.effective_field import EffectiveField
+from deepjax.analysis.layer_fields import LayerFields
 from deepjax.analysis.plots import COLORS, STYLE
 from deepjax.analysis.propagation import MeanField, Propagation
 
@@ -61,6 +62,32 @@ def _field_title(field: EffectiveField) -> str:
     of = "" if field.ratio is None else f", {100 * field.ratio:.0f} % of the theoretical"
     spread = f"$\\sigma$ = {np.mean(field.sigma):.2f} pixels, $R^2$ of a Gaussian {field.r2:.3f}"
     return f"Effective field: {field.size:.1f} pixels wide{of}\n{spread}"
+
+
+def draw_layer_fields(found: LayerFields, ax: Any = None) -> Axes:
+    """The larger side of each layer's field on a logarithmic axis, the image's side, and the stride where it grows."""
+    rows = [row for row in found.layers if row.size is not None and max(row.size) > 0]
+    sizes = [max(row.size or (0,)) for row in rows]
+    side = max(found.input_shape[:2])
+    with canvas(ax, 6.4, 4.2) as axes:
+        axes.set_yscale("log", base=2)
+        axes.plot(range(len(rows)), sizes, drawstyle="steps-mid", color=COLORS[0])
+        axes.axhline(side, color="0.5", linestyle="--", linewidth=1)
+        axes.text(0, side, f"image, {side} pixels", color="0.4", va="bottom")
+        before = 1
+        for place, row in enumerate(rows):
+            stride = max(row.stride or (before,))
+            if stride > before:
+                axes.axvline(place, color="0.85", linewidth=1, zorder=0)
+                axes.text(
+                    place, 0.01, f" stride {stride}", color="0.4", fontsize=8, rotation=90, transform=axes.get_xaxis_transform()
+                )
+                before = stride
+        beyond = next((row.layer for row, size in zip(rows, sizes, strict=True) if size >= side), None)
+        title = "No layer's field covers the image" if beyond is None else f"Fields as large as the image from {beyond} on"
+        axes.set(title=title, xlabel="layer, from input to output", ylabel="receptive field (pixels)")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return axes
 
 
 def draw_propagation(found: Propagation, ax: Any = None) -> Axes:

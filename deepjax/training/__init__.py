@@ -7,11 +7,13 @@ if TYPE_CHECKING:
     from deepjax.training.config import TrainConfig
     from deepjax.training.options import RunOptions
     from deepjax.training.programs import Programs, build
+    from deepjax.training.run_directory import OpenRun, open_run
     from deepjax.training.trainer import RunResult, train
 
-__all__ = ["Programs", "RunOptions", "RunResult", "TrainConfig", "build", "train"]
+__all__ = ["OpenRun", "Programs", "RunOptions", "RunResult", "TrainConfig", "build", "open_run", "train"]
 
 _HOMES = {"TrainConfig": "config", "RunOptions": "options", "Programs": "programs", "build": "programs"}
+_HOMES |= {"OpenRun": "run_directory", "open_run": "run_directory"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 import tyro
 from jax.experimental import multihost_utils
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.training.manifest import problems, read_manifest, sync_folder, write_manifest
 from deepjax.training.state import TrainState
 
@@ -232,27 +232,36 @@ class Stored:
         return total.hexdigest()
 
 
+def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
+    """The folder of a run's checkpoint, default the newest, and the tree of arrays that it holds, on the host.
+
+    Raises InputError when there is none, or not that one, or it is damaged.
+    """
+    folder = (run / "checkpoints").absolute()
+    steps = steps_of(folder)
+    if not steps:
+        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+    require(step is None or step in steps, "step", step, f"one whose checkpoint {run} keeps: {', '.join(map(str, steps))}")
+    chosen = folder / str(steps[-1] if step is None else step)
+    if wrong := problems(chosen):
+        raise InputError(f"checkpoint {chosen} is damaged: {'; '.join(wrong[:3])}")
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree: Any = reader.metadata(chosen / "state").item_metadata
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree.tree)  # whatever devices saved it
+            return chosen, reader.restore(chosen / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
+    except Exception as error:  # whole, and yet nothing that Orbax wrote
+        raise InputError(f"checkpoint {chosen} cannot be read ({_reason(error)})") from error
+
+
 def read_stored(run: Path) -> Stored:
     """The newest checkpoint of a run: params, statistics, optimizer state, key, step, sums and data position.
 
     Raises InputError when there is none or it is damaged.
     """
-    folder = (run / "checkpoints").absolute()
-    step = next(reversed(steps_of(folder)), None)
-    if step is None:
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
-    newest = folder / str(step)
-    if wrong := problems(newest):
-        raise InputError(f"checkpoint {newest} is damaged: {'; '.join(wrong[:3])}")
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree: Any = reader.metadata(newest / "state").item_metadata
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree.tree)  # whatever devices saved it
-            state = reader.restore(newest / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
-    except Exception as error:  # whole, and yet nothing that Orbax wrote
-        raise InputError(f"checkpoint {newest} cannot be read ({_reason(error)})") from error
+    newest, state = read_state(run)
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    return Stored(step, read_manifest(newest)["position"], leaves)
+    return Stored(int(newest.name), read_manifest(newest)["position"], leaves)
 
 
 def digest(run: Path) -> tuple[int, str]:

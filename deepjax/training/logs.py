@@ -88,6 +88,8 @@ class Tensorboard:
         for layer, values in row.get("layers", {}).items():
             for what, value in values.items():
                 self._writer.add_scalar(f"trace_{what}/{layer}", value, row["step"])
+        for what, value in row.get("curvature_and_noise", {}).items():
+            self._writer.add_scalar(f"curvature_and_noise/{what}", value, row["step"])
         for layer, value in row.get("gradient_norms", {}).items():
             self._writer.add_scalar(f"gradient_norm/{layer}", value, row["step"])
 

@@ -6,7 +6,7 @@ from typing import Literal
 from deepjax.errors import require
 from deepjax.training.parallel import Strategy
 
-Tier = Literal["economy", "business"]
+Tier = Literal["economy", "business", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RunOptions:
     trace_every: int = 0
     """Steps between looks at every layer's activations and gradients (rows of kind "trace"); 0: none. Needs strategy jit."""
     trace_tier: Tier = "economy"
-    """What is looked at: the network's top-level modules (economy), or every layer (business)."""
+    """What is looked at: the network's top-level modules (economy), every layer (business), curvature and noise too (full)."""
     tensorboard: bool = False
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
     data_dir: str | None = None

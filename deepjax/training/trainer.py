@@ -24,7 +24,7 @@ from deepjax.training.options import RunOptions
 from deepjax.training.programs import Programs, build
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
-from deepjax.training.tracing import Tracer, make_tracer, trace_row
+from deepjax.training.tracing import Tracer, make_tracer
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 Say = Callable[[str], None]
@@ -190,7 +190,7 @@ class _Run:
         """Every so often, what the layers do with the batch that comes next."""
         if self.tracer is None or step % self.options.trace_every or ("trace", step) in self.noted:
             return
-        self.write({"kind": "trace", "step": step} | trace_row(self.tracer(state, batch)))
+        self.write({"kind": "trace", "step": step} | self.tracer(state, batch).row())
 
     def _epoch_ends(self, step: int) -> bool:
         return step > 0 and (step % self.config.steps_per_epoch == 0 or step == self.config.total_steps)

@@ -19,7 +19,7 @@ from deepjax.training.options import Tier
 from deepjax.training.programs import Programs
 from deepjax.training.tracing import make_tracer
 
-TIERS: tuple[Tier, ...] = ("economy", "business")
+TIERS: tuple[Tier, ...] = ("economy", "business", "full")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,14 +162,27 @@ def test_custom_gradients_are_looked_into():
     assert receptive_fields(lambda x: conv(doubled(x), 3), (8, 8, 1)).size == (3, 3)
 
 
-# Size and stride by hand; those of VGG-16's fifth stage and of resnet50_v1's fourth are also in the table of TensorFlow's
-# receptive_field library (vgg_16/pool5 and resnet_v1_50, which strides in the 1x1).
+# Size and stride of stage after stage by hand, size += (kernel - 1) * stride over the longest path of the papers' tables. VGG-16's
+# fifth stage and the last of the three _v1, which stride in the 1x1, are also in TensorFlow's receptive_field library (vgg_16/pool5
+# 212; resnet_v1_50, _101, _152: 483, 1027, 1507).
 KNOWN = {
-    "vgg16": {"stage1": (6, 2), "stage3": (44, 8), "stage5": (212, 32)},
-    "resnet34": {"stage1": (59, 4), "stage2": (179, 8), "stage3": (547, 16), "stage4": (899, 32)},
-    "resnet50": {"stage1": (35, 4), "stage2": (91, 8), "stage3": (267, 16), "stage4": (427, 32)},
-    "resnet50_v1": {"stage1": (35, 4), "stage2": (99, 8), "stage3": (291, 16), "stage4": (483, 32)},
-    "cifar_resnet20": {"stage1": (15, 1), "stage2": (37, 2), "stage3": (81, 4)},
+    "vgg11": [(4, 2), (10, 4), (30, 8), (70, 16), (150, 32)],
+    "vgg13": [(6, 2), (16, 4), (36, 8), (76, 16), (156, 32)],
+    "vgg16": [(6, 2), (16, 4), (44, 8), (100, 16), (212, 32)],
+    "vgg19": [(6, 2), (16, 4), (52, 8), (124, 16), (268, 32)],
+    "resnet18": [(43, 4), (99, 8), (211, 16), (435, 32)],
+    "resnet34": [(59, 4), (179, 8), (547, 16), (899, 32)],
+    "resnet50": [(35, 4), (91, 8), (267, 16), (427, 32)],
+    "resnet50_v1": [(35, 4), (99, 8), (291, 16), (483, 32)],
+    "resnet101": [(35, 4), (91, 8), (811, 16), (971, 32)],
+    "resnet101_v1": [(35, 4), (99, 8), (835, 16), (1027, 32)],
+    "resnet152": [(35, 4), (155, 8), (1291, 16), (1451, 32)],
+    "resnet152_v1": [(35, 4), (163, 8), (1315, 16), (1507, 32)],
+    "cifar_resnet20": [(15, 1), (37, 2), (81, 4)],
+    "cifar_resnet32": [(23, 1), (61, 2), (137, 4)],
+    "cifar_resnet44": [(31, 1), (85, 2), (193, 4)],
+    "cifar_resnet56": [(39, 1), (109, 2), (249, 4)],
+    "cifar_resnet110": [(75, 1), (217, 2), (501, 4)],
 }
 
 
@@ -183,8 +196,9 @@ def stages(model, side):
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_networks(name):
     fields = stages(create_model(name, width=4), 64 if name.startswith("cifar") else 224)
-    for stage, (size, stride) in KNOWN[name].items():
-        assert (fields[stage].size, fields[stage].stride) == ((size, size), (stride, stride))
+    for stage, (size, stride) in enumerate(KNOWN[name], 1):
+        field = fields[f"stage{stage}"]
+        assert (field.size, field.stride) == ((size, size), (stride, stride))
 
 
 @pytest.mark.parametrize("name", ["resnet34", "cifar_resnet20"])

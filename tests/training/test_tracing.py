@@ -3,8 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from deepjax.analysis import trace
 from deepjax.errors import InputError
@@ -52,7 +55,7 @@ def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(progra
 def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     state = programs.fresh_state(CONFIG)
     batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
-    seen = make_tracer(programs, "business")(state, batch)
+    seen = make_tracer(programs, "business")(state, batch).layers
     key = jax.random.fold_in(state.key, 0)
     by_hand = trace(
         programs.model,
@@ -74,8 +77,35 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
 def test_the_economy_tier_looks_at_top_level_modules(programs):
     state = programs.fresh_state(CONFIG)
     batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
-    layers = [row.layer for row in make_tracer(programs, "economy")(state, batch).layers]
+    layers = [row.layer for row in make_tracer(programs, "economy")(state, batch).layers.layers]
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
+
+
+@pytest.mark.slow
+def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
+    state = programs.fresh_state(CONFIG)
+    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    row = make_tracer(programs, "full")(state, batch).row()
+    seen = jax.device_get(prepared(jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)))
+    params, variables = ravel_pytree(state.params), {"batch_stats": state.batch_stats}
+
+    def loss(flat, part):  # by hand: of the network in training
+        logits, _ = programs.model.apply(
+            variables | {"params": params[1](flat)}, part["image"], train=True, mutable=["batch_stats"]
+        )
+        return classifier_loss(logits, part)
+
+    product = jax.jit(lambda v: jax.jvp(jax.grad(lambda flat: loss(flat, seen)), (params[0],), (v,))[1])
+    matrix = LinearOperator((params[0].size,) * 2, lambda v: np.asarray(product(jnp.asarray(v.ravel(), jnp.float32)), float))
+    found = row["curvature_and_noise"]
+    for name, which in (("lambda_max", "LA"), ("lambda_min", "SA")):  # ARPACK's; 15 steps come near from the inside
+        (true,) = eigsh(matrix, 1, which=which, return_eigenvectors=False, tol=1e-3, maxiter=300)
+        assert 0.8 <= found[name] / true <= 1.001
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[60 * i : 60 * (i + 1)], seen) for i in range(4)]
+    gradients = np.stack([jax.jit(jax.grad(loss))(params[0], part) for part in parts]).astype(float)
+    small, big = np.square(gradients).sum(1).mean(), np.square(gradients.mean(0)).sum()
+    np.testing.assert_allclose(found["g2"], (240 * big - 60 * small) / 180, rtol=1e-3)
+    np.testing.assert_allclose(found["trace_sigma"], (small - big) / (1 / 60 - 1 / 240), rtol=1e-3)
 
 
 def test_pmap_cannot_be_traced():

@@ -1,0 +1,78 @@
+"""A run directory as instruments take it: the network, its variables at a checkpoint, and batches as it saw them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from deepjax.data import Dataset, dataset_info, load_split
+from deepjax.data.augment import normalize, resize
+from deepjax.data.loader import epoch_order
+from deepjax.data.source import SplitName
+from deepjax.errors import InputError, require
+from deepjax.training.checkpoint import read_state, steps_of
+from deepjax.training.config import TrainConfig
+from deepjax.training.programs import make_model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A checkpoint of a run, ready for every instrument: `trace(run.model, run.variables, run.batch())`."""
+
+    path: Path
+    step: int
+    """Steps of training that the variables have behind them."""
+    steps: tuple[int, ...]
+    """Of all checkpoints that the run keeps, oldest first."""
+    config: TrainConfig
+    model: nn.Module
+    dataset: Dataset
+    variables: dict[str, Any]
+    """"params" and, where the network keeps some, "batch_stats"."""
+    data_dir: str | None = None
+
+    def batch(self, size: int = 128, split: SplitName = "train", seed: int = 0) -> dict[str, Array]:
+        """`size` images of a split, drawn without replacement, normalised and resized, not augmented; and their labels.
+
+        Raises InputError for a size that the split does not have, and for a data set that is not prepared.
+        """
+        images = load_split(self.dataset, split, self.data_dir)
+        require(1 <= size <= len(images), "size", size, f"1 to {len(images)}, the images of {self.dataset.name}'s {split} split")
+        ids = epoch_order(len(images), seed, 0)[:size]
+        pixels = normalize(jnp.asarray(images.images[ids]), self.dataset)
+        return {"image": resize(pixels, self.config.image_size), "label": jnp.asarray(images.labels[ids])}
+
+
+def open_run(path: Path | str, step: int | None = None, *, averaged: bool = False, data_dir: str | None = None) -> OpenRun:
+    """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
+
+    `averaged`: the moving averages of a run with --ema in place of the parameters themselves.
+    Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
+    averages that the run does not keep.
+    """
+    path = Path(path)
+    config = read_config(path)
+    folder, state = read_state(path, step)
+    require(bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema")
+    source = state["ema"] if averaged else state
+    variables = {name: jax.tree.map(jnp.asarray, source[name]) for name in ("params", "batch_stats") if source.get(name)}
+    steps = tuple(steps_of(folder.parent))
+    model, dataset = make_model(config), dataset_info(config.dataset)
+    return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration of a training run; fields that came after it was made have their defaults."""
+    try:
+        stored: dict[str, Any] = json.loads((path / "config.json").read_text())
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        return TrainConfig(**fields)
+    except OSError as error:
+        raise InputError(f"{path} holds no config.json ({error.strerror}); allowed: the --out folder of a training run") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'config.json'} is not of a training run ({type(error).__name__}: {error})") from error
