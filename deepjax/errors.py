@@ -1,7 +1,10 @@
 """Errors that a command line turns into an exit code and one line; the only module that every room may import."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+MOST_SHOWN = 24  # names of a closed list in one line of an error
 
 
 class InputError(ValueError):
@@ -20,9 +23,11 @@ def unknown(what: str, given: object, allowed: Iterable[str], listed_by: str = "
     """The error for a name outside a closed list: what was given, the nearest, and all that are allowed or what lists them."""
     names = sorted(allowed)
     near = [name for name in names if name.endswith(f"_{given}")]  # resnet20 means cifar_resnet20 rather than resnet200
+    near = near or [name for name in names if re.match(rf"{re.escape(str(given))}[_/]", name)]  # stage1: stage1_block1
     near = near or difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else ", ".join(names)
+    shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+    rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else shown
     return InputError(f"{what} {given!r} is unknown; {hint}allowed: {rest}")
 
 

@@ -2,7 +2,7 @@
 
 from deepjax.analysis.cost_report import CostReport, cost
 from deepjax.analysis.counts import count_macs, count_params, macs_by_layer, params_by_layer
-from deepjax.analysis.curvature import Trace, gnvp, hessian_trace, hvp
+from deepjax.analysis.curvature import HessianTrace, gnvp, hessian_trace, hvp
 from deepjax.analysis.directions import random_direction
 from deepjax.analysis.effective_field import EffectiveField, average_fields, effective_field
 from deepjax.analysis.examples import NoiseScale, PerExample, noise_scale, per_example_gradients
@@ -31,6 +31,7 @@ __all__ = [
     "Eigenvalues",
     "GradientLine",
     "GradientMass",
+    "HessianTrace",
     "Kernel",
     "LayerField",
     "LayerFields",
@@ -50,7 +51,6 @@ __all__ = [
     "Shattering",
     "StageRow",
     "Tap",
-    "Trace",
     "Trajectory",
     "average_fields",
     "cost",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.calls import path_of
+from deepjax.analysis.calls import in_order, path_of
 from deepjax.analysis.computation import steps
 from deepjax.analysis.forward import Batch, Loss, run
 from deepjax.analysis.taps import Site, sites
@@ -113,8 +113,8 @@ def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
         site, start = known[path]
         number = calls[path] % site.calls  # inside nn.remat a body may be traced again
         calls[path] += 1
-        if site.is_sum:  # its arguments may be given by name
-            positional, keywords = (*positional, *(keywords[name] for name in ("shortcut", "branch")[len(positional) :])), {}
+        if site.is_sum:
+            positional, keywords = in_order(context.module, positional, keywords), {}
         return act(function, positional, keywords, gates[start + number], site.is_sum)
 
     return nn.intercept_methods(intercept)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.forward import check, run
+from deepjax.analysis.forward import check, hashable, run, shapes_of
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
 """(module, positional arguments, output, whether inside nn.scan or another transformation of linen) of a call that ends."""
@@ -42,7 +43,8 @@ def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visi
             base.append(tracers.current_trace())
         output = function(*arguments, **keywords)
         if context.method_name == "__call__" and is_float(output):
-            visit(context.module, arguments, output, tracers.current_trace() != base[0])
+            given = in_order(context.module, arguments, keywords)
+            visit(context.module, given, output, tracers.current_trace() != base[0])
         return output
 
     with nn.intercept_methods(intercept):
@@ -54,9 +56,7 @@ def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tup
 
     Raises InputError where the network cannot take the inputs.
     """
-    leaves, structure = jax.tree.flatten((variables, inputs))
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _all_calls(model, train, structure, shapes)
+    return _all_calls(hashable(model), train, *shapes_of((variables, inputs)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -76,6 +76,18 @@ def _all_calls(model: nn.Module, train: bool, structure: Any, shapes: tuple[Any,
 def path_of(module: nn.Module) -> str:
     """The module's path as in the parameters."""
     return "/".join(module.path)
+
+
+def is_sum(module: nn.Module) -> bool:
+    """Whether the call's arguments are named (shortcut, branch), by which a residual block shows what it adds up."""
+    return tuple(inspect.signature(type(module).__call__).parameters)[1:] == ("shortcut", "branch")
+
+
+def in_order(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The positional arguments of a call; a sum's shortcut and branch also where they are given by name."""
+    if not is_sum(module):
+        return arguments
+    return (*arguments, *(keywords[name] for name in ("shortcut", "branch")[len(arguments) :]))
 
 
 def is_float(value: Any) -> bool:

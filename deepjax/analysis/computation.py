@@ -1,6 +1,7 @@
 """A network as a traced computation in which every equation tells the module that it is part of; nothing is computed."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from deepjax.analysis.forward import demanded_switches, initialise
 
 _MARK = re.compile(r"<([^<>]*)>")
 
@@ -49,29 +52,46 @@ def computation(model: nn.Module, input_shape: tuple[int, ...], collections: Seq
     initialized: dict[str, None] = {}
     called: dict[str, None] = {}
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    told: dict[str, Any] = demanded_switches(model)
     with nn.intercept_methods(_marker(initialized)):
-        variables = dict(jax.eval_shape(model.init, jax.random.key(0), images))
+        variables = dict(jax.eval_shape(lambda images: initialise(model, images), images))
     for collection in collections:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
     with nn.intercept_methods(_marker(called)):
         evaluate = jax.make_jaxpr(
-            lambda variables, images: model.apply(variables, images, mutable=list(collections)), return_shape=True
+            lambda variables, images: model.apply(variables, images, mutable=list(collections), **told), return_shape=True
         )
         jaxpr, (output, sown) = evaluate(variables, images)
     return Computation(jaxpr, variables, output, sown, tuple(initialized), tuple(called))
 
 
 def steps(jaxpr: Jaxpr, times: int = 1, path: str = "") -> Iterator[Step]:
-    """Every equation in order, those of inner computations included; `path` is that of the module around them."""
+    """Every equation in order, those of inner computations included; `path` is that of the module around them.
+
+    Of a conditional's branches only the one that computes most numbers counts.
+    """
     for equation in jaxpr.eqns:
         marks = _MARK.findall(str(equation.source_info.name_stack))
         step = Step(equation, times, marks[-1] if marks else path)
         yield step
         length = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
-            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            if isinstance(inner, Jaxpr):
+            inner = _jaxpr(value)
+            if inner is not None:
                 yield from steps(inner, times * length, step.path)
+
+
+def _jaxpr(value: Any) -> Jaxpr | None:
+    """The inner computation that a parameter of an equation is, or the largest of several."""
+    if isinstance(value, tuple) and value and all(isinstance(each, ClosedJaxpr) for each in value):
+        return max((each.jaxpr for each in value), key=_computed)
+    inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+    return inner if isinstance(inner, Jaxpr) else None
+
+
+def _computed(jaxpr: Jaxpr) -> int:
+    outputs = [output for step in steps(jaxpr) for output in step.equation.outvars]
+    return sum(math.prod(getattr(output.aval, "shape", ())) for output in outputs)
 
 
 def _marker(called: dict[str, None]) -> Any:

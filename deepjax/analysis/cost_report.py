@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from deepjax.analysis.computation import Step, steps
 from deepjax.analysis.counts import macs_of, params_of
-from deepjax.analysis.forward import check, run
+from deepjax.analysis.forward import check, hashable, initialise, reason, run
 from deepjax.errors import require
 
 _OUTPUT = "output of "  # before the path, in the name of the identity that marks a module's output
@@ -115,7 +115,7 @@ def cost(model: nn.Module, input_shape: tuple[int, ...], *, batch: int = 1, trai
     """
     require(isinstance(batch, int) and batch >= 1, "batch", batch, "a whole number from 1 up")
     require(bool(input_shape) and min(input_shape) >= 1, "input_shape", input_shape, "(height, width, channels), each from 1 up")
-    return _cost(model, tuple(input_shape), batch, train, xla)
+    return _cost(hashable(model), tuple(input_shape), batch, train, xla)
 
 
 def scaled(value: float) -> str:
@@ -143,10 +143,9 @@ def _cost(model: nn.Module, input_shape: tuple[int, ...], batch: int, train: boo
 
 def _variables(model: nn.Module, images: Any) -> Any:
     try:
-        return {"params": {}, **jax.eval_shape(model.init, jax.random.key(0), images)}
+        return {"params": {}, **jax.eval_shape(lambda images: initialise(model, images), images)}
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        require(False, "input_shape", images.shape[1:], f"what {type(model).__name__} takes, which says: {reason}")
+        require(False, "input_shape", images.shape[1:], f"what {type(model).__name__} takes, which says: {reason(error)}")
 
 
 def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> tuple[LayerCost, ...]:

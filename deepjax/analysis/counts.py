@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn
 
 from deepjax.analysis.computation import Step, computation, steps
+from deepjax.analysis.forward import initialise
 
 
 def count_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -30,7 +31,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 def params_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     """Trainable parameters of each layer that has some, by its path ("stage1_block1/conv1"; "" for the model's own)."""
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return params_of(jax.eval_shape(model.init, jax.random.key(0), images))
+    return params_of(jax.eval_shape(lambda images: initialise(model, images), images))
 
 
 def macs_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:

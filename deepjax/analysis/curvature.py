@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, run
+from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
 from deepjax.errors import InputError, require, unknown
 
 Kind = Literal["hessian", "gauss_newton"]
@@ -163,7 +163,7 @@ def gnvp(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trace:
+class HessianTrace:
     """The trace of a matrix: the sum of its eigenvalues, estimated."""
 
     matrix: Matrix
@@ -175,7 +175,7 @@ class Trace:
 
     @property
     def mean_eigenvalue(self) -> float:
-        """Trace / parameters."""
+        """The trace / parameters."""
         return self.trace / self.matrix.parameters
 
     def rows(self) -> list[dict[str, Any]]:
@@ -205,7 +205,7 @@ def hessian_trace(
     loss: Loss = cross_entropy,
     seed: int = 0,
     progress: Progress = None,
-) -> Trace:
+) -> HessianTrace:
     """The trace of the Hessian or Gauss-Newton matrix: mean of v^T A v over probes v of random signs, without bias.
 
     The variance of one estimate is twice the sum of the squared entries off the diagonal. Other arguments as of `hvp`.
@@ -220,13 +220,14 @@ def hessian_trace(
         estimates.append(check_finite(jnp.vdot(signs, apply(data, signs, product=product), precision="highest")))
         if progress:
             progress(probe + 1, probes)
-    return Trace(matrix, *_mean_and_error(tuple(estimates)), tuple(estimates))
+    return HessianTrace(matrix, *_mean_and_error(tuple(estimates)), tuple(estimates))
 
 
 def prepare(
     model: nn.Module, variables: Any, batch: Batches, operator: Kind, layers: Layers, bn: Statistics, loss: Loss
 ) -> tuple[Operator, Any, Matrix]:
     """The operator, the data that it takes, and what it is; raises InputError for what does not fit before anything is computed."""
+    model = hashable(model)
     require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)

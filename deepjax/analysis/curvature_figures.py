@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from deepjax.analysis.curvature import Matrix, Trace
+from deepjax.analysis.curvature import HessianTrace, Matrix
 from deepjax.analysis.instrument_figures import canvas
 from deepjax.analysis.plots import COLORS
 from deepjax.analysis.spectrum import Density, Eigenvalues, GradientMass
@@ -42,6 +42,7 @@ def draw_density(found: Density, ax: Any = None) -> Axes:
         axes.axhline(lone, color="0.5", linestyle="--", linewidth=1)
         axes.text(0.99, lone, "one eigenvalue", color="0.4", ha="right", va="bottom", transform=axes.get_yaxis_transform())
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        axes.plot([found.lambda_min, found.lambda_max], [lone / 10] * 2, "^", color=COLORS[1], ms=6, clip_on=False, zorder=4)
         marks = f"$\\lambda_{{max}}$ = {_number(found.lambda_max)}, $\\lambda_{{min}}$ = {_number(found.lambda_min)}"
         ratio = (
             "" if math.isnan(found.outlier_ratio) else f", $\\lambda_1/\\lambda_{{{found.classes}}}$ = {found.outlier_ratio:.3g}"
@@ -52,7 +53,7 @@ def draw_density(found: Density, ax: Any = None) -> Axes:
     return axes
 
 
-def draw_trace(found: Trace, ax: Any = None) -> Axes:
+def draw_trace(found: HessianTrace, ax: Any = None) -> Axes:
     """The single estimates, and the trace from all probes so far with its standard error."""
     rows = found.rows()
     probes, estimates, means, errors = (np.array([row[key] for row in rows]) for key in ("probe", "estimate", "trace", "error"))

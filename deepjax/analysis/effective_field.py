@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.calls import all_calls, is_float, path_of, visit_calls
+from deepjax.analysis.forward import hashable
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown
 
@@ -83,6 +84,7 @@ def effective_field(
     Cost: one forward and one backward pass over the inputs with all activations in memory; compiled once for a network and shape.
     Source: Luo et al. 2016, sections 2 and 3.1.
     """
+    model = hashable(model)
     require(
         jnp.ndim(inputs) == 4 and is_float(jnp.asarray(inputs)),
         "inputs",
@@ -139,7 +141,7 @@ def _output_of(model: nn.Module, variables: Any, inputs: Array, layer: str, trai
 def _shape_of(model: nn.Module, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
     calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
     if layer not in calls:
-        raise unknown("layer", layer, calls)
+        raise unknown("layer", layer, filter(None, calls))
     if calls[layer].inside:
         raise InputError(
             f"layer {layer!r} runs inside nn.scan or nn.remat, where its output cannot be read; allowed: layers outside"

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, inputs_of, loss_of
+from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
 from deepjax.errors import require
 
 Statistics = Literal["running"] | int
@@ -39,10 +39,12 @@ class LayerGradients:
     example_norm: float
     """Mean of the L2 norms of the single gradients."""
     variance: float
-    """Sum over the layer's parameters of the variance between gradients (unbiased): the layer's part of tr(Sigma)."""
+    """Sum over the layer's parameters of the variance between gradients (unbiased): of examples the layer's part of tr(Sigma), of
+    ghost batches of k that over k."""
     gsnr: float
-    """mean^2 / variance of a parameter, averaged over those whose gradient is above rounding (1e-5 of the layer's largest), such as
-    a bias before batch norm is not; NaN without any."""
+    """mean^2 / variance of a parameter, without the part that noise alone has (about 1 / count; unbiased for Gaussian gradients,
+    and so below 0 at times), averaged over those whose gradient is above rounding (1e-5 of the layer's largest), such as a bias
+    before batch norm is not. NaN without any, and of fewer than four gradients; infinite where all gradients are one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ def per_example_gradients(
     running moments are kept, and with keep=True count x parameters (batch x parameters with "running"). Compiled once for a
     network, loss and shape. Source: GSNR, Liu et al. 2020, section 2; ghost batches, Hoffer et al. 2017 (arXiv:1705.08741).
     """
+    model = hashable(model)
     train, size = _mode(bn), 1 if bn == "running" else bn
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of gradients, 1 or more")
     examples = batch_size(batch)
@@ -162,6 +165,7 @@ def noise_scale(
     Cost: one forward and backward pass over the data; memory of `small` examples' activations and 2 x parameters.
     Source: McCandlish et al. 2018, appendix A.1.
     """
+    model = hashable(model)
     train = _mode(bn) or train
     frozen = bn == "running" and has_batch_norm(variables)
     require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen, or bn=k for ghost batches")
@@ -296,18 +300,20 @@ def _by_layer(moments: _Moments, norms: dict[str, Array]) -> dict[str, tuple[Arr
             jnp.sqrt(_squares(means, 0)),
             jnp.mean(norms[layer]),
             sum((jnp.sum(leaf) for leaf in variances[layer]), start=jnp.zeros(())),
-            _gsnr(means, variances[layer]),
+            _gsnr(means, variances[layer], moments.count),
         )
         for layer, means in by_layer(moments.mean).items()
     }
 
 
-def _gsnr(means: list[Array], variances: list[Array]) -> Array:
+def _gsnr(means: list[Array], variances: list[Array], count: Array) -> Array:
+    """Of n Gaussian gradients mean^2 / variance expects (true ratio + 1 / n) (n - 1) / (n - 3)."""
     mean, variance = (jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (means, variances))
     sizes = jnp.square(mean) + variance
     alive = sizes > ROUNDING**2 * jnp.max(sizes)
     ratios = jnp.where(alive, jnp.square(mean) / jnp.where(alive, variance, 1), 0)
-    return jnp.sum(ratios) / jnp.sum(alive.astype(jnp.float32))
+    average = jnp.sum(ratios) / jnp.sum(alive.astype(jnp.float32))
+    return jnp.where(count > 3, average * (count - 3) / (count - 1) - 1 / count, jnp.nan)
 
 
 def _squares(leaves: list[Array], first: int) -> Array:

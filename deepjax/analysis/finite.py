@@ -1,5 +1,6 @@
 """The first layer of a network whose output is not finite."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,13 +9,16 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from deepjax.analysis.forward import hashable, switches
+
 
 def first_not_finite(model: nn.Module, variables: Any, images: Array, train: bool = False) -> str | None:
     """Path of the first module, in the order of the forward pass, whose output is not finite; "" is the network; None: all are.
 
-    images: (batch, height, width, channels). Any linen module whose call takes (images, train); dropout is drawn from key 0. Blocks
-    under a scan are seen as one.
+    images: what the network takes, the first axis the examples'. Any linen module; dropout is drawn from key 0. Blocks under a scan
+    are seen as one. Cost: one forward pass, compiled once for a network and shape.
     """
+    model = hashable(model)
     order: dict[str, None] = {}
 
     def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
@@ -23,18 +27,26 @@ def first_not_finite(model: nn.Module, variables: Any, images: Array, train: boo
             order["/".join(context.module.path)] = None
         return output
 
-    def outputs(variables: Any, images: Array) -> dict[str, Array]:
-        rngs = {"dropout": jax.random.key(0)}
-        _, mutated = model.apply(
-            variables, images, train=train, rngs=rngs, capture_intermediates=True, mutable=["intermediates", "batch_stats"]
-        )
-        flat: Any = flatten_dict(mutated["intermediates"])
-        return {"/".join(path[:-1]): _finite(leaf) for path, leaf in flat.items()}
-
     with nn.intercept_methods(note):
-        jax.eval_shape(outputs, variables, images)
-    finite = jax.device_get(jax.jit(outputs)(variables, images))
+        jax.eval_shape(lambda variables, images: _outputs(model, variables, images, train), variables, images)
+    finite = jax.device_get(_finite_layers(model, variables, images, train=train))
     return next((path for path in order if path in finite and not finite[path]), None)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train"))
+def _finite_layers(model: nn.Module, variables: Any, images: Array, *, train: bool) -> dict[str, Array]:
+    return {path: _finite(outputs) for path, outputs in _outputs(model, variables, images, train).items()}
+
+
+def _outputs(model: nn.Module, variables: Any, images: Array, train: bool) -> dict[str, Any]:
+    """What each module returned, in all its calls."""
+    told: dict[str, Any] = switches(model, train)
+    kept = ["intermediates", *(name for name in variables if name != "params")]
+    _, mutated = model.apply(
+        variables, images, rngs={"dropout": jax.random.key(0)}, capture_intermediates=True, mutable=kept, **told
+    )
+    flat: Any = flatten_dict(mutated["intermediates"])
+    return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "__call__"}
 
 
 def _finite(outputs: Any) -> Array:

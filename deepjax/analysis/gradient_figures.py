@@ -98,7 +98,9 @@ def draw_line(found: GradientLine, ax: Any = None) -> Axes:
         axes.text(len(rows) - 1, found.white, "white noise (95 %) ", color="0.4", ha="right", va="bottom")
         outside = np.abs(found.autocorrelation[1:]) > found.white
         length = int(np.argmin(outside)) if not outside.all() else len(outside)
-        axes.set(title=f"Gradients stay alike for {length} of {len(found.gradient)} points", xlabel="lag (points)")
+        alike = f"Gradients stay alike for {length} of {len(found.gradient)} points"
+        constant = np.isnan(found.autocorrelation).all()
+        axes.set(title="The gradient is the same at all points" if constant else alike, xlabel="lag (points)")
         axes.set(ylabel="autocorrelation", ylim=(min(-0.4, float(np.nanmin(found.autocorrelation, initial=0))), 1.05))
     return axes
 

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.examples import by_layer, call_order
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, run
+from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, hashable, run
 from deepjax.errors import InputError, require, unknown
 
 MAIN = "main"
@@ -85,6 +85,7 @@ def loss_shares(
     Cost: one forward pass and a backward pass for each loss, compiled once for a network and shape; memory losses x parameters.
     Source: Szegedy et al. 2014, section 5; Lee et al. 2015 (arXiv:1409.5185).
     """
+    model = hashable(model)
     variables = {name: tree for name, tree in dict(variables).items() if name != "auxiliary"}  # else sow would append to it
     check(model, variables, batch, loss, train)
     names = _names(model, variables, batch, loss, train)

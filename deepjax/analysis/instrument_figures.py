@@ -73,7 +73,7 @@ def draw_layer_fields(found: LayerFields, ax: Any = None) -> Axes:
         axes.set_yscale("log", base=2)
         axes.plot(range(len(rows)), sizes, drawstyle="steps-mid", color=COLORS[0])
         axes.axhline(side, color="0.5", linestyle="--", linewidth=1)
-        axes.text(0, side, f"image, {side} pixels", color="0.4", va="bottom")
+        axes.text(len(rows) - 1, side, f"image, {side} pixels", color="0.4", ha="right", va="top")
         before = 1
         for place, row in enumerate(rows):
             stride = max(row.stride or (before,))
@@ -107,8 +107,9 @@ def draw_propagation(found: Propagation, ax: Any = None) -> Axes:
                 axes.plot(places, [values[i - 1] for i in places], style, color=color, markersize=4)
                 ends[label] = (values[places[-1] - 1], color)
         _label_ends(axes, ends, len(found.blocks))
-        growth = f"x {found.growth:.3g} per block" if math.isfinite(found.growth) else "of one block"
-        axes.set(title=f"Channel variance: {growth}", xlabel="block", ylabel="mean over channels")
+        first, last = found.blocks[0].variance, found.blocks[-1].variance
+        over = f"Channel variance {first:.3g}, after {len(found.blocks)} blocks {last:.3g}"
+        axes.set(title=over, xlabel="block", ylabel="mean over channels")
         _plain_ticks(axes)
         axes.set_xticks(range(1, len(found.blocks) + 1, max(1, len(found.blocks) // 10)))
     return axes
@@ -167,7 +168,7 @@ def draw_cost(report: CostReport, ax: Any = None) -> Axes:
     with canvas(ax, 6.4, 1.4 + 0.24 * len(shown)) as axes:
         axes.barh(range(len(shown)), [row.macs for row in shown], color=COLORS[0], height=0.7)
         for i, row in enumerate(shown):
-            text = f" {scaled(row.macs)}MAC, {row.intensity:.0f} FLOP/B"
+            text = f" {scaled(row.macs)}MAC, {row.intensity:.3g} FLOP/B"
             axes.text(row.macs, i, text, va="center", fontsize=8, color="0.3")
         axes.set_yticks(range(len(shown)), [row.layer or "(network)" for row in shown], fontsize=8)
         axes.set(title=_cost_title(report, len(shown), len(rows)), xlabel=f"multiply-adds, batch of {report.batch} (MAC)")

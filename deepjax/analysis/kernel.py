@@ -19,7 +19,7 @@ from jax import Array
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.directions import check_like
-from deepjax.analysis.forward import Batch, Loss, check, inputs_of, labels_of, run
+from deepjax.analysis.forward import Batch, Loss, check, hashable, inputs_of, labels_of, run
 from deepjax.errors import InputError, require
 
 Output = Literal["mean", "trace", "full"]
@@ -104,6 +104,7 @@ def ntk(
     (m / chunk) pairs, half of them without `other`; memory 2 x chunk x k x parameters: of many outputs, take a chunk of 1.
     Source: Jacot et al. 2018, section 4; Novak et al. 2022, section 3.1 (contraction of Jacobians), the mean as in its library.
     """
+    model = hashable(model)
     require(output in ("mean", "trace", "full"), "output", output, "'mean', 'trace', 'full'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
     sides = [inputs] if other is None else [inputs, other]
@@ -187,6 +188,7 @@ def linearised(model: nn.Module, variables: Any) -> Callable[[Any, Any], Array]:
     The function raises InputError for parameters or inputs that do not fit. Cost of a call: one forward and about two backward
     passes, differentiable and compiled once for a network and shape. Source: Lee et al. 2019, equation 8.
     """
+    model = hashable(model)
     require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
 
     def function(params: Any, inputs: Any) -> Array:
@@ -257,6 +259,7 @@ def linearised_training(
     Cost: about six passes over the batch a step; memory as training, and three times the parameters. Compiled once for a network,
     loss and shape. Source: Lee et al. 2019, sections 2.2 and 3 (its Figure 4 shows this RMSE).
     """
+    model = hashable(model)
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
     require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
     check(model, variables, batch, loss, False)

@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path, check_like
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, run
+from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
 from deepjax.analysis.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -256,6 +256,7 @@ class _Task:
 
 def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: Statistics, chunk: int, progress: Progress) -> _Task:
     """Raises InputError for what does not fit, before anything is computed."""
+    model = hashable(model)
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)

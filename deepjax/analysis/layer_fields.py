@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.calls import all_calls, path_of, visit_calls
+from deepjax.analysis.forward import hashable, initialise
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.errors import require
 
@@ -67,7 +68,8 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
     """
     require(len(input_shape) == 3 and min(input_shape) >= 1, "input_shape", input_shape, "(height, width, channels)")
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    model = hashable(model)
+    variables = jax.eval_shape(lambda images: initialise(model, images), images)
     calls = all_calls(model, variables, images, train=False)
     found: list[tuple[str, tuple[int, ...]]] = []
 

@@ -48,7 +48,9 @@ def _gradients(ax: Axes, rows: Sequence[LayerRow]) -> None:
     if len(ratios):
         ax.plot(places_of_updates, ratios, "x", ms=4, color=COLORS[2], label="update / weight")
     first, last = (norms[norms > 0][[0, -1]]) if (norms > 0).any() else (np.nan, np.nan)
-    ax.set(title=f"The first layer's gradient is {first / last:.2g} times the last one's", ylabel="L2 norm of the gradient")
+    ratio = first / last
+    times = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"
+    ax.set(title=f"The first layer's gradient is {times} times the last one's", ylabel="L2 norm of the gradient")
     ax.legend()
 
 
@@ -57,7 +59,7 @@ def _dead(ax: Axes, rows: Sequence[LayerRow], logits: Sequence[tuple[int, ...]])
     dead = 100 * _column(rows, lambda row: 0.0 if row.shape in logits else row.dead)
     ax.bar(np.arange(len(rows)), dead, color=COLORS[6], width=0.8)
     ax.set(
-        title=f"Dead channels: up to {dead.max(initial=0):.0f} % of a layer",
+        title=f"Dead channels: up to {dead.max():.0f} % of a layer" if dead.any() else "No channel is dead",
         ylabel="channels nowhere above 0 (%)",
         ylim=(0, 100),
     )

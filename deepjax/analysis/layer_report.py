@@ -11,9 +11,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
+from jax.core import Tracer
 
-from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy
-from deepjax.analysis.taps import Measure, Site, chosen, is_float, measured, sites
+from deepjax.analysis.calls import is_float
+from deepjax.analysis.directions import check_like
+from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
+from deepjax.analysis.taps import Measure, Site, chosen, measured, one_run, sites
+from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +93,16 @@ def trace(
 
     batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar. `layers`: paths, default all.
     `updates`: what an optimizer would add to the parameters (its second result), for the update-to-weight ratio.
-    Under `nn.remat` and `nn.scan` too; a scanned block has one row for all its runs. Compiled once for a network, loss and shapes:
-    pass the same `loss` function again, not a new lambda.
+    Under `nn.remat`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. Compiled once for a network, loss
+    and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not
-    fit, or a loss that is not a scalar.
+    fit, a loss that is not a scalar, updates unlike the parameters, and inside `jax.jit`.
     """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
+        raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
+    model = hashable(model)
+    if updates is not None:
+        check_like("updates", updates, variables["params"])
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
     found = jax.device_get(_statistics(model, variables, batch, rngs, updates, loss=loss, train=train, at=at))
     return report(found, at, train)
@@ -133,7 +142,7 @@ def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
     mean = jnp.mean(x)
     channels = jnp.max(x, axis=tuple(range(x.ndim - 1)))
     sums = {
-        "runs": jnp.ones((), jnp.float32),
+        "runs": one_run(output),
         "mean": mean,
         "mean_square": jnp.square(mean),
         "variance": jnp.mean(jnp.square(x - mean)),
@@ -189,8 +198,11 @@ def _row(site: Site, found: dict[str, Any]) -> LayerRow:
         weight_norm=weights,
         parameter_gradient_norm=gradients,
         update_ratio=None if updates is None or not weights else updates / weights,
-        **(_sum_row(sums) if site.is_sum and known else dict.fromkeys(("shortcut_norm", "branch_norm", "branch_ratio", "cosine"))),
+        **(_sum_row(sums) if known and site.is_sum and "shortcut" in sums else dict.fromkeys(_OF_SUMS)),
     )
+
+
+_OF_SUMS = ("shortcut_norm", "branch_norm", "branch_ratio", "cosine")
 
 
 def _sum_row(sums: dict[str, Any]) -> dict[str, float | None]:

@@ -18,7 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.calls import Call, all_calls, is_float, path_of, visit_calls
+from deepjax.analysis.calls import Call, all_calls, is_float, is_sum, path_of, visit_calls
+from deepjax.analysis.forward import hashable
 from deepjax.errors import InputError, require, unknown
 
 Activation = Callable[[Array], Array]
@@ -41,7 +42,7 @@ class BlockSignal:
     variance: float
     """Mean over channels of the channel variance."""
     branch_variance: float | None
-    """The same of output minus input, which is the residual branch where nothing follows on the sum; None: shapes differ."""
+    """The same of what the block adds to its shortcut, at its last sum; None of a block without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +77,22 @@ class Propagation:
 def signal_propagation(
     model: nn.Module, variables: Any, inputs: Array, *, train: bool = True, blocks: Sequence[str] | None = None
 ) -> Propagation:
-    """Per block: average squared channel mean, average channel variance, and the residual branch's variance.
+    """Per block: average squared channel mean, average channel variance, and the variance at the end of the residual branch.
 
     inputs: what the network takes, (batch, height, width, channels) for one, or a tuple of such; standard Gaussian in the paper.
     `blocks`: paths of modules, default those whose class has "Block" in its name (of nested ones the outermost), or without any
-    all modules of the first level. A block called several times has a row a call. The branch is output minus the first input.
+    all modules of the first level. A block called several times has a row a call. A residual
+    block shows its branch by a module whose call is (shortcut, branch), as for `trace`.
     Raises InputError for an unknown block (naming the nearest), inputs that do not fit, and blocks inside nn.scan or nn.remat
     where they were asked for or are all there is; where others are seen they are listed in `unseen`.
     Cost: one forward pass, compiled once for a network and shape. Source: Brock et al. 2021, section 3.
     """
+    model = hashable(model)
     calls = all_calls(model, variables, inputs, train)
     paths = _default_blocks(calls) if blocks is None else tuple(blocks)
     for path in paths:
         if path not in {call.path for call in calls}:
-            raise unknown("block", path, {call.path for call in calls})
+            raise unknown("block", path, {call.path for call in calls if call.path})
     hidden = tuple(dict.fromkeys(call.path for call in calls if call.inside and call.path in paths))
     seen = [call for call in calls if call.path in paths and not call.inside]
     if hidden and (blocks is not None or not seen):
@@ -118,13 +121,17 @@ def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
 
 @functools.partial(jax.jit, static_argnames=("model", "paths", "train"))
 def _signals(model: nn.Module, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool) -> list[Any]:
-    found = []
+    found: list[Any] = []
+    sums: list[tuple[str, Array]] = []  # those that ended since the last block
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> None:
-        if path_of(module) in paths and not inside:
-            alike = bool(arguments) and is_float(arguments[0]) and arguments[0].shape == output.shape
-            branch = _moments(output.astype(jnp.float32) - arguments[0].astype(jnp.float32))[1] if alike else None
-            found.append((*_moments(output.astype(jnp.float32)), branch))
+        path = path_of(module)
+        if is_sum(module) and not inside and is_float(arguments[1]):
+            sums.append((path, _moments(arguments[1].astype(jnp.float32))[1]))
+        if path in paths and not inside:
+            branches = [variance for at, variance in sums if f"{at}/".startswith(f"{path}/")]
+            found.append((*_moments(output.astype(jnp.float32)), branches[-1] if branches else None))
+            sums.clear()
 
     visit_calls(model, variables, inputs, train, keep)
     return found

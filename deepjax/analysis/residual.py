@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.branches import along, gate_names, places_of, without
-from deepjax.analysis.forward import Batch, Loss, cross_entropy, inputs_of, labels_of, run
+from deepjax.analysis.forward import Batch, Loss, cross_entropy, hashable, inputs_of, labels_of, reason, run
 from deepjax.analysis.taps import Site
 from deepjax.errors import InputError, require, unknown
 
@@ -104,6 +104,7 @@ def lesions(
     Cost: 1 + blocks + len(removed) x draws forward passes, compiled once for a network and shape; memory of one.
     Source: Veit et al. 2016, sections 4.1 and 4.2.
     """
+    model = hashable(model)
     places = places_of(model, variables, batch, loss, train, modules)
     _check_metric(model, variables, batch, metric, train)
     names = gate_names(places)
@@ -207,6 +208,7 @@ def path_lengths(
     Cost: at most (n + 1) x samples backward passes, and a forward pass each `chunk` of them, compiled once for a network and shape;
     memory of one forward and `chunk` backward passes. Source: Veit et al. 2016, section 4.3.
     """
+    model = hashable(model)
     for name, value in {"samples": samples, "chunk": chunk}.items():
         require(isinstance(value, int) and value >= 1, name, value, "1 or more")
     places = _gradient_places(model, variables, batch, loss, train)
@@ -241,6 +243,7 @@ def path_gradient(
     Returns an array for each input of floats, of its shape; over all 2^n paths they add up to the gradient. Raises InputError as
     `path_lengths`, and for an unknown sum. Cost: one forward and one backward pass. Source: Veit et al. 2016, section 4.3.
     """
+    model = hashable(model)
     places = _gradient_places(model, variables, batch, loss, train)
     names = gate_names(places)
     for name in branches:
@@ -289,7 +292,7 @@ def _check_metric(model: nn.Module, variables: Any, batch: Batch, metric: Loss, 
     except InputError:
         raise
     except Exception as error:  # whatever a metric for other outputs or labels raises
-        raise InputError(f"metric cannot take what {type(model).__name__} returns: {str(error).splitlines()[0][:200]}") from error
+        raise InputError(f"metric cannot take what {type(model).__name__} returns: {reason(error)}") from error
     require(jnp.shape(value) == (), "metric", f"of shape {jnp.shape(value)}", "a scalar, such as the share of errors")
 
 

@@ -24,10 +24,8 @@ def draw_lesions(found: Lesions, ax: Any = None) -> Axes:
         axes.axhline(found.error, color="0.5", linestyle="--", linewidth=1)
         axes.vlines(range(len(names)), found.error, errors, color=COLORS[0], linewidth=1.2, alpha=0.6)
         axes.plot(range(len(names)), errors, "o", color=COLORS[0], markersize=4.5)
-        axes.annotate(
-            f"all {len(names)}: {found.error:.3g}", (1, found.error), (-2, 2), xycoords=("axes fraction", "data"),
-            textcoords="offset points", color="0.4", ha="right", va="bottom",
-        )  # fmt: skip
+        whole = f"dashed: with all {len(names)}, {found.error:.3g}"
+        axes.text(0.98, 0.96, whole, color="0.4", ha="right", va="top", transform=axes.transAxes)
         median, most = np.median(errors - found.error), errors[worst] - found.error
         what = "branch" if found.kind == "branch" else "module"
         axes.set_title(f"Without one {what}: error {median:+.2g} in the median, {most:+.2g} at most ({names[worst]})")
@@ -63,7 +61,10 @@ def draw_path_lengths(found: PathLengths, ax: Any = None) -> Axes:
     with canvas(ax, 6.0, 4.0) as axes:
         axes.axvspan(low - 0.5, high + 0.5, color=COLORS[0], alpha=0.08, linewidth=0)
         axes.plot(lengths, paths, "s--", color="0.5", markersize=3.5, label="share of the paths")
-        axes.plot(lengths, [row.share for row in found.lengths], "o-", color=COLORS[0], markersize=4, label="share of the gradient")
+        share = np.array([row.share for row in found.lengths])
+        error = share * np.divide([row.error for row in found.lengths], norms, out=np.zeros_like(norms), where=norms > 0)
+        axes.plot(lengths, share, "o-", color=COLORS[0], markersize=4, label="share of the gradient")
+        axes.vlines(lengths, np.maximum(share - error, 0), share + error, color=COLORS[0], linewidth=1, alpha=0.6)
         right = axes.twinx()
         right.set_yscale("log")
         right.plot(

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.forward import check, has_batch_norm, run
+from deepjax.analysis.forward import check, has_batch_norm, hashable, run
 from deepjax.errors import require
 
 Output = Callable[[Any], Array]
@@ -94,6 +94,7 @@ def shattering(model: nn.Module, variables: Any, inputs: Array, *, train: bool =
     Cost: two forward passes (one with train=False) and one backward, compiled once for a network and shape; memory as training.
     Source: Balduzzi et al. 2017, section 3.
     """
+    model = hashable(model)
     _check(model, variables, inputs, output)
     require(len(inputs) >= 2, "inputs", f"{len(inputs)} examples", "two or more")
     gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(len(inputs), -1)
@@ -114,6 +115,7 @@ def gradient_line(
     Raises InputError for ends of different shapes or at one place, fewer than three points, and inputs that do not fit.
     Cost: as `shattering` with `points` examples. Source: Balduzzi et al. 2017, section 2 and Figures 1 and 2 (256 points, -2 to 2).
     """
+    model = hashable(model)
     require(isinstance(points, int) and points >= 3, "points", points, "three or more")
     start, end = jnp.asarray(start), jnp.asarray(end)
     require(start.shape == end.shape, "end", f"of shape {end.shape}", f"the start's shape {start.shape}")
@@ -147,7 +149,8 @@ def _with_statistics_of(model: nn.Module, variables: Any, inputs: Array) -> dict
     old = variables["batch_stats"]
 
     def moved(statistics: Any) -> Any:
-        return run(model, {**variables, "batch_stats": statistics}, (inputs, None), True)[1]["batch_stats"]
+        with nn.intercept_methods(_without_dropout):
+            return run(model, {**variables, "batch_stats": statistics}, (inputs, None), True)[1]["batch_stats"]
 
     zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
     new, momentum = jax.jvp(moved, (zeros,), (ones,))
@@ -156,6 +159,10 @@ def _with_statistics_of(model: nn.Module, variables: Any, inputs: Array) -> dict
         return jnp.where(momentum == 1, old, new / jnp.where(momentum == 1, 1, 1 - momentum))
 
     return {**variables, "batch_stats": jax.tree.map(of_batch, old, new, momentum)}
+
+
+def _without_dropout(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    return arguments[0] if isinstance(context.module, nn.Dropout) and arguments else function(*arguments, **keywords)
 
 
 def _cosines(gradients: np.ndarray) -> np.ndarray:

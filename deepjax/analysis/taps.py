@@ -9,7 +9,6 @@ layer.
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +17,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 from jax import Array
+from jax.core import Tracer
 
-from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, inputs_of, loss_of
+from deepjax.analysis.calls import in_order, is_float, is_sum
+from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, inputs_of, loss_of, shapes_of
 from deepjax.errors import InputError, unknown
 
 
@@ -64,9 +65,7 @@ def sites(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: boo
     Raises InputError where the batch does not fit the network.
     """
     inputs_of(batch)  # what is no batch at all is said before its leaves are looked at
-    leaves, structure = jax.tree.flatten((variables, batch, rngs))
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _sites(model, loss, train, structure, shapes)
+    return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -80,8 +79,7 @@ def _sites(model: nn.Module, loss: Loss, train: bool, structure: Any, shapes: tu
         known = found.pop(path, None)
         calls = 1 + (known.calls if known and not inside else 0)
         shapes = tuple(each.shape if is_float(each) else None for each in arguments)
-        is_sum = tuple(inspect.signature(type(module).__call__).parameters)[1:] == ("shortcut", "branch")
-        found[path] = Site(path, output.shape, str(output.dtype), calls, inside, shapes, is_sum)
+        found[path] = Site(path, output.shape, str(output.dtype), calls, inside, shapes, is_sum(module))
         return output
 
     def forward(variables: Any, batch: Batch, rngs: Rngs) -> Array:
@@ -151,18 +149,30 @@ def taps(
 ) -> dict[str, Tap]:
     """Activations of the named layers, and the loss's gradient with respect to them, of any linen module, unmodified.
 
-    Compiled once for a network, loss and shapes. Cost: one forward and one backward pass; memory: twice the outputs asked for.
-    Raises InputError for an unknown layer (naming the nearest), for one that is called more than once or inside `nn.scan` (whose
-    runs would add up; `trace` shows those), and for a batch or a loss that does not fit.
+    Compiled once for a network, loss and shapes; inside `jax.jit` too, where what a layer runs cannot be looked at.
+    Cost: one forward and one backward pass; memory: twice the outputs asked for.
+    Raises InputError for an unknown layer (naming the nearest), for one that is called more than once or inside `nn.scan` or
+    `nn.vmap` (whose runs would add up; `trace` shows those), for one from which nothing leads to the loss (its output would be
+    zeros), and for a batch or a loss that does not fit.
     """
+    model = hashable(model)
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
     for site in at:
         if site.calls > 1:
             raise InputError(f"layer {site.path!r} is called {site.calls} times; taps takes layers called once; trace() shows it")
     values = _taps(model, variables, batch, rngs, loss=loss, train=train, at=at)
     for path, ((_, runs), _) in values.items():
+        if isinstance(runs, Tracer):
+            continue
         if runs > 1:
-            raise InputError(f"layer {path!r} runs {runs:.0f} times inside a scan; taps takes layers run once; trace() shows it")
+            raise InputError(
+                f"layer {path!r} runs {runs:.0f} times inside a scan or vmap; taps takes layers run once; trace() shows it"
+            )
+        if runs < 1:
+            raise InputError(
+                f"nothing leads from layer {path!r} to the loss, so that it has no gradient; "
+                "its output alone: model.apply(..., capture_intermediates=True)"
+            )
     return {path: Tap(output, cotangent) for path, ((output, _), cotangent) in values.items()}
 
 
@@ -171,7 +181,13 @@ def _taps(model: nn.Module, variables: Any, batch: Batch, rngs: Rngs, *, loss: L
     return measured(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 
-_WHOLE = Measure(lambda arguments, output: (output, jnp.ones((), jnp.float32)), lambda cotangent: cotangent)
+def one_run(output: Array) -> Array:
+    """1, for each instance of a layer under `nn.vmap`: a constant would be one for all of them."""
+    first = output.reshape(-1)[:1]
+    return jnp.sum(jnp.where(first == first, 1.0, 1.0).astype(jnp.float32))
+
+
+_WHOLE = Measure(lambda arguments, output: (output, one_run(output)), lambda cotangent: cotangent)
 
 
 def _at_outputs(act: Callable[[nn.Module, tuple[Any, ...], Array, bool], Array]) -> Any:
@@ -184,14 +200,10 @@ def _at_outputs(act: Callable[[nn.Module, tuple[Any, ...], Array, bool], Array])
         output = function(*arguments, **keywords)
         if context.method_name != "__call__" or not is_float(output):
             return output
-        return act(context.module, arguments, output, tracers.current_trace() != base[0])
+        given = in_order(context.module, arguments, keywords)
+        return act(context.module, given, output, tracers.current_trace() != base[0])
 
     return intercept
-
-
-def is_float(value: Any) -> bool:
-    """Whether it is an array of floats."""
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,9 +1,11 @@
 """Costs by layer add up to the whole and belong to the layer that does the work, whoever calls it."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis import count_macs, count_params, macs_by_layer, params_by_layer
+from deepjax.analysis import cost, count_macs, count_params, layer_fields, macs_by_layer, params_by_layer
 from deepjax.models import create_model
 
 
@@ -77,3 +79,20 @@ def test_a_network_without_parameters_costs_nothing():
             return x.mean((1, 2))
 
     assert count_params(Pool(), (4, 4, 1)) == count_macs(Pool(), (4, 4, 1)) == 0
+
+
+class Demanding(nn.Module):
+    """As in Flax's guide to batch norm, a switch without default; and products under a condition."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.BatchNorm(use_running_average=not train)(x.mean((1, 2)))
+        wide, narrow = self.param("wide", nn.initializers.ones, (3, 50)), self.param("narrow", nn.initializers.ones, (3, 2))
+        return jax.lax.cond(jnp.sum(x) > 0, lambda x: (x @ wide).sum(1), lambda x: (x @ narrow).sum(1), x)
+
+
+def test_a_switch_without_default_and_the_costlier_branch_of_a_condition():
+    assert count_macs(Demanding(), (4, 4, 3)) == 3 * 50
+    assert count_params(Demanding(), (4, 4, 3)) == 3 + 3 + 3 * 50 + 3 * 2
+    assert cost(Demanding(), (4, 4, 3)).total.macs == 3 * 50
+    assert layer_fields(Demanding(), (4, 4, 3)).layers == ()

@@ -121,7 +121,25 @@ def test_a_loop_over_the_examples(model, bn, chunk):
         if row.layer == "idle":
             assert math.isnan(row.gsnr) and row.example_norm == 0
         else:
-            assert row.gsnr == pytest.approx((mean[alive] ** 2 / variance[alive]).mean(), rel=1e-2)
+            n = found.count
+            ratio = (mean[alive] ** 2 / variance[alive]).mean() * (n - 3) / (n - 1) - 1 / n
+            assert row.gsnr == pytest.approx(ratio, rel=1e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.0])
+@pytest.mark.parametrize("count", [5, 20])
+def test_noise_alone_has_no_signal(signal, count):
+    """Gradients that are Gaussian numbers: signal^2 is the true ratio, whatever the number of examples."""
+
+    class Weights(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x @ self.param("w", nn.initializers.zeros, (4000,))
+
+    x = signal + jnp.asarray(np.random.default_rng(count).standard_normal((count, 4000), np.float32))
+    variables = {"params": {"w": jnp.zeros(4000)}}
+    found = per_example_gradients(Weights(), variables, (x, jnp.zeros(count)), loss=lambda outputs, _: jnp.mean(outputs))
+    assert found.layers[0].gsnr == pytest.approx(signal**2, abs=0.1)
 
 
 def test_order_is_the_forward_pass_and_gradients_are_kept_on_request_only():

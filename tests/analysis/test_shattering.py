@@ -125,6 +125,21 @@ def test_a_backward_pass_written_out(train):
     assert row["cosine"] == found.cosine and "cosines" not in row and row["dead"] == 0 and row["train"] == train
 
 
+def test_dropout_is_off():
+    class Dropped(nn.Module):
+        rate: float
+
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.Dropout(self.rate, deterministic=not train)(nn.Dense(16, name="dense")(x))
+            return nn.Dense(1, name="last")(nn.relu(nn.BatchNorm(use_running_average=not train, name="norm")(x)))
+
+    x = gaussian((16, 5))
+    variables = Dropped(0.0).init(jax.random.key(0), x)
+    found = [shattering(Dropped(rate), variables, x).cosines for rate in (0.0, 0.5)]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 def test_an_example_without_gradient_is_left_out():
     class Relu(nn.Module):
         @nn.compact

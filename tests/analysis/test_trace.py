@@ -97,6 +97,42 @@ class Add(nn.Module):
         return shortcut + branch
 
 
+class Named(nn.Module):
+    """Sums whose arguments are given by name, and whose shortcut is broadcast."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8)(x.reshape(x.shape[0], -1))
+        x = Add(name="named")(branch=nn.Dense(8)(x), shortcut=x)
+        return nn.Dense(10)(Add(name="broadcast")(x[:, :1], x))
+
+
+class Mlp(nn.Module):
+    """The example of Flax's front page: a list among the fields."""
+
+    features: list[int]
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(x.shape[0], -1)
+        for feature in self.features[:-1]:
+            x = nn.relu(nn.Dense(feature)(x))
+        return nn.Dense(self.features[-1])(x)
+
+
+class Heads(nn.Module):
+    """Four instances of one layer under nn.vmap, with one set of parameters or four."""
+
+    shared: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.stack([x.reshape(x.shape[0], -1)[:, i::4] for i in range(4)], 1)
+        axes = {"params": None if self.shared else 0}
+        layer = nn.vmap(nn.Dense, in_axes=1, out_axes=1, variable_axes=axes, split_rngs={"params": not self.shared})
+        return nn.Dense(10)(layer(8, name="each")(x).mean(axis=1))
+
+
 @pytest.fixture(autouse=True)
 def _standard_promotion():
     """Flax's own average pooling divides by an integer."""
@@ -104,7 +140,9 @@ def _standard_promotion():
         yield
 
 
-NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lifted("plain"), WithState()]
+SEQUENTIAL = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(8), nn.relu, nn.Dense(10)])
+NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lifted("plain"), WithState(), Named(), Mlp([8, 10]),
+            SEQUENTIAL]  # fmt: skip
 ids = lambda value: f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None  # noqa: E731
 
 
@@ -182,6 +220,39 @@ def test_a_scanned_block_has_one_row_for_all_its_runs():
     close(one.mean, np.mean([row.mean for row in three]))
     close(one.gradient_norm, np.linalg.norm([row.gradient_norm for row in three]))
     close(one.parameter_gradient_norm, np.linalg.norm([row.parameter_gradient_norm for row in three]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_instances_under_vmap_have_one_row_for_all(shared):
+    model, batch = Heads(shared), batch_of()
+    variables = init(model)
+    (row,) = [row for row in trace(model, variables, batch).layers if row.layer == "each"]
+    x, params = np.asarray(batch[0]).reshape(6, -1), jax.device_get(variables["params"]["each"])
+    parts = np.stack([x[:, i::4] for i in range(4)], 1)
+    outputs = np.einsum("nik,ko->nio" if shared else "nik,iko->nio", parts, params["kernel"]) + params["bias"]
+    assert row.runs == 4
+    close([row.mean, row.deviation], [outputs.mean(), outputs.std()], rtol=1e-4)
+    with pytest.raises(InputError, match="layer 'each' runs 4 times inside a scan or vmap"):
+        taps(model, variables, batch, ["each"])
+
+
+def test_what_has_no_gradient_is_not_shown_as_zeros():
+    class Frozen(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(10)(jax.lax.stop_gradient(nn.Dense(8, name="trunk")(x.reshape(x.shape[0], -1))))
+
+    with pytest.raises(InputError, match="nothing leads from layer 'trunk' to the loss"):
+        taps(Frozen(), init(Frozen()), batch_of(), ["trunk"])
+
+
+def test_inside_jit_taps_work_and_trace_says_that_it_does_not():
+    model, batch = Cnn(), batch_of()
+    variables = init(model)
+    inside = jax.jit(lambda variables: taps(model, variables, batch, ["Conv_0"])["Conv_0"].gradient)(variables)
+    close(inside, taps(model, variables, batch, ["Conv_0"])["Conv_0"].gradient)
+    with pytest.raises(InputError, match=r"cannot run inside jax.jit; allowed there: taps"):
+        jax.jit(lambda variables: trace(model, variables, batch))(variables)
 
 
 def test_a_shared_layer_has_one_row_for_all_its_calls():
