@@ -6,6 +6,7 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 AUDITED ?= requirements-all.lock
 PIP_AUDIT = pip-audit==2.10.1
+EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
 .PHONY: install prepare-env reference demo test test-slow test-models faults lint audit format lock clean
@@ -23,8 +24,9 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 prepare-env:
 	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
 
-# PyTorch's networks, against which ours are tested where they are installed (Python 3.11; without their own dependencies, as the
-# CPU build of torch that pip finds is not the one that torchvision asks for).
+# PyTorch's networks, against which ours are tested where they are installed: the extra `reference` of pyproject.toml, in two steps
+# (Python 3.11; torchvision and timm without their own dependencies, as the CPU build of torch that pip finds is not the one that
+# torchvision asks for).
 reference: install
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
@@ -43,9 +45,9 @@ test-slow: install
 test-models: install
 	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests/models
 
-# Every fault: kills, flipped bits, full disks, bad batches ... (about two hours on two cores); writes docs/results/faults.md.
+# Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
 faults: install
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.faults --jobs 2
 
 lint: install
 	$(BIN)/ruff check .
@@ -61,9 +63,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Both lock files from one resolution, so that they agree; needs uv.
+# Both lock files from one resolution, so that they agree; needs uv. Every extra but `reference`.
 lock:
-	uv pip compile $(UV_PIP) --quiet --all-extras pyproject.toml requirements-build.in -o requirements-all.lock
+	uv pip compile $(UV_PIP) --quiet $(EXTRAS:%=--extra %) pyproject.toml requirements-build.in -o requirements-all.lock
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
 
 clean:

@@ -1,6 +1,7 @@
 """Networks as Flax linen modules, found by name."""
 
 from deepjax.models.features import features
+from deepjax.models.preact import preact_stages, wide_stages
 from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.resnet import ResNet, cifar_stages
 from deepjax.models.scan import stack_blocks, unstack_blocks
@@ -14,6 +15,8 @@ __all__ = [
     "features",
     "list_models",
     "model_info",
+    "preact_stages",
     "stack_blocks",
     "unstack_blocks",
+    "wide_stages",
 ]

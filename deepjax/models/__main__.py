@@ -15,6 +15,8 @@ from deepjax.analysis.summary import StageRow, stage_table
 from deepjax.errors import unknown
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 
+WIDE = 112  # columns of a window in which no row of the list takes two lines
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -24,18 +26,21 @@ class Options:
     """Name of a network, or a shell pattern such as 'resnet*' to list those that match."""
 
 
-def list_tables(names: Sequence[str]) -> Iterator[Table]:
-    """One table a paper, their columns in line."""
+def list_tables(names: Sequence[str], wide: bool) -> Iterator[Table]:
+    """One table a paper, their columns in line. `wide`: with the table of the paper that a network is from."""
     infos = [model_info(name) for name in names]
-    widths = (max(len(info.name) for info in infos), 7, 7, 7, 10)
+    columns = {"name": max(len(info.name) for info in infos), "params": 7, "MACs": 7, "input": 7} | ({"table": 15} if wide else {})
     for number, paper in enumerate(dict.fromkeys(info.paper for info in infos)):
         table = Table(title=paper, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=number == 0)
-        for head, width in zip(("name", "params", "MACs", "input", "best top-1"), widths, strict=True):
-            table.add_column(head, min_width=width, no_wrap=True, justify="left" if head == "name" else "right")
-        table.add_column("table")
+        table.padding = (0, 2 if wide else 1, 0, 0)
+        for head, width in columns.items():
+            table.add_column(head, min_width=width, no_wrap=True, justify="left" if head in ("name", "table") else "right")
+        table.add_column("top-1", min_width=5, no_wrap=True, justify="right")
+        table.add_column("best known weights", overflow="fold")
         for info in infos:
             if info.paper == paper:
-                table.add_row(info.name, _short(info.params), _short(info.macs), _by(info.input_shape[:2]), _best(info), info.table)
+                sizes = (_short(info.params), _short(info.macs), _by(info.input_shape[:2]))
+                table.add_row(info.name, *sizes, *([info.table] if wide else []), *_best(info))
         yield table
 
 
@@ -70,11 +75,15 @@ def _print(name: str) -> None:
     names = list_models(name)
     if not names:
         raise unknown("model", name, list_models(), listed_by="python -m deepjax.models")
-    for table in list_tables(names):
+    wide = console.width >= WIDE
+    for table in list_tables(names, wide):
         console.print(table)
         console.print()
     console.print("MACs: multiply-adds for one image of the input size, in evaluation.")
-    console.print("best top-1: accuracy on ImageNet, in per cent, of the best known weights, and how many are known.")
+    console.print("top-1: accuracy on ImageNet, in per cent, as the source of the weights states it.")
+    console.print("All known weights of a network: python -m deepjax.models NAME")
+    if not wide:
+        console.print(f"The tables of the papers stand in a window of {WIDE} columns or more.")
 
 
 def _print_model(console: Console, info: ModelInfo) -> None:
@@ -99,8 +108,12 @@ def _by(sizes: Sequence[int] | None) -> str:
     return "x".join(map(str, sizes)) if sizes else "-"
 
 
-def _best(info: ModelInfo) -> str:
-    return f"{max(accuracy for _, accuracy in info.weights):.2f} of {len(info.weights)}" if info.weights else "-"
+def _best(info: ModelInfo) -> tuple[str, str]:
+    """Accuracy and source of the best known weights."""
+    if not info.weights:
+        return "-", "-"
+    source, accuracy = max(info.weights, key=lambda known: known[1])
+    return f"{accuracy:.2f}", source
 
 
 def _short(count: int) -> str:

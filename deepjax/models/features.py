@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jax import Array
 
-from deepjax.errors import unknown
+from deepjax.errors import require, unknown
 
 
 def features(model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()) -> dict[str, Array]:
@@ -16,6 +16,7 @@ def features(model: nn.Module, variables: Mapping[str, Any], images: Array, name
     images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}; what comes after the last named stage is
     not computed under jit. Raises InputError for a name that the network does not have.
     """
+    require(not isinstance(names, str), "names", names, f"a list of stages, such as [{names!r}]")
     output: Any = model.apply(variables, images, mutable=["features"])
     stages: dict[str, Array] = dict(output[1].get("features", {}))
     for name in names:

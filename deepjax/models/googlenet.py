@@ -19,9 +19,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.errors import require
 from deepjax.models.initializers import Initialization, gaussian, torch_bias
-from deepjax.models.layers import ModuleDef, check_choices, conv_factory, dense, expose
+from deepjax.models.layers import ModuleDef, check_fields, conv_factory, dense, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
 
@@ -145,8 +144,7 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
-        require(self.width >= 1, "width", self.width, "1 or more")
+        check_fields(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))

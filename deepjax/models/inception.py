@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError
 from deepjax.models.googlenet import Unit, auxiliary_wanted, conv_unit, sow_auxiliary
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, torch_bias
-from deepjax.models.layers import check_choices, conv_factory, dense, expose
+from deepjax.models.layers import check_fields, conv_factory, dense, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import avg_pool, global_avg_pool, max_pool
 
@@ -171,8 +171,7 @@ class InceptionV3(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
-        require(self.width >= 1, "width", self.width, "1 or more")
+        check_fields(self)
         if min(images.shape[1:3]) < SMALLEST:
             raise InputError(f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs {SMALLEST} or more a side")
         init = INITIALIZATION[self.initialization]

@@ -15,13 +15,18 @@ from deepjax.models.initializers import Initialization, Initializer
 
 ModuleDef = Callable[..., Any]
 
+SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
 
-def check_choices(module: nn.Module) -> None:
-    """Raise InputError for a field outside the names that its Literal type allows."""
+
+def check_fields(module: nn.Module) -> None:
+    """Raise InputError for a choice outside the names that its Literal type allows, and for a size below 1."""
     for field in dataclasses.fields(module):
+        given = getattr(module, field.name)
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
-            require(getattr(module, field.name) in allowed, field.name, getattr(module, field.name), ", ".join(map(repr, allowed)))
+            require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
+        if field.name in SIZES:
+            require(given >= 1, field.name, given, "1 or more")
 
 
 def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False) -> ModuleDef:

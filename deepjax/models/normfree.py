@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, convolve, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, convolve, dense, expose, shortcut_a
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block
@@ -142,7 +142,7 @@ class NormFreeResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
+        check_fields(self)
         require(self.norm == "none" or self.scheme == "rezero", "norm", self.norm, f"'none' under scheme {self.scheme!r}")
         init = INITIALIZATION[self.scheme]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.scheme != "fixup" and self.norm == "none")
@@ -247,7 +247,7 @@ class NFResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
+        check_fields(self)
         conv = partial(ScaledStdConv, dtype=self.dtype, param_dtype=self.param_dtype)
         stem = partial(conv, gamma=GAMMA_RELU if self.stem == "imagenet" else 1.0)
         x = expose(self, "stem", _stem(jnp.asarray(images, self.dtype), self.stem, self.width, stem))

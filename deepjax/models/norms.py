@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.models.layers import ModuleDef
 
 Norm = Literal["batch", "group", "none"]
@@ -109,6 +109,8 @@ def norm_factory(
     norm: Norm, train: bool, bn_scope: Scope, dtype: DTypeLike, param_dtype: DTypeLike, epsilon: float = 1e-5
 ) -> ModuleDef:
     """The chosen normalisation as a factory; it takes `name` and `scale_init`. Raises InputError for another choice."""
+    known = bn_scope in ("global", "replica") or (isinstance(bn_scope, int) and bn_scope >= 1)
+    require(known, "bn_scope", bn_scope, "'global', 'replica', or a number of images, 1 or more")
     if norm == "batch":
         return partial(BatchNorm, train=train, bn_scope=bn_scope, dtype=dtype, param_dtype=param_dtype, epsilon=epsilon)
     if norm == "group":

@@ -21,7 +21,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, dense, expose, shortcut_a
+from deepjax.errors import require
+from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import INITIALIZATION, STAGES, Block, Stem, StrideIn
@@ -93,7 +94,7 @@ class PreActResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
+        check_fields(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
@@ -130,18 +131,28 @@ def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleD
         return conv(width, 3, name="stem_conv")(x)
     if kind == "imagenet":
         return max_pool(conv(width, 7, 2, name="stem_conv")(x), 3, 2, padding=1)
+    require(width >= 2, "stem_width", width, "2 or more with stem='deep', whose first convolutions have half as many filters")
     x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
     x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
     return max_pool(conv(width, 3, name="stem_conv")(x), 3, 2, padding=1)
 
 
 def preact_stages(depth: int) -> tuple[int, int, int]:
-    """Blocks of each stage of a CIFAR network with bottlenecks, 9n + 2 layers; raises ValueError for any other depth."""
+    """Blocks of each stage of a CIFAR network with bottlenecks, 9n + 2 layers; raises ValueError for any other depth.
+
+    >>> preact_stages(164)
+    (18, 18, 18)
+    """
     return _thirds(depth, 9, 2, "a pre-activated CIFAR ResNet has 9n + 2 layers (164, 1001, ...)")
 
 
 def wide_stages(depth: int) -> tuple[int, int, int]:
-    """Blocks of each stage of WRN-d-k, 6n + 4 layers; raises ValueError for any other depth."""
+    """Blocks of each stage of WRN-d-k, 6n + 4 layers; raises ValueError for any other depth.
+
+    >>> from deepjax.models import create_model
+    >>> create_model("cifar_wrn28_10", stages=wide_stages(34), width=16 * 6).stages  # WRN-34-6
+    (5, 5, 5)
+    """
     return _thirds(depth, 6, 4, "a CIFAR Wide ResNet has 6n + 4 layers (16, 22, 28, 40, ...)")
 
 

@@ -15,6 +15,7 @@ Wide ResNet (arXiv:1605.07146) widens the 3x3 of a bottleneck, ResNeXt (arXiv:16
 (arXiv:1812.01187) has a stem of three 3x3 and pools before a projection.
 """
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -22,8 +23,9 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from deepjax.errors import require
 from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
-from deepjax.models.layers import ModuleDef, Sum, check_choices, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.scan import run_blocks
@@ -116,7 +118,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
+        check_fields(self)
+        _check_groups(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
@@ -148,6 +151,16 @@ class ResNet(nn.Module):
         return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
 
 
+def _check_groups(model: ResNet) -> None:
+    """Raise InputError where the groups of a block's 3x3 would not have whole numbers of filters."""
+    if model.block == "basic":
+        require(model.width % model.groups == 0, "width", model.width, f"a multiple of groups={model.groups} in a basic block")
+        return
+    product = model.width * model.group_width
+    rule = f"with group_width={model.group_width} a multiple of {64 // math.gcd(64, model.group_width)}"
+    require(product % 64 == 0, "width", model.width, f"{rule}: a group has width * group_width / 64 filters")
+
+
 def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
     """What comes before the stages: 7x7 and a pool, three 3x3 and a pool (ResNet-D), or one 3x3 (CIFAR); for a compact module."""
     if kind == "cifar":
@@ -155,6 +168,7 @@ def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> 
     if kind == "imagenet":
         x = conv(width, 7, 2, name="stem_conv")(x)
     else:
+        require(width >= 2, "width", width, "2 or more with stem='deep', whose first convolutions have half as many filters")
         x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
         x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
         x = conv(width, 3, name="stem_conv")(x)

@@ -29,34 +29,40 @@ class TorchLayout:
     """How a library of PyTorch keeps the weights of a network: its names, and where a linear layer is not a plain matrix."""
 
     names: Names
+    stem: str  # our first convolution, whose kernel tells how many channels images have
     maps: Mapping[str, int] = dataclasses.field(default_factory=dict)  # linear layers over a flattened map: its side
     as_convolution: frozenset[str] = frozenset()  # linear layers kept as a convolution over that map, or 1x1
+    heads: tuple[str, ...] = ()  # how the names of the auxiliary heads' tensors begin
 
 
 def layouts(model: nn.Module) -> dict[str, TorchLayout]:
     """The layouts in which weights of this network are exchanged; the first is the default. Empty where there is none.
 
     Residual networks that neither library builds (plain, CIFAR, option A) follow the same rules of naming, so that their weights
-    can be kept as safetensors too.
+    can be kept as safetensors too. A network that has the shapes of another's weights, but computes something else, has none: VGG
+    with local response normalisation, GoogLeNet other than torchvision's.
     """
-    if isinstance(model, VGG):
+    if isinstance(model, VGG) and model.configuration != "A-LRN":
         maps = {"head_fc6": MAP}
         return {
-            "torchvision": TorchLayout(vgg_names(model), maps),
-            "timm": TorchLayout(vgg_names(model, timm=True), maps, frozenset({"head_fc6", "head_fc7"})),
+            "torchvision": TorchLayout(vgg_names(model), "stage1_conv1", maps),
+            "timm": TorchLayout(vgg_names(model, timm=True), "stage1_conv1", maps, frozenset({"head_fc6", "head_fc7"})),
         }
     if isinstance(model, ResNet):
-        layout = TorchLayout(resnet_names(deep=model.stem == "deep", pooled=model.shortcut == "D"))
+        deep = model.stem == "deep"
+        layout = TorchLayout(resnet_names(deep, pooled=model.shortcut == "D"), _stem(deep))
         return {"torchvision": layout, "timm": layout}
     if isinstance(model, PreActResNet):
-        return {"timm": TorchLayout(preact_names(deep=model.stem == "deep"), as_convolution=frozenset({"head"}))}
+        deep = model.stem == "deep"
+        return {"timm": TorchLayout(preact_names(deep), _stem(deep), as_convolution=frozenset({"head"}))}
     if isinstance(model, GoogLeNet) and all(getattr(model, field) == TORCHVISION[field] for field in _EXCHANGED):
-        return {"torchvision": TorchLayout(googlenet_names, {f"auxiliary{name}/hidden": 4 for name in ("4a", "4d")})}
+        maps = {f"auxiliary{name}/hidden": 4 for name in ("4a", "4d")}
+        return {"torchvision": TorchLayout(googlenet_names, "stem_conv1", maps, heads=("aux1.", "aux2."))}
     if isinstance(model, InceptionV3):
-        layout = TorchLayout(inception_v3_names)
+        layout = TorchLayout(inception_v3_names, "stem_conv1", heads=("AuxLogits.",))
         return {"torchvision": layout, "timm": layout}
     if isinstance(model, NFResNet) and model.stem == "imagenet" and model.shortcut == "D":
-        return {"timm": TorchLayout(nf_resnet_names)}
+        return {"timm": TorchLayout(nf_resnet_names, "stem_conv")}
     return {}
 
 
@@ -108,6 +114,10 @@ def vgg_names(model: VGG, timm: bool = False) -> Names:
     head = ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
     places |= {f"head_fc{layer}": name for layer, name in zip((6, 7, 8), head, strict=True)}
     return places.__getitem__
+
+
+def _stem(deep: bool) -> str:
+    return "stem_conv1" if deep else "stem_conv"
 
 
 def _block(path: str) -> tuple[int, int, str]:

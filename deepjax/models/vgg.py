@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
 from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
-from deepjax.models.layers import check_choices, conv_factory, expose
+from deepjax.models.layers import check_fields, conv_factory, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, local_response_norm, max_pool
 
@@ -99,7 +99,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        check_choices(self)
+        check_fields(self)
         _check_size(images.shape, self.head)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=True)

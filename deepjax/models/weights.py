@@ -65,11 +65,15 @@ def from_torch(
     """Tensors under torchvision's or timm's names -> variables of `create_model(name, num_classes=..., **overrides)`, NumPy arrays.
 
     dtypes stay as they are. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
-    warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out. For scan=True see `stack_blocks`.
+    warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out, their tensors too. Images have as many
+    channels as the stem's tensor. For scan=True see `stack_blocks`.
     Raises InputError naming each tensor that is missing, not known, or of another shape (both shapes), and for unknown names.
     """
     model = _model(name, num_classes, overrides)
-    pairs = min((_pairs(model, name, layout) for layout in layouts(model)), key=lambda p: len(_missing(p, tensors)))
+    if overrides.get("auxiliary") is False:
+        tensors = _without_heads(model, tensors)
+    candidates = [_pairs(model, name, layout, _tensor_channels(layout, tensors)) for layout in layouts(model).values()]
+    pairs = min(candidates, key=lambda pairs: len(_missing(pairs, tensors)))
     _check_names(name, pairs, tensors)
     leaves, other_shape = {}, []
     for pair in pairs:
@@ -87,16 +91,18 @@ def from_torch(
 def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any) -> dict[str, np.ndarray]:
     """Variables -> tensors under the names of `layout` (default: torchvision's where it has the network), for `load_state_dict`.
 
-    The number of classes and whether auxiliary heads are there is read off the variables. Raises InputError naming each leaf that
-    is missing, not known or of another shape.
+    The numbers of classes and of the images' channels, and whether auxiliary heads are there, are read off the variables. Raises
+    InputError naming each leaf that is missing, not known or of another shape.
     """
+    _check_collections(name, variables)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     model = _model(name, _classes(flat), _heads(name, flat) | overrides)
     allowed = layouts(model)
     chosen = layout or next(iter(allowed))
     if chosen not in allowed:
         raise unknown(f"layout of {name}", chosen, allowed)
-    pairs = _pairs(model, name, chosen)
+    kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
+    pairs = _pairs(model, name, allowed[chosen], None if kernel is None else _channels(kernel.shape, 2))
     expected = {pair.path: pair for pair in pairs}
     wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
     for path, pair in expected.items():
@@ -158,10 +164,37 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     return model
 
 
-def _pairs(model: nn.Module, name: str, layout: str) -> list[Pair]:
-    """Every leaf with its tensor, by abstract evaluation."""
-    theirs = layouts(model)[layout]
-    images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
+def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
+    """Raise InputError for parameters without their collection, and for those of scanned blocks."""
+    if "params" not in variables:
+        raise InputError(
+            f"these are not variables of {name}: the collection 'params' is missing; there are {_listed([*variables])}"
+        )
+    if any(re.fullmatch(r"stage\d+_blocks", module) for module in variables["params"]):
+        raise InputError(f"these are variables of {name} with scan=True; give unstack_blocks(variables)")
+
+
+def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
+    """The tensors that belong to no auxiliary head, as torchvision keeps them with aux_logits=False."""
+    heads = tuple(head for layout in layouts(model).values() for head in layout.heads)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
+
+
+def _tensor_channels(layout: TorchLayout, tensors: Tensors) -> int | None:
+    """Channels of the images by the stem's tensor (out, in, rows, columns); None where it is missing."""
+    tensor = tensors.get(f"{layout.names(layout.stem)}.weight")
+    return None if tensor is None else _channels(np.shape(tensor), 1)
+
+
+def _channels(shape: tuple[int, ...], axis: int) -> int | None:
+    """The axis of a convolution's kernel that tells the channels of its input; None for what is no kernel."""
+    return shape[axis] if len(shape) == 4 else None
+
+
+def _pairs(model: nn.Module, name: str, theirs: TorchLayout, channels: int | None) -> list[Pair]:
+    """Every leaf with its tensor, by abstract evaluation. `channels` of the images: those of the table where None is given."""
+    *size, usual = model_info(name).input_shape
+    images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
     leaves: Any = flatten_dict(dict(abstract))
     shapes = {path: leaf.shape for path, leaf in leaves.items()}

@@ -27,12 +27,24 @@ def test_the_list_fits_and_cuts_no_name(monkeypatch, capsys, columns):
     assert not any("\x1b" in line or "…" in line for line in lines)
 
 
-def test_a_row_of_the_list(monkeypatch, capsys):
-    out = printed(monkeypatch, capsys, "resnet50")
+@pytest.mark.parametrize(("columns", "table"), [(130, ["Table", "1"]), (80, [])])
+def test_a_row_of_the_list(monkeypatch, capsys, columns, table):
+    """The source of the best known weights with its accuracy; a narrow window leaves the paper's table out, and says so."""
+    out = printed(monkeypatch, capsys, "resnet50", columns=columns)
     assert out.count("25,557,032") == 1
-    row = next(line for line in printed(monkeypatch, capsys, "resnet*").splitlines() if line.startswith("resnet50 "))
-    best = max(accuracy for _, accuracy in model_info("resnet50").weights)
-    assert row.split() == ["resnet50", "25.6", "M", "4.09", "G", "224x224", f"{best:.2f}", "of", "4", "Table", "1"]
+    listed = printed(monkeypatch, capsys, "resnet*", columns=columns)
+    row = next(line for line in listed.splitlines() if line.startswith("resnet50 "))
+    source, accuracy = max(model_info("resnet50").weights, key=lambda known: known[1])
+    assert row.split() == ["resnet50", "25.6", "M", "4.09", "G", "224x224", *table, f"{accuracy:.2f}", *source.split()]
+    assert ("The tables of the papers" in listed) == (columns == 80)
+
+
+def test_a_wide_window_folds_no_row(monkeypatch, capsys):
+    lines = printed(monkeypatch, capsys, columns=command.WIDE).splitlines()
+    for name in list_models():
+        sources = [source for source, _ in model_info(name).weights]
+        row = next(line for line in lines if line.split()[:1] == [name])
+        assert any(row.rstrip().endswith(source) for source in sources or ["-"])
 
 
 def test_a_pattern_filters(monkeypatch, capsys):

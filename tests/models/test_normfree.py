@@ -1,7 +1,10 @@
 """Networks without normalisation: sizes in closed form, the start as shortcuts alone, signal propagation, gradients at step 0."""
 
+import json
 import math
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax import lax
 
+from deepjax import list_models, model_info
 from deepjax.errors import InputError
 from deepjax.models.layers import shortcut_a
 from deepjax.models.normfree import GAMMA_RELU, NFResNet, NormFreeResNet, ScaledStdConv, expected_variances, standardize
@@ -17,6 +21,7 @@ from deepjax.models.resnet import cifar_stages
 from deepjax.models.scan import stack_blocks
 from deepjax.models.torch_nf import nf_resnet_names
 
+EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")
 
 
@@ -110,6 +115,23 @@ def test_parameter_counts_have_a_closed_form(scheme, stem):
     model = cifar(scheme, **(shape if stem == "cifar" else shape | {"shortcut": "B"}))
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == closed_form(scheme, block, stages, 16, 10, stem)
+
+
+@pytest.mark.parametrize("name", [name for scheme in SCHEMES for name in list_models(f"cifar_{scheme}*")])
+def test_the_cifar_rows_of_the_table(name):
+    """Projections cost 16 * 16 * 16 * 32 and 8 * 8 * 32 * 64 multiply-adds more than the padding of the paper's networks."""
+    scheme, depth = re.fullmatch(r"cifar_([a-z]+)(\d+)", name).groups()
+    stages = ((int(depth) - 2) // 6,) * 3
+    more = 262_144 if scheme in ("skipinit", "nf") else 0
+    assert model_info(name).params == closed_form(scheme, "basic", stages, 16, 10, "cifar")
+    assert model_info(name).macs == EXACT[f"cifar_resnet{depth}"][1] + more
+
+
+def test_the_imagenet_row_of_fixup():
+    assert list_models("fixup_*") == ["fixup_resnet50"]
+    info = model_info("fixup_resnet50")
+    assert info.params == closed_form("fixup", "bottleneck", (3, 4, 6, 3), 64, 1000, "imagenet")
+    assert info.macs == EXACT["resnet50"][1]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

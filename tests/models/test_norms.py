@@ -48,6 +48,13 @@ def test_a_scope_that_does_not_divide_the_batch_is_named(scope):
         BatchNorm(True, bn_scope=scope).init(jax.random.key(0), X)
 
 
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_scope_that_does_not_exist_is_named_in_evaluation_too(norm):
+    model = create_model("cifar_resnet20", norm=norm, bn_scope="device")
+    with pytest.raises(InputError, match="bn_scope is 'device'; allowed: 'global', 'replica', or a number of images, 1 or more"):
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), X)
+
+
 @pytest.mark.parametrize("channels", [64, 6])
 def test_group_norm_equals_flax_s(channels):
     x = 1 + jax.random.normal(jax.random.key(2), (3, 5, 4, channels))

@@ -33,6 +33,11 @@ QUICK = {
     "timm": {"resnet18d", "resnet50_gn", "resnetv2_18", "resnetv2_50d", "nf_resnet50"},
 }
 THEIR_NAMES = {"googlenet_tv": "googlenet"}
+# Each auxiliary head, torchvision's module for it, and the module whose output it stands on.
+HEADS = {
+    "googlenet_tv": {"4a": ("aux1", "inception4a"), "4d": ("aux2", "inception4d")},
+    "inception_v3": {"6e": ("AuxLogits", "Mixed_6e")},
+}
 # timm's Inception-v3 has no auxiliary head unless asked for.
 OVERRIDES = {("timm", "inception_v3"): {"auxiliary": False}}
 
@@ -84,6 +89,16 @@ def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
         assert error <= 1e-5, f"{height}x{width}: {error}"
 
 
+@pytest.mark.parametrize(("source", "name"), [("torchvision", "resnet18"), ("timm", "resnetv2_18")])
+def test_logits_are_equal_in_the_call_that_users_make(source, name):
+    """Blocks unrolled, all variables handed over, the compiler at its usual level."""
+    theirs = torch_reference.network(source, name)
+    variables = from_torch(name, torch_reference.tensors(theirs))
+    images = images_of(64, 97)
+    ours = np.asarray(jax.jit(create_model(name).apply)(variables, images))
+    assert relative_error(ours, torch_reference.logits(theirs, images)) <= 1e-5
+
+
 @pytest.mark.parametrize(("source", "name"), cases("timm", TIMM))
 def test_counts_equal_those_of_pytorch(source, name):
     theirs = torch_reference.network(source, name)
@@ -118,7 +133,7 @@ def test_every_shared_name_is_tested():
     ],
 )
 def test_gradients_are_equal(name, size, batch, train):
-    """In training with the batch's statistics; GoogLeNet, of 57 norms over few pixels, with the running ones and without heads."""
+    """In training with the batch's statistics; GoogLeNet, of 57 norms over few pixels, with the running ones, heads too."""
     import torch
 
     theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
@@ -128,29 +143,32 @@ def test_gradients_are_equal(name, size, batch, train):
     images = np.random.default_rng(0).standard_normal((batch, size, size, 3), dtype=np.float32)
     labels = np.arange(batch)
     dropout = {"dropout": 0.0} if name != "resnet18" else {}
-    heads = {"auxiliary_dropout": 0.0} if name == "googlenet_tv" else {}
-    overrides = {"num_classes": 10, **dropout, **heads}
-    variables = from_torch(name, torch_reference.tensors(theirs), **overrides)
-    model = create_model(name, **overrides)
+    variables = from_torch(name, torch_reference.tensors(theirs), num_classes=10, **dropout)
+    model = create_model(name, num_classes=10, **dropout)
 
     theirs.train(train)
-    output = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    loss = torch.nn.functional.cross_entropy(output, torch.from_numpy(labels))
+    outputs = head_outputs(theirs, name)
+    main = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    cross_entropy = torch.nn.functional.cross_entropy
+    loss = cross_entropy(main, torch.from_numpy(labels))
+    for scores in outputs().values():
+        loss = loss + 0.3 * cross_entropy(scores, torch.from_numpy(labels))
     loss.backward()
 
     def our_loss(params):
         stats = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
-        scores, updated = model.apply({"params": params, **stats}, images, train=train, mutable=["batch_stats"])
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-        return jnp.mean(cross_entropy(scores, labels)), updated.get("batch_stats")
+        scores, updated = model.apply({"params": params, **stats}, images, train=train, mutable=["batch_stats", "auxiliary"])
+        main, *heads = [
+            jnp.mean(optax.softmax_cross_entropy_with_integer_labels(of, labels))
+            for of in (scores, *updated.get("auxiliary", {}).values())
+        ]
+        return main + sum(0.3 * head for head in heads), updated.get("batch_stats")
 
     (value, stats), gradients = jax.jit(jax.value_and_grad(our_loss, has_aux=True))(variables["params"])
     assert abs(float(value) - float(loss.detach())) <= 1e-4 * float(loss.detach())
     collections = {"params": gradients} | ({"batch_stats": stats} if stats else {})
-    got = to_torch(name, collections, **{**dropout, **heads})
+    got = to_torch(name, collections, **dropout)
     for key, parameter in theirs.named_parameters():
-        if parameter.grad is None:  # the heads
-            continue
         expected = parameter.grad.numpy()
         error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
         assert error <= 1e-4, f"{key}: {error}"
@@ -159,29 +177,29 @@ def test_gradients_are_equal(name, size, batch, train):
             np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "heads"),
-    [
-        ("googlenet_tv", 96, {"4a": ("aux1", "inception4a"), "4d": ("aux2", "inception4d")}),
-        ("inception_v3", 299, {"6e": ("AuxLogits", "Mixed_6e")}),
-    ],
-)
-def test_auxiliary_heads_give_equal_logits(name, size, heads):
-    """In evaluation PyTorch's heads are not called by the network: they are given the output of the module that they stand on."""
+def head_outputs(theirs, name: str):
+    """What gives the logits of the auxiliary heads after a forward pass: in evaluation PyTorch's network does not call them."""
+    maps = {}
+    heads = HEADS.get(name, {})
+    for _, below in heads.values():
+        theirs.get_submodule(below).register_forward_hook(lambda _, __, output, below=below: maps.update({below: output}))
+    return lambda: {head: theirs.get_submodule(module)(maps[below]) for head, (module, below) in heads.items()}
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet_tv", 96), ("inception_v3", 299)])
+def test_auxiliary_heads_give_equal_logits(name, size):
     import torch
 
     theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
     variables = from_torch(name, torch_reference.tensors(theirs), num_classes=10)
-    outputs: dict[str, torch.Tensor] = {}
-    for below in {below for _, below in heads.values()}:
-        theirs.get_submodule(below).register_forward_hook(lambda _, __, output, below=below: outputs.update({below: output}))
+    outputs = head_outputs(theirs, name)
     images = images_of(size, size)
     torch_reference.logits(theirs, images)
     model = create_model(name, num_classes=10)
     apply = jax.jit(lambda v, x: model.apply(v, x, mutable=["auxiliary"])[1]["auxiliary"])
     sown = apply({key: variables[key] for key in ("params", "batch_stats")}, images)
-    assert sown.keys() == heads.keys()
-    for head, (module, below) in heads.items():
-        with torch.no_grad():
-            expected = theirs.get_submodule(module)(outputs[below]).numpy()
-        assert relative_error(np.asarray(sown[head]), expected) <= 1e-5
+    with torch.no_grad():
+        expected = outputs()
+    assert sown.keys() == expected.keys() == HEADS[name].keys()
+    for head, scores in expected.items():
+        assert relative_error(np.asarray(sown[head]), scores.numpy()) <= 1e-5

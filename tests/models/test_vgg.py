@@ -72,3 +72,5 @@ def test_features_of_named_stages_in_one_call_under_jit():
     np.testing.assert_allclose(some["stage2"], every["stage2"], rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="stage of VGG 'stage6' is unknown; did you mean 'stage"):
         features(model, variables, images, ["stage6"])
+    with pytest.raises(InputError, match=r"names is 'stage1'; allowed: a list of stages, such as \['stage1'\]"):
+        features(model, variables, images, "stage1")

@@ -12,6 +12,7 @@ import pytest
 
 from deepjax import create_model
 from deepjax.errors import InputError
+from deepjax.models import stack_blocks
 from deepjax.models.weights import from_torch, load_pretrained, save_safetensors, to_torch
 from tests.drawn import drawn
 from tests.models.torch_reference import needs_torch
@@ -141,14 +142,49 @@ def test_variables_of_another_network_are_refused(variables):
         to_torch(NAME, variables, scan=True)
 
 
-def test_auxiliary_heads_are_left_out_only_when_told():
-    model = create_model("googlenet_tv", width=4, num_classes=5)
-    tensors = to_torch("googlenet_tv", jax.tree.map(np.asarray, drawn(model, (32, 32, 3))), width=4)
-    main = {name: tensor for name, tensor in tensors.items() if not name.startswith("aux")}
+def test_what_is_wrong_with_variables_is_said_with_the_remedy(variables):
+    with pytest.raises(InputError, match="the collection 'params' is missing; there are head; "):
+        to_torch(NAME, variables["params"], width=4)
+    with pytest.raises(InputError, match=r"resnet18 with scan=True; give unstack_blocks\(variables\)"):
+        to_torch(NAME, stack_blocks(variables), width=4)
+
+
+@pytest.mark.parametrize("name", ["vgg11_lrn", "vgg11_lrn_bn", "googlenet"])
+def test_weights_of_another_function_are_refused(name):
+    """Their shapes are those of vgg11 and torchvision's googlenet; what they compute is not."""
+    with pytest.raises(InputError, match=f"{name} has no twin in torchvision or timm"):
+        from_torch(name, {})
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet_tv", 32), ("inception_v3", 75)])
+def test_auxiliary_heads_are_left_out_only_when_told(name, size):
+    model = create_model(name, width=4, num_classes=5)
+    tensors = to_torch(name, jax.tree.map(np.asarray, drawn(model, (size, size, 3))), width=4)
+    main = {name: tensor for name, tensor in tensors.items() if not name.lower().startswith("aux")}
+    assert len(main) < len(tensors)
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
-        from_torch("googlenet_tv", main, width=4, num_classes=5)
-    back = from_torch("googlenet_tv", main, width=4, num_classes=5, auxiliary=False)
-    assert to_torch("googlenet_tv", back, width=4).keys() == main.keys()
+        from_torch(name, main, width=4, num_classes=5)
+    for given in (main, tensors):  # torchvision's aux_logits=False takes the whole of its weights too
+        back = to_torch(name, from_torch(name, given, width=4, num_classes=5, auxiliary=False), width=4)
+        assert_same(back, main)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("cifar_resnet20", {"width": 4}),
+        ("resnet18d", {"width": 4}),
+        ("resnetv2_18", {"width": 4, "stem_width": 4}),
+        ("vgg11_bn", {"width": 2}),
+        ("googlenet_tv", {"width": 2}),
+        ("nf_resnet50", {"width": 4}),
+    ],
+)
+def test_networks_for_grey_images_are_exchanged_too(name, fields):
+    variables = jax.tree.map(np.asarray, drawn(create_model(name, **fields), (32, 32, 1)))
+    tensors = to_torch(name, variables, **fields)
+    assert any(tensor.ndim == 4 and tensor.shape[1] == 1 for tensor in tensors.values())
+    assert_same(without_counters(from_torch(name, tensors, **fields)), variables)
 
 
 def test_a_repository_is_downloaded_by_the_hub_s_own_client(tmp_path, variables, monkeypatch):
