@@ -9,7 +9,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo test test-slow test-models faults lint audit format lock clean
+.PHONY: install prepare-env reference demo test test-slow test-models faults notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,11 @@ test-models: install
 # Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
 faults: install
 	$(BIN)/python -m tests.faults --jobs 2
+
+# Every notebook anew, from top to bottom, with its pictures.
+notebooks: prepare-env
+	cd notebooks && for name in *.ipynb; do JAX_PLATFORMS=cpu ../.venv-prepare/bin/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False $$name; done
 
 lint: install
 	$(BIN)/ruff check .

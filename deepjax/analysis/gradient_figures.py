@@ -31,8 +31,9 @@ def draw_examples(found: PerExample, ax: Any = None) -> Axes:
         for (label, values), color, style in zip(lines.items(), COLORS, ("s--", "o-", "^:"), strict=False):
             axes.plot(np.where(np.array(values) > 0, values, np.nan), style, color=color, ms=3.5, label=label)
         known = [row.gsnr for row in rows if not math.isnan(row.gsnr)]
-        middle = f"{np.median(known):.2g}" if known else "unknown"
-        axes.set(title=f"{found.count} gradients: median signal to noise of a layer {middle}", ylabel="L2 norm, ratio")
+        middle = float(np.median(known)) if known else math.nan
+        signal = f"median signal to noise of a layer {middle:.2g}" if middle > 0 else "no signal above the noise in most layers"
+        axes.set(title=f"{found.count} gradients: {signal if known else 'too few for a signal'}", ylabel="L2 norm, ratio")
         name_layers(axes, [row.layer for row in rows])
         axes.legend()
     return axes

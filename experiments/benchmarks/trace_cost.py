@@ -1,6 +1,7 @@
-"""What a look at every layer costs, against the training step in the same rounds: time and the memory that XLA plans.
+"""What a look at every layer costs, against the training step in the same rounds: `trace`, and each tier of --trace-every.
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
+python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 --batch-size 120 --tiers economy business full
 """
 
 import dataclasses
@@ -10,16 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deepjax import command
+from deepjax.analysis import trace
+from deepjax.data.augment import normalize, resize
 from deepjax.errors import require
 from deepjax.training import TrainConfig, build
 from deepjax.training.options import Tier
 from deepjax.training.programs import Programs
 from deepjax.training.tracing import make_tracer
-
-TIERS: tuple[Tier, ...] = ("economy", "business", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Options:
     """Images of a step."""
     width: int = 0
     """Filters of the first stage; 0 means the paper's."""
+    tiers: tuple[Tier, ...] = ("economy", "business")
+    """Which tiers; "full" compiles second derivatives, of ResNet-50 for many minutes."""
     rounds: int = 9
     """Steps and looks, in turns."""
 
@@ -46,7 +50,7 @@ def main() -> None:
     seconds = timed(build(config), options)
     for name, times in seconds.items():
         ratio = statistics.median(mine / step for mine, step in zip(times, seconds["step"], strict=True))
-        share = "" if name == "step" else f"  once in 100 steps: {ratio:.1f} %"
+        share = "" if name in ("step", "trace") else f"  once in 100 steps: {ratio:.1f} %"
         print(f"{name:10} {1e3 * statistics.median(times):9.1f} ms  {ratio:.2f} x{share}")
 
 
@@ -57,15 +61,19 @@ def timed(programs: Programs, options: Options) -> dict[str, list[float]]:
     shape = (options.batch_size, *programs.dataset.shape)
     labels = rng.integers(0, programs.dataset.num_classes, options.batch_size).astype(np.int32)
     batch = programs.spread.put_batch({"image": rng.integers(0, 17, shape, np.uint8), "label": labels})
-    looks = {tier: make_tracer(programs, tier) for tier in TIERS}
+    looks = {tier: make_tracer(programs, tier) for tier in options.tiers}
+    images = resize(normalize(batch["image"], programs.dataset), options.image_size)
+    fixed = jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})  # the step donates the state's
 
     def step() -> Any:
         nonlocal state
         state, metrics = programs.train_step(state, batch)
         return state, metrics
 
-    runs: dict[str, Callable[[], Any]] = {"step": step} | {
-        tier: lambda look=look: look(state, batch) for tier, look in looks.items()
+    runs: dict[str, Callable[[], Any]] = {
+        "step": step,
+        "trace": lambda: trace(programs.model, fixed, (images, batch["label"])).loss,
+        **{tier: lambda look=look: look(state, batch).layers.loss for tier, look in looks.items()},
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(options.rounds + 1):
