@@ -16,6 +16,7 @@ import tyro
 
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command import parse, run
+from deepjax.errors import InputError
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, be_deterministic, join
@@ -55,14 +56,20 @@ def unheard(task: str, done: int, total: int, note: str = "") -> None:
 
 
 def draw(out: Path) -> None:
-    """curves.png from the rows of the run."""
+    """curves.png from the rows of the run; raises InputError when it cannot be written."""
     rows = [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == "epoch"]
     epochs = [row["epoch"] for row in rows]
     curves = [
         Curve(label, epochs, [[100 * row[key] for row in rows]], COLORS[0], line)
         for label, key, line in (("train (running)", "running_error", "--"), ("test", "test_error", "-"))
     ]
-    save(error_curves([(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch"), out / "curves.png")
+    figure = error_curves([(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch")
+    try:
+        save(figure, out / "curves.png")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {out / 'curves.png'}: {error.strerror}; free space, and the same command draws it"
+        ) from error
 
 
 def describe(result: RunResult, out: Path) -> str:

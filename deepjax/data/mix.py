@@ -1,14 +1,15 @@
 """Mixtures of two images and of their targets, on the device: pure functions of a key."""
 
 import jax.numpy as jnp
-from jax import Array, random
+from jax import Array, lax, random
 
 
-def mix(key: Array, images: Array, targets: Array, mixup: float, cutmix: float) -> tuple[Array, Array]:
+def mix(key: Array, images: Array, targets: Array, mixup: float, cutmix: float, axis: str | None = None) -> tuple[Array, Array]:
     """Mixup or CutMix, each for half of the batches where both are on (their strengths above 0); neither: as they are.
 
     images: (batch, height, width, channels) floats, targets: (batch, classes) -> the same shapes. The partner of an image is its
-    mirror place in the batch, the first's the last: the order is random already.
+    mirror place in the batch, the first's the last: the order is random already. axis: of pmap, where the images are one device's
+    share, and the key is the same on all; the mirror place is then on the mirror device.
     """
     if not (mixup or cutmix):
         return images, targets
@@ -22,7 +23,16 @@ def mix(key: Array, images: Array, targets: Array, mixup: float, cutmix: float) 
     box = random_box(box_key, images.shape[1], images.shape[2], 1.0 - share)
     weights = jnp.where(cuts, jnp.where(box, 0.0, 1.0), share)[None, :, :, None].astype(images.dtype)
     kept = jnp.where(cuts, 1.0 - jnp.mean(box.astype(jnp.float32)), share)
-    return weights * images + (1 - weights) * images[::-1], kept * targets + (1.0 - kept) * targets[::-1]
+    partners, partner_targets = _mirrored(images, axis), _mirrored(targets, axis)
+    return weights * images + (1 - weights) * partners, kept * targets + (1.0 - kept) * partner_targets
+
+
+def _mirrored(leaf: Array, axis: str | None) -> Array:
+    """The whole batch from its last image to its first; of it, a device's share."""
+    if axis is None:
+        return leaf[::-1]
+    count = lax.axis_size(axis)
+    return lax.ppermute(leaf[::-1], axis, [(device, count - 1 - device) for device in range(count)])
 
 
 def random_box(key: Array, height: int, width: int, area: Array) -> Array:

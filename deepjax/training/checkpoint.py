@@ -22,10 +22,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tyro
-from jax.experimental import multihost_utils
 
 from deepjax.errors import InputError, require
-from deepjax.training.manifest import problems, read_manifest, sync_folder, write_manifest
+from deepjax.training.manifest import change_manifest, problems, read_manifest, sync_folder, write_manifest
+from deepjax.training.processes import all_well, by_first
 from deepjax.training.state import TrainState
 
 Position = dict[str, Any]  # what a Grain iterator's get_state returns
@@ -43,14 +43,7 @@ class Checkpoints:
         self.folder = (run / "checkpoints").absolute()
         self._keep_last, self._keep_best, self._warn = keep_last, keep_best, warn
         self._primary = jax.process_index() == 0
-        if self._primary:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for left in self.folder.glob("*.partial"):
-                    shutil.rmtree(left)
-            except OSError as error:
-                raise _unwritable(self.folder, error) from error
-        _meet("checkpoints opened")
+        by_first(self._clear)
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_not_of_failed_saves)  # which `_failed` tells in a line
         self._orbax = ocp.StandardCheckpointer()
@@ -62,8 +55,9 @@ class Checkpoints:
         return steps_of(self.folder)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint on disk, or None."""
-        return next(reversed(self.steps()), None)
+        """Step of the newest checkpoint on disk, or None; as the first process sees it."""
+        newest = by_first(lambda: next(reversed(self.steps()), -1))
+        return None if newest < 0 else newest
 
     def save(self, state: TrainState, position: Position, metric: float | None = None) -> None:
         """Start to write the state and the data position under the state's step; one that is there already is left alone.
@@ -72,39 +66,33 @@ class Checkpoints:
         """
         step = int(state.step)
         self.settle()
-        if step in self.steps():
+        if self._has(step):
             return
         partial = self.folder / f"{step}.partial"
         facts = {"step": step, "position": position, "metric": metric, "time": time.time()}
-        try:
-            if self._primary:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-            self._orbax.save(partial / "state", _storable(state))
-        except Exception as error:  # Orbax and tensorstore raise their own kinds for a disk that is full or gone
-            self._failed(step, error)
-            return
-        self._saving = step, self._thread.submit(self._finish, partial, facts)
+        if self._all_can(step, lambda: self._make(partial)) and self._all_can(step, lambda: self._begin(partial, state)):
+            self._saving = step, self._thread.submit(self._finish, partial, facts)
 
     def settle(self) -> bool:
-        """Wait for the save under way; warn if it failed. Returns whether all is well."""
+        """Wait for the save under way, in all processes; warn if it failed. Returns whether all is well."""
         if self._saving is None:
             return True
         (step, future), self._saving = self._saving, None
-        try:
-            future.result()
-        except Exception as error:
-            self._failed(step, error)
-            return False
-        return True
+        return self._all_can(step, future.result)
 
     def save_last(self, state: TrainState, position: Position, metric: float | None = None) -> None:
         """Write the state and wait for it, a second time if need be; raises InputError when it cannot be written."""
         for _ in range(2):
             self.save(state, position, metric)
-            if self.settle() and (not self._primary or int(state.step) in self.steps()):
+            if self.settle() and self._has(int(state.step)):
                 return
         raise InputError(f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out")
+
+    def note_metric(self, step: int, metric: float) -> None:
+        """Tell a checkpoint the metric that was measured after it was saved."""
+        folder = self.folder / str(step)
+        if self._primary and (error := _error_of(lambda: change_manifest(folder, metric=metric))) is not None:
+            self._warn(f"the metric of checkpoint {folder} could not be written ({_reason(error)}); training goes on")
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
         """The newest state that is whole, on the devices of `like`, and its data position.
@@ -113,12 +101,14 @@ class Checkpoints:
         it or later is an abandoned branch and is removed. Raises InputError when no whole one is left.
         """
         self.settle()
-        if self._primary and before is not None:
-            for step in self.steps():
-                if step >= before:
-                    _remove(self.folder / str(step))
-        _meet("abandoned branch removed")
-        step = self._newest_whole()
+        try:
+            if before is not None:
+                by_first(lambda: self._abandon(before))
+            step = by_first(self._look)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        if step < 0:
+            raise InputError(f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew")
         facts = read_manifest(self.folder / str(step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
         try:
@@ -128,10 +118,42 @@ class Checkpoints:
         return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts["position"]
 
     def close(self) -> None:
-        """Wait for the save under way and release the threads."""
-        self.settle()
+        """Wait for the save under way and release the threads; asks nothing of other processes, which may be gone."""
+        if self._saving is not None:
+            step, future = self._saving
+            self._saving = None
+            if (error := _error_of(future.result)) is not None:
+                self._failed(step, error)
         self._thread.shutdown()
         self._orbax.close()
+
+    def _clear(self) -> None:
+        """Make the folder, and take away what an interrupted save left."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("*.partial"):
+                shutil.rmtree(left)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def _has(self, step: int) -> bool:
+        return bool(by_first(lambda: step in self.steps()))
+
+    def _all_can(self, step: int, act: Callable[[], object]) -> bool:
+        """A part of a save, done in every process; if one cannot, the save has failed in all, and none waits for the others."""
+        error = _error_of(act)
+        if all_well(error is None):
+            return True
+        self._failed(step, error or OSError("another process could not"))
+        return False
+
+    def _make(self, partial: Path) -> None:
+        if self._primary:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+
+    def _begin(self, partial: Path, state: TrainState) -> None:
+        self._orbax.save(partial / "state", _storable(state))
 
     def _finish(self, partial: Path, facts: dict[str, Any]) -> None:
         """In the thread: once Orbax has written, sync, name, and let go of what need not be kept."""
@@ -140,7 +162,8 @@ class Checkpoints:
             write_manifest(partial, facts)
             partial.rename(partial.with_suffix(""))
             sync_folder(self.folder)
-            self._let_go()
+            if (error := _error_of(self._let_go)) is not None:  # no fault of the save, which is whole
+                self._warn(f"old checkpoints in {self.folder} could not be removed ({_reason(error)}); training goes on")
 
     def _failed(self, step: int, error: Exception) -> None:
         with contextlib.suppress(Exception):  # the same error again, which Orbax keeps until it is collected
@@ -151,21 +174,19 @@ class Checkpoints:
 
     def _let_go(self) -> None:
         steps = self.steps()
-        metrics = {step: read_manifest(self.folder / str(step))["metric"] for step in steps} if self._keep_best else {}
+        metrics = {step: _metric(self.folder / str(step)) for step in steps} if self._keep_best else {}
         ranked = sorted((step for step, metric in metrics.items() if metric is not None), key=lambda s: (metrics[s], -s))
         for step in set(steps) - set(steps[-self._keep_last :]) - set(ranked[: self._keep_best]):
             _remove(self.folder / str(step))
 
-    def _newest_whole(self) -> int:
-        """Agreed on by all processes: the first looks."""
-        found = self._look() if self._primary else -1
-        if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32)))
-        if found < 0:
-            raise InputError(f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew")
-        return found
+    def _abandon(self, before: int) -> None:
+        """Remove a branch that is not gone on with."""
+        for step in self.steps():
+            if step >= before:
+                _remove(self.folder / str(step))
 
     def _look(self) -> int:
+        """Step of the newest whole one, or -1; damaged ones are moved aside."""
         for step in reversed(self.steps()):
             wrong = problems(self.folder / str(step))
             if not wrong:
@@ -194,10 +215,21 @@ def _storable(state: TrainState) -> TrainState:
     return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
 
-def _meet(where: str) -> None:
-    """Wait for all processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+def _metric(folder: Path) -> float | None:
+    """The metric of a checkpoint; None where its manifest tells none, or cannot be read."""
+    try:
+        return read_manifest(folder)["metric"]
+    except ValueError:
+        return None
+
+
+def _error_of(act: Callable[[], object]) -> Exception | None:
+    """The error of an act, or None: Orbax and tensorstore raise their own kinds for a disk that is full or gone."""
+    try:
+        act()
+    except Exception as error:
+        return error
+    return None
 
 
 def _not_of_failed_saves(record: logging.LogRecord) -> bool:

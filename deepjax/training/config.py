@@ -1,15 +1,19 @@
 """The configuration of one training run: frozen, checked when made, stored as config.json and compared on resume."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, require
 from deepjax.models import model_info
+from deepjax.training.fields import check_types
 from deepjax.training.guard import MOST_SKIPS, Policy
+from deepjax.training.manifest import sync_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,7 @@ class TrainConfig:
     """Seed of initial weights, data order and augmentation."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         model_info(self.model)
         dataset_info(self.dataset)
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -159,11 +164,17 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder; raises InputError when the folder is not writable or full."""
+    """Write a file whole or not at all, synced, making its folder; raises InputError when it is not writable or full."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # it would keep a full disk full
         raise InputError(f"cannot write {path}: {error.strerror}; free or choose another --out") from error

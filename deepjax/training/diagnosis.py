@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from deepjax.analysis import first_not_finite
@@ -20,7 +21,7 @@ def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray],
     if outside.size:
         return f"labels outside 0 to {classes - 1} ({_listed(ids[outside])} have {_listed(labels[outside])})"
     if any(np.isnan(leaf).any() or np.isinf(leaf).any() for leaf in jax.tree.leaves(jax.device_get(state.params))):
-        return f"parameters that are not finite before it, first in {_first_leaf(state.params)}"
+        return f"parameters that are not finite before it, first in {_first_leaf(programs, state.params)}"
     images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), programs.config.image_size)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     layer = first_not_finite(programs.model, variables, images, train=True)
@@ -29,9 +30,26 @@ def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray],
     return "finite outputs: the loss, a gradient or a batch statistic is not finite, or jumped"
 
 
-def _first_leaf(params: Any) -> str:
+def _first_leaf(programs: Programs, params: Any) -> str:
+    """The first in the order of the forward pass."""
     flat: Any = flatten_dict(jax.device_get(params), sep="/")
-    return next(path for path, leaf in flat.items() if not np.isfinite(leaf).all())
+    order = _call_order(programs.model, programs.config.input_shape)
+    bad = [path for path, leaf in flat.items() if not np.isfinite(leaf).all()]
+    return min(bad, key=lambda path: order.get(path.rpartition("/")[0], len(order)))
+
+
+def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Path of each module -> its place among all, as the forward pass leaves them; by abstract evaluation."""
+    order: dict[str, int] = {}
+
+    def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        output = function(*arguments, **keywords)
+        order.setdefault("/".join(context.module.path), len(order))
+        return output
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return order
 
 
 def _listed(values: np.ndarray, most: int = 4) -> str:

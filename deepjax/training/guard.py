@@ -1,7 +1,8 @@
 """The guard inside the compiled step: numbers that are not finite, labels beyond the classes, and losses that jump.
 
 A loss alone is not enough: XLA:CPU's ReLU can turn an all-NaN tensor into zeros and a finite loss, while gradients or batch
-statistics are already NaN; and label -1 is silently taken for the last class. So all of them are looked at.
+statistics are already NaN; and label -1 is silently taken for the last class. Finite gradients are not enough either: the square of
+1e25, which Adam keeps, is infinite in float32. So all of them are looked at, and what the optimizer makes of them.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """What a run writes down: one JSON object a line, and TensorBoard where it is wanted."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +35,64 @@ def _row(line: str) -> Row:
 
 
 class MetricsLog:
-    """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again."""
+    """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
+    Rows that cannot be written wait in memory, with one warning, and are written with the next one; the final row must be.
+    """
+
+    def __init__(self, path: Path, resume_step: int, warn: Callable[[str], None] = print) -> None:
         """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
-        self._path = path
-        self._rewrite(resume_step)
-        self._file = path.open("a")
+        self._path, self._warn = path, warn
+        self._rows = _up_to(resume_step, read_rows(path))
+        self._behind = False  # the file lacks rows, or holds some that were taken back
+        self._rewrite()
 
     def rewind(self, step: int) -> None:
         """Forget the rows beyond a step, which will come again."""
-        self._file.close()
-        self._rewrite(step)
-        self._file = self._path.open("a")
+        self._rows = _up_to(step, self._rows)
+        self._try(self._rewrite)
 
     def write(self, row: Row) -> None:
-        """Append a row and hand it to the operating system."""
+        """Append a row and hand it to the operating system; raises InputError when the row of kind "final" cannot be written."""
+        self._rows.append(row)
+        self._try(self._rewrite if self._behind else self._append)
+        if self._behind and row["kind"] == "final":
+            raise InputError(f"cannot write {self._path} (see above); free space, and the same command carries on")
+
+    def catch_up(self) -> None:
+        """Try again to write what waits, if anything does; never raises."""
+        if self._behind:
+            self._try(self._rewrite)
+
+    close = catch_up  # the file is open only while a row is written
+
+    def _try(self, write: Callable[[], None]) -> None:
         try:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise InputError(f"cannot write {self._file.name}: {error.strerror}; free space or choose another --out") from error
+            write()
+            self._behind = False
+        except (OSError, InputError) as error:
+            if not self._behind:
+                self._warn(f"{_cause(self._path, error)}; its rows wait in memory and training goes on")
+            self._behind = True
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def _append(self) -> None:
+        with self._path.open("a") as file:
+            file.write(_line(self._rows[-1]))
 
-    def _rewrite(self, step: int) -> None:
-        kept = [row for row in read_rows(self._path) if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+    def _rewrite(self) -> None:
+        write_text(self._path, "".join(map(_line, self._rows)))
+
+
+def _up_to(step: int, rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["step"] <= step]
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _cause(path: Path, error: Exception) -> str:
+    return f"cannot write {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 class Tensorboard:

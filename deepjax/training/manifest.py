@@ -17,13 +17,17 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     files = {}
     for path in _files(folder):
         files[path.relative_to(folder).as_posix()] = {"sha256": _hashed(path, sync=True), "bytes": path.stat().st_size}
-    body = json.dumps(facts | {"files": files}, indent=1, sort_keys=True)
-    with (folder / NAME).open("w") as file:
-        file.write(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
-        file.flush()
-        os.fsync(file.fileno())
+    _write(folder / NAME, facts | {"files": files})
     for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
         sync_folder(path)
+
+
+def change_manifest(folder: Path, **facts: Any) -> None:
+    """Other values of some facts, whole or not at all. Raises OSError, and ValueError when the manifest is damaged."""
+    partial = folder / f"{NAME}.partial"
+    _write(partial, read_manifest(folder) | facts)
+    partial.replace(folder / NAME)
+    sync_folder(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -72,6 +76,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    body = json.dumps(manifest, indent=1, sort_keys=True)
+    with path.open("w") as file:
+        file.write(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _files(folder: Path) -> list[Path]:

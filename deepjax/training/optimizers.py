@@ -22,16 +22,15 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """
     decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
-    if config.optimizer == "sgd":
-        return optax.chain(decay, momentum)
-    if config.optimizer == "lars":
-        return optax.chain(decay, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask), momentum)
-    if config.optimizer == "lamb":
-        return optax.chain(optax.scale_by_adam(eps=1e-6), decay, optax.masked(optax.scale_by_trust_ratio(), decay_mask))
-    if config.optimizer == "adamw":
-        return optax.chain(optax.scale_by_adam(), decay)
-    muon = optax.contrib.muon(1.0, beta=config.momentum, nesterov=config.nesterov, muon_weight_dimension_numbers=_as_matrices)
-    return optax.chain(muon, optax.scale(-1.0), decay)
+    muon = {"beta": config.momentum, "nesterov": config.nesterov, "muon_weight_dimension_numbers": _as_matrices}
+    bodies = {
+        "sgd": lambda: (decay, momentum),
+        "lars": lambda: (decay, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask), momentum),
+        "lamb": lambda: (optax.scale_by_adam(eps=1e-6), decay, optax.masked(optax.scale_by_trust_ratio(), decay_mask)),
+        "adamw": lambda: (optax.scale_by_adam(), decay),
+        "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
+    }
+    return optax.chain(*bodies[config.optimizer]())
 
 
 def decay_mask(params: Any) -> Any:

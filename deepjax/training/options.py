@@ -1,9 +1,10 @@
-"""How a run is carried out: nothing here changes what is computed."""
+"""How a run is carried out: nothing here changes what is computed, but for the masks of dropout under pmap."""
 
 import dataclasses
 from typing import Literal
 
 from deepjax.errors import require
+from deepjax.training.fields import check_types
 from deepjax.training.parallel import Strategy
 
 Tier = Literal["economy", "business", "full"]
@@ -20,11 +21,12 @@ class RunOptions:
     keep_best: int = 1
     """How many checkpoints of the lowest test error are kept beside them."""
     strategy: Strategy = "jit"
-    """How a step is spread over the devices: one partitioned program (jit), or one for each device (pmap)."""
+    """How a step is spread over the devices: one partitioned program (jit), or one for each device (pmap). Equal to rounding, but
+    that dropout draws another mask on each device of pmap."""
     fsdp: bool = False
     """Shard parameters and optimizer state over the devices too (with jit)."""
     watchdog: float = 1800.0
-    """Seconds without a step's end after which all stacks are shown and the run exits 75; 0: no limit."""
+    """Seconds without a step's end, or in preparation a part's, after which all stacks are shown and the run exits 75; 0: never."""
     trace_every: int = 0
     """Steps between looks at every layer's activations and gradients (rows of kind "trace"); 0: none. Needs strategy jit."""
     trace_tier: Tier = "economy"
@@ -35,6 +37,7 @@ class RunOptions:
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.save_every >= 0, "save_every", self.save_every, "0 (once an epoch) or more")
         require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
         require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")

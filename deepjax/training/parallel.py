@@ -36,10 +36,11 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Where batches and state live, and how a step is compiled for that; what is computed does not depend on it.
+    """Where batches and state live, and how a step is compiled for that; what is computed does not depend on it, but for dropout.
 
     jit: one program over the mesh, which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too.
-    pmap: a program for each device, with means over the devices where the whole batch is meant; for one process.
+    pmap: a program for each device, with means over the devices where the whole batch is meant; for one process. Dropout has its
+    masks by device there, and so other ones than under jit.
     """
 
     mesh: Mesh

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,10 +28,20 @@ class StepCost:
         )
 
 
-def compile_step(step: Any, *arguments: Any) -> tuple[Any, StepCost]:
-    """Compile a jitted step for arguments (arrays or their shapes) and see what it needs."""
+def compile_step(step: Any, *arguments: Any, advice: str = "a smaller batch") -> tuple[Any, StepCost]:
+    """Compile a jitted step for arguments (arrays or their shapes) and see what it needs.
+
+    Raises InputError, with the advice, when the compiler itself finds that the step does not fit the device (as on GPU and TPU).
+    """
     began = time.perf_counter()
-    compiled = step.lower(*arguments).compile()
+    lowered = step.lower(*arguments)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        first = str(error).splitlines()[0][:200]
+        raise InputError(f"a step takes more memory than a device has ({first}); try {advice}") from error
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     peak = 0
@@ -44,12 +55,15 @@ def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> 
     """Raise InputError, with what may help, when a step needs more memory than a device has."""
     if cost.bytes_there is None or cost.bytes_per_device <= cost.bytes_there:
         return
-    advice = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
-    advice += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])
-    raise InputError(
-        f"a step takes {_gib(cost.bytes_per_device)} of memory a device, which has {_gib(cost.bytes_there)}; "
-        f"try {', or '.join(advice)}, or more devices (with fsdp where parameters are the most of it)"
-    )
+    needs, has = _gib(cost.bytes_per_device), _gib(cost.bytes_there)
+    raise InputError(f"a step takes {needs} of memory a device, which has {has}; try {advice(batch_size, accumulate, remat)}")
+
+
+def advice(batch_size: int, accumulate: int, remat: str) -> str:
+    """What makes a step smaller than it is with these."""
+    ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
+    ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])
+    return f"{', or '.join(ways)}, or more devices (with fsdp where parameters are the most of it)"
 
 
 def device_memory() -> int | None:
@@ -62,7 +76,22 @@ def device_memory() -> int | None:
 
 
 def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """What the machine has, or what a container, a SLURM job or a service may use of it: the least."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
+
+
+def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """memory.max of this process's cgroup (Linux, version 2) and of those above it, in bytes; none where there is no limit."""
+    try:
+        inside = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "")
+    except OSError:
+        return []
+    group = root / inside.lstrip("/")
+    limits = []
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(root) and (folder / "memory.max").is_file():
+            limits.append((folder / "memory.max").read_text().strip())
+    return [int(limit) for limit in limits if limit.isdigit()]
 
 
 def _gib(size: int) -> str:

@@ -17,7 +17,7 @@ from deepjax.training.config import TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.options import RunOptions
 from deepjax.training.parallel import Spread, make_mesh
-from deepjax.training.preflight import StepCost, check_fits, compile_step
+from deepjax.training.preflight import StepCost, advice, check_fits, compile_step
 from deepjax.training.state import TrainState, auxiliary_heads, init_state
 from deepjax.training.step import StepOptions, make_eval_step, make_train_step
 
@@ -45,8 +45,12 @@ class Programs:
         return self.spread.put_state(_state(config, self.model, self.optimizer, self.heads))
 
 
-def build(config: TrainConfig, options: RunOptions = RunOptions()) -> Programs:  # noqa: B008  # frozen
-    """Model, data and the two steps of a configuration, the train step compiled.
+def build(
+    config: TrainConfig,
+    options: RunOptions = RunOptions(),  # noqa: B008  # frozen
+    beat: Callable[[], None] = lambda: None,
+) -> Programs:
+    """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
 
     Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
     """
@@ -63,9 +67,14 @@ def build(config: TrainConfig, options: RunOptions = RunOptions()) -> Programs: 
         "image": jax.ShapeDtypeStruct((config.batch_size, *dataset.shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
+    sizes = (config.batch_size, config.accumulate, config.remat)
+    beat()
     with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
-        compiled, cost = compile_step(spread.compile_train(train_step, state), state, batch)
-    check_fits(cost, config.batch_size, config.accumulate, config.remat)
+        compiled, cost = compile_step(spread.compile_train(train_step, state), state, batch, advice=advice(*sizes))
+    check_fits(cost, *sizes)
+    beat()
+    splits = load_split(dataset, "train", options.data_dir), load_split(dataset, "test", options.data_dir)
+    beat()
     eval_step = make_eval_step(model, dataset, config.image_size, config.auxiliary_weight)
     return Programs(
         config=config,
@@ -79,8 +88,8 @@ def build(config: TrainConfig, options: RunOptions = RunOptions()) -> Programs: 
         train_step=compiled,
         eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
         cost=cost,
-        train=load_split(dataset, "train", options.data_dir),
-        test=load_split(dataset, "test", options.data_dir),
+        train=splits[0],
+        test=splits[1],
     )
 
 

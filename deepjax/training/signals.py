@@ -69,10 +69,11 @@ def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[
 
     def watch() -> None:
         while not over.wait(min(1.0, limit / 4)):
-            if time.monotonic() - last > limit:
-                print(f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow", file=sys.stderr)
-                faulthandler.dump_traceback(all_threads=True)
-                end(EXIT_HUNG)
+            if _too_long(time.monotonic() - last, limit):
+                try:
+                    _show_stacks(limit)
+                finally:  # nothing that is wrong with stderr may keep a hung process alive
+                    end(EXIT_HUNG)
                 return
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
@@ -82,3 +83,18 @@ def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[
     finally:
         over.set()
         thread.join()
+
+
+def _too_long(seconds: float, limit: float) -> bool:
+    return seconds > limit
+
+
+def _show_stacks(limit: float) -> None:
+    """On stderr, or, where that is replaced by something that is no file, closed or full, on the one that Python began with."""
+    for file in (sys.stderr, sys.__stderr__):
+        with contextlib.suppress(Exception):
+            if file is None:
+                continue
+            print(f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow", file=file, flush=True)
+            faulthandler.dump_traceback(file, all_threads=True)
+            return

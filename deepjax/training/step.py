@@ -58,9 +58,9 @@ def make_train_step(
     `auxiliary_weight`: what the loss of each auxiliary head adds to the classifier's (GoogLeNet, section 5); with 0 the heads are
     not computed. The metric "loss" is the classifier's. `accumulate`: gradients are the mean over so many parts of the batch, one
     after the other; batch normalisation then has the statistics of a part, as a ghost batch would.
-    A step whose loss, gradients, batch statistics or labels are bad leaves parameters, statistics and optimizer as they were, and
-    `guard` says what became of it (see `deepjax.training.guard`). Once halted, every later step does nothing: the caller finds out
-    when it next looks, with the last good state in hand.
+    A step whose loss, gradients, batch statistics, labels, new parameters or optimizer state are bad leaves parameters, statistics
+    and optimizer as they were, and `guard` says what became of it (see `deepjax.training.guard`). Once halted, every later step
+    does nothing: the caller finds out when it next looks, with the last good state in hand.
     """
     gradients_of = _gradients(model, dataset.num_classes, options)
 
@@ -76,7 +76,8 @@ def make_train_step(
         params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
         metrics |= {"steps": jnp.ones((), jnp.float32), "gradient_norms": kernel_norms(gradients)}
 
-        good = all_finite(total, gradients, batch_stats) & _everywhere(options.axis, labels_valid(labels, dataset.num_classes))
+        finite = all_finite(total, gradients, batch_stats, params, opt_state)
+        good = finite & _everywhere(options.axis, labels_valid(labels, dataset.num_classes))
         totals = _of_epoch(state, options.steps_per_epoch)
         counts, guard = judge(state.guard, options.policy, state.step, good, metrics["loss"], gradients)
         new = state.replace(
@@ -177,7 +178,8 @@ def _targets(key: Array, images: Array, labels: Array, classes: int, options: St
     """Images and what the loss compares with: the labels, or, smoothed or mixed, distributions over the classes."""
     if not (options.label_smoothing or options.mixup or options.cutmix):
         return images, labels
-    return mix(_own(options.axis, key), images, smooth(labels, classes, options.label_smoothing), options.mixup, options.cutmix)
+    targets = smooth(labels, classes, options.label_smoothing)
+    return mix(key, images, targets, options.mixup, options.cutmix, options.axis)
 
 
 def _parts(batch: Batch, count: int) -> Batch:

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from deepjax.data import eval_batches, train_batches
 from deepjax.data.loader import batch_index
@@ -21,6 +20,7 @@ from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.options import RunOptions
+from deepjax.training.processes import by_first
 from deepjax.training.programs import Programs, build
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
@@ -48,8 +48,9 @@ class RunResult:
 
 
 def say_on_stderr(line: str) -> None:
-    """A line for the one who watches: what a step needs, warnings."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for the one who watches: what a step needs, warnings; nothing where stderr is gone or its disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def train(
@@ -70,22 +71,24 @@ def train(
     say = say if primary else lambda line: None
     _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
-    if rows and rows[-1]["kind"] == "final":
+    if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
         return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(sigterm())
+        beat = stack.enter_context(watchdog(options.watchdog))
         if programs is None:
-            programs = build(config, options)
+            programs = build(config, options, beat)
             say(str(programs.cost))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")
         checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say)
         stack.callback(checkpoints.close)
-        beat = stack.enter_context(watchdog(options.watchdog))
+        beat()
         state, batches = _start(config, programs, checkpoints)
+        beat()
         first = int(state.step)
-        log = stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first))) if primary else None
+        log = stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first, say))) if primary else None
         boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
         for board in boards:
             stack.callback(board.close)
@@ -97,10 +100,8 @@ def train(
 
 def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
     """The first process claims the directory, the others see that it is the same."""
-    if primary:
-        claim_directory(out, config)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("directory claimed")
+    by_first(lambda: claim_directory(out, config))
+    if not primary:
         claim_directory(out, config)
 
 
@@ -146,10 +147,11 @@ class _Run:
         """From the state to the final row."""
         self._stop_if_asked(int(state.step), "saved")
         if self._epoch_ends(int(state.step)) and ("epoch", int(state.step)) not in self.noted:
-            self._log_epoch(state, 0.0)  # evaluation was interrupted there
+            row = self._log_epoch(state, 0.0)  # evaluation was interrupted there, and its checkpoint knows no error yet
+            self.checkpoints.note_metric(int(state.step), row["test_error"])
         state = self._steps(state, batches)
         final = {"kind": "final", "step": int(state.step)} | self.evaluate(state, "train") | self.evaluate(state, "test")
-        self.write(final)
+        by_first(lambda: self.write(final))
         return final
 
     def _steps(self, state: TrainState, batches: Any) -> TrainState:
@@ -182,6 +184,7 @@ class _Run:
                 except Stopped:
                     self._save_and_stop(state, batches, step)
             if saves:
+                self._catch_up()
                 save = self.checkpoints.save_last if step == total else self.checkpoints.save
                 save(state, batches.get_state(), row["test_error"] if row else None)
         return state
@@ -196,6 +199,7 @@ class _Run:
         return step > 0 and (step % self.config.steps_per_epoch == 0 or step == self.config.total_steps)
 
     def _save_and_stop(self, state: TrainState, batches: Any, step: int) -> NoReturn:
+        self._catch_up()
         self.checkpoints.save_last(state, batches.get_state())
         self._stop(step, "saved")
 
@@ -302,6 +306,11 @@ class _Run:
         processes, process = jax.process_count(), jax.process_index()
         share = {name: value.reshape(processes, -1, *value.shape[1:])[process] for name, value in batch.items()}
         return self.programs.spread.put_batch(share)
+
+    def _catch_up(self) -> None:
+        """Before a checkpoint: rows that wait for room would be lost to the run that starts from it."""
+        if self.log is not None:
+            self.log.catch_up()
 
     def write(self, row: Row) -> None:
         """One row to every log, by the first process."""

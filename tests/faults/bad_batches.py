@@ -1,24 +1,30 @@
 """Batches that hold what no batch should, against the policies of the guard."""
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepjax.data import dataset_info
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
+from deepjax.training import step as step_module
 from deepjax.training.guard import OnBad
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.programs import step_options
-from deepjax.training.state import init_state
+from deepjax.training.state import TrainState, init_state
 from deepjax.training.step import make_eval_step, make_train_step
 from tests.faults.tally import Tally
+from tests.faults.trapped import BRIGHT, DIGITS, Trapped
 
-KINDS = ("NaN pixel", "label -1", "label n", "empty batch", "constant batch")
-DIGITS = dataset_info("digits")
-MODEL = create_model("cifar_resnet20", width=2, stages=(1, 1, 1))
+POLICIES: tuple[OnBad, ...] = ("skip", "halt")
+
+ALONE = tuple(f"{part} alone" for part in BRIGHT)
+KINDS = ("NaN pixel", "label -1", "label n", "empty batch", "constant batch", *ALONE)
+MODEL = Trapped(create_model("cifar_resnet20", width=2, stages=(1, 1, 1)))
 
 
 def bad_batch(kind: str, rng: np.random.Generator, size: int = 16) -> dict[str, np.ndarray]:
@@ -31,14 +37,17 @@ def bad_batch(kind: str, rng: np.random.Generator, size: int = 16) -> dict[str, 
     elif kind == "constant batch":
         images[:] = rng.integers(0, 17)
         labels[:] = rng.integers(0, 10)
+    elif kind in ALONE:
+        images[rng.integers(size), rng.integers(2, 6), rng.integers(2, 6), 0] = BRIGHT[kind.removesuffix(" alone")]
     elif kind.startswith("label"):
         labels[rng.integers(size)] = -1 if kind == "label -1" else rng.choice([10, 255, 2**31 - 1])
     return {"image": images, "label": labels}
 
 
-def steps_of(policy: OnBad):
-    """The state before step 0, and a compiled step under a policy."""
-    config = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0, on_bad=policy)
+@functools.cache
+def steps_of(policy: OnBad, optimizer_name: Literal["sgd", "adamw"], guard: object) -> tuple[TrainState, Callable[..., Any]]:
+    """The state before step 0, and a compiled step under a policy. guard: what the step looks by; another is compiled anew."""
+    config = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0, on_bad=policy, optimizer=optimizer_name)
     optimizer = make_optimizer(config)
     step = make_train_step(MODEL, optimizer, make_schedule(config), DIGITS, step_options(config))
     return init_state(MODEL, optimizer, DIGITS.shape, 0.1, 0), jax.jit(step)
@@ -49,17 +58,18 @@ def finite(tree: object) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def bad_batches(tries: int, work: Path, seed: int = 0) -> Tally:
+def bad_batches(tries: int, work: Path, seed: int = 0, kinds: Sequence[str] = KINDS) -> Tally:
     """Good, bad, good: the bad step is left out (skip) or halts (halt); numbers and evaluation stay finite."""
     tally = Tally(
-        "NaN pixel, label -1, label n, empty or constant batch", "policy obeyed; parameters, statistics, evaluation finite"
+        "NaN pixel, label -1, label n, empty or constant batch; loss, gradient, statistics, parameters, optimizer state alone bad",
+        "policy obeyed; parameters, statistics, evaluation finite",
     )
-    compiled = {policy: steps_of(policy) for policy in ("skip", "halt")}
     evaluate = jax.jit(make_eval_step(MODEL, DIGITS))
     for turn in range(tries):
-        kind, policy = KINDS[turn % len(KINDS)], ("skip", "halt")[turn // len(KINDS) % 2]
+        kind, policy = kinds[turn % len(kinds)], POLICIES[turn // len(kinds) % 2]
         rng = np.random.default_rng((seed, turn))
-        start, step = compiled[policy]
+        name = "adamw" if kind == "optimizer state alone" else "sgd"
+        start, step = steps_of(policy, name, (step_module.all_finite, step_module.labels_valid))
         good = bad_batch("none", rng)
         before, _ = step(start, good)
         after, _ = step(before, bad_batch(kind, rng))

@@ -1,6 +1,7 @@
 """Negative controls: each guard is taken away in turn, and the faults that it is for must then be lost."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,46 +9,61 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from deepjax.training import checkpoint, config, step
-from tests.faults import bad_batches, files, inputs, spread
+from deepjax.data import source
+from deepjax.training import checkpoint, config, guard, signals, step, trainer
+from deepjax.training.checkpoint import Checkpoints
+from tests.faults import bad_batches, files, guards, inputs, spread
 from tests.faults.tally import Tally
 
 Patch = contextlib.AbstractContextManager[Any]
+PARTS = ("loss", "gradient", "statistics", "parameters", "optimizer state")  # as the step gives them to `all_finite`
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A guard taken away, and the faults that it is for: none is lost with it, some must be without it."""
+
+    without: Callable[[], Patch]
+    faults: Callable[[Path], Tally]
+
+
+def checked(check: Callable[[Path], bool]) -> Callable[[Path], Tally]:
+    """One of `guards` as a tally of one fault."""
+
+    def faults(work: Path) -> Tally:
+        tally = Tally(check.__name__, "")
+        tally.count(check(work), check.__name__)
+        return tally
+
+    return faults
+
+
+def _replaced(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
+    return lambda: mock.patch.object(owner, name, value)
 
 
 def _blind(*_: Any) -> jax.Array:
     return jnp.ones((), bool)
 
 
-CONTROLS: dict[str, tuple[Callable[[], Patch], Callable[[Path], Tally]]] = {
-    "sha256 manifest": (
-        lambda: mock.patch.multiple(checkpoint, problems=lambda folder: []),
-        lambda work: files.bit_flips(20, work, restores=1),
-    ),
-    "finite numbers": (lambda: mock.patch.object(step, "all_finite", _blind), lambda work: bad_batches.bad_batches(10, work)),
-    "labels": (lambda: mock.patch.object(step, "labels_valid", _blind), lambda work: bad_batches.bad_batches(10, work)),
-    "errors of saving surfaced": (
-        lambda: mock.patch.object(checkpoint.Checkpoints, "_failed", _raise),
-        lambda work: files.full_disk(2, work),
-    ),
-    "configuration compared": (
-        lambda: mock.patch.object(config, "_compare", lambda *_: None),
-        lambda work: inputs.changed(2, work),
-    ),
-    "data position": (
-        lambda: mock.patch.object(spread, "train_batches", _forgetful(spread.train_batches)),
-        lambda work: spread.resumed_order(4, work),
-    ),
-}
+def _blind_to(*parts: str) -> Callable[[], Patch]:
+    """The guard does not look at some parts."""
+
+    def some_finite(*trees: Any) -> jax.Array:
+        return guard.all_finite(*(tree for part, tree in zip(PARTS, trees, strict=True) if part not in parts))
+
+    return _replaced(step, "all_finite", some_finite)
 
 
-def _raise(self: Any, step: int, error: Exception) -> None:
-    raise error
+def _batches(*kinds: str) -> Callable[[Path], Tally]:
+    return lambda work: bad_batches.bad_batches(len(kinds), work, kinds=kinds)
 
 
-def _forgetful(make: Callable[..., Any]) -> Callable[..., Any]:
+def _forgetful() -> Patch:
     """Batches whose position cannot be set."""
+    make = spread.train_batches
 
     def batches(*arguments: Any, **keywords: Any) -> Any:
         inner = make(*arguments, **keywords)
@@ -55,22 +71,75 @@ def _forgetful(make: Callable[..., Any]) -> Callable[..., Any]:
         forgetful.__next__.side_effect = inner.__next__
         return forgetful
 
-    return batches
+    return mock.patch.object(spread, "train_batches", batches)
+
+
+def _unmasked() -> Patch:
+    """Evaluation that counts the padding of the last batch too."""
+    make = trainer.eval_batches
+    return mock.patch.object(
+        trainer, "eval_batches", lambda *arguments: (batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments))
+    )
+
+
+def _stops_unsaved(run: Any, state: Any, batches: Any, at: int) -> None:
+    run._stop(at, "saved")
+
+
+def _only_the_newest(self: Checkpoints) -> int:
+    newest = self.steps()[-1]
+    return -1 if checkpoint.problems(self.folder / str(newest)) else newest
+
+
+def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
+CONTROLS = {
+    "sha256 manifest": Control(
+        _replaced(checkpoint, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
+    ),
+    "fallback to the older step": Control(
+        _replaced(Checkpoints, "_look", _only_the_newest), lambda work: files.bit_flips(2, work, restores=1)
+    ),
+    "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),
+    "finite loss": Control(_blind_to("loss"), _batches("loss alone")),
+    # A gradient that is not finite makes parameters or state so: the three are one part, and the last two parts of their own.
+    "finite gradients": Control(_blind_to("gradient", "parameters", "optimizer state"), _batches("gradient alone")),
+    "finite statistics": Control(_blind_to("statistics"), _batches("statistics alone")),
+    "finite parameters": Control(_blind_to("parameters"), _batches("parameters alone")),
+    "finite optimizer state": Control(_blind_to("optimizer state"), _batches("optimizer state alone")),
+    "labels": Control(_replaced(step, "labels_valid", _blind), _batches("label -1")),
+    "spike detection": Control(
+        _replaced(guard.Running, "jumps", lambda *_: jnp.zeros((), bool)), checked(guards.leaves_spikes_out)
+    ),
+    "configuration compared": Control(_replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)),
+    "data position": Control(_forgetful, lambda work: spread.resumed_order(4, work)),
+    "SIGTERM noted": Control(_replaced(signals.Stopping, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
+    "save at SIGTERM": Control(_replaced(trainer._Run, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
+    "partial saves cleared": Control(_replaced(Checkpoints, "_clear", lambda *_: None), checked(guards.clears_partial_saves)),
+    "last step saved": Control(_replaced(Checkpoints, "save_last", lambda *_: None), checked(guards.saves_the_last_step)),
+    "abandoned branch removed": Control(_replaced(Checkpoints, "_abandon", lambda *_: None), checked(guards.abandons_the_branch)),
+    "best kept": Control(_replaced(checkpoint, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
+    "errors of saving told": Control(_replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)),
+    "evaluation mask": Control(_unmasked, checked(guards.counts_every_image_once)),
+    "image cap": Control(_replaced(source, "decode", _resized), checked(guards.refuses_bombs)),
+    "watchdog": Control(_replaced(signals, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)),
+}
 
 
 def controls(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Each control counts as survived when the suite turns red without the guard."""
+    """Each control counts as survived when nothing is lost with the guard, and something without it."""
     tally = Tally("negative controls: each guard removed in turn", "the suite turns red")
-    for name, (patch, faults) in list(CONTROLS.items())[: tries or None]:
-        with patch():
-            tally.attempt(f"without {name} nothing was lost", lambda faults=faults, name=name: _turns_red(faults, work / name))
+    for name, control in list(CONTROLS.items())[: tries or None]:
+        tally.attempt(f"{name}: nothing was lost without it", lambda name=name, control=control: turns_red(control, work / name))
     tally.note = f"({', '.join(CONTROLS)})"
     return tally
 
 
-def _turns_red(faults: Callable[[Path], Tally], work: Path) -> bool:
-    """Lost faults, or an error that stopped the suite."""
-    try:
-        return bool(faults(work).losses)
-    except Exception:  # red as well
-        return True
+def turns_red(control: Control, work: Path) -> bool:
+    """Whether faults are lost, and recorded as such, without the guard alone. Raises what no fault should."""
+    if lost := control.faults(work / "with").losses:
+        raise AssertionError(f"lost with the guard: {lost[0]}")
+    with control.without():
+        return bool(control.faults(work / "without").losses)

@@ -60,6 +60,6 @@ def outcome(out: Path) -> tuple[object, ...]:
 
 def reference(work: Path, config: TrainConfig = CONFIG) -> tuple[object, ...]:
     """The outcome of an uninterrupted run, made once."""
-    out = work / f"reference-{config.model}-{config.on_bad}"
+    out = work / f"reference-{config.epochs}"
     complete(out, config)
     return outcome(out)

@@ -13,6 +13,7 @@ class Tally:
     tried: int = 0
     losses: list[str] = dataclasses.field(default_factory=list)
     note: str = ""
+    untried: str = ""  # why it could not be tried here
 
     def count(self, survived: bool, what: str) -> None:
         """One more try."""
@@ -29,4 +30,6 @@ class Tally:
 
     def row(self) -> str:
         """The line of the table."""
+        if self.untried:
+            return f"| {self.fault} | not tried: {self.untried} | | | {self.shows} |"
         return f"| {self.fault} | {self.tried} | {self.tried - len(self.losses)} | {len(self.losses)} | {self.shows} {self.note} |"

@@ -124,6 +124,25 @@ def test_a_save_that_fails_is_said_and_the_next_is_made(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2"]
 
 
+@pytest.mark.parametrize("file", ["manifest of the oldest", "folder that cannot be removed"])
+def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
+    said = []
+    save_all(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3}, keep_last=2, keep_best=1).close()
+    opened = Checkpoints(tmp_path, keep_last=2, keep_best=1, warn=said.append)
+    if file == "manifest of the oldest":
+        (tmp_path / "checkpoints" / "1" / "manifest.json").write_text("damaged")
+        opened.save(state_at(4), {"next_index": 4}, 0.4)
+        assert opened.settle() and not said
+        assert opened.steps() == [2, 3, 4]  # the best of those whose metric is known; the unreadable one has none
+    else:
+        with mock.patch.object(checkpoint, "_remove", side_effect=OSError(13, "Permission denied")):
+            opened.save(state_at(4), {"next_index": 4}, 0.4)
+            assert opened.settle()
+        assert opened.steps() == [1, 2, 3, 4]
+        assert len(said) == 1 and "could not be removed" in said[0] and "Permission denied" in said[0]
+    opened.close()
+
+
 def test_the_last_save_must_succeed(tmp_path):
     opened = Checkpoints(tmp_path, warn=lambda line: None)
     with (

@@ -12,10 +12,10 @@ from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
+from deepjax.training.diagnosis import explain
 from deepjax.training.guard import SPIKE_WARMUP, Policy, Running, init_guard, judge
 from deepjax.training.logs import read_rows
 from tests.drawn import drawn
-from tests.faults.bad_batches import bad_batches
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
@@ -67,11 +67,6 @@ def test_the_running_mean_and_variance_are_those_of_the_first_values():
     assert float(running.var) == pytest.approx(values.var(), rel=1e-4)
 
 
-def test_bad_batches_obey_the_policy(tmp_path):
-    tally = bad_batches(10, tmp_path)
-    assert (tally.tried, tally.losses) == (10, [])
-
-
 @pytest.fixture(scope="module")
 def programs():
     return build(CONFIG)
@@ -109,6 +104,14 @@ def test_to_leave_out_and_to_go_back_end_alike(programs, tmp_path):
         assert sum(row["kind"] == "rollback" for row in rows) == (2 if policy == "rollback" else 0)
         ends.append((digest(tmp_path / policy), result.test_error))
     assert ends[0] == ends[1]
+
+
+def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pass(programs):
+    """By the alphabet `classifier` would come before `stem_conv`."""
+    state = programs.fresh_state(CONFIG)
+    params = jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params)
+    batch = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}
+    assert "first in stem_conv/" in explain(programs, state.replace(params=params), batch, np.arange(4))
 
 
 def test_the_first_layer_that_is_not_finite_is_named():

@@ -1,10 +1,15 @@
 """How a step is spread: FSDP and pmap compute what jit computes, and each says what it cannot do."""
 
+import dataclasses
+import os
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from deepjax.data.mix import mix
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, build, preflight
 from deepjax.training.parallel import SMALLEST_SHARD, Spread, make_mesh
@@ -41,9 +46,10 @@ WAYS = {"pmap": Spread(make_mesh(), "pmap"), "two devices": Spread(mesh_of(2)), 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     monkeypatch.setattr("deepjax.training.parallel.SMALLEST_SHARD", 16)
-    jit = Thin("cifar_resnet20", Spread(mesh_of(8)))
+    mixed = dataclasses.replace(Thin.config, mixup=0.5, cutmix=1.0, label_smoothing=0.1)
+    jit = Thin("cifar_resnet20", Spread(mesh_of(8)), mixed)
     path = path_of(jit, jit.start(), 2)
-    other = Thin("cifar_resnet20", way)
+    other = Thin("cifar_resnet20", way, mixed)
     state, step = other.start()
     if way.fsdp:
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
@@ -73,16 +79,27 @@ def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     assert largest_apart(pmap, pmap.start()[1], path) > 1e-4
 
 
+@pytest.mark.parametrize("fields", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str)
+def test_images_are_mixed_with_the_same_partners_on_all_devices_of_pmap(fields):
+    """By an image's place in the whole batch, whatever device it is on, and in one share."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((16, 8, 8, 1)).astype(np.float32)
+    targets = np.eye(16, dtype=np.float32)
+    strengths = (fields.get("mixup", 0.0), fields.get("cutmix", 0.0))
+    whole_of = jax.jit(lambda i, t, key: mix(key, i, t, *strengths))
+    shares_of = jax.pmap(lambda i, t, key: mix(key, i, t, *strengths, axis="data"), "data", in_axes=(0, 0, None))
+    shares = [leaf.reshape(8, 2, *leaf.shape[1:]) for leaf in (images, targets)]
+    for seed in range(3):
+        whole, mixed = whole_of(images, targets, jax.random.key(seed)), shares_of(*shares, jax.random.key(seed))
+        for one, other in zip(mixed, whole, strict=True):
+            np.testing.assert_allclose(np.asarray(one).reshape(other.shape), other, rtol=1e-6, atol=1e-6)
+
+
 def test_pmap_says_what_it_cannot_do():
     with pytest.raises(InputError, match=r"strategy is 'pmap'; .* drop --fsdp"):
         Spread(make_mesh(), "pmap", fsdp=True)
     with pytest.raises(InputError, match="strategy is 'xmap'"):
         Spread(make_mesh(), "xmap")  # pyright: ignore[reportArgumentType]
-
-
-def test_cut_anywhere_the_order_goes_on(tmp_path):
-    tally = faults.resumed_order(0, tmp_path)
-    assert tally.tried == 51 and not tally.losses
 
 
 def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
@@ -93,6 +110,29 @@ def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
     monkeypatch.setattr(preflight, "device_memory", lambda: 1000)
     with pytest.raises(InputError, match="remat='convolutions' or 'blocks'"):
         build(TrainConfig(model="cifar_plain20", width=2, batch_size=16), RunOptions())
+
+
+def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
+    """XLA:GPU's words, of jax 0.10."""
+    said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99000000000 bytes."
+    step = mock.Mock()
+    step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
+    with pytest.raises(InputError, match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1"):
+        preflight.compile_step(step, advice=preflight.advice(64, 1, "none"))
+    step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: ptxas failed")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
+        preflight.compile_step(step)
+
+
+def test_the_memory_of_a_container_is_its_own(tmp_path):
+    """The files of Linux's cgroup version 2 (Documentation/admin-guide/cgroup-v2.rst): "max" is no limit."""
+    (tmp_path / "own").write_text("1:cpu:/x\n0::/job/step\n")
+    for folder, limit in (("job/step", "max"), ("job", "1048576"), ("", "4194304")):
+        (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / folder / "memory.max").write_text(f"{limit}\n")
+    assert preflight._cgroup_limits(tmp_path / "root", tmp_path / "own") == [2**20, 2**22]
+    assert preflight._cgroup_limits(tmp_path / "root", tmp_path / "absent") == []
+    assert 0 < preflight._host_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_the_cost_is_told_in_a_line():

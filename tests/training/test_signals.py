@@ -1,13 +1,20 @@
 """SIGTERM wherever it arrives, and a step that never ends."""
 
+import contextlib
+import errno
+import io
 import os
 import signal
+import sys
 import time
 
 import pytest
 
 from deepjax.errors import Stopped
-from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, build, train, trainer
+from deepjax.training.checkpoint import steps_of
+from deepjax.training.logs import read_rows
+from deepjax.training.manifest import problems, read_manifest
 from deepjax.training.signals import sigterm, watchdog
 from deepjax.training.trainer import _Run
 from tests.faults.runs import outcome
@@ -47,6 +54,10 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
         train(CONFIG, tmp_path, EVERY_2, programs=programs)  # nothing is left to do: it ends
     train(CONFIG, tmp_path, EVERY_2, programs=programs)
     assert outcome(tmp_path) == whole
+    if batch == 4:  # at the second epoch's evaluation, so the checkpoint was saved before its error was known
+        newest = tmp_path / "checkpoints" / str(steps_of(tmp_path / "checkpoints")[-1])
+        epochs = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "epoch"]
+        assert (read_manifest(newest)["metric"], problems(newest)) == (epochs[-1]["test_error"], [])
 
 
 def test_the_handler_before_is_put_back():
@@ -65,6 +76,51 @@ def test_without_a_beat_the_stacks_are_shown_and_the_process_ends_with_75(capfd)
     said = capfd.readouterr().err
     assert ends == [75]
     assert "no step ended within 0.2 s" in said and "most recent call first" in said and "test_signals.py" in said
+
+
+class _Full(io.StringIO):
+    """A stream whose disk is full, and which is no file."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [_Full, _closed, io.StringIO, lambda: None], ids=["full", "closed", "no file", "none"])
+@pytest.mark.parametrize("both", [True, False])
+def test_a_broken_stderr_keeps_no_hung_process_alive(stream, both, monkeypatch):
+    ends = []
+    monkeypatch.setattr(sys, "stderr", stream())
+    if both:
+        monkeypatch.setattr(sys, "__stderr__", stream())
+    with watchdog(0.1, ends.append):
+        time.sleep(0.4)
+    assert ends == [75]
+
+
+def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path):
+    """Data and compilation come before the first step, and can hang too."""
+    watched = []
+
+    @contextlib.contextmanager
+    def watching(limit):
+        watched.append(limit)
+        yield lambda: watched.append("beat")
+
+    def built(config, options, beat):
+        beat()
+        raise InterruptedError
+
+    monkeypatch.setattr(trainer, "watchdog", watching)
+    monkeypatch.setattr(trainer, "build", built)
+    with pytest.raises(InterruptedError):
+        train(CONFIG, tmp_path, RunOptions(watchdog=5.0))
+    assert watched == [5.0, "beat"]
 
 
 def test_beats_and_no_limit_keep_it_quiet(capfd):

@@ -1,9 +1,12 @@
 """The pure step: compiled once, equal on 1 and 8 devices, and untouched by numbers that are not finite."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType
 
@@ -80,7 +83,7 @@ def test_state_is_donated_and_sums_add_up():
 def poison(state, where: str):
     if where == "parameters":
         return state.replace(params=jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), state.params))
-    if where == "rate":  # an overflowing update is finite in gradients and loss, and shows at the next step
+    if where == "rate":  # an overflowing update is finite in gradients and loss
         return state.replace(learning_rate=jnp.asarray(jnp.inf, jnp.float32))
     return state.replace(batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), state.batch_stats))
 
@@ -95,13 +98,23 @@ def test_a_step_that_is_not_finite_changes_nothing_and_stays_halted(where):
     chex.assert_trees_all_equal(again.replace(guard=state.guard, key=0), state.replace(key=0))
 
 
-def test_an_infinite_update_is_caught_at_the_next_step():
+def test_an_infinite_update_is_not_made():
     state = poison(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), "rate")
-    step = jax.jit(STEP)
-    for i in range(3):
-        state, _ = step(state, jax.tree.map(jnp.asarray, batch(i)))
-    assert int(state.guard.halted) == 1
-    assert int(state.step) == 1
+    after, _ = jax.jit(STEP)(state, jax.tree.map(jnp.asarray, batch(0)))
+    assert (int(after.guard.halted), int(after.step)) == (0, 0)
+    chex.assert_trees_all_equal(after.params, state.params)
+
+
+@pytest.mark.parametrize(("scale", "halted"), [(1.0, -1), (1e25, 0)])
+def test_gradients_whose_squares_overflow_do_not_reach_the_optimizer_s_state(scale, halted):
+    """float32 ends at 3.4e38: gradients of 1e25 are finite, Adam's second moment is not, and its update is a harmless zero."""
+    optimizer = optax.chain(optax.scale(scale), make_optimizer(dataclasses.replace(CONFIG, optimizer="adamw")))
+    step = make_train_step(MODEL, optimizer, make_schedule(CONFIG), DIGITS)
+    state = init_state(MODEL, optimizer, DIGITS.shape, 0.1, 0)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its step count with its rates
+        after, metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, batch(0)))
+    assert int(after.guard.halted) == halted
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((after.opt_state, metrics["gradient_norms"])))
 
 
 @pytest.mark.parametrize("label", [10, 255])

@@ -1,0 +1,37 @@
+"""What the processes of a run agree on, so that none waits for the others at a place to which they never come.
+
+Every function here must be called by all processes equally often and in the same order.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from deepjax.errors import InputError
+
+
+def all_well(here: bool) -> bool:
+    """Whether all is well in every process."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here, np.int32))))
+
+
+def by_first(act: Callable[[], int | None]) -> int:
+    """The first process acts, and all get its answer (None: 0). Where it raises all raise: it the error, the others InputError."""
+    if jax.process_count() == 1:
+        return act() or 0
+    answer, error = 0, None
+    if jax.process_index() == 0:
+        try:
+            answer = act() or 0
+        except Exception as raised:  # whatever it is, the others must hear of it before it goes on its way
+            error = raised
+    told = multihost_utils.broadcast_one_to_all(np.asarray([answer, error is not None], np.int32))
+    if error is not None:
+        raise error
+    if told[1]:
+        raise InputError("the first process could not go on; it says why")
+    return int(told[0])

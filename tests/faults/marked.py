@@ -1,0 +1,36 @@
+"""experiments/train.py that says on stdout when its first step has ended (STEPPED), and when all is saved (SAVED)."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from deepjax.training import checkpoint, trainer  # noqa: E402
+
+STEPPED, SAVED = "STEPPED", "SAVED"
+
+
+def then_says(function: Callable[..., Any], word: str, call: int) -> Callable[..., Any]:
+    """The function, after whose `call`-th call the word is said."""
+    calls = 0
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        result = function(*arguments, **keywords)
+        calls += 1
+        if calls == call:
+            print(word, flush=True)
+        return result
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    # Asked once before the first step, and then after each.
+    trainer._Run._epoch_ends = then_says(trainer._Run._epoch_ends, STEPPED, 2)
+    checkpoint.Checkpoints.save_last = then_says(checkpoint.Checkpoints.save_last, SAVED, 1)
+    runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

@@ -1,0 +1,41 @@
+"""A shorter pass of `make faults`: each kind with few tries, the quick ones in one process of one device."""
+
+import json
+
+import pytest
+
+from tests.faults.__main__ import FAULTS, inside
+
+QUICK = {  # tries, 0: all; the kinds that take longer than a few seconds even so are slow tests
+    "sigkill": 2,
+    "sigterm": 2,
+    "bit-flips": 10,
+    "cut-files": 3,
+    "bad-batches": 10,
+    "resumed-order": 0,
+    "changed": 12,
+    "fuzz": 250,
+}
+LONGER = {"one-of-two": 2, "full-disk": 2, "moved": 0, "strategies": 0, "processes": 1, "controls": 0}
+
+
+@pytest.fixture(scope="module")
+def tallies() -> dict[str, dict]:
+    """What became of the faults of each quick kind."""
+    return {tally["name"]: tally for tally in map(json.loads, inside([f"{name}:{tries}" for name, tries in QUICK.items()], 1))}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_nothing_is_lost(name, tallies):
+    assert tallies[name]["tried"] >= max(1, QUICK[name]) and tallies[name]["losses"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONGER)
+def test_nothing_is_lost_of_the_longer_ones(name):
+    tally = json.loads(inside([f"{name}:{LONGER[name]}"], FAULTS[name][3])[0])
+    assert tally["tried"] and tally["losses"] == [], tally["row"]
+
+
+def test_every_kind_of_fault_is_tried_here():
+    assert {*QUICK, *LONGER} == set(FAULTS)
