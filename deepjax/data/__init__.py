@@ -2,6 +2,7 @@
 
 from deepjax.data.catalog import Dataset, dataset_info, list_datasets
 from deepjax.data.loader import eval_batches, train_batches
+from deepjax.data.sample import sample
 from deepjax.data.source import Split, load_split
 
-__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "train_batches"]
+__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "sample", "train_batches"]

@@ -1,14 +1,15 @@
 """From the rows of arms to the lines of figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.study.study import ArmResult
+from deepjax.study.arms import ArmResult
 from deepjax.study.verdict import Interval
 
+Panel = tuple[str, list[Curve]]  # title, lines
 NormsBySeed = Callable[[ArmResult], list[dict[str, float]]]
 
 
@@ -31,6 +32,26 @@ def final_lines(arms: dict[int, ArmResult]) -> list[Curve]:
         Curve(label, list(arms), np.transpose([100 * np.asarray(arm.final(key)) for arm in arms.values()]).tolist(), color, line)
         for (label, key, line), color in zip(sets, COLORS, strict=False)
     ]
+
+
+def error_panels(kinds: Mapping[str, dict[int, ArmResult]]) -> tuple[list[Panel], str, str]:
+    """Errors by kind of network and depth: panels, the label of x, and how they are drawn, for a caption.
+
+    By epoch; by depth where training was too short to have a curve. Each title states the final training errors.
+    """
+    named = {kind: {f"{depth} layers": arm for depth, arm in arms.items()} for kind, arms in kinds.items()}
+    curves = {kind: error_lines(arms) for kind, arms in named.items()}
+    x_label, how = "epoch", "by epoch: training dashed (running, on augmented images), test solid"
+    if all(len(lines[0].x) < 3 for lines in curves.values()):
+        curves = {kind: final_lines(arms) for kind, arms in kinds.items()}
+        x_label, how = "layers", "at the end, by depth: training dashed, test solid, both in evaluation mode"
+    return [(_error_title(kind, arms), curves[kind]) for kind, arms in named.items()], x_label, how
+
+
+def _error_title(kind: str, arms: dict[str, ArmResult]) -> str:
+    errors = {label: percent(arm.final("train_error")) for label, arm in arms.items()}
+    shallow, *_, deep = errors
+    return f"{kind}: {deep} end at {errors[deep]}\ntraining error, {shallow} at {errors[shallow]}"
 
 
 def norm_lines(arms: dict[str, ArmResult], norms: NormsBySeed, line: str) -> list[Curve]:

@@ -85,11 +85,21 @@ def render(page: Page) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     rows = "".join(f"<li>{html.escape(finding)}</li>" for finding in verdict.findings)
+    label = f"control: {said(verdict)}" if verdict.control else verdict.outcome
     return (
-        f"<section class='verdict {verdict.outcome}'><h3><span>{verdict.outcome}</span> {html.escape(verdict.claim)}</h3>"
+        f"<section class='verdict {'control' if verdict.control else verdict.outcome}'>"
+        f"<h3><span>{label}</span> {html.escape(verdict.claim)}</h3>"
         f"<ul>{rows}</ul><p><b>Measured:</b> {html.escape(verdict.measure)}</p>"
         f"<p><b>Rule, fixed beforehand:</b> {html.escape(verdict.rule)}</p></section>"
     )
+
+
+def said(verdict: Verdict) -> str:
+    """The outcome; of a control with whether it is one that it must have."""
+    if not verdict.control:
+        return verdict.outcome
+    must = " or ".join(verdict.control)
+    return f"{verdict.outcome}, as it must be" if verdict.as_it_must else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
 
 
 def _picture(picture: Picture) -> str:

@@ -1,221 +1,285 @@
-"""Runs the arms of a study: each arm at the best of a few learning rates, over several seeds; finished runs are not repeated."""
+"""A study: a claim, arms and instruments, a rule fixed beforehand, a control; conducted from one command to one page."""
 
-import contextlib
 import dataclasses
-import math
-import multiprocessing
-import os
-import queue
-import re
-import signal
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.errors import InputError, NonFiniteError, Stopped, require
-from deepjax.training.config import TrainConfig
-from deepjax.training.logs import Row, read_rows
-
-ArmReport = Callable[[str, int, int], None]  # (arm, steps done, steps in all)
+from deepjax.data import dataset_info
+from deepjax.errors import require, unknown
+from deepjax.study.arms import Arm, ArmResult, collect, run_arm
+from deepjax.study.figures import percent, plain_values
+from deepjax.study.report import Page, Picture, Table, provenance, render, said
+from deepjax.study.verdict import Verdict
+from deepjax.study.workers import Task, TaskReport, default_jobs, run_all
+from deepjax.training.config import TrainConfig, claim_directory, write_text
+from deepjax.training.display import display
+from deepjax.training.logs import Row
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
-    """One condition of a study: every rate is tried on the first seed, and the best one is repeated on the others."""
+class Preset:
+    """How a study is run on one data set, and what is expected of it."""
 
-    name: str
-    config: TrainConfig
-    rates: tuple[float, ...]
-    seeds: tuple[int, ...]
-    save_every: int = 0
-    """Steps between checkpoints of a run; 0 for once an epoch."""
+    expected: str
+    """What is expected, with its source; said before the runs."""
+    seeds: int = 3
+    rates: tuple[float, ...] = (0.1, 0.03, 0.01)
+    """Learning rates that every arm is tried at, on its first seed."""
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of `TrainConfig` that all arms share."""
+    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What else the study is made of: depths, widths, numbers of images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Conduct this study on one data set; the same command again carries on, or only judges and draws again."""
+
+    dataset: str = "digits"
+    """Data set; each study has a preset for some."""
+    seeds: int = 0
+    """Seeds of each arm; 0 means the preset's. The first also chooses the learning rate."""
+    first_seed: int = 0
+    """The first seed; pilots that a protocol is chosen on take others than the study's, from 1000 on."""
+    out: Path | None = None
+    """Directory of the study: result.json, report.html, figures, runs/. Default runs/NAME-DATASET."""
+    jobs: int = 0
+    """Processes at a time; 0 means one a CPU core, or one in all on an accelerator."""
+    arm: str = ""
+    """Run this arm alone; the study is finished by the same command without it."""
+    data_dir: str | None = None
+    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
     def __post_init__(self) -> None:
-        named = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None  # it names a folder, and must stay in its own
-        require(named, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all its runs."""
-        return (len(self.rates) + len(self.seeds) - 1) * self.config.total_steps
-
-    def run(self, rate: float, seed: int) -> TrainConfig:
-        """The configuration of one run."""
-        return dataclasses.replace(self.config, learning_rate=rate, seed=seed)
-
-    def folder(self, out: Path, rate: float, seed: int) -> Path:
-        """The run directory of one run."""
-        return out / "runs" / self.name / f"lr{rate:g}-seed{seed}"
+        require(self.seeds == 0 or 2 <= self.seeds <= 1000, "seeds", self.seeds, "0 (the preset's), or 2 to 1000")
+        require(0 <= self.first_seed < 2**31, "first_seed", self.first_seed, "0 to 2147483647")
+        require(self.jobs >= 0, "jobs", self.jobs, "0 (one a CPU core) or more")
 
 
 @dataclasses.dataclass(frozen=True)
-class ArmResult:
-    """What an arm gave: training error by rate in the sweep, the rate chosen, and the rows of every seed's run."""
+class Subject:
+    """What a measurement is of: one seed of the study."""
 
-    sweep: dict[float, float]
-    rate: float
-    rows: list[list[Row]]
-
-    def final(self, name: str) -> list[float]:
-        """A value of the final row, seed by seed."""
-        return [rows[-1][name] for rows in self.rows]
-
-    def first(self) -> list[dict[str, float]]:
-        """Gradient norms by layer at the first step, seed by seed."""
-        return [rows[0]["gradient_norms"] for rows in self.rows]
-
-    def last(self) -> list[dict[str, float]]:
-        """Gradient norms by layer, mean over the last epoch, seed by seed."""
-        return [self.epochs(i)[-1]["gradient_norms"] for i in range(len(self.rows))]
-
-    def epochs(self, seed: int) -> list[Row]:
-        """The epochs of one seed's run."""
-        return [row for row in self.rows[seed] if row["kind"] == "epoch"]
+    dataset: str
+    preset: Preset
+    seed: int
+    runs: Mapping[str, Path]
+    """The run directory of each arm at its chosen rate, with this seed."""
+    data_dir: str | None
+    progress: Callable[[int, int], None]
+    """Called with parts done and parts in all."""
 
 
-def run_arm(arm: Arm, out: Path, data_dir: str | None, report: ArmReport) -> None:
-    """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done."""
-    from deepjax.training import RunOptions, build, train
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a study found, ready to be judged and drawn."""
 
-    programs = None
-    options = RunOptions(save_every=arm.save_every, keep_best=0, data_dir=data_dir)
-    done = 0
+    options: Options
+    preset: Preset
+    arms: Mapping[str, ArmResult]
+    measured: Sequence[Mapping[str, Any]]
+    """What was measured, seed by seed."""
 
-    def run(rate: float, seed: int) -> None:
-        nonlocal done, programs
-        folder = arm.folder(out, rate, seed)
-        if programs is None and not _finished(folder):
-            programs = build(arm.config, options)
-        train(
-            arm.run(rate, seed),
-            folder,
-            options,
-            programs=programs,
-            report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
-        )
-
-    for rate in arm.rates:
-        with contextlib.suppress(NonFiniteError):  # a rate that diverges is a result of the sweep: it is not chosen
-            run(rate, arm.seeds[0])
-        done += arm.config.total_steps
-    rate = best_rate(sweep_errors(arm, out))
-    for seed in arm.seeds[1:]:
-        run(rate, seed)
-        done += arm.config.total_steps
-    report(arm.name, arm.total_steps, arm.total_steps)
+    def values(self, *path: Any) -> list[Any]:
+        """A measured quantity, seed by seed: evidence.values("slope", "plain")."""
+        return [functools.reduce(lambda part, key: part[key], path, seed) for seed in self.measured]
 
 
-def sweep_errors(arm: Arm, out: Path) -> dict[float, float]:
-    """Final training error by rate; infinity where training halted; rates whose run is missing are left out."""
-    errors = {}
-    for rate in arm.rates:
-        rows = read_rows(arm.folder(out, rate, arm.seeds[0]) / "metrics.jsonl")
-        if rows and rows[-1]["kind"] in ("final", "halted"):
-            errors[rate] = rows[-1].get("train_error", math.inf)
-    return errors
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study as its script declares it. Arms are trained first; then `measure` looks at every seed; `judge` has the rules."""
+
+    name: str
+    lecture: str
+    """What the lecture says."""
+    title: str
+    question: str
+    presets: Mapping[str, Preset]
+    judge: Callable[[Evidence], list[Verdict]]
+    """The claims, then the controls."""
+    draw: Callable[[Evidence, Path], list[Picture]]
+    method: Callable[[Evidence], list[str]]
+    limits: Callable[[Evidence], list[str]]
+    arms: Callable[[Options, Preset], Mapping[str, Arm]] = lambda options, preset: {}
+    """The longest first."""
+    measure: Callable[[Subject], Mapping[str, Any]] | None = None
+    """A function of a module (workers import it): what one seed gives, as JSON has it."""
+    tables: Callable[[Evidence], list[Table]] = lambda evidence: []
 
 
-def best_rate(sweep: dict[float, float]) -> float:
-    """The rate of the lowest training error; of equals the highest rate."""
-    return min(sweep, key=lambda rate: (sweep[rate], -rate))
+def arm_of(name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any) -> Arm:
+    """An arm of the preset's training, rates and seeds. `make`: see `Arm`; `fields`: of `TrainConfig`, over the preset's."""
+    config = TrainConfig(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
+    # A run of a few hundred steps is repeated faster than it is saved and restored; longer ones are saved as they go.
+    every = min(config.total_steps, 2000)
+    return Arm(name, config, preset.rates, seeds_of(options, preset), every, make)
 
 
-def collect(arm: Arm, out: Path) -> ArmResult | None:
-    """The result of an arm from its run directories, or None while runs are missing."""
-    sweep = sweep_errors(arm, out)
-    if len(sweep) < len(arm.rates):
-        return None
-    rate = best_rate(sweep)
-    folders = [arm.folder(out, rate, seed) for seed in arm.seeds]
-    if not all(map(_finished, folders)):
-        return None
-    return ArmResult(sweep, rate, [read_rows(folder / "metrics.jsonl") for folder in folders])
+def seeds_of(options: Options, preset: Preset) -> tuple[int, ...]:
+    """The seeds of the study."""
+    return tuple(range(options.first_seed, options.first_seed + preset.seeds))
 
 
-def _finished(folder: Path) -> bool:
-    rows = read_rows(folder / "metrics.jsonl")
-    return bool(rows) and rows[-1]["kind"] == "final"
-
-
-def default_jobs() -> int:
-    """One process a core on a machine of CPUs; one in all where an accelerator is, which a process would have to itself."""
-    accelerators = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("accel*"))
-    if accelerators and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, report: ArmReport) -> None:
-    """Run every arm in `jobs` processes, the deepest network first; raises the first error of any of them.
-
-    Workers take arms from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal,
-    stops the workers, each after saving its step.
-    """
-    context = multiprocessing.get_context("spawn")
-    tasks, messages = context.SimpleQueue(), context.Queue()
-    jobs = min(jobs, len(arms))
-    for arm in [*arms, *[None] * jobs]:
-        tasks.put(arm)
-    workers = [context.Process(target=_work, args=(tasks, messages, out, data_dir), daemon=True) for _ in range(jobs)]
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        with _one_thread_each():
-            for worker in workers:
-                worker.start()
-        while any(worker.is_alive() for worker in workers) or not messages.empty():
-            _hear(messages, report)
-            for worker in workers:
-                if worker.exitcode:
-                    _hear(messages, report)
-                    raise RuntimeError(f"a process of the study died (exit {worker.exitcode}); its message stands above")
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join(timeout=60)
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(*_: object) -> None:
-    raise Stopped("stopped by SIGTERM; the running arms saved their step; the same command carries on")
-
-
-def _hear(messages: Any, report: ArmReport) -> None:
-    """One message of the workers, if one comes within a moment: progress is handed on, an error is raised."""
-    try:
-        message = messages.get(timeout=0.3)
-    except queue.Empty:
+def conduct(study: Study, options: Options) -> None:
+    """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
+    began = time.monotonic()
+    if options.dataset not in study.presets:
+        raise unknown("dataset", options.dataset, study.presets)
+    preset = study.presets[options.dataset]
+    preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
+    out = options.out or Path("runs") / f"{study.name}-{options.dataset}"
+    arms = study.arms(options, preset)
+    if options.arm and options.arm not in arms:
+        raise unknown("arm", options.arm, arms)
+    claim_directory(out, _identity(study, options, preset))
+    ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out)
+    if options.arm:
+        print(f"arm {options.arm} is done in {out}; the same command without --arm concludes the study")
         return
-    if isinstance(message, Exception):
-        raise message
-    report(*message)
+    ran = _measure(study, options, preset, arms, out) or ran
+    seconds = _seconds(out, time.monotonic() - began, ran)
+    results = {name: result for name in sorted(arms) if (result := collect(arms[name], out)) is not None}
+    measured = [_read(out, seed) for seed in seeds_of(options, preset)] if study.measure else []
+    verdicts = _conclude(study, Evidence(options, preset, results, measured), out, seconds)
+    if not ran:
+        print("was done already; judged and drawn again from its rows")
+    _print(verdicts)
+    print(f"\n{seconds:.0f} s in all. Read {out / 'report.html'}; figures and result.json beside it.")
 
 
-def _work(tasks: Any, messages: Any, out: Path, data_dir: str | None) -> None:
-    """The life of a worker: arms from the queue until there are none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
-    try:
-        while (arm := tasks.get()) is not None:
-            run_arm(arm, out, data_dir, lambda *progress: messages.put(progress))
-    except (InputError, NonFiniteError) as error:
-        messages.put(error)
-    except Stopped:
-        pass
+def _identity(study: Study, options: Options, preset: Preset) -> Any:
+    """What makes two studies the same, stored as the study's config.json."""
+    how = {"out", "jobs", "arm", "data_dir", "seeds"}
+    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in how}
+    whole = {"study": study.name} | fields | {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+    return dataclasses.make_dataclass("Identity", list(whole), frozen=True)(**whole)
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Workers started inside compute with one thread each.
+def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path) -> bool:
+    missing = [arm for arm in arms if collect(arm, out) is None]
+    tasks = [functools.partial(run_arm, arm, out, options.data_dir) for arm in missing]
+    return _run(study, options, tasks, {arm.name: arm.total_steps for arm in missing}, "step")
 
-    The work is then shared without waiting, and the number of cores changes no bit of the result: XLA:CPU sums in another order
-    for another number of threads.
-    """
-    before = os.environ.get("NPROC")
-    os.environ["NPROC"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NPROC"]
-        else:
-            os.environ["NPROC"] = before
+
+def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path) -> bool:
+    if study.measure is None:
+        return False
+    tasks: list[Task] = []
+    for seed in seeds_of(options, preset):
+        if not _place(out, seed).exists():
+            runs = {name: arm.folder(out, result.rate, seed) for name, arm in arms.items() if (result := collect(arm, out))}
+            tasks.append(
+                functools.partial(_measure_seed, study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
+            )
+    return _run(study, options, tasks, {f"seed {task.args[3]}": 1 for task in tasks}, "part")  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _run(study: Study, options: Options, tasks: Sequence[Task], names: Mapping[str, int], unit: str) -> bool:
+    """Whether there was anything to run."""
+    if tasks:
+        with display(f"{study.name} on {options.dataset}", names, unit) as report:
+            run_all(tasks, options.jobs or default_jobs(), report)
+    return bool(tasks)
+
+
+def _measure_seed(
+    measure: Callable[[Subject], Mapping[str, Any]],
+    dataset: str,
+    preset: Preset,
+    seed: int,
+    runs: Mapping[str, Path],
+    data_dir: str | None,
+    out: Path,
+    report: TaskReport,
+) -> None:
+    """Inside a worker: one seed, measured and kept."""
+    subject = Subject(dataset, preset, seed, runs, data_dir, functools.partial(report, f"seed {seed}"))
+    write_text(_place(out, seed), json.dumps(measure(subject)) + "\n")
+
+
+def _place(out: Path, seed: int) -> Path:
+    return out / "measured" / f"seed{seed}.json"
+
+
+def _read(out: Path, seed: int) -> Row:
+    return json.loads(_place(out, seed).read_text())
+
+
+def _conclude(study: Study, evidence: Evidence, out: Path, seconds: float) -> list[Verdict]:
+    """result.json, figures and report.html."""
+    import jax
+
+    verdicts = study.judge(evidence)
+    pictures = study.draw(evidence, out)
+    origin = provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+    record = {
+        "study": study.name,
+        "lecture": study.lecture,
+        "title": study.title,
+        "dataset": evidence.options.dataset,
+        "seeds": evidence.preset.seeds,
+        "expected": evidence.preset.expected,
+        "verdicts": [verdict.as_dict() for verdict in verdicts],
+        "figures": [{"file": picture.path.name, "caption": picture.caption} for picture in pictures],
+        "arms": plain_values(dict(evidence.arms)),
+        "wall_seconds": seconds,
+    }
+    write_text(out / "result.json", json.dumps(record | origin, indent=2) + "\n")
+    page = Page(
+        title=study.title,
+        question=study.question,
+        verdicts=verdicts,
+        method=[*study.method(evidence), _data(evidence), f"Expected beforehand: {evidence.preset.expected}."],
+        pictures=pictures,
+        tables=[*study.tables(evidence), *_arm_tables(evidence)],
+        limits=study.limits(evidence),
+        provenance=origin,
+    )
+    write_text(out / "report.html", render(page))
+    return verdicts
+
+
+def _data(evidence: Evidence) -> str:
+    dataset = dataset_info(evidence.options.dataset)
+    shape = "x".join(map(str, dataset.shape[:2]))
+    trained = ", ".join(f"{name} {value}" for name, value in evidence.preset.training.items())
+    how = (
+        f" Training: {trained}; rates tried on the first seed: {', '.join(f'{r:g}' for r in evidence.preset.rates)}."
+        if trained
+        else ""
+    )
+    images = f"{dataset.train_size:,} training and {dataset.test_size:,} test images of {shape} pixels"
+    return f"Data: {dataset.name} ({dataset.source}), {images}. {evidence.preset.seeds} seeds.{how}"
+
+
+def _arm_tables(evidence: Evidence) -> list[Table]:
+    """Every final error by seed, and the sweep."""
+    if not evidence.arms:
+        return []
+    rates, finals, sweep = evidence.preset.rates, [], []
+    for name, arm in evidence.arms.items():
+        errors = [arm.final("train_error"), arm.final("test_error")]
+        finals.append([name, f"{arm.rate:g}", *[f"{percent(e)} ({', '.join(f'{100 * each:.2f}' for each in e)})" for e in errors]])
+        tried = [f"{100 * e:.2f} %" if e != float("inf") else "not finite" for e in arm.sweep.values()]
+        sweep.append([name, *tried])
+    return [
+        Table("Final error: mean (seed by seed)", ("arm", "rate", "training", "test"), finals),
+        Table("Training error by rate, on the first seed; the best is used", ("arm", *[f"{r:g}" for r in rates]), sweep),
+    ]
+
+
+def _print(verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        print(f"{'control' if verdict.control else verdict.outcome.upper():13} {verdict.claim}")
+        for finding in ([said(verdict)] if verdict.control else []) + list(verdict.findings):
+            print(f"{'':13} - {finding}")
+
+
+def _seconds(out: Path, now: float, ran: bool) -> float:
+    """Wall time of the invocation that ran something; one that only draws again keeps what was recorded."""
+    path = out / "result.json"
+    return now if ran or not path.exists() else float(json.loads(path.read_text())["wall_seconds"])

@@ -1,13 +1,20 @@
-"""From values per seed to a verdict: bootstrap intervals, and rules that are fixed before the runs."""
+"""From values per seed to a verdict: Student's and Welch's intervals, and rules that are fixed before the runs.
+
+Three to five seeds are few. A percentile bootstrap over three holds the truth in 79 % of cases where 95 % are meant;
+Student's t has its 95 % for normal values at any number of seeds, and the price shows in the width of the intervals.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import scipy.stats
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
-RESAMPLES = 20_000
+NOT_SUPPORTED: tuple[Outcome, ...] = ("refuted", "inconclusive")
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +37,13 @@ class Verdict:
     findings: tuple[str, ...]
     effects: dict[str, Interval]
     values: dict[str, list[float]]
+    control: tuple[Outcome, ...] = ()
+    """Of a control: the outcomes that it may have, if the rule can tell; none: this is a claim."""
+
+    @property
+    def as_it_must(self) -> bool:
+        """Whether a control came out as it must; true for a claim."""
+        return not self.control or self.outcome in self.control
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for result.json."""
@@ -37,29 +51,48 @@ class Verdict:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean over seeds with the percentile bootstrap interval (Efron 1979). Raises ValueError for fewer than two values."""
+    """Mean over seeds with Student's t interval. Raises ValueError for fewer than two values."""
     sample = _sample(values)
-    means = _resampled_means(sample, np.random.default_rng(0))
-    return _interval(float(sample.mean()), means)
+    return _around(float(sample.mean()), _error(sample), len(sample) - 1)
+
+
+def paired_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Mean of first - second, seed by seed, with Student's t interval: where a seed means the same images in the same order.
+
+    Raises ValueError for groups of unequal length or of fewer than two values.
+    """
+    return mean_interval((_sample(first) - _sample(second)).tolist())
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """mean(first) - mean(second) with the percentile bootstrap interval, both groups resampled independently.
+    """mean(first) - mean(second) of independent groups with Welch's t interval (Welch 1947, Satterthwaite's degrees of freedom).
 
-    With few seeds the interval is too narrow: `coverage(n)` measures how often it holds the truth for normal values.
     Raises ValueError for groups of fewer than two values.
     """
     a, b = _sample(first), _sample(second)
-    rng = np.random.default_rng(0)
-    return _interval(float(a.mean() - b.mean()), _resampled_means(a, rng) - _resampled_means(b, rng))
+    errors = np.array([_error(a), _error(b)])
+    total = float(np.hypot(*errors))
+    freedom = total**4 / float(np.sum(errors**4 / [len(a) - 1, len(b) - 1])) if total else 1.0
+    return _around(float(a.mean() - b.mean()), total, freedom)
 
 
-def coverage(seeds: int, trials: int = 400) -> float:
-    """How often the 95 % interval of a difference holds the true one, for normal values of equal spread: simulated."""
+def slope_interval(x: Sequence[float], y_by_seed: Sequence[Sequence[float]]) -> Interval:
+    """Slope of y over x by least squares, a slope for each seed; mean over seeds with Student's t interval.
+
+    y_by_seed: (seeds, points). Raises ValueError for fewer than two seeds or two points.
+    """
+    if len(x) < 2:
+        raise ValueError(f"a slope needs at least two points, given {len(x)}")
+    return mean_interval([float(np.polyfit(x, y, 1)[0]) for y in y_by_seed])
+
+
+def coverage(seeds: int, draw: Draw | None = None, trials: int = 1000) -> float:
+    """How often the 95 % interval of a difference holds the true one, simulated: for normal values, or those of `draw(rng, n)`."""
     rng = np.random.default_rng(1)
+    draw = draw or (lambda rng, n: rng.normal(size=n))
     hits = 0
     for _ in range(trials):
-        interval = difference_interval(rng.normal(size=seeds).tolist(), rng.normal(size=seeds).tolist())
+        interval = difference_interval(draw(rng, seeds).tolist(), draw(rng, seeds).tolist())
         hits += interval.low <= 0 <= interval.high
     return hits / trials
 
@@ -70,13 +103,14 @@ def _sample(values: Sequence[float]) -> np.ndarray:
     return np.asarray(values, np.float64)
 
 
-def _resampled_means(sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return sample[rng.integers(0, len(sample), (RESAMPLES, len(sample)))].mean(axis=1)
+def _error(sample: np.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(sample.std(ddof=1)) / math.sqrt(len(sample))
 
 
-def _interval(effect: float, resampled: np.ndarray) -> Interval:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(effect, float(low), float(high))
+def _around(effect: float, error: float, freedom: float) -> Interval:
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error if error else 0.0
+    return Interval(effect, effect - half, effect + half)
 
 
 def all_above(intervals: Sequence[Interval], bound: float) -> Outcome:
@@ -91,3 +125,15 @@ def all_below(intervals: Sequence[Interval], bound: float) -> Outcome:
     if all(interval.high < bound for interval in intervals):
         return "supported"
     return "refuted" if any(interval.low > bound for interval in intervals) else "inconclusive"
+
+
+def all_within(intervals: Sequence[Interval], low: float, high: float) -> Outcome:
+    """Supported when every interval lies between the bounds, refuted when any lies outside of them, else inconclusive."""
+    if all(low < interval.low and interval.high < high for interval in intervals):
+        return "supported"
+    return "refuted" if any(interval.high < low or interval.low > high for interval in intervals) else "inconclusive"
+
+
+def exact(holds: bool) -> Outcome:
+    """Of integers that were worked out rather than measured: supported or refuted."""
+    return "supported" if holds else "refuted"

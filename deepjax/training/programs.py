@@ -1,6 +1,7 @@
 """What a configuration compiles to: model, data and the two steps, ready to run."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,15 @@ from deepjax.analysis import kernel_order
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.errors import require
 from deepjax.models import create_model
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import OWN, TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.options import RunOptions
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import StepCost, advice, check_fits, compile_step
 from deepjax.training.state import TrainState, auxiliary_heads, init_state
 from deepjax.training.step import StepOptions, make_eval_step, make_train_step
+
+Maker = Callable[..., nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +52,17 @@ def build(
     config: TrainConfig,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     beat: Callable[[], None] = lambda: None,
+    make: Maker | None = None,
 ) -> Programs:
     """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
 
-    Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
+    `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
+    sets. Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
     """
     dataset = dataset_info(config.dataset)
     spread = Spread(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
-    model = make_model(config)
+    model = make_model(config, make)
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
@@ -93,16 +98,19 @@ def build(
     )
 
 
-def make_model(config: TrainConfig) -> nn.Module:
-    """The network of a configuration; raises InputError when it lacks batch norm whose scope is given."""
+def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
+    """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
+    named_own = config.model.startswith(OWN)
+    require(named_own == (make is not None), "model", config.model, f"a name of the registry, or {OWN}... together with its maker")
+    make = make or functools.partial(create_model, config.model)
     fields: dict[str, Any] = {"num_classes": dataset_info(config.dataset).num_classes, "dtype": jnp.dtype(config.precision)}
     if config.width:
         fields["width"] = config.width
     if config.bn_scope != "global":
-        has_scope = hasattr(create_model(config.model), "bn_scope")
+        has_scope = hasattr(make(), "bn_scope")
         require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
         fields["bn_scope"] = config.bn_scope
-    return create_model(config.model, **fields)
+    return make(**fields)
 
 
 def step_options(config: TrainConfig, axis: str | None = None) -> StepOptions:

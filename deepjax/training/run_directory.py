@@ -10,14 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.data import Dataset, dataset_info, load_split
-from deepjax.data.augment import normalize, resize
-from deepjax.data.loader import epoch_order
+from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.source import SplitName
 from deepjax.errors import InputError, require
 from deepjax.training.checkpoint import read_state, steps_of
 from deepjax.training.config import TrainConfig
-from deepjax.training.programs import make_model
+from deepjax.training.programs import Maker, make_model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,17 +39,20 @@ class OpenRun:
 
         Raises InputError for a size that the split does not have, and for a data set that is not prepared.
         """
-        images = load_split(self.dataset, split, self.data_dir)
-        require(1 <= size <= len(images), "size", size, f"1 to {len(images)}, the images of {self.dataset.name}'s {split} split")
-        ids = epoch_order(len(images), seed, 0)[:size]
-        pixels = normalize(jnp.asarray(images.images[ids]), self.dataset)
-        return {"image": resize(pixels, self.config.image_size), "label": jnp.asarray(images.labels[ids])}
+        return sample(self.dataset, size, seed, split, self.config.image_size, self.data_dir)
 
 
-def open_run(path: Path | str, step: int | None = None, *, averaged: bool = False, data_dir: str | None = None) -> OpenRun:
+def open_run(
+    path: Path | str,
+    step: int | None = None,
+    *,
+    averaged: bool = False,
+    data_dir: str | None = None,
+    make: Maker | None = None,
+) -> OpenRun:
     """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
 
-    `averaged`: the moving averages of a run with --ema in place of the parameters themselves.
+    `averaged`: the moving averages of a run with --ema in place of the parameters themselves. `make`: see `build`.
     Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
     averages that the run does not keep.
     """
@@ -62,7 +63,7 @@ def open_run(path: Path | str, step: int | None = None, *, averaged: bool = Fals
     source = state["ema"] if averaged else state
     variables = {name: jax.tree.map(jnp.asarray, source[name]) for name in ("params", "batch_stats") if source.get(name)}
     steps = tuple(steps_of(folder.parent))
-    model, dataset = make_model(config), dataset_info(config.dataset)
+    model, dataset = make_model(config, make), dataset_info(config.dataset)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
 
 

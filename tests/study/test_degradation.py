@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
+from deepjax.study.arms import ArmResult, best_rate, collect
 from deepjax.study.figures import log_ratio
-from deepjax.study.study import ArmResult, best_rate, collect
 from experiments import degradation
 from experiments.degradation import Options, Preset, judge
 

@@ -1,0 +1,141 @@
+"""Runs the arms of a study: each arm at the best of a few learning rates, over several seeds; finished runs are not repeated."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flax import linen as nn
+
+from deepjax.errors import NonFiniteError, require
+from deepjax.study.workers import TaskReport, run_all
+from deepjax.training.config import TrainConfig
+from deepjax.training.logs import Row, read_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One condition of a study: every rate is tried on the first seed, and the best one is repeated on the others."""
+
+    name: str
+    config: TrainConfig
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    save_every: int = 0
+    """Steps between checkpoints of a run; 0 for once an epoch."""
+    make: Callable[..., nn.Module] | None = None
+    """Makes the network where its name starts with "own/": a module's class or a partial of one; takes num_classes and dtype."""
+
+    def __post_init__(self) -> None:
+        named = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None  # it names a folder, and must stay in its own
+        require(named, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all its runs."""
+        return (len(self.rates) + len(self.seeds) - 1) * self.config.total_steps
+
+    def run(self, rate: float, seed: int) -> TrainConfig:
+        """The configuration of one run."""
+        return dataclasses.replace(self.config, learning_rate=rate, seed=seed)
+
+    def folder(self, out: Path, rate: float, seed: int) -> Path:
+        """The run directory of one run."""
+        return out / "runs" / self.name / f"lr{rate:g}-seed{seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmResult:
+    """What an arm gave: training error by rate in the sweep, the rate chosen, and the rows of every seed's run."""
+
+    sweep: dict[float, float]
+    rate: float
+    rows: list[list[Row]]
+
+    def final(self, name: str) -> list[float]:
+        """A value of the final row, seed by seed."""
+        return [rows[-1][name] for rows in self.rows]
+
+    def first(self) -> list[dict[str, float]]:
+        """Gradient norms by layer at the first step, seed by seed."""
+        return [rows[0]["gradient_norms"] for rows in self.rows]
+
+    def last(self) -> list[dict[str, float]]:
+        """Gradient norms by layer, mean over the last epoch, seed by seed."""
+        return [self.epochs(i)[-1]["gradient_norms"] for i in range(len(self.rows))]
+
+    def epochs(self, seed: int) -> list[Row]:
+        """The epochs of one seed's run."""
+        return [row for row in self.rows[seed] if row["kind"] == "epoch"]
+
+
+def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> None:
+    """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done."""
+    from deepjax.training import RunOptions, build, train
+
+    programs = None
+    options = RunOptions(save_every=arm.save_every, keep_best=0, data_dir=data_dir)
+    done = 0
+
+    def run(rate: float, seed: int) -> None:
+        nonlocal done, programs
+        folder = arm.folder(out, rate, seed)
+        if programs is None and not _finished(folder):
+            programs = build(arm.config, options, make=arm.make)
+        train(
+            arm.run(rate, seed),
+            folder,
+            options,
+            programs=programs,
+            report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
+        )
+
+    for rate in arm.rates:
+        with contextlib.suppress(NonFiniteError):  # a rate that diverges is a result of the sweep: it is not chosen
+            run(rate, arm.seeds[0])
+        done += arm.config.total_steps
+    rate = best_rate(sweep_errors(arm, out))
+    for seed in arm.seeds[1:]:
+        run(rate, seed)
+        done += arm.config.total_steps
+    report(arm.name, arm.total_steps, arm.total_steps)
+
+
+def sweep_errors(arm: Arm, out: Path) -> dict[float, float]:
+    """Final training error by rate; infinity where training halted; rates whose run is missing are left out."""
+    errors = {}
+    for rate in arm.rates:
+        rows = read_rows(arm.folder(out, rate, arm.seeds[0]) / "metrics.jsonl")
+        if rows and rows[-1]["kind"] in ("final", "halted"):
+            errors[rate] = rows[-1].get("train_error", math.inf)
+    return errors
+
+
+def best_rate(sweep: dict[float, float]) -> float:
+    """The rate of the lowest training error; of equals the highest rate."""
+    return min(sweep, key=lambda rate: (sweep[rate], -rate))
+
+
+def collect(arm: Arm, out: Path) -> ArmResult | None:
+    """The result of an arm from its run directories, or None while runs are missing."""
+    sweep = sweep_errors(arm, out)
+    if len(sweep) < len(arm.rates):
+        return None
+    rate = best_rate(sweep)
+    folders = [arm.folder(out, rate, seed) for seed in arm.seeds]
+    if not all(map(_finished, folders)):
+        return None
+    return ArmResult(sweep, rate, [read_rows(folder / "metrics.jsonl") for folder in folders])
+
+
+def _finished(folder: Path) -> bool:
+    rows = read_rows(folder / "metrics.jsonl")
+    return bool(rows) and rows[-1]["kind"] == "final"
+
+
+def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, report: TaskReport) -> None:
+    """Run every arm in `jobs` processes, the longest first; raises the first error of any of them."""
+    run_all([functools.partial(run_arm, arm, out, data_dir) for arm in arms], jobs, report)

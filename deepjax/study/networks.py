@@ -1,0 +1,51 @@
+"""Small networks that studies compare and the registry has no name for."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.typing import DTypeLike
+
+from deepjax.models.initializers import he_normal
+from deepjax.models.layers import conv_factory
+from deepjax.models.norms import norm_factory
+from deepjax.models.pooling import global_avg_pool
+
+Activation = Literal["relu", "sigmoid", "tanh", "identity"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+
+
+class Stack(nn.Module):
+    """Convolutions one after the other, each with its activation; average pool; linear. Stride 1 throughout.
+
+    images: (batch, height, width, channels) -> float32 logits (batch, num_classes). `kernels`: size of each convolution, with the
+    padding that keeps the map (or none, `padding=0`). `norm=False`: biases in place of batch norm.
+    `inner`: the activation of all convolutions but the last, default the same.
+    """
+
+    kernels: tuple[int, ...]
+    num_classes: int = 10
+    width: int = 16
+    activation: Activation = "relu"
+    inner: Activation | None = None
+    norm: bool = True
+    padding: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        conv = conv_factory(he_normal, self.dtype, jnp.float32, use_bias=not self.norm)
+        norm = norm_factory("batch" if self.norm else "none", train, "global", self.dtype, jnp.float32)
+        x = jnp.asarray(images, self.dtype)
+        for i, kernel in enumerate(self.kernels, 1):
+            x = norm(name=f"norm{i}")(conv(self.width, kernel, padding=self.padding, name=f"conv{i}")(x))
+            last = i == len(self.kernels)
+            x = ACTIVATIONS[self.activation if last or self.inner is None else self.inner](x)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))

@@ -1,0 +1,104 @@
+"""Work shared out to processes: each takes tasks from one queue, with one thread, so that the cores of a machine change no bit."""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepjax.errors import InputError, NonFiniteError, Stopped
+
+TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
+Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
+
+
+def default_jobs() -> int:
+    """One process a core on a machine of CPUs; one in all where an accelerator is, which a process would have to itself."""
+    accelerators = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("accel*"))
+    if accelerators and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(tasks: Sequence[Task], jobs: int, report: TaskReport) -> None:
+    """Run every task in `jobs` processes, in order; raises the first error of any of them.
+
+    Workers take tasks from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal,
+    stops the workers, each after saving what it saves.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting, messages = context.SimpleQueue(), context.Queue()
+    jobs = min(jobs, len(tasks))
+    workers = [context.Process(target=_work, args=(waiting, messages), daemon=True) for _ in range(jobs)]
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with _one_thread_each():
+            for worker in workers:
+                worker.start()
+        for task in [*tasks, *[None] * jobs]:  # after the start: a full pipe would wait for its readers
+            waiting.put(task)
+        while any(worker.is_alive() for worker in workers) or not messages.empty():
+            _hear(messages, report)
+            for worker in workers:
+                if worker.exitcode:
+                    _hear(messages, report)
+                    raise RuntimeError(f"a process of the study died (exit {worker.exitcode}); its message stands above")
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(timeout=60)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped("stopped by SIGTERM; what was running saved its step; the same command carries on")
+
+
+def _hear(messages: Any, report: TaskReport) -> None:
+    """One message of the workers, if one comes within a moment: progress is handed on, an error is raised."""
+    try:
+        message = messages.get(timeout=0.3)
+    except queue.Empty:
+        return
+    if isinstance(message, Exception):
+        raise message
+    report(*message)
+
+
+def _work(waiting: Any, messages: Any) -> None:
+    """The life of a worker: tasks from the queue until there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
+    try:
+        while (task := waiting.get()) is not None:
+            task(functools.partial(_tell, messages))
+    except (InputError, NonFiniteError) as error:
+        messages.put(error)
+    except Stopped:
+        pass
+
+
+def _tell(messages: Any, *progress: Any) -> None:
+    messages.put(progress)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Workers started inside compute with one thread each.
+
+    The work is then shared without waiting, and the number of cores changes no bit of the result: XLA:CPU sums in another order
+    for another number of threads.
+    """
+    before = os.environ.get("NPROC")
+    os.environ["NPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NPROC"]
+        else:
+            os.environ["NPROC"] = before
