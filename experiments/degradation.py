@@ -167,7 +167,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
 
 
 METHOD = [
-    "If a deeper network only overfitted, it would do better on the training images and worse on the test images. If it is worse on "
+    "If a deeper network overfitted, it would be better on the training images and worse on the test images. If it is worse on "
     "both, it was not trained well: optimisation is the problem. A residual one adds to the output of every two layers their "
     "input; the plain one does not. Both have equal parameters (He et al. 2015, section 4.2: 6n + 2 layers).",
     "Each network is trained once at each rate; the rate of the lowest final training error is repeated for the other seeds.",
