@@ -8,10 +8,11 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.initializers import he_normal
-from deepjax.models.layers import conv_factory
+from deepjax.models.initializers import Initialization, he_normal
+from deepjax.models.layers import conv_factory, dense
 from deepjax.models.norms import norm_factory
 from deepjax.models.pooling import global_avg_pool
+from deepjax.models.vgg import VGG
 
 Activation = Literal["relu", "sigmoid", "tanh", "identity"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -49,3 +50,10 @@ class Stack(nn.Module):
             last = i == len(self.kernels)
             x = ACTIVATIONS[self.activation if last or self.inner is None else self.inner](x)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))
+
+
+class PooledVGG(VGG):
+    """VGG whose three fully connected layers are one average over the map and one linear layer, as GoogLeNet and ResNet have it."""
+
+    def _head(self, x: Array, init: Initialization, train: bool) -> Array:
+        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(global_avg_pool(x))

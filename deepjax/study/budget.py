@@ -1,0 +1,42 @@
+"""What an arm's network costs at the size at which it is trained: parameters and multiply-adds."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from deepjax.analysis import count_macs, count_params
+from deepjax.study.arms import Arm
+from deepjax.study.report import Table
+from deepjax.training.programs import make_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Trainable parameters, and multiply-adds of convolutions and linear layers for one image in evaluation."""
+
+    params: int
+    macs: int
+
+
+def budget_of(arm: Arm) -> Budget:
+    """Exact, from the traced network; auxiliary heads count among the parameters where the network has them."""
+    model, shape = make_model(arm.config, arm.make), arm.config.input_shape
+    return Budget(count_params(model, shape), count_macs(model, shape))
+
+
+def budgets_of(arms: Mapping[str, Arm]) -> dict[str, Budget]:
+    """Of every arm, by its name."""
+    return {name: budget_of(arm) for name, arm in arms.items()}
+
+
+def short(count: int) -> str:
+    """Three digits and a letter: '67.9 k', '1.96 M'."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def cost_table(budgets: Mapping[str, Budget]) -> Table:
+    """What each network costs, exactly."""
+    rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in budgets.items()]
+    return Table("Cost of each network at the size of its images", ("arm", "parameters", "multiply-adds"), rows)

@@ -1,0 +1,147 @@
+"""Is deeper better, or is it only larger? (Zagoruyko and Komodakis 2016, arXiv:1605.07146)
+
+python experiments/depth_or_width.py                                    # digits: about two minutes on two CPU cores
+python experiments/depth_or_width.py --dataset fashion_mnist
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepjax.command import parse, run
+from deepjax.models import create_model
+from deepjax.models.resnet import cifar_stages
+from deepjax.study.arms import Arm
+from deepjax.study.budget import budgets_of, cost_table, short
+from deepjax.study.claims import errors_compared
+from deepjax.study.drawing import rows_figure
+from deepjax.study.report import Picture, percent_points
+from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below, mean_interval
+
+# The rules, fixed before the runs. Differences are of test errors, seed by seed: a seed has the same images in the same order in
+# every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points apart on CIFAR-10, in favour of the wide one.
+# Controls: a deep network with a sixteenth of the multiply-adds must not pass for better because it is deep, and a shallow one
+# with a fortieth must not pass for as good because it is shallow.
+MARGIN = 0.01
+RULES = {
+    "better": "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
+    "enough": f"Supported if the interval lies below +{100 * MARGIN:g} point; refuted if it lies above; else inconclusive.",
+}
+# Residual networks of 6n + 2 layers: (depth, width of the first stage). The multiply-adds of EQUAL are within 2 % of one another,
+# their parameters within 9 %, whatever the size of the images; the others have less.
+Net = tuple[int, int]
+EQUAL: tuple[Net, ...] = ((56, 8), (20, 14), (8, 26))
+DEEP, MIDDLE, SHALLOW = EQUAL
+CHEAPER, THIN, TINY = (20, 8), (56, 2), (8, 4)
+NETS = (*EQUAL, CHEAPER, THIN, TINY)
+PRESETS = {
+    "digits": Preset(
+        "thin and deep no better than wide and shallow (Zagoruyko and Komodakis 2016); no number, for networks so small",
+        seeds=5,
+        rates=(0.1, 0.03),
+        training={"epochs": 12, "batch_size": 64, "warmup_epochs": 4.0},
+        sizes={"factor": 1},
+    ),
+    # Images of half the side, a quarter of the work: what two CPU cores finish in a quarter of an hour.
+    "fashion_mnist": Preset(
+        "as on digits; no source is known for so short a training",
+        rates=(0.1, 0.03),
+        training={"epochs": 2, "batch_size": 128, "warmup_epochs": 0.5, "image_size": 14},
+        sizes={"factor": 1},
+    ),
+    # Twice the widths: the deep one is He et al.'s ResNet-56.
+    "cifar10": Preset(
+        "ResNet-56 near 6.97 % (He et al. 2015, Table 6); of other networks of about equal size, 1001 thin layers 4.92 % (10.3 M), "
+        "WRN-40-4 4.53 % (8.9 M), WRN-16-8 4.27 % (11.0 M parameters; Zagoruyko and Komodakis 2016); not measured here",
+        seeds=5,
+        training={"epochs": 200, "batch_size": 128, "warmup_epochs": 1.0, "weight_decay": 5e-4, "decay_all": True},
+        sizes={"factor": 2},
+    ),
+}
+
+
+def name_of(net: Net) -> str:
+    """The arm's name; its width is that without the preset's factor."""
+    return f"depth{net[0]}_width{net[1]}"
+
+
+def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
+    """An arm a network, the slowest first."""
+    arms = {}
+    for depth, width in sorted(NETS, reverse=True):
+        make = partial(create_model, "cifar_resnet20", stages=cifar_stages(depth))
+        name = name_of((depth, width))
+        arms[name] = arm_of(name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"])
+    return arms
+
+
+def labels(evidence: Evidence) -> dict[Net, str]:
+    """What the reader is told of each network."""
+    cost, factor = budgets_of(make_arms(evidence.options, evidence.preset)), evidence.preset.sizes["factor"]
+    return {net: f"{net[0]} layers, width {net[1] * factor}, {short(cost[name_of(net)].macs)} MACs" for net in NETS}
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """Four claims, and a control for either rule."""
+    named = {net: (label, evidence.arms[name_of(net)]) for net, label in labels(evidence).items()}
+    bounds = {"better": 0.0, "enough": MARGIN}
+
+    def compare(rule: str, claim: str, one: Net, other: Net, **more: Any) -> Verdict:
+        decide = partial(all_below, bound=bounds[rule])
+        return errors_compared(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
+
+    return [
+        compare("better", "Deeper is better at equal width: 56 layers make fewer errors than 20.", DEEP, CHEAPER),
+        compare("better", "Deeper is better at equal cost: 56 layers make fewer errors than 20 wider ones.", DEEP, MIDDLE),
+        compare("better", "Deeper is better at equal cost: 20 layers make fewer errors than 8 wider ones.", MIDDLE, SHALLOW),
+        compare("enough", "Wide is enough at equal cost: 20 layers are not worse than 56 thinner ones.", MIDDLE, DEEP),
+        compare("better", "56 layers of a sixteenth of the cost make fewer errors than 20.", THIN, MIDDLE, control=("refuted",)),
+        compare("enough", "8 layers of a fortieth of the cost are not worse than 56.", TINY, DEEP, control=NOT_SUPPORTED),
+    ]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    """Every network's test error, and the differences that are judged."""
+    test = {net: 100 * np.asarray(evidence.arms[name_of(net)].final("test_error")) for net in NETS}
+    errors = {label: test[net].tolist() for net, label in labels(evidence).items()}
+    pairs = {"56 less 20, equal width": (DEEP, CHEAPER), "56 less 20, equal cost": (DEEP, MIDDLE)}
+    pairs |= {"20 less 8, equal cost": (MIDDLE, SHALLOW)}
+    gaps = {label: (test[one] - test[other]).tolist() for label, (one, other) in pairs.items()}
+    effect = {label: percent_points(mean_interval([gap / 100 for gap in values])) for label, values in gaps.items()}
+    title = f"56 layers less 20, at equal cost:\n{effect['56 less 20, equal cost']}"
+    panels = [
+        (f"The first three have equal cost: {', '.join(f'{test[net].mean():.2f}' for net in EQUAL)} %", "test error (%)", errors),
+        (title, "difference of test error (points); below 0: deeper is better", gaps),
+    ]
+    caption = "MACs: multiply-adds for one image. Small dots are seeds, the large one is their mean, the bar its 95 % interval."
+    return [Picture(rows_figure(panels, out / "error.png"), caption)]
+
+
+METHOD = [
+    "Adding layers to a network also adds parameters and arithmetic. Here depth is changed at a fixed budget: the deeper network "
+    "is thinner, so that multiply-adds (and nearly parameters) stay the same. All are residual networks of 6n + 2 layers with "
+    "batch norm (He et al. 2015, section 4.2). Each is trained once at each rate; the rate of the lowest training error is used.",
+]
+LIMITS = [
+    "Four claims stand on 95 % intervals of their own; by chance alone one in twenty would miss its truth.",
+    "Equal multiply-adds are not equal time: the deeper network takes longer on every machine, for its layers wait for each other.",
+]
+STUDY = Study(
+    name="depth_or_width",
+    lecture="Deeper is better: from 8 layers in 2012 to 152 in 2015, the error fell with every step in depth",
+    title="Is deeper better, or only larger?",
+    question="The winners grew deeper, and larger with it. When the budget is fixed, is it still the deeper network that wins?",
+    presets=PRESETS,
+    arms=make_arms,
+    judge=judge,
+    draw=draw,
+    tables=lambda evidence: [cost_table(budgets_of(make_arms(evidence.options, evidence.preset)))],
+    method=lambda evidence: METHOD,
+    limits=lambda evidence: LIMITS,
+)
+
+if __name__ == "__main__":
+    run(lambda: conduct(STUDY, parse(Options)))
