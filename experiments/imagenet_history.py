@@ -42,7 +42,7 @@ WINNERS = (
         "GoogLeNet",
         6.67,
         22,
-        "7 networks, 144 crops; one network, one crop: 10.07 on the validation set. VGG came second: 7.3",
+        "7 networks, 144 crops; one network and crop: 10.07 on validation. VGG came second: 7.3",
     ),
     Winner(2015, "ResNet", 3.57, 152, "6 networks, two of them of 152 layers"),
     Winner(2016, "Trimps-Soushen", 2.99, 152, "an ensemble; layers as charted only"),
@@ -115,7 +115,8 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
             f"one annotator {HUMAN} %", (5.45, HUMAN), ha="right", va="bottom", color=COLORS[1], fontsize=9, xytext=(5.45, 6.6)
         )
         (first, *_, last) = WINNERS
-        title = f"ILSVRC: top-5 error fell {first.error / last.error:.1f}-fold in five years, layers rose {last.layers / first.layers:g}-fold"
+        less, more = first.error / last.error, last.layers / first.layers
+        title = f"ILSVRC: top-5 error fell {less:.1f}-fold in five years, layers rose {more:g}-fold"
         ax.set(title=title, ylabel="top-5 error (%)", ylim=(0, 19.5))
         ax.grid(visible=False, axis="x")
     path = save(figure, out / "winners.png")

@@ -27,7 +27,7 @@ from deepjax.errors import InputError
 from deepjax.models import files
 from deepjax.models.files import read_tensors
 from deepjax.models.weights import load_pretrained
-from deepjax.study.study import Arm
+from deepjax.study.arms import Arm
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint import Checkpoints, digest
 from deepjax.training.config import claim_directory

@@ -99,7 +99,7 @@ def _cell(text: str) -> str:
 
 
 def failed_controls(record: Record) -> list[str]:
-    """The claims of the controls that did not come out as they must, or that must not differ from anything."""
+    """The claims of the controls that did not come out as they must, or that could not fail."""
     controls = [verdict for verdict in record["verdicts"] if verdict["control"]]
     failed = [v["claim"] for v in controls if v["outcome"] not in v["control"] or not set(v["control"]) <= set(NOT_SUPPORTED)]
     return failed or ([] if controls else ["no control at all"])

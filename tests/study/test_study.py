@@ -1,0 +1,135 @@
+"""A study end to end: conducted, carried on, refused, judged, published."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from deepjax.errors import InputError
+from deepjax.study.arms import best_rate, collect
+from deepjax.study.page import failed_controls, write_page
+from deepjax.study.study import Options, conduct
+from experiments import studies
+from tests.study import toy
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "toy-digits"
+    conduct(toy.STUDY, Options(out=out, jobs=2))
+    return out
+
+
+@pytest.fixture(scope="module")
+def record(finished):
+    return json.loads((finished / "result.json").read_text())
+
+
+def test_it_leaves_result_report_and_figures(finished, record):
+    assert [bool(verdict["control"]) for verdict in record["verdicts"]] == [False, True]
+    assert {name: len(arm["test_error"]) for name, arm in record["arms"].items()} == {"deep": 2, "shallow": 2}
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "http" not in page.replace("https://archive.ics.uci.edu", "")  # self-contained
+    for verdict in record["verdicts"]:
+        assert verdict["claim"] in page and all(finding in page for finding in verdict["findings"])
+    assert "control: inconclusive, as it must be" in page
+
+
+def test_the_rate_is_the_best_of_the_sweep_and_the_sweep_is_reported(record):
+    for name, arm in record["arms"].items():
+        sweep = {float(rate): error for rate, error in arm["sweep"].items()}
+        assert arm["rate"] == best_rate(sweep), name
+        assert arm["train_error"][0] == min(sweep.values())
+
+
+def test_every_seed_is_measured_on_its_own_runs(finished):
+    for seed in (0, 1):
+        assert json.loads((finished / "measured" / f"seed{seed}.json").read_text()) == {
+            "steps": {"deep": 5, "shallow": 5},
+            "seed": seed,
+        }
+
+
+def test_again_it_only_draws(finished, record, capsys):
+    conduct(toy.STUDY, Options(out=finished))
+    assert "was done already" in capsys.readouterr().out
+    after = json.loads((finished / "result.json").read_text())
+    assert {k: v for k, v in after.items() if k != "command"} == {k: v for k, v in record.items() if k != "command"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 3}, "seeds is 3, there 2"),
+        ({"first_seed": 1000}, "first_seed is 1000, there 0"),
+        ({"arm": "deeper"}, "did you mean 'deep'"),
+        ({"dataset": "digit"}, "did you mean 'digits'"),
+    ],
+)
+def test_another_study_in_the_same_directory_and_unknown_names_are_refused(finished, options, message):
+    with pytest.raises(InputError, match=message):
+        conduct(toy.STUDY, Options(out=finished, **options))
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": 1}, {"jobs": -1}, {"first_seed": -1}])
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_an_arm_alone_gives_the_same_numbers(finished, tmp_path, capsys):
+    """What a scheduler runs as a job of its own is what the whole study runs: to the bit, whatever runs beside it."""
+    conduct(toy.STUDY, Options(out=tmp_path, arm="deep"))
+    assert "concludes the study" in capsys.readouterr().out
+    assert not (tmp_path / "result.json").exists()
+    preset = toy.STUDY.presets["digits"]
+    arm = toy.make_arms(Options(), preset)["deep"]
+    alone, together = collect(arm, tmp_path), collect(arm, finished)
+    assert alone is not None and together is not None
+    assert (alone.sweep, [rows[-1] for rows in alone.rows]) == (together.sweep, [rows[-1] for rows in together.rows])
+
+
+def test_a_network_of_ones_own_needs_its_maker():
+    from deepjax.training import TrainConfig, build
+
+    with pytest.raises(InputError, match="together with its maker"):
+        build(TrainConfig("own/deep"))
+
+
+def test_the_page_says_every_verdict_and_what_is_missing(finished, record, tmp_path):
+    studies.publish(finished, tmp_path / "toy-digits")
+    (tmp_path / "toy.md").write_text("A remark.")
+    page = write_page(tmp_path, ["toy", "other"], ["digits", "fashion_mnist"]).read_text()
+    assert "Not run yet: other" in page and "A remark." in page and "(toy-digits/rows.png)" in page
+    assert page.count(record["verdicts"][0]["claim"]) == 2  # in the summary and in its section
+    assert "not run" in page and record["hardware"] in page
+
+
+def test_a_control_that_fails_is_found(record):
+    assert failed_controls(record) == []
+    failed = [verdict | {"outcome": "supported"} for verdict in record["verdicts"]]
+    assert failed_controls(record | {"verdicts": failed}) == ["Deep is worse than itself."]
+    assert failed_controls(record | {"verdicts": record["verdicts"][:1]}) == ["no control at all"]
+
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/result.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_every_published_study_has_controls_that_came_out_as_they_must(path):
+    published = json.loads(path.read_text())
+    assert failed_controls(published) == []
+    assert published["seeds"] >= 3
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_study_of_the_lecture_is_declared_whole_and_short(name):
+    script = Path(studies.__file__).with_name(f"{name}.py")
+    assert script.read_text().count("\n") <= 150
+    study = __import__(f"experiments.{name}", fromlist=["STUDY"]).STUDY
+    assert study.name == name
+    assert {"digits", "fashion_mnist"} < set(study.presets), "and one at the paper's scale"
+    assert all(preset.seeds >= 3 and preset.expected for preset in study.presets.values())
+    assert dataclasses.is_dataclass(study)

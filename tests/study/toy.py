@@ -1,0 +1,52 @@
+"""A study of seconds: two stacks of convolutions, a measurement, a claim and its control."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deepjax.study.claims import errors_compared
+from deepjax.study.drawing import rows_figure
+from deepjax.study.networks import Stack
+from deepjax.study.report import Picture
+from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of
+from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above
+from deepjax.training import open_run
+
+TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
+MAKERS = {name: partial(Stack, kernels, width=4) for name, kernels in {"deep": (3, 3), "shallow": (3,)}.items()}
+
+
+def make_arms(options: Any, preset: Preset) -> dict[str, Any]:
+    return {name: arm_of(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()}
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """What a study reads from its runs: the steps that each has behind it."""
+    subject.progress(0, 2)
+    return {"steps": {name: open_run(run, make=MAKERS[name]).step for name, run in subject.runs.items()}, "seed": subject.seed}
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    deep, shallow = (("deep", evidence.arms["deep"]), ("shallow", evidence.arms["shallow"]))
+    above = partial(errors_compared, rule="Supported above 0.", decide=partial(all_above, bound=0.0))
+    return [above("Deep is worse.", deep, shallow), above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED)]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    rows = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
+    return [Picture(rows_figure([("Two stacks", "test error", rows)], out / "rows.png"), "Seeds, means, intervals.")]
+
+
+STUDY = Study(
+    name="toy",
+    lecture="a toy",
+    title="Is two more than one?",
+    question="Is it?",
+    presets={"digits": Preset("nothing", seeds=2, rates=(0.1, 0.03), training=TRAINING)},
+    judge=judge,
+    draw=draw,
+    method=lambda evidence: ["Little was done."],
+    limits=lambda evidence: ["Nothing is shown."],
+    arms=make_arms,
+    measure=measure,
+)
