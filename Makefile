@@ -9,7 +9,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo test test-slow test-models faults notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies test test-slow test-models faults notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -33,7 +33,11 @@ reference: install
 	$(BIN)/python -m pip install --quiet pillow pyyaml safetensors huggingface_hub
 
 demo: install
-	$(BIN)/python experiments/degradation.py --out runs/degradation
+	$(BIN)/python experiments/degradation.py
+
+# Every claim of the lecture on the digits (about half an hour on two cores); writes docs/results/README.md.
+studies: install
+	$(BIN)/python experiments/studies.py
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"

@@ -55,7 +55,7 @@ RULES = {
     "falls": "Arithmetic: supported if the numbers fall from each year to the next; else refuted.",
     "deeper": "Arithmetic: supported if the layers as charted rise from each year to the next; else refuted.",
     "human": f"Supported if ResNet-152 is below {HUMAN} % by every protocol published; refuted if by none; else inconclusive.",
-    "race": "Supported if the test error of the earlier family lies above that of the later with the whole interval; refuted if below.",
+    "race": "Supported if the earlier family's test error less the later's lies above 0 with its whole interval; refuted if below.",
 }
 FAMILIES = ("vgg11_bn", "googlenet_bn", "resnet18")
 NARROW = {"width": 8, "image_size": 32, "auxiliary_weight": 0.0}

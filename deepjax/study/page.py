@@ -23,7 +23,7 @@ would be called supported by chance.
 
 
 def write_page(results: Path, order: Sequence[str], datasets: Sequence[str]) -> Path:
-    """Write results/README.md from results/NAME-DATASET/result.json and the remarks in results/NAME.md; what is missing is named."""
+    """Write results/README.md from results/NAME-DATASET/result.json and the remarks in results/NAME.md; names what is missing."""
     found = {(name, dataset): record for name in order for dataset in datasets if (record := _read(results, name, dataset))}
     claims = sum(not verdict["control"] for record in found.values() for verdict in record["verdicts"])
     parts = [INTRODUCTION.format(claims=claims), _summary(found, order, datasets)]
