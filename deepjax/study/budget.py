@@ -1,9 +1,12 @@
 """What an arm's network costs at the size at which it is trained: parameters and multiply-adds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from deepjax.analysis import count_macs, count_params
+from deepjax.analysis.plots import COLORS, Curve
 from deepjax.study.arms import Arm
 from deepjax.study.report import Table
 from deepjax.training.programs import make_model
@@ -40,3 +43,16 @@ def cost_table(budgets: Mapping[str, Budget]) -> Table:
     """What each network costs, exactly."""
     rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in budgets.items()]
     return Table("Cost of each network at the size of its images", ("arm", "parameters", "multiply-adds"), rows)
+
+
+def cost_lines(families: Mapping[str, Sequence[tuple[Budget, Sequence[float]]]], field: str) -> list[Curve]:
+    """A line a family over what its networks cost. `field`: of `Budget`.
+
+    families: name -> (cost, errors by seed as fractions) of each network.
+    """
+    lines = []
+    for color, (family, networks) in zip(COLORS, families.items(), strict=False):
+        x = [float(getattr(cost, field)) for cost, _ in networks]
+        y = np.transpose([100 * np.asarray(errors) for _, errors in networks]).tolist()
+        lines.append(Curve(family, x, y, color, "o-"))
+    return lines
