@@ -1,0 +1,147 @@
+"""Do auxiliary classifiers feed the low layers, and does that help? (Szegedy et al. 2014, section 5; 2015, section 4)
+
+python experiments/auxiliary_heads.py                                   # digits: about three minutes on two CPU cores
+python experiments/auxiliary_heads.py --dataset fashion_mnist
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from deepjax.analysis import loss_shares
+from deepjax.command import parse, run
+from deepjax.study.arms import Arm
+from deepjax.study.claims import errors_compared
+from deepjax.study.course import epochs_compared, epochs_to, test_lines
+from deepjax.study.drawing import lines_figure, rows_figure
+from deepjax.study.heads import by_part
+from deepjax.study.report import Picture, percent_points
+from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.verdict import Verdict, all_above, all_below, mean_interval, paired_interval
+from deepjax.training import open_run
+
+# The rules, fixed before the runs. That some of the heads' gradient arrives below them is trivially so: the rule asks for a tenth
+# of all that arrives. Whether that helps is asked apart: fewer epochs to a target, a lower error in the end, by seed. Controls: above
+# both heads their share is 0; and a network without batch norm, known to be slower (Ioffe and Szegedy 2015), is not faster.
+RULES = {
+    "fed": "Supported if every interval lies above 0.1; refuted if one lies below it; else inconclusive.",
+    "agrees": "Supported if every interval lies above 0; refuted if one lies below it; else inconclusive.",
+    "less": "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
+}
+WEIGHTS, PAPER = (0.0, 0.1, 0.3, 1.0), 0.3
+NORMS = {"none": ("googlenet", "without batch norm"), "batch": ("googlenet_bn", "with batch norm")}
+MODULES = ("stem", *(f"inception{name}" for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")), "head")
+# Below both heads, which are on 4a and 4d; and above both.
+PARTS = {"low": ("stem", "inception3", "inception4a"), "high": ("inception4e", "inception5", "head")}
+PARTS |= {module: (module,) for module in MODULES}
+PRESETS = {
+    "digits": Preset(
+        "shares near 0.6 / 1.6 below both heads, as of equal gradients; no gain in speed with batch norm (Szegedy et al. 2015)",
+        5, (0.1, 0.03), {"epochs": 10, "batch_size": 64, "width": 8, "image_size": 32, "warmup_epochs": 2.0}, {"target": 0.1},
+    ),
+    "fashion_mnist": Preset(
+        "as on digits; no source is known for so short a training",
+        3, (0.1, 0.03), {"epochs": 3, "batch_size": 128, "width": 8, "image_size": 32, "warmup_epochs": 0.5}, {"target": 0.2},
+    ),
+    "cifar100": Preset(
+        "with batch norm no gain early and a slightly better end (Szegedy et al. 2015, section 4, on ImageNet); without, deeply "
+        "supervised networks went from 35.68 to 34.57 % (Lee et al. 2015); GoogLeNet's paper has no number; not measured here",
+        3, (0.1, 0.03, 0.01), {"epochs": 200, "batch_size": 128, "image_size": 224, "weight_decay": 5e-4}, {"target": 0.4},
+    ),
+}  # fmt: skip
+
+
+def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
+    """An arm a norm and weight: none_0.3 is the paper's network."""
+    names = {f"{norm}_{weight:g}": (model, weight) for norm, (model, _) in NORMS.items() for weight in WEIGHTS}
+    return {name: arm_of(name, model, options, preset, auxiliary_weight=weight) for name, (model, weight) in names.items()}
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """The heads' gradient in every module, before and after training with the paper's weight."""
+    found = {}
+    for norm in NORMS:
+        trained = open_run(subject.runs[f"{norm}_{PAPER:g}"], data_dir=subject.data_dir)
+        batch = trained.batch(64, seed=subject.seed)
+        start = trained.model.init(jax.random.key(subject.seed), batch["image"])
+        for moment, variables in (("start", start), ("end", trained.variables)):
+            found[f"{norm}_{moment}"] = by_part(loss_shares(trained.model, variables, batch, weights=PAPER), PARTS)
+    return found
+
+
+def reach(evidence: Evidence, claim: str, part: str, key: str, rule: str, **more: Any) -> Verdict:
+    """Is the heads' share, or their cosine, above the rule's bound: with both norms, before and after training?"""
+    looks = {f"{how}, {moment}": f"{norm}_{moment}" for norm, (_, how) in NORMS.items() for moment in ("start", "end")}
+    values = {name: evidence.values(look, part, key) for name, look in looks.items()}
+    effects = {name: mean_interval(by_seed) for name, by_seed in values.items()}
+    found = tuple(f"{name}: {key} {e.effect:.2f} [{e.low:.2f}, {e.high:.2f}]" for name, e in effects.items())
+    outcome = all_above(list(effects.values()), 0.1 if rule == "fed" else 0.0)
+    how = f"{key} of the heads' gradient, mean over the {part} layers, then over seeds; Student's 95 % interval."
+    return Verdict(claim, how, RULES[rule], outcome, found, effects, values, **more)
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """(a) two claims on gradients; (b) four on what they do; a control for each part."""
+    less = {"rule": RULES["less"], "decide": partial(all_below, bound=0.0)}
+    named = {name: (name, arm) for name, arm in evidence.arms.items()}
+    sooner = partial(epochs_compared, target=evidence.preset.sizes["target"], **less)
+    lower = partial(errors_compared, sets=("test",), paired=True, **less)
+    pairs = [(how, named[f"{norm}_{PAPER:g}"], named[f"{norm}_0"]) for norm, (_, how) in NORMS.items()]
+    slow = "Without heads, fewer epochs are needed without batch norm than with it."
+    return [
+        reach(evidence, "Auxiliary heads feed gradient into the layers below them.", "low", "share", "fed"),
+        reach(evidence, "The heads' gradient points the way of the main loss's.", "low", "cosine", "agrees"),
+        *[sooner(f"Auxiliary heads speed up training {how}.", *pair) for how, *pair in pairs],
+        *[lower(f"Auxiliary heads lower the final test error {how}.", *pair) for how, *pair in pairs],
+        reach(evidence, "Auxiliary heads feed gradient into the layers above them.", "high", "share", "fed", control=("refuted",)),
+        sooner(slow, named["none_0"], named["batch_0"], control=("refuted",)),
+    ]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    """Shares by module, test error by epoch, and epochs to the target by weight."""
+    shares, curves, epochs, target = [], [], [], evidence.preset.sizes["target"]
+    for norm, (_, how) in NORMS.items():
+        rows = {name: [100 * share for share in evidence.values(f"{norm}_start", name, "share")] for name in MODULES}
+        low = 100 * float(np.mean(evidence.values(f"{norm}_start", "low", "share")))
+        shares.append((f"{how}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows))
+        arms = {f"weight {weight:g}": evidence.arms[f"{norm}_{weight:g}"] for weight in WEIGHTS}
+        gap = paired_interval(arms["weight 0.3"].final("test_error"), arms["weight 0"].final("test_error"))
+        curves.append((f"{how}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
+        reached = {label: epochs_to(arm, target) for label, arm in arms.items()}
+        title = f"{how}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
+        epochs.append((title, f"epochs to {100 * target:g} % test error", reached))
+    seeds = "Small dots are seeds, the large one their mean, the bar its 95 % interval."
+    lines = lines_figure(curves, out / "error.png", "epoch", "test error (%)", y_scale="log")
+    return [
+        Picture(rows_figure(shares, out / "shares.png"), f"Before training, mean over the layers of each module. {seeds}"),
+        Picture(lines, "Test error by weight of the heads' losses: mean over seeds, band from the best to the worst."),
+        Picture(rows_figure(epochs, out / "epochs.png"), f"Epochs to the target. {seeds}"),
+    ]
+
+
+METHOD = (
+    "A head is a classifier on an inner map, here on 4a and 4d; its loss is added with a weight of 0.3, and it is removed after "
+    "training (GoogLeNet, section 5). Share: the weighted norm of the heads' gradients over the sum with the main loss's. Weights "
+    "0.1 and 1 are drawn, not judged. Each arm is trained once at each rate; the rate of the lowest training error is used."
+)
+LIMIT = "Four claims on training stand on 95 % intervals of their own. Epochs are whole, and the rates of two arms may differ."
+STUDY = Study(
+    name="auxiliary_heads",
+    lecture="GoogLeNet: auxiliary classification outputs inject additional gradient at lower layers",
+    title="Do auxiliary classifiers feed the low layers, and does that help?",
+    question="Losses on inner layers reach the low ones by a shorter way. How much of their gradient is that, and is it good?",
+    presets=PRESETS,
+    arms=make_arms,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    method=lambda evidence: [METHOD],
+    limits=lambda evidence: [LIMIT],
+)
+
+if __name__ == "__main__":
+    run(lambda: conduct(STUDY, parse(Options)))
