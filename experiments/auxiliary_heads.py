@@ -24,8 +24,8 @@ from deepjax.study.verdict import Verdict, all_above, all_below, mean_interval, 
 from deepjax.training import open_run
 
 # The rules, fixed before the runs. That some of the heads' gradient arrives below them is trivially so: the rule asks for a tenth
-# of all that arrives. Whether that helps is asked apart: fewer epochs to a target, a lower error in the end, by seed. Controls: above
-# both heads their share is 0; and a network without batch norm, known to be slower (Ioffe and Szegedy 2015), is not faster.
+# of all that arrives. Whether that helps is asked apart: fewer epochs to a target, a lower error in the end, seed by seed.
+# Controls: above both heads their share is 0; and a network without batch norm is not faster (Ioffe and Szegedy 2015).
 RULES = {
     "fed": "Supported if every interval lies above 0.1; refuted if one lies below it; else inconclusive.",
     "agrees": "Supported if every interval lies above 0; refuted if one lies below it; else inconclusive.",
