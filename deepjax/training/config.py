@@ -15,6 +15,7 @@ from deepjax.training.fields import check_types
 from deepjax.training.guard import MOST_SKIPS, Policy
 from deepjax.training.manifest import sync_folder
 
+MOST_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry
 
 
@@ -88,8 +89,8 @@ class TrainConfig:
         if not self.model.startswith(OWN):
             model_info(self.model)
         dataset_info(self.dataset)
-        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        require(self.steps >= 0, "steps", self.steps, "0 (count by epochs) or more")
+        require(1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS}")
+        require(0 <= self.steps <= MOST_STEPS, "steps", self.steps, f"0 (count by epochs) to {MOST_STEPS}")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(0 < self.learning_rate < 1e4, "learning_rate", self.learning_rate, "above 0, below 10000")
         increasing = all(a < b for a, b in itertools.pairwise((0.0, *self.milestones, 1.0)))  # comparisons with NaN are false
@@ -131,7 +132,9 @@ class TrainConfig:
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        return self.steps or self.epochs * self.steps_per_epoch
+        total = self.steps or self.epochs * self.steps_per_epoch
+        require(total <= MOST_STEPS, "epochs", self.epochs, f"at most {MOST_STEPS} steps in all, here {total}")
+        return total
 
 
 def claim_directory(out: Path, config: Any) -> None:

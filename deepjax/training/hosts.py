@@ -42,8 +42,11 @@ class Hosts:
 
 def found(environment: Mapping[str, str], on_tpu: bool) -> str | None:
     """What started this process with others: "SLURM", "Kubernetes", "TPU" (a slice of one host too), or None."""
-    if all(environment.get(name) for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
-        return "SLURM"
+    if all(environment.get(name) for name in _SLURM):
+        tasks = environment["SLURM_NTASKS"]
+        require(tasks.isdecimal(), "SLURM_NTASKS", tasks, "the number of tasks, as srun sets it; unset it outside of SLURM")
+        if int(tasks) > 1:
+            return "SLURM"
     if all(environment.get(name) for name in _KUBERNETES):
         return "Kubernetes"
     return "TPU" if on_tpu else None

@@ -16,7 +16,7 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()  # bytes that are no text damage a line, not the reader
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_row(line))
@@ -26,7 +26,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _row(line: str) -> Row:
+def _row(line: bytes) -> Row:
     """The row of a line; ValueError when it is none."""
     row = json.loads(line)
     if not (isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)):

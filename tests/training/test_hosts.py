@@ -71,6 +71,11 @@ def test_who_started_this_process(environment, on_tpu, starter):
     assert found(environment, on_tpu) == starter
 
 
+def test_a_number_of_tasks_that_is_none_is_refused():
+    with pytest.raises(InputError, match="SLURM_NTASKS is 'two'"):
+        found(SLURM | {"SLURM_NTASKS": "two"}, False)
+
+
 @pytest.mark.parametrize(
     "fields, named",
     [

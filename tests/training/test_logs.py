@@ -42,10 +42,10 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
     assert read_rows(path) == [row(1)]
 
 
-@pytest.mark.parametrize("line", ["{oops", "[1]", "3", '{"kind": "epoch"}', '{"kind": 1, "step": 2}'])
+@pytest.mark.parametrize("line", [b"{oops", b"[1]", b"3", b'{"kind": "epoch"}', b'{"kind": 1, "step": 2}', b'{"kind": "\xff"}'])
 def test_a_damaged_line_in_the_midst_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps(row(1)) + f"\n{line}\n" + json.dumps(row(3)) + "\n")
+    path.write_bytes(b"\n".join([json.dumps(row(1)).encode(), line, json.dumps(row(3)).encode()]) + b"\n")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_rows(path)
 
@@ -81,6 +81,9 @@ class _Full:
 
     def __exit__(self, *_):
         self._file.close()
+
+    def read(self):
+        return self._file.read()
 
     def write(self, text: str):
         self._file.write(text[: len(text) // 2])
