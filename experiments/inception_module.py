@@ -1,0 +1,146 @@
+"""What does the 1x1 bottleneck of an Inception module save, and is each branch needed? (Szegedy et al. 2014, arXiv:1409.4842)
+
+python experiments/inception_module.py                                  # digits: about three minutes on two CPU cores
+python experiments/inception_module.py --dataset fashion_mnist
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepjax.analysis import macs_by_layer
+from deepjax.command import parse, run
+from deepjax.study.arms import Arm
+from deepjax.study.budget import budgets_of, cost_table
+from deepjax.study.contest import better, each_needed, error_panel
+from deepjax.study.drawing import rows_figure
+from deepjax.study.inceptions import BRANCHES, SLIDE_INPUT, InceptionNet, TrainingStep, median_seconds, slide_module
+from deepjax.study.report import Picture
+from deepjax.study.rules import above, worked_out
+from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.verdict import Verdict
+
+# The rules, fixed before the runs; those of accuracy stand in deepjax/study/contest.py. Controls: the rule that judges 358 million
+# must let 854 million stand; a module must not be found twice as fast as itself; and modules cut down to their 1x1 branch, which
+# see no neighbours, must be found worse than naive ones.
+NAIVE, BOTTLENECK = 854_196_224, 271_351_808
+COUNTS = "Worked out, not measured: supported if the modules' multiply-adds are these, to the last; else refuted."
+TAUGHT = "Worked out, not measured: supported if the multiply-adds round to the millions that are taught; else refuted."
+SAVES = above("naive over bottleneck", 2.0)  # of 3.15 times in multiply-adds
+SPARE = 0.01  # a branch without which the error rises by less is not needed
+
+# Half the width makes naive modules as dear as those with bottleneck: 1.8 % fewer multiply-adds on 16 x 16 pixels.
+NETWORKS: dict[str, tuple[float, dict[str, Any]]] = {
+    "bottleneck": (1.0, {}),
+    "naive": (0.5, {"reduce": False}),
+    **{f"without_{branch}": (1.0, {"without": (branch,)}) for branch in BRANCHES},
+    "only_1x1": (1.0, {"without": ("3x3", "5x5", "pool")}),
+}
+PAPER = "no source: 6.67 % top-5 error of GoogLeNet on ImageNet is of bottlenecks with all branches"
+SHARED: dict[str, Any] = {"seeds": 5, "rates": (0.1, 0.03), "sizes": {"batch": 4, "repeats": 5}}
+PRESETS = {
+    "digits": Preset(PAPER, training={"epochs": 6, "batch_size": 64, "width": 32, "image_size": 16}, **SHARED),
+    "fashion_mnist": Preset(PAPER, training={"steps": 200, "batch_size": 128, "width": 32, "warmup_epochs": 0.1}, **SHARED),
+    "cifar10": Preset(f"{PAPER}; not measured here", training={"epochs": 60, "batch_size": 128, "width": 256}, **SHARED),
+}
+
+
+def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
+    """An arm for each network."""
+    arms = {}
+    for name, (share, fields) in NETWORKS.items():
+        width = int(preset.training["width"] * share)
+        arms[name] = arm_of(name, f"own/inception_{name}", options, preset, partial(InceptionNet, **fields), width=width)
+    return arms
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Time and memory of a training step of the slide's modules, naive over bottleneck, and of the latter over itself."""
+    steps = {reduce: TrainingStep(reduce, subject.preset.sizes["batch"], subject.seed) for reduce in (False, True)}
+    named = {"naive": steps[False], "bottleneck": steps[True], "itself": steps[True]}
+    seconds = median_seconds(named, subject.preset.sizes["repeats"])
+    return {"seconds": seconds, "bytes": {name: step.temporary_bytes for name, step in named.items()}}
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """Six claims, and a control of three of their rules."""
+    macs = {name: macs_by_layer(slide_module(name == "bottleneck"), SLIDE_INPUT) for name in ("naive", "bottleneck")}
+    sums, three = {name: sum(by_layer.values()) for name, by_layer in macs.items()}, macs["bottleneck"]["conv3x3"]
+    arms, known = evidence.arms, budgets_of(make_arms(evidence.options, evidence.preset))
+    slide = "the slide's module on 28 x 28 x 256 (cs231n 2017, lecture 9)"
+
+    def taught(name: str, millions: int, *working: str, **more: Any) -> Verdict:
+        claim = f"The {name} module takes {millions} million multiply-adds, as is widely taught."
+        holds, found = round(sums[name] / 1e6) == millions, f"the {name} module's terms add up to {sums[name]:,}"
+        return worked_out(claim, f"Multiply-adds of {slide}, traced.", TAUGHT, holds, found, *working, **more)
+
+    def saves(claim: str, key: str, first: str = "naive", second: str = "bottleneck", **more: Any) -> Verdict:
+        pairs = zip(evidence.values(key, first), evidence.values(key, second), strict=True)
+        how = f"Training step of {slide}, {evidence.preset.sizes['batch']} images, float32; ratio by seed, Student's 95 % interval."
+        return SAVES.verdict(claim, how, {f"{key}, {first} over {second}": [a / b for a, b in pairs]}, **more)
+
+    claim = f"The naive module takes {NAIVE:,} multiply-adds, that with bottleneck {BOTTLENECK:,}."
+    counted = f"naive {sums['naive']:,}, bottleneck {sums['bottleneck']:,}: {sums['naive'] / sums['bottleneck']:.2f} times fewer"
+    exact = sums == {"naive": NAIVE, "bottleneck": BOTTLENECK}
+    slip = f"{sums['bottleneck']:,} + {three:,}, the 3x3 term a second time, are {sums['bottleneck'] + three:,}"
+    equal, alone = "At equal multiply-adds modules with bottleneck are more accurate.", "The 1x1 branches alone are more accurate."
+    without = {f"the {branch} branch": arms[f"without_{branch}"] for branch in BRANCHES}
+    return [
+        worked_out(claim, f"Multiply-adds of {slide}, traced.", COUNTS, exact, counted),
+        taught("bottleneck", 358, slip),
+        saves("The bottleneck at least halves the time of a training step.", "seconds"),
+        saves("The bottleneck at least halves the memory of a training step.", "bytes"),
+        better(equal, "bottleneck", "naive", arms, known),
+        each_needed("Each of the four branches is needed: without it the test error rises.", arms["bottleneck"], without, SPARE),
+        taught("naive", 854, control=("supported",)),
+        saves("Against itself the bottleneck halves the time.", "seconds", "bottleneck", "itself", control=("refuted",)),
+        better(alone, "only_1x1", "naive", arms, known, control=("refuted",)),
+    ]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    """Errors of each network; time and memory of a training step of each module."""
+    budgets, pair = budgets_of(make_arms(evidence.options, evidence.preset)), ("bottleneck", "naive")
+    errors = [error_panel(list(NETWORKS), evidence.arms, budgets, which, pair) for which in ("test", "train")]
+    steps = []
+    for key, unit, what in (("seconds", 1.0, "time (s)"), ("bytes", 2.0**20, "memory (MiB)")):
+        rows = {name: [value / unit for value in evidence.values(key, name)] for name in pair}
+        ratio = np.mean(rows["naive"]) / np.mean(rows["bottleneck"])
+        steps.append(
+            (f"The naive module takes {ratio:.2f} times\nthe {what.split()[0]} of that with bottleneck", f"{what} of a step", rows)
+        )
+    bars = "seeds as dots, their mean, and its 95 % interval as a bar."
+    return [
+        Picture(rows_figure(steps, out / "step.png"), f"A training step of the slide's module on 28 x 28 x 256: {bars}"),
+        Picture(rows_figure(errors, out / "error.png"), f"Final error on {evidence.options.dataset}: {bars}"),
+    ]
+
+
+METHOD = (
+    "A network is a 3x3 convolution, two of the slide's modules scaled to its width, a 3x3 max pool of stride 2 between them, an \
+average pool and a linear layer, all with batch norm. Naive modules have half the width, which makes their cost that of the others."
+)
+LIMITS = [
+    "A network without a branch has also fewer channels, weights and multiply-adds; the other branches were not made wider for it.",
+    "Four branches are four looks: one that is worth exactly 1 point each would be called spare in up to 10 % of studies.",
+]
+STUDY = Study(
+    name="inception_module",
+    lecture="GoogLeNet: filters of many sizes at once; the naive module is too costly; 1x1 bottlenecks make it affordable",
+    title="What does the 1x1 bottleneck save, and is each branch of an Inception module needed?",
+    question="A naive Inception module runs every filter size over all channels. What does it save to reduce them first: on paper, "
+    "on the clock, in memory; what does that do for accuracy at equal cost; and does each filter size earn its place?",
+    presets=PRESETS,
+    arms=make_arms,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    method=lambda evidence: [METHOD],
+    limits=lambda evidence: LIMITS,
+    tables=lambda evidence: [cost_table(budgets_of(make_arms(evidence.options, evidence.preset)))],
+)
+
+if __name__ == "__main__":
+    run(lambda: conduct(STUDY, parse(Options)))

@@ -1,0 +1,148 @@
+"""How much of the image does a unit see, on paper and in effect? (Luo et al. 2016, arXiv:1701.04128; Simonyan and Zisserman 2014)
+
+python experiments/receptive_field.py                                   # digits: about three minutes on two CPU cores
+python experiments/receptive_field.py --dataset fashion_mnist
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepjax.command import parse, run
+from deepjax.study.arms import Arm
+from deepjax.study.drawing import lines_figure, rows_figure
+from deepjax.study.fields import depth_panel, fields_of_run, numbers, shares, stack_field, theoretical_field, training_figure
+from deepjax.study.networks import Activation, Stack
+from deepjax.study.report import Picture
+from deepjax.study.rules import above, within, worked_out
+from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.verdict import NOT_SUPPORTED, Verdict
+
+# The rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of sigma sqrt(n (k^2 - 1) / 12), so
+# three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7. Controls: two 3x3 do not see 7 pixels; three other 3x3 are as
+# wide; the theoretical field grows as n; one 7x7 is a box, no bell; 1x1 filters see one pixel, trained or not.
+EQUAL = "Worked out, not measured: supported if both theoretical fields are equally large, else refuted."
+ALIKE = within("the ratio of sigmas", 0.9, 1.1)
+ROOT = within("the slopes", 0.4, 0.6)
+BELL = above("R^2", 0.95)
+GROWS = above("pixels after less before", 0.0)
+
+KINDS: dict[str, Activation] = {"linear": "identity", "ReLU": "relu"}
+SMALL = {"three 3x3": ((3, 3, 3), 0), "three other 3x3": ((3, 3, 3), 10_000), "one 7x7": ((7,), 0)}  # kernels, added to the seed
+POINTWISE = partial(Stack, (1,) * 4)
+LAYERS = {"resnet20": ("stage3_block3", None), "pointwise": ("conv4", POINTWISE)}  # the last map of each, and what makes it
+SHARED: dict[str, Any] = {"seeds": 5, "rates": (0.1,), "sizes": {"depths": [5, 10, 20, 40], "draws": 20, "images": 100}}
+CIFAR = "growth until most of the image is seen (Luo et al., Figure 5, another residual network); not measured here"
+EXPECTED = "slopes of 0.5; sigma 1.41 and 2 pixels (theory); growth, as Luo et al. show for CIFAR-10 and CamVid (Figure 5)"
+PRESETS = {  # digits are enlarged: an image of 8 pixels would bound every field from outside
+    "digits": Preset(EXPECTED, training={"epochs": 5, "batch_size": 64, "width": 8, "image_size": 32}, **SHARED),
+    "fashion_mnist": Preset(EXPECTED, training={"steps": 300, "batch_size": 128, "width": 8, "warmup_epochs": 0.1}, **SHARED),
+    "cifar10": Preset(CIFAR, training={"steps": 64_000, "batch_size": 128, "schedule": "step"}, **SHARED),
+}
+
+
+def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
+    """The network whose field is to grow, and one whose field cannot."""
+    residual = arm_of("resnet20", "cifar_resnet20", options, preset)
+    return {"resnet20": residual, "pointwise": arm_of("pointwise", "own/pointwise", options, preset, POINTWISE)}
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Fields of random stacks by depth, of three 3x3 and one 7x7, and of each network before and after its training."""
+    sizes, seed, draws, moments = subject.preset.sizes, subject.seed, subject.preset.sizes["draws"], {}
+    deep = {kind: [stack_field((3,) * n, activation, seed, draws) for n in sizes["depths"]] for kind, activation in KINDS.items()}
+    small = {name: [stack_field(kernels, "relu", seed + more, 5 * draws)] for name, (kernels, more) in SMALL.items()}
+    for arm, (layer, make) in LAYERS.items():
+        fields = fields_of_run(subject.runs[arm], layer, sizes["images"], subject.data_dir, make)
+        moments[arm] = numbers(fields) | {"maps": shares(fields)}
+    stacks, few = ({name: numbers(fields) for name, fields in each.items()} for each in (deep, small))
+    return {"stacks": stacks, "small": few, "training": moments}
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """Five claims of the lecture and of Luo et al., and a control of each."""
+    depths = evidence.preset.sizes["depths"]
+
+    def sees(count: str, kernels: tuple[int, ...], **more: Any) -> Verdict:
+        one, other = theoretical_field(kernels), theoretical_field((7,))
+        claim, how = f"{count} 3x3 convolutions see as many pixels as one 7x7.", "Theoretical field, from the traced computation."
+        found = f"{count} 3x3 see {one} x {one} pixels, one 7x7 sees {other} x {other}"
+        return worked_out(claim, how, EQUAL, one == other, found, **more)
+
+    def alike(other: str, **more: Any) -> Verdict:
+        three, one = (evidence.values("small", name, "sigma", 0) for name in ("three 3x3", other))
+        name = f"sigma of three 3x3 ({np.mean(three):.2f} pixels) over {other} ({np.mean(one):.2f} pixels)"
+        how = "Standard deviation of the untrained field (mean of gradient^2), ratio seed by seed; Student's 95 % interval."
+        claim = f"Three 3x3 convolutions have the same effective field as {other}."
+        return ALIKE.verdict(claim, how, {name: [a / b for a, b in zip(three, one, strict=True)]}, **more)
+
+    def root(what: str, by_seed: dict[str, Any], **more: Any) -> Verdict:
+        values = {name: [float(np.polyfit(np.log(depths), np.log(y), 1)[0]) for y in rows] for name, rows in by_seed.items()}
+        how = "Slope of log(pixels) over log(layers) by least squares, seed by seed; Student's 95 % interval over seeds."
+        return ROOT.verdict(f"The {what} field of an untrained stack grows as the square root of its depth.", how, values, **more)
+
+    def bell(what: str, r2: dict[str, list[float]], **more: Any) -> Verdict:
+        how = "R^2 of the Gaussian with the map's own moments, a map a seed (mean over draws); Student's 95 % interval."
+        return BELL.verdict(f"The effective field of {what} is a Gaussian.", how, r2, **more)
+
+    def grows(what: str, arm: str, **more: Any) -> Verdict:
+        pairs = {key: evidence.values("training", arm, key) for key in ("size", "sigma")}
+        values = {f"{key} in pixels, after less before": [b - a for a, b in by_seed] for key, by_seed in pairs.items()}
+        how = "Effective field of the last map's centre unit, after less before training, seed by seed; Student's 95 % interval."
+        return GROWS.verdict(f"The effective field of {what} grows with training.", how, values, **more)
+
+    stacks = {f"{key}, {kind}": evidence.values("stacks", kind, key) for kind in KINDS for key in ("size", "sigma")}
+    bells = {f"{kind}, {n} layers": evidence.values("stacks", kind, "r2", i) for kind in KINDS for i, n in enumerate(depths)}
+    paper = [[theoretical_field((3,) * depth) for depth in depths]] * len(evidence.measured)
+    return [
+        sees("Three", (3, 3, 3)),
+        alike("one 7x7"),
+        root("effective", stacks),
+        bell("an untrained stack", bells),
+        grows("a residual network", "resnet20"),
+        sees("Two", (3, 3), control=("refuted",)),
+        alike("three other 3x3", control=("supported",)),
+        root("theoretical", {"pixels": paper}, control=("refuted",)),
+        bell("one 7x7 convolution", {"one 7x7": evidence.values("small", "one 7x7", "r2", 0)}, control=("refuted",)),
+        grows("a network of 1x1 convolutions", "pointwise", control=NOT_SUPPORTED),
+    ]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    """Growth over depth; the two ways to see seven pixels; the field before and after training."""
+    depths = evidence.preset.sizes["depths"]
+    panels = [depth_panel(kind, depths, *(evidence.values("stacks", kind, key) for key in ("size", "sigma"))) for kind in KINDS]
+    small = {name: evidence.values("small", name, "sigma", 0) for name in ("three 3x3", "one 7x7")}
+    ratio = np.mean(small["three 3x3"]) / np.mean(small["one 7x7"])
+    title = f"Both see 7 pixels; in effect three 3x3\nare {ratio:.2f} times as wide as one 7x7"
+    maps, sigmas = (evidence.values("training", "resnet20", key) for key in ("maps", "sigma"))
+    band = "Untrained stacks of 3x3. Band: from least to greatest seed; dotted: sqrt(2 n / 3), the theory of sigma."
+    return [
+        Picture(lines_figure(panels, out / "depth.png", "layers of 3x3 convolutions", "pixels", "log", "log"), band),
+        Picture(rows_figure([(title, "sigma (pixels)", small)], out / "seven.png"), "Untrained; bar: 95 % interval."),
+        Picture(training_figure(maps, sigmas, out / "training.png"), "What moves the centre unit of ResNet-20's last map."),
+    ]
+
+
+METHOD = "The effective field weighs each pixel by how much it moves the centre unit of a map: gradient 1 on that unit, carried \
+back to the image, squared, averaged over images, channels and draws of weights (Luo et al., section 3.1). Size: the root of the \
+number of pixels above 4.55 % of the peak; sigma: the standard deviation of the map as a distribution."
+LIMIT = "Of three 3x3 and one 7x7 the untrained fields are compared; training can give a 7x7 any shape, also that of three 3x3."
+STUDY = Study(
+    name="receptive_field",
+    lecture="VGG: three stacked 3x3 convolutions have the same effective receptive field as one 7x7",
+    title="What does a unit see, on paper and in effect?",
+    question="A stack of three 3x3 convolutions can see the same 7x7 pixels as one large filter. Does it see them as well?",
+    presets=PRESETS,
+    arms=make_arms,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    method=lambda evidence: [METHOD],
+    limits=lambda evidence: [LIMIT],
+)
+
+if __name__ == "__main__":
+    run(lambda: conduct(STUDY, parse(Options)))
