@@ -40,23 +40,25 @@ PARTS |= {module: (module,) for module in MODULES}
 PRESETS = {
     "digits": Preset(
         "shares near 0.6 / 1.6 below both heads, as of equal gradients; no gain in speed with batch norm (Szegedy et al. 2015)",
-        5, (0.1, 0.03), {"epochs": 10, "batch_size": 64, "width": 8, "image_size": 32, "warmup_epochs": 2.0}, {"target": 0.1},
+        5, (0.1, 0.03), {"epochs": 10, "batch_size": 64, "width": 8, "image_size": 32, "warmup_epochs": 2.0},
+        {"target": 0.1, "weights": WEIGHTS},
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
-        3, (0.1, 0.03), {"epochs": 3, "batch_size": 128, "width": 8, "image_size": 32, "warmup_epochs": 0.5}, {"target": 0.2},
+        3, (0.1, 0.03), {"epochs": 3, "batch_size": 128, "width": 8, "image_size": 32, "warmup_epochs": 0.5},
+        {"target": 0.2, "weights": (0.0, PAPER)},
     ),
     "cifar100": Preset(
         "with batch norm no gain early and a slightly better end (Szegedy et al. 2015, section 4, on ImageNet); without, deeply "
         "supervised networks went from 35.68 to 34.57 % (Lee et al. 2015); GoogLeNet's paper has no number; not measured here",
-        3, (0.1, 0.03, 0.01), {"epochs": 200, "batch_size": 128, "image_size": 224, "weight_decay": 5e-4}, {"target": 0.4},
+        3, (0.1, 0.03, 0.01), {"epochs": 200, "batch_size": 128, "image_size": 224}, {"target": 0.4, "weights": WEIGHTS},
     ),
 }  # fmt: skip
 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """An arm a norm and weight: none_0.3 is the paper's network."""
-    names = {f"{norm}_{weight:g}": (model, weight) for norm, (model, _) in NORMS.items() for weight in WEIGHTS}
+    names = {f"{norm}_{weight:g}": (model, weight) for norm, (model, _) in NORMS.items() for weight in preset.sizes["weights"]}
     return {name: arm_of(name, model, options, preset, auxiliary_weight=weight) for name, (model, weight) in names.items()}
 
 
@@ -108,7 +110,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         rows = {name: [100 * share for share in evidence.values(f"{norm}_start", name, "share")] for name in MODULES}
         low = 100 * float(np.mean(evidence.values(f"{norm}_start", "low", "share")))
         shares.append((f"{how}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows))
-        arms = {f"weight {weight:g}": evidence.arms[f"{norm}_{weight:g}"] for weight in WEIGHTS}
+        arms = {f"weight {weight:g}": evidence.arms[f"{norm}_{weight:g}"] for weight in evidence.preset.sizes["weights"]}
         gap = paired_interval(arms["weight 0.3"].final("test_error"), arms["weight 0"].final("test_error"))
         curves.append((f"{how}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
         reached = {label: epochs_to(arm, target) for label, arm in arms.items()}

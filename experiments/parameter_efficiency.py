@@ -46,7 +46,7 @@ PRESETS = {
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
-        3, RATES, {"epochs": 2, "batch_size": 128, "image_size": 32, "warmup_epochs": 0.5}, {"factor": 1},
+        3, RATES, {"epochs": 1, "batch_size": 128, "image_size": 32, "warmup_epochs": 0.25}, {"factor": 1},
     ),
     "cifar100": Preset(  # at the papers' widths and size of image
         "with stems for 32 pixels: vgg11_bn 31.36 %, googlenet 21.97 %, resnet18 24.39 % (weiaicunzai/pytorch-cifar100); "

@@ -1,9 +1,11 @@
 """What an arm's network costs at the size at which it is trained: parameters and multiply-adds."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from flax import linen as nn
 
 from deepjax.analysis import count_macs, count_params
 from deepjax.analysis.plots import COLORS, Curve
@@ -22,7 +24,11 @@ class Budget:
 
 def budget_of(arm: Arm) -> Budget:
     """Exact, from the traced network; auxiliary heads count among the parameters where the network has them."""
-    model, shape = make_model(arm.config, arm.make), arm.config.input_shape
+    return _counted(make_model(arm.config, arm.make), arm.config.input_shape)
+
+
+@functools.cache  # a study asks for its verdicts, its figures and its tables
+def _counted(model: nn.Module, shape: tuple[int, int, int]) -> Budget:
     return Budget(count_params(model, shape), count_macs(model, shape))
 
 
