@@ -7,6 +7,7 @@ from typing import Literal
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from deepjax.analysis.plots import COLORS, STYLE, Curve, draw_curve, save
 from deepjax.study.verdict import mean_interval
@@ -62,9 +63,22 @@ def lines_figure(
             ax.set(xscale=x_scale, yscale=y_scale, title=title, xlabel=x_label)
             for curve in curves:
                 draw_curve(ax, curve)
+            _plain_ticks(ax, curves[0].x)
             _label_ends(ax, [curve for curve in curves if not curve.label.startswith("_")])
         axes[0, 0].set_ylabel(y_label)
     return save(figure, path)
+
+
+def _plain_ticks(ax: Axes, x: Sequence[float]) -> None:
+    """On logarithmic axes numbers as they are read: at the points of x where they are few; on y where the range is small."""
+    if ax.get_xscale() == "log" and len(x) <= 10:
+        ax.set_xticks(list(x), [f"{value:g}" for value in x])
+        ax.xaxis.set_minor_locator(NullLocator())
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log" and high < 300 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_ends(ax: Axes, curves: Sequence[Curve]) -> None:
