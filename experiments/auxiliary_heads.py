@@ -109,12 +109,14 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     for norm, (_, how) in NORMS.items():
         rows = {name: [100 * share for share in evidence.values(f"{norm}_start", name, "share")] for name in MODULES}
         low = 100 * float(np.mean(evidence.values(f"{norm}_start", "low", "share")))
-        shares.append((f"{how}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows))
+        shares.append(
+            (f"{how.capitalize()}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows)
+        )
         arms = {f"weight {weight:g}": evidence.arms[f"{norm}_{weight:g}"] for weight in evidence.preset.sizes["weights"]}
         gap = paired_interval(arms["weight 0.3"].final("test_error"), arms["weight 0"].final("test_error"))
-        curves.append((f"{how}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
+        curves.append((f"{how.capitalize()}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
         reached = {label: epochs_to(arm, target) for label, arm in arms.items()}
-        title = f"{how}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
+        title = f"{how.capitalize()}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
         epochs.append((title, f"epochs to {100 * target:g} % test error", reached))
     seeds = "Small dots are seeds, the large one their mean, the bar its 95 % interval."
     lines = lines_figure(curves, out / "error.png", "epoch", "test error (%)", y_scale="log")

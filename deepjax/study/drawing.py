@@ -63,15 +63,16 @@ def lines_figure(
             ax.set(xscale=x_scale, yscale=y_scale, title=title, xlabel=x_label)
             for curve in curves:
                 draw_curve(ax, curve)
-            _plain_ticks(ax, curves[0].x)
+        for ax, (_, curves) in zip(axes[0], panels, strict=True):  # once all are drawn, for panels share their limits
+            _plain_ticks(ax, curves[0].x if all(list(curve.x) == list(curves[0].x) for curve in curves) else ())
             _label_ends(ax, [curve for curve in curves if not curve.label.startswith("_")])
         axes[0, 0].set_ylabel(y_label)
     return save(figure, path)
 
 
 def _plain_ticks(ax: Axes, x: Sequence[float]) -> None:
-    """On logarithmic axes numbers as they are read: at the points of x where they are few; on y where the range is small."""
-    if ax.get_xscale() == "log" and len(x) <= 10:
+    """On logarithmic axes numbers as they are read: at the lines' common points of x where they are few; on y in a small range."""
+    if ax.get_xscale() == "log" and 0 < len(x) <= 10:
         ax.set_xticks(list(x), [f"{value:g}" for value in x])
         ax.xaxis.set_minor_locator(NullLocator())
     low, high = ax.get_ylim()
