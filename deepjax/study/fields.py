@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -75,24 +76,22 @@ def fields_of_run(run: Path, layer: str, images: int, data_dir: str | None, make
     return [field({"params": fresh.params, "batch_stats": fresh.batch_stats}), field(trained.variables)]
 
 
-def settled(model: nn.Module, variables: dict[str, Any], images: Array, steps: int = 50) -> dict[str, Any]:
-    """The variables with batch norm's running averages moved to the statistics of these images; without batch norm as they are.
+def settled(model: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Any]:
+    """The variables with batch norm's running averages at the statistics of these images; without batch norm as they are.
 
     An untrained network has running averages of 0 and 1, in whose evaluation mode its signals are not what training sees.
-    `steps`: of the average, which forgets a tenth at each.
+    An average moves from r to a r + (1 - a) s: two passes, from r = 0 and from r = 1, tell a and s.
     """
     if not variables.get("batch_stats"):
         return variables
-    update = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
 
     @jax.jit
-    def settle(variables: dict[str, Any]) -> Any:
-        def step(_: int, statistics: Any) -> Any:
-            return update({"params": variables["params"], "batch_stats": statistics}, images)[1]["batch_stats"]
+    def moved(statistics: Any) -> Any:
+        return apply({"params": variables["params"], "batch_stats": statistics}, images)[1]["batch_stats"]
 
-        return jax.lax.fori_loop(0, steps, step, variables["batch_stats"])
-
-    return {"params": variables["params"], "batch_stats": settle(variables)}
+    zero, one = (moved(jax.tree.map(fill, variables["batch_stats"])) for fill in (jnp.zeros_like, jnp.ones_like))
+    return {"params": variables["params"], "batch_stats": jax.tree.map(lambda z, o: z / (1 - (o - z)), zero, one)}
 
 
 def depth_panel(kind: str, depths: Sequence[int], sizes: Sequence[Sequence[float]], sigmas: Sequence[Sequence[float]]) -> Panel:

@@ -1,0 +1,112 @@
+"""The slide's integers, the modules without a branch, and the study's verdicts on made-up evidence."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deepjax.analysis import count_macs, macs_by_layer
+from deepjax.errors import InputError
+from deepjax.study.arms import ArmResult
+from deepjax.study.budget import budgets_of
+from deepjax.study.inceptions import SLIDE_INPUT, InceptionNet, median_seconds, slide_module
+from deepjax.study.study import Evidence, Options
+from experiments.inception_module import PRESETS, draw, judge, make_arms
+
+
+def test_the_modules_take_what_can_be_worked_out_by_hand():
+    """Each term is pixels x kernel x channels in x channels out."""
+    pixels = 28 * 28
+    naive = {"conv1x1": 256 * 128, "conv3x3": 9 * 256 * 192, "conv5x5": 25 * 256 * 96}
+    reductions = dict.fromkeys(("reduce3x3", "reduce5x5", "project"), 256 * 64)
+    bottleneck = reductions | {"conv1x1": 256 * 128, "conv3x3": 9 * 64 * 192, "conv5x5": 25 * 64 * 96}
+    assert macs_by_layer(slide_module(False), SLIDE_INPUT) == {name: pixels * terms for name, terms in naive.items()}
+    assert macs_by_layer(slide_module(True), SLIDE_INPUT) == {name: pixels * terms for name, terms in bottleneck.items()}
+    assert count_macs(slide_module(False), SLIDE_INPUT) == 854_196_224
+    assert count_macs(slide_module(True), SLIDE_INPUT) == 271_351_808
+    assert 271_351_808 + pixels * bottleneck["conv3x3"] == 358_055_936  # where the taught 358 million come from
+
+
+@pytest.mark.parametrize(("reduce", "channels"), [(True, 480), (False, 672)])
+def test_the_modules_are_as_deep_as_on_the_slide(reduce, channels):
+    module = slide_module(reduce)
+    out, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((1, *SLIDE_INPUT)))
+    assert out.shape == (1, 28, 28, channels)
+
+
+@pytest.mark.parametrize(
+    ("without", "gone"),
+    [("1x1", {"conv1x1"}), ("3x3", {"reduce3x3", "conv3x3"}), ("5x5", {"reduce5x5", "conv5x5"}), ("pool", {"project"})],
+)
+def test_a_branch_that_is_left_out_has_no_parameters(without, gone):
+    def convs(model: InceptionNet) -> set[str]:
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+        return {name for name in variables["params"]["inception2"] if "norm" not in name}
+
+    assert convs(InceptionNet()) - convs(InceptionNet(without=(without,))) == gone
+
+
+@pytest.mark.parametrize(("fields", "message"), [({"without": ("7x7",)}, "7x7"), ({"without": ("pool",), "reduce": False}, "pool")])
+def test_branches_that_are_not_there_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(InceptionNet(**fields).init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+
+
+def test_naive_modules_of_half_the_width_cost_the_same_within_two_per_cent():
+    for dataset, preset in PRESETS.items():
+        known = budgets_of(make_arms(Options(dataset=dataset), preset))
+        assert abs(known["naive"].macs / known["bottleneck"].macs - 1) < 0.02, dataset
+
+
+def test_the_median_is_over_turns_without_the_first():
+    calls = []
+    seconds = median_seconds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
+
+
+def arm(error: float) -> ArmResult:
+    """Five seeds around an error."""
+    rows = [[{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}] for i in range(-2, 3)]
+    return ArmResult({0.1: error}, 0.1, rows)
+
+
+BASE = {"bottleneck": 0.03, "naive": 0.06, "only_1x1": 0.4} | {
+    f"without_{branch}": 0.06 for branch in ("1x1", "3x3", "5x5", "pool")
+}
+
+
+def evidence(ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float) -> Evidence:
+    """Made-up errors of every arm, and times and bytes of five seeds."""
+    measured = []
+    for offset in (-0.02, -0.01, 0.0, 0.01, 0.02):
+        seconds = {"naive": ratio + offset, "bottleneck": 1.0, "itself": 1 / itself + offset}
+        measured.append({"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}})
+    return Evidence(Options(), PRESETS["digits"], {name: arm(error) for name, error in (BASE | errors).items()}, measured)
+
+
+@pytest.mark.parametrize(
+    ("change", "outcomes"),
+    [
+        ({}, ["supported", "refuted", "supported", "supported"]),
+        ({"ratio": 1.5, "memory": 3.0}, ["refuted", "supported", "supported", "supported"]),
+        ({"ratio": 2.0}, ["inconclusive", "refuted", "supported", "supported"]),
+        ({"naive": 0.03}, ["supported", "refuted", "inconclusive", "supported"]),
+        ({"naive": 0.01}, ["supported", "refuted", "refuted", "supported"]),
+        ({"without_pool": 0.03}, ["supported", "refuted", "supported", "refuted"]),  # a branch that nothing is lost without
+        ({"without_pool": 0.032}, ["supported", "refuted", "supported", "refuted"]),
+    ],
+)
+def test_each_verdict_can_come_out_either_way(change, outcomes):
+    found = [verdict.outcome for verdict in judge(evidence(**change))[:6]]
+    assert found == ["supported", "refuted", *outcomes]  # the integers are exact, and 358 million are not among them
+
+
+def test_the_controls_flip_and_would_be_seen_if_they_did_not():
+    controls = judge(evidence())[6:]
+    assert [control.outcome for control in controls] == ["supported", "refuted", "refuted"]
+    assert all(control.as_it_must for control in controls)
+    assert [control.as_it_must for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]] == [True, False, False]
+
+
+def test_every_figure_is_drawn(tmp_path):
+    assert all(picture.path.stat().st_size > 0 for picture in draw(evidence(), tmp_path))
