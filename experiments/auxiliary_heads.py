@@ -32,7 +32,7 @@ RULES = {
     "less": "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
 }
 WEIGHTS, PAPER = (0.0, 0.1, 0.3, 1.0), 0.3
-NORMS = {"none": ("googlenet", "without batch norm"), "batch": ("googlenet_bn", "with batch norm")}
+NORMS = {"none": ("googlenet", "Without batch norm"), "batch": ("googlenet_bn", "With batch norm")}
 MODULES = ("stem", *(f"inception{name}" for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")), "head")
 # Below both heads, which are on 4a and 4d; and above both.
 PARTS = {"low": ("stem", "inception3", "inception4a"), "high": ("inception4e", "inception5", "head")}
@@ -96,8 +96,8 @@ def judge(evidence: Evidence) -> list[Verdict]:
     return [
         reach(evidence, "Auxiliary heads feed gradient into the layers below them.", "low", "share", "fed"),
         reach(evidence, "The heads' gradient points the way of the main loss's.", "low", "cosine", "agrees"),
-        *[sooner(f"Auxiliary heads speed up training {how}.", *pair) for how, *pair in pairs],
-        *[lower(f"Auxiliary heads lower the final test error {how}.", *pair) for how, *pair in pairs],
+        *[sooner(f"Auxiliary heads speed up training {how.lower()}.", *pair) for how, *pair in pairs],
+        *[lower(f"Auxiliary heads lower the final test error {how.lower()}.", *pair) for how, *pair in pairs],
         reach(evidence, "Auxiliary heads feed gradient into the layers above them.", "high", "share", "fed", control=("refuted",)),
         sooner(slow, named["none_0"], named["batch_0"], control=("refuted",)),
     ]
@@ -109,14 +109,12 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     for norm, (_, how) in NORMS.items():
         rows = {name: [100 * share for share in evidence.values(f"{norm}_start", name, "share")] for name in MODULES}
         low = 100 * float(np.mean(evidence.values(f"{norm}_start", "low", "share")))
-        shares.append(
-            (f"{how.capitalize()}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows)
-        )
+        shares.append((f"{how}: {low:.0f} % of what reaches\nthe low layers is the heads'", "share of the heads (%)", rows))
         arms = {f"weight {weight:g}": evidence.arms[f"{norm}_{weight:g}"] for weight in evidence.preset.sizes["weights"]}
         gap = paired_interval(arms["weight 0.3"].final("test_error"), arms["weight 0"].final("test_error"))
-        curves.append((f"{how.capitalize()}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
+        curves.append((f"{how}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
         reached = {label: epochs_to(arm, target) for label, arm in arms.items()}
-        title = f"{how.capitalize()}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
+        title = f"{how}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
         epochs.append((title, f"epochs to {100 * target:g} % test error", reached))
     seeds = "Small dots are seeds, the large one their mean, the bar its 95 % interval."
     lines = lines_figure(curves, out / "error.png", "epoch", "test error (%)", y_scale="log")
