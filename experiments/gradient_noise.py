@@ -1,0 +1,147 @@
+"""Does the gradient noise scale grow as the loss falls, and does it tell the batch size to train with?
+
+McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training" (arXiv:1812.06162).
+
+python experiments/gradient_noise.py [--dataset fashion_mnist]          # digits: about two minutes on two CPU cores
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepjax.analysis.plots import COLORS, Curve
+from deepjax.command import parse, run
+from deepjax.data import dataset_info, sample
+from deepjax.study.drawing import lines_figure
+from deepjax.study.figures import times
+from deepjax.study.gains import as_factors
+from deepjax.study.networks import Stack
+from deepjax.study.noise import Look, noise_along
+from deepjax.study.report import Picture
+from deepjax.study.rules import Rule, within
+from deepjax.study.study import Evidence, Options, Preset, Study, Subject, conduct
+from deepjax.study.targets import fewest_steps, fit_hyperbola, loss_on
+from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below
+from deepjax.training import RunOptions, TrainConfig, build
+
+# No batch norm, under which an image has no gradient of its own, and no momentum, as in the theory. The noise scale is taken at
+# these shares of the steps that the probe's batch size needs to the target.
+NETWORK = partial(Stack, (3,) * 4, width=8, norm=False)
+ON_THE_WAY, BEYOND = tuple(np.linspace(0, 1, 9)), (1.5, 2.0, 3.0, 4.0)
+LOOK, COPIED = Look(count=8), Look(count=8, small=64, big=4096, copies=64)
+
+# The rules, fixed before the runs. A step with B images brings 1 / (1 + noise scale / B) of what one without noise would, so the
+# steps add up to S_min + E_min / B, and E_min / S_min is the mean noise scale on the way; "within an order of magnitude" is the
+# paper's own claim. Controls: losses in an order drawn by lot must not show the growth, and the noise scale of batches that hold
+# every image 64 times, which is 64 times as large, must not pass for the critical batch size.
+GROWS = Rule("Supported if the interval lies below 0; refuted if above; else inconclusive.", partial(all_below, bound=0.0))
+PREDICTS = within("the decimal logarithm of the ratio", -1.0, 1.0)
+SGD = {"schedule": "constant", "warmup_epochs": 0.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "augment": False}
+RATES = (0.4, 0.2, 0.1, 0.05, 0.025)
+SIZES = {"batches": (4, 16, 64, 256, 1024), "probe": 64, "target": 0.4, "images": 1437}
+PRESETS = {
+    "digits": Preset("growth, and a factor below ten; no number for this data is known", 5, RATES, SGD | {"steps": 3000}, SIZES),
+    "fashion_mnist": Preset(
+        "as on digits", 3, RATES, SGD | {"steps": 5000, "image_size": 14}, SIZES | {"target": 0.7, "images": 2048}
+    ),
+    "cifar10": Preset(
+        "growth, and a factor below ten, as the paper claims; not measured here",
+        rates=(0.8, *RATES),
+        training=SGD | {"steps": 100_000},
+        sizes={"batches": (16, 64, 256, 1024, 4096), "probe": 256, "target": 0.8, "images": 8192},
+    ),
+}
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Steps to the target by batch size, each at its best rate; and the noise scale in the course of the probe's training."""
+    sizes, steps, rates, course = subject.preset.sizes, [], [], {}
+    image_size = subject.preset.training.get("image_size", 0)
+    data = sample(dataset_info(subject.dataset), sizes["images"], subject.seed, "train", image_size, subject.data_dir)
+    for done, batch in enumerate(sizes["batches"]):
+        subject.progress(done, len(sizes["batches"]))
+        config = TrainConfig("own/stack", subject.dataset, batch_size=batch, seed=subject.seed, **subject.preset.training)
+        programs = build(config, RunOptions(data_dir=subject.data_dir), make=NETWORK)
+        loss_of = loss_on(programs.model, data)
+        taken, rate = fewest_steps(programs, config, loss_of, sizes["target"], subject.preset.rates)
+        steps, rates = [*steps, taken], [*rates, rate]
+        if batch == sizes["probe"]:
+            at = [round(share * taken) for share in (*ON_THE_WAY, *BEYOND)]
+            course = noise_along(at, programs, replace(config, learning_rate=rate), loss_of, data, (LOOK, COPIED))
+    return {"steps": steps, "rates": rates, **course}
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    """Two claims, and a control of each."""
+    seeds, batches, way = evidence.measured, evidence.preset.sizes["batches"], len(ON_THE_WAY)
+    critical = [fit_hyperbola(batches, seed["steps"]).critical for seed in seeds]
+
+    def grows(claim: str, losses: list[list[float]], control: Any = ()) -> Verdict:
+        slopes = [float(np.polyfit(np.log(x), np.log(seed["scales"][0]), 1)[0]) for x, seed in zip(losses, seeds, strict=True)]
+        how = "Slope of the logarithm of the noise scale over that of the training loss, by seed; Student's 95 % interval."
+        return GROWS.verdict(claim, how, {"exponent of the loss": slopes}, control=control)
+
+    def predicts(claim: str, look: int, control: Any = ()) -> Verdict:
+        scales = [float(np.trapezoid(s["scales"][look][:way], s["at"][:way]) / s["at"][way - 1]) for s in seeds]
+        logs = [float(np.log10(scale / size)) for scale, size in zip(scales, critical, strict=True)]
+        how = "Mean noise scale on the way over the critical batch size of the hyperbola; log10, by seed, Student's 95 % interval."
+        what = f"critical batch size {np.mean(critical):.0f}, noise scale {np.mean(scales):.0f} images, or"
+        return as_factors(PREDICTS.verdict(claim, how, {what: logs}, control=control))
+
+    rng, losses, order = np.random.default_rng(0), evidence.values("losses"), "an order of magnitude of the critical batch size"
+    lots = [rng.permutation(each).tolist() for each in losses]
+    copied = f"The noise scale of batches that hold every image {COPIED.copies} times is within {order}."
+    return [
+        grows("The noise scale grows as the loss falls.", losses),
+        predicts(f"The mean noise scale on the way to the target is within {order}.", 0),
+        grows("The noise scale grows as losses fall that are drawn by lot.", lots, NOT_SUPPORTED),
+        predicts(copied, 1, NOT_SUPPORTED),
+    ]
+
+
+def draw(evidence: Evidence, out: Path) -> list[Picture]:
+    """Noise scale against loss, and steps against batch size with the hyperbola."""
+    sizes, grows, predicts = evidence.preset.sizes, *judge(evidence)[:2]
+    by_loss = [Curve(f"_{i}", seed["losses"], [seed["scales"][0]], COLORS[0], "o-") for i, seed in enumerate(evidence.measured)]
+    batches, y_label = sizes["batches"], f"steps to a loss of {sizes['target']:g}"
+    fits = [fit_hyperbola(batches, seed["steps"]) for seed in evidence.measured]
+    fine = np.geomspace(batches[0], batches[-1]).tolist()
+    fitted = Curve("hyperbola", fine, [[fit.steps(b) for b in fine] for fit in fits], COLORS[1])
+    counted = Curve("_counted", batches, evidence.values("steps"), COLORS[0], "o")
+    slope, ratio = (next(iter(verdict.effects.values())) for verdict in (grows, predicts))
+    first = f"The noise scale goes as the loss to the power of {slope.effect:.2f}"
+    second = f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images;\nthe mean noise scale is {times(ratio)}"
+    return [
+        Picture(
+            lines_figure([(first, by_loss)], out / "noise.png", "training loss", "noise scale (images)", "log", "log"),
+            "Noise scale against loss in the course of training, a line a seed; training goes from right to left.",
+        ),
+        Picture(
+            lines_figure([(second, [fitted, counted])], out / "steps.png", "batch size (images)", y_label, "log", "log"),
+            "Steps to the target by batch size, each at its best rate, with (S / S_min - 1)(E / E_min - 1) = 1; band over seeds.",
+        ),
+    ]
+
+
+STUDY = Study(
+    name="gradient_noise",
+    lecture="Training practice: the batch size",
+    title="Does the noise of the gradient tell the batch size to train with?",
+    question="A small batch's gradient is mostly noise, a large batch's mostly repeats itself. The noise scale, the variance of an "
+    "image's gradient over the square of the mean, is where the two meet. Beyond it, do more images save no steps?",
+    presets=PRESETS,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    method=lambda evidence: [
+        "Four 3x3 convolutions without batch norm under plain SGD. Steps to the target are counted, to 5 %, for each batch size at "
+        "the best of the rates of each seed; the noise scale is estimated from gradients of 8 and of 1024 images.",
+    ],
+    limits=lambda evidence: ["The theory asks for the best rate at each batch size; rates are a factor of two apart."],
+)
+
+if __name__ == "__main__":
+    run(lambda: conduct(STUDY, parse(Options)))

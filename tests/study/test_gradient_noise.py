@@ -1,0 +1,99 @@
+"""The study of gradient noise is judged by rules that can fail; steps to a target and the hyperbola against what is known."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepjax.study.noise import Look
+from deepjax.study.study import Evidence, Options
+from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, states, steps_to
+from deepjax.training import TrainConfig, build
+from experiments.gradient_noise import BEYOND, NETWORK, ON_THE_WAY, PRESETS, judge
+
+PRESET = PRESETS["digits"]
+
+
+def seed(power: float, ratio: float, shift: float = 0.0) -> dict:
+    """A noise scale that goes as the loss to a power, whose mean on the way is `ratio` times the critical batch size."""
+    at = [round(100 * share) for share in (*ON_THE_WAY, *BEYOND)]
+    losses = np.exp(-np.arange(len(at)) / 4 + shift)
+    scales, way = losses**power, len(ON_THE_WAY)
+    scales = scales / (np.trapezoid(scales[:way], at[:way]) / at[way - 1]) * ratio * 50
+    steps = [Hyperbola(20.0, 1000.0).steps(batch) * math.exp(0.1 * shift) for batch in PRESET.sizes["batches"]]
+    return {"at": at, "losses": losses.tolist(), "scales": [scales.tolist(), (64 * scales).tolist()], "steps": steps}
+
+
+def verdicts(power: float, ratio: float):
+    return judge(Evidence(Options(), PRESET, {}, [seed(power * (1 + shift / 9), ratio, shift) for shift in (-0.1, 0.0, 0.1)]))
+
+
+@pytest.mark.parametrize(
+    ("power", "ratio", "expected"),
+    [
+        (-1.0, 1.0, ["supported", "supported"]),
+        (1.0, 1.0, ["refuted", "supported"]),  # it falls with the loss
+        (-1.0, 20.0, ["supported", "refuted"]),
+        (-1.0, 0.01, ["supported", "refuted"]),
+    ],
+)
+def test_each_verdict_can_come_out_either_way(power, ratio, expected):
+    assert [verdict.outcome for verdict in verdicts(power, ratio)[:2]] == expected
+
+
+def test_the_controls_flip_and_would_be_seen_if_they_did_not():
+    controls = verdicts(-1.0, 1.0)[2:]
+    assert [control.as_it_must for control in controls] == [True, True]
+    assert not verdicts(-1.0, 1 / 64)[3].as_it_must  # a noise scale 64 times too small, which copies make right
+
+
+def test_the_hyperbola_is_found_again():
+    truth, batches = Hyperbola(30.0, 4000.0), [4, 16, 64, 256, 1024]
+    steps = [truth.steps(batch) for batch in batches]
+    found = fit_hyperbola(batches, steps)
+    assert (found.s_min, found.e_min, found.critical) == pytest.approx((30.0, 4000.0, 4000 / 30), rel=1e-4)
+    for batch, each in zip(batches, steps, strict=True):  # McCandlish et al. 2018, eq. 2.11
+        assert (each / truth.s_min - 1) * (batch * each / truth.e_min - 1) == pytest.approx(1)
+    with pytest.raises(ValueError, match="three batch sizes"):
+        fit_hyperbola([4, 16, 64], [100, math.inf, 20])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = TrainConfig("own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0)
+    return build(config, make=NETWORK), config
+
+
+def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
+    programs, config = tiny
+    assert [(step, int(state.step)) for step, state in states(programs, config)] == [(step, step) for step in range(31)]
+    seen = []
+
+    def falls(params) -> float:
+        seen.append(params)
+        return 1.0 / len(seen)
+
+    assert steps_to(programs, config, falls, target=0.25) == 4  # looked at after every step, as 5 % of few steps is less than one
+    assert steps_to(programs, config, lambda params: 1.0, target=0.5) == math.inf
+    assert steps_to(programs, config, lambda params: 1.0, target=1.0, most=0) == math.inf
+    assert steps_to(programs, config, lambda params: math.nan, target=0.5) == math.inf
+
+
+def test_the_fewest_steps_are_those_of_the_best_rate(tiny):
+    """The loss is the distance that the weights have gone: the larger rate arrives first."""
+    programs, config = tiny
+    start = programs.fresh_state(config).params["conv1"]["kernel"].copy()
+    left = lambda params: 1.0 - float(jnp.linalg.norm(params["conv1"]["kernel"] - start))  # noqa: E731
+    steps, rate = fewest_steps(programs, config, left, target=0.95, rates=(0.001, 0.1))
+    assert rate == 0.1 and steps == steps_to(programs, config, left, 0.95)
+
+
+def test_copies_multiply_the_noise_scale(tiny):
+    programs, config = tiny
+    rng = np.random.default_rng(0)
+    data = {"image": jnp.asarray(rng.normal(size=(64, 8, 8, 1)), jnp.float32), "label": jnp.asarray(rng.integers(10, size=64))}
+    params = programs.fresh_state(config).params
+    once = Look(count=16, small=1, big=512).scale(programs, params, data, np.random.default_rng(1))
+    copied = Look(count=16, small=8, big=4096, copies=8).scale(programs, params, data, np.random.default_rng(1))
+    assert copied == pytest.approx(8 * once, rel=1e-3)
