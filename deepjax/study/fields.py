@@ -84,14 +84,16 @@ def settled(model: nn.Module, variables: dict[str, Any], images: Array) -> dict[
     """
     if not variables.get("batch_stats"):
         return variables
-    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-
-    @jax.jit
-    def moved(statistics: Any) -> Any:
-        return apply({"params": variables["params"], "batch_stats": statistics}, images)[1]["batch_stats"]
-
-    zero, one = (moved(jax.tree.map(fill, variables["batch_stats"])) for fill in (jnp.zeros_like, jnp.ones_like))
+    fills = (jax.tree.map(fill, variables["batch_stats"]) for fill in (jnp.zeros_like, jnp.ones_like))
+    zero, one = (_moved(model, {"params": variables["params"], "batch_stats": filled}, images) for filled in fills)
     return {"params": variables["params"], "batch_stats": jax.tree.map(lambda z, o: z / (1 - (o - z)), zero, one)}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _moved(model: nn.Module, variables: dict[str, Any], images: Array) -> Any:
+    """The running averages after one pass in training mode."""
+    _, state = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    return state["batch_stats"]
 
 
 def depth_panel(kind: str, depths: Sequence[int], sizes: Sequence[Sequence[float]], sigmas: Sequence[Sequence[float]]) -> Panel:
