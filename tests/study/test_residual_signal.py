@@ -1,0 +1,77 @@
+"""The rules on what shortcuts do to the signal can come out either way, and each control by the same rule the other way."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deepjax.models import create_model
+from deepjax.study.blocks import block_names, tower
+from deepjax.study.study import Evidence, Options
+from experiments.residual_signal import CLAIMS, PRESETS, judge
+
+THEORY = {
+    "factor": {"no norm": 2.0, "batch norm": 1.1},
+    "exponent": {"no norm": 6.0, "batch norm": 0.8},
+    "ratio": {"resnet56": 0.4, "drawn": 1.0},
+    "rise": {"resnet56": [1.0, 3.0], "resnet20": [5.0, 15.0], "plain20": [60.0, 80.0]},
+    "response": {"resnet56": 0.5, "resnet20": 0.7, "plain20": 0.9, "resnet20, drawn": 1.0, "plain20, drawn": 1.0},
+}
+CLAIMED = sum(not claim.control for claim in CLAIMS)
+
+
+def evidence(**changed) -> Evidence:
+    """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
+    values = {kind: named | dict([changed[kind]] if kind in changed else []) for kind, named in THEORY.items()}
+
+    def scaled(value, factor):
+        return [factor * each for each in value] if isinstance(value, list) else factor * value
+
+    seeds = [{kind: {n: scaled(v, f) for n, v in named.items()} for kind, named in values.items()} for f in (0.99, 1.0, 1.01)]
+    return Evidence(Options(), PRESETS["digits"], {}, seeds)
+
+
+def test_theory_supports_the_claims_and_fails_the_controls():
+    verdicts = judge(evidence())
+    assert [verdict.outcome for verdict in verdicts[:CLAIMED]] == ["supported"] * CLAIMED
+    assert all(verdict.control and verdict.as_it_must for verdict in verdicts[CLAIMED:])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "name", "value", "outcome"),
+    [
+        (0, "factor", "no norm", 1.7, "refuted"),
+        (0, "factor", "no norm", 1.875, "inconclusive"),
+        (1, "exponent", "batch norm", 2.0, "refuted"),
+        (2, "rise", "resnet56", [20.0, 30.0], "refuted"),
+        (2, "rise", "resnet56", [9.0, 11.0], "inconclusive"),
+        (3, "rise", "plain20", [20.0, 30.0], "refuted"),
+        (4, "ratio", "resnet56", 0.9, "refuted"),
+        (5, "response", "resnet20", 0.9, "refuted"),
+        (6, "response", "resnet56", 0.8, "refuted"),
+    ],
+)
+def test_other_numbers_do_not(number, kind, name, value, outcome):
+    assert judge(evidence(**{kind: (name, value)}))[number].outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "name", "value"),
+    [(7, "factor", "batch norm", 2.0), (9, "rise", "plain20", [1.0, 1.0]), (11, "ratio", "drawn", 0.3)],
+)
+def test_a_control_that_fails_is_told(number, kind, name, value):
+    assert not judge(evidence(**{kind: (name, value)}))[number].as_it_must
+
+
+def test_the_blocks_are_those_of_the_network():
+    model = create_model("cifar_plain20", width=2)
+    names = block_names(model)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    assert set(names) == {name for name in params if name.startswith("stage")} and len(names) == 9
+    assert tower(27, normed=False).stages == (27,) and math.comb(27, 13) == 20_058_300
+
+
+def test_the_papers_numbers_stand_in_the_presets():
+    assert "5 to 17 of 54 blocks" in PRESETS["digits"].expected and "not measured here" in PRESETS["cifar10"].expected
+    assert PRESETS["cifar10"].training["steps"] == 64_000
