@@ -113,17 +113,12 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     laws = [curve(f"{base:g}^L", {depth: [base**depth] for depth in SHORT}, "0.6", ":") for base in (0.5, 0.75)]
     half, exponent = np.exp(verdicts[0].effects["slope"].effect), verdicts[3].effects["slope"].effect
     residual, plain = (np.mean(values) for values in verdicts[4].values.values())
-    first = (
-        f"Plain, batch norm: each block multiplies agreement\nof gradients by {half:.2f}",
-        [*curves(list(WIDE)[:5], SHORT), *laws],
-    )
-    second = (f"Residual, batch norm: it goes as depth to the power {exponent:.2f}", curves(list(WIDE)[5:3:-1], LONG))
+    first = (f"Plain, batch norm: each block\nmultiplies it by {half:.2f}", [*curves(list(WIDE)[:5], SHORT), *laws])
+    second = (f"Residual, batch norm: it goes as depth\nto the power {exponent:.2f}", curves(list(WIDE)[5:3:-1], LONG))
     third = (f"At images, 56 layers: residual {residual:.4f}, plain {plain:.4f}", curves(("resnet", "plain"), LAYERS))
     label, log, band = "mean cosine between gradients", "log", " Mean over seeds, band from the least to the greatest."
     return [
-        Picture(
-            lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log), f"Wide networks, first blocks.{band}"
-        ),
+        Picture(lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log), f"Wide networks.{band}"),
         Picture(lines_figure([second], out / "power.png", "blocks", label, log, log), f"Wide residual networks by depth.{band}"),
         Picture(lines_figure([third], out / "images.png", "layers", label), f"Convolutional networks of the registry.{band}"),
     ]
