@@ -38,7 +38,7 @@ NETWORKS = {
 }
 VGG = "three 3x3 are better: with one 5x5 for two 3x3, VGG-B has 7 % more top-1 error on ImageNet (Simonyan and Zisserman, 4.1)"
 SHARED: dict[str, Any] = {"seeds": 5, "rates": (0.1, 0.03)}
-PRESETS = {  # digits are enlarged, as on 8 pixels two 7x7 would see everything; 16 epochs: in 8 the stack was not trained (seed 1000)
+PRESETS = {  # digits are enlarged, as on 8 pixels two 7x7 see everything; 16 epochs, as in 8 the stack was not trained (seed 1000)
     "digits": Preset(VGG, training={"epochs": 16, "batch_size": 64, "width": 8, "image_size": 16}, **SHARED),
     "fashion_mnist": Preset(VGG, training={"steps": 400, "batch_size": 128, "width": 8, "warmup_epochs": 0.1}, **SHARED),
     "cifar10": Preset(f"{VGG}; not measured here", training={"epochs": 60, "batch_size": 128, "width": 64}, **SHARED),
