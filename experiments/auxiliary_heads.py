@@ -49,8 +49,8 @@ PRESETS = {
         {"target": 0.2, "arms": ("none_0", "none_0.3", "batch_0", "batch_0.3")},
     ),
     "cifar100": Preset(
-        "with batch norm no early gain, a slightly better end (Szegedy et al. 2015); without, 34.57 % for 35.68 % (deeply supervised "
-        "networks, Lee et al. 2015); GoogLeNet's paper has no number; not measured here",
+        "with batch norm no early gain, a slightly better end (Szegedy et al. 2015); without, 34.57 % for 35.68 % (deeply "
+        "supervised networks, Lee et al. 2015); GoogLeNet's paper has no number; not measured here",
         3, (0.1, 0.03, 0.01), {"epochs": 200, "image_size": 224}, {"target": 0.4, "arms": (*BARE, *NORMED)},
     ),
 }  # fmt: skip
@@ -119,10 +119,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         epochs.append((title, f"epochs to {100 * target:g} % test error", reached))
     lines = lines_figure(curves, out / "error.png", "epoch", "test error (%)", y_scale="log")
     return [
-        Picture(
-            rows_figure(shares, out / "shares.png"),
-            "Before training, mean over the layers of each module; by seed, with 95 % intervals.",
-        ),
+        Picture(rows_figure(shares, out / "shares.png"), "Before training, mean over a module's layers; seeds and 95 % intervals."),
         Picture(lines, "Test error by weight of the heads' losses: mean over seeds, band from the best to the worst."),
         Picture(rows_figure(epochs, out / "epochs.png"), "Epochs to the target: seeds, their mean and its 95 % interval."),
     ]
