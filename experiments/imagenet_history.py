@@ -4,11 +4,12 @@ python experiments/imagenet_history.py                       # digits: one to tw
 python experiments/imagenet_history.py --dataset fashion_mnist
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -22,17 +23,8 @@ from deepjax.study.report import Picture, Table
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
 from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above, exact
 
-
-class Winner(NamedTuple):
-    """A column of the chart: top-5 error in per cent on the test set, and layers as charted."""
-
-    year: int
-    entry: str
-    error: float
-    layers: int
-    trap: str
-
-
+# A column of the chart: top-5 error in per cent on the test set, layers as charted, and what the number hides.
+Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
 # He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org for 2016 and 2017.
 WINNERS = (
     Winner(2012, "AlexNet", 16.4, 8, "without outside data; 15.3 with ImageNet-22k"),
@@ -131,12 +123,6 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     ]
 
 
-def tables(evidence: Evidence) -> list[Table]:
-    """What the chart hides."""
-    rows = [(str(w.year), w.entry, f"{w.error:g} %", str(w.layers), w.trap) for w in WINNERS]
-    return [Table("The winners, and the trap in each number", ("year", "entry", "top-5 error", "layers", "mind"), rows)]
-
-
 STUDY = Study(
     name="imagenet_history",
     lecture="the ImageNet benchmark: each winner deeper and better, until the error is below a human's",
@@ -152,7 +138,9 @@ STUDY = Study(
         "Entries differ in data, crops and number of networks as much as in depth: the chart is no experiment."
     ],
     arms=make_arms,
-    tables=tables,
+    tables=lambda evidence: [
+        Table("The winners, and the trap in each number", Winner._fields, [tuple(map(str, winner)) for winner in WINNERS])
+    ],
 )
 
 if __name__ == "__main__":
