@@ -54,11 +54,11 @@ MEASURES = {
     ),
 }
 PRESETS = {
-    # Of the rates of the degradation study 0.01 was never chosen.
+    # One rate: of 0.1, 0.03 and 0.01 the degradation study found the first the best of every network.
     "digits": Preset(
         "plain-20 near 2 %, plain-56 near 65 % training error (degradation study); the constructed one as plain-20, by algebra",
         seeds=5,
-        rates=(0.1, 0.03),
+        rates=(0.1,),
         training={"epochs": 12, "batch_size": 64, "width": 8, "warmup_epochs": 4.0},
         sizes={"finetune": {"epochs": 3, "learning_rate": 0.01, "warmup_epochs": 0.0}, "examples": 128, "points": 11, "steps": 30},
     ),

@@ -87,10 +87,11 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
 def measure(subject: Subject) -> dict[str, Any]:
     """Signal as drawn, on Gaussian inputs; lesions, responses and paths of what was trained."""
     key, seed, samples = jax.random.key(subject.seed), subject.seed, subject.preset.sizes["samples"]
-    noise, bare = jax.random.normal(key, (16, 64, 64, 3)), tower(27, normed=False)
-    small = noise[:, :16, :16]
-    signals = {name: signal_growth(tower(16, normed), key, noise) for name, normed in (("no norm", False), ("batch norm", True))}
-    paths = {"drawn": gradient_paths(bare, jax.jit(bare.init)(key, small), (small, np.arange(16) % 10), samples, seed)}
+    noise, bare = jax.random.normal(key, (8, 64, 64, 3)), tower(27, normed=False)
+    small = noise[:4, :16, :16]
+    towers = {"no norm": tower(16, False, width=32), "batch norm": tower(16, True, width=32)}
+    signals = {name: signal_growth(model, key, noise) for name, model in towers.items()}
+    paths = {"drawn": gradient_paths(bare, jax.jit(bare.init)(key, small), (small, np.arange(len(small))), samples, seed)}
     rises, deviations = {}, {}
     for name, path in subject.runs.items():
         trained = open_run(path, data_dir=subject.data_dir)

@@ -14,10 +14,10 @@ from deepjax.models.preact import PreActResNet
 Variables = Mapping[str, Any]
 
 
-def tower(blocks: int, normed: bool) -> PreActResNet:
+def tower(blocks: int, normed: bool, width: int = 16) -> PreActResNet:
     """One stage of pre-activated residual blocks that all keep the shape of their input, with batch norm or without norm."""
     norm = "batch" if normed else "none"
-    return PreActResNet(stages=(blocks,), block="basic", num_classes=10, width=16, stem_width=16, stem="cifar", norm=norm)
+    return PreActResNet(stages=(blocks,), block="basic", num_classes=10, width=width, stem_width=width, stem="cifar", norm=norm)
 
 
 def signal_growth(model: PreActResNet, key: Array, inputs: Array) -> dict[str, Any]:
