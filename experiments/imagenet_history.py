@@ -100,12 +100,11 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """The chart, redrawn with its traps; and the race."""
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(9, 4.2))
-        bars = ax.bar([str(w.year) for w in WINNERS], [w.error for w in WINNERS], color=COLORS[0], width=0.62)
-        ax.bar_label(bars, [f"{w.entry}\n{w.error:g} %, {w.layers} layers" for w in WINNERS], fontsize=9, padding=3)
-        ax.axhline(HUMAN, color=COLORS[1], linestyle="--", linewidth=1.2)
-        ax.annotate(
-            f"one annotator {HUMAN} %", (5.45, HUMAN), ha="right", va="bottom", color=COLORS[1], fontsize=9, xytext=(5.45, 6.6)
-        )
+        ax.axhline(HUMAN, color=COLORS[1], linestyle="--", linewidth=1.2, zorder=1)
+        ax.annotate(f"one annotator {HUMAN} %", (5.45, HUMAN + 0.15), ha="right", va="bottom", color=COLORS[1], fontsize=9)
+        bars = ax.bar([str(w.year) for w in WINNERS], [w.error for w in WINNERS], color=COLORS[0], width=0.62, zorder=2)
+        labels = [f"{w.entry}\n{w.error:g} %, {w.layers} layers" for w in WINNERS]
+        ax.bar_label(bars, labels, fontsize=9, padding=3, bbox={"color": "white", "pad": 0.5}, zorder=3)
         (first, *_, last) = WINNERS
         less, more = first.error / last.error, last.layers / first.layers
         title = f"ILSVRC: top-5 error fell {less:.1f}-fold in five years, layers rose {more:g}-fold"
