@@ -31,18 +31,19 @@ RULES = {
     "as good": "Supported if the interval lies below +1 point; refuted if it lies above; else inconclusive.",
     "better": "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
 }
-# Networks of ImageNet, narrow: widths of the first stage. All have batch norm and are trained alike; GoogLeNet without its heads.
+# Networks of ImageNet, narrow: widths of the first stage. All have batch norm and are trained alike, GoogLeNet without its heads,
+# all without dropout: with it VGG-11 of width 2 stayed near 70 % of error on seeds 1000 and 1001, where nothing is compared.
 FAMILIES: dict[str, tuple[tuple[int, ...], Any]] = {
-    "vgg11": ((2, 8), partial(create_model, "vgg11_bn")),
+    "vgg11": ((2, 8), partial(create_model, "vgg11_bn", dropout=0.0)),
     "vgg11_pooled": ((8,), partial(PooledVGG, configuration="A", norm="batch")),
-    "googlenet": ((1, 4, 8), partial(create_model, "googlenet_bn", auxiliary=False)),
+    "googlenet": ((1, 4, 8), partial(create_model, "googlenet_bn", dropout=0.0, auxiliary=False)),
     "resnet18": ((4, 8), partial(create_model, "resnet18")),
 }
 RATES = (0.1, 0.03)
 PRESETS = {
     "digits": Preset(
         "GoogLeNet as good as VGG with a twentieth of the parameters; no number, for networks so narrow",
-        5, RATES, {"epochs": 10, "batch_size": 64, "image_size": 32, "warmup_epochs": 2.0}, {"factor": 1},
+        5, RATES, {"epochs": 12, "batch_size": 64, "image_size": 32, "warmup_epochs": 2.0}, {"factor": 1},
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
@@ -122,9 +123,9 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
 
 
 METHOD = (
-    "The networks of ImageNet, narrow, on equal images with equal training; all have batch norm. vgg11_pooled is VGG-11 with an "
-    "average over the map and one linear layer in place of its three fully connected ones, as GoogLeNet and ResNet have it. "
-    "Each is trained once at each rate; the rate of the lowest final training error is repeated for the other seeds."
+    "The networks of ImageNet, narrow, on equal images with equal training; all have batch norm, none dropout. vgg11_pooled is "
+    "VGG-11 with an average over the map and one linear layer in place of its three fully connected ones, as GoogLeNet and ResNet "
+    "have it. Each is trained once at each rate; the rate of the lowest final training error is repeated for the other seeds."
 )
 LIMIT = (
     "At 32 pixels VGG's last map is one pixel, which is repeated to 7x7: its first fully connected layer has the paper's share of "

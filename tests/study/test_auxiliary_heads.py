@@ -73,5 +73,5 @@ def test_arms_and_preset_of_the_papers():
     arms = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])
     assert list(arms) == [f"{norm}_{weight}" for norm in ("none", "batch") for weight in ("0", "0.1", "0.3", "1")]
     paper = arms["none_0.3"].config
-    assert list(make_arms(Options(), PRESETS["digits"])) == [*list(arms)[:4], "batch_0", "batch_0.3"]
+    assert set(make_arms(Options(), PRESETS["digits"])) == {"none_0", "none_0.3", "none_1", "batch_0", "batch_0.3"}
     assert (paper.model, paper.auxiliary_weight, paper.image_size, paper.epochs) == ("googlenet", 0.3, 224, 200)
