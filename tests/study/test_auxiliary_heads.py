@@ -23,7 +23,7 @@ def arm(*seeds: list[float]) -> ArmResult:
 
 
 FAST = arm([0.5, 0.05, 0.011], [0.5, 0.05, 0.012], [0.6, 0.05, 0.013])
-SLOW = arm([0.5, 0.2, 0.05], [0.5, 0.2, 0.055], [0.5, 0.2, 0.06])
+SLOW = arm([0.5, 0.3, 0.05], [0.5, 0.3, 0.055], [0.5, 0.3, 0.06])
 ARMS = {f"{norm}_{weight}": SLOW if norm == "none" else FAST for norm in ("none", "batch") for weight in ("0", "0.1", "0.3", "1")}
 
 
