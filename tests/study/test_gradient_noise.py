@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepjax.analysis import per_example_gradients
 from deepjax.study.noise import Look
 from deepjax.study.study import Evidence, Options
 from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, states, steps_to
@@ -15,18 +16,19 @@ from experiments.gradient_noise import BEYOND, NETWORK, ON_THE_WAY, PRESETS, jud
 PRESET = PRESETS["digits"]
 
 
-def seed(power: float, ratio: float, shift: float = 0.0) -> dict:
+def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
     """A noise scale that goes as the loss to a power, whose mean on the way is `ratio` times the critical batch size."""
     at = [round(100 * share) for share in (*ON_THE_WAY, *BEYOND)]
     losses = np.exp(-np.arange(len(at)) / 4 + shift)
     scales, way = losses**power, len(ON_THE_WAY)
-    scales = scales / (np.trapezoid(scales[:way], at[:way]) / at[way - 1]) * ratio * 50
-    steps = [Hyperbola(20.0, 1000.0).steps(batch) * math.exp(0.1 * shift) for batch in PRESET.sizes["batches"]]
-    return {"at": at, "losses": losses.tolist(), "scales": [scales.tolist(), (64 * scales).tolist()], "steps": steps}
+    scales = scales / (np.trapezoid(scales[:way], at[:way]) / at[way - 1]) * ratio * critical
+    steps = [Hyperbola(20.0, 20 * critical).steps(batch) * math.exp(0.1 * shift) for batch in PRESET.sizes["batches"]]
+    return {"at": at, "losses": losses.tolist(), "scales": scales.tolist(), "steps": steps}
 
 
-def verdicts(power: float, ratio: float):
-    return judge(Evidence(Options(), PRESET, {}, [seed(power * (1 + shift / 9), ratio, shift) for shift in (-0.1, 0.0, 0.1)]))
+def verdicts(power: float, ratio: float, critical: float = 50):
+    seeds = [seed(power * (1 + shift / 9), ratio, shift, critical) for shift in (-0.1, 0.0, 0.1)]
+    return judge(Evidence(Options(), PRESET, {}, seeds))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_each_verdict_can_come_out_either_way(power, ratio, expected):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts(-1.0, 1.0)[2:]
     assert [control.as_it_must for control in controls] == [True, True]
-    assert not verdicts(-1.0, 1 / 64)[3].as_it_must  # a noise scale 64 times too small, which copies make right
+    assert not verdicts(-1.0, 1.0, critical=500)[3].as_it_must  # the digits have 1437 training images
 
 
 def test_the_hyperbola_is_found_again():
@@ -89,11 +91,12 @@ def test_the_fewest_steps_are_those_of_the_best_rate(tiny):
     assert rate == 0.1 and steps == steps_to(programs, config, left, 0.95)
 
 
-def test_copies_multiply_the_noise_scale(tiny):
+def test_the_noise_scale_is_that_of_all_the_images(tiny):
+    """Drawn with replacement, the estimate has no bias: near tr(Sigma) / |G|^2 of the images as they are."""
     programs, config = tiny
     rng = np.random.default_rng(0)
     data = {"image": jnp.asarray(rng.normal(size=(64, 8, 8, 1)), jnp.float32), "label": jnp.asarray(rng.integers(10, size=64))}
-    params = programs.fresh_state(config).params
-    once = Look(count=16, small=1, big=512).scale(programs, params, data, np.random.default_rng(1))
-    copied = Look(count=16, small=8, big=4096, copies=8).scale(programs, params, data, np.random.default_rng(1))
-    assert copied == pytest.approx(8 * once, rel=1e-3)
+    variables = {"params": programs.fresh_state(config).params}
+    layers = per_example_gradients(programs.model, variables, data).layers
+    exact = sum(layer.variance for layer in layers) * 63 / 64 / sum(layer.mean_norm**2 for layer in layers)
+    assert Look(count=16).scale(programs, variables["params"], data, rng) == pytest.approx(exact, rel=0.2)

@@ -14,7 +14,7 @@ def arm(train: float) -> ArmResult:
     return ArmResult({0.1: train, 0.01: 0.9}, 0.1, rows)
 
 
-GOOD = {f"{kind}{depth}": arm(0.01) for kind in NETWORKS for depth in (SHALLOW, DEEP)}
+GOOD = {f"{kind}{DEEP}": arm(0.01) for kind in NETWORKS} | {f"batch{SHALLOW}": arm(0.01)}
 FOUND = GOOD | {f"none{DEEP}": arm(0.9), f"none{SHALLOW}": arm(0.1)}
 
 
@@ -46,7 +46,7 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
 
 def test_no_arm_but_the_baseline_has_batch_norm():
     arms = make_arms(Options(), PRESETS["digits"])
-    assert list(arms) == [f"{kind}{depth}" for depth in (DEEP, SHALLOW) for kind in NETWORKS]
+    assert list(arms) == [*[f"{kind}{DEEP}" for kind in NETWORKS], f"batch{SHALLOW}", f"none{SHALLOW}"]
     for kind in ("none", "rezero"):
         make = arms[f"{kind}{DEEP}"].make
         assert make is not None and getattr(make(), "norm") == "none"  # noqa: B009
