@@ -24,7 +24,7 @@ from deepjax.study.rules import Rule, above
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
 from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below
 
-# The arms: the same shapes at two depths. ReZero is without the batch norm that its authors keep: can it stand in for that?
+# The arms: equal shapes, two depths. ReZero is without the batch norm that its authors keep: can it stand in for that?
 SHALLOW, DEEP = 20, 56
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("cifar_resnet", {}),
@@ -47,17 +47,17 @@ AS_WELL = Rule(
     partial(all_below, bound=MARGIN),
 )
 PRESETS = {
-    # Rates and length were chosen on seeds from 1000 on, so that each arm's best rate lies inside of the range.
+    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither norm nor scheme no rate from 0.01 to 1e-5 did.
     "digits": Preset(
-        "at 56 layers every scheme within the margin; with neither scheme nor norm, no training",
-        seeds=5,
-        rates=(0.1, 0.01, 0.001),
-        training={"epochs": 6, "batch_size": 64, "width": 4, "warmup_epochs": 2.0},
+        "at 56 layers no training with neither scheme nor norm; the schemes a few points behind batch norm in so short a training "
+        "(pilots: 5.6 % with Fixup, 2.4 % with NF-ResNet after 12 epochs)",
+        rates=(0.3, 0.1, 0.01),
+        training={"epochs": 10, "batch_size": 64, "width": 8, "warmup_epochs": 2.0},
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
-        rates=(0.1, 0.01, 0.001),
-        training={"epochs": 1, "batch_size": 64, "steps": 150, "width": 4, "image_size": 14, "warmup_epochs": 0.05},
+        rates=(0.3, 0.1, 0.01),
+        training={"epochs": 1, "batch_size": 64, "steps": 500, "width": 8, "image_size": 14, "warmup_epochs": 0.1},
     ),
     "cifar10": Preset(
         "ResNet-56's test error 6.27 % with batch norm, 6.58 % with ReZero beside it (Bachlechner et al.); not measured here",
@@ -68,13 +68,13 @@ PRESETS = {
 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
-    """Each network at each depth, the deep ones first: batch56, none56, ..., nf20."""
+    """Each network at 56 layers, and with and without batch norm at 20: batch56, ..., none20."""
     arms = {}
-    for depth in (DEEP, SHALLOW):
-        for kind, (family, fields) in NETWORKS.items():
-            name, model = f"{kind}{depth}", f"{family}{depth}"
-            make = partial(create_model, model, **fields) if fields else None
-            arms[name] = arm_of(name, f"own/{model}_bare" if fields else model, options, preset, make)
+    for depth, kinds in ((DEEP, NETWORKS), (SHALLOW, ("batch", "none"))):
+        for kind in kinds:
+            family, fields = NETWORKS[kind]
+            model, make = f"{family}{depth}", partial(create_model, f"{family}{depth}", **fields) if fields else None
+            arms[f"{kind}{depth}"] = arm_of(f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make)
     return arms
 
 
@@ -106,7 +106,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """Training error by arm, and by learning rate."""
     errors, tried = [], []
     for depth in (SHALLOW, DEEP):
-        arms = {LABELS[kind]: evidence.arms[f"{kind}{depth}"] for kind in NETWORKS}
+        arms = {LABELS[kind]: evidence.arms[f"{kind}{depth}"] for kind in NETWORKS if f"{kind}{depth}" in evidence.arms}
         rows = {label: [100 * error for error in arm.final("train_error")] for label, arm in arms.items()}
         ends = ", ".join(f"with {LABELS[kind]} {np.mean(rows[LABELS[kind]]):.1f} %" for kind in ("batch", "none"))
         errors.append((f"{depth} layers: {ends}", "training error (%)", rows))
@@ -119,8 +119,8 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         ),
         Picture(
             lines_figure(tried, out / "rates.png", "learning rate", "training error (%)", x_scale="log"),
-            "Final training error by learning rate, first seed; 100 % where training ended in numbers that are not finite. "
-            "A rate trains if it ends under 50 %: one seed, so this is described and not judged.",
+            "Final training error by learning rate, first seed; 100 % where numbers were not finite. A rate trains if it ends "
+            "under 50 %: one seed, so this is described and not judged.",
         ),
     ]
 

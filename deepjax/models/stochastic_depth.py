@@ -40,7 +40,8 @@ class StochasticDepth(nn.Module):
         require(self.per in ("batch", "example"), "per", self.per, "'batch', 'example'")
         require(not getattr(self.network, "scan", False), "scan", True, "False: scanned blocks would share one survival")
         sums = sum(getattr(self.network, "stages", ()))
-        key = self.make_rng("dropout") if train and self.survival < 1 else None
+        survives = [1 - place / sums * (1 - self.survival) for place in range(1, sums + 1)]
+        draws = self._draws(survives, images.shape[0]) if train and self.survival < 1 else None
         places: dict[tuple[str, ...], int] = {}  # by path, for a rematerialised block is traced again
 
         def intercept(
@@ -48,15 +49,21 @@ class StochasticDepth(nn.Module):
         ) -> Any:
             if not isinstance(context.module, Sum) or context.method_name != "__call__":
                 return function(*given, **named)
-            place = places.setdefault(context.module.path, len(places) + 1)
-            survives = 1 - place / sums * (1 - self.survival)
-            return function(*_gated(*given, **named, survives=survives, key=key, place=place, per=self.per))
+            place = places.setdefault(context.module.path, len(places))
+            if place >= sums:
+                return function(*given, **named)  # refused below
+            return function(*_gated(*given, **named, survives=survives[place], keep=None if draws is None else draws[place]))
 
         with nn.intercept_methods(intercept):
             logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]  # every network of deepjax is called so
         if not places or len(places) != sums:
             raise InputError(f"network has {len(places)} residual sums in {sums} blocks; allowed: one in each block")
         return logits
+
+    def _draws(self, survives: list[float], examples: int) -> Array:
+        """Which branches are kept: (sums, 1 or examples) booleans, drawn at once."""
+        shape = (len(survives), examples if self.per == "example" else 1)
+        return jax.random.bernoulli(self.make_rng("dropout"), jnp.asarray(survives)[:, None], shape)
 
 
 def stochastic_depth(
@@ -70,12 +77,10 @@ def stochastic_depth(
     return StochasticDepth(create_model(name, **fields), survival, per)
 
 
-def _gated(shortcut: Array, branch: Array, *, survives: float, key: Array | None, place: int, per: str) -> tuple[Array, Array]:
-    """The sum's arguments with the branch kept or left out (with a key), or scaled by its survival."""
+def _gated(shortcut: Array, branch: Array, *, survives: float, keep: Array | None) -> tuple[Array, Array]:
+    """The sum's arguments with the branch kept or left out, or scaled by its survival where nothing was drawn."""
     if survives == 1:
         return shortcut, branch
-    if key is None:
+    if keep is None:
         return shortcut, branch * jnp.asarray(survives, branch.dtype)
-    shape = (1 if per == "batch" else branch.shape[0],) + (1,) * (branch.ndim - 1)
-    keep = jax.random.bernoulli(jax.random.fold_in(key, place), survives, shape)
-    return shortcut, jnp.where(keep, branch, jnp.zeros_like(branch))
+    return shortcut, jnp.where(keep.reshape(-1, *[1] * (branch.ndim - 1)), branch, jnp.zeros_like(branch))

@@ -13,36 +13,29 @@ from deepjax.training import Programs, TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How the noise scale is estimated: from `count` batches of `big` images, and their shares of `small`.
+    """How the noise scale is estimated: from `count` batches of `big` images, and their shares of `small`."""
 
-    `copies`: so many times does each image stand in its batch; the images that tell anything are then so many times fewer, and the
-    noise scale is so many times as large.
-    """
-
-    count: int
-    small: int = 8
-    big: int = 1024
-    copies: int = 1
+    count: int = 8
+    small: int = 16
+    big: int = 256
 
     def scale(self, programs: Programs, params: Any, data: Any, rng: np.random.Generator) -> float:
         """The noise scale of the gradient of these images, which are drawn with replacement; NaN where no signal was found."""
-        ids = [np.repeat(rng.integers(len(data["label"]), size=self.big // self.copies), self.copies) for _ in range(self.count)]
+        ids = [rng.integers(len(data["label"]), size=self.big) for _ in range(self.count)]
         batches = [{name: array[each] for name, array in data.items()} for each in ids]
         return noise_scale(programs.model, {"params": params}, batches, small=self.small).scale
 
 
 def noise_along(
-    at: Sequence[int], programs: Programs, config: TrainConfig, loss_of: LossOf, data: Any, looks: Sequence[Look]
-) -> dict[str, Any]:
-    """Loss, and the noise scale by each of `looks`, at these steps of one training: {"at", "losses", "scales": [by look]}."""
+    at: Sequence[int], programs: Programs, config: TrainConfig, loss_of: LossOf, data: Any, look: Look
+) -> dict[str, list[float]]:
+    """Loss and noise scale at these steps of one training: {"at", "losses", "scales"}."""
     rng = np.random.default_rng(config.seed)
-    losses: list[float] = []
-    scales: list[list[float]] = [[] for _ in looks]
+    losses, scales = [], []
     for step, state in states(programs, config):
         if step in at:
             losses.append(loss_of(state.params))
-            for look, values in zip(looks, scales, strict=True):
-                values.append(look.scale(programs, state.params, data, rng))
+            scales.append(look.scale(programs, state.params, data, rng))
         if step == max(at):
             break
     return {"at": list(at), "losses": losses, "scales": scales}
