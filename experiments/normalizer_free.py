@@ -47,7 +47,7 @@ AS_WELL = Rule(
     partial(all_below, bound=MARGIN),
 )
 PRESETS = {
-    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither norm nor scheme no rate from 0.01 to 1e-5 did.
+    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither no rate from 0.01 to 1e-5 did.
     "digits": Preset(
         "at 56 layers no training with neither scheme nor norm; the schemes a few points behind batch norm in so short a training "
         "(pilots: 5.6 % with Fixup, 2.4 % with NF-ResNet after 12 epochs)",
