@@ -6,7 +6,6 @@ import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.study.arms import ArmResult
-from deepjax.study.claims import Named
 from deepjax.study.verdict import Interval, Outcome, Verdict, paired_interval
 
 
@@ -21,19 +20,18 @@ def epochs_to(arm: ArmResult, target: float) -> list[float]:
 
 def epochs_compared(
     claim: str,
-    first: Named,
-    second: Named,
-    target: float,
+    first: tuple[str, Sequence[float]],
+    second: tuple[str, Sequence[float]],
     rule: str,
     decide: Callable[[Sequence[Interval]], Outcome],
     control: tuple[Outcome, ...] = (),
 ) -> Verdict:
-    """Epochs of the first arm to a test error below the target less those of the second, by a rule, paired by seed."""
-    values = {name: epochs_to(arm, target) for name, arm in (first, second)}
-    gap = paired_interval(*values.values())
-    means = ", ".join(f"{name} {np.mean(epochs):.1f}" for name, epochs in values.items())
-    found = f"epochs to {100 * target:g} %: {means}, difference {gap.effect:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
-    measure = f"First epoch with a test error below {100 * target:g} %; difference paired by seed, Student's 95 % interval."
+    """Epochs to a target of the first less those of the second, by a rule, paired by seed; each is (name, epochs by seed)."""
+    gap = paired_interval(first[1], second[1])
+    means = ", ".join(f"{name} {np.mean(epochs):.1f}" for name, epochs in (first, second))
+    found = f"epochs: {means}, difference {gap.effect:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+    measure = "First epoch with a test error below the target; difference paired by seed, Student's 95 % interval."
+    values = {name: list(epochs) for name, epochs in (first, second)}
     return Verdict(claim, measure, rule, decide([gap]), (found,), {"epochs": gap}, values, control)
 
 
