@@ -37,7 +37,7 @@ def loss_on(model: nn.Module, batch: Any) -> LossOf:
 
 
 def steps_to(programs: Programs, config: TrainConfig, loss_of: LossOf, target: float, most: float = math.inf) -> float:
-    """Steps until the loss is at the target or below, looked at every 5 % of the steps so far; infinite if not within `most`.
+    """Steps until the loss is at the target or below, looked at every 10 % of the steps so far; infinite if not within `most`.
 
     A training whose loss is not finite has not reached it.
     """
@@ -50,7 +50,7 @@ def steps_to(programs: Programs, config: TrainConfig, loss_of: LossOf, target: f
         loss = loss_of(state.params)
         if loss <= target or not math.isfinite(loss):
             return step if loss <= target else math.inf
-        look = step + max(1, step // 20)
+        look = step + max(1, step // 10)
     return math.inf
 
 

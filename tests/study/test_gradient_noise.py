@@ -76,7 +76,7 @@ def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
         seen.append(params)
         return 1.0 / len(seen)
 
-    assert steps_to(programs, config, falls, target=0.25) == 4  # looked at after every step, as 5 % of few steps is less than one
+    assert steps_to(programs, config, falls, target=0.25) == 4  # looked at after every step, as 10 % of few steps is less than one
     assert steps_to(programs, config, lambda params: 1.0, target=0.5) == math.inf
     assert steps_to(programs, config, lambda params: 1.0, target=1.0, most=0) == math.inf
     assert steps_to(programs, config, lambda params: math.nan, target=0.5) == math.inf
