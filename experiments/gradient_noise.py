@@ -104,7 +104,9 @@ def judge(evidence: Evidence) -> list[Verdict]:
 def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """Noise scale against loss, and steps against batch size with the hyperbola."""
     sizes, grows, predicts = evidence.preset.sizes, *judge(evidence)[:2]
-    by_loss = [Curve(f"_{i}", seed["losses"], [seed["scales"]], COLORS[i], "o-") for i, seed in enumerate(evidence.measured)]
+    by_loss = [
+        Curve(f"_{i}", seed["losses"], [seed["scales"]], COLORS[i % len(COLORS)], "o-") for i, seed in enumerate(evidence.measured)
+    ]
     batches, y_label = sizes["batches"], f"steps to a loss of {sizes['target']:g}"
     fits = [fit_hyperbola(batches, seed["steps"]) for seed in evidence.measured]
     fine = np.geomspace(batches[0], batches[-1]).tolist()
