@@ -20,16 +20,19 @@ def tower(blocks: int, normed: bool, width: int = 16) -> PreActResNet:
     return PreActResNet(stages=(blocks,), block="basic", num_classes=10, width=width, stem_width=width, stem="cifar", norm=norm)
 
 
-def signal_growth(model: PreActResNet, key: Array, inputs: Array) -> dict[str, Any]:
+def signal_growth(model: PreActResNet, key: Array, inputs: Array, draws: int = 4) -> dict[str, Any]:
     """Mean square of each block's output as drawn; its factor per block; and the power of depth that it goes with from block 4 on.
 
-    The mean square is the channels' variance and squared mean together, of which theory speaks: it averages over weights.
+    The mean square is the channels' variance and squared mean together, of which theory speaks. A factor and
+    an exponent for each draw of the weights; of the signal the geometric mean over draws.
     """
-    found = signal_propagation(model, jax.jit(model.init)(key, inputs), inputs)
-    squares = [block.variance + block.squared_mean for block in found.blocks]
-    depth, logs = np.arange(1, len(squares) + 1), np.log(squares)
-    factor, exponent = np.exp(np.polyfit(depth, logs, 1)[0]), np.polyfit(np.log(depth[3:]), logs[3:], 1)[0]
-    return {"signal": squares, "factor": float(factor), "exponent": float(exponent)}
+    initialise, squares = jax.jit(model.init), []
+    for each in jax.random.split(key, draws):
+        blocks = signal_propagation(model, initialise(each, inputs), inputs).blocks
+        squares.append([block.variance + block.squared_mean for block in blocks])
+    depth, logs = np.arange(1, len(squares[0]) + 1), np.log(squares).T
+    factors, exponents = np.exp(np.polyfit(depth, logs, 1)[0]), np.polyfit(np.log(depth[3:]), logs[3:], 1)[0]
+    return {"signal": np.exp(logs.mean(1)).tolist(), "factor": factors.tolist(), "exponent": exponents.tolist()}
 
 
 def block_names(model: Any) -> list[str]:
