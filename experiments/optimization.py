@@ -95,6 +95,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         errors[name], errors[f"{name}, tuned"] = (100 * error_of(config, each, subject.data_dir) for each in (variables, tuned))
     batch = shallow.batch(sizes["examples"], seed=subject.seed)
     networks: dict[str, Any] = {name: (runs[name].model, runs[name].variables) for name in ("plain56", "resnet56")}
+    networks["identities"] = deep.model, built
     networks["linear"] = Stack(()), Stack(()).init(jax.random.key(0), batch["image"])
     around = partial(surface, batch=batch, seed=subject.seed, points=sizes["points"], steps=sizes["steps"])
     surfaces = {name: around(*network) for name, network in networks.items()}
@@ -109,7 +110,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
 
 def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """Errors, planes of the first seed, and the numbers of the surfaces; each title states the finding."""
-    rows = {kind: {name: evidence.values(kind, name) for name in evidence.measured[0][kind]} for kind in MEASURES}
+    rows = {kind: {name: evidence.values(kind, name) for name in sorted(evidence.measured[0][kind])} for kind in MEASURES}
     mean = {kind: {name: f"{np.mean(values):.2g}" for name, values in of.items()} for kind, of in rows.items()}
     title = f"plain-56: {mean['error']['identities']} % by construction,\n{mean['error']['plain56']} % from scratch"
     label = {"ratio": "|least / greatest| eigenvalue", "concave": "concave share of the plane"}

@@ -119,7 +119,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     share = {"gradient": evidence.values("share", "resnet56"), "paths": [[math.comb(27, k) / 2**27 for k in range(28)]]}
     grown = f"Without norm each block multiplies the signal by {mean['factor']['no norm']:.2f}"
     lost = f"Without a block plain-20 loses {mean['rise']['plain20']:.0f} points, residual-56 {mean['rise']['resnet56']:.1f}"
-    short = f"Residual-56: paths of the gradient have {mean['ratio']['resnet56']:.2f} of the usual branches"
+    short = f"Residual-56: gradient comes by {mean['ratio']['resnet56']:.2f} of the usual length"
     smaller = "Mean response: " + ", ".join(f"{name} {mean['response'][name]:.2f}" for name in NETWORKS)
     return [
         profile_picture(out / "signal.png", grown, ("block", "mean square"), signal, y_scale="log"),

@@ -45,7 +45,7 @@ def lesion_rises(model: Any, variables: Variables, batch: Batch) -> list[float]:
 
     Of a residual block that is what deleting its branch comes to, for its input has been through a ReLU.
     """
-    keeping = [name for name in block_names(model) if name[6] == "1" or not name.endswith("_block1")]
+    keeping = [name for name in block_names(model) if name == "stage1_block1" or not name.endswith("_block1")]
     found = lesions(model, variables, batch, modules=keeping)
     return [100 * lesion.error_change for lesion in found.blocks]
 

@@ -53,5 +53,5 @@ def planes_figure(panels: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -
         for ax, (title, found) in zip(axes[0], panels, strict=True):
             x = np.array(found["grid"])
             Plane("batch", True, found["examples"], x, x, np.array(found["loss"]), None, None).plot(ax)
-            ax.set_title(title)
+            ax.set(title=title, xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     return save(figure, path)

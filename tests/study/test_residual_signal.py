@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.blocks import block_names, tower
+from deepjax.study.blocks import block_names, lesion_rises, tower
 from deepjax.study.study import Evidence, Options
 from experiments.residual_signal import CLAIMS, PRESETS, judge
 
@@ -70,6 +70,14 @@ def test_the_blocks_are_those_of_the_network():
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     assert set(names) == {name for name in params if name.startswith("stage")} and len(names) == 9
     assert tower(27, normed=False).stages == (27,) and math.comb(27, 13) == 20_058_300
+
+
+def test_all_blocks_but_those_that_change_the_map_are_left_out():
+    """Of a network whose branches are all zero nothing is lost; its 3, 2 and 2 blocks keep their input's shape."""
+    model = create_model("cifar_resnet20", width=2, zero_init=True)
+    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    assert lesion_rises(model, variables, (images, jnp.arange(8))) == [0.0] * 7
 
 
 def test_the_papers_numbers_stand_in_the_presets():
