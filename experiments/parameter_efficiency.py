@@ -118,7 +118,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         ratio = getattr(cost["vgg11_8"], field) / getattr(cost["googlenet_8"], field)
         panel = (f"GoogLeNet: {ratio:.1f} times fewer {what}\nthan VGG-11, test error {gap}", cost_lines(points, field))
         path = lines_figure([panel], out / f"{field}.png", what, "test error (%)", "log", "log")
-        pictures.append(Picture(path, f"Test error by {what}; mean over seeds, band from the best to the worst seed."))
+        pictures.append(Picture(path, f"Test error by {what}; mean, seeds as dots, band from the best to the worst."))
     return pictures
 
 
@@ -128,8 +128,8 @@ METHOD = (
     "have it. Each is trained once at each rate; the rate of the lowest final training error is repeated for the other seeds."
 )
 LIMIT = (
-    "At 32 pixels VGG's last map is one pixel, which is repeated to 7x7: its first fully connected layer has the paper's share of "
-    "the parameters, but sees nothing that an average would not. Three measured claims stand on 95 % intervals of their own."
+    "GoogLeNet and ResNet were drawn for 224 pixels: before their first block they reduce 32 to 4 and 8, VGG does not. VGG's last map "
+    "is one pixel, repeated to 7x7: its first linear layer sees nothing that an average would not. Three claims are measured."
 )
 STUDY = Study(
     name="parameter_efficiency",

@@ -52,13 +52,14 @@ def cost_table(budgets: Mapping[str, Budget]) -> Table:
 
 
 def cost_lines(families: Mapping[str, Sequence[tuple[Budget, Sequence[float]]]], field: str) -> list[Curve]:
-    """A line a family over what its networks cost. `field`: of `Budget`.
+    """A line a family over what its networks cost, and a dot a seed. `field`: of `Budget`.
 
     families: name -> (cost, errors by seed as fractions) of each network.
     """
     lines = []
     for color, (family, networks) in zip(COLORS, families.items(), strict=False):
         x = [float(getattr(cost, field)) for cost, _ in networks]
-        y = np.transpose([100 * np.asarray(errors) for _, errors in networks]).tolist()
-        lines.append(Curve(family, x, y, color, "o-"))
+        y = np.transpose([100 * np.asarray(errors) for _, errors in networks])
+        lines.append(Curve(family, x, y.tolist(), color, "o-"))
+        lines.append(Curve("_seeds", x * len(y), [y.ravel().tolist()], color, "."))
     return lines

@@ -58,8 +58,9 @@ def test_exact_costs():
 
 def test_lines_over_cost():
     cost = budgets_of({"googlenet_1": make_arms(Options(), PRESETS["digits"])["googlenet_1"]})["googlenet_1"]
-    (line,) = cost_lines({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
+    line, seeds = cost_lines({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
     assert (line.x, line.y) == ([1929.0, 1929.0], [[10.0, 30.0], [20.0, 40.0]])
+    assert (seeds.x, seeds.y) == ([1929.0] * 4, [[10.0, 30.0, 20.0, 40.0]])
     assert [short(count) for count in (999, 67_906, 1_958_720, 1_582_671_872)] == ["999", "67.9 k", "1.96 M", "1.58 G"]
 
 
