@@ -128,7 +128,7 @@ METHOD = (
     "have it. Each is trained once at each rate; the rate of the lowest final training error is repeated for the other seeds."
 )
 LIMIT = (
-    "GoogLeNet and ResNet were drawn for 224 pixels: before their first block they reduce 32 to 4 and 8, VGG does not. Its last map "
+    "GoogLeNet and ResNet are made for 224 pixels: before their first block they reduce 32 to 4 and 8, VGG does not. Its last map "
     "is one pixel, repeated to 7x7: its first linear layer sees nothing that an average would not. Three claims are measured."
 )
 STUDY = Study(
