@@ -103,7 +103,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
 def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """What the naive module takes in times of the other; errors of each network but the control, which would stretch the axis."""
     budgets, names = budgets_of(make_arms(evidence.options, evidence.preset)), [name for name in NETWORKS if name != "only_1x1"]
-    errors = [error_panel(names, evidence.arms, budgets, which, ("bottleneck", "naive")) for which in ("test", "train")]
+    errors = [error_panel(names, evidence.arms, budgets, which, "bottleneck", ("naive",)) for which in ("test", "train")]
     steps = {"multiply-adds": [NAIVE / BOTTLENECK] * 2}
     for key, label in (("seconds", "time of a training step"), ("bytes", "memory of a training step")):
         pairs = zip(evidence.values(key, "naive"), evidence.values(key, "bottleneck"), strict=True)

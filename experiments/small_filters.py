@@ -91,7 +91,8 @@ def judge(evidence: Evidence) -> list[Verdict]:
 def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """Test and training error of each network but the control, which would stretch the axis, with its cost."""
     budgets, names = budgets_of(make_arms(evidence.options, evidence.preset)), [name for name in NETWORKS if name != "three_1x1"]
-    panels = [error_panel(names, evidence.arms, budgets, which, ("three_3x3", "one_7x7")) for which in ("test", "train")]
+    against = ("one_7x7", "one_narrow_7x7", "three_linear_3x3")
+    panels = [error_panel(names, evidence.arms, budgets, which, "three_3x3", against) for which in ("test", "train")]
     caption = f"Final error on {evidence.options.dataset}: seeds as dots, their mean, and its 95 % interval as a bar."
     return [Picture(rows_figure(panels, out / "error.png"), caption)]
 

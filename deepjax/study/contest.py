@@ -3,8 +3,6 @@
 import functools
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from deepjax.study.arms import ArmResult
 from deepjax.study.budget import Budget, short
 from deepjax.study.claims import SETS, errors_compared
@@ -16,6 +14,7 @@ from deepjax.study.verdict import Interval, Outcome, Verdict, all_above, all_bel
 Arms = Mapping[str, ArmResult]
 Budgets = Mapping[str, Budget]
 Control = tuple[Outcome, ...]
+Panel = tuple[str, str, Rows]  # title, label of x, rows
 
 
 def better(claim: str, one: str, other: str, arms: Arms, budgets: Budgets, control: Control = ()) -> Verdict:
@@ -52,17 +51,19 @@ def needed(rises: Sequence[Interval], spare: float) -> Outcome:
     return "refuted" if any(rise.high < spare for rise in rises) else "inconclusive"
 
 
-def error_panel(names: Sequence[str], arms: Arms, budgets: Budgets, which: str, sets: tuple[str, str]) -> tuple[str, str, Rows]:
-    """A panel of `rows_figure`: final errors by arm, with its cost; the title compares the first of `sets` with the second.
+def error_panel(names: Sequence[str], arms: Arms, budgets: Budgets, which: str, one: str, others: Sequence[str]) -> Panel:
+    """A panel of `rows_figure`: final errors by arm, with its cost; the title has the error of `one` less that of each other.
 
     `which`: "train" or "test".
     """
-    errors = {name: [100 * error for error in arms[name].final(f"{which}_error")] for name in names}
-    one, other = (float(np.mean(errors[name])) for name in sets)
-    gap = f"{abs(one - other):.2f} points {'less' if one < other else 'more'}"
-    title = f"{SETS[which].capitalize()}: {_words(sets[0])} has\n{gap} error than {_words(sets[1])}"
-    rows = {f"{_words(name)}\n{short(budgets[name].macs)} multiply-adds": errors[name] for name in names}
-    return title, f"final {SETS[which]} error (%)", rows
+    errors = {name: arms[name].final(f"{which}_error") for name in names}
+    gaps = {name: percent_points(difference_interval(errors[one], errors[name])) for name in others}
+    lines = [
+        f"{SETS[which].capitalize()} error of {_words(one)}, less that of",
+        *(f"{_words(n)}: {gap}" for n, gap in gaps.items()),
+    ]
+    rows = {f"{_words(name)}\n{short(budgets[name].macs)} multiply-adds": [100 * e for e in errors[name]] for name in names}
+    return "\n".join(lines), f"final {SETS[which]} error (%)", rows
 
 
 def _named(name: str, arms: Arms, budgets: Budgets) -> tuple[str, ArmResult]:
