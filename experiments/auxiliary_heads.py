@@ -127,7 +127,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
 
 
 METHOD = (
-    "A head is a classifier on an inner map, here on 4a and 4d; its loss is added with weight 0.3 (GoogLeNet, section 5). Share: the "
+    "A head is a classifier on an inner map, here on 4a and 4d; its loss has weight 0.3 (GoogLeNet, section 5). Share: the "
     "weighted norm of the heads' gradients over its sum with the main loss's. Each rate is tried once; the best is used."
 )
 LIMIT = "Four claims on training stand on 95 % intervals of their own. Epochs are whole, and the rates of two arms may differ."
