@@ -1,7 +1,7 @@
 """Receptive fields for studies: of random stacks over many draws of their weights, and of networks before and after training."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deepjax.analysis import EffectiveField, average_fields, effective_field, la
 from deepjax.analysis.plots import COLORS, STYLE, Curve, save
 from deepjax.study.figures import Panel
 from deepjax.study.networks import Activation, Stack
+from deepjax.study.verdict import mean_interval
 
 CHANNELS = 16  # of images and of maps in a random stack: |gradient|^2 is averaged over the images' channels
 
@@ -111,18 +112,25 @@ def depth_panel(kind: str, depths: Sequence[int], sizes: Sequence[Sequence[float
     return f"{kind}: the effective field grows\nas depth to the power {slope:.2f}", curves
 
 
-def training_figure(maps: Sequence[Any], sigmas: Sequence[Sequence[float]], path: Path) -> Path:
-    """Maps before and after training side by side, each relative to its peak, mean over seeds. Written to `path`.
+def training_figure(found: Mapping[str, Sequence[Any]], path: Path) -> Path:
+    """Maps before and after training side by side, each relative to its peak, mean over seeds; a row a layer. Written to `path`.
 
-    maps: (seeds, 2, height, width); sigmas: (seeds, 2), in pixels.
+    found: by layer the maps (seeds, 2, height, width), and the sigmas (seeds, 2) in pixels.
     """
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.0), sharey=True)
-        means = zip(axes, ("Before", "After"), np.mean(maps, 0), np.mean(sigmas, 0), strict=True)
-        for ax, when, values, sigma in means:
-            image = ax.imshow(values / values.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-            ax.set(title=f"{when} training sigma is {sigma:.1f} pixels", xlabel="column (pixels)")
-            ax.grid(False)
-        axes[0].set_ylabel("row (pixels)")
-        figure.colorbar(image, ax=list(axes), shrink=0.85, label="mean gradient² / its peak")
+        figure, axes = plt.subplots(len(found), 2, figsize=(8.6, 3.7 * len(found)), sharex=True, sharey=True, squeeze=False)
+        for row, (layer, (maps, sigmas)) in zip(axes, found.items(), strict=True):
+            widths = mean_interval((np.asarray(sigmas)[:, 1] - np.asarray(sigmas)[:, 0]).tolist())
+            titles = (
+                f"{layer} before training",
+                f"after: sigma {widths.effect:+.1f} [{widths.low:+.1f}, {widths.high:+.1f}] pixels",
+            )
+            for ax, title, values in zip(row, titles, np.mean(maps, 0), strict=True):
+                image = ax.imshow(values / values.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+                ax.set(title=title[0].upper() + title[1:])
+                ax.grid(False)
+            row[0].set_ylabel("row (pixels)")
+        for ax in axes[-1]:
+            ax.set_xlabel("column (pixels)")
+        figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label="mean gradient² / its peak")
     return save(figure, path)

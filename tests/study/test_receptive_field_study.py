@@ -49,32 +49,36 @@ def measured(power: float = 0.5, three: float = 1.41, r2: float = 0.98, after: f
         small = {name: {"sigma": [width + offset], "r2": [fit + offset]} for name, (width, fit) in widths.items()}
         residual = {"size": [12.0, 4 * after + offset], "sigma": [3.0, after + offset], "maps": [np.eye(8).tolist()] * 2}
         pointwise = {"size": [1.0, 1.0], "sigma": [0.0, 0.0]}
-        seeds.append({"stacks": stacks, "small": small, "training": {"resnet20": residual, "pointwise": pointwise}})
+        training = {"last map": residual, "middle map": residual, "1x1 map": pointwise}
+        seeds.append({"stacks": stacks, "small": small, "training": training})
     return Evidence(Options(), PRESETS["digits"], {}, seeds)
 
 
 @pytest.mark.parametrize(
     ("change", "outcomes"),
     [
-        ({}, ["supported", "refuted", "supported", "supported", "supported"]),
-        ({"three": 2.0}, ["supported", "supported", "supported", "supported", "supported"]),
-        ({"three": 1.8}, ["supported", "inconclusive", "supported", "supported", "supported"]),
-        ({"power": 1.0}, ["supported", "refuted", "refuted", "supported", "supported"]),  # grows as the theoretical field
-        ({"power": 0.6}, ["supported", "refuted", "inconclusive", "supported", "supported"]),
-        ({"r2": 0.8}, ["supported", "refuted", "supported", "refuted", "supported"]),
-        ({"after": 3.0}, ["supported", "refuted", "supported", "supported", "inconclusive"]),
-        ({"after": 2.0}, ["supported", "refuted", "supported", "supported", "refuted"]),  # shrinks
+        ({}, ["supported", "refuted", "supported", "supported", "supported", "supported"]),
+        ({"three": 2.0}, ["supported", "supported", "supported", "supported", "supported", "supported"]),
+        ({"three": 1.8}, ["supported", "inconclusive", "supported", "supported", "supported", "supported"]),
+        (
+            {"power": 1.0},
+            ["supported", "refuted", "refuted", "supported", "supported", "supported"],
+        ),  # grows as the theoretical field
+        ({"power": 0.6}, ["supported", "refuted", "inconclusive", "supported", "supported", "supported"]),
+        ({"r2": 0.8}, ["supported", "refuted", "supported", "refuted", "supported", "supported"]),
+        ({"after": 3.0}, ["supported", "refuted", "supported", "supported", "inconclusive", "inconclusive"]),
+        ({"after": 2.0}, ["supported", "refuted", "supported", "supported", "refuted", "refuted"]),  # shrinks
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
-    assert [verdict.outcome for verdict in judge(measured(**change))[:5]] == outcomes
+    assert [verdict.outcome for verdict in judge(measured(**change))[:6]] == outcomes
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(measured())[5:]
+    controls = judge(measured())[6:]
     assert [control.outcome for control in controls] == ["refuted", "supported", "refuted", "refuted", "inconclusive"]
     assert all(control.as_it_must for control in controls)
-    broken = judge(measured(box=0.99, other=2.0))[5:]
+    broken = judge(measured(box=0.99, other=2.0))[6:]
     assert [control.as_it_must for control in broken] == [True, False, True, False, True]
 
 
@@ -84,11 +88,11 @@ def test_every_figure_is_drawn(tmp_path):
 
 def test_the_layers_that_are_asked_are_the_last_maps_of_the_arms():
     arms = make_arms(Options(), PRESETS["digits"])
-    assert set(arms) == set(LAYERS)
+    assert set(arms) == {arm for arm, _, _ in LAYERS.values()}
     model = create_model("cifar_resnet20", width=4, num_classes=10)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     blocks = sorted(name for name in params if name.startswith("stage"))
-    assert blocks[-1] == LAYERS["resnet20"][0]
+    assert blocks[-1] == LAYERS["last map"][1] and LAYERS["middle map"][1] in blocks
 
 
 def test_the_paper_scale_is_that_of_he_et_al():
