@@ -135,8 +135,7 @@ STUDY = Study(
     name="degradation",
     lecture="ResNet: the deeper plain model performs worse on both training and test error, so it is not overfitting",
     title="Does depth hurt a plain network, and does the residual one repair it?",
-    question="The layers beyond the first twenty need only pass on what they are given: so a deeper network should never do worse "
-    "on the images that it is trained on. Does it?",
+    question="More layers need only pass on what they are given, so they should never do worse on the training images. Do they?",
     presets=PRESETS,
     arms=make_arms,
     measure=measure,
