@@ -20,6 +20,9 @@ from deepjax.training.display import display
 from deepjax.training.logs import Row
 
 
+PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """How a study is run on one data set, and what is expected of it."""
@@ -175,7 +178,7 @@ def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, 
             tasks.append(
                 functools.partial(_measure_seed, study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
             )
-    return _run(study, options, tasks, {f"seed {task.args[3]}": 1 for task in tasks}, "part")  # pyright: ignore[reportFunctionMemberAccess]
+    return _run(study, options, tasks, {f"seed {task.args[3]}": PARTS for task in tasks}, "part")  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _run(study: Study, options: Options, tasks: Sequence[Task], names: Mapping[str, int], unit: str) -> bool:
@@ -197,8 +200,13 @@ def _measure_seed(
     report: TaskReport,
 ) -> None:
     """Inside a worker: one seed, measured and kept."""
-    subject = Subject(dataset, preset, seed, runs, data_dir, functools.partial(report, f"seed {seed}"))
-    write_text(_place(out, seed), json.dumps(measure(subject)) + "\n")
+
+    def progress(done: int, total: int) -> None:
+        report(f"seed {seed}", round(PARTS * done / total), PARTS)
+
+    measured = measure(Subject(dataset, preset, seed, runs, data_dir, progress))
+    write_text(_place(out, seed), json.dumps(measured) + "\n")
+    progress(1, 1)
 
 
 def _place(out: Path, seed: int) -> Path:
