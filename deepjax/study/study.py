@@ -19,7 +19,6 @@ from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
 from deepjax.training.logs import Row
 
-
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
 
