@@ -1,6 +1,6 @@
 """Do the gradients of deep networks shatter into noise, and do shortcuts prevent it? (Balduzzi et al. 2017, arXiv:1702.08591)
 
-python experiments/shattered_gradients.py     # digits: a minute or two, nothing is trained; or --dataset fashion_mnist
+python experiments/shattered_gradients.py     # digits: two minutes, nothing is trained; or --dataset fashion_mnist
 """
 
 from collections.abc import Sequence
