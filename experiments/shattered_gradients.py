@@ -140,7 +140,7 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     method=lambda evidence: METHOD,
-    limits=lambda evidence: ["At initialization only: what training does to it is not measured."],
+    limits=lambda evidence: ["At initialization only. Theory takes units as active independently; without norm inputs grow alike."],
 )
 
 if __name__ == "__main__":
