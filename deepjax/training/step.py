@@ -25,6 +25,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Any, Batch], Metrics]
 Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
 
+MOST_WRITTEN_OUT = 8  # parts of a batch; more would compile for long
 DROPOUT, MIX = 0x64726F70, 0x6D697865  # "drop", "mixe": folded into a step's key, far from the numbers that a split uses
 
 
@@ -167,11 +168,17 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
             return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
 
         start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
-        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, (jnp.arange(options.accumulate), parts))
+        numbered = (jnp.arange(options.accumulate), parts)
+        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered, unroll=_unrolled(options.accumulate))
         gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
         return jnp.mean(totals), gradients, batch_stats, _of_all(jnp.mean, jnp.sum, metrics)
 
     return over_parts
+
+
+def _unrolled(parts: int) -> int:
+    """How many parts are written out one after the other: XLA:CPU computes a convolution inside of a loop 16 times slower."""
+    return parts if parts <= MOST_WRITTEN_OUT and jax.default_backend() == "cpu" else 1
 
 
 def _targets(key: Array, images: Array, labels: Array, classes: int, options: StepOptions) -> tuple[Array, Array]:
