@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flax import linen as nn
 
+from deepjax.data import dataset_info
 from deepjax.errors import NonFiniteError, require
 from deepjax.study.workers import TaskReport, run_all
 from deepjax.training.config import TrainConfig
@@ -83,24 +84,23 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> No
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
         folder = arm.folder(out, rate, seed)
-        if programs is None and not _finished(folder):
-            programs = build(arm.config, options, make=arm.make)
-        train(
-            arm.run(rate, seed),
-            folder,
-            options,
-            programs=programs,
-            report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
-        )
+        if not _finished(folder):
+            programs = programs or build(arm.config, options, make=arm.make)
+            with contextlib.suppress(NonFiniteError):  # a training that diverges is a result: in the sweep its rate is not chosen
+                train(
+                    arm.run(rate, seed),
+                    folder,
+                    options,
+                    programs=programs,
+                    report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
+                )
+        done += arm.config.total_steps
 
     for rate in arm.rates:
-        with contextlib.suppress(NonFiniteError):  # a rate that diverges is a result of the sweep: it is not chosen
-            run(rate, arm.seeds[0])
-        done += arm.config.total_steps
+        run(rate, arm.seeds[0])
     rate = best_rate(sweep_errors(arm, out))
     for seed in arm.seeds[1:]:
         run(rate, seed)
-        done += arm.config.total_steps
     report(arm.name, arm.total_steps, arm.total_steps)
 
 
@@ -128,12 +128,23 @@ def collect(arm: Arm, out: Path) -> ArmResult | None:
     folders = [arm.folder(out, rate, seed) for seed in arm.seeds]
     if not all(map(_finished, folders)):
         return None
-    return ArmResult(sweep, rate, [read_rows(folder / "metrics.jsonl") for folder in folders])
+    return ArmResult(sweep, rate, [_concluded(read_rows(folder / "metrics.jsonl"), arm.config.dataset) for folder in folders])
+
+
+def _concluded(rows: list[Row], dataset: str) -> list[Row]:
+    """The rows of a run; of one that diverged with a final row, in which it guesses: error 1 - 1 / classes, loss log(classes)."""
+    if rows[-1]["kind"] == "final":
+        return rows
+    classes = dataset_info(dataset).num_classes
+    guess = {f"{name}_error": 1 - 1 / classes for name in ("train", "test")} | {
+        f"{n}_loss": math.log(classes) for n in ("train", "test")
+    }
+    return [*rows, {"kind": "final", "step": rows[-1]["step"], "diverged": True} | guess]
 
 
 def _finished(folder: Path) -> bool:
     rows = read_rows(folder / "metrics.jsonl")
-    return bool(rows) and rows[-1]["kind"] == "final"
+    return bool(rows) and rows[-1]["kind"] in ("final", "halted")
 
 
 def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, report: TaskReport) -> None:

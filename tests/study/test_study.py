@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.study.arms import best_rate, collect
+from deepjax.study.arms import best_rate, collect, run_arm
 from deepjax.study.page import failed_controls, write_page
 from deepjax.study.study import Options, conduct
 from experiments import studies
@@ -133,3 +133,13 @@ def test_every_study_of_the_lecture_is_declared_whole_and_short(name):
     assert {"digits", "fashion_mnist"} < set(study.presets), "and one at the paper's scale"
     assert all(preset.seeds >= 3 and preset.expected for preset in study.presets.values())
     assert dataclasses.is_dataclass(study)
+
+
+def test_a_seed_that_diverges_is_a_result_and_guesses(tmp_path):
+    """At a rate of 1,000 nothing trains: every rate of the sweep halts, and so does every seed."""
+    preset = dataclasses.replace(toy.STUDY.presets["digits"], rates=(1e3,))
+    arm = dataclasses.replace(toy.make_arms(Options(), preset)["shallow"], config=toy.DIVERGES)
+    run_arm(arm, tmp_path, None, lambda *_: None)
+    result = collect(arm, tmp_path)
+    assert result is not None and result.sweep == {1e3: float("inf")}
+    assert result.final("test_error") == [0.9, 0.9]

@@ -10,9 +10,10 @@ from deepjax.study.networks import Stack
 from deepjax.study.report import Picture
 from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of
 from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above
-from deepjax.training import open_run
+from deepjax.training import TrainConfig, open_run
 
 TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
+DIVERGES = TrainConfig("own/shallow", momentum=0.999, weight_decay=0.99, **TRAINING | {"epochs": 40})
 MAKERS = {name: partial(Stack, kernels, width=4) for name, kernels in {"deep": (3, 3), "shallow": (3,)}.items()}
 
 
