@@ -113,16 +113,16 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     fitted = Curve("hyperbola", fine, [[fit.steps(b) for b in fine] for fit in fits], COLORS[1])
     counted = Curve("_counted", batches, evidence.values("steps"), COLORS[0], "o")
     slope, ratio = (next(iter(verdict.effects.values())) for verdict in (grows, predicts))
-    first = f"The noise scale goes as the loss to the power of {slope.effect:.2f}"
+    first = f"The noise scale goes as the loss to the power of\n{slope.effect:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
     second = f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images,\nmean noise scale {times(ratio)} that"
     return [
         Picture(
             lines_figure([(first, by_loss)], out / "noise.png", "training loss", "noise scale (images)", "log", "log"),
-            "Noise scale against loss in the course of training, a line a seed; training goes from right to left, by and large.",
+            "Noise scale against loss in the course of training, from right to left; a line a seed. At first the loss stands.",
         ),
         Picture(
             lines_figure([(second, [fitted, counted])], out / "steps.png", "batch size (images)", y_label, "log", "log"),
-            "Steps to the target by batch size, each at its best rate, with (S / S_min - 1)(E / E_min - 1) = 1; band over seeds.",
+            "Steps to the target by batch size, each at its best rate (circles), and (S / S_min - 1)(E / E_min - 1) = 1.",
         ),
     ]
 

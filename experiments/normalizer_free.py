@@ -47,21 +47,22 @@ AS_WELL = Rule(
     partial(all_below, bound=MARGIN),
 )
 PRESETS = {
-    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither no rate from 0.01 to 1e-5 did.
+    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither no rate from 0.01 to 1e-5 did. A first run on
+    # the study's seeds had no 3e-5, and stopped: without norm and scheme no rate of seed 0 stayed finite. No other arm had ended.
     "digits": Preset(
         "at 56 layers no training with neither scheme nor norm; the schemes a few points behind batch norm in so short a training "
         "(pilots: 5.6 % with Fixup, 2.4 % with NF-ResNet after 12 epochs)",
-        rates=(0.3, 0.1, 0.01),
-        training={"epochs": 10, "batch_size": 64, "width": 8, "warmup_epochs": 2.0},
+        rates=(0.3, 0.1, 0.01, 3e-5),
+        training={"epochs": 9, "batch_size": 64, "width": 8, "warmup_epochs": 2.0},
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
-        rates=(0.3, 0.1, 0.01),
+        rates=(0.3, 0.1, 0.01, 3e-5),
         training={"epochs": 1, "batch_size": 64, "steps": 500, "width": 8, "image_size": 14, "warmup_epochs": 0.1},
     ),
     "cifar10": Preset(
         "ResNet-56's test error 6.27 % with batch norm, 6.58 % with ReZero beside it (Bachlechner et al.); not measured here",
-        rates=(0.3, 0.1, 0.03, 0.01, 0.001),
+        rates=(0.3, 0.1, 0.03, 0.01, 3e-5),
         training={"epochs": 200, "batch_size": 128, "schedule": "step"},
     ),
 }
@@ -140,8 +141,7 @@ STUDY = Study(
         "ReZero: its authors keep batch norm beside the scalar, and here the scalar is alone.",
     ],
     limits=lambda evidence: [
-        "Four schemes are judged by four verdicts; the intervals are not widened for their number.",
-        "Training error after a short training: what regularises, as batch norm's noise does, is not seen.",
+        "Four schemes have four verdicts, and no interval is widened for their number. What batch norm's noise regularises is not seen."
     ],
 )
 

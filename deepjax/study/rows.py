@@ -14,12 +14,12 @@ TRAINS = 0.5  # a rate trains if it ends with fewer errors than this on the trai
 def first_layer_norms(arm: ArmResult, relative: bool = False) -> list[list[float]]:
     """Gradient norm of the first convolution, a mean over each epoch's steps: (seeds, epochs).
 
-    `relative`: over that of the last convolution, which tells a gradient that reaches further from a loss that is larger.
+    `relative`: over that of the classifier, which tells a gradient that reaches further from a loss that is larger.
     """
     found = []
     for seed in range(len(arm.rows)):
-        norms = [list(row["gradient_norms"].values()) for row in arm.epochs(seed)]  # the classifier is the last layer
-        found.append([each[0] / (each[-2] if relative else 1.0) for each in norms])
+        norms = [list(row["gradient_norms"].values()) for row in arm.epochs(seed)]
+        found.append([each[0] / (each[-1] if relative else 1.0) for each in norms])
     return found
 
 
