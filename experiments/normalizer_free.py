@@ -141,7 +141,7 @@ STUDY = Study(
         "ReZero: its authors keep batch norm beside the scalar, and here the scalar is alone.",
     ],
     limits=lambda evidence: [
-        "Four schemes have four verdicts, and no interval is widened for their number. What batch norm's noise regularises is not seen."
+        "Four schemes have four verdicts, and no interval is widened for their number. How batch norm regularises is not seen."
     ],
 )
 
