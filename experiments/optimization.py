@@ -1,6 +1,6 @@
 """Is a deeper plain network less able, or only harder to optimise? (He et al. 2015, arXiv:1512.03385, section 1; Li et al. 2018)
 
-python experiments/optimization.py       # digits: about three minutes on two CPU cores; or --dataset fashion_mnist
+python experiments/optimization.py       # digits: three to four minutes on two CPU cores; or --dataset fashion_mnist
 """
 
 import dataclasses
@@ -112,18 +112,19 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     """Errors, planes of the first seed, and the numbers of the surfaces; each title states the finding."""
     rows = {kind: {name: evidence.values(kind, name) for name in sorted(evidence.measured[0][kind])} for kind in MEASURES}
     mean = {kind: {name: f"{np.mean(values):.2g}" for name, values in of.items()} for kind, of in rows.items()}
-    title = f"plain-56: {mean['error']['identities']} % by construction,\n{mean['error']['plain56']} % from scratch"
+    title = f"Plain-56: {mean['error']['identities']} % by construction,\n{mean['error']['plain56']} % from scratch"
     label = {"ratio": "|least / greatest| eigenvalue", "concave": "concave share of the plane"}
-    shapes = [(f"plain-56 {mean[k]['plain56']}, residual-56 {mean[k]['resnet56']}", label[k], rows[k]) for k in label]
+    shapes = [(f"Plain-56 {mean[k]['plain56']},\nresidual-56 {mean[k]['resnet56']}", label[k], rows[k]) for k in label]
     surfaces = evidence.measured[0]["surfaces"]
     planes = [(f"{name}: {100 * found['concave']:.0f} % concave", found) for name, found in surfaces.items() if name != "linear"]
     return [
-        Picture(rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), "Bars: 95 % intervals."),
+        Picture(rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), CAPTION),
         Picture(planes_figure(planes, out / "planes.png"), "Training loss on a random plane around networks of the first seed."),
-        Picture(rows_figure(shapes, out / "surfaces.png"), "The surface in two numbers. Bars: 95 % intervals."),
+        Picture(rows_figure(shapes, out / "surfaces.png"), f"The surface in two numbers. {CAPTION}"),
     ]
 
 
+CAPTION = "Identities: plain-20 with identity layers; drawn: with layers as drawn; tuned: fine-tuned. Bars: 95 % intervals."
 METHOD = [
     "Identity layers: kernels that pass on the middle pixel, and a batch norm whose scale and shift undo it. In evaluation mode it "
     "is plain-20 to rounding; in training mode, in which it is tuned, only nearly: the batch's statistics stray from the stored.",
