@@ -34,7 +34,7 @@ STUDIES = (
     "stochastic_depth",
     "depth_or_width",
 )
-DATASETS = ("digits", "fashion_mnist", "imagenet2012")
+DATASETS = ("digits", "fashion_mnist")
 
 
 @dataclasses.dataclass(frozen=True)
