@@ -28,6 +28,7 @@ from deepjax.models import files
 from deepjax.models.files import read_tensors
 from deepjax.models.weights import load_pretrained
 from deepjax.study.arms import Arm
+from deepjax.study.study import conduct
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint import Checkpoints, digest
 from deepjax.training.config import claim_directory
@@ -113,7 +114,7 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: prepare(name, data_dir=str(tmp_path / "data")),
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
-        lambda: degradation.Options(dataset=name, out=tmp_path / "out"),
+        lambda: conduct(degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")),
         lambda: Arm(name, config, (0.1,), (0,)),
     ):
         if name != "os.system" or attempt.__code__.co_names[0] != "Arm":  # a dot may stand inside an arm's name
@@ -125,12 +126,12 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(InputError, match=r"arm .* is unknown"):
-        degradation.main(degradation.Options(arm=name, out=tmp_path / "out"))
+        conduct(degradation.STUDY, degradation.Options(arm=name, out=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
-    arms = degradation.make_arms(degradation.Options(out=tmp_path))
+    arms = degradation.make_arms(degradation.Options(out=tmp_path), degradation.PRESETS["digits"])
     folders = [arm.folder(tmp_path, rate, seed) for arm in arms.values() for rate in arm.rates for seed in arm.seeds]
     assert all(folder.resolve().is_relative_to(tmp_path / "runs") for folder in folders)
 
