@@ -1,6 +1,6 @@
 """Do auxiliary classifiers feed the low layers, and does that help? (Szegedy et al. 2014, section 5; 2015, section 4)
 
-python experiments/auxiliary_heads.py                                   # digits: about four minutes on two CPU cores
+python experiments/auxiliary_heads.py                                   # digits: about five minutes on two CPU cores
 python experiments/auxiliary_heads.py --dataset fashion_mnist
 """
 
