@@ -16,9 +16,10 @@ from deepjax.study.arms import Arm
 from deepjax.study.construction import stage_moments, with_identities, with_others
 from deepjax.study.drawing import rows_figure
 from deepjax.study.further import error_of, fresh, trained_on
-from deepjax.study.measured import Claim, Rule, judge_claims
+from deepjax.study.measured import Claim, judge_claims
 from deepjax.study.networks import Stack
 from deepjax.study.report import Picture
+from deepjax.study.rules import lies
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
 from deepjax.study.surface import planes_figure, surface
 from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above, all_below, all_within
@@ -29,9 +30,9 @@ from deepjax.training.logs import read_rows
 # are that of the degradation study, of which "worse from scratch" was known. Controls: layers as drawn in place of identities must
 # destroy the error; the residual network must not be found worse, nor a linear classifier, whose loss is convex, less convex.
 RULES = {
-    "equal": Rule("within 0.1 points of 0", partial(all_within, low=-0.1, high=0.1)),
-    "kept": Rule("below 2 points", partial(all_below, bound=2.0)),
-    "more": Rule("above 0", partial(all_above, bound=0.0)),
+    "equal": lies("within 0.1 points of 0", partial(all_within, low=-0.1, high=0.1)),
+    "kept": lies("below 2 points", partial(all_below, bound=2.0)),
+    "more": lies("above 0", partial(all_above, bound=0.0)),
 }
 CLAIMS = (
     Claim("Plain-20 with identity layers is a plain-56 of the same error.", "error", ("identities", "plain20"), "equal"),

@@ -14,9 +14,10 @@ import numpy as np
 from deepjax.command import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.blocks import gradient_paths, lesion_rises, responses, signal_growth, tower
-from deepjax.study.measured import Claim, Rule, judge_claims
+from deepjax.study.measured import Claim, judge_claims
 from deepjax.study.profiles import profile_picture
 from deepjax.study.report import Picture
+from deepjax.study.rules import lies
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
 from deepjax.study.verdict import NOT_SUPPORTED, Outcome, Verdict, all_above, all_below, all_within
 from deepjax.training import open_run
@@ -26,12 +27,12 @@ from deepjax.training import open_run
 # branch carries as much gradient as a shortcut, so that all paths count alike; responses as drawn, which batch norm makes equal.
 NETWORKS = ("resnet56", "resnet20", "plain20")
 RULES = {
-    "doubles": Rule("between 1.87 and 2.14, 2 to the power of 0.9 and 1.1", partial(all_within, low=1.87, high=2.14)),
-    "linear": Rule("between 0.5 and 1.25", partial(all_within, low=0.5, high=1.25)),
-    "gentle": Rule("below 10 points", partial(all_below, bound=10.0)),
-    "collapse": Rule("above 40 points", partial(all_above, bound=40.0)),
-    "short": Rule("below 0.75", partial(all_below, bound=0.75)),
-    "smaller": Rule("below -0.05, where responses start at 1", partial(all_below, bound=-0.05)),
+    "doubles": lies("between 1.87 and 2.14, 2 to the power of 0.9 and 1.1", partial(all_within, low=1.87, high=2.14)),
+    "linear": lies("between 0.5 and 1.25", partial(all_within, low=0.5, high=1.25)),
+    "gentle": lies("below 10 points", partial(all_below, bound=10.0)),
+    "collapse": lies("above 40 points", partial(all_above, bound=40.0)),
+    "short": lies("below 0.75", partial(all_below, bound=0.75)),
+    "smaller": lies("below -0.05, where responses start at 1", partial(all_below, bound=-0.05)),
 }
 REFUTED: tuple[Outcome] = ("refuted",)
 CLAIMS = (

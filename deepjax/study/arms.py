@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from flax import linen as nn
 
 from deepjax.data import dataset_info
-from deepjax.errors import NonFiniteError, require
-from deepjax.study.workers import TaskReport, run_all
+from deepjax.errors import InputError, NonFiniteError, require
+from deepjax.study.workers import TaskReport
 from deepjax.training.config import TrainConfig
 from deepjax.training.logs import Row, read_rows
 
@@ -69,8 +68,16 @@ class ArmResult:
         return [self.epochs(i)[-1]["gradient_norms"] for i in range(len(self.rows))]
 
     def epochs(self, seed: int) -> list[Row]:
-        """The epochs of one seed's run."""
-        return [row for row in self.rows[seed] if row["kind"] == "epoch"]
+        """The epochs of one seed's run. Raises InputError where it diverged before the first one ended."""
+        epochs = [row for row in self.rows[seed] if row["kind"] == "epoch"]
+        if not epochs:
+            raise InputError(f"seed {seed} diverged before its first epoch ended, so no epoch is known of it; choose lower rates")
+        return epochs
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds diverged, which count as guessing."""
+        return sum(rows[-1].get("diverged", False) for rows in self.rows)
 
 
 def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> None:
@@ -145,8 +152,3 @@ def _concluded(rows: list[Row], dataset: str) -> list[Row]:
 def _finished(folder: Path) -> bool:
     rows = read_rows(folder / "metrics.jsonl")
     return bool(rows) and rows[-1]["kind"] in ("final", "halted")
-
-
-def run_arms(arms: Sequence[Arm], out: Path, jobs: int, data_dir: str | None, report: TaskReport) -> None:
-    """Run every arm in `jobs` processes, the longest first; raises the first error of any of them."""
-    run_all([functools.partial(run_arm, arm, out, data_dir) for arm in arms], jobs, report)

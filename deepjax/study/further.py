@@ -1,7 +1,9 @@
 """Training from given weights, and errors of given weights: what a run does not do, which starts from drawn ones."""
 
+import collections
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 
 from deepjax.data.loader import eval_batches, train_batches
 from deepjax.training import Programs, RunOptions, TrainConfig, build
+from deepjax.training.state import TrainState
 
 
 def programs_of(config: TrainConfig, data_dir: str | None = None) -> Programs:
@@ -27,14 +30,25 @@ def fresh(config: TrainConfig, data_dir: str | None = None) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
+def states(programs: Programs, config: TrainConfig, start: TrainState | None = None) -> Iterator[tuple[int, TrainState]]:
+    """Steps done and the state, before the first step and after each, from a drawn state or from `start`.
+
+    The next step donates the state: use it before.
+    """
+    state = programs.fresh_state(config) if start is None else start
+    yield 0, state
+    for step, batch in enumerate(train_batches(programs.train, config.batch_size, config.seed, config.total_steps), 1):
+        state, _ = programs.train_step(state, programs.spread.put_batch(batch))
+        yield step, state
+
+
 def trained_on(config: TrainConfig, variables: Any, data_dir: str | None = None) -> dict[str, Any]:
     """The variables after the training that the configuration describes, from these ones instead of from drawn ones."""
     programs = programs_of(config, data_dir)
     start = {name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables[name]) for name in ("params", "batch_stats")}
-    state = programs.spread.put_state(programs.fresh_state(config).replace(**start))  # copied, since the step donates its state
-    for batch in train_batches(programs.train, config.batch_size, config.seed, config.total_steps):
-        state, _ = programs.train_step(state, programs.spread.put_batch(batch))
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    first = programs.spread.put_state(programs.fresh_state(config).replace(**start))  # copied, since the step donates its state
+    _, last = collections.deque(states(programs, config, first), maxlen=1).pop()
+    return {"params": last.params, "batch_stats": last.batch_stats}
 
 
 def error_of(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from deepjax.study.arms import ArmResult
+from deepjax.study.claims import SETS
 from deepjax.study.figures import times
 from deepjax.study.report import percent_points
 from deepjax.study.rules import Rule
 from deepjax.study.verdict import Outcome, Verdict, mean_interval, paired_interval
 
-SETS = {"train_error": "training", "test_error": "test"}
 Pair = tuple[ArmResult, ArmResult]  # with the change, without it
 
 
@@ -30,12 +30,10 @@ def gains_compared(
     interval = paired_interval(*changes.values())
     names = list(pairs)
     said = [f"{at}: {percent_points(mean_interval(change))}" for at, change in changes.items()]
-    measure = (
-        f"Change of the final {of.replace('_', 'ing ') if of == 'train_error' else 'test error'}, {names[0]} less {names[1]}; "
-    )
+    which = SETS[of.removesuffix("_error")]
     return Verdict(
         claim,
-        measure + "paired by seed, Student's 95 % interval.",
+        f"Change of the final {which} error, {names[0]} less {names[1]}; paired by seed, Student's 95 % interval.",
         rule.words,
         rule.decide([interval]),
         (*said, f"difference {percent_points(interval)}"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from deepjax.study.rules import Rule, plain
 from deepjax.study.study import Evidence
 from deepjax.study.verdict import Interval, Outcome, Verdict, mean_interval, paired_interval
 
@@ -12,12 +13,6 @@ Decide = Callable[[Sequence[Interval]], Outcome]
 """From the interval of the effect, as a list of one, to the outcome."""
 Values = Mapping[str, Sequence[float]]
 """By name, seed by seed."""
-
-
-def said(interval: Interval, sign: str = "") -> str:
-    """An effect with its interval: '0.412 [0.38, 0.444]'."""
-    low, middle, high = (f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high))
-    return f"{middle} [{low}, {high}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +29,6 @@ class Claim:
     control: tuple[Outcome, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What the interval must be like for the claim to stand."""
-
-    text: str
-    """What follows "the interval lies": "above 0"."""
-    decide: Decide
-
-    def __str__(self) -> str:
-        """The whole rule, as the report has it."""
-        return f"Supported if the interval lies {self.text}; refuted if it lies all outside of that; else inconclusive."
-
-
 def judge_claims(
     claims: Sequence[Claim], rules: Mapping[str, Rule], measures: Mapping[str, tuple[str, str]], evidence: Evidence
 ) -> list[Verdict]:
@@ -58,7 +40,7 @@ def judge_claims(
         measured = f"{measure} Student's 95 % interval over seeds{', paired' if len(values) == 2 else ''}."
         rule = rules[claim.rule]
         make = difference if len(values) == 2 else average
-        verdicts.append(make(claim.text, measured, str(rule), rule.decide, values, unit, claim.control))
+        verdicts.append(make(claim.text, measured, rule.words, rule.decide, values, unit, claim.control))
     return verdicts
 
 
@@ -68,7 +50,7 @@ def average(
     """The mean over seeds of one number with Student's interval. values: by its name."""
     ((name, each),) = values.items()
     mean = mean_interval(each)
-    finding = f"{name}: {said(mean)}{unit}"
+    finding = f"{name}: {plain(mean)}{unit}"
     return Verdict(claim, measure, rule, decide([mean]), (finding,), {name: mean}, {name: list(each)}, control)
 
 
@@ -78,6 +60,6 @@ def difference(
     """The first of two less the second, paired by seed, with Student's interval. values: by name, seed by seed."""
     (first, one), (second, other) = values.items()
     less = paired_interval(one, other)
-    finding = f"{first} {np.mean(one):.3g}{unit}, {second} {np.mean(other):.3g}{unit}; difference {said(less, '+')}"
+    finding = f"{first} {np.mean(one):.3g}{unit}, {second} {np.mean(other):.3g}{unit}; difference {plain(less, '+')}"
     kept = {name: list(each) for name, each in values.items()}
     return Verdict(claim, measure, rule, decide([less]), (finding,), {"difference": less}, kept, control)

@@ -14,11 +14,10 @@ from deepjax.models.norms import norm_factory
 from deepjax.models.pooling import global_avg_pool
 from deepjax.models.vgg import VGG
 
-Activation = Literal["relu", "sigmoid", "tanh", "identity"]
+Activation = Literal["relu", "sigmoid", "identity"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "sigmoid": nn.sigmoid,
-    "tanh": jnp.tanh,
     "identity": lambda x: x,
 }
 
@@ -28,14 +27,12 @@ class Stack(nn.Module):
 
     images: (batch, height, width, channels) -> float32 logits (batch, num_classes). `kernels`: size of each convolution, with the
     padding that keeps the map (or none, `padding=0`). `norm=False`: biases in place of batch norm.
-    `inner`: the activation of all convolutions but the last, default the same.
     """
 
     kernels: tuple[int, ...]
     num_classes: int = 10
     width: int = 16
     activation: Activation = "relu"
-    inner: Activation | None = None
     norm: bool = True
     padding: int | None = None
     dtype: DTypeLike = jnp.float32
@@ -47,8 +44,7 @@ class Stack(nn.Module):
         x = jnp.asarray(images, self.dtype)
         for i, kernel in enumerate(self.kernels, 1):
             x = norm(name=f"norm{i}")(conv(self.width, kernel, padding=self.padding, name=f"conv{i}")(x))
-            last = i == len(self.kernels)
-            x = ACTIVATIONS[self.activation if last or self.inner is None else self.inner](x)
+            x = ACTIVATIONS[self.activation](x)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))
 
 

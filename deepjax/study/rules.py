@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from deepjax.study.verdict import Interval, Outcome, Verdict, all_above, all_within, exact, mean_interval
 
 
-def plain(interval: Interval) -> str:
-    """An effect with its interval: '0.52 [0.49, 0.55]'."""
-    return f"{interval.effect:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+def plain(interval: Interval, sign: str = "") -> str:
+    """An effect with its interval: '0.52 [0.49, 0.55]'; with sign "+": '+0.52 [+0.49, +0.55]'."""
+    low, middle, high = (f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high))
+    return f"{middle} [{low}, {high}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Rule:
         findings = tuple(f"{name}: {plain(effect)}" for name, effect in effects.items())
         kept = {name: list(by_seed) for name, by_seed in values.items()}
         return Verdict(claim, measure, self.words, self.decide(list(effects.values())), findings, effects, kept, control)
+
+
+def lies(where: str, decide: Callable[[Sequence[Interval]], Outcome]) -> Rule:
+    """One interval. where: what follows "the interval lies", such as "above 0"."""
+    return Rule(f"Supported if the interval lies {where}; refuted if it lies all outside of that; else inconclusive.", decide)
 
 
 def above(what: str, bound: float) -> Rule:

@@ -170,14 +170,13 @@ def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path) -> bo
 def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path) -> bool:
     if study.measure is None:
         return False
-    tasks: list[Task] = []
+    tasks: dict[str, Task] = {}
     for seed in seeds_of(options, preset):
         if not _place(out, seed).exists():
             runs = {name: arm.folder(out, result.rate, seed) for name, arm in arms.items() if (result := collect(arm, out))}
-            tasks.append(
-                functools.partial(_measure_seed, study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
-            )
-    return _run(study, options, tasks, {f"seed {task.args[3]}": PARTS for task in tasks}, "part")  # pyright: ignore[reportFunctionMemberAccess]
+            given = (study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
+            tasks[f"seed {seed}"] = functools.partial(_measure_seed, *given)
+    return _run(study, options, list(tasks.values()), dict.fromkeys(tasks, PARTS), "part")
 
 
 def _run(study: Study, options: Options, tasks: Sequence[Task], names: Mapping[str, int], unit: str) -> bool:
@@ -270,7 +269,8 @@ def _arm_tables(evidence: Evidence) -> list[Table]:
     rates, finals, sweep = evidence.preset.rates, [], []
     for name, arm in evidence.arms.items():
         errors = [arm.final("train_error"), arm.final("test_error")]
-        finals.append([name, f"{arm.rate:g}", *[f"{percent(e)} ({', '.join(f'{100 * each:.2f}' for each in e)})" for e in errors]])
+        known = f"{name} ({arm.diverged} of {len(arm.rows)} diverged, and guess)" if arm.diverged else name
+        finals.append([known, f"{arm.rate:g}", *[f"{percent(e)} ({', '.join(f'{100 * x:.2f}' for x in e)})" for e in errors]])
         tried = [f"{100 * e:.2f} %" if e != float("inf") else "not finite" for e in arm.sweep.values()]
         sweep.append([name, *tried])
     return [

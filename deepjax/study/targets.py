@@ -5,7 +5,7 @@ McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training",
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +14,10 @@ import scipy.optimize
 from flax import linen as nn
 
 from deepjax.analysis import cross_entropy
-from deepjax.data import train_batches
+from deepjax.study.further import states
 from deepjax.training import Programs, TrainConfig
 
 LossOf = Callable[[Any], float]  # parameters -> loss
-
-
-def states(programs: Programs, config: TrainConfig) -> Iterator[tuple[int, Any]]:
-    """Steps done and the state, before the first step and after each. The next step donates the state: use it before."""
-    state = programs.fresh_state(config)
-    yield 0, state
-    batches = train_batches(programs.train, config.batch_size, config.seed, config.total_steps, 0, 1)
-    for step, batch in enumerate(batches, 1):
-        state, _ = programs.train_step(state, programs.spread.put_batch(batch))
-        yield step, state
 
 
 def loss_on(model: nn.Module, batch: Any) -> LossOf:

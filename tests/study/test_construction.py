@@ -18,7 +18,10 @@ def networks():
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 1))
     variables = {depth: jax.jit(model.init)(jax.random.key(depth), images) for depth, model in models.items()}
     rng = np.random.default_rng(0)
-    vary = lambda leaf: leaf * jnp.asarray(rng.uniform(0.8, 1.4, leaf.shape), jnp.float32)  # noqa: E731
+
+    def vary(leaf):
+        return leaf * jnp.asarray(rng.uniform(0.8, 1.4, leaf.shape), jnp.float32)
+
     return models, {depth: jax.tree.map(vary, each) for depth, each in variables.items()}, images
 
 

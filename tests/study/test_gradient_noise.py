@@ -88,7 +88,10 @@ def test_the_fewest_steps_are_those_of_the_best_rate(tiny):
     """The loss is the distance that the weights have gone: the larger rate arrives first."""
     programs, config = tiny
     start = programs.fresh_state(config).params["conv1"]["kernel"].copy()
-    left = lambda params: 1.0 - float(jnp.linalg.norm(params["conv1"]["kernel"] - start))  # noqa: E731
+
+    def left(params):
+        return 1.0 - float(jnp.linalg.norm(params["conv1"]["kernel"] - start))
+
     steps, rate = fewest_steps(programs, config, left, target=0.95, rates=(0.001, 0.1))
     assert rate == 0.1 and steps == steps_to(programs, config, left, 0.95)
 
@@ -99,7 +102,10 @@ def test_the_noise_scale_is_that_of_all_the_images(tiny):
     rng = np.random.default_rng(0)
     data = {"image": jnp.asarray(rng.normal(size=(32, 8, 8, 1)), jnp.float32), "label": jnp.asarray(rng.integers(10, size=32))}
     params = programs.fresh_state(config).params
-    loss = lambda params, batch: cross_entropy(programs.model.apply({"params": params}, batch["image"]), batch)  # noqa: E731
+
+    def loss(params, batch):
+        return cross_entropy(programs.model.apply({"params": params}, batch["image"]), batch)
+
     gradient = jax.jit(lambda params, batch: ravel_pytree(jax.grad(loss)(params, batch))[0])
     each = np.array([gradient(params, {name: array[i : i + 1] for name, array in data.items()}) for i in range(32)])
     exact = each.var(axis=0).sum() / (each.mean(axis=0) ** 2).sum()
