@@ -1,8 +1,8 @@
 """Data sets by their tfds names, read as ArrayRecord without TensorFlow, in an order that is a pure function of (seed, epoch)."""
 
-from deepjax.data.catalog import Dataset, dataset_info, list_datasets
+from deepjax.data.catalog import Dataset, dataset_info, list_datasets, register
 from deepjax.data.loader import eval_batches, train_batches
 from deepjax.data.sample import sample
 from deepjax.data.source import Split, load_split
 
-__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "sample", "train_batches"]
+__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "register", "sample", "train_batches"]

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from deepjax.errors import unknown
+from deepjax.errors import InputError, unknown
 
 DIGITS_DIR = Path(__file__).parent / "digits"
 
@@ -14,6 +14,10 @@ class Dataset:
 
     `flip` is false where a mirrored image is another class or none (digits, house numbers); `crop` is the padding in pixels
     from which a random crop is taken (He et al. 2015, section 4.2: 4 at 32 pixels).
+
+    `encoded`: the images are stored as JPEG of any size, decoded and cropped to `shape` as they are read. `builder` is the name in
+    tfds where it is another one, with its configuration; `test_split` is what tfds calls the split that is tested on, and
+    `label` the entry of a record that holds the class. A set with no training images (`train_size` 0) is for tests alone.
     """
 
     name: str
@@ -26,10 +30,27 @@ class Dataset:
     flip: bool
     crop: int
     source: str
+    encoded: bool = False
+    builder: str = ""
+    test_split: str = "test"
+    label: str = "label"
+
+    def __post_init__(self):
+        if not self.builder:
+            object.__setattr__(self, "builder", self.name)
 
 
 def _unit(*values: float) -> tuple[float, ...]:
     return tuple(255 * value for value in values)
+
+
+_IMAGENETTE = "fast.ai, github.com/fastai/imagenette"
+
+
+def _imagenet(name: str, train_size: int, test_size: int, source: str, side: int = 224, classes: int = 1000, **rest) -> Dataset:
+    """A set of photographs in ImageNet's form, with ImageNet's mean and deviation (those of torchvision's weights)."""
+    shape, mean, std = (side, side, 3), _unit(0.485, 0.456, 0.406), _unit(0.229, 0.224, 0.225)
+    return Dataset(name, shape, classes, train_size, test_size, mean, std, True, 0, source, encoded=True, **rest)
 
 
 _CATALOG = {
@@ -49,6 +70,15 @@ _CATALOG = {
             "svhn_cropped", (32, 32, 3), 10, 73_257, 26_032,
             _unit(0.4377, 0.4438, 0.4728), _unit(0.1980, 0.2010, 0.1970), False, 4, "Netzer et al. 2011",
         ),
+        _imagenet("imagenet2012", 1_281_167, 50_000, "arXiv:1409.0575", test_split="validation"),
+        _imagenet("imagenette/160px-v2", 9469, 3925, _IMAGENETTE, 160, 10, test_split="validation"),
+        _imagenet("imagenette/320px-v2", 9469, 3925, _IMAGENETTE, 224, 10, test_split="validation"),
+        _imagenet("imagenette/full-size-v2", 9469, 3925, _IMAGENETTE, 224, 10, test_split="validation"),
+        # ImageNet's classes again, for tests: new photographs, new labels (several or none an image), hard ones, renditions.
+        _imagenet("imagenet_v2", 0, 10_000, "arXiv:1902.10811", builder="imagenet_v2/matched-frequency"),
+        _imagenet("imagenet2012_real", 0, 50_000, "arXiv:2006.07159", test_split="validation", label="real_label"),
+        _imagenet("imagenet_a", 0, 7500, "arXiv:1907.07174; 200 of the classes occur"),
+        _imagenet("imagenet_r", 0, 30_000, "arXiv:2006.16241; 200 of the classes occur"),
     )
 }  # fmt: skip
 
@@ -67,3 +97,14 @@ def dataset_info(name: str) -> Dataset:
     if name not in _CATALOG:
         raise unknown("dataset", name, _CATALOG)
     return _CATALOG[name]
+
+
+def register(dataset: Dataset) -> Dataset:
+    """Make a data set of one's own known by its name: any builder of tfds, or a part of one; returns it.
+
+    Raises InputError where the name is taken by another definition; the same one again is no mistake.
+    """
+    known = _CATALOG.setdefault(dataset.name, dataset)
+    if known != dataset:
+        raise InputError(f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name")
+    return dataset
