@@ -55,6 +55,22 @@ class TrainConfig:
     """Random crop, and flip where that keeps the class."""
     image_size: int = 0
     """Pixels a side to which images are resized on the device; 0 means as the data set has them."""
+    train_sizes: tuple[int, ...] = ()
+    """Progressive resizing: the image sizes of equal parts of the training, in place of image_size; the last is evaluated."""
+    eval_size: int = 0
+    """Pixels a side of the images that are evaluated (FixRes, arXiv:1906.06423); 0 means as in training."""
+    eval_crop: float = 0.875
+    """Share of the shorter side that is cut from the centre to be evaluated, of images stored in their own sizes."""
+    crop_area: float = 0.08
+    """Least share of the area of an image stored in its own size that a crop for training takes (GoogLeNet, section 6)."""
+    shorter_sides: tuple[int, ...] = ()
+    """Instead of crops by area: scale the shorter side to so many pixels, or drawn from the first to the last, and cut a square."""
+    repeats: int = 1
+    """Crops of an image one after the other in an epoch's order, which then ends after 1 / repeats of the images (arXiv:1902.05509)."""
+    on_damaged: Literal["halt", "skip"] = "halt"
+    """At an image that cannot be decoded: halt, or put another in its place."""
+    damage_budget: int = 0
+    """Images that may be so replaced in an epoch before training halts after all."""
     auxiliary_weight: float = 0.3
     """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
     label_smoothing: float = 0.0
@@ -99,6 +115,14 @@ class TrainConfig:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
         require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "0 up to, not including, 1")
         require(self.image_size >= 0, "image_size", self.image_size, "0 (the data set's) or more")
+        require(all(size >= 1 for size in self.train_sizes), "train_sizes", self.train_sizes, "sizes of 1 or more")
+        require(self.eval_size >= 0, "eval_size", self.eval_size, "0 (as in training) or more")
+        require(0 < self.eval_crop <= 1, "eval_crop", self.eval_crop, "above 0, up to 1")
+        require(0 < self.crop_area <= 1, "crop_area", self.crop_area, "above 0, up to 1")
+        rising = list(self.shorter_sides) == sorted(self.shorter_sides) and min(self.shorter_sides, default=1) >= 1
+        require(rising and len(self.shorter_sides) <= 2, "shorter_sides", self.shorter_sides, "none, one, or the least and most")
+        require(1 <= self.repeats <= 100, "repeats", self.repeats, "1 to 100")
+        require(self.damage_budget >= 0, "damage_budget", self.damage_budget, "0 or more")
         require(0 <= self.auxiliary_weight < 1e3, "auxiliary_weight", self.auxiliary_weight, "0 (no heads) up to 1000")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 up to, not including, 1")
         require(0 <= self.mixup < 1e3, "mixup", self.mixup, "0 (none) up to 1000")
@@ -125,9 +149,24 @@ class TrainConfig:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images that the network sees."""
+        """Height, width and channels of the images that the network sees, at the end of its training."""
         height, width, channels = dataset_info(self.dataset).shape
-        return (self.image_size or height, self.image_size or width, channels)
+        size = self.train_sizes[-1] if self.train_sizes else self.image_size
+        return (size or height, size or width, channels)
+
+    @property
+    def eval_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that are evaluated."""
+        height, width, channels = self.input_shape
+        return (self.eval_size or height, self.eval_size or width, channels)
+
+    def shape_at(self, step: int) -> tuple[int, int, int]:
+        """Height, width and channels of the images of training step `step` (from 0)."""
+        parts = len(self.train_sizes)
+        if not parts:
+            return self.input_shape
+        size = self.train_sizes[min(step * parts // self.total_steps, parts - 1)]
+        return (size, size, self.input_shape[2])
 
     @property
     def total_steps(self) -> int:

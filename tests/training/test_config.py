@@ -29,6 +29,15 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("momentum", 1.0),
         ("weight_decay", float("nan")),
         ("width", -8),
+        ("train_sizes", (160, 0)),
+        ("eval_size", -1),
+        ("eval_crop", 1.01),
+        ("crop_area", 0.0),
+        ("shorter_sides", (480, 256)),
+        ("shorter_sides", (256, 384, 512)),
+        ("repeats", 0),
+        ("on_damaged", "ignore"),
+        ("damage_budget", -1),
         ("seed", -1),
     ],
 )
@@ -40,6 +49,13 @@ def test_values_out_of_range_name_the_field(field, value):
 def test_length_in_steps_or_epochs():
     assert dataclasses.replace(CONFIG, epochs=3, batch_size=64).total_steps == 3 * (1437 // 64)
     assert dataclasses.replace(CONFIG, steps=7).total_steps == 7
+
+
+def test_progressive_resizing_has_equal_parts():
+    config = dataclasses.replace(CONFIG, steps=8, train_sizes=(8, 12, 16, 16), eval_size=20)
+    assert [config.shape_at(step)[0] for step in range(8)] == [8, 8, 12, 12, 16, 16, 16, 16]
+    assert (config.input_shape, config.eval_shape) == ((16, 16, 1), (20, 20, 1))
+    assert CONFIG.shape_at(3) == CONFIG.eval_shape == CONFIG.input_shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize(
