@@ -66,7 +66,7 @@ class TrainConfig:
     shorter_sides: tuple[int, ...] = ()
     """Instead of crops by area: scale the shorter side to so many pixels, or drawn from the first to the last, and cut a square."""
     repeats: int = 1
-    """Crops of an image one after the other in an epoch's order, which then ends after 1 / repeats of the images (arXiv:1902.05509)."""
+    """Crops of each image, one after the other in the order; an epoch has 1 / repeats of the images then (arXiv:1902.05509)."""
     on_damaged: Literal["halt", "skip"] = "halt"
     """At an image that cannot be decoded: halt, or put another in its place."""
     damage_budget: int = 0
