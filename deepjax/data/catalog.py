@@ -107,4 +107,4 @@ def register(dataset: Dataset) -> Dataset:
     known = _CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
         raise InputError(f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name")
-    return dataset
+    return known
