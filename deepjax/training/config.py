@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, Literal
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, require
 from deepjax.models import model_info
+from deepjax.training.bounds import MOST_STEPS, check_bounds
 from deepjax.training.fields import check_types
-from deepjax.training.guard import MOST_SKIPS, Policy
+from deepjax.training.guard import Policy
 from deepjax.training.manifest import sync_folder
 
-MOST_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry
 
 
@@ -35,24 +34,40 @@ class TrainConfig:
     """Images of one step, over all devices."""
     learning_rate: float = 0.1
     """Peak learning rate."""
-    optimizer: Literal["sgd", "lars", "lamb", "adamw", "muon"] = "sgd"
+    optimizer: Literal["sgd", "lars", "lamb", "adamw", "muon", "rmsprop"] = "sgd"
     """Which optimizer."""
-    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
-    """Cosine or straight to zero, divided by ten at each milestone, or constant."""
+    schedule: Literal["cosine", "linear", "root", "step", "exponential", "constant"] = "cosine"
+    """To zero: as a cosine, straight, or as the square root of what is left; by steps, or constant."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where the step schedule drops, as fractions of the training."""
+    """Where the schedule "step" divides by ten, as fractions of the training."""
+    decay_rate: float = 0.94
+    """What the schedule "exponential" multiplies by, each time."""
+    decay_epochs: float = 2.0
+    """Epochs from one such time to the next."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises linearly from zero."""
     momentum: float = 0.9
-    """Momentum of SGD, LARS and Muon."""
+    """Momentum of SGD, LARS, Muon and RMSProp."""
     nesterov: bool = True
     """Nesterov's momentum (false: the classical one)."""
     weight_decay: float = 1e-4
     """L2 penalty, added to the gradient (LAMB, AdamW and Muon: to the update)."""
     decay_all: bool = False
     """Decay normalisation parameters and biases too, as the papers do."""
+    clip: float = 0.0
+    """Norm of the whole gradient from which it is scaled down to that norm; 0: never."""
     augment: bool = True
     """Random crop, and flip where that keeps the class."""
+    lighting: float = 0.0
+    """Deviation of AlexNet's shift of the colours along their principal components; 0: none."""
+    auto_augment: Literal["none", "rand", "trivial"] = "none"
+    """Random operations on images: RandAugment as timm has it, or TrivialAugment (one operation) as torchvision has it."""
+    augment_operations: int = 2
+    """Operations of RandAugment on an image, each left out with probability one half."""
+    augment_magnitude: float = 9.0
+    """Strength of RandAugment's operations, 0 to 10; each draws its own around it, with deviation 0.5."""
+    random_erasing: float = 0.0
+    """Probability that a box of an image is erased (arXiv:1708.04896)."""
     image_size: int = 0
     """Pixels a side to which images are resized on the device; 0 means as the data set has them."""
     train_sizes: tuple[int, ...] = ()
@@ -73,12 +88,18 @@ class TrainConfig:
     """Images that may be so replaced in an epoch before training halts after all."""
     auxiliary_weight: float = 0.3
     """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy over the classes, or the mean of each class's own binary one (arXiv:2110.00476); evaluation has the first."""
+    target_threshold: float = 0.0
+    """With "sigmoid": targets above it count as 1 and the others as 0; 0: targets as they are."""
     label_smoothing: float = 0.0
     """Share of the target that all classes have in common."""
     mixup: float = 0.0
     """Strength of mixup (alpha of its beta distribution); 0: none."""
     cutmix: float = 0.0
     """Strength of CutMix; with mixup on too, each has half of the batches."""
+    drop_path: float = 0.0
+    """Stochastic depth: share of images that the last residual branch leaves out, rising in proportion from the first."""
     accumulate: int = 1
     """Parts in which a batch is computed, one after the other; batch norm has the statistics of a part."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -105,35 +126,13 @@ class TrainConfig:
         if not self.model.startswith(OWN):
             model_info(self.model)
         dataset_info(self.dataset)
-        require(1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS}")
-        require(0 <= self.steps <= MOST_STEPS, "steps", self.steps, f"0 (count by epochs) to {MOST_STEPS}")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(0 < self.learning_rate < 1e4, "learning_rate", self.learning_rate, "above 0, below 10000")
-        increasing = all(a < b for a, b in itertools.pairwise((0.0, *self.milestones, 1.0)))  # comparisons with NaN are false
-        require(increasing, "milestones", self.milestones, "increasing fractions between 0 and 1")
-        require(0 <= self.warmup_epochs < float("inf"), "warmup_epochs", self.warmup_epochs, "0 or more")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "0 up to, not including, 1")
-        require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "0 up to, not including, 1")
-        require(self.image_size >= 0, "image_size", self.image_size, "0 (the data set's) or more")
-        require(all(size >= 1 for size in self.train_sizes), "train_sizes", self.train_sizes, "sizes of 1 or more")
-        require(self.eval_size >= 0, "eval_size", self.eval_size, "0 (as in training) or more")
-        require(0 < self.eval_crop <= 1, "eval_crop", self.eval_crop, "above 0, up to 1")
-        require(0 < self.crop_area <= 1, "crop_area", self.crop_area, "above 0, up to 1")
-        rising = list(self.shorter_sides) == sorted(self.shorter_sides) and min(self.shorter_sides, default=1) >= 1
-        require(rising and len(self.shorter_sides) <= 2, "shorter_sides", self.shorter_sides, "none, one, or the least and most")
-        require(1 <= self.repeats <= 100, "repeats", self.repeats, "1 to 100")
-        require(self.damage_budget >= 0, "damage_budget", self.damage_budget, "0 or more")
-        require(0 <= self.auxiliary_weight < 1e3, "auxiliary_weight", self.auxiliary_weight, "0 (no heads) up to 1000")
-        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 up to, not including, 1")
-        require(0 <= self.mixup < 1e3, "mixup", self.mixup, "0 (none) up to 1000")
-        require(0 <= self.cutmix < 1e3, "cutmix", self.cutmix, "0 (none) up to 1000")
-        require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
-        require(0 <= self.ema < 1, "ema", self.ema, "0 (none) up to, not including, 1")
-        require(isinstance(self.bn_scope, str) or self.bn_scope >= 1, "bn_scope", self.bn_scope, "'global', 'replica', 1 or more")
-        require(0 <= self.skip_budget <= MOST_SKIPS, "skip_budget", self.skip_budget, f"0 to {MOST_SKIPS}")
-        require(0 <= self.spike_sigmas < 1e3, "spike_sigmas", self.spike_sigmas, "0 (never) up to 1000")
-        require(self.width >= 0, "width", self.width, "0 (the paper's) or more")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        check_bounds(self)
+        channels = dataset_info(self.dataset).shape[2]
+        require(
+            not self.lighting or channels == 3, "lighting", self.lighting, f"0 for {self.dataset}, whose images have no colours"
+        )
+        binary = self.loss == "sigmoid" or not self.target_threshold
+        require(binary, "target_threshold", self.target_threshold, "0 with the loss 'softmax', whose targets are shares")
 
     @property
     def policy(self) -> Policy:

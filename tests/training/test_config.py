@@ -29,6 +29,18 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("momentum", 1.0),
         ("weight_decay", float("nan")),
         ("width", -8),
+        ("optimizer", "adam"),
+        ("decay_rate", 0.0),
+        ("decay_epochs", 0.0),
+        ("clip", -1.0),
+        ("lighting", 0.1),  # the digits are grey
+        ("auto_augment", "random"),
+        ("augment_operations", 0),
+        ("augment_magnitude", 11.0),
+        ("random_erasing", 1.5),
+        ("loss", "hinge"),
+        ("target_threshold", 0.2),  # the loss is softmax
+        ("drop_path", 1.0),
         ("train_sizes", (160, 0)),
         ("eval_size", -1),
         ("eval_crop", 1.01),
