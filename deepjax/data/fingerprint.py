@@ -1,0 +1,118 @@
+"""What was prepared, in `fingerprint.json` beside the data, and whether it is still that: sizes of all files and hashes of them.
+
+Data sets of up to 512 MiB are hashed whole, at each start. Of larger ones as many bytes are, in blocks spread evenly over every
+shard with its first and last; a flipped bit between them is found by ArrayRecord's own hashes, when its record is read.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepjax.data.shards import list_splits, read_info
+from deepjax.errors import InputError
+
+NAME = "fingerprint.json"
+HASHED = 512 * 2**20
+BLOCK = 64 * 2**10
+_THREADS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """An image that cannot be decoded: where it stands, what it was called and why it cannot."""
+
+    split: str
+    record: int
+    file: str
+    why: str
+
+
+def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
+    """Hash the files of a prepared data set and write its fingerprint; returns the sha256 that names it."""
+    info, splits = read_info(folder), list_splits(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != NAME)
+    missing = [shard.path.name for shards in splits.values() for shard in shards if shard.path.name not in names]
+    if missing:
+        raise InputError(f"shard {missing[0]} is missing in {folder}; prepare the data set again")
+    total = sum((folder / name).stat().st_size for name in names)
+    share = total if total <= HASHED else HASHED // len(names)
+    content = {
+        "name": info["name"],
+        "version": info["version"],
+        "records": {split: sum(shard.count for shard in shards) for split, shards in splits.items()},
+        "damaged": [dataclasses.asdict(damage) for damage in damaged],
+        "hashed_bytes_of_a_file": share,
+        "files": dict(zip(names, _digests(folder, names, share), strict=True)),
+    }
+    digest = _digest_of(content)
+    (folder / NAME).write_text(json.dumps({"sha256": digest} | content, indent=1) + "\n")
+    return digest
+
+
+def check_fingerprint(folder: Path) -> str:
+    """Hold a prepared data set against its fingerprint; returns the sha256 that names it, "" where there is none.
+
+    Raises InputError, naming the file, where one is missing, has another size or other bytes.
+    """
+    if not (folder / NAME).exists():
+        return ""
+    digest, files, share = _read(folder)
+    for name, (size, _) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{name} is missing in {folder}; prepare the data set again")
+        if path.stat().st_size != size:
+            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; prepare the data set again")
+    for (name, before), now in zip(files.items(), _digests(folder, list(files), share), strict=True):
+        if before != now:
+            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; prepare the data set again")
+    return digest
+
+
+def damaged_images(folder: Path) -> list[Damage]:
+    """The images that preparing found damaged; none where nothing is known."""
+    if not (folder / NAME).exists():
+        return []
+    _read(folder)
+    return [Damage(**damage) for damage in json.loads((folder / NAME).read_text())["damaged"]]
+
+
+def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
+    """Digest, files and bytes of each that are hashed, of a fingerprint that is whole."""
+    try:
+        content = json.loads((folder / NAME).read_text())
+        digest, files, share = content.pop("sha256"), content["files"], content["hashed_bytes_of_a_file"]
+        whole = digest == _digest_of(content) and share > 0 and all(Path(name).name == name for name in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"{folder / NAME} is damaged or was edited; prepare the data set again, which writes it anew")
+    return digest, files, share
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(folder: Path, names: Sequence[str], share: int) -> list[list[Any]]:
+    """Size and sha256 of each file, of which about `share` bytes are read."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda name: _digest(folder / name, share), names))
+
+
+def _digest(path: Path, share: int) -> list[Any]:
+    size, found = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= share:
+            for block in iter(lambda: file.read(2**20), b""):
+                found.update(block)
+        else:
+            blocks = max(2, share // BLOCK)
+            for i in range(blocks):
+                file.seek(i * (size - BLOCK) // (blocks - 1))
+                found.update(file.read(BLOCK))
+    return [size, found.hexdigest()]

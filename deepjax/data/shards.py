@@ -1,0 +1,70 @@
+"""The files of a prepared data set: which shards its metadata promises, and their records, without TensorFlow."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deepjax.errors import InputError
+
+INFO = "dataset_info.json"
+_READ_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of a split and the number of its records."""
+
+    path: Path
+    count: int
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """What tfds wrote about a prepared data set: the object in dataset_info.json. Raises InputError where there is none."""
+    try:
+        info = json.loads((folder / INFO).read_text())
+        return {"name": str(info["name"]), "version": str(info["version"])} | info
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder} is no prepared data set: {INFO} is missing or unreadable ({type(error).__name__})") from error
+
+
+def list_splits(folder: Path) -> dict[str, list[Shard]]:
+    """The shards of each split, in order, whether they exist or not: names as tfds gives them."""
+    info = read_info(folder)
+    try:
+        form = info.get("fileFormat", "tfrecord")  # tfds names no format where it is the old default
+        lengths = {str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / INFO} lists no splits with their shards: prepare the data set again") from error
+    return {
+        split: [
+            Shard(folder / f"{info['name']}-{split}.{form}-{i:05d}-of-{len(counts):05d}", count) for i, count in enumerate(counts)
+        ]
+        for split, counts in lengths.items()
+    }
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """The records of an ArrayRecord file in order. Raises InputError, naming the file, where it is missing or damaged."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(str(path))
+        count = reader.num_records()
+        for start in range(0, count, _READ_AT_ONCE):
+            yield from reader.read(start, min(start + _READ_AT_ONCE, count))
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set again") from error
+
+
+def write_records(path: Path, records: Iterator[bytes]) -> None:
+    """An ArrayRecord file of these records, each by itself reachable, as tfds writes them."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
