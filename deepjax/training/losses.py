@@ -24,6 +24,20 @@ def smooth(labels: Array, classes: int, smoothing: float) -> Array:
     return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
 
 
-def wrong(logits: Array, labels: Array) -> Array:
-    """1 where the largest logit is not the label's. logits: (batch, classes), labels: (batch,) -> (batch,) float32."""
-    return (jnp.argmax(logits, axis=-1) != labels).astype(jnp.float32)
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Each class's own cross-entropy, its mean over the classes (Wightman et al. 2021, arXiv:2110.00476, section 2; timm's BCE).
+
+    logits, targets: (batch, classes) -> (batch,) float32.
+    """
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets), axis=-1)
+
+
+def wrong(logits: Array, labels: Array, guesses: int = 1) -> Array:
+    """1 where the label is not among so many largest logits. logits: (batch, classes), labels: (batch,) -> (batch,) float32.
+
+    Of equal logits the first count as larger, as in argmax and top_k. NaN is larger than all, and a label of NaN is wrong.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    before = jnp.arange(logits.shape[-1])[None, :] < labels[:, None]
+    ahead = ~(logits <= own) | ((logits == own) & before)  # comparisons with NaN are false
+    return (jnp.sum(ahead, axis=-1) >= guesses).astype(jnp.float32)

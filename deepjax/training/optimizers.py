@@ -18,7 +18,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust ratios for kernels alone.
     lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter 2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each
-    convolution as a matrix of its outputs, Adam for all that is no kernel. The last three decay weights beside the gradient.
+    convolution as a matrix of its outputs, Adam for all that is no kernel. These three decay weights beside the gradient.
+    rmsprop: TensorFlow's, with the constants of Szegedy et al. 2015 (arXiv:1512.00567, section 8).
+    `clip` comes before all of them.
     """
     decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
@@ -29,8 +31,10 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         "lamb": lambda: (optax.scale_by_adam(eps=1e-6), decay, optax.masked(optax.scale_by_trust_ratio(), decay_mask)),
         "adamw": lambda: (optax.scale_by_adam(), decay),
         "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
+        "rmsprop": lambda: (decay, optax.scale_by_rms(0.9, eps=1.0, initial_scale=1.0), momentum),
     }
-    return optax.chain(*bodies[config.optimizer]())
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(*clip, *bodies[config.optimizer]())
 
 
 def decay_mask(params: Any) -> Any:
@@ -41,13 +45,17 @@ def decay_mask(params: Any) -> Any:
 def make_schedule(config: TrainConfig) -> optax.Schedule:
     """Step -> fraction of the peak rate: linear warm-up from zero, then the schedule's course.
 
-    cosine or linear to zero, tenths at the milestones (step), or constant.
+    cosine, linear or root (the square root of the share of steps left) to zero, tenths at the milestones (step), a factor every
+    so many epochs (exponential), or constant.
     """
     total = config.total_steps
     warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
+    every = max(1, round(config.decay_epochs * config.steps_per_epoch))
     bodies = {
         "cosine": lambda: optax.cosine_decay_schedule(1.0, total - warmup),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
+        "root": lambda: optax.polynomial_schedule(1.0, 0.0, 0.5, total - warmup),
+        "exponential": lambda: optax.exponential_decay(1.0, every, config.decay_rate, staircase=True),
         "step": lambda: optax.piecewise_constant_schedule(1.0, {round(m * total) - warmup: 0.1 for m in config.milestones}),
         "constant": lambda: optax.constant_schedule(1.0),
     }

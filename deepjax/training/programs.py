@@ -14,6 +14,7 @@ from deepjax.analysis import kernel_order
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.errors import require
 from deepjax.models import create_model
+from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import OWN, TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.options import RunOptions
@@ -110,7 +111,8 @@ def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
         has_scope = hasattr(make(), "bn_scope")
         require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
         fields["bn_scope"] = config.bn_scope
-    return make(**fields)
+    network = make(**fields)
+    return StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
 
 
 def step_options(config: TrainConfig, axis: str | None = None) -> StepOptions:

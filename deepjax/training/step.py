@@ -1,8 +1,7 @@
 """The pure train and eval step: (state, batch) -> (state, metrics), without Python state or I/O."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +10,22 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis import kernel_norms
-from deepjax.data.augment import WHOLE, Share, augment, normalize, resize
+from deepjax.data.augment import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.data.mix import mix
-from deepjax.training.guard import Policy, all_finite, judge, keep_if, labels_valid
-from deepjax.training.losses import cross_entropy, smooth, soft_cross_entropy, wrong
-from deepjax.training.remat import Remat, rematerialized
+from deepjax.training.guard import all_finite, judge, keep_if, labels_valid
+from deepjax.training.inputs import Batch, StepOptions, prepared
+from deepjax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, wrong
+from deepjax.training.remat import rematerialized
 from deepjax.training.state import TrainState
 
-Batch = dict[str, Array]
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Any, Batch], Metrics]
 Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
 
 MOST_WRITTEN_OUT = 8  # parts of a batch; more would compile for long
-DROPOUT, MIX = 0x64726F70, 0x6D697865  # "drop", "mixe": folded into a step's key, far from the numbers that a split uses
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
-
-    augment: bool = True
-    image_size: int = 0
-    auxiliary_weight: float = 0.3
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    accumulate: int = 1
-    remat: Remat = "none"
-    ema: float = 0.0
-    steps_per_epoch: int = 0  # the state's totals start anew at each; 0: never
-    policy: Policy = Policy()
-    axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
+DROPOUT = 0x64726F70  # "drop": folded into a step's key, far from the numbers that a split uses
+TOP5_FROM = 10  # classes: with fewer, five guesses are most of them
 
 
 def make_train_step(
@@ -52,7 +33,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     dataset: Dataset,
-    options: StepOptions = StepOptions(),  # frozen
+    options: StepOptions = StepOptions(),  # noqa: B008  # frozen
 ) -> TrainStep:
     """A train step for batches {"image": (batch, height, width, channels) uint8, "label": (batch,) int32}.
 
@@ -94,30 +75,19 @@ def make_train_step(
     return step
 
 
-def prepared(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
-    """What the network and its loss see of a batch: augmented, normalised, resized and mixed images, labels and targets.
-
-    key: the step's, `fold_in(state.key, state.step)`.
-    """
-    images, labels = batch["image"], batch["label"]
-    share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
-    if options.augment:
-        images = augment(key, images, dataset, share)
-    images = resize(normalize(images, dataset), options.image_size)
-    images, targets = _targets(jax.random.fold_in(key, MIX), images, labels, dataset.num_classes, options)
-    return {"image": images, "label": labels, "target": targets}
-
-
-def classifier_loss(logits: Array, part: Batch) -> Array:
-    """Mean cross-entropy with the targets of a prepared batch: labels, or distributions over the classes."""
+def classifier_loss(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax") -> Array:
+    """Mean cross-entropy with the targets of a prepared batch: labels, or a number for each class ("sigmoid" needs these)."""
     target = part["target"]
+    if kind == "sigmoid":
+        return jnp.mean(binary_cross_entropy(logits, target))
     return jnp.mean(cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target))
 
 
 def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3) -> EvalStep:
     """An eval step for batches with a "mask": sums of loss, errors and images over the examples whose mask is 1.
 
-    The sums of auxiliary heads are under "auxiliary", by the head's name. The other arguments are those of `make_train_step`.
+    From 10 classes on also "top5_errors". The loss is cross-entropy over the classes, whatever is trained with. The sums of
+    auxiliary heads are under "auxiliary", by the head's name. The other arguments are those of `make_train_step`.
     """
 
     def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
@@ -131,7 +101,8 @@ def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxi
             return {"loss": jnp.sum(mask * cross_entropy(scores, label)), "errors": jnp.sum(mask * wrong(scores, label))}
 
         heads = {name: sums(scores) for name, scores in updated.get("auxiliary", {}).items()}
-        return sums(logits) | {"images": jnp.sum(mask), "auxiliary": heads}
+        top5 = {"top5_errors": jnp.sum(mask * wrong(logits, label, 5))} if dataset.num_classes >= TOP5_FROM else {}
+        return sums(logits) | top5 | {"images": jnp.sum(mask), "auxiliary": heads}
 
     return step
 
@@ -145,8 +116,8 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
         logits, updated = output
-        metrics = _of_head(logits, part)
-        heads = {name: _of_head(head, part) for name, head in updated.get("auxiliary", {}).items()}
+        metrics = _of_head(logits, part, options.loss)
+        heads = {name: _of_head(head, part, options.loss) for name, head in updated.get("auxiliary", {}).items()}
         total = metrics["loss"] + options.auxiliary_weight * sum((h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32))
         metrics |= {"images": jnp.asarray(logits.shape[0], jnp.float32), "auxiliary": heads}
         return total, (updated.get("batch_stats", {}), metrics)
@@ -181,14 +152,6 @@ def _unrolled(parts: int) -> int:
     return parts if parts <= MOST_WRITTEN_OUT and jax.default_backend() == "cpu" else 1
 
 
-def _targets(key: Array, images: Array, labels: Array, classes: int, options: StepOptions) -> tuple[Array, Array]:
-    """Images and what the loss compares with: the labels, or, smoothed or mixed, distributions over the classes."""
-    if not (options.label_smoothing or options.mixup or options.cutmix):
-        return images, labels
-    targets = smooth(labels, classes, options.label_smoothing)
-    return mix(key, images, targets, options.mixup, options.cutmix, options.axis)
-
-
 def _parts(batch: Batch, count: int) -> Batch:
     """(batch, ...) -> (count, batch / count, ...), every count-th image in a part: so each device's images stay on it."""
     if count == 1:
@@ -196,9 +159,9 @@ def _parts(batch: Batch, count: int) -> Batch:
     return {name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1) for name, leaf in batch.items()}
 
 
-def _of_head(logits: Array, part: Batch) -> Metrics:
+def _of_head(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"]) -> Metrics:
     """Mean loss and number of errors of a classifier, main or auxiliary."""
-    return {"loss": classifier_loss(logits, part), "errors": jnp.sum(wrong(logits, part["label"]))}
+    return {"loss": classifier_loss(logits, part, kind), "errors": jnp.sum(wrong(logits, part["label"]))}
 
 
 def _of_all(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:

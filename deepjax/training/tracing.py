@@ -6,6 +6,7 @@ gradient noise too.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +20,11 @@ from deepjax.analysis.layer_report import LayerReport, LayerRow, layer_statistic
 from deepjax.analysis.spectrum import spectral_density
 from deepjax.analysis.taps import Site, sites
 from deepjax.errors import require
+from deepjax.training.inputs import prepared
 from deepjax.training.options import Tier
 from deepjax.training.programs import Programs, step_options
 from deepjax.training.state import TrainState
-from deepjax.training.step import DROPOUT, classifier_loss, prepared
+from deepjax.training.step import DROPOUT, classifier_loss
 
 LANCZOS, PROBES = 15, 4  # products with the Hessian for its extreme eigenvalues, and for its trace
 
@@ -65,6 +67,7 @@ def make_tracer(programs: Programs, tier: Tier) -> Tracer:
 def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     options = step_options(config)
+    loss = functools.partial(classifier_loss, kind=options.loss)
     at: list[Site] = []
 
     def statistics(state: TrainState, batch: Any) -> Any:
@@ -73,14 +76,14 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
         rate = state.learning_rate * programs.schedule(state.step)
-        known = sites(model, variables, seen, classifier_loss, True, rngs)
+        known = sites(model, variables, seen, loss, True, rngs)
         at[:] = [site for site in known if tier != "economy" or "/" not in site.path]
 
         def updates_of(gradients: Any) -> Any:
             updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
             return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
 
-        return layer_statistics(model, variables, seen, classifier_loss, True, rngs, at, updates_of)
+        return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
 
     compiled = jax.jit(statistics)
 
@@ -94,7 +97,8 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
 
 def _whole_tracer(programs: Programs) -> Callable[[TrainState, Any], dict[str, float]]:
     """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
-    options, model, loss = step_options(programs.config), programs.model, classifier_loss
+    options, model = step_options(programs.config), programs.model
+    loss = functools.partial(classifier_loss, kind=options.loss)
     prepare = jax.jit(lambda state, batch: prepared(jax.random.fold_in(state.key, state.step), batch, programs.dataset, options))
 
     def tracer(state: TrainState, batch: Any) -> dict[str, float]:
