@@ -1,0 +1,127 @@
+"""The operations of RandAugment on the device, one for each image of a batch: uint8 in, uint8 out.
+
+Under vmap a switch computes all branches, so there is none: each operation is a setting of one of three families (a warp, a table
+of grey levels, a blend), and the others leave the image as it is, to the bit. The arithmetic is Pillow's, rounding down included.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Given = Callable[[str, float], Array]  # the argument where the operation has that name, and else a number that changes nothing
+OPERATIONS = (
+    "identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
+    "posterize", "solarize", "solarize_add", "invert", "brightness", "contrast", "auto_contrast", "equalize",
+    "color", "sharpness",
+)  # fmt: skip
+
+
+def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Array:
+    """Each image after its own operation.
+
+    images: (batch, height, width, 1 or 3) uint8; operation: (batch,) places in OPERATIONS; argument: (batch,) floats: degrees
+    (rotate), what a row or column moves for each pixel of distance (shear), pixels (translate), bits that are kept (posterize),
+    the first level that is inverted (solarize), levels (solarize_add), or the factor of Pillow's ImageEnhance (brightness,
+    contrast, color, sharpness); fill: (channels,) uint8, what comes in from outside of the image.
+    """
+
+    def of_one(image: Array, operation: Array, argument: Array) -> Array:
+        def given(name: str, otherwise: float) -> Array:
+            return jnp.where(operation == OPERATIONS.index(name), argument, otherwise)
+
+        image = _warp(image, _matrix(given, image.shape), fill)
+        image = jnp.take_along_axis(_table(image, given, operation), image.reshape(-1, image.shape[2]), axis=0).reshape(image.shape)
+        image = _blend(jnp.broadcast_to(_grey(image)[:, :, None], image.shape), image, given("color", 1.0))
+        return _blend(_smooth(image), image, given("sharpness", 1.0))
+
+    return jax.vmap(of_one)(images, operation, argument)
+
+
+def _matrix(given: Given, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """From the place of a pixel (x, y) to where it comes from: (a x + b y + c, d x + e y + f), in this order."""
+    middle_y, middle_x = shape[0] / 2, shape[1] / 2
+    angle = -jnp.deg2rad(given("rotate", 0.0))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    c = middle_x - cos * middle_x - sin * middle_y + given("translate_x", 0.0)
+    f = middle_y + sin * middle_x - cos * middle_y + given("translate_y", 0.0)
+    return cos, sin + given("shear_x", 0.0), c, given("shear_y", 0.0) - sin, cos, f
+
+
+def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
+    """The image at the places that a matrix gives, between pixels by bilinear interpolation."""
+    a, b, c, d, e, f = matrix
+    height, width, _ = image.shape
+    y, x = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5, jnp.arange(width, dtype=jnp.float32)[None, :] + 0.5
+    from_x, from_y = a * x + b * y + c, d * x + e * y + f
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
+    right_share, bottom_share = (from_x - 0.5 - left)[:, :, None], (from_y - 0.5 - top)[:, :, None]
+
+    def at(row: Array, column: Array) -> Array:
+        rows, columns = (jnp.clip(v.astype(jnp.int32), 0, n - 1) for v, n in ((row, height), (column, width)))
+        return image[rows, columns].astype(jnp.float32)
+
+    upper = at(top, left) + (at(top, left + 1) - at(top, left)) * right_share
+    lower = at(top + 1, left) + (at(top + 1, left + 1) - at(top + 1, left)) * right_share
+    return jnp.where(inside[:, :, None], (upper + (lower - upper) * bottom_share).astype(jnp.uint8), fill[None, None, :])
+
+
+def _table(image: Array, given: Given, operation: Array) -> Array:
+    """What becomes of each grey level of each channel: (256, channels) uint8."""
+    level = jnp.arange(256)[:, None]
+    name = {name: operation == place for place, name in enumerate(OPERATIONS)}
+    dropped = (1 << (8 - given("posterize", 8.0).astype(jnp.int32))) - 1
+    table = level & ~dropped
+    table = jnp.where(level.astype(jnp.float32) < given("solarize", 256.0), table, 255 - table)
+    table = jnp.where(level < 128, jnp.minimum(table + given("solarize_add", 0.0).astype(jnp.int32), 255), table)
+    table = jnp.where(name["invert"], 255 - table, table)
+    table = _blend(jnp.zeros_like(level), table, given("brightness", 1.0))
+    middle = jnp.floor(jnp.mean(_grey(image).astype(jnp.float32)) + 0.5)
+    table = _blend(jnp.full(table.shape, middle), table, given("contrast", 1.0))
+    table = jnp.broadcast_to(table, (256, image.shape[2]))
+    table = jnp.where(name["auto_contrast"], _stretched(image), table)
+    return jnp.where(name["equalize"], _equalized(image), table)
+
+
+def _stretched(image: Array) -> Array:
+    """Levels so spread that each channel has 0 and 255: (256, channels)."""
+    low, high = (of(image, axis=(0, 1)).astype(jnp.int32)[None, :] for of in (jnp.min, jnp.max))
+    level = jnp.arange(256)[:, None]
+    spread = jnp.clip((level - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
+    return jnp.where(high > low, spread, level).astype(jnp.uint8)
+
+
+def _equalized(image: Array) -> Array:
+    """Levels so spread that each channel has about as many pixels at each: (256, channels)."""
+    channels = image.shape[2]
+    counts = jnp.zeros((256, channels), jnp.int32).at[image.reshape(-1, channels), jnp.arange(channels)[None, :]].add(1)
+    highest = jnp.max(image, axis=(0, 1)).astype(jnp.int32)
+    step = (image.shape[0] * image.shape[1] - counts[highest, jnp.arange(channels)])[None, :] // 255
+    below = jnp.cumsum(counts, axis=0) - counts
+    spread = jnp.clip((step // 2 + below) // jnp.maximum(step, 1), 0, 255)
+    return jnp.where(step > 0, spread, jnp.arange(256)[:, None]).astype(jnp.uint8)
+
+
+def _grey(image: Array) -> Array:
+    """Luminance (ITU-R 601, in Pillow's whole numbers) of an image: (height, width) uint8."""
+    if image.shape[2] == 1:
+        return image[:, :, 0]
+    red, green, blue = (image[:, :, channel].astype(jnp.int32) for channel in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(jnp.uint8)
+
+
+def _smooth(image: Array) -> Array:
+    """Pillow's filter SMOOTH: five parts of a pixel and one of each neighbour; the edge is left as it is."""
+    pixels = image.astype(jnp.int32)
+    inner = sum(pixels[1 + y : y + image.shape[0] - 1, 1 + x : x + image.shape[1] - 1] for y in (-1, 0, 1) for x in (-1, 0, 1))
+    smoothed = (2 * (inner + 4 * pixels[1:-1, 1:-1]) + 13) // 26
+    return image.at[1:-1, 1:-1].set(smoothed.astype(jnp.uint8))
+
+
+def _blend(zero: Array, one: Array, factor: Array) -> Array:
+    """From `zero` at factor 0 by way of `one` at 1 and beyond, cut off at 0 and 255, rounded down: uint8."""
+    start = zero.astype(jnp.float32)
+    blended = start + (one.astype(jnp.float32) - start) * factor
+    return jnp.where(factor == 1.0, one.astype(jnp.uint8), jnp.clip(blended, 0.0, 255.0).astype(jnp.uint8))
