@@ -22,15 +22,15 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
 EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED = 2, 3, 130, 143
 
 
-def parse(options: type[Options], arguments: Sequence[str] | None = None) -> Options:
-    """Parse the command line into a dataclass; every mistake becomes an InputError of one line."""
+def parse(options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None) -> Options:
+    """Parse the command line into a dataclass; every mistake becomes an InputError of one line. `default`: what it starts from."""
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(options, args=arguments)
+            return tyro.cli(options, args=arguments) if default is None else tyro.cli(options, args=arguments, default=default)
     except SystemExit as stop:
         if not stop.code:
             raise

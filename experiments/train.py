@@ -1,15 +1,21 @@
 """Train one model on one data set.
 
     python experiments/train.py --model cifar_resnet20 --dataset digits --epochs 10 --out runs/resnet20
+    python experiments/train.py --recipe resnet50_a3 --dataset imagenette/160px-v2 --epochs 20 --out runs/a3
+    python experiments/train.py --recipe list
 
-The same command again carries on where it was stopped, to the same bits, or says that the run is done.
+A recipe sets the options that its source states, and options beside it override them. The same command again carries on where it
+was stopped, to the same bits, or says that the run is done.
 """
 
 import contextlib
 import dataclasses
 import functools
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -21,6 +27,7 @@ from deepjax.training import RunOptions, RunResult, TrainConfig, train
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, be_deterministic, join
 from deepjax.training.logs import read_rows
+from deepjax.training.recipes import recipe, recipes_page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +37,27 @@ class Options:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     out: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
+    recipe: str = ""
+    """A preset that the other options override, such as resnet50_a3; `--recipe list` shows all."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
     hosts: Hosts = Hosts()
     deterministic: bool = False
     """Equal bits in every run on a GPU too, where that costs speed (on CPU they are equal anyway)."""
+
+
+def parsed(arguments: Sequence[str]) -> Options:
+    """The options of a command line, starting from its recipe where it names one; raises InputError for an unknown one."""
+    name = recipe_of(arguments)
+    start: Any = Options(recipe(name).config, tyro.MISSING, name) if name else None
+    return parse(Options, arguments, start)
+
+
+def recipe_of(arguments: Sequence[str]) -> str:
+    """The name after --recipe, or nothing."""
+    joined = [
+        word for argument in arguments for word in (argument.split("=", 1) if argument.startswith("--recipe=") else [argument])
+    ]
+    return dict(pairwise(joined)).get("--recipe", "")
 
 
 def main(options: Options) -> None:
@@ -82,5 +106,13 @@ def describe(result: RunResult, out: Path) -> str:
     )
 
 
+def start(arguments: Sequence[str]) -> None:
+    """The command: the list of recipes, or a training."""
+    if recipe_of(arguments) == "list":
+        print(recipes_page(), end="")
+    else:
+        main(parsed(arguments))
+
+
 if __name__ == "__main__":
-    run(lambda: main(parse(Options)))
+    run(lambda: start(sys.argv[1:]))
