@@ -1,8 +1,22 @@
 """Data sets by their tfds names, read as ArrayRecord without TensorFlow, in an order that is a pure function of (seed, epoch)."""
 
 from deepjax.data.catalog import Dataset, dataset_info, list_datasets, register
+from deepjax.data.crops import Crops
+from deepjax.data.encoded import EncodedSplit
 from deepjax.data.loader import eval_batches, train_batches
 from deepjax.data.sample import sample
 from deepjax.data.source import Split, load_split
 
-__all__ = ["Dataset", "Split", "dataset_info", "eval_batches", "list_datasets", "load_split", "register", "sample", "train_batches"]
+__all__ = [
+    "Crops",
+    "Dataset",
+    "EncodedSplit",
+    "Split",
+    "dataset_info",
+    "eval_batches",
+    "list_datasets",
+    "load_split",
+    "register",
+    "sample",
+    "train_batches",
+]

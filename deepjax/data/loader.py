@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator
-from typing import SupportsIndex
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
+from grain.experimental import ThreadPrefetchIterDataset
 
+from deepjax.data.crops import Crops, centre_box, draws
+from deepjax.data.encoded import EncodedSplit
 from deepjax.data.source import Split
 from deepjax.errors import require
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
+PUT_AHEAD = 2  # batches on the devices beside the one in use
 
 
 @functools.lru_cache(maxsize=2)
@@ -25,52 +29,133 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(stream, kind="stable")
 
 
-def batch_index(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The ids (batch_size,) of the examples of training step `step` (from 0); an epoch leaves out what fills no batch."""
+def batch_index(size: int, batch_size: int, seed: int, step: int, repeats: int = 1) -> np.ndarray:
+    """The ids (batch_size,) of the examples of training step `step` (from 0); an epoch leaves out what fills no batch.
+
+    `repeats`: each example so often, one after the other; an epoch, as long as without, then sees 1 / repeats of the examples, as
+    that of DeiT's and timm's RASampler does (arXiv:1902.05509).
+    """
     epoch, position = divmod(step, size // batch_size)
-    return epoch_order(size, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    places = np.arange(position * batch_size, (position + 1) * batch_size)
+    return epoch_order(size, seed, epoch)[places // repeats]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batches(grain.sources.RandomAccessDataSource[Batch]):
-    """Random access to the batches of a whole training; of each, a process gets its own equal slice."""
+class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
+    """Random access to the batches of a whole training; of each, a process gets (and decodes) its own equal slice.
 
-    split: Split
+    `crops` and `size_at` (pixels a side of the images of a step) are for encoded splits.
+    """
+
+    split: Split | EncodedSplit
     batch_size: int
     seed: int
     steps: int
-    process: int
-    processes: int
+    process: int = 0
+    processes: int = 1
+    crops: Crops = Crops()
+    size_at: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: SupportsIndex) -> Batch:
         step = operator.index(step)
-        index = batch_index(len(self.split), self.batch_size, self.seed, step).reshape(self.processes, -1)[self.process]
-        return {"image": self.split.images[index], "label": self.split.labels[index]}
+        ids = self._own(batch_index(len(self.split), self.batch_size, self.seed, step, self.crops.repeats))
+        if isinstance(self.split, Split):
+            return {"image": self.split.images[ids], "label": self.split.labels[ids]}
+        size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
+        numbers = self._own(draws(self.seed, step, self.batch_size)).tolist()
+        choose = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
+        return self.split.train_images(ids.tolist(), choose, size, self.crops.exact)
+
+    def _own(self, rows: np.ndarray) -> np.ndarray:
+        return np.split(rows, self.processes)[self.process]
 
 
 def train_batches(
-    split: Split, batch_size: int, seed: int, steps: int, process: int = 0, processes: int = 1
+    split: Split | EncodedSplit,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    process: int = 0,
+    processes: int = 1,
+    crops: Crops = Crops(),  # noqa: B008  # frozen
+    size_at: Callable[[int], int] | None = None,
+    put: Callable[[Batch], Any] | None = None,
 ) -> grain.DatasetIterator:
     """The batches {"image", "label"} of steps 0 to steps - 1; the position is saved and restored by get_state and set_state.
 
-    The order does not depend on the number of processes or of reading threads.
+    Neither the order nor a pixel depends on the number of processes or of reading threads. `put`: what a thread of its own makes of
+    each batch, a few ahead of the one that is taken (it puts them on the devices); the position is that of the one taken.
     """
     require(0 < batch_size <= len(split), "batch_size", batch_size, f"1 to {len(split)} (the training images)")
     require(batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
-    batches = grain.MapDataset.source(_Batches(split, batch_size, seed, steps, process, processes))
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    batches = _ahead(TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split)
+    return iter(batches if put is None else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=PUT_AHEAD))
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Every example exactly once, in stored order: {"image", "label", "mask"}; the last batch is padded, its mask is 0 there."""
-    for start in range(0, len(split), batch_size):
-        images, labels = split.images[start : start + batch_size], split.labels[start : start + batch_size]
-        missing = batch_size - len(labels)
-        yield {
-            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(labels, (0, missing)),
-            "mask": np.pad(np.ones(len(labels), np.float32), (0, missing)),
+@dataclasses.dataclass(frozen=True)
+class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
+    """Random access to the batches of an evaluation; of each, a process gets its own equal slice."""
+
+    split: Split | EncodedSplit
+    batch_size: int
+    process: int = 0
+    processes: int = 1
+    size: int = 0
+    share: float = 0.875
+    most: int | None = None
+
+    def __len__(self) -> int:
+        return -(-self._count // self.batch_size)
+
+    @property
+    def _count(self) -> int:
+        return len(self.split) if self.most is None else min(self.most, len(self.split))
+
+    def __getitem__(self, index: SupportsIndex) -> Batch:
+        own = self.batch_size // self.processes
+        start = operator.index(index) * self.batch_size + self.process * own
+        ids = range(start, max(start, min(start + own, self._count)))
+        batch = examples(self.split, ids, self.size, self.share)
+        missing = own - len(ids)
+        return batch | {
+            "image": np.pad(batch["image"], ((0, missing), (0, 0), (0, 0), (0, 0))),
+            "label": np.pad(batch["label"], (0, missing)),
+            "mask": np.pad(batch["mask"], (0, missing)),
         }
+
+
+def examples(split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, share: float = 0.875) -> Batch:
+    """{"image", "label", "mask"} of these ids as they are evaluated; the other arguments are those of `eval_batches`."""
+    if isinstance(split, Split):
+        rows = np.asarray(ids, np.intp)
+        return {"image": split.images[rows], "label": split.labels[rows], "mask": np.ones(len(rows), np.float32)}
+    size = size or split.dataset.shape[0]
+    return split.eval_images(ids, functools.partial(centre_box, size=size, share=share), size)
+
+
+def eval_batches(
+    split: Split | EncodedSplit,
+    batch_size: int,
+    process: int = 0,
+    processes: int = 1,
+    size: int = 0,
+    share: float = 0.875,
+    most: int | None = None,
+) -> Iterator[Batch]:
+    """Every example exactly once, in stored order: {"image", "label", "mask"}; the last batch is padded, its mask is 0 there.
+
+    Of an encoded split the images are the squares of `size` (0: the data set's) at the centre, `share` of the shorter side, cut
+    exactly; one that is damaged has mask 0 and is told under "damaged". `most`: the first so many alone.
+    """
+    require(batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    batches = EvalBatches(split, batch_size, process, processes, size, share, most)
+    return (batches[i] for i in range(len(batches))) if isinstance(split, Split) else iter(_ahead(batches, split))
+
+
+def _ahead(batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit) -> grain.IterDataset[Batch]:
+    """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""
+    options = grain.ReadOptions(num_threads=2 if isinstance(split, EncodedSplit) else 1, prefetch_buffer_size=4)
+    return grain.MapDataset.source(batches).to_iter_dataset(options)

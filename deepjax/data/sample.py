@@ -5,7 +5,7 @@ from jax import Array
 
 from deepjax.data.augment import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.data.loader import epoch_order
+from deepjax.data.loader import epoch_order, examples
 from deepjax.data.source import SplitName, load_split
 from deepjax.errors import require
 
@@ -19,6 +19,6 @@ def sample(
     """
     images = load_split(dataset, split, data_dir)
     require(1 <= size <= len(images), "size", size, f"1 to {len(images)}, the images of {dataset.name}'s {split} split")
-    ids = epoch_order(len(images), seed, 0)[:size]
-    pixels = normalize(jnp.asarray(images.images[ids]), dataset)
-    return {"image": resize(pixels, image_size), "label": jnp.asarray(images.labels[ids])}
+    chosen = examples(images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size)
+    pixels = resize(normalize(jnp.asarray(chosen["image"]), dataset), image_size)
+    return {"image": pixels, "label": jnp.asarray(chosen["label"])}

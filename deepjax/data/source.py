@@ -1,17 +1,17 @@
-"""From prepared records to arrays: a split of a tfds data set, decoded once without TensorFlow, every label checked."""
+"""A split of a prepared tfds data set, read without TensorFlow: as arrays, decoded once, or, of photographs, as encoded records."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from deepjax.data.catalog import DIGITS_DIR, Dataset
 from deepjax.data.decode import decode
+from deepjax.data.encoded import EncodedSplit, SplitName
+from deepjax.data.fingerprint import check_fingerprint
 from deepjax.errors import InputError
-
-SplitName = Literal["train", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,17 @@ def data_directory(data_dir: str | None = None) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split:
-    """Read and decode one split of a prepared data set.
+def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split | EncodedSplit:
+    """Open one split of a prepared data set, and read and decode it where its images are of one size.
 
-    Raises InputError when the data set is not prepared (naming the command that does it), when the number of records is not
+    Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
+    fingerprint knows, when the number of records is not
     the catalog's, when a record is damaged, when an image's header declares another shape (before it is decoded), or when a
-    label lies outside the classes.
+    label lies outside the classes. An encoded split finds damage and such labels as its records are read.
     """
     records = _open(dataset, split, data_dir)
+    if dataset.encoded:
+        return EncodedSplit(dataset, split, records)
     images = np.empty((len(records), *dataset.shape), np.uint8)
     labels = np.empty(len(records), np.int64)
     for i in range(len(records)):
@@ -49,24 +52,31 @@ def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) 
 def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
     import tensorflow_datasets as tfds
 
+    if not _expected(dataset, split):
+        raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: it is made for tests")
     try:
         if dataset.name == "digits":
             builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
         else:
-            builder = tfds.builder(dataset.name, data_dir=data_directory(data_dir), file_format="array_record")
+            builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir), file_format="array_record")
             if not builder.data_path.exists():
                 raise InputError(
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
                     f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
                 )
+            _check_once(builder.data_path)
         decoders = {"image": tfds.decode.SkipDecoding()}
-        records = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
+        name = dataset.test_split if split == "test" else split
+        records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
         _check_count(len(records), dataset, split)
         return records
     except InputError:
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
         raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
+
+
+_check_once = functools.cache(check_fingerprint)  # both splits lie in one folder
 
 
 def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:
@@ -81,11 +91,15 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
 
 
 def _check_count(count: int, dataset: Dataset, split: SplitName) -> None:
-    expected = {"train": dataset.train_size, "test": dataset.test_size}[split]
+    expected = _expected(dataset, split)
     if count != expected:
         raise InputError(
             f"dataset {dataset.name!r}, split {split!r} holds {count} records, expected {expected}; prepare the data set again"
         )
+
+
+def _expected(dataset: Dataset, split: SplitName) -> int:
+    return {"train": dataset.train_size, "test": dataset.test_size}[split]
 
 
 def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:

@@ -1,0 +1,92 @@
+"""Encoded photographs to pixels: whole or a box of them, to Pillow's bit, or as fast as may be with OpenCV.
+
+The header is held against a cap before a pixel is decoded. Whatever an image is stored as (grey, CMYK, a palette, 16 bits, PNG
+under the name of a JPEG), it becomes RGB as Pillow's `convert("RGB")` has it; an orientation in EXIF is ignored. So does
+torchvision's loader, on which published errors rest.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deepjax.data.crops import Box
+from deepjax.data.decode import FORMATS
+
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
+END = b"\xff\xd9"  # of a JPEG (ITU-T T.81, table B.1)
+TAIL = 64  # bytes from the end in which it must stand
+
+Choose = Callable[[int, int], Box]  # (height, width) -> what is cut
+
+
+def decode_rgb(encoded: bytes) -> np.ndarray:
+    """A whole image -> (height, width, 3) uint8, as Pillow has it. Raises ValueError above the cap, Pillow's errors for damage."""
+    with _opened(encoded) as image:
+        return np.array(image.convert("RGB"))
+
+
+def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.ndarray:
+    """A box of an image, scaled to (size, size, 3) uint8. `choose` tells the box when it knows the image's height and width.
+
+    exact: bilinear, smoothed where that makes the box smaller, to the bit as Pillow does it with that box (and, for the boxes of
+    `centre_box`, as torchvision does it with a Pillow image). Otherwise by OpenCV, if it can: baseline decoding to 1/2, 1/4 or 1/8
+    where the box stays at least as large as `size`, bilinear without smoothing from there.
+    Raises ValueError above the cap, Pillow's errors for damage.
+    """
+    with _opened(encoded) as image:
+        box = choose(image.height, image.width)
+        if not exact and (pixels := _fast(encoded, image, box, size)) is not None:
+            return pixels
+        return _exact(image.convert("RGB"), box, size)
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    """The header, read."""
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:  # which names an object in memory
+        raise ValueError("neither a JPEG nor a PNG") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels; allowed: {MOST_PIXELS}")
+    return image
+
+
+def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
+    right, bottom = min(box.left + box.width, image.width), min(box.top + box.height, image.height)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, (box.left, box.top, right, bottom)))
+
+
+def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray | None:
+    """The same by OpenCV. None for what Pillow must decide: no JPEG, of four colours, or without its end, which OpenCV fills up."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or END not in encoded[-TAIL:]:
+        return None
+    cv2 = _opencv()
+    shrunk = max(by for by in (1, 2, 4, 8) if by == 1 or min(box.height, box.width) >= by * size)
+    reduced = {1: 0, 2: 16, 4: 32, 8: 64}[shrunk]  # the bits that cv2.IMREAD_REDUCED_* share
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | reduced
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    if pixels is None or pixels.shape != (-(-image.height // shrunk), -(-image.width // shrunk), 3):
+        return None
+    top, bottom = _span(box.top, box.height, shrunk, pixels.shape[0])
+    left, right = _span(box.left, box.width, shrunk, pixels.shape[1])
+    return cv2.resize(pixels[top:bottom, left:right], (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _span(start: float, length: float, shrunk: int, most: int) -> tuple[int, int]:
+    """The nearest whole pixels of the decoded image, at least one."""
+    first = min(round(start / shrunk), most - 1)
+    return first, max(first + 1, min(math.ceil((start + length) / shrunk - 0.5), most))
+
+
+@functools.cache
+def _opencv() -> Any:
+    """OpenCV, for one image a thread: the threads are ours."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
