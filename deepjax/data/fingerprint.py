@@ -18,6 +18,7 @@ from deepjax.errors import InputError
 NAME = "fingerprint.json"
 HASHED = 512 * 2**20
 BLOCK = 64 * 2**10
+AGAIN = "delete that folder and prepare the data set again"
 _THREADS = 16
 
 
@@ -37,7 +38,7 @@ def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != NAME)
     missing = [shard.path.name for shards in splits.values() for shard in shards if shard.path.name not in names]
     if missing:
-        raise InputError(f"shard {missing[0]} is missing in {folder}; prepare the data set again")
+        raise InputError(f"shard {missing[0]} is missing in {folder}; {AGAIN}")
     total = sum((folder / name).stat().st_size for name in names)
     share = total if total <= HASHED else HASHED // len(names)
     content = {
@@ -64,12 +65,12 @@ def check_fingerprint(folder: Path) -> str:
     for name, (size, _) in files.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{name} is missing in {folder}; prepare the data set again")
+            raise InputError(f"{name} is missing in {folder}; {AGAIN}")
         if path.stat().st_size != size:
-            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; prepare the data set again")
+            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; {AGAIN}")
     for (name, before), now in zip(files.items(), _digests(folder, list(files), share), strict=True):
         if before != now:
-            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; prepare the data set again")
+            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; {AGAIN}")
     return digest
 
 
@@ -90,7 +91,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise InputError(f"{folder / NAME} is damaged or was edited; prepare the data set again, which writes it anew")
+        raise InputError(f"{folder / NAME} is damaged or was edited; {AGAIN}")
     return digest, files, share
 
 

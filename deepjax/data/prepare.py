@@ -1,14 +1,24 @@
 """`python -m deepjax.data.prepare NAME`: download (or take from a folder) and write a data set as ArrayRecord."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from deepjax.data.catalog import dataset_info
-from deepjax.data.source import data_directory, load_split
-from deepjax.errors import InputError
+from deepjax.data.catalog import Dataset, dataset_info
+from deepjax.data.damage import find_damage
+from deepjax.data.fingerprint import Damage, check_fingerprint, write_fingerprint
+from deepjax.data.generate import generate
+from deepjax.data.resize import shrink_record
+from deepjax.data.rewrite import rewrite
+from deepjax.data.shards import read_info, read_records
+from deepjax.data.source import SplitName, data_directory, load_split
+from deepjax.data.tfrecord import convert
+from deepjax.errors import InputError, require
+
+_SHOWN = 20  # damaged images in what is printed; all of them are in fingerprint.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,40 +26,91 @@ class Prepare:
     """Write a data set as ArrayRecord so that training reads it without TensorFlow."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """Name of the data set: fashion_mnist, cifar10, cifar100, svhn_cropped."""
+    """Name of the data set: fashion_mnist, cifar10, imagenette/160px-v2, imagenet2012, ..."""
     data_dir: str | None = None
     """Where to write it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     manual_dir: str | None = None
     """Folder that holds the original archives, so that nothing is downloaded."""
+    from_tfrecord: str | None = None
+    """Folder of the same data set as tfds prepared it as TFRecord: converted instead of prepared."""
+    resized: int | None = None
+    """Also write a copy with the shorter side of each image at most this, to the folder resized_N of data_dir."""
 
 
-def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> Path:
-    """Prepare the data set of that name and read it back whole; returns its folder.
+def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None, from_tfrecord: str | None = None) -> Path:
+    """Prepare the data set of that name, unless that is done, and read it back whole; returns its folder.
 
-    Raises InputError for an unknown name, without TensorFlow, for a missing manual folder, or when tfds cannot get the archives.
+    Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when tfds cannot get or read them,
+    when an earlier preparation was interrupted, and for a data set that is not what its fingerprint says.
     """
     dataset = dataset_info(name)
     if name == "digits":
         raise InputError("dataset 'digits' is part of the package: nothing to prepare")
     if manual_dir is not None and not Path(manual_dir).is_dir():
         raise InputError(f"manual_dir is {manual_dir!r}; allowed: an existing folder that holds the archives of {name}")
-    try:
-        import tensorflow  # noqa: F401  # tfds writes records with it
-    except ImportError as error:
-        raise InputError("preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'") from error
+    folder = _folder(dataset, data_dir)
+    if folder.exists():
+        form = read_info(folder).get("fileFormat", "tfrecord")
+        require(
+            form == "array_record", f"the format of {folder}", form, "array_record (see --from-tfrecord, with another --data-dir)"
+        )
+        check_fingerprint(folder)
+    elif from_tfrecord is None:
+        generate(dataset, data_directory(data_dir), manual_dir)
+    else:
+        convert(dataset, from_tfrecord, folder)
+    return _finish(dataset, folder, data_dir)
+
+
+def resize(name: str, side: int, data_dir: str | None = None) -> Path:
+    """Write a copy of a prepared data set whose images have a shorter side of at most `side`; returns the data_dir to read it from.
+
+    Raises InputError where the data set is not prepared or not stored as encoded photographs.
+    """
+    require(16 <= side <= 1024, "resized", side, "16 to 1024 pixels")
+    dataset, directory = dataset_info(name), data_directory(data_dir)
+    require(dataset.encoded, "resized", side, f"a data set of photographs; the images of {name} all are {dataset.shape}")
+    load_split(dataset, "test", data_dir)  # says what is to be done where it is not there
+    source = _folder(dataset, data_dir)
+    copies = directory / f"resized_{side}"
+    target = copies / source.relative_to(directory)
+    if target.exists():
+        check_fingerprint(target)
+    else:
+        rewrite(source, target, read_records, lambda record: shrink_record(record, side), {"side": side})
+    _finish(dataset, target, str(copies))
+    return copies
+
+
+def _folder(dataset: Dataset, data_dir: str | None) -> Path:
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_directory(data_dir), file_format="array_record")
-    # Every archive must have the sha256 that tfds knows, before it is opened.
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, force_checksums_validation=True)
     try:
-        builder.download_and_prepare(download_config=config)
-    except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
+        return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
+    except Exception as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise InputError(f"dataset {name!r} could not be prepared ({reason}); pass --manual-dir with its archives") from error
-    for split in ("train", "test"):
-        print(f"{name} {split}: {len(load_split(dataset, split, data_dir)):,} images, every one read back")
-    return Path(builder.data_path)
+        raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error
+
+
+def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
+    """Read the data set back whole, tell what is in it, and write its fingerprint."""
+    names: dict[SplitName, str] = {"train": "train", "test": dataset.test_split}
+    splits: list[SplitName] = [split for split in names if dataset.train_size or split != "train"]
+    damaged = find_damage(folder) if dataset.encoded else []
+    for split in splits:
+        count = len(load_split(dataset, split, data_dir))
+        print(f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, names[split])}")
+    write_fingerprint(folder, damaged)
+    return folder
+
+
+def _described(damaged: Sequence[Damage], split: str) -> str:
+    """How many are damaged, and the first of them, a line each."""
+    found = [f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split]
+    if not found:
+        return ""
+    more = [f"  and {len(found) - _SHOWN} more, all in fingerprint.json"] if len(found) > _SHOWN else []
+    return "\n".join([f"; {len(found)} cannot be decoded (train with --on-damaged skip):", *found[:_SHOWN], *more])
 
 
 def main() -> None:
@@ -60,8 +121,10 @@ def main() -> None:
 
 
 def _report(options: Prepare) -> None:
-    folder = prepare(options.name, options.data_dir, options.manual_dir)
+    folder = prepare(options.name, options.data_dir, options.manual_dir, options.from_tfrecord)
     print(f"prepared in {folder}")
+    if options.resized is not None:
+        print(f"the copy is read with --data-dir {resize(options.name, options.resized, options.data_dir)}")
 
 
 if __name__ == "__main__":

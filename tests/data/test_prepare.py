@@ -1,6 +1,6 @@
 """Preparing: every way in which it cannot work is one line that says what to do."""
 
-import sys
+import importlib.util
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_a_missing_folder_of_archives_is_named(tmp_path):
         prepare("fashion_mnist", manual_dir=str(tmp_path / "absent"))
 
 
-def test_without_tensorflow_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'deepjax\[prepare\]'"):
-        prepare("fashion_mnist")
+        prepare("fashion_mnist", str(tmp_path))

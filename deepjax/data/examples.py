@@ -1,0 +1,28 @@
+"""The image in a record of tfds's (a tf.train.Example), found and exchanged without TensorFlow."""
+
+from typing import Any
+
+
+def parse_example(record: bytes) -> Any:
+    """The record as a protocol buffer."""
+    from tensorflow_datasets.proto import tf_example_pb2  # brings tfds with it: only where records are read
+
+    return tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def image_of(example: Any) -> bytes:
+    """The encoded image."""
+    return example.features.feature["image"].bytes_list.value[0]
+
+
+def file_name_of(example: Any) -> str:
+    """What the image was called, "" where the record does not say."""
+    names = example.features.feature["file_name"].bytes_list.value
+    return names[0].decode(errors="replace") if names else ""
+
+
+def with_image(record: bytes, image: bytes) -> bytes:
+    """The record with another image."""
+    example = parse_example(record)
+    example.features.feature["image"].bytes_list.value[0] = image
+    return example.SerializeToString(deterministic=True)
