@@ -34,5 +34,5 @@ def shrink(image: bytes, side: int) -> bytes:
     except Exception:  # as in damage.py: Pillow's errors are of a dozen types
         return image
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY)
+    small.save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return file.getvalue()
