@@ -15,12 +15,18 @@ Tries = Sequence[Sequence[float]]
 
 
 class Box(NamedTuple):
-    """A part of an image, in its pixels, which need not be whole."""
+    """A part of an image in whole pixels: of the image as it is, or, where `scaled` gives a height and width, scaled to that."""
 
-    top: float
-    left: float
-    height: float
-    width: float
+    top: int
+    left: int
+    height: int
+    width: int
+    scaled: tuple[int, int] | None = None
+
+    def sides(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Top, left, height and width in pixels of an image of that height and width, not scaled."""
+        down, right = (height / self.scaled[0], width / self.scaled[1]) if self.scaled else (1.0, 1.0)
+        return self.top * down, self.left * right, self.height * down, self.width * right
 
 
 def draws(seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -33,7 +39,7 @@ def draws(seed: int, step: int, batch_size: int) -> np.ndarray:
 
 
 def area_box(numbers: Tries, height: int, width: int, least: float = 0.08) -> Box:
-    """A box of `least` to all of the area, its ratio 3:4 to 4:3 (Szegedy et al. 2014, section 6), in whole pixels.
+    """A box of `least` to all of the area, its ratio 3:4 to 4:3 (Szegedy et al. 2014, section 6).
 
     numbers: (tries, 4) in [0, 1) for area, ratio and place. When no try fits, the largest box of such a ratio at the centre
     (torchvision, RandomResizedCrop.get_params).
@@ -57,24 +63,18 @@ def scaled_box(numbers: Tries, height: int, width: int, size: int, sides: Sequen
     length, _, down, right = numbers[0]
     side = max(size, sides[0] + int(length * (sides[-1] - sides[0] + 1)))
     scaled = scaled_shape(height, width, side)
-    return _before_scaling(int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1)), size, (height, width), scaled)
+    return Box(int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1)), size, size, scaled)
 
 
 def centre_box(height: int, width: int, size: int, share: float = 0.875) -> Box:
     """Scale the shorter side to size / share, and cut a square of `size` from the centre (torchvision, Resize and CenterCrop)."""
     scaled = scaled_shape(height, width, round(size / share))
-    return _before_scaling(round((scaled[0] - size) / 2), round((scaled[1] - size) / 2), size, (height, width), scaled)
+    return Box(round((scaled[0] - size) / 2), round((scaled[1] - size) / 2), size, size, scaled)
 
 
 def scaled_shape(height: int, width: int, side: int) -> tuple[int, int]:
     """Height and width when the shorter of them becomes `side` (torchvision, Resize)."""
     return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
-
-
-def _before_scaling(top: int, left: int, size: int, shape: tuple[int, int], scaled: tuple[int, int]) -> Box:
-    """The box that a square of the scaled image is of the image itself."""
-    down, right = shape[0] / scaled[0], shape[1] / scaled[1]
-    return Box(top * down, left * right, size * down, size * right)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ torchvision's loader, on which published errors rest.
 
 import functools
 import io
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +32,9 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
 def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.ndarray:
     """A box of an image, scaled to (size, size, 3) uint8. `choose` tells the box when it knows the image's height and width.
 
-    exact: bilinear, smoothed where that makes the box smaller, to the bit as Pillow does it with that box (and, for the boxes of
-    `centre_box`, as torchvision does it with a Pillow image). Otherwise by OpenCV, if it can: baseline decoding to 1/2, 1/4 or 1/8
-    where the box stays at least as large as `size`, bilinear without smoothing from there.
+    exact: bilinear, smoothed where that makes it smaller, to the bit as torchvision does it with an image of Pillow's. Otherwise by
+    OpenCV, if it can: decoded to 1/2, 1/4 or 1/8 of its sides where the box stays at least as large as `size`, and bilinear without
+    smoothing from there, on whole pixels.
     Raises ValueError above the cap, Pillow's errors for damage.
     """
     with _opened(encoded) as image:
@@ -52,13 +51,17 @@ def _opened(encoded: bytes) -> Image.Image:
     except Image.UnidentifiedImageError as error:  # which names an object in memory
         raise ValueError("neither a JPEG nor a PNG") from error
     if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels; allowed: {MOST_PIXELS}")
+        raise ValueError(f"{image.height} x {image.width} pixels; allowed: {MOST_PIXELS}")
     return image
 
 
 def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
-    right, bottom = min(box.left + box.width, image.width), min(box.top + box.height, image.height)
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, (box.left, box.top, right, bottom)))
+    if box.scaled:
+        if box.scaled[0] * box.scaled[1] > MOST_PIXELS:
+            raise ValueError(f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MOST_PIXELS}")
+        image = image.resize(box.scaled[::-1], Image.Resampling.BILINEAR)
+    part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    return np.array(part.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray | None:
@@ -66,21 +69,21 @@ def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or END not in encoded[-TAIL:]:
         return None
     cv2 = _opencv()
-    shrunk = max(by for by in (1, 2, 4, 8) if by == 1 or min(box.height, box.width) >= by * size)
+    top, left, height, width = box.sides(image.height, image.width)
+    shrunk = max(by for by in (1, 2, 4, 8) if by == 1 or min(height, width) >= by * size)
     reduced = {1: 0, 2: 16, 4: 32, 8: 64}[shrunk]  # the bits that cv2.IMREAD_REDUCED_* share
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | reduced
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     if pixels is None or pixels.shape != (-(-image.height // shrunk), -(-image.width // shrunk), 3):
         return None
-    top, bottom = _span(box.top, box.height, shrunk, pixels.shape[0])
-    left, right = _span(box.left, box.width, shrunk, pixels.shape[1])
-    return cv2.resize(pixels[top:bottom, left:right], (size, size), interpolation=cv2.INTER_LINEAR)
+    rows, columns = _span(top, height, shrunk, pixels.shape[0]), _span(left, width, shrunk, pixels.shape[1])
+    return cv2.resize(pixels[rows, columns], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def _span(start: float, length: float, shrunk: int, most: int) -> tuple[int, int]:
+def _span(start: float, length: float, shrunk: int, most: int) -> slice:
     """The nearest whole pixels of the decoded image, at least one."""
     first = min(round(start / shrunk), most - 1)
-    return first, max(first + 1, min(math.ceil((start + length) / shrunk - 0.5), most))
+    return slice(first, max(first + 1, min(round((start + length) / shrunk), most)))
 
 
 @functools.cache
