@@ -119,8 +119,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     rise, response = ({name: evidence.values(kind, name) for name in NETWORKS} for kind in ("rise", "response"))
     share = {"gradient": evidence.values("share", "resnet56"), "paths": [[math.comb(27, k) / 2**27 for k in range(28)]]}
     grown = f"Without norm each block multiplies the signal by {mean['factor']['no norm']:.2f}"
-    worst = np.mean(rise["resnet56"], axis=0).max()
-    deep, shallow = mean["rise"]["resnet56"], mean["rise"]["plain20"]
+    deep, shallow, worst = mean["rise"]["resnet56"], mean["rise"]["plain20"], np.mean(rise["resnet56"], axis=0).max()
     lost = f"Without a block plain-20 loses {shallow:.0f} points,\nresidual-56 {deep:.1f}, and {worst:.0f} at worst"
     short = f"Residual-56: paths of the gradient are\n{mean['ratio']['resnet56']:.2f} as long as the mean path"
     smaller = "Mean response: " + ", ".join(f"{name} {mean['response'][name]:.2f}" for name in NETWORKS)
@@ -143,7 +142,7 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     method=lambda evidence: ["To leave out a block is to pass on its input; the two blocks that change the map's shape stay."],
-    limits=lambda evidence: ["Plain-56 does not learn and is not lesioned. The mean over blocks hides the first, which do matter."],
+    limits=lambda evidence: ["Plain-56 does not learn and is not lesioned. The mean over blocks hides the first, which matter."],
 )
 
 if __name__ == "__main__":

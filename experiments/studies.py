@@ -72,6 +72,8 @@ def main(options: Options) -> None:
                 options.dataset,
                 "--out",
                 str(work),
+                "--beside",  # degradation, optimization and residual_signal train the same networks
+                str(options.runs),
             ]
             if subprocess.run(command, check=False).returncode:  # noqa: S603  # our own scripts
                 failed.append(name)

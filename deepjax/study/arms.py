@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import OWN, TrainConfig, claim_directory
 from deepjax.training.logs import Row, read_rows
 
 
@@ -80,8 +81,11 @@ class ArmResult:
         return sum(rows[-1].get("diverged", False) for rows in self.rows)
 
 
-def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> None:
-    """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done."""
+def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport, beside: Path | None = None) -> None:
+    """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done.
+
+    `beside`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
+    """
     from deepjax.training import RunOptions, build, train
 
     programs = None
@@ -91,7 +95,7 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> No
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
         folder = arm.folder(out, rate, seed)
-        if not _finished(folder):
+        if not _finished(folder) and not (beside and _copied(arm.run(rate, seed), folder, beside)):
             programs = programs or build(arm.config, options, make=arm.make)
             with contextlib.suppress(NonFiniteError):  # a training that diverges is a result: in the sweep its rate is not chosen
                 train(
@@ -109,6 +113,26 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport) -> No
     for seed in arm.seeds[1:]:
         run(rate, seed)
     report(arm.name, arm.total_steps, arm.total_steps)
+
+
+def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
+    """Whether another study has finished this very run, of a network of the registry; it is copied then."""
+    if config.model.startswith(OWN):
+        return False
+    for other in sorted(beside.glob(f"*/runs/*/{folder.name}")):
+        if _finished(other) and _is_of(other, config):
+            shutil.rmtree(folder, ignore_errors=True)  # what was begun is of no more use
+            shutil.copytree(other, folder)
+            return True
+    return False
+
+
+def _is_of(folder: Path, config: TrainConfig) -> bool:
+    try:
+        claim_directory(folder, config)
+    except InputError:
+        return False
+    return True
 
 
 def sweep_errors(arm: Arm, out: Path) -> dict[float, float]:

@@ -55,6 +55,8 @@ class Options:
     """Run this arm alone; the study is finished by the same command without it."""
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    beside: Path | None = None
+    """Folder of other studies: a run of theirs that is one of this study's too is copied and not repeated."""
 
     def __post_init__(self) -> None:
         require(self.seeds == 0 or 2 <= self.seeds <= 1000, "seeds", self.seeds, "0 (the preset's), or 2 to 1000")
@@ -155,7 +157,7 @@ def conduct(study: Study, options: Options) -> None:
 
 def _identity(study: Study, options: Options, preset: Preset) -> Any:
     """What makes two studies the same, stored as the study's config.json."""
-    how = {"out", "jobs", "arm", "data_dir", "seeds"}
+    how = {"out", "jobs", "arm", "data_dir", "seeds", "beside"}
     fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in how}
     whole = {"study": study.name} | fields | {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
     return dataclasses.make_dataclass("Identity", list(whole), frozen=True)(**whole)
@@ -163,7 +165,7 @@ def _identity(study: Study, options: Options, preset: Preset) -> Any:
 
 def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path) -> bool:
     missing = [arm for arm in arms if collect(arm, out) is None]
-    tasks = [functools.partial(run_arm, arm, out, options.data_dir) for arm in missing]
+    tasks = [functools.partial(run_arm, arm, out, options.data_dir, beside=options.beside) for arm in missing]
     return _run(study, options, tasks, {arm.name: arm.total_steps for arm in missing}, "step")
 
 

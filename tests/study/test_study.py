@@ -91,6 +91,20 @@ def test_an_arm_alone_gives_the_same_numbers(finished, tmp_path, capsys):
     assert (alone.sweep, [rows[-1] for rows in alone.rows]) == (together.sweep, [rows[-1] for rows in together.rows])
 
 
+def test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configuration(tmp_path, monkeypatch):
+    preset = toy.STUDY.presets["digits"]
+    arm = dataclasses.replace(toy.make_arms(Options(), preset)["shallow"], make=None)
+    arm = dataclasses.replace(arm, config=dataclasses.replace(arm.config, model="cifar_plain20", width=2))
+    run_arm(arm, tmp_path / "first", None, lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("deepjax.training.build", None)  # nothing may be built
+        run_arm(arm, tmp_path / "second", None, lambda *_: None, beside=tmp_path)
+        assert collect(arm, tmp_path / "second") == collect(arm, tmp_path / "first")
+        other = dataclasses.replace(arm, config=dataclasses.replace(arm.config, width=3))
+        with pytest.raises(TypeError):
+            run_arm(other, tmp_path / "third", None, lambda *_: None, beside=tmp_path)
+
+
 def test_a_network_of_ones_own_needs_its_maker():
     from deepjax.training import TrainConfig, build
 
