@@ -9,6 +9,7 @@ from deepjax.errors import InputError
 from deepjax.training.config import write_text
 
 Row = dict[str, Any]
+TIMES = ("seconds", "images_per_second", "data_wait")  # what differs between two runs that are the same
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -33,6 +33,8 @@ class RunOptions:
     """What is looked at: the network's top-level modules (economy), every layer (business), curvature and noise too (full)."""
     tensorboard: bool = False
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
+    decode_threads: int = 0
+    """Threads that decode photographs; 0: as many as there are cores for this process."""
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
@@ -42,6 +44,7 @@ class RunOptions:
         require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
         require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
         require(self.trace_every >= 0, "trace_every", self.trace_every, "0 (never) or more")
+        require(self.decode_threads >= 0, "decode_threads", self.decode_threads, "0 (one a core) or more")
         can_trace = not self.trace_every or self.strategy == "jit"
         require(can_trace, "trace_every", self.trace_every, "0 under strategy 'pmap'; choose strategy 'jit'")
         require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")

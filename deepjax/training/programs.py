@@ -11,7 +11,9 @@ import optax
 from flax import linen as nn
 
 from deepjax.analysis import kernel_order
-from deepjax.data import Dataset, Split, dataset_info, load_split
+from deepjax.data import Crops, Dataset, EncodedSplit, Split, dataset_info, load_split, train_batches
+from deepjax.data.encoded import SplitName
+from deepjax.data.loader import Batch, TrainBatches
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
@@ -41,8 +43,28 @@ class Programs:
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     cost: StepCost
-    train: Split
-    test: Split
+    train: Split | EncodedSplit
+    test: Split | EncodedSplit
+    resized: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)  # train steps of other image sizes, by size
+
+    def train_step_at(self, step: int) -> Callable[..., Any]:
+        """The train step for the images of training step `step` (from 0)."""
+        return self.resized.get(self.config.shape_at(step)[0], self.train_step)
+
+    def batches(self, config: TrainConfig) -> Any:
+        """This process's share of the batches of all steps, a few of them on the devices ahead: (batch, what was damaged)."""
+
+        def put(batch: Batch) -> tuple[dict[str, jax.Array], Any]:
+            return self.spread.put_batch({name: batch[name] for name in ("image", "label")}), batch.get("damaged", ())
+
+        share = (jax.process_index(), jax.process_count())
+        of_run = (config.batch_size, config.seed, config.total_steps)
+        return train_batches(self.train, *of_run, *share, crops_of(config), functools.partial(_size_at, config), put)
+
+    def batch_at(self, config: TrainConfig, step: int) -> Batch:
+        """The whole batch of training step `step` (from 0), on the host."""
+        of_run = (config.batch_size, config.seed, config.total_steps)
+        return TrainBatches(self.train, *of_run, crops=crops_of(config), size_at=functools.partial(_size_at, config))[step]
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with the rate and the seed of a configuration."""
@@ -64,38 +86,32 @@ def build(
     spread = Spread(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
     model = make_model(config, make)
-    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    optimizer = make_optimizer(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
-    train_step = make_train_step(model, optimizer, schedule, dataset, step_options(config, spread.axis))
-    batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, *dataset.shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
-    }
-    sizes = (config.batch_size, config.accumulate, config.remat)
     beat()
-    with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
-        compiled, cost = compile_step(spread.compile_train(train_step, state), state, batch, advice=advice(*sizes))
-    check_fits(cost, *sizes)
+    steps, cost = _train_steps(config, model, dataset, spread, state)
     beat()
-    splits = load_split(dataset, "train", options.data_dir), load_split(dataset, "test", options.data_dir)
+    train, test = (_split(config, options, name) for name in ("train", "test"))
     beat()
-    eval_step = make_eval_step(model, dataset, config.image_size, config.auxiliary_weight)
+    eval_size = config.eval_size or (config.train_sizes[-1] if config.train_sizes else config.image_size)
+    eval_step = make_eval_step(model, dataset, eval_size, config.auxiliary_weight)
     return Programs(
         config=config,
         model=model,
         dataset=dataset,
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=make_schedule(config),
         spread=spread,
         layers=tuple(kernel_order(model, config.input_shape)),
         heads=heads,
-        train_step=compiled,
+        train_step=steps.pop(config.input_shape[0]),
         eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
         cost=cost,
-        train=splits[0],
-        test=splits[1],
+        train=train,
+        test=test,
+        resized=steps,
     )
 
 
@@ -119,6 +135,48 @@ def step_options(config: TrainConfig, axis: str | None = None) -> StepOptions:
     """The part of a configuration that the train step takes."""
     names = {field.name for field in dataclasses.fields(StepOptions)} - {"policy", "axis"}
     return StepOptions(**{name: getattr(config, name) for name in names}, policy=config.policy, axis=axis)
+
+
+def crops_of(config: TrainConfig) -> Crops:
+    """How photographs are cut for training."""
+    return Crops(config.crop_area, config.shorter_sides, config.augment, config.eval_crop, config.repeats)
+
+
+def _size_at(config: TrainConfig, step: int) -> int:
+    return config.shape_at(step)[0]
+
+
+def _train_steps(
+    config: TrainConfig, model: nn.Module, dataset: Dataset, spread: Spread, state: Any
+) -> tuple[dict[int, Callable[..., Any]], StepCost]:
+    """The compiled train step for each image size of the training, and what the largest of them needs."""
+    steps: dict[int, Callable[..., Any]] = {}
+    costs = []
+    sizes = (config.batch_size, config.accumulate, config.remat)
+    for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
+        options = dataclasses.replace(
+            step_options(config, spread.axis), image_size=size if config.train_sizes else config.image_size
+        )
+        step = make_train_step(model, make_optimizer(config), make_schedule(config), dataset, options)
+        shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
+        batch = {
+            "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        }
+        with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
+            steps[size], cost = compile_step(spread.compile_train(step, state), state, batch, advice=advice(*sizes))
+        check_fits(cost, *sizes)
+        costs.append(cost)
+    largest = max(costs, key=lambda cost: cost.bytes_per_device)
+    return steps, dataclasses.replace(largest, compile_seconds=sum(cost.compile_seconds for cost in costs))
+
+
+def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:
+    split = load_split(dataset_info(config.dataset), name, options.data_dir)
+    if isinstance(split, Split):
+        return split
+    policy = {"on_damaged": config.on_damaged, "budget": config.damage_budget}
+    return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 
 def _state(config: TrainConfig, model: nn.Module, optimizer: optax.GradientTransformation, heads: tuple[str, ...]) -> TrainState:

@@ -5,22 +5,24 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from deepjax.data import eval_batches, train_batches
+from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
 from deepjax.errors import NonFiniteError, Stopped
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
+from deepjax.training.damages import Damages
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.options import RunOptions
-from deepjax.training.processes import by_first
+from deepjax.training.pace import Pace
+from deepjax.training.processes import by_first, told_by_all
 from deepjax.training.programs import Programs, build
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
@@ -34,7 +36,10 @@ LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the prog
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """The end of a run: errors are fractions, measured in evaluation mode over every image of the set once."""
+    """The end of a run: errors are fractions, measured in evaluation mode over every image of the set once.
+
+    Of photographs the training error is that of the first ones, as many as there are test images: an epoch more would cost much.
+    """
 
     steps: int
     train_error: float
@@ -86,6 +91,7 @@ def train(
         stack.callback(checkpoints.close)
         beat()
         state, batches = _start(config, programs, checkpoints)
+        stack.callback(batches.close)
         beat()
         first = int(state.step)
         log = stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first, say))) if primary else None
@@ -93,7 +99,10 @@ def train(
         for board in boards:
             stack.callback(board.close)
         tracer = make_tracer(programs, options.trace_tier) if options.trace_every else None
-        run = _Run(config, options, programs, checkpoints, log, boards, report, say, stopping, beat, _noted(rows, first), tracer)
+        rows = [row for row in rows if row["step"] <= first]
+        damages = Damages(rows, config.damage_budget, say)
+        said = (report, say, stopping, beat)
+        run = _Run(config, options, programs, checkpoints, log, boards, *said, _noted(rows), tracer, damages, Pace())
         final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
 
@@ -108,22 +117,16 @@ def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """The state to go on from and the batches after it."""
     state = programs.fresh_state(config)
-    batches = _batches(config, programs)
+    batches = programs.batches(config)
     if checkpoints.latest() is not None:
         state, position = checkpoints.restore(state)
         batches.set_state(position)
     return state, batches
 
 
-def _batches(config: TrainConfig, programs: Programs) -> Any:
-    """This process's share of the batches of all steps."""
-    share = (jax.process_index(), jax.process_count())
-    return train_batches(programs.train, config.batch_size, config.seed, config.total_steps, *share)
-
-
-def _noted(rows: list[Row], step: int) -> set[tuple[str, int]]:
-    """Epochs and skipped steps that the log has already, up to a step."""
-    return {(row["kind"], row["step"]) for row in rows if row["step"] <= step}
+def _noted(rows: list[Row]) -> set[tuple[str, int]]:
+    """Epochs, skipped steps and looks that the log has already."""
+    return {(row["kind"], row["step"]) for row in rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,8 @@ class _Run:
     beat: Callable[[], None]
     noted: set[tuple[str, int]]
     tracer: Tracer | None
+    damages: Damages
+    pace: Pace
 
     def whole(self, state: TrainState, batches: Any) -> Row:
         """From the state to the final row."""
@@ -159,19 +164,23 @@ class _Run:
         total, step = self.config.total_steps, int(state.step)
         every = self.options.save_every or self.config.steps_per_epoch
         began = time.monotonic()
+        metrics: Any = {"loss": None}
+        self.pace.start()
         while step < total:
-            batch = self.programs.spread.put_batch(next(batches))
+            batch, damaged = self.pace.take(batches, metrics["loss"], self.config.batch_size)
             self._trace(state, batch, step)
-            state, metrics = self.programs.train_step(state, batch)
+            state, metrics = self.programs.train_step_at(step)(state, batch)
             step += 1
+            self.damages.note(step, "train", damaged)
             self.beat()
             stops, ends = self.stopping(), self._epoch_ends(step)
             saves = step % every == 0 or step == total
             if ends or saves or stops or step == 1 or step % LOOK_EVERY == 0:
                 halted = self._look(state, metrics, step)
                 if halted is not None:
-                    state, batches = self._go_back(state, halted)
+                    state = self._go_back(state, batches, halted)
                     step = int(state.step)
+                    self.pace.start()
                     continue
             if step == 1:
                 self.write({"kind": "first", "step": 1, "gradient_norms": self._by_layer(metrics["gradient_norms"], 1)})
@@ -187,6 +196,8 @@ class _Run:
                 self._catch_up()
                 save = self.checkpoints.save_last if step == total else self.checkpoints.save
                 save(state, batches.get_state(), row["test_error"] if row else None)
+            if ends:
+                self.pace.start()
         return state
 
     def _trace(self, state: TrainState, batch: Any, step: int) -> None:
@@ -218,38 +229,43 @@ class _Run:
             if ("skipped", left_out + 1) not in self.noted:
                 self.noted.add(("skipped", left_out + 1))
                 self.write({"kind": "skipped", "step": left_out + 1, "images": self._ids(left_out).tolist()})
+        self._tell_damages(self.programs.train)
         if halted >= 0:
             return int(halted)
         left = int(np.sum(skipped >= 0))
         self.report(step, self.config.total_steps, f"loss {loss:.3f}" + (f", {left} steps left out" if left else ""))
         return None
 
-    def _go_back(self, state: TrainState, halted: int) -> tuple[TrainState, Any]:
+    def _tell_damages(self, split: Split | EncodedSplit) -> None:
+        if isinstance(split, EncodedSplit) and self.config.on_damaged == "skip":
+            self.damages.tell(self.write)
+
+    def _go_back(self, state: TrainState, batches: Any, halted: int) -> TrainState:
         """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
         budget, skipped = self.config.skip_budget, state.guard.skipped
         count = int(np.sum(jax.device_get(skipped) >= 0))
         if self.config.on_bad != "rollback" or count >= budget:
             self._halt(state, halted, count)
         fresh = self.programs.fresh_state(self.config)
-        batches = _batches(self.config, self.programs)
+        position = self.programs.batches(self.config).get_state()
         self.checkpoints.settle()
         if self.checkpoints.latest() is not None:
             fresh, position = self.checkpoints.restore(fresh, before=halted + 1)
-            batches.set_state(position)
+        batches.set_state(position)
         guard = fresh.guard.replace(skipped=skipped.at[count].set(halted))
         step = int(fresh.step)
         if self.log is not None:
             self.log.rewind(step)
         self.noted.difference_update({(kind, at) for kind, at in self.noted if at > step})
+        self.damages.rewind(step)
         self.write({"kind": "rollback", "step": step, "bad_step": halted + 1})
         self.say(f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)")
-        return fresh.replace(guard=jax.device_put(guard, self.programs.spread.state_shardings(guard))), batches
+        return fresh.replace(guard=jax.device_put(guard, self.programs.spread.state_shardings(guard)))
 
     def _halt(self, state: TrainState, halted: int, left_out: int) -> NoReturn:
         self.write({"kind": "halted", "step": halted + 1})
         ids = self._ids(halted)
-        split = self.programs.train
-        why = explain(self.programs, state, {"image": split.images[ids], "label": split.labels[ids]}, ids)
+        why = explain(self.programs, state, self.programs.batch_at(self.config, halted), ids)
         shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
         spent = f"; {left_out} steps were left out before it" if left_out else ""
         raise NonFiniteError(
@@ -258,7 +274,7 @@ class _Run:
         )
 
     def _ids(self, step: int) -> np.ndarray:
-        return batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, step)
+        return batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, step, self.config.repeats)
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
         totals = jax.device_get(state.totals)
@@ -273,7 +289,7 @@ class _Run:
             "learning_rate": float(state.learning_rate * self.programs.schedule(step - 1)),
             "gradient_norms": self._by_layer(totals["gradient_norms"], steps),
             "seconds": round(seconds, 3),
-        }
+        } | self.pace.row()
         if totals["auxiliary"]:
             row["auxiliary"] = {
                 head: {"running_loss": float(sums["loss"]) / steps, "running_error": float(sums["errors"]) / images}
@@ -291,21 +307,24 @@ class _Run:
         """Error, loss and number of images of a split, each image counted once. Raises Stopped when SIGTERM arrives."""
         split = self.programs.train if name == "train" else self.programs.test
         params, batch_stats = evaluated(state)
-        parts = []
-        for batch in eval_batches(split, self.config.batch_size):
+        parts, lost = [], []
+        for batch in self._eval_batches(split, name):
             self._stop_if_asked(int(state.step), "saved before evaluation")
-            parts.append(self.programs.eval_step(params, batch_stats, self._put_share(batch)))
+            lost += batch.pop("damaged", ())
+            parts.append(self.programs.eval_step(params, batch_stats, self.programs.spread.put_batch(batch)))
             self.beat()
+        self.damages.note(int(state.step), name, lost)
+        self._tell_damages(split)
         whole: Any = jax.tree.map(lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts))
-        images = whole["images"]
-        row = {f"{name}_error": whole["errors"] / images, f"{name}_loss": whole["loss"] / images, f"{name}_images": round(images)}
-        heads = {head: {"error": of["errors"] / images, "loss": of["loss"] / images} for head, of in whole["auxiliary"].items()}
-        return row | ({f"{name}_auxiliary": heads} if heads else {})
+        return _scores(name, whole, sum(map(int, told_by_all(str(len(lost))))))
 
-    def _put_share(self, batch: dict[str, np.ndarray]) -> Any:
-        processes, process = jax.process_count(), jax.process_index()
-        share = {name: value.reshape(processes, -1, *value.shape[1:])[process] for name, value in batch.items()}
-        return self.programs.spread.put_batch(share)
+    def _eval_batches(self, split: Split | EncodedSplit, name: str) -> Iterator[Any]:
+        """This process's share; of photographs that were trained on only the first, as many as there are test images."""
+        config, most = self.config, None
+        if name == "train" and isinstance(split, EncodedSplit):
+            most = len(self.programs.test)
+        share = (jax.process_index(), jax.process_count())
+        return eval_batches(split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most)
 
     def _catch_up(self) -> None:
         """Before a checkpoint: rows that wait for room would be lost to the run that starts from it."""
@@ -318,6 +337,20 @@ class _Run:
             self.log.write(row)
         for board in self.boards:
             board.write(row)
+
+
+def _scores(name: str, sums: Any, lost: int) -> Row:
+    """Means over the images; of those that could not be decoded each counts as an error and has no loss."""
+    decoded, images = max(1.0, sums["images"]), sums["images"] + lost
+
+    def of(head: Any) -> Row:
+        return {"error": (head["errors"] + lost) / images, "loss": head["loss"] / decoded}
+
+    row = {f"{name}_{what}": value for what, value in of(sums).items()} | {f"{name}_images": round(images)}
+    if "top5_errors" in sums:
+        row[f"{name}_top5_error"] = (sums["top5_errors"] + lost) / images
+    heads = {head: of(its) for head, its in sums["auxiliary"].items()}
+    return row | ({f"{name}_auxiliary": heads} if heads else {})
 
 
 def _result(row: Row, resumed_at: int, was_done: bool) -> RunResult:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepjax.training import Programs, RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
-from deepjax.training.logs import read_rows
+from deepjax.training.logs import TIMES, read_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=3)  # 5 steps an epoch
@@ -54,7 +54,7 @@ def complete(out: Path, config: TrainConfig = CONFIG) -> list[str]:
 
 def outcome(out: Path) -> tuple[object, ...]:
     """All that must not depend on interruptions: the digest, the logs but for times, and that no partial folder is left."""
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
     return digest(out), rows, sorted(path.name for path in (out / "checkpoints").glob("*.partial"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deepjax.training.logs import read_rows
+from deepjax.training.logs import TIMES, read_rows
 from tests.training.test_hosts import free_port, listening
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def digest(out: Path) -> str:
 
 def rows(out: Path) -> list[dict[str, object]]:
     """The log but for the times."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 @needs_slurm

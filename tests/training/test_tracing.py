@@ -13,7 +13,7 @@ from deepjax.analysis import trace
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
-from deepjax.training.logs import read_rows
+from deepjax.training.logs import TIMES, read_rows
 from deepjax.training.programs import step_options
 from deepjax.training.step import DROPOUT, classifier_loss, prepared
 from deepjax.training.tracing import make_tracer
@@ -27,7 +27,7 @@ def programs():
 
 
 def rows_of(out):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(programs, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
-from deepjax.training.logs import read_rows
+from deepjax.training.logs import TIMES, read_rows
 
 CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
@@ -37,7 +37,7 @@ def whole(programs, tmp_path_factory):
 
 
 def rows_without_times(out: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
 
 
 def test_a_run_directory_tells_what_happened(whole):
