@@ -16,6 +16,7 @@ FLOORS = {
     "data": set(),
     "analysis": set(),
     "training": {"models", "data", "analysis"},
+    "evaluation": {"training", "models", "data"},
     "study": {"training", "models", "data", "analysis"},
     "errors": set(),
     "command": set(),

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
+from deepjax.models import extents
 from deepjax.models.initializers import Initialization, Initializer
 
 ModuleDef = Callable[..., Any]
@@ -71,6 +72,8 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
     """
     batch, height, width, channels = x.shape
     rows, columns, _, out = kernel.shape
+    if extents.active():
+        return _convolve_within(x, kernel, strides, padding, **options)
     same = tuple(strides) == (1, 1) and tuple(padding) == (((rows - 1) // 2,) * 2, ((columns - 1) // 2,) * 2)
     if not same or height > 2 or width > 2 or options.get("feature_group_count", 1) > 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -80,13 +83,22 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
     return jnp.dot(patches, kernel.reshape(-1, out), precision=options.get("precision")).reshape(batch, height, width, out)
 
 
+def _convolve_within(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any) -> Array:
+    """A convolution of images that end before their array does: their padding begins where they end."""
+    reaches = kernel.shape[:2] != (1, 1)
+    y = lax.conv_general_dilated(extents.fill(x) if reaches else x, kernel, strides, padding, **options)
+    extents.note(x, y, lambda size, axis: (size + sum(padding[axis - 1]) - kernel.shape[axis - 1]) // strides[axis - 1] + 1)
+    return y
+
+
 def shortcut_a(x: Array, channels: int, stride: int) -> Array:
     """Option A shortcut (He et al. 2015, section 3.3): subsample, then fill the new channels with zeros; no parameters.
 
     x: (batch, height, width, c) -> (batch, ceil(height / stride), ceil(width / stride), channels), channels >= c.
     """
-    x = x[:, ::stride, ::stride, :]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
+    strided = x[:, ::stride, ::stride, :]
+    extents.note(x, strided, lambda size, axis: -(-size // stride))
+    return jnp.pad(strided, ((0, 0), (0, 0), (0, 0), (0, channels - strided.shape[-1])))
 
 
 class Sum(nn.Module):

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from deepjax.errors import InputError, require
+from deepjax.models import extents
 from deepjax.models.layers import ModuleDef
 
 Norm = Literal["batch", "group", "none"]
@@ -82,6 +83,8 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if extents.active():
+            raise InputError("group normalisation takes statistics of whole maps; evaluate images of one size at a time")
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(jnp.float32)

@@ -4,6 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from deepjax.errors import InputError
+from deepjax.models import extents
+
 Pair = tuple[int, int]
 
 
@@ -14,6 +17,7 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
     `padding`: on every side; `ceil`: a last window may hang over the lower and right edges (Caffe's and torchvision's ceil_mode).
     A NaN in a window comes out. x: (batch, height, width, channels) of a float dtype.
     """
+    given, x = x, extents.fill(x, -jnp.inf)
     for axis in (2, 1):
         size = x.shape[axis]
         out, high = _extent(size, window, stride, padding, ceil)
@@ -24,19 +28,21 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
         x = next(views)
         for view in views:
             x = jnp.where((view > x) | (view != view), view, x)
+    extents.note(given, x, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
     return x
 
 
 def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
     """The mean of each window, zeros of the padding counted (as the papers' Caffe layers and PyTorch do by default)."""
     sums = lax.reduce_window(
-        x,
+        extents.fill(x),
         np.zeros((), x.dtype),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
         lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),
         ((0, 0), *((padding, padding),) * 2, (0, 0)),
     )
+    extents.note(x, sums, lambda size, axis: (size + 2 * padding - window) // stride + 1)
     return sums / jnp.asarray(window * window, x.dtype)
 
 
@@ -44,13 +50,18 @@ def shortcut_pool(x: Array, stride: int) -> Array:
     """2x2 average before the projection of a ResNet-D shortcut; an odd edge is averaged over what there is."""
     if stride == 1:
         return x
-    for axis in (1, 2):
-        x = _pool_axis(x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)])
-    return x
+    y = _strided_mean(extents.fill(x), stride)
+    extents.note(x, y, lambda size, axis: -(-size // stride))
+    if not extents.active():
+        return y
+    shares = _strided_mean(extents.inside(x).astype(x.dtype), stride)  # what there is of each region
+    return extents.fill(y / jnp.maximum(shares, jnp.asarray(stride**-2, x.dtype)))
 
 
 def adaptive_avg_pool(x: Array, size: int) -> Array:
     """Mean over size x size regions that cover a map of any size, as PyTorch's AdaptiveAvgPool2d; the map itself at that size."""
+    if extents.active():
+        raise InputError("regions that cover a map depend on its size; evaluate images of one size at a time")
     for axis in (1, 2):
         extent = x.shape[axis]
         if extent != size:
@@ -60,7 +71,7 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
 
 def global_avg_pool(x: Array) -> Array:
     """Mean over the map in float32. (batch, height, width, channels) -> (batch, channels)."""
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return extents.mean(x)
 
 
 def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
@@ -86,6 +97,13 @@ def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pa
     if ceil and (out - 1) * stride >= size + padding:  # the last window must begin inside
         out -= 1
     return out, max(0, (out - 1) * stride + window - size - padding)
+
+
+def _strided_mean(x: Array, stride: int) -> Array:
+    """Mean of stride x stride regions; an odd edge over what the array has."""
+    for axis in (1, 2):
+        x = _pool_axis(x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)])
+    return x
 
 
 def _pool_axis(x: Array, axis: int, ranges: list[Pair]) -> Array:

@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
+from deepjax.models import extents
 from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
 from deepjax.models.layers import check_fields, conv_factory, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
@@ -69,6 +70,7 @@ class FullyConnected(nn.Module):
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
             y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            extents.note(x, y, lambda size, axis: size - self.window + 1)
         else:
             y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
         return y + bias.reshape(1, 1, 1, -1)
@@ -121,7 +123,7 @@ class VGG(nn.Module):
             layer_of = FullyConnected(64 * self.width, window, slide, init, self.dtype, self.param_dtype, name=f"head_fc{layer}")
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
         scores = FullyConnected(self.num_classes, 1, slide, init, jnp.float32, self.param_dtype, name="head_fc8")(x)
-        return jnp.mean(scores, axis=(1, 2))
+        return extents.mean(scores)
 
 
 def _check_size(shape: tuple[int, ...], head: str) -> None:

@@ -1,0 +1,173 @@
+"""The probabilities that a network gives each image of a test set: every image exactly once, on all devices and processes."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from deepjax.data import Dataset, Split
+from deepjax.data.augment import normalize, resize
+from deepjax.data.encoded import EncodedSplit
+from deepjax.errors import InputError, require
+from deepjax.evaluation.batches import Reader
+from deepjax.evaluation.dense import apply_within, needs_filled_arrays, whole_image_form
+from deepjax.evaluation.pictures import groups_of
+from deepjax.evaluation.protocols import Average, Protocol
+from deepjax.evaluation.views import Interpolation
+from deepjax.training.parallel import Spread
+
+Report = Callable[[int, int], None]  # (views done, views in all)
+IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """A network with its variables, and images as it expects them."""
+
+    name: str
+    source: str
+    """Where the variables are from: a file, public weights, a run."""
+    model: nn.Module
+    variables: Any
+    dataset: Dataset
+    """By whose mean and deviation images are normalised."""
+    crop: int
+    """Pixels a side of a crop; images that are stored as arrays are resized to it."""
+    resize: int = 0
+    """Shorter side in pixels from which a single crop is cut; 0: 8/7 of the crop."""
+    interpolation: Interpolation = "bilinear"
+
+
+def predict(
+    member: Member,
+    split: Split | EncodedSplit,
+    protocol: Protocol,
+    spread: Spread,
+    batch_size: int = 64,
+    report: Report = lambda done, total: None,
+) -> np.ndarray:
+    """Log-probabilities (images, classes) float32 of every image in stored order, by a protocol whose sides are in pixels.
+
+    `batch_size`: crops at once over all devices, or whole images of as many pixels. Raises InputError for a damaged image, for more
+    than one crop of images that are stored as arrays.
+    """
+    require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+    if isinstance(split, Split) and protocol.name != "1-crop":
+        raise InputError(f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the network's size")
+    groups = groups_of(split, protocol, member.crop, needs_filled_arrays(member.model))
+    pixels = batch_size * (groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2)
+    where = (spread.mesh.devices.size, jax.process_index(), jax.process_count())
+    reader = Reader(split, protocol, member.interpolation, pixels, *where)
+    params, batch_stats = map(spread.put_state, (member.variables["params"], member.variables.get("batch_stats", {})))
+    step = spread.compile_eval(make_step(member, protocol, isinstance(split, Split)), params, batch_stats)
+    sums = _Sums(protocol.average, len(split))
+    done, total = 0, sum(len(group.ids) for group in groups)
+    waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
+    for batch in reader.batches(groups):
+        waiting.append((batch.ids, step(params, batch_stats, spread.put_batch(batch.arrays))))
+        if len(waiting) > IN_FLIGHT:
+            sums.add(*waiting.popleft())
+        done += len(batch.ids)
+        report(done, total)
+    for rest in waiting:
+        sums.add(*rest)
+    return sums.mean(len(protocol.sides) if protocol.dense else 1)
+
+
+def make_step(member: Member, protocol: Protocol, stored: bool = False) -> Callable[[Any, Any, dict[str, Array]], Array]:
+    """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each.
+
+    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized to the crop.
+    """
+    model = whole_image_form(member.model) if protocol.dense else member.model
+
+    def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> Array:
+        views, ends = batch["image"], batch["ends"]
+        if protocol.mirror:
+            views = jnp.concatenate([views, mirrored(views, ends)], axis=1)
+        count, of_each, *shape = views.shape
+        images = normalize(views.reshape(count * of_each, *shape), member.dataset)
+        if stored:
+            images = resize(images, member.crop)
+        variables = {"params": params, "batch_stats": batch_stats}
+        if protocol.dense and not needs_filled_arrays(model):
+            logits = apply_within(model, variables, images, jnp.repeat(ends, of_each, axis=0))
+        else:
+            logits: Any = model.apply(variables, images, train=False)
+        return average(logits.reshape(count, of_each, -1), protocol.average)
+
+    return step
+
+
+def mirrored(views: Array, ends: Array) -> Array:
+    """Each view left to right; of one that ends before its array does, what is beyond stays there.
+
+    views: (images, views, height, width, channels), ends: (images, 2).
+    """
+    width = views.shape[3]
+    columns = (ends[:, 1:] - 1 - jnp.arange(width, dtype=ends.dtype)[None, :]) % width
+    return jnp.take_along_axis(views, columns[:, None, None, :, None], axis=3)
+
+
+def average(logits: Array, of: Average) -> Array:
+    """Mean over the views of an image: of its logits, or log of the mean of its probabilities.
+
+    logits: (images, views, classes) -> (images, classes) float32.
+    """
+    logits = logits.astype(jnp.float32)
+    if of == "logits":
+        return jnp.mean(logits, axis=1)
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - math.log(logits.shape[1])
+
+
+class _Sums:
+    """Scores of each image, summed over the scales at which it was seen."""
+
+    def __init__(self, of: Average, images: int) -> None:
+        self._of = of
+        self._seen = np.zeros(images, int)
+        self._scores: np.ndarray | None = None
+
+    def add(self, ids: np.ndarray, output: Array) -> None:
+        """The scores of a batch whose last rows may be padding."""
+        rows = np.asarray(output)[: len(ids)]
+        if self._scores is None:
+            self._scores = np.full((len(self._seen), rows.shape[1]), 0 if self._of == "logits" else -np.inf, np.float32)
+        self._scores[ids] = (np.add if self._of == "logits" else np.logaddexp)(self._scores[ids], rows)
+        self._seen[ids] += 1
+
+    def mean(self, scales: int) -> np.ndarray:
+        """Log-probabilities of all images."""
+        if self._scores is None or not np.all(self._seen == scales):
+            raise AssertionError(f"each image is seen at {scales} scales, not at {sorted(set(self._seen.tolist()))}")
+        if self._of == "logits":
+            return log_softmax(self._scores / scales)
+        return self._scores - np.float32(math.log(scales))
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities of logits, -inf allowed. scores: (images, classes)."""
+    shifted = scores - np.max(scores, axis=1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+
+
+def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Log of the mean of several networks' probabilities. members: each (images, classes) of log-probabilities."""
+    return np.logaddexp.reduce(np.stack(members)) - np.float32(math.log(len(members)))
+
+
+def among(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Probabilities among some classes alone, the others at zero: how ImageNet-A and -R are tested, on the 200 classes that occur.
+
+    For one view this is the softmax of those classes' logits (Hendrycks et al. 2019, arXiv:1907.07174); of several views the mean
+    over all classes is taken first.
+    """
+    inside = np.isin(np.arange(log_probabilities.shape[1]), classes)
+    return log_softmax(np.where(inside, log_probabilities, np.float32(-np.inf)))

@@ -1,0 +1,91 @@
+"""How the papers test: which views of an image a network sees, and what is averaged over them.
+
+| protocol      | shorter side(s)         | views                                               | mean of       | source          |
+|---------------|-------------------------|-----------------------------------------------------|---------------|-----------------|
+| 1-crop        | 256, or the weights'    | centre                                              |               | torchvision     |
+| 10-crop       | 256                     | corners and centre of the central square; mirrors   | probabilities | Krizhevsky, 4.1 |
+| 10-crop-whole | 256                     | corners and centre of the whole image; mirrors      | logits        | fb.resnet.torch |
+| 144-crop      | 256, 288, 320, 352      | of 3 squares corners, centre, all of it; mirrors    | probabilities | GoogLeNet, 7    |
+| dense         | 256 (Q = S)             | whole image; mirror                                 | probabilities | VGG, 3.2        |
+| multi-scale   | 224, 256, 288 (S +- 32) | the same                                            | probabilities | VGG, 4.2        |
+|  (not VGG)    | 224, 256, 384, 480, 640 | the same                                            | probabilities | ResNet, 3.4     |
+| multi-crop    | 256, 384, 512           | a grid of 5x5 crops; mirrors: 50 a scale            | probabilities | VGG, 4.3        |
+
+Krizhevsky et al. 2012; Simonyan and Zisserman 2014; Szegedy et al. 2014; He et al. 2015; with their sections. Sides are for crops
+of 224 pixels, and in proportion for others. Over the places of a dense map the mean is of logits (VGG, 3.2: the score map is
+"spatially averaged"); over mirrors, scales and crops it is of softmax outputs where the paper says so. ResNet's "average the scores
+at multiple scales" and "standard 10-crop testing" (Krizhevsky's) are read as softmax outputs too. Mirrors are those of the crops,
+as in Krizhevsky; torchvision's TenCrop mirrors the image, whose centre then lies a pixel off where an odd number is left over.
+"""
+
+import dataclasses
+from typing import Literal
+
+from deepjax.errors import require, unknown
+from deepjax.evaluation.views import Cut
+
+Average = Literal["probabilities", "logits"]
+PAPER_CROP = 224  # pixels of the crops for which the papers give their shorter sides
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Views of one cut at each of several scales. `sides`: shorter sides in pixels of the rescaled image, for crops of 224."""
+
+    name: str
+    cut: Cut
+    sides: tuple[int, ...]
+    mirror: bool
+    average: Average
+    source: str
+
+    def __post_init__(self) -> None:
+        require(len(self.sides) >= 1 and min(self.sides) >= 1, "sides", self.sides, "at least one size of 1 pixel or more")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the network sees whole images, of their own shapes."""
+        return self.cut == "whole"
+
+    @property
+    def views(self) -> int:
+        """How often an image is looked at, at all scales, mirrored too."""
+        pieces = {"centre": 1, "corners": 5, "square corners": 5, "squares": 18, "grid": 25, "whole": 1}[self.cut]
+        return pieces * len(self.sides) * (1 + self.mirror)
+
+    def for_crops(self, crop: int) -> "Protocol":
+        """The same for crops of another size: sides in proportion, rounded, but never below the crop."""
+        return dataclasses.replace(self, sides=tuple(max(crop, round(side * crop / PAPER_CROP)) for side in self.sides))
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("1-crop", "centre", (256,), False, "probabilities", "torchvision; He et al. 2015, the authors' release"),
+        Protocol("10-crop", "square corners", (256,), True, "probabilities", "Krizhevsky et al. 2012, section 4.1"),
+        Protocol("10-crop-whole", "corners", (256,), True, "logits", "fb.resnet.torch; views as torchvision's TenCrop"),
+        Protocol("144-crop", "squares", (256, 288, 320, 352), True, "probabilities", "Szegedy et al. 2014, section 7"),
+        Protocol("dense", "whole", (256,), True, "probabilities", "Simonyan and Zisserman 2014, section 3.2"),
+        Protocol("multi-scale", "whole", (224, 256, 288), True, "probabilities", "Simonyan and Zisserman 2014, section 4.2"),
+        Protocol("multi-crop", "grid", (256, 384, 512), True, "probabilities", "Simonyan and Zisserman 2014, section 4.3"),
+    )
+}
+RESNET_SIDES = (224, 256, 384, 480, 640)
+
+
+def protocol_of(
+    name: str, model: str, crop: int, resize: int = 0, sides: tuple[int, ...] = (), average: Average | None = None
+) -> Protocol:
+    """The protocol of that name for a network of the table and crops of a size; its sides are pixels.
+
+    `resize`: the shorter side of an image from which the weights expect a single crop; `sides`, `average`: in the paper's place.
+    Raises InputError for an unknown name, and for sides that are below the crop.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    protocol = PROTOCOLS[name]
+    if name == "multi-scale" and not model.startswith("vgg"):
+        protocol = dataclasses.replace(protocol, sides=RESNET_SIDES, source="He et al. 2015, section 3.4")
+    chosen = sides or ((resize,) if name == "1-crop" and resize else protocol.for_crops(crop).sides)
+    require(min(chosen) >= crop, "sides", chosen, f"{crop} (the crop) or more each")
+    return dataclasses.replace(protocol, sides=chosen, average=average or protocol.average)

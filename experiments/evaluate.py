@@ -1,0 +1,143 @@
+"""Test networks as their papers did, on every image of a set exactly once.
+
+    python experiments/evaluate.py resnet50 --weights timm/resnet50.a1_in1k
+    python experiments/evaluate.py vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2 imagenet2012_real
+    python experiments/evaluate.py --weights resnet50=a.safetensors resnet101=b.safetensors          # an ensemble
+    python experiments/evaluate.py --run runs/resnet50                                               # of our own training
+
+The published numbers stand beside the measured ones; result.json keeps both.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+
+from deepjax.command import parse, run
+from deepjax.data import Dataset, dataset_info, load_split
+from deepjax.errors import InputError, require
+from deepjax.evaluation.members import Choices, from_run, from_weights
+from deepjax.evaluation.pictures import labels_of
+from deepjax.evaluation.predict import Member, ensemble, predict
+from deepjax.evaluation.protocols import Average, Protocol, protocol_of
+from deepjax.evaluation.published import published
+from deepjax.evaluation.report import find, lines, row
+from deepjax.study.report import provenance
+from deepjax.training.config import write_text
+from deepjax.training.display import display
+from deepjax.training.hosts import Hosts, join
+from deepjax.training.parallel import Spread, make_mesh
+
+ProtocolName = Literal["1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Test a network, or several as an ensemble, on every image of a set exactly once."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
+    """Name of the network, e.g. resnet50, where --weights do not say it."""
+    weights: tuple[str, ...] = ()
+    """Files (.safetensors, .npz, .pth), folders, repositories such as timm/resnet50.a1_in1k; or NAME=one. Several: an ensemble."""
+    run: tuple[Path, ...] = ()
+    """Run directories of experiments/train.py: their newest checkpoints, their averages where --ema was on."""
+    dataset: str = ""
+    """What is tested on; default a run's own, or imagenet2012."""
+    also: tuple[str, ...] = ()
+    """Further sets of the same classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
+    protocol: ProtocolName = "1-crop"
+    """Which views of an image are averaged; docs/imagenet.md has the table."""
+    sides: tuple[int, ...] = ()
+    """Shorter sides of the rescaled image in pixels; default the paper's."""
+    average: Average | None = None
+    """What is averaged over the views; default as the paper did."""
+    batch_size: int = 64
+    """Crops at once over all devices, or whole images of as many pixels."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = Choices()
+    data_dir: str | None = None
+    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    out: Path | None = None
+    """Folder of result.json; default runs/evaluation-NAME-PROTOCOL."""
+    hosts: Hosts = Hosts()
+
+
+def main(options: Options) -> None:
+    """Predict, score, print, write."""
+    began = time.monotonic()
+    join(options.hosts)
+    members = gathered(options)
+    first = dataset_info(options.dataset or members[0].dataset.name)
+    tests = [evaluate(members, dataset, options) for dataset in (first, *map(dataset_info, options.also))]
+    if jax.process_index() == 0:
+        write([row for row, _ in tests], members, options, time.monotonic() - began)
+        print("\n".join(line for _, told in tests for line in told))
+
+
+def gathered(options: Options) -> list[Member]:
+    """The networks that are tested; of public weights on ImageNet's classes, of runs on their own."""
+    of_runs = dataset_info(options.dataset) if options.dataset else None
+    members = [from_run(path, of_runs, options.choices, options.data_dir) for path in options.run]
+    dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
+    members += [from_weights(given, options.name, dataset, options.choices) for given in options.weights]
+    if not members:
+        raise InputError("nothing is given to test; allowed: --weights SOURCE after the NAME of a network, --run DIRECTORY")
+    return members
+
+
+def evaluate(members: list[Member], dataset: Dataset, options: Options) -> tuple[dict[str, Any], list[str]]:
+    """Every member on every image of a set, the mean of their probabilities where they are several: a row, and lines to print."""
+    for member in members:
+        fits = member.dataset.num_classes == dataset.num_classes
+        require(fits, "dataset", dataset.name, f"sets of the {member.dataset.num_classes} classes of {member.name}")
+    split = load_split(dataset, "test", options.data_dir)
+    spread = Spread(make_mesh())
+    protocols = [protocol_for(member, options) for member in members]
+    tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
+    totals = {task: len(split) * (len(of.sides) if of.dense else 1) for task, of in zip(tasks, protocols, strict=True)}
+    shown = display(f"{dataset.name}, {options.protocol}", totals, "image")
+    predictions = []
+    with shown if jax.process_index() == 0 else contextlib.nullcontext(lambda *_: None) as report:
+        for (task, member), protocol in zip(tasks.items(), protocols, strict=True):
+            predictions.append(predict(member, split, protocol, spread, options.batch_size, functools.partial(report, task)))
+    found = find(ensemble(predictions), labels_of(split), dataset)
+    alone = len(members) == 1 and dataset.builder == "imagenet2012"  # the set that papers speak of
+    beside = published(members[0].name, options.protocol) if alone else []
+    return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}, lines(found, beside)
+
+
+def protocol_for(member: Member, options: Options) -> Protocol:
+    """The protocol in pixels of a member's crops."""
+    return protocol_of(options.protocol, member.name, member.crop, member.resize, options.sides, options.average)
+
+
+def write(rows: list[dict[str, Any]], members: list[Member], options: Options, seconds: float) -> None:
+    """result.json: what was tested, how, what came out, and how to do it again."""
+    names = "-".join(dict.fromkeys(member.name for member in members)).replace("/", "-")
+    out = options.out or Path("runs") / f"evaluation-{names}-{options.protocol}"
+    protocols = [protocol_for(member, options) for member in members]
+    result = {
+        "evaluation": [
+            {
+                "model": member.name,
+                "weights": member.source,
+                "crop": member.crop,
+                "interpolation": member.interpolation,
+                "mean": [value / 255 for value in member.dataset.mean],
+                "protocol": dataclasses.asdict(protocol),
+            }
+            for member, protocol in zip(members, protocols, strict=True)
+        ],
+        "sets": rows,
+    } | provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+    write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    print(f"{out / 'result.json'}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(Options)))

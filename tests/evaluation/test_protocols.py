@@ -1,0 +1,141 @@
+"""Each protocol against slow, obvious code: pieces cut one by one, a network applied to one, a mean in double precision."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepjax.data import Split
+from deepjax.data.pixels import decode_rgb
+from deepjax.errors import InputError
+from deepjax.evaluation.predict import Member, among, average, ensemble, log_softmax, mirrored, predict
+from deepjax.evaluation.protocols import PROTOCOLS, protocol_of
+from deepjax.training.parallel import Spread, make_mesh
+from tests.evaluation import reference
+from tests.evaluation.reference import CLASSES, CROP, DATASET, Small
+from tests.training.test_parallel import mesh_of
+
+SPREAD = Spread(make_mesh())
+MODEL = Small()
+VARIABLES = jax.tree.map(np.asarray, MODEL.init(jax.random.key(0), jnp.zeros((1, CROP, CROP, 3))))
+MEMBER = Member("small", "made up", MODEL, VARIABLES, DATASET, CROP)
+SLOW = {
+    "1-crop": lambda image: [reference.centre(reference.scaled(image, 37), CROP)],
+    "10-crop": reference.ten_crop,
+    "10-crop-whole": lambda image: reference.with_mirrors(reference.five(reference.scaled(image, 37), CROP)),
+    "144-crop": reference.hundred_and_forty_four,
+    "multi-crop": reference.fifty_a_scale,
+}
+
+
+@jax.jit
+def logits_of_one(view):
+    normal = (view.astype(jnp.float32) - jnp.asarray(DATASET.mean)[None, None, :]) / jnp.asarray(DATASET.std)[None, None, :]
+    return MODEL.apply(VARIABLES, normal[None])[0]
+
+
+def by_hand(split, slow, of):
+    """The probabilities of each image, view by view."""
+    found = []
+    for record in split.records:
+        logits = np.stack([logits_of_one(np.ascontiguousarray(view)) for view in slow(decode_rgb(record["image"]))])
+        one = np.mean([reference.probabilities(each) for each in logits], axis=0)
+        found.append(one if of == "probabilities" else reference.probabilities(logits.mean(axis=0)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "views"), [("1-crop", 1), ("10-crop", 10), ("10-crop-whole", 10), ("144-crop", 144), ("multi-crop", 150)]
+)
+def test_crops_against_slow_code(name, views):
+    """At odd sizes, sides below the crop, ratios of 1:40. Numbers of views: the papers' (Szegedy: 4 x 3 x 6 x 2)."""
+    split, protocol = reference.split_of(reference.pictures()), protocol_of(name, "small", CROP)
+    assert protocol.views == views == len(SLOW[name](reference.pictures()[0]))
+    assert protocol.average == ("logits" if name == "10-crop-whole" else "probabilities")
+    got = np.exp(predict(MEMBER, split, protocol, SPREAD))
+    np.testing.assert_allclose(got, by_hand(split, SLOW[name], protocol.average), atol=2e-6)
+    assert np.ptp(got, axis=0).max() > 0.01  # the network does not say the same of every image
+
+
+def test_what_is_averaged_matters_and_can_be_chosen():
+    split, whole = reference.split_of(reference.pictures()), {}
+    for of in ("probabilities", "logits"):
+        protocol = protocol_of("10-crop", "small", CROP, average=of)
+        whole[of] = np.exp(predict(MEMBER, split, protocol, SPREAD))
+        np.testing.assert_allclose(whole[of], by_hand(split, SLOW["10-crop"], of), atol=2e-6)
+    assert np.abs(whole["logits"] - whole["probabilities"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("name", "batch_size"), [("10-crop", 1), ("10-crop", 200), ("1-crop", 16)])
+def test_devices_and_batches_change_nothing(name, batch_size, devices):
+    """11 images: on 8 devices the last batch has three of its own, on two devices at 16 crops it has 11."""
+    split, protocol = reference.many(11), protocol_of(name, "small", CROP)
+    whole = predict(MEMBER, split, protocol, SPREAD, 64)
+    other = predict(MEMBER, split, protocol, Spread(mesh_of(devices)), batch_size)
+    assert whole.shape == (11, CLASSES)
+    np.testing.assert_allclose(np.exp(other), np.exp(whole), atol=1e-6)
+
+
+def test_progress_counts_every_image_once():
+    told = []
+    predict(MEMBER, reference.many(11), protocol_of("1-crop", "small", CROP), SPREAD, 8, lambda *numbers: told.append(numbers))
+    assert told == [(8, 11), (11, 11)]
+
+
+def test_an_ensemble_is_the_mean_of_probabilities():
+    split, protocol = reference.many(3), protocol_of("1-crop", "small", CROP)
+    other = dataclasses.replace(MEMBER, variables=jax.tree.map(lambda leaf: -leaf, VARIABLES))
+    each = [predict(member, split, protocol, SPREAD) for member in (MEMBER, other)]
+    np.testing.assert_allclose(np.exp(ensemble(each)), np.mean(np.exp(each), axis=0), atol=1e-6)
+    np.testing.assert_array_equal(ensemble(each[:1]), each[0])
+
+
+def test_among_some_classes_is_their_own_softmax():
+    """ImageNet-A and -R: of one view, the softmax of the logits of the classes that occur."""
+    logits = np.random.default_rng(0).standard_normal((4, 9)).astype(np.float32) * 5
+    classes = np.array([1, 4, 8])
+    got = np.exp(among(log_softmax(logits), classes))
+    np.testing.assert_allclose(got[:, classes], [reference.probabilities(row[classes]) for row in logits], atol=1e-6)
+    assert not got[:, [0, 2, 3, 5, 6, 7]].any()
+
+
+def test_mirrors_end_where_the_image_does():
+    views = np.arange(12, dtype=np.uint8).reshape(2, 1, 1, 6, 1)
+    got = mirrored(jnp.asarray(views), jnp.array([[1, 6], [1, 4]], jnp.int32))
+    assert got[:, 0, 0, :, 0].tolist() == [[5, 4, 3, 2, 1, 0], [9, 8, 7, 6, 11, 10]]
+
+
+def test_the_mean_of_probabilities_does_not_underflow():
+    """Of two views, one sure of class 0, one of class 1: half each, and e^-500 beyond float32 for class 2."""
+    got = average(jnp.array([[[0.0, -1000.0, -500.0], [-1000.0, 0.0, -500.0]]]), "probabilities")
+    np.testing.assert_allclose(got, [[np.log(0.5), np.log(0.5), -500.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("crop", [32, 224, 299])
+def test_sides_are_the_papers_in_proportion(crop):
+    assert protocol_of("144-crop", "googlenet", crop).sides == tuple(round(side * crop / 224) for side in (256, 288, 320, 352))
+    assert protocol_of("1-crop", "resnet50", crop, resize=crop + 8).sides == (crop + 8,)
+    assert protocol_of("multi-scale", "vgg16", 224).sides == (224, 256, 288)
+    assert protocol_of("multi-scale", "resnet50", 224).sides == (224, 256, 384, 480, 640)
+    assert PROTOCOLS["dense"].dense and not PROTOCOLS["10-crop"].dense
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="protocol 'ten-crop' is unknown; did you mean"):
+        protocol_of("ten-crop", "resnet50", 224)
+    with pytest.raises(InputError, match=r"sides is .*200.*; allowed: 224"):
+        protocol_of("dense", "resnet50", 224, sides=(200, 256))
+    stored = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
+    with pytest.raises(InputError, match="protocol is '10-crop'; allowed: '1-crop'"):
+        predict(MEMBER, stored, protocol_of("10-crop", "small", CROP), SPREAD)
+
+
+def test_a_damaged_image_is_told_by_its_number():
+    split = reference.many(3)
+    split.records[1]["image"] = split.records[1]["image"][:100]
+    for name in ("1-crop", "dense"):
+        with pytest.raises(InputError, match=r"record 1 is damaged .*every image counts"):
+            predict(MEMBER, split, protocol_of(name, "small", CROP), SPREAD)
