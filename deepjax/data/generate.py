@@ -1,6 +1,7 @@
 """A data set prepared from its archives, by its own builder in tfds, as ArrayRecord."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def require_tensorflow() -> None:
     """Raise InputError where TensorFlow, with which tfds writes, is not installed; where it is, keep it off the accelerators."""
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError("preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it did not find on this machine is of no use here
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # it would take their whole memory

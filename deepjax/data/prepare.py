@@ -67,9 +67,8 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
 
     Raises InputError where the data set is not prepared or not stored as encoded photographs.
     """
-    require(16 <= side <= 1024, "resized", side, "16 to 1024 pixels")
     dataset, directory = dataset_info(name), data_directory(data_dir)
-    require(dataset.encoded, "resized", side, f"a data set of photographs; the images of {name} all are {dataset.shape}")
+    check_side(dataset, side)
     load_split(dataset, "test", data_dir)  # says what is to be done where it is not there
     source = _folder(dataset, data_dir)
     copies = directory / f"resized_{side}"
@@ -80,6 +79,12 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
         rewrite(source, target, read_records, lambda record: shrink_record(record, side), {"side": side})
     _finish(dataset, target, str(copies))
     return copies
+
+
+def check_side(dataset: Dataset, side: int) -> None:
+    """Raise InputError unless images of the data set can be made that small."""
+    require(16 <= side <= 1024, "resized", side, "16 to 1024 pixels")
+    require(dataset.encoded, "resized", side, f"a data set of photographs; the images of {dataset.name} all are {dataset.shape}")
 
 
 def _folder(dataset: Dataset, data_dir: str | None) -> Path:
@@ -121,6 +126,8 @@ def main() -> None:
 
 
 def _report(options: Prepare) -> None:
+    if options.resized is not None:
+        check_side(dataset_info(options.name), options.resized)
     folder = prepare(options.name, options.data_dir, options.manual_dir, options.from_tfrecord)
     print(f"prepared in {folder}")
     if options.resized is not None:

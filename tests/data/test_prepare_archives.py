@@ -88,6 +88,11 @@ def test_a_missing_archive_is_named_with_where_it_comes_from(archives, tmp_path)
         prepare("imagenet2012", str(tmp_path), str(tmp_path / "in"))
 
 
+def test_a_folder_of_other_archives_is_refused_before_anything_is_downloaded(archives, tmp_path):
+    with pytest.raises(InputError, match=r"holds none of the archives of 'imagenet_a': imagenet-a\.tar"):
+        prepare("imagenet_a", str(tmp_path), str(archives))
+
+
 def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monkeypatch):
     """Size and sha256 in tfds's checksums.tsv: 147,897,477,120 bytes of training images."""
     with pytest.raises(InputError, match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not fetched whole"):
