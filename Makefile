@@ -9,7 +9,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies test test-slow test-models faults notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies test test-slow test-models test-prepare faults notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,10 @@ test-slow: install
 # Every network: against torchvision and timm where they have it, and on eight devices; a few of each kind are in `make test`.
 test-models: install
 	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests/models
+
+# Preparing from archives, with TensorFlow, in its own environment; without it `make test` skips these.
+test-prepare: prepare-env
+	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/test_prepare_archives.py
 
 # Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
 faults: install
