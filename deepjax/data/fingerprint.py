@@ -35,7 +35,7 @@ class Damage:
 def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
     """Hash the files of a prepared data set and write its fingerprint; returns the sha256 that names it."""
     info, splits = read_info(folder), list_splits(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != NAME)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and NAME not in path.name)
     missing = [shard.path.name for shards in splits.values() for shard in shards if shard.path.name not in names]
     if missing:
         raise InputError(f"shard {missing[0]} is missing in {folder}; {AGAIN}")
@@ -50,7 +50,9 @@ def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
         "files": dict(zip(names, _digests(folder, names, share), strict=True)),
     }
     digest = _digest_of(content)
-    (folder / NAME).write_text(json.dumps({"sha256": digest} | content, indent=1) + "\n")
+    partial = folder / f"{NAME}.partial"  # so that none is half written
+    partial.write_text(json.dumps({"sha256": digest} | content, indent=1) + "\n")
+    partial.rename(folder / NAME)
     return digest
 
 
@@ -91,7 +93,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise InputError(f"{folder / NAME} is damaged or was edited; {AGAIN}")
+        raise InputError(f"{folder / NAME} is damaged or was edited; delete it and prepare again, which writes it anew")
     return digest, files, share
 
 

@@ -56,7 +56,7 @@ def test_a_data_set_without_one_is_accepted(folder):
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_an_edited_file_is_named(folder, name, place):
     overwrite(folder / name, int(place * ((folder / name).stat().st_size - 1)))
-    with pytest.raises(InputError, match=rf"^{name} in .* is not what was prepared: its sha256 is another; prepare .* again$"):
+    with pytest.raises(InputError, match=rf"^{name} in .* is not what was prepared: its sha256 is another; delete that folder"):
         check_fingerprint(folder)
 
 
@@ -93,6 +93,16 @@ def test_an_edited_count_of_records_is_refused(folder):
     (folder / NAME).write_text((folder / NAME).read_text().replace('"train": 20', '"train": 21'))
     with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
         check_fingerprint(folder)
+
+
+def test_none_is_half_written(folder, monkeypatch):
+    """A kill before the rename leaves what was there before."""
+    before = (folder / NAME).read_text()
+    monkeypatch.setattr(Path, "rename", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_fingerprint(folder, [Damage("train", 0, "", "")])
+    monkeypatch.undo()
+    assert (folder / NAME).read_text() == before and check_fingerprint(folder) == write_fingerprint(folder)
 
 
 def test_damaged_images_are_kept(folder):

@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from deepjax.data import Dataset, catalog, dataset_info, load_split, register, tfrecord
+from deepjax.data import Dataset, catalog, dataset_info, load_split, passes, register, tfrecord
 from deepjax.data.prepare import prepare
 from deepjax.data.shards import list_splits, read_records
 from deepjax.errors import InputError
@@ -205,7 +205,7 @@ def test_a_conversion_carries_on_where_it_was_interrupted(records, tmp_path, mon
         return read(path)
 
     monkeypatch.setattr(tfrecord, "read_tfrecord", stops_at_the_third)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(passes, "cores", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         prepare("small", str(tmp_path), from_tfrecord=str(records))
     unfinished = tmp_path / "imagenet2012" / "unfinished.5.1.0"

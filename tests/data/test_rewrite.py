@@ -43,7 +43,7 @@ def test_every_record_and_the_metadata_is_written(source, tmp_path):
 @pytest.mark.parametrize("stop", [0, 1, 3, 8, 17, 24])
 def test_interrupted_at_any_record_it_carries_on(source, tmp_path, monkeypatch, stop):
     """What was finished is not read again, and the result is that of one go."""
-    monkeypatch.setattr(passes.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(passes, "cores", lambda: 1)
     target, seen = tmp_path / "5.1.0", itertools.count()
 
     def stops(record: bytes) -> bytes:
@@ -128,7 +128,7 @@ def test_what_cannot_be_resized(name, side, said, tmp_path):
 
 
 def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
-    monkeypatch.setattr(passes.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(passes, "cores", lambda: 1)
     seen = []
 
     def fails(item: int) -> int:
