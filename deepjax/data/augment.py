@@ -70,5 +70,5 @@ def resize(images: Array, size: int) -> Array:
 def augment(key: Array, images: Array, dataset: Dataset, share: Share = WHOLE) -> Array:
     """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
     crop_key, flip_key = random.split(key)
-    images = random_crop(crop_key, images, dataset.crop, share)
+    images = random_crop(crop_key, images, dataset.crop, share) if dataset.crop else images
     return random_flip(flip_key, images, share) if dataset.flip else images

@@ -35,6 +35,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spike_sigmas=6": {"spike_sigmas": 6.0},
     "ema=0.999": {"ema": 0.999},
     "mixup=0.2": {"mixup": 0.2},
+    "auto_augment=rand": {"auto_augment": "rand"},
+    "auto_augment=trivial": {"auto_augment": "trivial"},
+    "random_erasing=0.1": {"random_erasing": 0.1},
+    "loss=sigmoid": {"loss": "sigmoid"},
     "accumulate=4": {"accumulate": 4},
     "remat=convolutions": {"remat": "convolutions"},
     "remat=blocks": {"remat": "blocks"},
@@ -56,6 +60,8 @@ class Options:
     """Steps of a block; the blocks of all variants take turns."""
     rounds: int = 9
     """Blocks of each."""
+    only: tuple[str, ...] = ()
+    """Names of variants, if not all are wanted beside the plain step."""
     out: Path | None = None
     """Where the result is written as JSON; nowhere by default."""
 
@@ -64,8 +70,10 @@ def main() -> None:
     """Print a line a variant: median time of a step, median ratio to the plain step, planned memory."""
     options = command.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
-    ready = {name: prepared(name, fields, options) for name, fields in VARIANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    require(set(options.only) <= set(VARIANTS), "only", options.only, ", ".join(VARIANTS))
+    wanted = {name: fields for name, fields in VARIANTS.items() if not options.only or name in (PLAIN, *options.only)}
+    ready = {name: prepared(name, fields, options) for name, fields in wanted.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in wanted}
     for _ in range(options.rounds):
         for name, (run, _) in ready.items():
             seconds[name].append(run())
