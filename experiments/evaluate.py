@@ -20,7 +20,8 @@ import jax
 import tyro
 
 from deepjax.command import parse, run
-from deepjax.data import Dataset, dataset_info, load_split
+from deepjax.data import Dataset, Split, dataset_info, load_split
+from deepjax.data.encoded import EncodedSplit
 from deepjax.errors import InputError, require
 from deepjax.evaluation.members import Choices, from_run, from_weights
 from deepjax.evaluation.pictures import labels_of
@@ -72,8 +73,9 @@ def main(options: Options) -> None:
     began = time.monotonic()
     join(options.hosts)
     members = gathered(options)
-    first = dataset_info(options.dataset or members[0].dataset.name)
-    tests = [evaluate(members, dataset, options) for dataset in (first, *map(dataset_info, options.also))]
+    names = (options.dataset or members[0].dataset.name, *options.also)
+    splits = {name: opened(dataset_info(name), members, options.data_dir) for name in names}  # all, before hours of work
+    tests = [evaluate(members, dataset_info(name), split, options) for name, split in splits.items()]
     if jax.process_index() == 0:
         write([row for row, _ in tests], members, options, time.monotonic() - began)
         print("\n".join(line for _, told in tests for line in told))
@@ -90,12 +92,18 @@ def gathered(options: Options) -> list[Member]:
     return members
 
 
-def evaluate(members: list[Member], dataset: Dataset, options: Options) -> tuple[dict[str, Any], list[str]]:
-    """Every member on every image of a set, the mean of their probabilities where they are several: a row, and lines to print."""
+def opened(dataset: Dataset, members: list[Member], data_dir: str | None) -> Split | EncodedSplit:
+    """The test images of a set of the members' classes."""
     for member in members:
         fits = member.dataset.num_classes == dataset.num_classes
         require(fits, "dataset", dataset.name, f"sets of the {member.dataset.num_classes} classes of {member.name}")
-    split = load_split(dataset, "test", options.data_dir)
+    return load_split(dataset, "test", data_dir)
+
+
+def evaluate(
+    members: list[Member], dataset: Dataset, split: Split | EncodedSplit, options: Options
+) -> tuple[dict[str, Any], list[str]]:
+    """Every member on every image of a set, the mean of their probabilities where they are several: a row, and lines to print."""
     spread = Spread(make_mesh())
     protocols = [protocol_for(member, options) for member in members]
     tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
@@ -106,7 +114,7 @@ def evaluate(members: list[Member], dataset: Dataset, options: Options) -> tuple
         for (task, member), protocol in zip(tasks.items(), protocols, strict=True):
             predictions.append(predict(member, split, protocol, spread, options.batch_size, functools.partial(report, task)))
     found = find(ensemble(predictions), labels_of(split), dataset)
-    alone = len(members) == 1 and dataset.builder == "imagenet2012"  # the set that papers speak of
+    alone = len(members) == 1 and dataset.name == "imagenet2012"  # what papers speak of
     beside = published(members[0].name, options.protocol) if alone else []
     return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}, lines(found, beside)
 

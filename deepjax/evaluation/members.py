@@ -83,10 +83,8 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     config = read_config(path)
     run = open_run(path, averaged=config.ema > 0, data_dir=data_dir)
     tested = dataset or run.dataset
-    classes = run.dataset.num_classes
-    require(
-        tested.num_classes == classes, "dataset", tested.name, f"one of {classes} classes, as {run.dataset.name} has, for {path}"
-    )
+    fits = tested.num_classes == run.dataset.num_classes
+    require(fits, "dataset", tested.name, f"one of the {run.dataset.num_classes} classes that {path} was trained on")
     crop = choices.crop or config.eval_shape[0]
     return Member(
         name=config.model,

@@ -19,9 +19,9 @@ RNG = np.random.default_rng(0)
 VGG = {"width": 2, "num_classes": 12}
 
 
-def drawn(model, size):
+def drawn(model, size, channels=3):
     """Random variables, statistics too, so that nothing is zero beyond an image's edge."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32))
     return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(_numbers(path[-1].key, leaf.shape)), shapes)
 
 

@@ -1,0 +1,150 @@
+"""experiments/evaluate.py: a run of our own, weights of a file, ensembles, further sets; on one device, eight, two processes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepjax.command import parse
+from deepjax.data import dataset_info, eval_batches, load_split, register
+from deepjax.errors import InputError
+from deepjax.models import create_model
+from deepjax.models.weights import save_safetensors
+from deepjax.training import TrainConfig
+from deepjax.training.checkpoint import Checkpoints
+from deepjax.training.config import claim_directory
+from deepjax.training.optimizers import make_optimizer
+from deepjax.training.programs import make_model
+from deepjax.training.state import init_state
+from deepjax.training.step import make_eval_step
+from experiments.evaluate import Options, main
+from tests.data.archives import small_imagenet
+from tests.evaluation.test_dense import drawn
+from tests.faults.runs import ROOT
+
+CONFIG = TrainConfig(model="cifar_plain20", width=4, ema=0.5, image_size=12)
+STATE = drawn(make_model(CONFIG), 12, channels=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory on the digits with a checkpoint whose averages are not its parameters."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    claim_directory(out, CONFIG)
+    state = init_state(make_model(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True)
+    state = state.replace(step=jnp.asarray(3, jnp.int32), ema={"params": STATE["params"], "batch_stats": STATE["batch_stats"]})
+    with contextlib.closing(Checkpoints(out)) as checkpoints:
+        checkpoints.save_last(state, {})
+    return out
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """24 images in tfds's own form, and weights of its 1000 classes."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    dataset = small_imagenet(folder / "data", train=16, validation=24)
+    variables = jax.tree.map(np.asarray, drawn(create_model("resnet18"), 32))
+    save_safetensors(folder / "drawn.safetensors", "resnet18", variables)
+    return dataset.name, folder
+
+
+def evaluated(out, *arguments):
+    main(parse(Options, [*map(str, arguments), "--out", str(out)]))
+    return json.loads((out / "result.json").read_text())
+
+
+def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys):
+    """Its averages, at its newest checkpoint: errors and loss as the trainer's evaluation counts them, in batches of 100."""
+    result = evaluated(tmp_path, "--run", trained)
+    (found,) = result["sets"]
+    digits = dataset_info("digits")
+    step = jax.jit(make_eval_step(make_model(CONFIG), digits, CONFIG.image_size))
+    sums = [step(STATE["params"], STATE["batch_stats"], batch) for batch in eval_batches(load_split(digits, "test"), 100)]
+    loss, errors, images = (sum(float(of[name]) for of in sums) for name in ("loss", "errors", "images"))
+    assert (found["images"], found["counted"], images) == (360, 360, 360)
+    assert found["top1_error"] == pytest.approx(errors / images) and 0 < errors < images
+    assert found["nll"] == pytest.approx(loss / images, rel=1e-5)
+    assert result["evaluation"][0]["weights"].endswith("step 3, averages")
+    assert {"command", "versions", "hardware", "wall time"} <= result.keys()
+    assert "digits: 360 images of 10 classes; top-1 error " in capsys.readouterr().out
+
+
+def processes(out, trained, devices, *hosts):
+    command = [sys.executable, "experiments/evaluate.py", "--run", str(trained), "--out", str(out), *hosts]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)})
+
+
+def equal(one, other):
+    for key, value in one["sets"][0].items():
+        assert other["sets"][0][key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)), key
+
+
+def test_one_device_finds_what_eight_find(trained, tmp_path):
+    started = processes(tmp_path / "one", trained, 1)
+    eight = evaluated(tmp_path / "eight", "--run", trained)
+    assert started.wait(120) == 0
+    one = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert (one["hardware"][:3], eight["hardware"][:3]) == ("1 x", "8 x")
+    equal(one, eight)
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hosts = [("--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.processes", "2", "--hosts.process-id", str(i)) for i in (0, 1)]
+    started = [processes(tmp_path / "two", trained, 2, *each) for each in hosts]
+    assert [process.wait(120) for process in started] == [0, 0]
+    equal(json.loads((tmp_path / "two" / "result.json").read_text()), evaluated(tmp_path / "eight", "--run", trained))
+
+
+def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
+    """The ensemble of a network with itself is that network; of the further sets each is read as its own."""
+    name, folder = imagenet
+    register(dataclasses.replace(dataset_info(name), name="again", builder="imagenet2012"))
+    common = ("--data-dir", folder / "data", "--dataset", name, "--crop", "32", "--protocol", "10-crop-whole")
+    alone = evaluated(tmp_path / "alone", "resnet18", "--weights", folder / "drawn.safetensors", *common, "--also", "again")
+    assert [(found["dataset"], found["images"]) for found in alone["sets"]] == [(name, 24), ("again", 24)]
+    assert alone["sets"][0] | {"dataset": "again"} == alone["sets"][1]
+    assert alone["sets"][0]["published"] == []  # papers do not speak of these images
+    twice = [f"resnet18={folder / 'drawn.safetensors'}"] * 2
+    together = evaluated(tmp_path / "twice", "--weights", *twice, *common)
+    equal(alone, together)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing is given to test; allowed: --weights SOURCE after the NAME"),
+        (["--weights", "x.safetensors"], "weights is 'x.safetensors'; allowed: a source after the NAME of a network"),
+        (["resnet50", "--weights", "missing.safetensors"], "there is no such file"),
+        (["resnet5O", "--weights", "x.safetensors"], "did you mean 'resnet50'"),
+        (["--run", "nowhere"], "nowhere holds no config.json"),
+        (["resnet18", "--weights", "x", "--protocol", "11-crop"], "11-crop"),
+        (["resnet18", "--weights", "x", "--dataset", "imagenet"], "did you mean 'imagenet"),
+        (["resnet18", "--weights", "x.npz", "--resize", "-1"], "resize is -1"),
+    ],
+)
+def test_every_mistake_is_one_line(arguments, message, tmp_path):
+    with pytest.raises(InputError) as caught:
+        main(parse(Options, [*arguments, "--out", str(tmp_path)]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sets_of_other_classes_and_weights_of_other_classes_are_refused(trained, imagenet, tmp_path):
+    name, folder = imagenet
+    with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes"):
+        evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
+    with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes that .* was trained on"):
+        evaluated(tmp_path, "--run", trained, "--dataset", name)
+    with pytest.raises(InputError, match=r"drawn.safetensors is for other classes than those of digits"):
+        evaluated(tmp_path, "resnet18", "--weights", folder / "drawn.safetensors", "--dataset", "digits")
