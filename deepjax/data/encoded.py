@@ -45,12 +45,11 @@ class EncodedSplit:
 
         Raises InputError for a label outside the classes, and the reader's own errors for a damaged record.
         """
-        record = self.records[index]
-        label = np.asarray(record[self.dataset.label])
-        if label.size and (label.min() < 0 or label.max() >= self.dataset.num_classes):
-            allowed = f"0 to {self.dataset.num_classes - 1}"
-            raise InputError(f"{self._where(index)} has label {label.tolist()}; allowed: {allowed}")
-        return record["image"], -1 if label.ndim else int(label)
+        record, classes = self.records[index], self.dataset.num_classes
+        label: Any = np.asarray(record[self.dataset.label]).tolist()
+        if not all(0 <= each < classes for each in (label if isinstance(label, list) else [label])):
+            raise InputError(f"{self._where(index)} has label {label}; allowed: 0 to {classes - 1}")
+        return record["image"], -1 if isinstance(label, list) else label
 
     def train_images(self, ids: Sequence[int], choose: Sequence[Choose], size: int, exact: bool = False) -> dict[str, Any]:
         """{"image", "label"} and, if any, "damaged" of these ids, each image cut to (size, size) as its own `choose` tells."""

@@ -11,7 +11,7 @@ import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
 from deepjax.data.crops import Crops, centre_box, draws
-from deepjax.data.encoded import EncodedSplit
+from deepjax.data.encoded import EncodedSplit, cores
 from deepjax.data.source import Split
 from deepjax.errors import require
 
@@ -157,5 +157,6 @@ def eval_batches(
 
 def _ahead(batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit) -> grain.IterDataset[Batch]:
     """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""
-    options = grain.ReadOptions(num_threads=2 if isinstance(split, EncodedSplit) else 1, prefetch_buffer_size=4)
+    several = isinstance(split, EncodedSplit) and (split.threads or cores()) > 1
+    options = grain.ReadOptions(num_threads=2 if several else 1, prefetch_buffer_size=4)
     return grain.MapDataset.source(batches).to_iter_dataset(options)

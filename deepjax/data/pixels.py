@@ -59,7 +59,7 @@ def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
     if box.scaled:
         if box.scaled[0] * box.scaled[1] > MOST_PIXELS:
             raise ValueError(f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MOST_PIXELS}")
-        image = image.resize(box.scaled[::-1], Image.Resampling.BILINEAR)
+        image = image.resize((box.scaled[1], box.scaled[0]), Image.Resampling.BILINEAR)
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return np.array(part.resize((size, size), Image.Resampling.BILINEAR))
 
