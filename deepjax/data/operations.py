@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 Given = Callable[[str, float], Array]  # the argument where the operation has that name, and else a number that changes nothing
 OPERATIONS = (
@@ -26,13 +26,16 @@ def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Ar
     the first level that is inverted (solarize), levels (solarize_add), or the factor of Pillow's ImageEnhance (brightness,
     contrast, color, sharpness); fill: (channels,) uint8, what comes in from outside of the image.
     """
+    # Without the barriers XLA would compute the warp anew for each of the sums over the image, and the levels for each neighbour.
 
     def of_one(image: Array, operation: Array, argument: Array) -> Array:
         def given(name: str, otherwise: float) -> Array:
             return jnp.where(operation == OPERATIONS.index(name), argument, otherwise)
 
-        image = _warp(image, _matrix(given, image.shape), fill)
-        image = jnp.take_along_axis(_table(image, given, operation), image.reshape(-1, image.shape[2]), axis=0).reshape(image.shape)
+        image = lax.optimization_barrier(_warp(image, _matrix(given, image.shape), fill))
+        table = _table(image, given, operation)
+        levels = image.reshape(-1, image.shape[2])
+        image = lax.optimization_barrier(jnp.take_along_axis(table, levels, axis=0, mode="promise_in_bounds").reshape(image.shape))
         image = _blend(jnp.broadcast_to(_grey(image)[:, :, None], image.shape), image, given("color", 1.0))
         return _blend(_smooth(image), image, given("sharpness", 1.0))
 
@@ -61,7 +64,7 @@ def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
 
     def at(row: Array, column: Array) -> Array:
         rows, columns = (jnp.clip(v.astype(jnp.int32), 0, n - 1) for v, n in ((row, height), (column, width)))
-        return image[rows, columns].astype(jnp.float32)
+        return image.at[rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
 
     upper = at(top, left) + (at(top, left + 1) - at(top, left)) * right_share
     lower = at(top + 1, left) + (at(top + 1, left + 1) - at(top + 1, left)) * right_share
@@ -96,7 +99,8 @@ def _stretched(image: Array) -> Array:
 def _equalized(image: Array) -> Array:
     """Levels so spread that each channel has about as many pixels at each: (256, channels)."""
     channels = image.shape[2]
-    counts = jnp.zeros((256, channels), jnp.int32).at[image.reshape(-1, channels), jnp.arange(channels)[None, :]].add(1)
+    bins = image.astype(jnp.int32) + 256 * jnp.arange(channels)[None, None, :]
+    counts = jnp.zeros(256 * channels, jnp.int32).at[bins.reshape(-1)].add(1, mode="promise_in_bounds").reshape(channels, 256).T
     highest = jnp.max(image, axis=(0, 1)).astype(jnp.int32)
     step = (image.shape[0] * image.shape[1] - counts[highest, jnp.arange(channels)])[None, :] // 255
     below = jnp.cumsum(counts, axis=0) - counts
