@@ -18,7 +18,7 @@ def arguments() -> tuple[Path, int, int, int]:
 
 
 def serve(blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None) -> None:
-    """Say what there is, run each block once to warm up, then answer until stdin ends. `before` precedes a block and is not timed."""
+    """Say what there is, run each block once to warm up, then answer until stdin ends. `before` a block runs what is not timed."""
     for block in blocks.values():
         block()
     answer = os.fdopen(os.dup(1), "w")

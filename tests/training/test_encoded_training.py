@@ -1,0 +1,214 @@
+"""Training on photographs from end to end: exact resume, sizes by step, damaged images counted and told, honest rates."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepjax.data import EncodedSplit
+from deepjax.errors import InputError, NonFiniteError
+from deepjax.models import create_model
+from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training.checkpoint import digest
+from deepjax.training.damages import Damages
+from deepjax.training.logs import TIMES, read_rows
+from deepjax.training.pace import Pace
+from deepjax.training.trainer import _scores
+from tests.data.archives import DAMAGED, small_imagenet
+from tests.faults.kills import pair
+from tests.faults.runs import finish, outcome, start
+
+THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))  # little to compile
+FIELDS = {"batch_size": 16, "epochs": 2, "image_size": 16, "on_damaged": "skip", "damage_budget": DAMAGED}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """64 training images, two of them damaged, and 24 for testing: 4 steps an epoch."""
+    folder = tmp_path_factory.mktemp("data")
+    return small_imagenet(folder, damaged=True), RunOptions(data_dir=str(folder), save_every=2)
+
+
+@pytest.fixture(scope="module")
+def config(prepared):
+    return TrainConfig("own/thin", prepared[0].name, **FIELDS)
+
+
+@pytest.fixture(scope="module")
+def programs(prepared, config):
+    return build(config, prepared[1], make=THIN)
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, config, programs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return out, train(config, out, prepared[1], programs=programs)
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+
+
+def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
+    """The training error is that of as many images as there are test images; a damaged one counts as an error."""
+    out, result = whole
+    damaged = [row for row in rows_of(out) if row["kind"] == "damaged"]
+    assert len({row["image"] for row in damaged}) == len(damaged) == DAMAGED
+    assert {row["split"] for row in damaged} == {"train"}
+    assert any("truncated" in row["why"] for row in damaged) and any("neither" in row["why"] for row in damaged)
+    assert (result.steps, result.train_images, result.test_images) == (8, 24, 24)
+    assert "test_top5_error" in read_rows(out / "metrics.jsonl")[-1]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7])
+def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, prepared, config, programs, tmp_path):
+    def interrupt(step: int, total: int, note: str) -> None:
+        if step >= at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, prepared[1], programs=programs, report=interrupt)
+    train(config, tmp_path, prepared[1], programs=programs)
+    assert digest(tmp_path) == digest(whole[0])
+    assert rows_of(tmp_path) == rows_of(whole[0])
+
+
+@pytest.mark.parametrize("fields", [{"on_damaged": "halt"}, {"damage_budget": DAMAGED - 1}])
+def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, programs, tmp_path):
+    narrow = dataclasses.replace(config, **fields)
+    split = dataclasses.replace(programs.train, on_damaged=narrow.on_damaged, budget=narrow.damage_budget)
+    strict = dataclasses.replace(programs, config=narrow, train=split)
+    with pytest.raises(InputError, match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1") as raised:
+        train(narrow, tmp_path, prepared[1], programs=strict)
+    assert "\n" not in str(raised.value)
+
+
+def test_parameters_that_blow_up_halt_with_the_images(prepared, config, programs, tmp_path):
+    step = programs.train_step
+
+    def poisoned(state, batch):
+        if int(state.step) == 3:
+            state = state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params))
+        return step(state, batch)
+
+    with pytest.raises(NonFiniteError, match=r"step 4 .*training images \d+, "):
+        train(config, tmp_path, prepared[1], programs=dataclasses.replace(programs, train_step=poisoned))
+
+
+def test_every_epoch_tells_images_a_second_and_the_wait_for_data(whole):
+    epochs = [row for row in read_rows(whole[0] / "metrics.jsonl") if row["kind"] == "epoch"]
+    assert [row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1 for row in epochs] == [True, True]
+
+
+class Computed:
+    """An array that is or is not ready."""
+
+    def __init__(self, ready: bool) -> None:
+        self.is_ready = lambda: ready
+
+
+def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
+    """A clock that each batch moves on by 2 s, and each step by 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
+    now = [0.0]
+    monkeypatch.setattr("deepjax.training.pace.time.perf_counter", lambda: now[0])
+
+    def batches():
+        while True:
+            now[0] += 2
+            yield "batch"
+
+    pace, source = Pace(), batches()
+    for last in (None, Computed(False), Computed(True)):
+        assert pace.take(source, last, 30) == "batch"
+        now[0] += 1
+    assert pace.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
+    pace.start()
+    assert pace.row() == {}
+
+
+def test_an_image_that_cannot_be_decoded_counts_as_an_error():
+    """Six decoded images, two of them wrong, and two damaged ones: 4 of 8 are errors, and the loss is the mean of six."""
+    sums = {"loss": 12.0, "errors": 2.0, "top5_errors": 1.0, "images": 6.0, "auxiliary": {"4a": {"loss": 6.0, "errors": 3.0}}}
+    assert _scores("test", sums, 2) == {
+        "test_error": 4 / 8,
+        "test_loss": 2.0,
+        "test_images": 8,
+        "test_top5_error": 3 / 8,
+        "test_auxiliary": {"4a": {"error": 5 / 8, "loss": 1.0}},
+    }
+
+
+def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
+    rows, said = [{"kind": "damaged", "step": 2, "split": "train", "image": 7}], []
+    damages = Damages(rows, 3, said.append)
+    written = []
+    damages.note(5, "train", [(7, "cut"), (9, "cut")])
+    damages.note(6, "test", [(7, "cut")])
+    damages.tell(written.append)
+    assert [(row["step"], row["split"], row["image"]) for row in written] == [(5, "train", 9), (6, "test", 7)]
+    assert said[-1].endswith("3 of 3 such images")
+    damages.rewind(5)
+    damages.note(6, "test", [(7, "cut")])
+    damages.tell(written.append)
+    assert len(written) == 3
+    damages.note(7, "train", [(1, "cut")])
+    with pytest.raises(InputError, match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3"):
+        damages.tell(written.append)
+
+
+@pytest.mark.parametrize("sizes", [(16, 24), (24, 16, 24)])
+def test_image_sizes_follow_the_step_with_a_program_each(sizes, prepared, config, tmp_path, monkeypatch):
+    resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
+    built = build(resizing, prepared[1], make=THIN)
+    assert sorted({*built.resized, 24}) == [16, 24]
+    seen = []
+    put = type(built.spread).put_batch
+
+    def watched(spread, batch):
+        seen.append((batch["image"].shape[1], "mask" in batch))
+        return put(spread, batch)
+
+    monkeypatch.setattr(type(built.spread), "put_batch", watched)
+    train(resizing, tmp_path, prepared[1], programs=built)
+    trained = [size for size, evaluates in seen if not evaluates]
+    assert trained == [sizes[step * len(sizes) // 12] for step in range(12)]
+    assert {size for size, evaluates in seen if evaluates} == {32}
+
+
+def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
+    config = TrainConfig("own/thin", batch_size=240, epochs=1, train_sizes=(8, 12))
+    built = build(config, make=THIN)
+    assert list(built.resized) == [8]
+    assert [built.train_step_at(step) is built.train_step for step in range(5)] == [False, False, False, True, True]
+    assert train(config, tmp_path, programs=built).steps == 5
+
+
+def test_batches_on_the_devices_are_those_of_the_host(config, programs):
+    """Each device its images; `batch_at` gives the same batch whole, at any step."""
+    batches = programs.batches(config)
+    for step in range(2):
+        batch, _ = next(batches)
+        on_host = programs.batch_at(config, step)
+        np.testing.assert_array_equal(batch["image"], on_host["image"])
+        np.testing.assert_array_equal(batch["label"], on_host["label"])
+        assert len(batch["image"].sharding.device_set) == 8
+    batches.close()
+    assert isinstance(programs.train, EncodedSplit)
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_bits_of_two_devices_and_tell_all_damage(prepared, tmp_path):
+    """Each reads its half of every batch, and the first one's log has what the other found."""
+    dataset, options = prepared
+    flags = ["--dataset", dataset.name, "--epochs", "2", "--save-every", "2"]
+    for name, value in FIELDS.items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    how = {"script": "tests/training/photographs_run.py", "SMALL_IMAGENET": dataset.name, "TFDS_DATA_DIR": options.data_dir}
+    assert finish(start(tmp_path / "devices", *flags, JAX_NUM_CPU_DEVICES="2", **how))[0] == 0
+    ends = pair(tmp_path / "processes", 60, *flags, **how)
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert outcome(tmp_path / "processes") == outcome(tmp_path / "devices")
