@@ -3,12 +3,14 @@
 import collections
 import importlib
 import random
+import re
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deepjax.data import randaugment
 from deepjax.data.augment import Share
@@ -136,6 +138,16 @@ def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
     for (places, arguments), (of_second, to_second) in zip(whole, second, strict=True):
         np.testing.assert_array_equal(of_second, places[4:])
         np.testing.assert_array_equal(to_second, arguments[4:])
+
+
+@pytest.mark.parametrize("augment", [lambda key, images: rand_augment(key, images, jnp.zeros(3, jnp.uint8)), trivial_augment])
+def test_devices_augment_their_own_images(augment):
+    """Split over eight devices the program sends nothing from one to another."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    of_key, of_images = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    split = jax.jit(augment, in_shardings=(of_key, of_images), out_shardings=of_images)
+    compiled = split.lower(jax.random.key(0), jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.uint8)).compile()
+    assert not re.search(r"all-gather|all-reduce|all-to-all|collective-permute", compiled.as_text())
 
 
 def test_erased_boxes_have_the_stated_areas_and_ratios():

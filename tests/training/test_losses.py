@@ -127,6 +127,13 @@ def test_a_logit_that_is_no_number_is_never_right(guesses):
     assert float(wrong(best, jnp.arange(12), guesses)[-1]) == 1  # so many are not numbers, and stand before it
 
 
+def test_drop_path_is_stochastic_depth_of_each_image():
+    """Survival of the l-th of 9 branches: 1 - 0.3 l / 9; the parameters keep their names."""
+    plain, dropping = make_model(CONFIG), make_model(dataclasses.replace(CONFIG, drop_path=0.3))
+    assert (dropping.survival, dropping.per) == (pytest.approx(0.7), "example")
+    assert jax.tree.structure(drawn(dropping, DIGITS.shape)) == jax.tree.structure(drawn(plain, DIGITS.shape))
+
+
 def test_top5_errors_are_counted_from_ten_classes_on():
     model = make_model(CONFIG).clone(stages=(1, 1))
     variables, data = drawn(model, DIGITS.shape), batch() | {"mask": np.float32([1] * 13 + [0] * 3)}
