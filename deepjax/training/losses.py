@@ -25,7 +25,7 @@ def smooth(labels: Array, classes: int, smoothing: float) -> Array:
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Each class's own cross-entropy, its mean over the classes (Wightman et al. 2021, arXiv:2110.00476, section 2; timm's BCE).
+    """Each class's own cross-entropy, its mean over the classes (Wightman et al. 2021, arXiv:2110.00476; timm's BCE).
 
     logits, targets: (batch, classes) -> (batch,) float32.
     """

@@ -15,7 +15,7 @@ VGG = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
 INCEPTION = "Szegedy et al. 2015, arXiv:1512.00567"
 RESNET = "He et al. 2015, arXiv:1512.03385"
-STRIKES_BACK = "Wightman, Touvron and Jegou 2021, arXiv:2110.00476, section 2 and table 2"
+STRIKES_BACK = "Wightman, Touvron and Jegou 2021, arXiv:2110.00476, table 2"
 CAFFE = "github.com/BVLC/caffe, models/bvlc_googlenet"
 SILENT = "not stated"
 
