@@ -114,7 +114,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         shares.append((f"{how}: {low:.0f} % of the low\nlayers' gradient is the heads'", "share of the heads (%)", rows))
         arms = {f"weight {name.split('_')[1]}": evidence.arms[name] for name in sorted(evidence.arms) if norm in name}
         gap = paired_interval(arms["weight 0.3"].final("test_error"), arms["weight 0"].final("test_error"))
-        curves.append((f"{how}: weight {PAPER:g} ends at\n{percent_points(gap)} from 0", test_lines(arms)))
+        curves.append((f"{how}: weight {PAPER:g} ends\n{percent_points(gap)} from weight 0's test error", test_lines(arms)))
         reached = {label: epochs_to(arm, target) for label, arm in arms.items()}
         title = f"{how}: {np.mean(reached['weight 0']):.1f} epochs\nat weight 0, {np.mean(reached['weight 0.3']):.1f} at {PAPER:g}"
         epochs.append((title, f"epochs to {100 * target:g} % test error", reached))

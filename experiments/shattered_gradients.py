@@ -113,8 +113,8 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     laws = [curve(f"{base:g}^L", {depth: [base**depth] for depth in SHORT}, "0.6", ":") for base in (0.5, 0.75)]
     half, exponent = np.exp(verdicts[0].effects["slope"].effect), verdicts[3].effects["slope"].effect
     residual, plain = (np.mean(values) for values in verdicts[4].values.values())
-    first = (f"Plain, batch norm: each block\nmultiplies it by {half:.2f}", [*curves(list(WIDE)[:5], SHORT), *laws])
-    second = (f"Residual, batch norm: it goes as depth\nto the power {exponent:.2f}", curves(list(WIDE)[5:3:-1], LONG))
+    first = (f"Plain, batch norm: each block\nmultiplies the cosine by {half:.2f}", [*curves(list(WIDE)[:5], SHORT), *laws])
+    second = (f"Residual, batch norm: the cosine\ngoes as depth to the power {exponent:.2f}", curves(list(WIDE)[5:3:-1], LONG))
     third = (f"At images, 56 layers: residual {residual:.4f}, plain {plain:.4f}", curves(("resnet", "plain"), LAYERS))
     label, log, band = "mean cosine between gradients", "log", " Mean over seeds, band from the least to the greatest."
     return [

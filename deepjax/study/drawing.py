@@ -27,6 +27,9 @@ def rows_figure(panels: Sequence[tuple[str, str, Rows]], path: Path, scale: Scal
         for i, (ax, (title, x_label, rows)) in enumerate(zip(axes[0], panels, strict=True)):
             _draw_rows(ax, rows, scale, labelled=i == 0 or list(rows) != list(panels[0][2]))
             ax.set(title=title, xlabel=x_label)
+            if x_label.endswith("error (%)") and scale == "linear":  # Student's interval knows no bounds, an error does
+                low, high = ax.get_xlim()
+                ax.set_xlim(max(low, -3.0), min(high, 103.0))
     return save(figure, path)
 
 
