@@ -35,8 +35,8 @@ def needs_filled_arrays(model: nn.Module) -> bool:
 def apply_within(model: nn.Module, variables: Any, images: Array, ends: Array) -> Array:
     """Logits of images that end before their array does: those of each image by itself, in its own shape.
 
-    images: (batch, height, width, channels), anything beyond the ends; ends: (batch, 2) int32, half the array's height and width or
-    more -> (batch, classes). Raises InputError for networks in which this would not be exact: with group normalisation.
+    images: (batch, height, width, channels), anything beyond the ends; ends: (batch, 2) int32, three quarters of the array's
+    height and width or more -> (batch, classes). Raises InputError where this would not be exact (group normalisation).
     """
     with extents.extents(images.shape, ends):
         return model.apply(variables, images, train=False)  # pyright: ignore[reportReturnType]

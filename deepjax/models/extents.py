@@ -39,11 +39,11 @@ _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextV
 def extents(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
     """While the network is applied to images (batch, height, width, channels) of this shape, they end where `ends` says.
 
-    ends: (batch, 2) int32, height and width of each image in pixels, half of the array's or more.
+    ends: (batch, 2) int32, height and width of each image in pixels, three quarters of the array's or more.
     """
     axes = {}
     for axis, size in ((1, shape[1]), (2, shape[2])):
-        least = (size + 1) // 2
+        least = -(-3 * size // 4)
         axes[axis] = _Axis(ends[:, axis - 1], least, {size: np.arange(least, size + 1)})
     token = _CURRENT.set(axes)
     try:

@@ -1,0 +1,47 @@
+"""Every protocol, one network of each family, on a prepared set in ImageNet's form: the same on one device and on eight."""
+
+import numpy as np
+import pytest
+
+from deepjax.data import load_split
+from deepjax.evaluation import PROTOCOLS, Member, find, predict, protocol_of
+from deepjax.evaluation.pictures import labels_of
+from deepjax.models import create_model
+from deepjax.training.parallel import Spread, make_mesh
+from tests.data.archives import small_imagenet
+from tests.evaluation.test_dense import ONE, drawn
+from tests.training.test_parallel import mesh_of
+
+NETWORKS = {
+    "resnet18": (32, {"stages": ONE, "width": 4}),
+    "googlenet": (64, {"width": 4}),
+    "vgg11": (224, {"width": 2}),  # as convolutions its last layers need 224 pixels
+}
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    dataset = small_imagenet(folder, train=16, validation=5)
+    return dataset, load_split(dataset, "test", str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [("resnet18", name) for name in PROTOCOLS]
+    + [("googlenet", name) for name in ("1-crop", "10-crop", "144-crop", "dense")]
+    + [("vgg11", name) for name in ("1-crop", "dense", "multi-scale")],
+)
+def test_one_device_and_eight(name, protocol, tested):
+    dataset, split = tested
+    crop, fields = NETWORKS[name]
+    model = create_model(name, **fields)
+    member = Member(name, "drawn", model, drawn(model, crop), dataset, crop)
+    how = protocol_of(protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ())  # else many shapes
+    eight, one = (predict(member, split, how, Spread(mesh), 16) for mesh in (make_mesh(), mesh_of(1)))
+    assert eight.shape == (5, 1000)
+    np.testing.assert_allclose(np.exp(eight).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(one), np.exp(eight), atol=1e-4)
+    found = find(eight, labels_of(split), dataset)
+    assert (found.images, found.counted, found.classes, found.not_finite) == (5, 5, 1000, 0)

@@ -1,0 +1,40 @@
+"""The page of ImageNet is the one that its command makes, and says what was measured and what was not."""
+
+import json
+
+import pytest
+
+from experiments.benchmarks.imagenet_table import RESULTS, render
+
+
+def test_the_page_is_current():
+    assert (RESULTS / "imagenet.md").read_text() == render(RESULTS), "run: python experiments/benchmarks/imagenet_table.py"
+
+
+def lines_of(page, name):
+    return [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+
+
+def test_cells_that_nobody_measured_say_so(tmp_path):
+    """He et al. 2015, Table 1 and the authors' release; torchvision's V2 weights: 80.858 and 95.434 %."""
+    page = render(tmp_path)
+    (first, *_) = lines_of(page, "resnet50_v1")
+    assert first == "| `resnet50_v1` | 25,557,032 | 3.86 G | 24.70 / 7.80 (1-crop) | none known | not measured | not measured |"
+    assert "19.14 / 4.57 (torchvision IMAGENET1K_V2)" in lines_of(page, "resnet50")[0]
+    assert "| `googlenet` | 144-crop | 256, 288, 320, 352 | - / 7.89 | not measured |" in page
+    assert "cifar" not in page
+
+
+@pytest.mark.parametrize(("images", "members", "shown"), [(50_000, 1, True), (49_999, 1, False), (50_000, 2, False)])
+def test_whole_sets_and_single_networks_are_shown(images, members, shown, tmp_path):
+    """Part of the set is no measurement of it; an ensemble is no network."""
+    protocol = {"name": "10-crop", "sides": [256]}
+    found = {"dataset": "imagenet2012", "images": images, "top1_error": 0.2291, "top5_error": 0.0675}
+    record = {"evaluation": [{"model": "resnet50_v1", "protocol": protocol}] * members, "sets": [found]}
+    record["throughput"] = [{"model": "resnet50_v1", "images_per_second": 2400.4, "what": "training on one X"}]
+    (tmp_path / "r50").mkdir()
+    (tmp_path / "r50" / "result.json").write_text(json.dumps(record))
+    first, *rest = lines_of(render(tmp_path), "resnet50_v1")
+    assert ("[22.91 / 6.75](r50/result.json) (10-crop)" in first) == shown
+    assert any("| 10-crop | 256 | 22.85 / 6.71 | [22.91 / 6.75](r50/result.json) |" in line for line in rest) == shown
+    assert first.endswith("| 2,400 (training on one X) |")
