@@ -154,7 +154,7 @@ def test_arrays_are_of_few_shapes_and_little_more_than_filled(width, height):
     assert len(shapes) == 3 * 8 + 1  # of the longer side, in three doublings
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
 def test_predictions_of_whole_images_against_slow_code(norm):
     """Scaled, not cut, mirrored, one at a time; the mean of softmax outputs over two scales (VGG, section 4.2)."""
     model = create_model("cifar_plain20", width=4, stages=(1, 1), norm=norm, num_classes=reference.CLASSES)

@@ -140,11 +140,14 @@ def test_every_mistake_is_one_line(arguments, message, tmp_path):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_sets_of_other_classes_and_weights_of_other_classes_are_refused(trained, imagenet, tmp_path):
-    name, folder = imagenet
+def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
     with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes"):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
     with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes that .* was trained on"):
-        evaluated(tmp_path, "--run", trained, "--dataset", name)
+        evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
+
+
+@pytest.mark.slow
+def test_weights_of_other_classes_are_refused(imagenet, tmp_path):
     with pytest.raises(InputError, match=r"drawn.safetensors is for other classes than those of digits"):
-        evaluated(tmp_path, "resnet18", "--weights", folder / "drawn.safetensors", "--dataset", "digits")
+        evaluated(tmp_path, "resnet18", "--weights", imagenet[1] / "drawn.safetensors", "--dataset", "digits")
