@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
         seen.append(item)
         if item == 3:
             raise InputError("three")
+        time.sleep(0.001 if item > 3 else 0)  # a thread that does nothing would be through before anyone hears of it
         return -item
 
     with pytest.raises(InputError, match="three"):

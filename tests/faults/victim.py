@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import checkpoint, preflight, programs, trainer  # noqa: E402
+from deepjax.training import checkpoint, parallel, preflight, programs, trainer  # noqa: E402
 
 PHASE, WHEN = os.environ.get("FAULT_PHASE"), int(os.environ.get("FAULT_WHEN", "1"))
 _sent: list[float] = []
@@ -42,6 +42,12 @@ def at(when: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def in_evaluation(when: int) -> None:
+    """SIGTERM in the `when`-th batch that is evaluated."""
+    compile_eval = parallel.Spread.compile_eval
+    parallel.Spread.compile_eval = lambda *arguments: at(when, compile_eval(*arguments))
+
+
 def arm() -> None:
     """Put the signal where the phase is."""
     run = trainer._Run
@@ -52,11 +58,11 @@ def arm() -> None:
     elif PHASE == "save":
         checkpoint.Checkpoints._finish = at(WHEN, checkpoint.Checkpoints._finish)
     elif PHASE == "eval":
-        run._put_share = at(2 * WHEN, run._put_share)  # two batches hold the test images
+        in_evaluation(2 * WHEN)  # two batches hold the test images
     elif PHASE == "last step":
         checkpoint.Checkpoints.save_last = at(1, checkpoint.Checkpoints.save_last)
     else:  # the final evaluation comes after three epochs of two batches
-        run._put_share = at(6 + WHEN, run._put_share)
+        in_evaluation(6 + WHEN)
 
 
 def leave() -> None:

@@ -1,6 +1,7 @@
 """SIGTERM wherever it arrives, and a step that never ends."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -16,7 +17,6 @@ from deepjax.training.checkpoint import steps_of
 from deepjax.training.logs import read_rows
 from deepjax.training.manifest import problems, read_manifest
 from deepjax.training.signals import sigterm, watchdog
-from deepjax.training.trainer import _Run
 from tests.faults.runs import outcome
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch, two batches of test images
@@ -36,23 +36,23 @@ def whole(programs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 8, 12])
-def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_path, monkeypatch):
+def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_path):
     """Batches 1 and 2 belong to the first epoch, 3 and 4 to the second, the others to the final evaluation."""
-    put, calls = _Run._put_share, []
+    calls = []
 
-    def terminated(self, share):
-        calls.append(share)
+    def terminated(params, batch_stats, images):
+        calls.append(images)
         if len(calls) == batch:
             os.kill(os.getpid(), signal.SIGTERM)
-        return put(self, share)
+        return programs.eval_step(params, batch_stats, images)
 
-    monkeypatch.setattr(_Run, "_put_share", terminated)
+    watched = dataclasses.replace(programs, eval_step=terminated)
     if batch < 12:  # 4 batches in the epochs, 6 + 2 at the end
         with pytest.raises(Stopped, match="stopped by SIGTERM after step"):
-            train(CONFIG, tmp_path, EVERY_2, programs=programs)
+            train(CONFIG, tmp_path, EVERY_2, programs=watched)
     else:
-        train(CONFIG, tmp_path, EVERY_2, programs=programs)  # nothing is left to do: it ends
-    train(CONFIG, tmp_path, EVERY_2, programs=programs)
+        train(CONFIG, tmp_path, EVERY_2, programs=watched)  # nothing is left to do: it ends
+    train(CONFIG, tmp_path, EVERY_2, programs=watched)
     assert outcome(tmp_path) == whole
     if batch == 4:  # at the second epoch's evaluation, so the checkpoint was saved before its error was known
         newest = tmp_path / "checkpoints" / str(steps_of(tmp_path / "checkpoints")[-1])

@@ -1,0 +1,56 @@
+"""From ImageNet's form to a score: each family in each precision, on photographs, prepared as tfds prepares them.
+
+`tests/data/test_prepare_archives.py` shows that these data are what tfds's builder makes of the archives, to the byte. Resume,
+sizes and two processes: `tests/training/test_encoded_training.py`; every protocol: `tests/evaluation/test_each_protocol.py`.
+"""
+
+import functools
+import math
+
+import jax
+import pytest
+
+from deepjax.data import load_split
+from deepjax.evaluation import Member, find, predict, protocol_of
+from deepjax.evaluation.pictures import labels_of
+from deepjax.models import create_model
+from deepjax.training import RunOptions, TrainConfig, build, open_run, train
+from deepjax.training.logs import read_rows
+from deepjax.training.parallel import Spread, make_mesh
+from tests.data.archives import small_imagenet
+
+NETWORKS = {
+    "vgg11_bn": (32, {"width": 2}),
+    "googlenet": (64, {"width": 4}),
+    "inception_v3": (96, {"width": 4}),
+    "resnet50": (64, {"width": 4}),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return small_imagenet(folder, train=32, validation=9), RunOptions(data_dir=str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
+    dataset, options = prepared
+    size, fields = NETWORKS[name]
+    make = functools.partial(create_model, name, **fields)
+    config = TrainConfig(
+        f"own/{name}", dataset.name, steps=2, batch_size=16, image_size=size, precision=precision, auxiliary_weight=0.3
+    )
+    train(config, tmp_path, options, programs=build(config, options, make=make))
+    final = read_rows(tmp_path / "metrics.jsonl")[-1]
+    assert (final["step"], final["test_images"], final["train_images"]) == (2, 9, 9)
+    assert math.isfinite(final["test_loss"]) and 0 <= final["test_top5_error"] <= final["test_error"] <= 1
+
+    run = open_run(tmp_path, data_dir=options.data_dir, make=make)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(run.variables["params"])} == {"float32"}
+    member, split = Member(name, "trained", run.model, run.variables, dataset, size), load_split(dataset, "test", options.data_dir)
+    scores = predict(member, split, protocol_of("1-crop", name, size), Spread(make_mesh()), 16)
+    found = find(scores, labels_of(split), dataset)
+    assert (found.images, found.counted, found.not_finite) == (9, 9, 0)
