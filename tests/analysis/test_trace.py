@@ -156,7 +156,9 @@ def init(model):
     return model.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, batch_of()[0])
 
 
-@pytest.mark.parametrize("model", NETWORKS, ids=ids)
+@pytest.mark.parametrize(
+    "model", [pytest.param(each, marks=pytest.mark.slow if isinstance(each, Transformer) else ()) for each in NETWORKS], ids=ids
+)
 def test_the_rows_of_networks_that_are_not_ours(model):
     batch, variables = batch_of(), init(model)
     report = trace(model, variables, batch)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.__main__ import FAULTS, inside
 
-QUICK = {  # tries, 0: all; the kinds that take longer than a few seconds even so are slow tests
+QUICK = {  # tries, 0: all; the other kinds take longer even so
     "sigkill": 2,
     "sigterm": 2,
     "bit-flips": 10,
@@ -25,6 +25,7 @@ def tallies() -> dict[str, dict]:
     return {tally["name"]: tally for tally in map(json.loads, inside([f"{name}:{tries}" for name, tries in QUICK.items()], 1))}
 
 
+@pytest.mark.slow  # a minute and a half together
 @pytest.mark.parametrize("name", QUICK)
 def test_nothing_is_lost(name, tallies):
     assert tallies[name]["tried"] >= max(1, QUICK[name]) and tallies[name]["losses"] == []

@@ -128,7 +128,7 @@ def test_every_shared_name_is_tested():
     ("name", "size", "batch", "train"),
     [
         pytest.param("vgg11", 32, 2, True, marks=pytest.mark.slow),  # 133 million parameters
-        ("googlenet_tv", 64, 2, False),
+        pytest.param("googlenet_tv", 64, 2, False, marks=pytest.mark.slow),
         ("resnet18", 64, 4, True),
     ],
 )

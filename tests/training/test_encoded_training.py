@@ -160,7 +160,7 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
         damages.tell(written.append)
 
 
-@pytest.mark.parametrize("sizes", [(16, 24), (24, 16, 24)])
+@pytest.mark.parametrize("sizes", [pytest.param((16, 24), marks=pytest.mark.slow), (24, 16, 24)])
 def test_image_sizes_follow_the_step_with_a_program_each(sizes, prepared, config, tmp_path, monkeypatch):
     resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
     built = build(resizing, prepared[1], make=THIN)

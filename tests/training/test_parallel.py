@@ -67,6 +67,7 @@ def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eigh
     assert largest_apart(other, other.start()[1], path) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
     fields = {"width": 4, "stages": (1, 1, 1)}

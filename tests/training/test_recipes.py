@@ -163,8 +163,13 @@ def test_batch_norm_has_the_statistics_of_each_part():
     np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("remat", ["convolutions", "blocks"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("remat", "scan"),
+    [
+        ("convolutions", True),
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in (("convolutions", False), ("blocks", False), ("blocks", True))],
+    ],
+)
 def test_rematerialisation_changes_no_number(remat, scan):
     model = create_model("cifar_resnet20", width=2, stages=(2, 2), scan=scan)
     assert_close(after_steps(2, model, remat=remat)[0].params, after_steps(2, model)[0].params)

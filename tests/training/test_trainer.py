@@ -56,7 +56,7 @@ def test_the_same_command_again_says_that_it_is_done(whole, programs):
     assert dataclasses.replace(again, was_done=False, resumed_at=0) == result
 
 
-@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("at", [pytest.param(at, marks=() if at in (1, 4, 7) else pytest.mark.slow) for at in range(1, 10)])
 def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, programs, tmp_path):
     """Stopped after step `at`, between checkpoints or on one; the logs are the same too."""
 
