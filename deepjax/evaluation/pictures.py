@@ -1,8 +1,9 @@
 """Test images as a protocol takes them: photographs stored whole as JPEG, or arrays of the size that the network is given."""
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -41,10 +42,10 @@ def groups_of(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled
         return [Group(everything, (), 1, *split.images.shape[1:3])]
     if not protocol.dense:
         return [Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)]
-    sizes = [_size(split, i) for i in range(len(split))]
+    sizes = [_size(split, i) for i in everything]
     groups = []
     for side in protocol.sides:
-        scaled = [rescaled_size(size, side) for size in sizes]
+        scaled = [_scaled(split, i, size, side) for i, size in enumerate(sizes)]
         shapes = scaled if filled else list(map(array_size, scaled))
         for width, height in sorted(set(shapes)):
             ids = np.flatnonzero([shape == (width, height) for shape in shapes])
@@ -69,42 +70,47 @@ def views_of(
     if isinstance(split, Split):
         return split.images[index][None], (group.height, group.width)
     encoded, _ = _read(split, index)
-    try:
-        image = Image.fromarray(decode_rgb(encoded))
-    except Exception as error:  # Pillow has a dozen kinds for damage
-        raise _damaged(split, index, error) from error
     views = np.zeros((group.views, group.height, group.width, 3), np.uint8)
     ends, at = (group.height, group.width), 0
-    for side in group.sides:
-        for piece in cut(rescale(image, side, interpolation), protocol.cut, group.height, interpolation):
-            ends = (piece.height, piece.width)
-            views[at, : piece.height, : piece.width] = pixels(piece)
-            at += 1
+    with _named(split, index):
+        image = Image.fromarray(decode_rgb(encoded))
+        for side in group.sides:
+            for piece in cut(rescale(image, side, interpolation), protocol.cut, group.height, interpolation):
+                ends = (piece.height, piece.width)
+                views[at, : piece.height, : piece.width] = pixels(piece)
+                at += 1
     return views, ends
 
 
 def _read(split: EncodedSplit, index: int) -> tuple[bytes, list[int]]:
     """The bytes of an image and its labels, of which there may be several or none."""
-    try:
+    with _named(split, index):
         encoded, label = split.read(index)
         several: Sequence[int] = [label] if label >= 0 else np.asarray(split.records[index][split.dataset.label]).tolist()
-    except InputError:
-        raise
-    except Exception as error:  # the record reader has kinds of its own
-        raise _damaged(split, index, error) from error
-    return encoded, list(several)
+        return encoded, list(several)
 
 
 def _size(split: EncodedSplit, index: int) -> Size:
     encoded, _ = _read(split, index)
+    with _named(split, index), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        return image.size
+
+
+def _scaled(split: EncodedSplit, index: int, size: Size, side: int) -> Size:
+    with _named(split, index):
+        return rescaled_size(size, side)
+
+
+@contextlib.contextmanager
+def _named(split: EncodedSplit, index: int) -> Iterator[None]:
+    """Whatever an image raises becomes an InputError that names its record; Pillow and the record reader have a dozen kinds."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            return image.size
+        yield
+    except InputError:
+        raise
     except Exception as error:
-        raise _damaged(split, index, error) from error
-
-
-def _damaged(split: EncodedSplit, index: int, error: Exception) -> InputError:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
-    return InputError(f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data set again")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
+        raise InputError(
+            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data set again"
+        ) from error

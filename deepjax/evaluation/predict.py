@@ -16,12 +16,13 @@ from deepjax.data import Dataset, Split
 from deepjax.data.augment import normalize, resize
 from deepjax.data.encoded import EncodedSplit
 from deepjax.errors import InputError, require
-from deepjax.evaluation.batches import Reader
+from deepjax.evaluation.batches import Batch, Reader
 from deepjax.evaluation.dense import apply_within, needs_filled_arrays, whole_image_form
 from deepjax.evaluation.pictures import groups_of
 from deepjax.evaluation.protocols import Average, Protocol
 from deepjax.evaluation.views import Interpolation
 from deepjax.training.parallel import Spread
+from deepjax.training.processes import told_by_all
 
 Report = Callable[[int, int], None]  # (views done, views in all)
 IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
@@ -43,6 +44,8 @@ class Member:
     resize: int = 0
     """Shorter side in pixels from which a single crop is cut; 0: 8/7 of the crop."""
     interpolation: Interpolation = "bilinear"
+    assumed: str = ""
+    """What is done with images because nobody knows what the weights expect; for people to read."""
 
 
 def predict(
@@ -55,8 +58,9 @@ def predict(
 ) -> np.ndarray:
     """Log-probabilities (images, classes) float32 of every image in stored order, by a protocol whose sides are in pixels.
 
-    `batch_size`: crops at once over all devices, or whole images of as many pixels. Raises InputError for a damaged image, for more
-    than one crop of images that are stored as arrays.
+    `batch_size`: crops at once over all devices, or whole images of as many pixels; but the crops of an image, mirrored ones too,
+    are never parted: every device has one image or more. Raises InputError for a damaged image, in all processes; and for more than
+    one crop of images that are stored as arrays.
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if isinstance(split, Split) and protocol.name != "1-crop":
@@ -69,26 +73,37 @@ def predict(
     step = spread.compile_eval(make_step(member, protocol, isinstance(split, Split)), params, batch_stats)
     sums = _Sums(protocol.average, len(split))
     done, total = 0, sum(len(group.ids) for group in groups)
-    waiting: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
+    waiting: collections.deque[tuple[Batch, tuple[Array, Array]]] = collections.deque()
     for batch in reader.batches(groups):
-        waiting.append((batch.ids, step(params, batch_stats, spread.put_batch(batch.arrays))))
+        waiting.append((Batch(batch.images, {}, batch.damaged), step(params, batch_stats, spread.put_batch(batch.arrays))))
         if len(waiting) > IN_FLIGHT:
-            sums.add(*waiting.popleft())
-        done += len(batch.ids)
+            _add(sums, *waiting.popleft())
+        done += batch.images
         report(done, total)
     for rest in waiting:
-        sums.add(*rest)
+        _add(sums, *rest)
     return sums.mean(len(protocol.sides) if protocol.dense else 1)
 
 
-def make_step(member: Member, protocol: Protocol, stored: bool = False) -> Callable[[Any, Any, dict[str, Array]], Array]:
-    """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each.
+def _add(sums: "_Sums", batch: Batch, output: tuple[Array, Array]) -> None:
+    """The scores of a batch; where an image of any process was damaged, all raise."""
+    ids = np.asarray(output[1])
+    if np.sum(ids >= 0) < batch.images:  # which every process sees
+        raise InputError(next(filter(None, told_by_all(batch.damaged))))
+    sums.add(ids, np.asarray(output[0]))
 
-    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized to the crop.
+
+def make_step(
+    member: Member, protocol: Protocol, stored: bool = False
+) -> Callable[[Any, Any, dict[str, Array]], tuple[Array, Array]]:
+    """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each; ids.
+
+    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized to the crop. The ids
+    come back beside the scores because the order of rows over processes is that of the devices in the mesh.
     """
     model = whole_image_form(member.model) if protocol.dense else member.model
 
-    def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> Array:
+    def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         views, ends = batch["image"], batch["ends"]
         if protocol.mirror:
             views = jnp.concatenate([views, mirrored(views, ends)], axis=1)
@@ -101,7 +116,7 @@ def make_step(member: Member, protocol: Protocol, stored: bool = False) -> Calla
             logits = apply_within(model, variables, images, jnp.repeat(ends, of_each, axis=0))
         else:
             logits: Any = model.apply(variables, images, train=False)
-        return average(logits.reshape(count, of_each, -1), protocol.average)
+        return average(logits.reshape(count, of_each, -1), protocol.average), batch["id"]
 
     return step
 
@@ -135,9 +150,9 @@ class _Sums:
         self._seen = np.zeros(images, int)
         self._scores: np.ndarray | None = None
 
-    def add(self, ids: np.ndarray, output: Array) -> None:
-        """The scores of a batch whose last rows may be padding."""
-        rows = np.asarray(output)[: len(ids)]
+    def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """The scores of a batch's images, in any order; rows of id -1 are padding."""
+        ids, rows = ids[ids >= 0], rows[ids >= 0]
         if self._scores is None:
             self._scores = np.full((len(self._seen), rows.shape[1]), 0 if self._of == "logits" else -np.inf, np.float32)
         self._scores[ids] = (np.add if self._of == "logits" else np.logaddexp)(self._scores[ids], rows)

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from deepjax.data.pixels import MOST_PIXELS
 from deepjax.errors import require
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; what lies outside the image is black
@@ -19,10 +20,14 @@ GRID = 5  # Simonyan and Zisserman 2014, section 4.3: "50 crops per scale (5x5 r
 def rescaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Width and height once the shorter of them is `side`; the longer is rounded down, as torchvision's Resize does.
 
+    Raises ValueError above the cap of pixels, which a line of one pixel could reach.
+
     >>> rescaled_size((500, 375), 256)
     (341, 256)
     """
     long = int(side * max(size) / min(size))
+    if side * long > MOST_PIXELS:
+        raise ValueError(f"{side} x {long} pixels when scaled; allowed: {MOST_PIXELS}")
     return (side, long) if size[0] <= size[1] else (long, side)
 
 

@@ -6,18 +6,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from deepjax.data import Split
 from deepjax.data.pixels import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.predict import Member, among, average, ensemble, log_softmax, mirrored, predict
+from deepjax.evaluation.batches import Reader
+from deepjax.evaluation.pictures import Group
+from deepjax.evaluation.predict import Member, _Sums, among, average, ensemble, log_softmax, mirrored, predict
 from deepjax.evaluation.protocols import PROTOCOLS, protocol_of
+from deepjax.models import extents
 from deepjax.training.parallel import Spread, make_mesh
 from tests.evaluation import reference
 from tests.evaluation.reference import CLASSES, CROP, DATASET, Small
 from tests.training.test_parallel import mesh_of
 
 SPREAD = Spread(make_mesh())
+
+
+class Mean(nn.Module):
+    """A network of whole images: what channels are on average."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return jnp.tile(extents.mean(images), CLASSES // 3)
+
+
 MODEL = Small()
 VARIABLES = jax.tree.map(np.asarray, MODEL.init(jax.random.key(0), jnp.zeros((1, CROP, CROP, 3))))
 MEMBER = Member("small", "made up", MODEL, VARIABLES, DATASET, CROP)
@@ -77,6 +91,36 @@ def test_devices_and_batches_change_nothing(name, batch_size, devices):
     other = predict(MEMBER, split, protocol, Spread(mesh_of(devices)), batch_size)
     assert whole.shape == (11, CLASSES)
     np.testing.assert_allclose(np.exp(other), np.exp(whole), atol=1e-6)
+
+
+class Pod(Spread):
+    """Rows of a batch come in another order than they were given in: that of the devices in a mesh of several processes."""
+
+    def put_batch(self, batch):
+        return super().put_batch({name: np.roll(rows[::-1], 3, axis=0) for name, rows in batch.items()})
+
+
+@pytest.mark.parametrize("name", ["1-crop", "dense"])
+def test_scores_are_those_of_their_images_in_whatever_order_a_mesh_has_them(name):
+    """Of 11 images on 8 devices, so that padding moves too."""
+    split, protocol = reference.many(11), protocol_of(name, "small", CROP)
+    member = dataclasses.replace(MEMBER, model=Mean(), variables={"params": {}}) if name == "dense" else MEMBER
+    pod = predict(member, split, protocol, Pod(jax.sharding.Mesh(jax.devices()[::-1], "data")), 8)
+    np.testing.assert_allclose(np.exp(pod), np.exp(predict(member, split, protocol, SPREAD, 8)), atol=1e-6)
+
+
+def test_padding_is_no_image():
+    sums = _Sums("logits", 3)
+    sums.add(np.array([2, -1, 0]), np.array([[2.0], [9.0], [0.0]]))
+    sums.add(np.array([-1, 1]), np.array([[9.0], [1.0]]))
+    assert sums._scores.tolist() == [[0.0], [1.0], [2.0]] and sums._seen.tolist() == [1, 1, 1]
+
+
+def test_of_a_small_group_no_more_rows_are_computed_than_devices_need():
+    """Group normalisation has a program for each shape, and mostly one image in it."""
+    reader = Reader(reference.many(3), protocol_of("dense", "small", CROP), "bilinear", pixels=10**7, devices=2)
+    (batch,) = reader.batches([Group(np.arange(3), (CROP,), 1, 200, 200)])
+    assert batch.arrays["id"].tolist() == [0, 1, 2, -1]
 
 
 def test_progress_counts_every_image_once():

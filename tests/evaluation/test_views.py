@@ -10,9 +10,11 @@ from deepjax.data.crops import centre_box
 from deepjax.data.pixels import cut as cut_one
 from deepjax.data.pixels import decode_rgb
 from deepjax.errors import InputError
+from deepjax.evaluation.pictures import groups_of, views_of
+from deepjax.evaluation.protocols import protocol_of
 from deepjax.evaluation.views import centre, corners, cut, grid, pixels, rescale, rescaled_size, squares
 from tests.data.photographs import jpeg
-from tests.evaluation.reference import AWKWARD, pictures
+from tests.evaluation.reference import AWKWARD, pictures, split_of
 from tests.models.torch_reference import library, needs_torch
 
 IMAGES = pictures(((40, 40), (47, 101), (101, 47), (37, 50), (61, 33), (9, 13), (90, 6)))
@@ -61,6 +63,17 @@ def test_a_single_crop_is_that_of_training(crop, side):
         expected = cut_one(encoded, functools.partial(centre_box, size=crop), crop)
         (ours,) = cut(rescale(Image.fromarray(decode_rgb(encoded)), side), "centre", crop)
         assert np.array_equal(pixels(ours), expected)
+
+
+def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
+    with pytest.raises(ValueError, match="256 x 5120000 pixels when scaled; allowed: "):
+        rescaled_size((20_000, 1), 256)
+    thin = split_of([np.zeros((1, 20_000, 3), np.uint8)])
+    for name in ("1-crop", "dense"):  # in an array, and when the arrays are chosen
+        protocol = protocol_of(name, "small", 256)
+        with pytest.raises(InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"):
+            for group in groups_of(thin, protocol, 256):
+                views_of(thin, 0, group, protocol, "bilinear")
 
 
 @pytest.mark.parametrize("size", [(width, height) for height, width in AWKWARD] + [(37, 37), (37, 38)])
