@@ -1,16 +1,13 @@
 """Images that no decoder takes whole, found by reading every record once."""
 
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
-from deepjax.data.decode import FORMATS
 from deepjax.data.examples import file_name_of, image_of, parse_example
 from deepjax.data.fingerprint import Damage
 from deepjax.data.passes import in_threads, progress
+from deepjax.data.pixels import opened
 from deepjax.data.shards import Shard, list_splits, read_records
 from deepjax.errors import InputError
 
@@ -49,11 +46,13 @@ def _damaged(split: str, shard: Shard, start: int, advance) -> Iterator[Damage]:
 
 
 def why_damaged(image: bytes) -> str:
-    """Why the image cannot be decoded, "" where it can: a truncated or unknown file, or one of more than 178 million pixels."""
+    """Why the image cannot be decoded, "" where it can: a truncated or unknown file, or one of more pixels than `MOST_PIXELS`."""
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+        with opened(image) as picture:
             picture.draft("L", (1, 1))  # of a JPEG, an eighth each way: what is in the file is read all the same
             picture.load()
         return ""
+    except (MemoryError, ImportError):
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and others: all mean damage
         return f"{type(error).__name__}: {error}".splitlines()[0].partition("<_io")[0].strip()[:200]

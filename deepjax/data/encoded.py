@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deepjax.data.catalog import Dataset
+from deepjax.data.cores import cores
 from deepjax.data.pixels import Choose, cut
 from deepjax.errors import InputError
 
@@ -17,6 +17,7 @@ SplitName = Literal["train", "test"]
 OnDamaged = Literal["halt", "skip"]
 Damaged = tuple[int, str]  # the record's number and what is wrong with it
 Read = tuple[np.ndarray, int, list[Damaged]]  # an image, its label, and what was found damaged on the way to it
+PASSING = (MemoryError, ImportError)  # errors that say nothing about an image
 AT_ONCE = 4  # images that a thread takes at a time
 
 
@@ -27,7 +28,7 @@ class EncodedSplit:
     `on_damaged`: an image that cannot be read or decoded is an error, or, with "skip", is told under "damaged" of its batch; in
     training the next of the split stands in its place, in evaluation nothing does. More than `budget` in a row are an error even
     so; over a whole run the caller counts them. `threads` decode (0: as many as this process has cores), and what comes out does
-    not depend on their number.
+    not depend on their number. `fingerprint`: the sha256 that names the prepared data set, "" where it has none.
     """
 
     dataset: Dataset
@@ -36,6 +37,7 @@ class EncodedSplit:
     on_damaged: OnDamaged = "halt"
     budget: int = 0
     threads: int = 0
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -45,7 +47,13 @@ class EncodedSplit:
 
         Raises InputError for a label outside the classes, and the reader's own errors for a damaged record.
         """
-        record, classes = self.records[index], self.dataset.num_classes
+        try:
+            record = self.records[index]
+        except RuntimeError as error:
+            if "pread()" in str(error):  # ArrayRecord's words where the disk or the network fails, not the record
+                raise OSError(f"{self._where(index)} cannot be read: {error}") from error
+            raise
+        classes = self.dataset.num_classes
         label: Any = np.asarray(record[self.dataset.label]).tolist()
         if not all(0 <= each < classes for each in (label if isinstance(label, list) else [label])):
             raise InputError(f"{self._where(index)} has label {label}; allowed: 0 to {classes - 1}")
@@ -80,39 +88,43 @@ class EncodedSplit:
         damaged: list[Damaged] = []
         while len(damaged) <= self.budget:
             place = (index + len(damaged)) % len(self)
-            try:
-                encoded, label = self.read(place)
-                return cut(encoded, choose, size, exact), label, damaged
-            except Exception as error:  # the record reader and the decoder have kinds of their own
-                damaged.append(self._judged(place, error))
+            tried = self._tried(place, choose, size, exact)
+            if not isinstance(tried, str):
+                return *tried, damaged
+            damaged.append((place, tried))
         raise InputError(
-            f"{self._where(index)} is damaged ({damaged[0][1]}), and so are more next to it than damage_budget ({self.budget}) "
-            "allows; prepare the data set again, or raise damage_budget"
+            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: damage_budget, {self.budget}; "
+            "prepare the data set again, or raise damage_budget in a new run"
         )
 
     def _or_black(self, index: int, choose: Choose, size: int) -> Read:
+        tried = self._tried(index, choose, size, True)
+        return (np.zeros((size, size, 3), np.uint8), 0, [(index, tried)]) if isinstance(tried, str) else (*tried, [])
+
+    def _tried(self, index: int, choose: Choose, size: int, exact: bool) -> tuple[np.ndarray, int] | str:
+        """The image and its label, or, where it is damaged and that is no error, why. Of an OSError a decoder's alone is damage."""
         try:
             encoded, label = self.read(index)
-            return cut(encoded, choose, size), label, []
-        except Exception as error:
-            return np.zeros((size, size, 3), np.uint8), 0, [self._judged(index, error)]
+        except (InputError, OSError, *PASSING):
+            raise
+        except Exception as error:  # the record reader has kinds of its own
+            return self._why(index, error)
+        try:
+            return cut(encoded, choose, size, exact), label
+        except PASSING:
+            raise
+        except Exception as error:  # so have the decoders
+            return self._why(index, error)
 
-    def _judged(self, index: int, error: Exception) -> Damaged:
-        if isinstance(error, InputError):
-            raise error
+    def _why(self, index: int, error: Exception) -> str:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if self.on_damaged == "halt":
-            advice = "prepare the data set again, or set on_damaged='skip' and damage_budget"
+            advice = "prepare the data set again, or set on_damaged='skip' and damage_budget in a new run"
             raise InputError(f"{self._where(index)} is damaged ({reason}); {advice}") from error
-        return index, reason
+        return reason
 
     def _where(self, index: int) -> str:
         return f"dataset {self.dataset.name!r}, split {self.name!r}, record {index}"
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -10,8 +10,10 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
+from deepjax.data.cores import cores
 from deepjax.data.crops import Crops, centre_box, draws
-from deepjax.data.encoded import EncodedSplit, cores
+from deepjax.data.encoded import EncodedSplit
+from deepjax.data.pixels import opencv
 from deepjax.data.source import Split
 from deepjax.errors import require
 
@@ -91,6 +93,8 @@ def train_batches(
     """
     require(0 < batch_size <= len(split), "batch_size", batch_size, f"1 to {len(split)} (the training images)")
     require(batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    if isinstance(split, EncodedSplit) and not crops.exact:
+        opencv()  # that it is missing is no damage of an image
     batches = _ahead(TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split)
     return iter(batches if put is None else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=PUT_AHEAD))
 

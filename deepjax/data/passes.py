@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from deepjax.data.encoded import cores
+from deepjax.data.cores import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from deepjax.data.crops import Box
 from deepjax.data.decode import FORMATS
+from deepjax.errors import InputError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
 END = b"\xff\xd9"  # of a JPEG (ITU-T T.81, table B.1)
@@ -25,7 +26,7 @@ Choose = Callable[[int, int], Box]  # (height, width) -> what is cut
 
 def decode_rgb(encoded: bytes) -> np.ndarray:
     """A whole image -> (height, width, 3) uint8, as Pillow has it. Raises ValueError above the cap, Pillow's errors for damage."""
-    with _opened(encoded) as image:
+    with opened(encoded) as image:
         return np.array(image.convert("RGB"))
 
 
@@ -37,15 +38,15 @@ def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.nda
     smoothing from there, on whole pixels.
     Raises ValueError above the cap, Pillow's errors for damage.
     """
-    with _opened(encoded) as image:
+    with opened(encoded) as image:
         box = choose(image.height, image.width)
         if not exact and (pixels := _fast(encoded, image, box, size)) is not None:
             return pixels
         return _exact(image.convert("RGB"), box, size)
 
 
-def _opened(encoded: bytes) -> Image.Image:
-    """The header, read."""
+def opened(encoded: bytes) -> Image.Image:
+    """An image of which the header is read. Raises ValueError above the cap and for what is neither JPEG nor PNG."""
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.UnidentifiedImageError as error:  # which names an object in memory
@@ -68,7 +69,7 @@ def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray
     """The same by OpenCV. None for what Pillow must decide: no JPEG, of four colours, or without its end, which OpenCV fills up."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or END not in encoded[-TAIL:]:
         return None
-    cv2 = _opencv()
+    cv2 = opencv()
     top, left, height, width = box.sides(image.height, image.width)
     shrunk = max(by for by in (1, 2, 4, 8) if by == 1 or min(height, width) >= by * size)
     reduced = {1: 0, 2: 16, 4: 32, 8: 64}[shrunk]  # the bits that cv2.IMREAD_REDUCED_* share
@@ -87,9 +88,12 @@ def _span(start: float, length: float, shrunk: int, most: int) -> slice:
 
 
 @functools.cache
-def _opencv() -> Any:
-    """OpenCV, for one image a thread: the threads are ours."""
-    import cv2
+def opencv() -> Any:
+    """OpenCV, for one image a thread: the threads are ours. Raises InputError where it cannot be imported."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(f"OpenCV cannot be imported ({error}); install it anew, or set decode='exact' in a new run") from error
 
     cv2.setNumThreads(1)
     return cv2

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deepjax.data.catalog import DIGITS_DIR, Dataset
 from deepjax.data.decode import decode
 from deepjax.data.encoded import EncodedSplit, SplitName
+from deepjax.data.fingerprint import NAME as FINGERPRINT
 from deepjax.data.fingerprint import check_fingerprint
 from deepjax.errors import InputError
 
@@ -34,13 +36,13 @@ def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) 
     """Open one split of a prepared data set, and read and decode it where its images are of one size.
 
     Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
-    fingerprint knows, when the number of records is not
-    the catalog's, when a record is damaged, when an image's header declares another shape (before it is decoded), or when a
-    label lies outside the classes. An encoded split finds damage and such labels as its records are read.
+    fingerprint knows, when the number of records is not the catalog's, when a record is damaged, when an image's header declares
+    another shape (before it is decoded), or when a label lies outside the classes. An encoded split finds damage and such labels
+    as its records are read.
     """
-    records = _open(dataset, split, data_dir)
+    records, fingerprint = _open(dataset, split, data_dir)
     if dataset.encoded:
-        return EncodedSplit(dataset, split, records)
+        return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
     images = np.empty((len(records), *dataset.shape), np.uint8)
     labels = np.empty(len(records), np.int64)
     for i in range(len(records)):
@@ -49,9 +51,11 @@ def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) 
     return Split(images, labels.astype(np.int32))
 
 
-def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
+def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
+    """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
 
+    fingerprint = ""
     if not _expected(dataset, split):
         raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: it is made for tests")
     try:
@@ -64,19 +68,28 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None):
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
                     f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
                 )
-            _check_once(builder.data_path)
+            fingerprint = _checked(Path(builder.data_path))
         decoders = {"image": tfds.decode.SkipDecoding()}
         name = dataset.test_split if split == "test" else split
         records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
         _check_count(len(records), dataset, split)
-        return records
+        return records, fingerprint
     except InputError:
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
         raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
 
 
-_check_once = functools.cache(check_fingerprint)  # both splits lie in one folder
+def _checked(folder: Path) -> str:
+    """The fingerprint of a data set that is still what was prepared; of both splits in one folder checked once."""
+    path = folder / FINGERPRINT
+    state = path.stat() if path.exists() else None
+    return _check_once(folder, state and (state.st_mtime_ns, state.st_size))
+
+
+@functools.cache
+def _check_once(folder: Path, _: tuple[int, int] | None) -> str:
+    return check_fingerprint(folder)
 
 
 def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:

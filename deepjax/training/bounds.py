@@ -39,7 +39,7 @@ _RULES: dict[str, _Rule] = {
     "image_size": _from(0, words="0 (the data set's) or more"),
     "train_sizes": (lambda value: all(size >= 1 for size in value), "sizes of 1 or more"),
     "eval_size": _from(0, words="0 (as in training) or more"),
-    "eval_crop": _share("above 0, up to 1"),
+    "eval_crop": (lambda value: 0.1 <= value <= 1, "0.1 to 1"),
     "crop_area": _share("above 0, up to 1"),
     "shorter_sides": (
         lambda value: len(value) <= 2 and list(value) == sorted(value) and min(value, default=1) >= 1,

@@ -25,7 +25,8 @@ class TrainConfig:
     model: str
     """Name of the network, e.g. cifar_resnet20; or "own/..." for one that `build` is given the maker of."""
     dataset: str = "digits"
-    """Name of the data set: digits, fashion_mnist, cifar10, cifar100, svhn_cropped."""
+    """Name of the data set: digits, fashion_mnist, cifar10, cifar100, svhn_cropped, imagenet2012, imagenette/160px-v2, /320px-v2,
+    /full-size-v2, or one that `register` made known."""
     epochs: int = 10
     """Passes over the training images."""
     steps: int = 0
@@ -82,10 +83,12 @@ class TrainConfig:
     """Instead of crops by area: scale the shorter side to so many pixels, or drawn from the first to the last, and cut a square."""
     repeats: int = 1
     """Crops of each image, one after the other in the order; an epoch has 1 / repeats of the images then (arXiv:1902.05509)."""
+    decode: Literal["fast", "exact"] = "fast"
+    """How crops for training are scaled: as fast as may be, without smoothing, or as Pillow and torchvision do it."""
     on_damaged: Literal["halt", "skip"] = "halt"
-    """At an image that cannot be decoded: halt, or put another in its place."""
+    """At an image that cannot be decoded: halt, or put the next sound one in its place (in evaluation: count an error)."""
     damage_budget: int = 0
-    """Images that may be so replaced in an epoch before training halts after all."""
+    """Different images of both splits that may be damaged in the whole run before it halts after all."""
     auxiliary_weight: float = 0.3
     """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
     loss: Literal["softmax", "sigmoid"] = "softmax"

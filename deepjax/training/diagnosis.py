@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from deepjax.analysis import first_not_finite
 from deepjax.data.augment import normalize, resize
-from deepjax.training.programs import Programs
+from deepjax.training.programs import Programs, step_options
 from deepjax.training.state import TrainState
 
 
@@ -22,7 +22,8 @@ def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray],
         return f"labels outside 0 to {classes - 1} ({_listed(ids[outside])} have {_listed(labels[outside])})"
     if any(np.isnan(leaf).any() or np.isinf(leaf).any() for leaf in jax.tree.leaves(jax.device_get(state.params))):
         return f"parameters that are not finite before it, first in {_first_leaf(programs, state.params)}"
-    images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), programs.config.image_size)
+    size = step_options(programs.config, size=programs.config.shape_at(int(state.step))[0]).image_size
+    images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), size)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     layer = first_not_finite(programs.model, variables, images, train=True)
     if layer is not None:

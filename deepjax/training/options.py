@@ -1,4 +1,4 @@
-"""How a run is carried out: nothing here changes what is computed, but for the masks of dropout under pmap."""
+"""How a run is carried out: nothing here changes what is computed, but for the masks of dropout under pmap, and other data."""
 
 import dataclasses
 from typing import Literal
@@ -36,7 +36,8 @@ class RunOptions:
     decode_threads: int = 0
     """Threads that decode photographs; 0: as many as there are cores for this process."""
     data_dir: str | None = None
-    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets. A run on photographs goes on only with the
+    data set that it began with, by its fingerprint."""
 
     def __post_init__(self) -> None:
         check_types(self)

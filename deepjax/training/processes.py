@@ -4,12 +4,15 @@ Every function here must be called by all processes equally often and in the sam
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from deepjax.errors import InputError
+
+Result = TypeVar("Result")
 
 
 def all_well(here: bool) -> bool:
@@ -35,6 +38,17 @@ def by_first(act: Callable[[], int | None]) -> int:
     if told[1]:
         raise InputError("the first process could not go on; it says why")
     return int(told[0])
+
+
+def together(act: Callable[[], Result]) -> Result:
+    """What each process's own `act` gives. Where it raises InputError in any of them, all raise the first such error."""
+    try:
+        given, wrong = act(), None
+    except InputError as error:
+        given, wrong = None, error
+    if all_well(wrong is None):
+        return given  # pyright: ignore[reportReturnType]  # of `act`, as nothing is wrong
+    raise InputError(next(filter(None, told_by_all(str(wrong or ""))))) from wrong
 
 
 def told_by_all(words: str) -> list[str]:

@@ -131,15 +131,16 @@ def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
     return StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
 
 
-def step_options(config: TrainConfig, axis: str | None = None) -> StepOptions:
-    """The part of a configuration that the train step takes."""
-    names = {field.name for field in dataclasses.fields(StepOptions)} - {"policy", "axis"}
-    return StepOptions(**{name: getattr(config, name) for name in names}, policy=config.policy, axis=axis)
+def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
+    """The part of a configuration that the train step takes. size: that of the step's images, where the training has several."""
+    names = {field.name for field in dataclasses.fields(StepOptions)} - {"policy", "axis", "image_size"}
+    values = {name: getattr(config, name) for name in names}
+    return StepOptions(**values, image_size=size if config.train_sizes else config.image_size, policy=config.policy, axis=axis)
 
 
 def crops_of(config: TrainConfig) -> Crops:
     """How photographs are cut for training."""
-    return Crops(config.crop_area, config.shorter_sides, config.augment, config.eval_crop, config.repeats)
+    return Crops(config.crop_area, config.shorter_sides, config.augment, config.eval_crop, config.repeats, config.decode == "exact")
 
 
 def _size_at(config: TrainConfig, step: int) -> int:
@@ -154,9 +155,7 @@ def _train_steps(
     costs = []
     sizes = (config.batch_size, config.accumulate, config.remat)
     for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
-        options = dataclasses.replace(
-            step_options(config, spread.axis), image_size=size if config.train_sizes else config.image_size
-        )
+        options = step_options(config, spread.axis, size)
         step = make_train_step(model, make_optimizer(config), make_schedule(config), dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {

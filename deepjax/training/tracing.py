@@ -66,45 +66,49 @@ def make_tracer(programs: Programs, tier: Tier) -> Tracer:
 
 def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
-    options = step_options(config)
-    loss = functools.partial(classifier_loss, kind=options.loss)
-    at: list[Site] = []
+    loss = functools.partial(classifier_loss, kind=config.loss)
+    at: dict[int, list[Site]] = {}  # by image size
 
-    def statistics(state: TrainState, batch: Any) -> Any:
+    def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
-        seen = prepared(key, batch, dataset, options)
+        seen = prepared(key, batch, dataset, step_options(config, size=size))
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
-        at[:] = [site for site in known if tier != "economy" or "/" not in site.path]
+        at[size] = [site for site in known if tier != "economy" or "/" not in site.path]
 
         def updates_of(gradients: Any) -> Any:
             updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
             return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
 
-        return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
+        return layer_statistics(model, variables, seen, loss, True, rngs, at[size], updates_of)
 
-    compiled = jax.jit(statistics)
+    compiled = jax.jit(statistics, static_argnums=2)
 
     def tracer(state: TrainState, batch: Any) -> LayerReport:
+        size = config.shape_at(int(state.step))[0]
         with jax.set_mesh(programs.spread.mesh):
-            found = jax.device_get(compiled(state, batch))
-        return report(found, at, train=True)
+            found = jax.device_get(compiled(state, batch, size))
+        return report(found, at[size], train=True)
 
     return tracer
 
 
 def _whole_tracer(programs: Programs) -> Callable[[TrainState, Any], dict[str, float]]:
     """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
-    options, model = step_options(programs.config), programs.model
-    loss = functools.partial(classifier_loss, kind=options.loss)
-    prepare = jax.jit(lambda state, batch: prepared(jax.random.fold_in(state.key, state.step), batch, programs.dataset, options))
+    config, model = programs.config, programs.model
+    loss = functools.partial(classifier_loss, kind=config.loss)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def prepare(state: TrainState, batch: Any, size: int) -> Any:
+        key = jax.random.fold_in(state.key, state.step)
+        return prepared(key, batch, programs.dataset, step_options(config, size=size))
 
     def tracer(state: TrainState, batch: Any) -> dict[str, float]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         with jax.set_mesh(programs.spread.mesh):
-            seen = prepare(state, batch)
+            seen = prepare(state, batch, config.shape_at(int(state.step))[0])
             ends = spectral_density(model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1)
             trace = hessian_trace(model, variables, seen, probes=PROBES, bn="batch", loss=loss)
             small = _part_of(len(seen["label"]))

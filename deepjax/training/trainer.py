@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -18,11 +19,12 @@ from deepjax.errors import NonFiniteError, Stopped
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
+from deepjax.training.data_claim import claim_data
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
-from deepjax.training.processes import by_first, told_by_all
+from deepjax.training.processes import by_first, together, told_by_all
 from deepjax.training.programs import Programs, build
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
@@ -82,8 +84,9 @@ def train(
         stopping = stack.enter_context(sigterm())
         beat = stack.enter_context(watchdog(options.watchdog))
         if programs is None:
-            programs = build(config, options, beat)
+            programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
+        claim_data(out, programs.train)
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")
@@ -167,7 +170,7 @@ class _Run:
         metrics: Any = {"loss": None}
         self.pace.start()
         while step < total:
-            batch, damaged = self.pace.take(batches, metrics["loss"], self.config.batch_size)
+            batch, damaged = self._taken(functools.partial(self.pace.take, batches, metrics["loss"], self.config.batch_size))
             self._trace(state, batch, step)
             state, metrics = self.programs.train_step_at(step)(state, batch)
             step += 1
@@ -199,6 +202,10 @@ class _Run:
             if ends:
                 self.pace.start()
         return state
+
+    def _taken(self, take: Callable[[], Any]) -> Any:
+        """The next batch. Of photographs all processes wait for each other's: one that cannot read its share ends all of them."""
+        return together(take) if isinstance(self.programs.train, EncodedSplit) else take()
 
     def _trace(self, state: TrainState, batch: Any, step: int) -> None:
         """Every so often, what the layers do with the batch that comes next."""
@@ -308,7 +315,8 @@ class _Run:
         split = self.programs.train if name == "train" else self.programs.test
         params, batch_stats = evaluated(state)
         parts, lost = [], []
-        for batch in self._eval_batches(split, name):
+        batches = self._eval_batches(split, name)
+        for batch in iter(lambda: self._taken(functools.partial(next, batches, None)), None):
             self._stop_if_asked(int(state.step), "saved before evaluation")
             lost += batch.pop("damaged", ())
             parts.append(self.programs.eval_step(params, batch_stats, self.programs.spread.put_batch(batch)))

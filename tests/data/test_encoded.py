@@ -1,15 +1,17 @@
 """Batches of photographs: the same bits from any position, by any number of threads and processes; damage by policy, never lost."""
 
 import dataclasses
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from deepjax.data import Crops, Dataset, EncodedSplit, dataset_info, eval_batches, load_split, sample, train_batches
-from deepjax.data.crops import centre_box
+from deepjax.data.crops import Box, centre_box
+from deepjax.data.fingerprint import Damage, write_fingerprint
 from deepjax.data.loader import batch_index
-from deepjax.data.pixels import cut
+from deepjax.data.pixels import cut, opencv
 from deepjax.errors import InputError
 from tests.data.archives import small_imagenet
 from tests.data.photographs import crops, jpeg, variants
@@ -154,8 +156,38 @@ def test_a_damaged_image_is_told_and_the_next_stands_in_its_place(threads):
 
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():
     records = split(damaged_at(4, 5, 6), on_damaged="skip", budget=2)
-    with pytest.raises(InputError, match=r"record 4 is damaged .* than damage_budget \(2\)"):
+    with pytest.raises(InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: damage_budget, 2;"):
         list(train_batches(records, 23, 0, 1))
+
+
+class Failing(Records):
+    """Records that cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, index: int) -> dict:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("stale"), MemoryError(), ImportError(), RuntimeError("pread() failed: Input/output error")]
+)
+def test_what_is_no_fault_of_an_image_is_no_damage(error):
+    kind = OSError if isinstance(error, RuntimeError) else type(error)
+    with pytest.raises(kind):
+        split(Failing(error), on_damaged="skip", budget=3).train_images([0], [lambda h, w: Box(0, 0, h, w)], SIZE)
+    with pytest.raises(kind):
+        split(Failing(error), on_damaged="skip", budget=3).eval_images([0], lambda h, w: Box(0, 0, h, w), SIZE)
+
+
+def test_without_opencv_fast_crops_say_so_before_the_first_batch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    opencv.cache_clear()
+    with pytest.raises(InputError, match="decode='exact'"):
+        train_batches(split(), 8, 0, 1)
+    train_batches(split(), 8, 0, 1, crops=Crops(exact=True))
 
 
 def test_evaluation_leaves_a_damaged_image_out_of_the_mask_and_tells_it():
@@ -190,6 +222,14 @@ def test_a_prepared_set_is_read_as_it_was_written(tmp_path):
     assert batch["image"].shape == (16, 32, 32, 3) and batch["label"].tolist() == [label for _, label in read]
     drawn = sample(dataset, 4, split="test", image_size=32, data_dir=str(tmp_path))
     assert drawn["image"].shape == (4, 32, 32, 3)
+
+
+def test_a_split_knows_its_fingerprint_also_when_that_is_written_anew(tmp_path):
+    dataset = small_imagenet(tmp_path, train=40, validation=16)
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    digests = [write_fingerprint(folder, found) for found in ([], [Damage("train", 3, "", "")])]
+    assert load_split(dataset, "test", str(tmp_path)).fingerprint == digests[1]  # pyright: ignore
+    assert write_fingerprint(folder) == load_split(dataset, "test", str(tmp_path)).fingerprint == digests[0]  # pyright: ignore
 
 
 def test_a_set_for_tests_alone_says_so():

@@ -90,8 +90,8 @@ def test_an_image_is_never_decoded_below_what_is_cut_from_it(size, monkeypatch):
             shapes.append(decoded.shape)
             return decoded
 
-    real = pixels._opencv()
-    monkeypatch.setattr(pixels, "_opencv", Watched)
+    real = pixels.opencv()
+    monkeypatch.setattr(pixels, "opencv", Watched)
     encoded = jpeg(photograph()[:256, :256])
     for side in (256, 200, 128, 64, 20):
         cut(encoded, lambda h, w, side=side: Box(0, 0, side, side), size, False)
@@ -104,7 +104,7 @@ def test_an_image_is_never_decoded_below_what_is_cut_from_it(size, monkeypatch):
 def test_more_pixels_than_the_cap_are_refused_by_the_header(exact, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_PIXELS", 190 * 250 - 1)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
-    monkeypatch.setattr(pixels, "_opencv", lambda: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(pixels, "opencv", lambda: pytest.fail("pixels were decoded"))
     with pytest.raises(ValueError, match="190 x 250 pixels; allowed: 47499"):
         cut(variants()["baseline"], lambda h, w: Box(0, 0, 8, 8), 8, exact)
 

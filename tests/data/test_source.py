@@ -78,13 +78,13 @@ def png(height: int, width: int) -> bytes:
 def test_a_label_outside_the_classes_names_the_record(monkeypatch):
     """2**32 + 3 would be 3 in 32 bits."""
     labels = (3, 10, -1, 2**32 + 3)
-    monkeypatch.setattr(source, "_open", lambda *_: [{"image": png(8, 8), "label": np.int64(label)} for label in labels])
+    monkeypatch.setattr(source, "_open", lambda *_: ([{"image": png(8, 8), "label": np.int64(label)} for label in labels], ""))
     with pytest.raises(InputError, match=r"record 1 has label 10; allowed: 0 to 9 \(3 such records\)"):
         load_split(DIGITS, "train")
 
 
 def test_an_image_of_another_shape_names_the_record(monkeypatch):
-    monkeypatch.setattr(source, "_open", lambda *_: [{"image": png(9, 8), "label": 0}])
+    monkeypatch.setattr(source, "_open", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
     with pytest.raises(InputError, match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)"):
         load_split(DIGITS, "train")
 

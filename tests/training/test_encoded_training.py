@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from deepjax.data import EncodedSplit
+from deepjax.data.loader import batch_index, examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, build, train
 from deepjax.training.checkpoint import digest
 from deepjax.training.damages import Damages
+from deepjax.training.data_claim import claim_data
 from deepjax.training.logs import TIMES, read_rows
 from deepjax.training.pace import Pace
 from deepjax.training.trainer import _scores
@@ -85,6 +87,29 @@ def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, prog
     with pytest.raises(InputError, match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1") as raised:
         train(narrow, tmp_path, prepared[1], programs=strict)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("there", ["", "other"])
+def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(there, prepared, config, programs, tmp_path):
+    """A data set without a fingerprint may be any; one with another fingerprint is named."""
+    moved = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint="1" * 64))
+    claim_data(tmp_path, moved.train)
+    given = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint=there))
+    if not there:
+        claim_data(tmp_path, given.train)
+        return
+    with pytest.raises(InputError, match=r"is another one than this run began with .*choose another --out"):
+        train(config, tmp_path, prepared[1], programs=given)
+
+
+def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
+    """Pillow's at the centre, where nothing is drawn; fast ones are others."""
+    still = dataclasses.replace(config, augment=False)
+    exact = programs.batch_at(dataclasses.replace(still, decode="exact"), 0)["image"]
+    size, share = still.input_shape[0], still.eval_crop
+    ids = batch_index(len(programs.train), still.batch_size, still.seed, 0)
+    np.testing.assert_array_equal(exact, examples(programs.train, ids.tolist(), size, share)["image"])
+    assert np.any(exact != programs.batch_at(still, 0)["image"])
 
 
 def test_parameters_that_blow_up_halt_with_the_images(prepared, config, programs, tmp_path):
@@ -204,11 +229,26 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
 def test_two_processes_end_in_the_bits_of_two_devices_and_tell_all_damage(prepared, tmp_path):
     """Each reads its half of every batch, and the first one's log has what the other found."""
     dataset, options = prepared
-    flags = ["--dataset", dataset.name, "--epochs", "2", "--save-every", "2"]
-    for name, value in FIELDS.items():
-        flags += [f"--{name.replace('_', '-')}", str(value)]
-    how = {"script": "tests/training/photographs_run.py", "SMALL_IMAGENET": dataset.name, "TFDS_DATA_DIR": options.data_dir}
+    flags, how = as_command(dataset, options, **FIELDS)
     assert finish(start(tmp_path / "devices", *flags, JAX_NUM_CPU_DEVICES="2", **how))[0] == 0
     ends = pair(tmp_path / "processes", 60, *flags, **how)
     assert [code for code, _ in ends] == [0, 0], ends
     assert outcome(tmp_path / "processes") == outcome(tmp_path / "devices")
+
+
+@pytest.mark.slow
+def test_an_image_that_one_of_two_processes_cannot_read_ends_both_with_its_name(prepared, tmp_path):
+    """The other would wait for it in the step, for as long as the heartbeat lets it: here an hour."""
+    flags, how = as_command(*prepared, **FIELDS | {"on_damaged": "halt", "damage_budget": 0})
+    ends = pair(tmp_path, 3600, *flags, **how)
+    assert [code for code, _ in ends] == [2, 2], ends
+    lines = {line for _, said in ends for line in said.splitlines() if line.startswith("error: ")}
+    assert len(lines) == 1 and "is damaged" in lines.pop()
+
+
+def as_command(dataset, options, **fields):
+    """Flags and environment of a run of two epochs as processes of their own."""
+    flags = ["--dataset", dataset.name, "--epochs", "2", "--save-every", "2"]
+    for name, value in fields.items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags, {"script": "tests/training/photographs_run.py", "SMALL_IMAGENET": dataset.name, "TFDS_DATA_DIR": options.data_dir}

@@ -7,7 +7,7 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.training.checkpoint import read_stored, steps_of
-from deepjax.training.processes import all_well, by_first
+from deepjax.training.processes import all_well, by_first, together
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
 
@@ -15,8 +15,10 @@ from tests.faults.runs import finish, outcome, start
 def test_alone_it_is_what_this_process_says():
     assert all_well(True) and not all_well(False)
     assert (by_first(lambda: 7), by_first(lambda: None)) == (7, 0)
-    with pytest.raises(InputError, match="no room"):
-        by_first(_fail)
+    assert together(lambda: 7) == 7
+    for agree in (by_first, together):
+        with pytest.raises(InputError, match="no room"):
+            agree(_fail)
 
 
 def _fail() -> None:
