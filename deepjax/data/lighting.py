@@ -5,10 +5,10 @@ from jax import Array, random
 
 from deepjax.data.augment import WHOLE, Share
 
-# Of ImageNet's pixels from 0 to 1: red, green and blue of its three principal components, and the roots of their variances, as
-# fb.resnet.torch has them.
+# Of ImageNet's pixels from 0 to 1: red, green and blue of its three principal components, and their variances (eigenvalues of the
+# covariance, by which section 4.1 multiplies), as fb.resnet.torch has them.
 COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-DEVIATIONS = (0.2175, 0.0188, 0.0045)
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
 
 
 def shift_colors(key: Array, images: Array, deviation: float, share: Share = WHOLE) -> Array:
@@ -17,5 +17,5 @@ def shift_colors(key: Array, images: Array, deviation: float, share: Share = WHO
     images: (batch, height, width, 3) floats from 0 to 255; deviation: 0.1 in Krizhevsky et al. 2012 (section 4.1).
     """
     amounts = share.of(random.normal(key, (images.shape[0] * share.count, 3), jnp.float32)) * deviation
-    colors = (amounts * jnp.asarray(DEVIATIONS)[None, :]) @ jnp.asarray(COMPONENTS).T
+    colors = (amounts * jnp.asarray(EIGENVALUES)[None, :]) @ jnp.asarray(COMPONENTS).T
     return images + 255.0 * colors[:, None, None, :].astype(images.dtype)

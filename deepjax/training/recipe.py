@@ -12,7 +12,8 @@ _HEAD = """# Recipes for ImageNet
 Nothing is scaled with the batch: who changes `--batch-size` chooses `--learning-rate` too. Top-1 and top-5 are accuracies in
 percent as the source states them, measured as it says. ImageNet is not at hand here: the column "here" says what deepjax
 reached, and where it says "not measured here", nobody knows yet. Under the table: what is chosen as the source is silent, and
-what is done otherwise. This page is `python experiments/train.py --recipe list`.
+what is done otherwise; in all of them crops for training are scaled by OpenCV and not smoothed, which is faster, where torchvision
+and timm smooth (`--decode exact`). This page is `python experiments/train.py --recipe list`.
 
 """
 
@@ -36,11 +37,6 @@ class Recipe:
     """What is chosen here as the source is silent, and what is done otherwise."""
     measured: str = NOT_MEASURED
     """The accuracy of this configuration in deepjax."""
-
-    @property
-    def command(self) -> str:
-        """The command that trains it."""
-        return f"python experiments/train.py --recipe {self.name} --out runs/{self.name}"
 
 
 def page(recipes: Iterable[Recipe]) -> str:

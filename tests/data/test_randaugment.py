@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from deepjax.data import randaugment
 from deepjax.data.augment import Share
 from deepjax.data.erasing import random_box, random_erase
-from deepjax.data.lighting import COMPONENTS, DEVIATIONS, shift_colors
+from deepjax.data.lighting import COMPONENTS, EIGENVALUES, shift_colors
 from deepjax.data.operations import OPERATIONS
 from deepjax.data.randaugment import rand_arguments, rand_augment, trivial_arguments, trivial_augment
 from tests.models.torch_reference import library, needs_torch
@@ -174,6 +174,6 @@ def test_shifted_colours_have_alexnet_s_covariance():
     images = jnp.zeros((4000, 2, 2, 3))
     shifted = np.asarray(jax.jit(shift_colors, static_argnums=2)(jax.random.key(0), images, 0.1))
     assert np.ptp(shifted, axis=(1, 2)).max() == 0
-    expected = 25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(DEVIATIONS)) @ np.array(COMPONENTS).T
+    expected = 25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(EIGENVALUES)) @ np.array(COMPONENTS).T
     np.testing.assert_allclose(np.cov(shifted[:, 0, 0].T), expected, rtol=0.1)
     np.testing.assert_allclose(np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3)  # as printed: orthonormal
