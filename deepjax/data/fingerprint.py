@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.data.shards import list_splits, read_info
+from deepjax.data.shards import INFO, list_splits, read_info
 from deepjax.errors import InputError
 
 NAME = "fingerprint.json"
 HASHED = 512 * 2**20
 BLOCK = 64 * 2**10
+METADATA = (INFO, "features.json", "LICENSE")
 AGAIN = "delete that folder and prepare the data set again"
 _THREADS = 16
 
@@ -35,12 +36,13 @@ class Damage:
 def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
     """Hash the files of a prepared data set and write its fingerprint; returns the sha256 that names it."""
     info, splits = read_info(folder), list_splits(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and NAME not in path.name)
-    missing = [shard.path.name for shards in splits.values() for shard in shards if shard.path.name not in names]
-    if missing:
+    shards = [shard.path.name for several in splits.values() for shard in several]
+    there = {path.name for path in folder.iterdir() if path.is_file()}
+    if missing := [name for name in shards if name not in there]:
         raise InputError(f"shard {missing[0]} is missing in {folder}; {AGAIN}")
+    names = sorted([*shards, *(name for name in there if name in METADATA or name.endswith(".labels.txt"))])  # and no strays
     total = sum((folder / name).stat().st_size for name in names)
-    share = total if total <= HASHED else HASHED // len(names)
+    share = total if total <= HASHED else max(BLOCK, HASHED // len(names))
     content = {
         "name": info["name"],
         "version": info["version"],
@@ -74,14 +76,6 @@ def check_fingerprint(folder: Path) -> str:
         if before != now:
             raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; {AGAIN}")
     return digest
-
-
-def damaged_images(folder: Path) -> list[Damage]:
-    """The images that preparing found damaged; none where nothing is known."""
-    if not (folder / NAME).exists():
-        return []
-    _read(folder)
-    return [Damage(**damage) for damage in json.loads((folder / NAME).read_text())["damaged"]]
 
 
 def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:

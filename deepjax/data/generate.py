@@ -1,5 +1,6 @@
 """A data set prepared from its archives, by its own builder in tfds, as ArrayRecord."""
 
+import errno
 import importlib.util
 import os
 from pathlib import Path
@@ -31,8 +32,7 @@ def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        advice = "pass --manual-dir with its archives"
-        raise InputError(f"dataset {dataset.name!r} could not be prepared ({reason}); {advice}") from error
+        raise InputError(f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}") from error
 
 
 def require_tensorflow() -> None:
@@ -43,6 +43,12 @@ def require_tensorflow() -> None:
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # it would take their whole memory
+
+
+def _advice(error: Exception, manual_dir: str | None) -> str:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "free space, or give another --data-dir"
+    return f"fetch the archives in {manual_dir} again" if manual_dir else "pass --manual-dir with its archives"
 
 
 def _refuse_leftovers(folder: Path) -> None:

@@ -105,6 +105,8 @@ def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
     for split in splits:
         count = len(load_split(dataset, split, data_dir))
         print(f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, names[split])}")
+    if damaged:
+        print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
     write_fingerprint(folder, damaged)
     return folder
 
@@ -115,7 +117,7 @@ def _described(damaged: Sequence[Damage], split: str) -> str:
     if not found:
         return ""
     more = [f"  and {len(found) - _SHOWN} more, all in fingerprint.json"] if len(found) > _SHOWN else []
-    return "\n".join([f"; {len(found)} cannot be decoded (train with --on-damaged skip):", *found[:_SHOWN], *more])
+    return "\n".join([f"; {len(found)} cannot be decoded:", *found[:_SHOWN], *more])
 
 
 def main() -> None:

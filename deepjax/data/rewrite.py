@@ -34,8 +34,8 @@ def rewrite(source: Path, target: Path, read: Reader, change: Callable[[bytes], 
         with progress(f"writing {target.parent.name}", sum(shard.count for shard in shards)) as advance:
             in_threads(lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance), shards)
         _write_metadata(source, work)
-    (work / ORIGIN).unlink()
-    work.rename(target)
+        work.rename(target)
+        (target / ORIGIN).unlink()  # last, so that what is unfinished always says what it was begun from
 
 
 def _write(shard: Shard, path: Path, read: Reader, change: Callable[[bytes], bytes], advance: Callable[[int], None]) -> None:

@@ -25,7 +25,11 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
     import tensorflow_datasets as tfds
 
     given = Path(directory).expanduser()
-    builder = tfds.builder(dataset.builder, data_dir=given)
+    try:
+        builder = tfds.builder(dataset.builder, data_dir=given)
+    except Exception as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise InputError(f"{given} cannot be opened as {dataset.name!r}: {reason}") from error
     folder = given if (given / INFO).is_file() else Path(builder.data_path)
     info = read_info(folder)
     found = (info["name"], info["version"], info.get("fileFormat", "tfrecord"))

@@ -1,5 +1,6 @@
 """A prepared data set that is no longer what was prepared is refused in one line that names the file."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.data import fingerprint
-from deepjax.data.fingerprint import NAME, Damage, check_fingerprint, damaged_images, write_fingerprint
+from deepjax.data.fingerprint import NAME, Damage, check_fingerprint, write_fingerprint
 from deepjax.data.shards import list_splits, read_records
 from deepjax.errors import InputError
 from tests.data.archives import small_files, write_prepared
@@ -49,7 +50,7 @@ def test_it_names_what_was_prepared(folder):
 
 def test_a_data_set_without_one_is_accepted(folder):
     (folder / NAME).unlink()
-    assert check_fingerprint(folder) == "" and damaged_images(folder) == []
+    assert check_fingerprint(folder) == ""
 
 
 @pytest.mark.parametrize("name", [SHARD, "dataset_info.json", "features.json", "label.labels.txt"])
@@ -58,6 +59,19 @@ def test_an_edited_file_is_named(folder, name, place):
     overwrite(folder / name, int(place * ((folder / name).stat().st_size - 1)))
     with pytest.raises(InputError, match=rf"^{name} in .* is not what was prepared: its sha256 is another; delete that folder"):
         check_fingerprint(folder)
+
+
+def test_strays_are_no_part_of_it(folder):
+    before = check_fingerprint(folder)
+    (folder / "origin.json").write_text("{}"), (folder / ".nfs01").write_text("")
+    assert write_fingerprint(folder) == before
+
+
+def test_of_very_many_files_each_has_a_block(folder, monkeypatch):
+    """Else less than a byte of each would be hashed, and `check_fingerprint` would refuse what was written."""
+    monkeypatch.setattr(fingerprint, "HASHED", 3)
+    write_fingerprint(folder)
+    assert check_fingerprint(folder)
 
 
 def test_a_missing_shard_is_named(folder):
@@ -108,7 +122,7 @@ def test_none_is_half_written(folder, monkeypatch):
 def test_damaged_images_are_kept(folder):
     found = [Damage("train", 3, "n1_1.JPEG", "truncated")]
     write_fingerprint(folder, found)
-    assert damaged_images(folder) == found and check_fingerprint(folder)
+    assert json.loads((folder / NAME).read_text())["damaged"] == [dataclasses.asdict(found[0])] and check_fingerprint(folder)
 
 
 def test_of_a_large_data_set_blocks_are_hashed(folder, monkeypatch):
