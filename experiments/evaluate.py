@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from deepjax.command import parse, run
@@ -28,12 +29,14 @@ from deepjax.evaluation.pictures import labels_of
 from deepjax.evaluation.predict import Member, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.published import published
+from deepjax.evaluation.record import RESULT, claim, described
 from deepjax.evaluation.report import find, lines, row
 from deepjax.study.report import provenance
 from deepjax.training.config import write_text
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, join
 from deepjax.training.parallel import Spread, make_mesh
+from deepjax.training.processes import by_first
 
 ProtocolName = Literal["1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"]
 
@@ -59,13 +62,18 @@ class Options:
     average: Average | None = None
     """What is averaged over the views; default as the paper did."""
     batch_size: int = 64
-    """Crops at once over all devices, or whole images of as many pixels."""
+    """Crops at once over all devices, or whole images of as many pixels; of each device all crops of an image, or more."""
     choices: Annotated[Choices, tyro.conf.arg(name="")] = Choices()
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     out: Path | None = None
-    """Folder of result.json; default runs/evaluation-NAME-PROTOCOL."""
+    """Folder of result.json; default runs/evaluation-NAME-PROTOCOL. One that holds another evaluation is refused."""
     hosts: Hosts = Hosts()
+
+    def __post_init__(self) -> None:
+        single = self.protocol == "1-crop" and not self.sides
+        allowed = "0 for a protocol other than 1-crop, and beside --sides, which choose the shorter sides"
+        require(single or not self.choices.resize, "resize", self.choices.resize, allowed)
 
 
 def main(options: Options) -> None:
@@ -74,11 +82,25 @@ def main(options: Options) -> None:
     join(options.hosts)
     members = gathered(options)
     names = (options.dataset or members[0].dataset.name, *options.also)
-    splits = {name: opened(dataset_info(name), members, options.data_dir) for name in names}  # all, before hours of work
-    tests = [evaluate(members, dataset_info(name), split, options) for name, split in splits.items()]
+    splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work
+    about = described(members, [protocol_for(member, options) for member in members], options.choices.precision)
+    out = options.out or default_folder(members, options)
+    by_first(lambda: claim(out, about, names))
+    for member in members:
+        if member.assumed and jax.process_index() == 0:
+            print(f"{member.source}: {member.assumed}")
+    rows = []
+    for name, split in splits.items():
+        scores = predicted(members, split, f"{name}, {options.protocol}", options)
+        if jax.process_index() == 0:
+            found, told = scored(scores, dataset_info(name), split, members, options)
+            print("\n".join(told))
+            rows.append(found)
     if jax.process_index() == 0:
-        write([row for row, _ in tests], members, options, time.monotonic() - began)
-        print("\n".join(line for _, told in tests for line in told))
+        hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        result = {"evaluation": about, "sets": rows} | provenance(time.monotonic() - began, hardware)
+        write_text(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        print(f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
 
 
 def gathered(options: Options) -> list[Member]:
@@ -92,28 +114,36 @@ def gathered(options: Options) -> list[Member]:
     return members
 
 
-def opened(dataset: Dataset, members: list[Member], data_dir: str | None) -> Split | EncodedSplit:
-    """The test images of a set of the members' classes."""
+def opened(dataset: Dataset, members: list[Member], options: Options) -> Split | EncodedSplit:
+    """The test images of a set of the members' classes and channels."""
     for member in members:
-        fits = member.dataset.num_classes == dataset.num_classes
-        require(fits, "dataset", dataset.name, f"sets of the {member.dataset.num_classes} classes of {member.name}")
-    return load_split(dataset, "test", data_dir)
+        (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
+        fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
+        require(fits, "dataset", dataset.name, f"sets of the {classes} classes and {channels} channels of {member.name}")
+    if not dataset.encoded and (options.sides or options.choices.resize):
+        raise InputError(f"--sides and --resize are for photographs; those of {dataset.name} are resized to the crop as they are")
+    return load_split(dataset, "test", options.data_dir)
 
 
-def evaluate(
-    members: list[Member], dataset: Dataset, split: Split | EncodedSplit, options: Options
-) -> tuple[dict[str, Any], list[str]]:
-    """Every member on every image of a set, the mean of their probabilities where they are several: a row, and lines to print."""
+def predicted(members: list[Member], split: Split | EncodedSplit, title: str, options: Options) -> np.ndarray:
+    """Every member on every image of a set: log-probabilities, of their mean where they are several."""
     spread = Spread(make_mesh())
     protocols = [protocol_for(member, options) for member in members]
     tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
     totals = {task: len(split) * (len(of.sides) if of.dense else 1) for task, of in zip(tasks, protocols, strict=True)}
-    shown = display(f"{dataset.name}, {options.protocol}", totals, "image")
+    shown = display(title, totals, "image")
     predictions = []
     with shown if jax.process_index() == 0 else contextlib.nullcontext(lambda *_: None) as report:
         for (task, member), protocol in zip(tasks.items(), protocols, strict=True):
             predictions.append(predict(member, split, protocol, spread, options.batch_size, functools.partial(report, task)))
-    found = find(ensemble(predictions), labels_of(split), dataset)
+    return ensemble(predictions)
+
+
+def scored(
+    scores: np.ndarray, dataset: Dataset, split: Split | EncodedSplit, members: list[Member], options: Options
+) -> tuple[dict[str, Any], list[str]]:
+    """What was found on a set, and what papers say: a row, and lines to print."""
+    found = find(scores, labels_of(split), dataset)
     alone = len(members) == 1 and dataset.name == "imagenet2012"  # what papers speak of
     beside = published(members[0].name, options.protocol) if alone else []
     return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}, lines(found, beside)
@@ -124,27 +154,10 @@ def protocol_for(member: Member, options: Options) -> Protocol:
     return protocol_of(options.protocol, member.name, member.crop, member.resize, options.sides, options.average)
 
 
-def write(rows: list[dict[str, Any]], members: list[Member], options: Options, seconds: float) -> None:
-    """result.json: what was tested, how, what came out, and how to do it again."""
+def default_folder(members: list[Member], options: Options) -> Path:
+    """Of networks and protocol."""
     names = "-".join(dict.fromkeys(member.name for member in members)).replace("/", "-")
-    out = options.out or Path("runs") / f"evaluation-{names}-{options.protocol}"
-    protocols = [protocol_for(member, options) for member in members]
-    result = {
-        "evaluation": [
-            {
-                "model": member.name,
-                "weights": member.source,
-                "crop": member.crop,
-                "interpolation": member.interpolation,
-                "mean": [value / 255 for value in member.dataset.mean],
-                "protocol": dataclasses.asdict(protocol),
-            }
-            for member, protocol in zip(members, protocols, strict=True)
-        ],
-        "sets": rows,
-    } | provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
-    write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
-    print(f"{out / 'result.json'}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
+    return Path("runs") / f"evaluation-{names}-{options.protocol}"
 
 
 if __name__ == "__main__":

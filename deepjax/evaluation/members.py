@@ -1,6 +1,7 @@
 """Networks to be evaluated: public weights or files of them, and runs of our own training."""
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from deepjax.evaluation.predict import Member
 from deepjax.evaluation.public import PUBLIC, Expected
 from deepjax.models import create_model, model_info
 from deepjax.models.weights import load_pretrained
+from deepjax.training.programs import make_model
 from deepjax.training.run_directory import open_run, read_config
 
 Normalize = Literal["expected", "dataset", "half"]
@@ -46,20 +48,21 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
 
     Raises InputError for an unknown network, for weights that are not the network's, or of another number of classes.
     """
-    before, _, after = given.partition("=")
-    name, source = (before, after) if after else (name, given)
+    named = None if Path(given).exists() else re.fullmatch(r"(\w+)=(.+)", given)
+    name, source = named.groups() if named else (name, given)
     require(bool(name), "weights", given, "a source after the NAME of a network, or NAME=SOURCE")
     fields: dict[str, Any] = {"num_classes": dataset.num_classes}
     if "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}:
         fields["auxiliary"] = False  # heads take no part in tests
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a classifier that is drawn anew has nothing to be tested
+        warnings.filterwarnings("error", ".*drawn anew", UserWarning)  # a classifier with nothing to be tested
         try:
             variables = load_pretrained(name, source, **fields)
         except UserWarning as warning:
             raise InputError(f"{source} is for other classes than those of {dataset.name} ({warning})") from None
     dtype = jnp.dtype("float32" if choices.precision == "expected" else choices.precision)
-    expected = _expected(name, choices.known or source, choices.known)
+    weights = choices.known or re.sub("^hf[-_]hub:", "", source)
+    expected = _expected(name, weights, choices.known)
     crop = choices.crop or (model_info(name).input_shape[0] if dataset.encoded else dataset.shape[0])
     native = crop == model_info(name).input_shape[0]
     return Member(
@@ -69,8 +72,9 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
         variables=variables,
         dataset=_normalized(dataset, choices.normalize, expected.half),
         crop=crop,
-        resize=choices.resize or (expected.resize if native and (name, choices.known or source) in PUBLIC else 0),
+        resize=choices.resize or (expected.resize if native and (name, weights) in PUBLIC else 0),
         interpolation=expected.interpolation if choices.interpolation == "expected" else choices.interpolation,
+        assumed="" if (name, weights) in PUBLIC or not dataset.encoded else _assumed(crop, dataset, choices),
     )
 
 
@@ -83,13 +87,15 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     config = read_config(path)
     run = open_run(path, averaged=config.ema > 0, data_dir=data_dir)
     tested = dataset or run.dataset
-    fits = tested.num_classes == run.dataset.num_classes
-    require(fits, "dataset", tested.name, f"one of the {run.dataset.num_classes} classes that {path} was trained on")
+    (*_, channels), classes = run.dataset.shape, run.dataset.num_classes
+    fits = (tested.shape[2], tested.num_classes) == (channels, classes)
+    require(fits, "dataset", tested.name, f"one of the {classes} classes and {channels} channels that {path} was trained on")
+    precise = dataclasses.replace(config, precision=config.precision if choices.precision == "expected" else choices.precision)
     crop = choices.crop or config.eval_shape[0]
     return Member(
         name=config.model,
         source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
-        model=run.model if choices.precision == "expected" else run.model.clone(dtype=jnp.dtype(choices.precision)),
+        model=make_model(precise),
         variables=run.variables,
         dataset=_normalized(run.dataset, choices.normalize, half=False),
         crop=crop,
@@ -99,9 +105,25 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
 
 
 def _expected(name: str, source: str, known: str) -> Expected:
-    if known and (name, known) not in PUBLIC:
-        raise unknown(f"public weights of {name}", known, [source for of, source in PUBLIC if of == name])
+    allowed = [source for of, source in PUBLIC if of == name]
+    if known and not allowed:
+        raise InputError(f"known is {known!r}; allowed: '', for {name} has no public weights; --resize, --normalize say what to do")
+    if known and known not in allowed:
+        raise unknown(f"public weights of {name}", known, allowed)
     return PUBLIC.get((name, source), Expected(0.0))
+
+
+def _assumed(crop: int, dataset: Dataset, choices: Choices) -> str:
+    """What is done with the images of weights that are not known, as far as nobody has said it."""
+    guesses = {
+        "--resize": "" if choices.resize else f"a shorter side of {round(256 * crop / 224)} for a single crop",
+        "--interpolation": "bilinear" if choices.interpolation == "expected" else "",
+        "--normalize": f"{dataset.name}'s mean" if choices.normalize == "expected" else "",
+    }
+    made = {option: guess for option, guess in guesses.items() if guess}
+    if not made:
+        return ""
+    return f"these weights are not known: {', '.join(made.values())} assumed; {', '.join(['--known', *made])} say otherwise"
 
 
 def _normalized(dataset: Dataset, normalize: Normalize, half: bool) -> Dataset:

@@ -42,7 +42,7 @@ def groups_of(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled
         return [Group(everything, (), 1, *split.images.shape[1:3])]
     if not protocol.dense:
         return [Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)]
-    sizes = [_size(split, i) for i in everything]
+    sizes = [_size(split, i) for i in range(len(split))]
     groups = []
     for side in protocol.sides:
         scaled = [_scaled(split, i, size, side) for i, size in enumerate(sizes)]

@@ -87,5 +87,6 @@ def protocol_of(
     if name == "multi-scale" and not model.startswith("vgg"):
         protocol = dataclasses.replace(protocol, sides=RESNET_SIDES, source="He et al. 2015, section 3.4")
     chosen = sides or ((resize,) if name == "1-crop" and resize else protocol.for_crops(crop).sides)
-    require(min(chosen) >= crop, "sides", chosen, f"{crop} (the crop) or more each")
+    given = ("resize", resize) if chosen == (resize,) and not sides else ("sides", chosen)
+    require(min(chosen) >= crop, *given, f"{crop} (the crop) or more")
     return dataclasses.replace(protocol, sides=chosen, average=average or protocol.average)

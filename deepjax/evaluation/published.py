@@ -64,6 +64,7 @@ def _resnet() -> tuple[Published, ...]:
     rows = (
         ("plain18", "10-crop", (256,), 27.94, None, "Table 2"),
         ("resnet18_a", "10-crop", (256,), 27.88, None, "Table 2"),
+        ("vgg16", "10-crop", (256,), 28.07, 9.33, "Table 3"),
         ("plain34", "10-crop", (256,), 28.54, 10.02, "Table 3"),
         ("resnet34_a", "10-crop", (256,), 25.03, 7.76, "Table 3"),
         ("resnet34", "10-crop", (256,), 24.52, 7.46, "Table 3, B"),
@@ -103,13 +104,16 @@ PUBLISHED: tuple[Published, ...] = (
     Published("googlenet", "144-crop", (256, 288, 320, 352), None, 7.89, "Szegedy et al. 2014, Table 3"),
     Published("inception_v3", "1-crop", (342,), 21.2, 5.6, "Szegedy et al. 2015", "on 48,238 of the images", 299),
     *_resnet(),
+    Published("vgg16", "1-crop", (256,), 28.5, 9.9, RELEASE),
     Published("resnet50_v1", "1-crop", (256,), 24.7, 7.8, RELEASE),
     Published("resnet101_v1", "1-crop", (256,), 23.6, 7.1, RELEASE),
     Published("resnet152_v1", "1-crop", (256,), 23.0, 6.7, RELEASE),
     *_facebook(),
+    Published("resnet152_v1", "1-crop", (320,), 21.3, 5.5, "He et al. 2016, Table 5", crop=320),
     Published("resnet200", "1-crop", (320,), 21.8, 6.0, "He et al. 2016, Table 5", crop=320),
     Published("resnetv2_152", "1-crop", (320,), 21.1, 5.5, "He et al. 2016, Table 5", crop=320),
     Published("resnetv2_200", "1-crop", (320,), 20.7, 5.3, "He et al. 2016, Table 5", crop=320),
+    Published("resnetv2_200", "1-crop", (320,), 20.1, 4.8, "He et al. 2016, Table 5", "trained by scale and aspect ratio", 320),
     Published("wide_resnet50_2", "1-crop", (256,), 21.9, None, "github.com/szagoruyko/wide-residual-networks"),
     Published("resnext50_32x4d", "1-crop", (256,), 22.2, None, "github.com/facebookresearch/ResNeXt"),
     Published("resnext101_32x4d", "1-crop", (256,), 21.2, None, "github.com/facebookresearch/ResNeXt"),
@@ -117,6 +121,6 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def published(model: str, protocol: str, sides: tuple[int, ...] = ()) -> list[Published]:
-    """The numbers of a network by a protocol, those at other sides too where none are given; in the order of the tables."""
-    return [row for row in PUBLISHED if (row.model, row.protocol) == (model, protocol) and sides in ((), row.sides)]
+def published(model: str, protocol: str) -> list[Published]:
+    """The numbers of a network by a protocol, whatever the sides and the crop; in the order of the tables."""
+    return [row for row in PUBLISHED if (row.model, row.protocol) == (model, protocol)]

@@ -50,11 +50,9 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return label_ranks(scores, labels) < k
 
 
-def count_top_k(scores: np.ndarray, labels: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[int, int]:
-    """(right, counted) images: those whose mask is not 0 and that have a label. mask: (images,), 0 for padding."""
+def count_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> tuple[int, int]:
+    """(right, counted) images: those that have a label count."""
     counted = np.any(labels.reshape(len(labels), -1) >= 0, axis=1)
-    if mask is not None:
-        counted &= mask != 0
     return int(np.sum(top_k(scores, labels, k) & counted)), int(np.sum(counted))
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,12 @@ import pytest
 from deepjax.command import parse
 from deepjax.data import dataset_info, eval_batches, load_split, register
 from deepjax.errors import InputError
+from deepjax.evaluation import protocol_of
+from deepjax.evaluation.members import Choices, _expected, from_run, from_weights
+from deepjax.evaluation.record import RESULT, claim, described
 from deepjax.models import create_model
+from deepjax.models.files import read_tensors
+from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights import save_safetensors
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint import Checkpoints
@@ -28,6 +34,7 @@ from deepjax.training.step import make_eval_step
 from experiments.evaluate import Options, main
 from tests.data.archives import small_imagenet
 from tests.evaluation.test_dense import drawn
+from tests.evaluation.test_protocols import MEMBER
 from tests.faults.runs import ROOT
 
 CONFIG = TrainConfig(model="cifar_plain20", width=4, ema=0.5, image_size=12)
@@ -132,6 +139,9 @@ def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
         (["resnet18", "--weights", "x", "--protocol", "11-crop"], "11-crop"),
         (["resnet18", "--weights", "x", "--dataset", "imagenet"], "did you mean 'imagenet"),
         (["resnet18", "--weights", "x.npz", "--resize", "-1"], "resize is -1"),
+        (["resnet18", "--weights", "x.npz", "--resize", "256", "--protocol", "dense"], "resize is 256; allowed: 0 for a protocol"),
+        (["resnet18", "--weights", "x.npz", "--resize", "256", "--sides", "256"], "resize is 256; allowed: 0 for a protocol"),
+        (["resnet18", "--weights", "runs/step=3/x.npz"], "source is 'runs/step=3/x.npz'"),
     ],
 )
 def test_every_mistake_is_one_line(arguments, message, tmp_path):
@@ -140,10 +150,74 @@ def test_every_mistake_is_one_line(arguments, message, tmp_path):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
+    """Nor one that would take the place of another's; the same may be done again."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out is .*allowed: a folder that can be written"):
+        evaluated(tmp_path / "file", "--run", trained)
+    about = described([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
+    (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))
+    claim(tmp_path, about, ["digits"])
+    others = [
+        (described([dataclasses.replace(MEMBER, source="other")], [protocol_of("1-crop", "small", 32)], "float32"), ["digits"]),
+        (described([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"), ["digits"]),
+        (about, ["digits", "mnist"]),
+    ]
+    for other, names in others:
+        with pytest.raises(InputError, match=r"result\.json is of another evaluation; choose another --out, or remove it"):
+            claim(tmp_path, other, names)
+
+
+def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
+    for option in ("--resize", "--sides"):
+        with pytest.raises(InputError, match="--sides and --resize are for photographs; those of digits"):
+            evaluated(tmp_path, "--run", trained, option, "40")
+    colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
+    with pytest.raises(InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"):
+        from_run(trained, colours, Choices())
+
+
+def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
+    """The network is made again as the run made it, around it what drops its blocks."""
+    config = dataclasses.replace(CONFIG, model="cifar_resnet20", drop_path=0.1, ema=0.0)
+    claim_directory(tmp_path / "run", config)
+    with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        model = make_model(config)
+        checkpoints.save_last(init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0), {})
+    member = from_run(tmp_path / "run", None, Choices(precision="bfloat16"))
+    assert isinstance(member.model, StochasticDepth) and member.model.network.dtype == jnp.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:a library is old")
+def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
+    """And repositories are known by either of their names; warnings of others are no matter of classes."""
+    name, folder = imagenet
+    dataset = dataset_info(name)
+    tensors = folder / "drawn.safetensors"
+    own = from_weights(str(tensors), "resnet18", dataset, Choices())
+    assert own.assumed == (
+        f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s mean assumed; "
+        "--known, --resize, --interpolation, --normalize say otherwise"
+    )
+    chosen = Choices(resize=256, interpolation="bilinear", normalize="half")
+    assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed
+    assert not from_weights(str(tensors), "resnet18", dataset, Choices(known="timm/resnet18.a1_in1k")).assumed
+
+    def read(source, revision):
+        warnings.warn("a library is old", stacklevel=1)
+        return read_tensors(tensors)
+
+    monkeypatch.setattr("deepjax.models.weights.read_tensors", read)
+    hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, Choices())
+    assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
+    with pytest.raises(InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"):
+        _expected("vgg16_c", "x", "x")
+
+
 def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
-    with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes"):
+    with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes and 1 channels"):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
-    with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes that .* was trained on"):
+    with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on"):
         evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
 
 

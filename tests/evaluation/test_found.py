@@ -1,15 +1,17 @@
 """What is found on each kind of set: several labels, none, 200 of the classes; and what is printed beside."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from deepjax.data import dataset_info
+from deepjax.errors import InputError
 from deepjax.evaluation.pictures import labels_of
 from deepjax.evaluation.predict import log_softmax
 from deepjax.evaluation.published import PUBLISHED, published
-from deepjax.evaluation.report import find, lines
+from deepjax.evaluation.report import find, lines, row
 from deepjax.evaluation.scores import label_table
 from deepjax.models import list_models
 from experiments.imagenet_history import RESNET
@@ -71,6 +73,21 @@ def test_an_image_with_a_nan_is_wrong_and_told():
     found = find(scores, labels, DATASET)
     assert found.top1_error == found.top5_error == pytest.approx(0.2)
     assert found.not_finite == 1 and "NOT FINITE: 1 images" in lines(found, [])[0]
+    others = find(np.delete(scores, 2, axis=0), np.delete(labels, 2, axis=0), DATASET)
+    for name in ("ece", "ece_adaptive", "nll", "brier"):
+        assert getattr(found, name) == getattr(others, name)
+
+
+def test_where_nothing_is_finite_no_number_is_made_up():
+    found = find(np.full((3, 12), np.nan), np.zeros((3, 1), int), DATASET)
+    assert (found.top1_error, found.ece, found.nll, found.brier, found.not_finite) == (1.0, None, None, None, 3)
+    json.dumps(row(found), allow_nan=False)
+    assert "ECE 0" not in lines(found, [])[0]
+
+
+def test_a_set_without_labels_is_refused():
+    with pytest.raises(InputError, match="dataset is 'photographs'; allowed: one with labels; none of its 3 images has any"):
+        find(log_probabilities(3, 12), np.full((3, 1), -1), DATASET)
 
 
 def test_published_numbers():
@@ -82,11 +99,13 @@ def test_published_numbers():
     (ten,), (scales,) = published("resnet152_v1", "10-crop"), published("resnet152_v1", "multi-scale")
     assert (ten.top5, scales.top5) == (RESNET["one, 10 crops"], RESNET["one, multi-scale"])
     assert [row.top5 for row in published("googlenet", "144-crop")] == [7.89]
-    assert published("vgg16", "dense", (256,))[0].top1 == 27.0 and len(published("vgg16", "dense")) == 3
+    assert published("vgg16", "dense")[0].top1 == 27.0 and len(published("vgg16", "dense")) == 3
+    (asp,) = (row for row in published("resnetv2_200", "1-crop") if row.note)
+    assert (asp.crop, asp.top1, asp.top5) == (320, 20.1, 4.8)  # He et al. 2016, Table 5
 
 
 def test_the_paper_stands_beside():
     found = find(log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012"))
     told = lines(found, published("googlenet", "10-crop"))
     assert told[0].startswith("imagenet2012: 50 images of 1000 classes; top-1 error ")
-    assert told[1] == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop at 256)"
+    assert told[1] == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop of 224 at 256)"

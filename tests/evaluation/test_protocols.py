@@ -172,6 +172,8 @@ def test_what_cannot_be_is_refused():
         protocol_of("ten-crop", "resnet50", 224)
     with pytest.raises(InputError, match=r"sides is .*200.*; allowed: 224"):
         protocol_of("dense", "resnet50", 224, sides=(200, 256))
+    with pytest.raises(InputError, match="resize is 200; allowed: 224"):
+        protocol_of("1-crop", "resnet50", 224, resize=200)
     stored = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
     with pytest.raises(InputError, match="protocol is '10-crop'; allowed: '1-crop'"):
         predict(MEMBER, stored, protocol_of("10-crop", "small", CROP), SPREAD)

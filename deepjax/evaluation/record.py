@@ -1,0 +1,47 @@
+"""What result.json says of how an evaluation was done, and a folder for it that is claimed before the work."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepjax.errors import InputError
+from deepjax.evaluation.predict import Member
+from deepjax.evaluation.protocols import Protocol
+
+RESULT = "result.json"
+
+
+def described(members: Sequence[Member], protocols: Sequence[Protocol], precision: str) -> list[dict[str, Any]]:
+    """What is tested, and how: what tells one evaluation from another."""
+    return [
+        {
+            "model": member.name,
+            "weights": member.source,
+            "crop": member.crop,
+            "interpolation": member.interpolation,
+            "mean": [value / 255 for value in member.dataset.mean],
+            "precision": precision,
+            "assumed": member.assumed,
+            "protocol": dataclasses.asdict(protocol),
+        }
+        for member, protocol in zip(members, protocols, strict=True)
+    ]
+
+
+def claim(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:
+    """Make the folder, before hours of work; InputError where it cannot be written, or holds another evaluation's result."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"out is {str(out)!r}; allowed: a folder that can be written, without a damaged {RESULT} ({error})"
+        ) from error
+    same = (json.loads(json.dumps(about)), list(names))
+    if there is not None and (there.get("evaluation"), [each.get("dataset") for each in there.get("sets", ())]) != same:
+        raise InputError(f"{out / RESULT} is of another evaluation; choose another --out, or remove it")
