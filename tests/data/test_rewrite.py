@@ -62,6 +62,17 @@ def test_interrupted_at_any_record_it_carries_on(source, tmp_path, monkeypatch, 
     assert records_of(target) == records_of(source) and not list(target.glob("*.partial"))
 
 
+def test_interrupted_before_it_has_its_name_it_still_knows_its_origin(source, tmp_path, monkeypatch):
+    target, origin = tmp_path / "5.1.0", tmp_path / "unfinished.5.1.0" / "origin.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(rewrite, "_write_metadata", lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            rewrite.rewrite(source, target, read_records, same, ORIGIN)
+    assert origin.read_text() and not target.exists()
+    rewrite.rewrite(source, target, read_records, same, ORIGIN)
+    assert records_of(target) == records_of(source) and not (target / "origin.json").exists()
+
+
 def test_begun_from_something_else_it_is_refused(source, tmp_path):
     other = Path(shutil.copytree(source, tmp_path / "other"))
     (other / "features.json").write_text("{}\n")

@@ -44,6 +44,8 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("train_sizes", (160, 0)),
         ("eval_size", -1),
         ("eval_crop", 1.01),
+        ("eval_crop", 0.05),
+        ("decode", "slow"),
         ("crop_area", 0.0),
         ("shorter_sides", (480, 256)),
         ("shorter_sides", (256, 384, 512)),

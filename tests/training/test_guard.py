@@ -10,7 +10,7 @@ import pytest
 from deepjax.analysis import first_not_finite
 from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, build, diagnosis, train
 from deepjax.training.checkpoint import digest
 from deepjax.training.diagnosis import explain
 from deepjax.training.guard import SPIKE_WARMUP, Policy, Running, init_guard, judge
@@ -112,6 +112,16 @@ def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pa
     params = jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params)
     batch = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}
     assert "first in stem_conv/" in explain(programs, state.replace(params=params), batch, np.arange(4))
+
+
+def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(diagnosis, "first_not_finite", lambda model, variables, images, train: seen.append(images.shape[1]))
+    resizing = dataclasses.replace(programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12)))
+    batch, state = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}, programs.fresh_state(CONFIG)
+    for step in (0, CONFIG.total_steps - 1):
+        explain(resizing, state.replace(step=state.step + step), batch, np.arange(4))
+    assert seen == [8, 12]
 
 
 def test_the_first_layer_that_is_not_finite_is_named():

@@ -81,6 +81,15 @@ def test_the_economy_tier_looks_at_top_level_modules(programs):
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
 
 
+def test_it_looks_at_images_of_the_step_s_own_size(programs):
+    """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
+    resizing = dataclasses.replace(programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12)))
+    tracer, state = make_tracer(resizing, "economy"), programs.fresh_state(CONFIG)
+    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    looks = [tracer(state.replace(step=state.step + step), batch) for step in (0, 5, 4)]
+    assert [{row.layer: row for row in look.layers.layers}["stem_conv"].shape[1] for look in looks] == [8, 12, 8]
+
+
 @pytest.mark.slow
 def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     state = programs.fresh_state(CONFIG)
