@@ -32,6 +32,7 @@ class _Axis:
     maps: dict[int, np.ndarray]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
 
 
+_ELSE = "test by crops, or apply the network to images of one shape outside of extents()"
 _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextVar("extents", default=None)
 
 
@@ -39,7 +40,8 @@ _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextV
 def extents(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
     """While the network is applied to images (batch, height, width, channels) of this shape, they end where `ends` says.
 
-    ends: (batch, 2) int32, height and width of each image in pixels, three quarters of the array's or more.
+    ends: (batch, 2) int32, height and width of each image in pixels, three quarters of the array's or more. Jit a function that
+    enters `extents`; one that is jitted already must not be called within, for it may have been traced without.
     """
     axes = {}
     for axis, size in ((1, shape[1]), (2, shape[2])):
@@ -67,11 +69,11 @@ def fill(x: Array, value: ArrayLike = 0.0) -> Array:
 def note(x: Array, y: Array, rule: Rule) -> None:
     """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
     for axis, along in (_CURRENT.get() or {}).items():
-        sizes = np.array([rule(int(size), axis) for size in _sizes(along, x.shape[axis])])
+        sizes = np.array([max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])])  # 0: no image is so small
         if sizes[-1] != y.shape[axis]:
             raise AssertionError(f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}")
         if not np.array_equal(along.maps.setdefault(y.shape[axis], sizes), sizes):
-            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; evaluate images of one size at a time")
+            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_ELSE}")
 
 
 def mean(x: Array) -> Array:
@@ -84,7 +86,7 @@ def mean(x: Array) -> Array:
 
 def _sizes(along: _Axis, size: int) -> np.ndarray:
     if size not in along.maps:
-        raise InputError(f"no layer has said how far images reach in a map of {size} pixels; evaluate images of one size at a time")
+        raise InputError(f"no layer has said how far images reach in a map of {size} pixels; {_ELSE}")
     return along.maps[size]
 
 

@@ -222,11 +222,5 @@ def sow_auxiliary(module: nn.Module, name: str, logits: Any) -> None:
 
 
 def _pool(x: Array, window: int) -> Array:
-    """Max pool of stride 2 whose last window may hang over the edge, as in the Caffe release.
-
-    A map smaller than the window has its edge repeated, which leaves each maximum as it is: so images of any size pass.
-    """
-    missing = [max(0, window - side) for side in x.shape[1:3]]
-    if any(missing):
-        x = jnp.pad(x, ((0, 0), *((0, pixels) for pixels in missing), (0, 0)), mode="edge")
+    """Max pool of stride 2 whose last window may hang over the edge, as in the Caffe release; so images of any size pass."""
     return max_pool(x, window, 2, ceil=True)

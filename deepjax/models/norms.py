@@ -84,7 +84,9 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if extents.active():
-            raise InputError("group normalisation takes statistics of whole maps; evaluate images of one size at a time")
+            raise InputError(
+                "group normalisation takes statistics of whole maps; apply it to images of one shape, outside of extents()"
+            )
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(jnp.float32)

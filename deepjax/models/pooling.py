@@ -14,13 +14,16 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
     """The largest value of each window; among equals the first in reading order has the whole gradient, as in PyTorch.
 
     Strided slices and selections take the place of a reduction, whose gradient would be a scatter that GPUs add up in any order.
-    `padding`: on every side; `ceil`: a last window may hang over the lower and right edges (Caffe's and torchvision's ceil_mode).
+    `padding`: on every side; `ceil`: a last window may hang over the lower and right edges (Caffe's and torchvision's ceil_mode),
+    and a map smaller than the window has one.
     A NaN in a window comes out. x: (batch, height, width, channels) of a float dtype.
     """
     given, x = x, extents.fill(x, -jnp.inf)
     for axis in (2, 1):
         size = x.shape[axis]
         out, high = _extent(size, window, stride, padding, ceil)
+        if out < 1:
+            raise ValueError(f"a window of {window} does not fit a map of {size} pixels; give larger images")
         pads = [(0, 0, 0)] * x.ndim
         pads[axis] = (padding, high, 0)
         padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads) if padding or high else x
@@ -61,7 +64,7 @@ def shortcut_pool(x: Array, stride: int) -> Array:
 def adaptive_avg_pool(x: Array, size: int) -> Array:
     """Mean over size x size regions that cover a map of any size, as PyTorch's AdaptiveAvgPool2d; the map itself at that size."""
     if extents.active():
-        raise InputError("regions that cover a map depend on its size; evaluate images of one size at a time")
+        raise InputError("regions that cover a map depend on its size; allowed within extents(): head='conv', no auxiliary heads")
     for axis in (1, 2):
         extent = x.shape[axis]
         if extent != size:
@@ -91,9 +94,7 @@ def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: floa
 def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pair:
     """Number of windows along an axis, and the padding that they need at its end."""
     room = size + 2 * padding - window
-    if room < 0:
-        raise ValueError(f"a window of {window} does not fit a map of {size} pixels; give larger images")
-    out = (-(-room // stride) if ceil else room // stride) + 1
+    out = (max(0, -(-room // stride)) if ceil else room // stride) + 1
     if ceil and (out - 1) * stride >= size + padding:  # the last window must begin inside
         out -= 1
     return out, max(0, (out - 1) * stride + window - size - padding)

@@ -69,6 +69,7 @@ class FullyConnected(nn.Module):
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
+            x = extents.fill(x) if self.window > 1 else x
             y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
             extents.note(x, y, lambda size, axis: size - self.window + 1)
         else:

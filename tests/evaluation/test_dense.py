@@ -7,11 +7,12 @@ import pytest
 
 from deepjax.data.pixels import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.dense import apply_within, array_size, whole_image_form
+from deepjax.evaluation.dense import apply_within, array_size, needs_filled_arrays, whole_image_form
 from deepjax.evaluation.predict import Member, predict
 from deepjax.evaluation.protocols import protocol_of
 from deepjax.models import create_model, features
 from deepjax.models.extents import extents
+from deepjax.models.stochastic_depth import stochastic_depth
 from deepjax.training.parallel import Spread, make_mesh
 from tests.evaluation import reference
 
@@ -109,8 +110,18 @@ SIZES = {"vgg11_lrn": ((260, 231), (224, 288)), "inception_v3": ((151, 170), (15
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in QUICK)])
 def test_images_of_several_shapes_in_one_array_are_as_if_alone(name):
     """Whatever lies beyond their edges: here noise. Odd and even sizes, so that every pool and stride ends in each way."""
+    check_within(name, SIZES.get(name, ((75, 94), (96, 73), (97, 74))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "sizes"), [("googlenet", ((24, 31), (25, 32))), ("inception_v3", ((96, 108), (97, 100)))])
+def test_small_images_in_one_array_are_as_if_alone(name, sizes):
+    """Maps below a pool's window; and lengths of three quarters of the array, which no image has, fit no window at all."""
+    check_within(name, sizes)
+
+
+def check_within(name, sizes):
     model = create_model(name, width=4, num_classes=12, **FAMILIES[name])
-    sizes = SIZES.get(name, ((75, 94), (96, 73), (97, 74)))
     variables = drawn(model, 224)
     alone = [images(1, *size, 3) for size in sizes]
     height, width = (max(axis) + extra for axis, extra in zip(zip(*sizes, strict=True), (2, 1), strict=True))
@@ -122,6 +133,11 @@ def test_images_of_several_shapes_in_one_array_are_as_if_alone(name):
         np.testing.assert_allclose(one, jax.jit(model.apply)(variables, x)[0], rtol=1e-3, atol=1e-4)
     without = jax.jit(model.apply)(variables, jnp.concatenate(filled))
     assert np.abs(without - got).max() > 0.01  # the noise would be seen
+
+
+def test_group_normalisation_is_seen_inside_of_stochastic_depth():
+    for norm in ("group", "batch"):
+        assert needs_filled_arrays(stochastic_depth("cifar_resnet20", norm=norm)) == (norm == "group")
 
 
 def test_what_would_not_be_exact_is_refused():
