@@ -115,7 +115,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     residual, plain = (np.mean(values) for values in verdicts[4].values.values())
     first = (f"Plain, batch norm: each block\nmultiplies the cosine by {half:.2f}", [*curves(list(WIDE)[:5], SHORT), *laws])
     second = (f"Residual, batch norm: the cosine\ngoes as depth to the power {exponent:.2f}", curves(list(WIDE)[5:3:-1], LONG))
-    third = (f"At images, 56 layers: residual {residual:.4f}, plain {plain:.4f}", curves(("resnet", "plain"), LAYERS))
+    third = (f"At images, 56 layers: residual {residual:.2g}, plain {plain:.2g}", curves(("resnet", "plain"), LAYERS))
     label, log, band = "mean cosine between gradients", "log", " Mean over seeds, band from the least to the greatest."
     return [
         Picture(lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log), f"Wide networks.{band}"),
