@@ -30,7 +30,7 @@ class Files:
 def main() -> None:
     """Serve the blocks."""
     folder, cores, size, batch_size = arguments()
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # only where PyTorch is measured
 
     transforms = torchvision(torch).transforms
     torch.set_num_threads(1)
