@@ -10,7 +10,7 @@ from PIL import Image
 
 from deepjax.data import Split
 from deepjax.data.decode import FORMATS
-from deepjax.data.encoded import EncodedSplit
+from deepjax.data.encoded import PASSING, EncodedSplit
 from deepjax.data.pixels import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.dense import array_size
@@ -103,12 +103,12 @@ def _scaled(split: EncodedSplit, index: int, size: Size, side: int) -> Size:
 
 @contextlib.contextmanager
 def _named(split: EncodedSplit, index: int) -> Iterator[None]:
-    """Whatever an image raises becomes an InputError that names its record; Pillow and the record reader have a dozen kinds."""
+    """Damage of an image becomes an InputError that names its record."""
     try:
         yield
-    except InputError:
+    except (InputError, *PASSING):
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow and the record reader have a dozen kinds
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
         raise InputError(

@@ -51,11 +51,16 @@ def provenance(seconds: float, device: str) -> dict[str, str]:
     """How to run it again and on what it ran: command, versions, hardware, wall time."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return {
-        "command": "python " + shlex.join(sys.argv),
+        "command": "python " + shlex.join([_from_here(sys.argv[0]), *sys.argv[1:]]),
         "versions": f"Python {platform.python_version()}, {versions}",
         "hardware": f"{device}; {os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}",
         "wall time": f"{seconds:.0f} s",
     }
+
+
+def _from_here(script: str) -> str:
+    """As it is typed in the folder that it lies under: a published command names no folder of the machine that it ran on."""
+    return os.path.relpath(script) if Path(script).is_relative_to(Path.cwd()) else script
 
 
 def percent_points(interval: Interval) -> str:

@@ -96,6 +96,9 @@ def _server(python: str, script: str, folder: Path, cores: int, options: Options
         try:
             yield server
         finally:
+            server.stdin.close()  # so that it ends by itself, and takes worker processes of its own with it
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(30)
             server.kill()
 
 

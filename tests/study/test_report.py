@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
-from deepjax.study.report import Page, Picture, Table, percent_points, render
+from deepjax.study.report import Page, Picture, Table, percent_points, provenance, render
 from deepjax.study.verdict import Interval, Verdict
 
 CURVE = Curve("20 layers", [1, 2, 3], [[90.0, 50.0, 10.0], [80.0, 40.0, 20.0]], "#0072B2", "--")
@@ -20,6 +20,13 @@ def test_a_curve_is_the_mean_with_a_band_of_the_extremes():
     assert (heights.min(), heights.max()) == (10, 90)
     assert (ax.get_title(loc="left"), ax.get_ylim()) == ("title", (0, 100))
     plt.close(figure)
+
+
+@pytest.mark.parametrize("script", ["{here}/experiments/own.py", "experiments/own.py"])
+def test_the_command_names_no_folder_above_the_one_that_it_was_typed_in(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [script.format(here=tmp_path), "--dataset", "digits"])
+    assert provenance(1.0, "cpu")["command"] == "python experiments/own.py --dataset digits"
 
 
 def test_on_a_logarithmic_axis_the_mean_is_geometric():
