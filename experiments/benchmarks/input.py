@@ -96,9 +96,8 @@ def _server(python: str, script: str, folder: Path, cores: int, options: Options
         try:
             yield server
         finally:
-            server.stdin.close()  # so that it ends by itself, and takes worker processes of its own with it
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(30)
+                server.communicate(timeout=30)  # its stdin is closed, so it ends by itself, with worker processes of its own
             server.kill()
 
 
