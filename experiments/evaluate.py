@@ -32,6 +32,7 @@ from deepjax.evaluation.published import published
 from deepjax.evaluation.record import RESULT, claim, described
 from deepjax.evaluation.report import find, lines, row
 from deepjax.study.report import provenance
+from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import write_text
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, join
@@ -80,6 +81,7 @@ def main(options: Options) -> None:
     """Predict, score, print, write."""
     began = time.monotonic()
     join(options.hosts)
+    keep_compilations()
     members = gathered(options)
     names = (options.dataset or members[0].dataset.name, *options.also)
     splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work

@@ -24,6 +24,7 @@ from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command import parse, run
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
+from deepjax.training.compilations import keep_compilations
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, be_deterministic, join
 from deepjax.training.logs import read_rows
@@ -66,6 +67,7 @@ def main(options: Options) -> None:
     if options.deterministic:
         be_deterministic()
     join(options.hosts)
+    keep_compilations()
     title = f"{config.model} on {config.dataset}"
     primary = jax.process_index() == 0
     with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:

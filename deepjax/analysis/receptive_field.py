@@ -244,6 +244,12 @@ def _moved(reach: Reach, places: Mapping[int, int]) -> Reach:
 
 
 def _call(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
+    if equation.params.get("name") == _POINTWISE:
+        maps, kernel = arguments
+        channels = len(_shape(equation.invars[0])) - 1
+        return (
+            _unknown(equation, arguments) if kernel else [_each(maps, lambda span, axis: merge(span) if axis == channels else span)]
+        )
     inner = next(value for value in equation.params.values() if isinstance(value, Jaxpr | ClosedJaxpr))
     return _evaluate(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, arguments)
 
@@ -287,6 +293,7 @@ not one_minus_square or polygamma population_count pow pvary real reduce_precisi
 sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan
 tanh xor zeta
 """
+_POINTWISE = "pointwise_convolution"  # of deepjax.models.layers: its body merges the axes of the map, but pixels stay apart
 _CALLS = "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat remat2"
 _REDUCTIONS = "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor squeeze"
 _WINDOWS = "reduce_window reduce_window_max reduce_window_min reduce_window_sum"

@@ -15,6 +15,7 @@ from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
 from deepjax.study.verdict import Verdict
 from deepjax.study.workers import Task, TaskReport, default_jobs, run_all
+from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
 from deepjax.training.logs import Row
@@ -131,6 +132,7 @@ def seeds_of(options: Options, preset: Preset) -> tuple[int, ...]:
 def conduct(study: Study, options: Options) -> None:
     """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
     began = time.monotonic()
+    keep_compilations()
     if options.dataset not in study.presets:
         raise unknown("dataset", options.dataset, study.presets)
     preset = study.presets[options.dataset]

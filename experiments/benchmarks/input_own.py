@@ -7,7 +7,7 @@ import io
 from typing import Any, cast
 
 import numpy as np
-from input_server import Block, arguments, serve
+from contender import Block, input_arguments, serve
 from PIL import Image
 
 from deepjax.data import Crops, EncodedSplit, dataset_info, load_split, train_batches
@@ -18,7 +18,7 @@ from deepjax.data.pixels import Choose, cut, decode_rgb
 
 def main() -> None:
     """Serve the blocks."""
-    folder, cores, size, batch_size = arguments()
+    folder, cores, size, batch_size = input_arguments()
     files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     whole = dataclasses.replace(dataset_info("imagenet2012"), train_size=len(files))
     split = dataclasses.replace(cast(EncodedSplit, load_split(whole, "train", str(folder))), threads=cores)

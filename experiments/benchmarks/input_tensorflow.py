@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from input_server import Block, arguments, serve
+from contender import Block, input_arguments, serve
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def main() -> None:
     """Serve the blocks."""
-    folder, cores, size, batch_size = arguments()
+    folder, cores, size, batch_size = input_arguments()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     import tensorflow as tf
 

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from input_server import Block, arguments, serve
+from contender import Block, input_arguments, serve
 from PIL import Image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,7 +29,7 @@ class Files:
 
 def main() -> None:
     """Serve the blocks."""
-    folder, cores, size, batch_size = arguments()
+    folder, cores, size, batch_size = input_arguments()
     import torch  # pyright: ignore[reportMissingImports]  # only where PyTorch is measured
 
     transforms = torchvision(torch).transforms

@@ -6,23 +6,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-Block = Callable[[], int]  # runs once over the images and returns how many there were
+Block = Callable[[], int]  # runs once over its images and returns how many there were
 
 
-def arguments() -> tuple[Path, int, int, int]:
-    """Folder of the files, cores, size and batch size, from the command line; the process keeps to so many cores from here on."""
+def input_arguments() -> tuple[Path, int, int, int]:
+    """Folder of the files, cores, size and batch size, from input.py; the process keeps to so many cores from here on."""
     folder, cores, size, batch_size = sys.argv[1:]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     return Path(folder), int(cores), int(size), int(batch_size)
 
 
-def serve(blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None) -> None:
-    """Say what there is, run each block once to warm up, then answer until stdin ends. `before` a block runs what is not timed."""
+def serve(blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None, **said: Any) -> None:
+    """Say what there is, run each block once to warm up, then answer until stdin ends. `before` a block runs what is not timed.
+
+    said: what the driver is to know beside the names, as JSON.
+    """
     for block in blocks.values():
         block()
     answer = os.fdopen(os.dup(1), "w")
-    print(json.dumps({"names": list(blocks), "versions": versions}), file=answer, flush=True)
+    print(json.dumps({"names": list(blocks), "versions": versions} | said), file=answer, flush=True)
     for line in sys.stdin:
         name = line.strip()
         (before or {}).get(name, lambda: 0)()

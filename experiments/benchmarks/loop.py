@@ -1,0 +1,97 @@
+"""What the training loop costs: images a second of `train`, with loading, logs and a checkpoint, and of its bare step, in turns.
+
+python experiments/benchmarks/loop.py
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+from turns import shown, summary
+
+from deepjax import command
+from deepjax.data import Split, dataset_info
+from deepjax.errors import require
+from deepjax.training import RunOptions, TrainConfig, build, programs, train
+from deepjax.training.config import write_text
+from deepjax.training.programs import Programs
+from deepjax.training.trainer import LOOK_EVERY
+
+BARE = "bare step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed, on random images in the shape of CIFAR-10."""
+
+    model: str = "cifar_resnet20"
+    """The network."""
+    batch_size: int = 128
+    """Images of a step."""
+    steps: int = 60
+    """Steps of a block, a multiple of 20; the loop saves a checkpoint in its midst."""
+    rounds: int = 6
+    """Blocks of each, in turns."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+
+
+def main() -> None:
+    """Print the median images a second of both, and the median ratio in the same round."""
+    options = command.parse(Options)
+    require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
+    require(options.steps % LOOK_EVERY == 0 and options.steps > 0, "steps", options.steps, f"a multiple of {LOOK_EVERY}")
+    config = TrainConfig(options.model, "cifar10", steps=options.steps + 2 * LOOK_EVERY, batch_size=options.batch_size)
+    with mock.patch.object(programs, "_split", random_images):
+        made = build(config)
+    rates: dict[str, list[float]] = {BARE: [], "train": []}
+    for _ in range(options.rounds):
+        rates[BARE].append(bare(made, options))
+        rates["train"].append(looped(made, options))
+    rows = {name: summary(mine, rates[BARE]) for name, mine in rates.items()}
+    for name, row in rows.items():
+        print(f"{name:10} {row['images_per_second']:8.1f} images/s, {shown(row['ratio'], row['interval'])} x the bare step")
+    if options.out is not None:
+        where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+        write_text(
+            options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where, indent=1) + "\n"
+        )
+
+
+def bare(made: Programs, options: Options) -> float:
+    """Images a second of the compiled step alone, its batch on the device."""
+    state = made.fresh_state(made.config)
+    batch = made.spread.put_batch(made.batch_at(made.config, 0))
+    state, _ = jax.block_until_ready(made.train_step(state, batch))
+    began = time.perf_counter()
+    for _ in range(options.steps):
+        state, _ = made.train_step(state, batch)
+    jax.block_until_ready(state)
+    return options.steps * options.batch_size / (time.perf_counter() - began)
+
+
+def looped(made: Programs, options: Options) -> float:
+    """Images a second of `train` between two of its looks at the device."""
+    seen: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunOptions(save_every=LOOK_EVERY + options.steps // 2)
+        heard = lambda done, total, note: seen.setdefault(done, time.perf_counter())  # noqa: E731
+        train(made.config, Path(folder) / "run", run, programs=made, report=heard, say=lambda line: None)
+    return options.steps * options.batch_size / (seen[LOOK_EVERY + options.steps] - seen[LOOK_EVERY])
+
+
+def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:
+    """In the shape of the data set, a few batches of them: what comes after the loop is not timed."""
+    data, rng, count = dataset_info(config.dataset), np.random.default_rng(0), 4 * config.batch_size
+    labels = rng.integers(0, data.num_classes, count).astype(np.int32)
+    return Split(rng.integers(0, 256, (count, *data.shape), np.uint8), labels)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,117 @@
+"""One step over 1 to 8 simulated devices: what they say to each other, and that nothing compiles twice. No times: cores are shared.
+
+python experiments/benchmarks/scaling.py
+"""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from deepjax import command
+from deepjax.errors import InputError
+from deepjax.training.config import write_text
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+EPOCHS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is looked at."""
+
+    model: str = "cifar_resnet20"
+    """The network, on the digits."""
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of simulated devices, each in a process of its own."""
+    batch_size: int = 96
+    """Images of a step, over all devices."""
+    fsdp: bool = False
+    """Parameters spread over the devices too."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+    alone: bool = False
+    """In this process; the driver sets it."""
+
+
+def main() -> None:
+    """Print a table: collectives of the compiled step, seconds to compile it, compilations of three epochs after the first."""
+    options = command.parse(Options)
+    if options.alone:
+        print(json.dumps(looked_at(options)))
+        return
+    rows = [of_process(options, count) for count in options.devices]
+    kinds = [kind for kind in COLLECTIVES if any(row["collectives"].get(kind) for row in rows)]
+    print(f"| devices | {' | '.join(kinds)} | MB summed | compile, s | compilations after epoch 1 |")
+    print(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
+    for row in rows:
+        counts = " | ".join(str(row["collectives"].get(kind, 0)) for kind in kinds)
+        print(f"| {row['devices']} | {counts} | {row['megabytes']:.2f} | {row['compile_s']:.1f} | {row['compilations_later']} |")
+    if options.out is not None:
+        write_text(options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows}, indent=1) + "\n")
+
+
+def of_process(options: Options, count: int) -> dict[str, Any]:
+    """What a process with so many devices finds."""
+    line = [sys.executable, __file__, "--alone", "--model", options.model, "--devices", str(count)]
+    line += ["--batch-size", str(options.batch_size), *(["--fsdp"] if options.fsdp else [])]
+    ended = subprocess.run(line, check=False, text=True, stdout=subprocess.PIPE)  # noqa: S603  # this script
+    if ended.returncode:
+        raise InputError(f"the process with {count} devices ended with {ended.returncode}; what it said stands above")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def looked_at(options: Options) -> dict[str, Any]:
+    """The compiled step of this process's devices, and a run of three epochs."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", options.devices[0])
+    jax.config.update("jax_enable_compilation_cache", False)
+    from deepjax.training import RunOptions, TrainConfig, build, train
+
+    config = TrainConfig(options.model, "digits", epochs=EPOCHS, batch_size=options.batch_size)
+    run = RunOptions(fsdp=options.fsdp)
+    programs = build(config, run)
+    counts, megabytes = collectives(programs.train_step.as_text())
+    compilations: list[int] = []
+    epoch = [0]
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: event == COMPILATION and compilations.append(epoch[0])
+    )
+
+    def report(done: int, total: int, note: str) -> None:
+        epoch[0] = done // config.steps_per_epoch
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder) / "run", run, programs=programs, report=report, say=lambda line: None)
+    return {
+        "devices": options.devices[0],
+        "collectives": counts,
+        "megabytes": megabytes,
+        "compile_s": programs.cost.compile_seconds,
+        "compilations": len(compilations),
+        "compilations_later": sum(at >= 1 for at in compilations),
+    }
+
+
+def collectives(program: str) -> tuple[dict[str, int], float]:
+    """How many of each a compiled program has, and how many million bytes (of float32 and such) their results hold."""
+    counts: dict[str, int] = {}
+    size = 0
+    for line in program.splitlines():
+        found = re.match(rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
+        if found:
+            counts[found[2]] = counts.get(found[2], 0) + 1
+            size += sum(4 * math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", found[1]))
+    return counts, size / 1e6
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,99 @@
+"""Time until something happens: imports, and the first training step with a cold and with a warm compilation cache.
+
+python experiments/benchmarks/startup.py
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from turns import paired, shown
+
+from deepjax import command
+from deepjax.errors import InputError, require
+from deepjax.training.config import write_text
+
+ROOT = Path(__file__).parents[2]
+IMPORTS = {"jax, flax.linen": "import jax, flax.linen", "deepjax.models": "import deepjax.models", "deepjax": "import deepjax"}
+TRAIN = ["experiments/train.py", "--model", "cifar_resnet20", "--dataset", "digits", "--steps", "20"]
+FIRST_STEPS = {"train.py": TRAIN, "the demo": ["experiments/degradation.py"]}
+FIRST = "step 1/"  # in the line of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    rounds: int = 9
+    """Processes of each import, in turns; of each first step a third of them, at least three."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+
+
+def main() -> None:
+    """Print a table of each: medians in seconds, and ratios in the same rounds."""
+    options = command.parse(Options)
+    require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
+    imports: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    for _ in range(options.rounds):
+        for name, line in IMPORTS.items():
+            imports[name].append(imported(line))
+    first_steps: dict[str, list[float]] = {f"{name}, {cache}": [] for name in FIRST_STEPS for cache in ("cold", "warm")}
+    for _ in range(max(3, options.rounds // 3)):
+        for name, line in FIRST_STEPS.items():
+            with tempfile.TemporaryDirectory() as cache:
+                for state in ("cold", "warm"):
+                    first_steps[f"{name}, {state}"].append(first_step(line, cache))
+    result = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
+    for title, entries in result.items():
+        print(f"\n| {title} | seconds | ratio |\n|---|---:|---|")
+        for name, entry in entries.items():
+            print(f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |")
+    if options.out is not None:
+        write_text(options.out, json.dumps({"rounds": options.rounds, "cores": os.cpu_count()} | result, indent=1) + "\n")
+
+
+def rows(times: dict[str, list[float]], first: str) -> dict[str, dict[str, Any]]:
+    """Medians, and the ratio to `first`."""
+    entries = {}
+    for name, mine in times.items():
+        low, ratio, high = paired(mine, times[first])
+        entries[name] = {"seconds": statistics.median(mine), "ratio": ratio, "interval": [low, high]}
+    return entries
+
+
+def imported(line: str) -> float:
+    """Seconds of a process that imports and ends."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", line], check=True, cwd=ROOT)  # noqa: S603  # our own line
+    return time.perf_counter() - began
+
+
+def first_step(line: list[str], cache: str) -> float:
+    """Seconds until a command, started anew, has done its first step; it is stopped there. cache: the user's folder of caches."""
+    with tempfile.TemporaryDirectory() as out:
+        began = time.perf_counter()
+        where = {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1"}
+        whole = [sys.executable, *line, "--out", f"{out}/run"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(whole, env=os.environ | where, cwd=ROOT, **pipes) as process:  # noqa: S603  # our own scripts
+            said = []
+            for said_now in process.stderr or ():
+                said.append(said_now)
+                if FIRST in said_now:
+                    took = time.perf_counter() - began
+                    process.terminate()
+                    process.communicate()
+                    return took
+    raise InputError(f"{line[0]} ended before its first step: {''.join(said)[-500:]}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,150 @@
+"""Images a second of a training step: deepjax, flax's layers and ImageNet example, PyTorch eager and compiled, in turns.
+
+python experiments/benchmarks/throughput.py --torch .venv/bin/python
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from throughput_task import Task
+from turns import Server, heard, serving, shown, summary, timed
+
+from deepjax import command
+from deepjax.errors import InputError, require
+from deepjax.training.config import write_text
+
+OWN = "deepjax"
+SIZES = {"cifar_resnet20": (32, 128, 10), "resnet50": (64, 32, 1000), "vgg16_bn": (64, 32, 1000), "googlenet_tv": (64, 32, 1000)}
+OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
+# A wrong gradient must show within a thousandth of the loss, and rounding must not: ResNet-50, drawn at random, turns one in the
+# seventh digit of its activations into some per cent of its gradient.
+LEARNING_RATES = {"cifar_resnet20": 1e-3}
+OTHER_RATE = 1e-5
+DEVICE_BATCH = 256  # on a GPU, at 224 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    models: tuple[str, ...] = tuple(SIZES)
+    """Networks; also inception_v3."""
+    gpu: bool = False
+    """A GPU's sizes, where JAX finds one."""
+    size: int = 0
+    """Pixels of a side; 0: 32 or 64, on a GPU 32 or 224 (299 for Inception-v3)."""
+    batch_size: int = 0
+    """Images of a step; 0: 128 or 32, on a GPU 256."""
+    inference: bool = False
+    """Apply the networks in place of training them."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of what layers compute."""
+    torch: str = ""
+    """The Python that has PyTorch, torchvision and timm; empty: without them."""
+    compiled: bool = True
+    """With torch.compile too, which takes a C++ compiler."""
+    steps: int = 0
+    """Steps of a block; 0: 4 or 2, on a GPU 50."""
+    rounds: int = 9
+    """Blocks of each contender; they take turns."""
+    checked: int = 5
+    """Steps of training whose losses must agree before anything is timed; in float32 to a thousandth."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+
+
+def main() -> None:
+    """Print a table for each network: images a second, and the median ratio to deepjax's in the same round."""
+    options = command.parse(Options)
+    known = SIZES | OTHERS
+    require(set(options.models) <= set(known), "models", options.models, ", ".join(known))
+    require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
+    what = "inference" if options.inference else "training"
+    result: dict[str, Any] = {"options": dataclasses.asdict(options) | {"out": None, "torch": ""}, "what": what, "tables": []}
+    for name in options.models:
+        entry = measured(name, options)
+        result["tables"].append(entry)
+        print(f"\n{heading(entry, what)}\n\n{table(entry)}", flush=True)
+    print(f"\n{entry['device']}; {entry['versions']}")
+    if options.out is not None:
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def measured(name: str, options: Options) -> dict[str, Any]:
+    """The rates of every contender on one network."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = _task(name, options, folder)
+        with started(task, options) as (servers, said):
+            check(said["losses"], options)
+            rates = timed(servers, options.rounds)
+    rows = {contender: summary(mine, rates[OWN]) for contender, mine in rates.items()}
+    return {"task": dataclasses.asdict(task) | {"folder": ""}, "rows": rows} | said
+
+
+@contextlib.contextmanager
+def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], dict[str, Any]]]:
+    """Each contender's process, ready; and what they say of themselves."""
+    own = [sys.executable, "throughput_jax.py"]
+    processes = [own, [*own, "--flax"]]
+    if options.torch:
+        processes.append([options.torch, "throughput_torch.py", *(["--compiled"] if options.compiled else [])])
+    with contextlib.ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
+        for python, script, *flags in processes:
+            server = stack.enter_context(serving(python, script, [json.dumps(dataclasses.asdict(task)), *flags], {}))
+            ready = heard(server)
+            servers |= dict.fromkeys(ready["names"], server)
+            losses |= ready["losses"]
+            versions.append(ready["versions"])
+            device = device or ready["device"]
+        yield (
+            servers,
+            {"losses": losses, "versions": "; ".join(dict.fromkeys(versions)), "device": f"{os.cpu_count()} cores, {device}"},
+        )
+
+
+def check(losses: dict[str, list[float]], options: Options) -> None:
+    """Raise InputError where a contender computes something else."""
+    tolerance = 1e-3 if options.precision == "float32" else 3e-2
+    for name, mine in losses.items():
+        for step, (a, b) in enumerate(zip(mine, losses[OWN], strict=True)):
+            if not math.isclose(a, b, rel_tol=tolerance):
+                raise InputError(f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; nothing was timed")
+
+
+def heading(entry: dict[str, Any], what: str) -> str:
+    """What was done."""
+    task = entry["task"]
+    return f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}"
+
+
+def table(entry: dict[str, Any]) -> str:
+    """In Markdown."""
+    lines = ["| what | images/s | ratio to deepjax |", "|---|---:|---|"]
+    for name, row in entry["rows"].items():
+        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+    return "\n".join(lines)
+
+
+def _task(name: str, options: Options, folder: str) -> Task:
+    size, batch_size, classes = (SIZES | OTHERS)[name]
+    small = size == SIZES["cifar_resnet20"][0]
+    size = options.size or (max(size, 224) if options.gpu and not small else size)
+    batch_size = options.batch_size or (DEVICE_BATCH if options.gpu else batch_size)
+    rate = LEARNING_RATES.get(name, OTHER_RATE)
+    steps = options.steps or (50 if options.gpu else 4 if small else 2)
+    return Task(name, size, batch_size, classes, options.precision, options.inference, rate, steps, options.checked, folder)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,189 @@
+"""deepjax, and its networks from flax's own layers with the step of flax's ImageNet example: blocks for throughput.py."""
+
+import contextlib
+import functools
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from contender import Block, serve
+from flax import linen as nn
+from jax import lax
+from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
+
+from deepjax.data import Dataset, register
+from deepjax.data.augment import normalize
+from deepjax.models import create_model, googlenet, inception, layers, norms, resnet, vgg
+from deepjax.models.weights import to_torch
+from deepjax.training import TrainConfig
+from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedule
+from deepjax.training.preflight import compile_step
+from deepjax.training.programs import step_options
+from deepjax.training.state import auxiliary_heads, init_state
+from deepjax.training.step import make_train_step
+
+Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
+
+
+def main() -> None:
+    """Serve the blocks of deepjax, or with --flax those of flax's layers."""
+    task = given()
+    name, make = ("flax", flax_steps) if "--flax" in sys.argv else ("deepjax", own_steps)
+    with flax_layers() if name == "flax" else contextlib.nullcontext():
+        block, losses = make(task)
+        versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib", "flax"))
+        serve({name: block}, versions, losses={name: losses}, device=jax.devices()[0].device_kind)
+
+
+def own_steps(task: Task) -> tuple[Block, list[float]]:
+    """deepjax's train step as the trainer compiles it, and the network as evaluation applies it."""
+    data = dataset(task)
+    model = network(task)
+    fields = {
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "augment": False,
+        "label_smoothing": SMOOTHING,
+        "auxiliary_weight": HEADS,
+    }
+    rates = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
+    config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
+    state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    np.savez(Path(task.folder) / "weights.npz", **to_torch(task.model, variables))
+    batch = placed(task)
+    if task.inference:
+        return inference(task, model, state.params, state.batch_stats, batch["image"])
+    step = make_train_step(model, make_optimizer(config), make_schedule(config), data, step_options(config))
+    compiled, _ = compile_step(jax.jit(step, donate_argnums=0), state, batch)
+
+    def advance(state: Any) -> tuple[Any, Any]:
+        state, metrics = compiled(state, batch)
+        return state, metrics["loss"]
+
+    return training(task, advance, state)
+
+
+def flax_steps(task: Task) -> tuple[Block, list[float]]:
+    """The step of flax's ImageNet example: the penalty of the weights in the loss, optax's SGD, metrics, no donation.
+
+    In its strongest form: jit in place of pmap, the images as bytes, bfloat16 without loss scaling, symmetric padding.
+    """
+    model, batch = network(task), placed(task)
+    key, _ = jax.random.split(jax.random.key(0))  # as init_state draws
+    variables: Any = model.lazy_init(key, jax.ShapeDtypeStruct((1, task.size, task.size, 3), jnp.float32))
+    params, statistics = variables["params"], variables["batch_stats"]
+    if task.inference:
+        return inference(task, model, params, statistics, batch["image"])
+    optimizer = optax.sgd(task.learning_rate, MOMENTUM, nesterov=True)
+    kernels = decay_mask(params)
+
+    @jax.jit
+    def step(state: Any, batch: Any) -> tuple[Any, Any]:
+        params, statistics, opt_state = state
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], task.classes), SMOOTHING)
+
+        def loss_of(params: Any) -> tuple[Any, Any]:
+            variables = {"params": params, "batch_stats": statistics}
+            output: Any = model.apply(
+                variables, normalize(batch["image"], dataset(task)), train=True, mutable=["batch_stats", "auxiliary"]
+            )
+            logits, new = output
+            losses = [jnp.mean(optax.softmax_cross_entropy(x, targets)) for x in (logits, *new.get("auxiliary", {}).values())]
+            chosen = jax.tree.map(lambda kernel, leaf: jnp.sum(jnp.square(leaf)) if kernel else 0.0, kernels, params)
+            penalty = 0.5 * DECAY * sum(jax.tree.leaves(chosen))
+            return losses[0] + HEADS * sum(losses[1:]) + penalty, (losses[0], new["batch_stats"], logits)
+
+        (_, (loss, new, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        metrics = {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"])}
+        return (optax.apply_updates(params, updates), new, opt_state), metrics
+
+    def advance(state: Any) -> tuple[Any, Any]:
+        state, metrics = step(state, batch)
+        return state, metrics["loss"]
+
+    return training(task, advance, (params, statistics, optimizer.init(params)))
+
+
+def training(task: Task, advance: Step, state: Any) -> tuple[Block, list[float]]:
+    """A block of steps from where the last one ended; and the losses of the first steps."""
+    losses = []
+    for _ in range(task.checked):
+        state, loss = advance(state)
+        losses.append(float(loss))
+
+    def block() -> int:
+        nonlocal state
+        for _ in range(task.steps):
+            state, _ = advance(state)
+        jax.block_until_ready(state)
+        return task.steps * task.batch_size
+
+    return block, losses
+
+
+def inference(task: Task, model: nn.Module, params: Any, statistics: Any, images: Any) -> tuple[Block, list[float]]:
+    """A block of applications; "losses" is the mean logit's size."""
+    data, variables = dataset(task), {"params": params, "batch_stats": statistics}
+    apply: Any = jax.jit(lambda variables, images: model.apply(variables, normalize(images, data), train=False))
+
+    def block() -> int:
+        for _ in range(task.steps):
+            jax.block_until_ready(apply(variables, images))
+        return task.steps * task.batch_size
+
+    return block, [float(jnp.mean(jnp.abs(apply(variables, images))))]
+
+
+def network(task: Task) -> nn.Module:
+    """The network without dropout."""
+    kinds = {"dropout": 0.0, "auxiliary_dropout": 0.0}
+    plain = create_model(task.model, num_classes=task.classes, dtype=jnp.dtype(task.precision))
+    return plain.clone(**{name: value for name, value in kinds.items() if hasattr(plain, name)})
+
+
+@functools.cache
+def dataset(task: Task) -> Dataset:
+    """What the step needs to know of the images."""
+    shape = (task.size, task.size, 3)
+    return register(Dataset("throughput", shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
+
+
+def placed(task: Task) -> dict[str, jax.Array]:
+    """The batch on the device."""
+    images, labels = task.batch()
+    return {"image": jax.device_put(images), "label": jax.device_put(labels)}
+
+
+@contextlib.contextmanager
+def flax_layers() -> Iterator[None]:
+    """flax's convolution, batch normalisation and max pool in the networks, under the names that they have anyway."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(layers, "convolve", lax.conv_general_dilated))
+        stack.enter_context(mock.patch.object(norms, "BatchNorm", flax_norm))
+        for module in (resnet, googlenet, inception, vgg):
+            stack.enter_context(mock.patch.object(module, "max_pool", flax_max_pool))
+        yield
+
+
+def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon: float, **named: Any) -> nn.BatchNorm:
+    """flax's batch normalisation with the settings of its example."""
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **named)
+
+
+def flax_max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
+    """flax's max pool, with what a last window that hangs over needs."""
+    over = [(stride - (size + 2 * padding - window) % stride) % stride if ceil else 0 for size in x.shape[1:3]]
+    return nn.max_pool(x, (window, window), (stride, stride), [(padding, padding + more) for more in over])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What every contender of throughput.py computes: the network, its images and labels, the optimizer's constants. NumPy alone."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+MOMENTUM, DECAY, SMOOTHING, HEADS = 0.9, 1e-4, 0.1, 0.3
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of a pixel, per channel
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One network at one size; training has dropout off, since each framework draws its own."""
+
+    model: str
+    size: int
+    batch_size: int
+    classes: int
+    precision: Literal["float32", "bfloat16"]
+    inference: bool
+    learning_rate: float
+    steps: int  # of a block
+    checked: int  # steps whose losses are compared before anything is timed
+    folder: str  # that holds weights.npz, under torchvision's names
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random images, uint8 (batch, height, width, 3), and labels, int32."""
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (self.batch_size, self.size, self.size, 3), np.uint8)
+        return images, rng.integers(0, self.classes, self.batch_size).astype(np.int32)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Under torchvision's names."""
+        with np.load(Path(self.folder) / "weights.npz") as file:
+            return dict(file)
+
+
+def given() -> Task:
+    """The task on the command line."""
+    return Task(**json.loads(sys.argv[1]))

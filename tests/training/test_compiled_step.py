@@ -1,0 +1,62 @@
+"""What a training step compiles to: as many convolutions as the table says, in the precision asked for, and nothing kept twice."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deepjax.data import Dataset
+from deepjax.models import create_model
+from deepjax.training import TrainConfig
+from deepjax.training.optimizers import make_optimizer, make_schedule
+from deepjax.training.programs import step_options
+from deepjax.training.state import init_state
+from deepjax.training.step import make_train_step
+
+IMAGENET = Dataset("imagenet2012", (224, 224, 3), 1000, 1_281_167, 50_000, (0.0,) * 3, (1.0,) * 3, True, 0, "")
+BATCH = 2
+
+
+def traced(name, precision):
+    config = TrainConfig(name, "imagenet2012", batch_size=BATCH, precision=precision, augment=False, auxiliary_weight=0.0)
+    optimizer = make_optimizer(config)
+    model = create_model(name, dtype=jnp.dtype(precision))
+    state = jax.eval_shape(lambda: init_state(model, optimizer, IMAGENET.shape, 0.1, 0))
+    step = make_train_step(model, optimizer, make_schedule(config), IMAGENET, step_options(config))
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, *IMAGENET.shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+    }
+    return jax.jit(step, donate_argnums=0).trace(state, batch)
+
+
+def equations(jaxpr):
+    """Those of a computation and of what it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+# Of each layer forward, its kernel's gradient, and its input's but for the first layer's; 1x1 convolutions are products on a CPU.
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet50", 54), ("resnet18", 21), ("vgg16_bn", 16), ("googlenet_tv", 58), ("cifar_resnet20", 20)]
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_each_layer_once_forward_and_twice_backward_in_its_precision(name, layers, precision):
+    products = [
+        equation
+        for equation in equations(traced(name, precision).jaxpr)
+        if equation.primitive.name in ("conv_general_dilated", "dot_general")
+        and equation.outvars[0].aval.ndim > 1  # a product of two vectors is the guard's
+    ]
+    assert len(products) == 3 * layers - 1
+    types = [{variable.aval.dtype.name for variable in (*product.invars, *product.outvars)} for product in products]
+    others = [kinds for kinds in types if kinds != {precision}]
+    assert others == ([{"float32"}] * 3 if precision == "bfloat16" else []), "the classifier alone is float32, and its gradients"
+
+
+def test_no_array_of_the_state_is_there_twice():
+    lowered = traced("resnet18", "float32").lower()
+    arrays = len(jax.tree.leaves(lowered.args_info[0][0]))
+    assert lowered.as_text().count("tf.aliasing_output") == arrays
