@@ -17,8 +17,8 @@ def keep_compilations() -> Path | None:
 
     Commands call this; the library never does, for the setting is the whole process's. JAX's own settings go first:
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false none. Nor is anything kept where the folder
-    cannot be written. Each kind of processor and number of threads has a folder of its own, since XLA compiles for what it finds; of
-    more than 2 GiB the oldest files go.
+    cannot be written. Each kind of processor and number of threads has a folder of its own, since XLA compiles for what it finds;
+    of more than 2 GiB the oldest files go.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return None

@@ -51,7 +51,6 @@ class Compiled:
     """One compilation of a step."""
 
     trace_s: float
-    compile_s: float
     cost: StepCost
     step: Any
     state: Any
@@ -69,22 +68,28 @@ def main() -> None:
     for number in range(options.rounds):
         for case in cases:
             made = compiled(*case, options)
-            seconds[case].append((made.trace_s, made.compile_s))
+            seconds[case].append((made.trace_s, made.cost.compile_seconds))
             if number == options.rounds - 1:
                 rows.append(row(*case, made, options.steps))
-                print(
-                    f"{rows[-1]['depth']:5} layers, {case[0]:15} {rows[-1]['mib']:9.1f} MiB, step {rows[-1]['step_s']} s",
-                    flush=True,
-                )
     for case, values in zip(cases, rows, strict=True):
         values |= of_rounds(seconds[case], seconds[case[0], options.depths[0]])
-        took = f"trace {values['trace_s']:.2f} s, compile {values['compile_s']:.2f} s"
-        print(f"{case[1]:5} layers, {case[0]:15} {took}, {values['ratio']:.2f} x {options.depths[0]} layers")
+    where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
+    print(table(result))
     if options.out is not None:
-        where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-        write_text(
-            options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where, indent=1) + "\n"
-        )
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    first, batch = result["options"]["depths"][0], result["options"]["batch_size"]
+    lines = [f"| layers | blocks | trace, s | compile, s | both, against {first} layers | memory of a step of {batch} | step, s |"]
+    lines.append("|---:|---|---:|---:|---:|---:|---:|")
+    for row in result["rows"]:
+        step = "not timed" if row["step_s"] is None else f"{row['step_s']:.2f}"
+        took = f"{row['trace_s']:.2f} | {row['compile_s']:.2f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['depth']} | {row['way']} | {took} | {row['mib']:.0f} MiB | {step} |")
+    return "\n".join(lines)
 
 
 def of_rounds(times: list[tuple[float, float]], first: list[tuple[float, float]]) -> dict[str, float]:
@@ -112,7 +117,7 @@ def compiled(way: Way, depth: int, options: Options) -> Compiled:
     step.trace(shapes, batch)
     trace_s = time.perf_counter() - began
     runs, cost = compile_step(step, shapes, batch)
-    return Compiled(trace_s, cost.compile_seconds, cost, runs, shapes, batch)
+    return Compiled(trace_s, cost, runs, shapes, batch)
 
 
 def row(way: Way, depth: int, made: Compiled, steps: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
@@ -55,13 +56,19 @@ def main() -> None:
         rates[BARE].append(bare(made, options))
         rates["train"].append(looped(made, options))
     rows = {name: summary(mine, rates[BARE]) for name, mine in rates.items()}
-    for name, row in rows.items():
-        print(f"{name:10} {row['images_per_second']:8.1f} images/s, {shown(row['ratio'], row['interval'])} x the bare step")
+    where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
+    print(table(result))
     if options.out is not None:
-        where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
-        write_text(
-            options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where, indent=1) + "\n"
-        )
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    lines = ["| what | images/s | ratio to the bare step |", "|---|---:|---|"]
+    for name, row in result["rows"].items():
+        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+    return "\n".join(lines)
 
 
 def bare(made: Programs, options: Options) -> float:

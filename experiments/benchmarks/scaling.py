@@ -47,14 +47,24 @@ def main() -> None:
         print(json.dumps(looked_at(options)))
         return
     rows = [of_process(options, count) for count in options.devices]
+    result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows}
+    print(table(result))
+    if options.out is not None:
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    rows = result["rows"]
     kinds = [kind for kind in COLLECTIVES if any(row["collectives"].get(kind) for row in rows)]
-    print(f"| devices | {' | '.join(kinds)} | MB summed | compile, s | compilations after epoch 1 |")
-    print(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
+    lines = [f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after the first epoch |"]
+    lines.append(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
     for row in rows:
         counts = " | ".join(str(row["collectives"].get(kind, 0)) for kind in kinds)
-        print(f"| {row['devices']} | {counts} | {row['megabytes']:.2f} | {row['compile_s']:.1f} | {row['compilations_later']} |")
-    if options.out is not None:
-        write_text(options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows}, indent=1) + "\n")
+        lines.append(
+            f"| {row['devices']} | {counts} | {row['megabytes']:.2f} | {row['compile_s']:.1f} | {row['compilations_later']} |"
+        )
+    return "\n".join(lines)
 
 
 def of_process(options: Options, count: int) -> dict[str, Any]:

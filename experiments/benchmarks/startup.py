@@ -52,12 +52,19 @@ def main() -> None:
                 for state in ("cold", "warm"):
                     first_steps[f"{name}, {state}"].append(first_step(line, cache))
     result = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
-    for title, entries in result.items():
-        print(f"\n| {title} | seconds | ratio |\n|---|---:|---|")
-        for name, entry in entries.items():
-            print(f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |")
+    print(table(result))
     if options.out is not None:
         write_text(options.out, json.dumps({"rounds": options.rounds, "cores": os.cpu_count()} | result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    lines = []
+    for title in ("import", "first step"):
+        lines += ["", f"| {title} | seconds | ratio |", "|---|---:|---|"]
+        for name, entry in result[title].items():
+            lines.append(f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |")
+    return "\n".join(lines[1:])
 
 
 def rows(times: dict[str, list[float]], first: str) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,19 @@ OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
 # seventh digit of its activations into some per cent of its gradient.
 LEARNING_RATES = {"cifar_resnet20": 1e-3}
 OTHER_RATE = 1e-5
+LARGE_PAGES, TWO_DEVICES = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),), (("JAX_NUM_CPU_DEVICES", "2"),)
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A process and what it is called."""
+
+    name: str
+    python: str
+    script: str
+    flags: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Options:
     """Of what layers compute."""
     torch: str = ""
     """The Python that has PyTorch, torchvision and timm; empty: without them."""
+    levers: bool = False
+    """Also deepjax without what makes it faster on a CPU, and all on large pages and two devices."""
     compiled: bool = True
     """With torch.compile too, which takes a C++ compiler."""
     steps: int = 0
@@ -71,12 +85,15 @@ def main() -> None:
     what = "inference" if options.inference else "training"
     result: dict[str, Any] = {"options": dataclasses.asdict(options) | {"out": None, "torch": ""}, "what": what, "tables": []}
     for name in options.models:
-        entry = measured(name, options)
-        result["tables"].append(entry)
-        print(f"\n{heading(entry, what)}\n\n{table(entry)}", flush=True)
-    print(f"\n{entry['device']}; {entry['versions']}")
+        result["tables"].append(measured(name, options))
+        print(f"\n{one_table(result['tables'][-1], what)}", flush=True)
     if options.out is not None:
         write_text(options.out, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    return "\n\n".join(one_table(entry, result["what"]) for entry in result["tables"])
 
 
 def measured(name: str, options: Options) -> dict[str, Any]:
@@ -90,18 +107,32 @@ def measured(name: str, options: Options) -> dict[str, Any]:
     return {"task": dataclasses.asdict(task) | {"folder": ""}, "rows": rows} | said
 
 
+def contenders(options: Options) -> list[Contender]:
+    """Who takes part; deepjax first, whose process writes the weights that PyTorch's read."""
+    own, theirs = (sys.executable, "throughput_jax.py"), (options.torch, "throughput_torch.py")
+    chosen = [Contender(OWN, *own), Contender("flax", *own, ("--flax",))]
+    if options.torch:
+        chosen.append(Contender("PyTorch", *theirs, ("--compiled",) if options.compiled else ()))
+    if options.levers:
+        chosen.append(Contender(f"{OWN}, convolutions as XLA has them", *own, ("--convolutions",)))
+        chosen.append(Contender(f"{OWN}, large pages", *own, (), LARGE_PAGES))
+        chosen.append(Contender(f"{OWN}, two devices", *own, (), TWO_DEVICES))
+        chosen.append(Contender(f"{OWN}, two devices, large pages", *own, (), LARGE_PAGES + TWO_DEVICES))
+        chosen.append(Contender("flax, large pages", *own, ("--flax",), LARGE_PAGES))
+    if options.levers and options.torch:
+        chosen.append(Contender("PyTorch, large pages,", *theirs, (), LARGE_PAGES))
+    return chosen
+
+
 @contextlib.contextmanager
 def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], dict[str, Any]]]:
     """Each contender's process, ready; and what they say of themselves."""
-    own = [sys.executable, "throughput_jax.py"]
-    processes = [own, [*own, "--flax"]]
-    if options.torch:
-        processes.append([options.torch, "throughput_torch.py", *(["--compiled"] if options.compiled else [])])
     with contextlib.ExitStack() as stack:
         servers: dict[str, Server] = {}
         losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
-        for python, script, *flags in processes:
-            server = stack.enter_context(serving(python, script, [json.dumps(dataclasses.asdict(task)), *flags], {}))
+        for each in contenders(options):
+            line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
+            server = stack.enter_context(serving(each.python, each.script, line, dict(each.environment)))
             ready = heard(server)
             servers |= dict.fromkeys(ready["names"], server)
             losses |= ready["losses"]
@@ -122,18 +153,14 @@ def check(losses: dict[str, list[float]], options: Options) -> None:
                 raise InputError(f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; nothing was timed")
 
 
-def heading(entry: dict[str, Any], what: str) -> str:
-    """What was done."""
+def one_table(entry: dict[str, Any], what: str) -> str:
+    """Of one network."""
     task = entry["task"]
-    return f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}"
-
-
-def table(entry: dict[str, Any]) -> str:
-    """In Markdown."""
-    lines = ["| what | images/s | ratio to deepjax |", "|---|---:|---|"]
+    lines = [f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}:", ""]
+    lines += ["| what | images/s | ratio to deepjax |", "|---|---:|---|"]
     for name, row in entry["rows"].items():
         lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"{entry['device']}; {entry['versions']}"])
 
 
 def _task(name: str, options: Options, folder: str) -> Task:

@@ -24,6 +24,7 @@ from deepjax.models import create_model, googlenet, inception, layers, norms, re
 from deepjax.models.weights import to_torch
 from deepjax.training import TrainConfig
 from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedule
+from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import compile_step
 from deepjax.training.programs import step_options
 from deepjax.training.state import auxiliary_heads, init_state
@@ -33,17 +34,17 @@ Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
 
 
 def main() -> None:
-    """Serve the blocks of deepjax, or with --flax those of flax's layers."""
-    task = given()
-    name, make = ("flax", flax_steps) if "--flax" in sys.argv else ("deepjax", own_steps)
-    with flax_layers() if name == "flax" else contextlib.nullcontext():
-        block, losses = make(task)
+    """Serve a block of deepjax, with --convolutions of deepjax without its products, with --flax of flax's layers."""
+    task, name, flags = given(), sys.argv[2], sys.argv[3:]
+    changed = {"--flax": flax_layers, "--convolutions": no_products}
+    with changed[flags[0]]() if flags else contextlib.nullcontext():
+        block, losses = (flax_steps if "--flax" in flags else own_steps)(task)
         versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib", "flax"))
         serve({name: block}, versions, losses={name: losses}, device=jax.devices()[0].device_kind)
 
 
 def own_steps(task: Task) -> tuple[Block, list[float]]:
-    """deepjax's train step as the trainer compiles it, and the network as evaluation applies it."""
+    """Deepjax's train step as the trainer compiles it, and the network as evaluation applies it."""
     data = dataset(task)
     model = network(task)
     fields = {
@@ -58,11 +59,13 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     np.savez(Path(task.folder) / "weights.npz", **to_torch(task.model, variables))
-    batch = placed(task)
     if task.inference:
-        return inference(task, model, state.params, state.batch_stats, batch["image"])
+        return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
+    spread = Spread(make_mesh())
     step = make_train_step(model, make_optimizer(config), make_schedule(config), data, step_options(config))
-    compiled, _ = compile_step(jax.jit(step, donate_argnums=0), state, batch)
+    images, labels = task.batch()
+    state, batch = spread.put_state(state), spread.put_batch({"image": images, "label": labels})
+    compiled, _ = compile_step(spread.compile_train(step, state), state, batch)
 
     def advance(state: Any) -> tuple[Any, Any]:
         state, metrics = compiled(state, batch)
@@ -164,8 +167,15 @@ def placed(task: Task) -> dict[str, jax.Array]:
 
 
 @contextlib.contextmanager
+def no_products() -> Iterator[None]:
+    """Every convolution as XLA has it."""
+    with mock.patch.object(layers, "_is_better_as_product", lambda *_: False):
+        yield
+
+
+@contextlib.contextmanager
 def flax_layers() -> Iterator[None]:
-    """flax's convolution, batch normalisation and max pool in the networks, under the names that they have anyway."""
+    """Flax's convolution, batch normalisation and max pool in the networks, under the names that they have anyway."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(layers, "convolve", lax.conv_general_dilated))
         stack.enter_context(mock.patch.object(norms, "BatchNorm", flax_norm))
@@ -175,12 +185,12 @@ def flax_layers() -> Iterator[None]:
 
 
 def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon: float, **named: Any) -> nn.BatchNorm:
-    """flax's batch normalisation with the settings of its example."""
+    """Flax's batch normalisation with the settings of its example."""
     return nn.BatchNorm(not train, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **named)
 
 
 def flax_max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
-    """flax's max pool, with what a last window that hangs over needs."""
+    """Flax's max pool, with what a last window that hangs over needs."""
     over = [(stride - (size + 2 * padding - window) % stride) % stride if ceil else 0 for size in x.shape[1:3]]
     return nn.max_pool(x, (window, window), (stride, stride), [(padding, padding + more) for more in over])
 

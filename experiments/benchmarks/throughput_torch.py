@@ -1,27 +1,29 @@
 """torchvision's and timm's networks in PyTorch, eager and compiled: blocks for throughput.py."""
 
+import importlib
 import sys
 from typing import Any
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]  # only where PyTorch is measured
 from contender import Block, serve
 from input_torch import torchvision
 from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
-from torch import nn  # pyright: ignore[reportMissingImports]
+
+torch: Any = importlib.import_module("torch")  # only where PyTorch is measured
+nn = torch.nn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
 def main() -> None:
-    """Serve a block for each way to run the network; --compiled: also those that torch.compile makes."""
-    task = given()
+    """Serve a block for each way to run the network, with --compiled those of torch.compile too."""
+    task, name_of_all, flags = given(), sys.argv[2], sys.argv[3:]
     torch.backends.cudnn.benchmark = True
     blocks, losses = {}, {}
-    for compiled in (False, True) if "--compiled" in sys.argv else (False,):
+    for compiled in (False, True) if "--compiled" in flags else (False,):
         for layout in FORMATS:
-            name = f"PyTorch {'compiled' if compiled else 'eager'}, {layout}"
+            name = f"{name_of_all} {'compiled' if compiled else 'eager'}, {layout}"
             blocks[name], losses[name] = steps(task, layout, compiled)
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     serve(blocks, versions, losses=losses, device=torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu")

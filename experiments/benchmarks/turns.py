@@ -57,7 +57,10 @@ def summary(mine: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
 
 
 def paired(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Of the ratios mine / others: the median between the order statistics that hold it with 95 % (sign test; from six rounds on)."""
+    """Of the ratios mine / others: the median, between the order statistics that hold it with 95 % (sign test).
+
+    With fewer than six rounds these are the least and the greatest, and hold it with less.
+    """
     ratios = sorted(a / b for a, b in zip(mine, others, strict=True))
     outside = max(0, int(binom.ppf(0.025, len(ratios), 0.5)) - 1)
     return ratios[outside], statistics.median(ratios), ratios[-1 - outside]

@@ -23,6 +23,7 @@ from deepjax.training.trainer import _scores
 from tests.data.archives import DAMAGED, small_imagenet
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
+from tests.faults.spread import apart, mesh_of, on_host
 
 THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))  # little to compile
 FIELDS = {"batch_size": 16, "epochs": 2, "image_size": 16, "on_damaged": "skip", "damage_budget": DAMAGED}
@@ -53,6 +54,10 @@ def whole(prepared, config, programs, tmp_path_factory):
 
 def rows_of(out: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+
+
+def of_kind(kind: str, out: Path) -> list[dict]:
+    return [row for row in rows_of(out) if row["kind"] == kind]
 
 
 def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
@@ -223,6 +228,24 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
         assert len(batch["image"].sharding.device_set) == 8
     batches.close()
     assert isinstance(programs.train, EncodedSplit)
+
+
+def test_one_device_trains_on_photographs_as_eight_do(prepared, config, programs, whole, tmp_path, monkeypatch):
+    """The same pictures and damage; a step from the same state, up to rounding."""
+    monkeypatch.setattr("deepjax.training.programs.make_mesh", lambda: mesh_of(1))
+    alone = build(config, prepared[1], make=THIN)
+    assert (alone.spread.mesh.size, programs.spread.mesh.size) == (1, 8)
+    after = []
+    for each in (alone, programs):
+        state, batches = each.fresh_state(config), each.batches(config)
+        before = on_host(state)
+        state, _ = each.train_step(state, next(batches)[0])
+        batches.close()
+        after.append(on_host(state))
+    assert apart(after[0], after[1]) <= 1e-5 < apart(after[0], before)
+    result = train(config, tmp_path / "alone", prepared[1], programs=alone)
+    assert (result.steps, result.train_images, result.test_images) == (whole[1].steps, whole[1].train_images, whole[1].test_images)
+    assert of_kind("damaged", tmp_path / "alone") == of_kind("damaged", whole[0]) != []
 
 
 @pytest.mark.slow

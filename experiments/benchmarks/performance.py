@@ -1,0 +1,103 @@
+"""Every benchmark in turn, and docs/results/performance.md of what they found. About an hour on two cores, nothing else running.
+
+python experiments/benchmarks/performance.py --torch .venv/bin/python
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import depth
+import loop
+import scaling
+import startup
+import throughput
+
+from deepjax import command
+from deepjax.errors import InputError, unknown
+from deepjax.training.config import write_text
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "docs" / "results"
+NOTES = "notes.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A benchmark of the page."""
+
+    title: str
+    module: ModuleType
+    arguments: tuple[str, ...] = ()
+
+
+PARTS = {
+    "throughput": Part("Training, side by side", throughput, ("--levers",)),
+    "inference": Part("Inference, side by side", throughput, ("--inference",)),
+    "depth": Part("Depth", depth),
+    "startup": Part("Start", startup),
+    "loop": Part("The training loop against its bare step", loop),
+    "scaling": Part("Over several devices", scaling),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    torch: str = ""
+    """The Python that has PyTorch, torchvision and timm; empty: without them."""
+    only: tuple[str, ...] = tuple(PARTS)
+    """Parts to measure; the page keeps what it has of the others."""
+    render_only: bool = False
+    """Measure nothing: write the page anew."""
+    results: Path = RESULTS
+    """Where performance.md and performance/ lie."""
+
+
+def main() -> None:
+    """Measure, then write the page."""
+    options = command.parse(Options)
+    for name in options.only:
+        if name not in PARTS:
+            raise unknown("part", name, PARTS)
+    for name in () if options.render_only else options.only:
+        measure(name, options)
+    write_text(options.results / "performance.md", render(options.results))
+    print(f"read {options.results / 'performance.md'}")
+
+
+def measure(name: str, options: Options) -> None:
+    """Run one benchmark in a process of its own."""
+    part = PARTS[name]
+    line = [
+        sys.executable,
+        str(part.module.__file__),
+        *part.arguments,
+        "--out",
+        str(options.results / "performance" / f"{name}.json"),
+    ]
+    if part.module is throughput and options.torch:
+        line += ["--torch", options.torch]
+    print(f"\n{part.title}", flush=True)
+    if subprocess.run(line, check=False).returncode:  # noqa: S603  # our own scripts
+        raise InputError(f"{name} failed; its message stands above, and --only {name} tries again")
+
+
+def render(results: Path) -> str:
+    """The page: each part's table and command, then the notes, which are written by hand."""
+    folder = results / "performance"
+    lines = ["# Performance: what was measured", "", (folder / NOTES).read_text().strip(), ""]
+    for name, part in PARTS.items():
+        path = folder / f"{name}.json"
+        script = " ".join(["python", f"experiments/benchmarks/{Path(str(part.module.__file__)).name}", *part.arguments])
+        lines += [f"## {part.title}", "", f"`{script}`", ""]
+        lines += [part.module.table(json.loads(path.read_text())) if path.exists() else "Not measured.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    command.run(main)

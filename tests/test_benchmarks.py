@@ -1,0 +1,54 @@
+"""What the benchmarks make of their numbers, and that the page of performance is the one that their command makes."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from deepjax.errors import InputError
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script of the folder, whose neighbours it imports by their names."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def test_the_page_is_current(script):
+    performance = script("performance")
+    page = performance.RESULTS / "performance.md"
+    assert page.read_text() == performance.render(performance.RESULTS), (
+        "run: python experiments/benchmarks/performance.py --render-only"
+    )
+
+
+def test_the_median_ratio_and_the_order_statistics_around_it(script):
+    mine, others = [2.0, 6.0, 4.0], [2.0, 2.0, 2.0]
+    assert script("turns").paired(mine, others) == (1.0, 2.0, 3.0)
+    # twelve rounds: the third least and the third greatest hold the median with 96 % (binomial tails of a half)
+    assert script("turns").paired([float(i) for i in range(12)], [1.0] * 12) == (2.0, 5.5, 9.0)
+
+
+def test_a_contender_that_computes_something_else_is_not_timed(script):
+    throughput = script("throughput")
+    throughput.check({"deepjax": [2.0, 1.0], "flax": [2.0, 1.0005]}, throughput.Options())
+    with pytest.raises(InputError, match=r"flax computes something else: after 1 steps 1\.01, deepjax 1"):
+        throughput.check({"deepjax": [2.0, 1.0], "flax": [2.0, 1.01]}, throughput.Options())
+
+
+def test_collectives_of_a_compiled_program_are_counted_with_their_bytes(script):
+    program = """
+      %all-reduce.1 = f32[16]{0} all-reduce(%a), channel_id=1
+      %all-reduce-start = (f32[3,4]{1,0}, f32[8]{0}) all-reduce-start(%b, %c)
+      ROOT %gathered = f32[10]{0} all-gather(%d)
+      %add = f32[100]{0} add(%all-reduce.1, %e)
+    """
+    assert script("scaling").collectives(program) == ({"all-reduce": 2, "all-gather": 1}, 4 * (16 + 12 + 8 + 10) / 1e6)
+
+
+def test_compile_times_are_compared_within_a_round(script):
+    found = script("depth").of_rounds([(1.0, 2.0), (2.0, 4.0), (1.0, 3.0)], [(1.0, 1.0), (2.0, 2.0), (1.0, 1.0)])
+    assert found == {"trace_s": 1.0, "compile_s": 3.0, "ratio": 1.5}
