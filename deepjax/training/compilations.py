@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -20,7 +21,8 @@ def keep_compilations() -> Path | None:
     cannot be written. Each kind of processor and number of threads has a folder of its own, since XLA compiles for what it finds;
     of more than 2 GiB the oldest files go.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return None
     folder = _users() / "deepjax" / "compiled" / _processor()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deepjax import command
@@ -62,7 +63,7 @@ def main() -> None:
     options = command.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     jax.config.update("jax_enable_compilation_cache", False)
-    cases = [(way, depth) for way in options.ways for depth in options.depths]
+    cases: list[tuple[Way, int]] = [(way, depth) for way in options.ways for depth in options.depths]
     seconds: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
     rows = []
     for number in range(options.rounds):
@@ -139,9 +140,9 @@ def row(way: Way, depth: int, made: Compiled, steps: int) -> dict[str, Any]:
 
 
 def _zeros(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key(0)
-    return jax.numpy.zeros(leaf.shape, leaf.dtype)
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,10 @@ def looped(made: Programs, options: Options) -> float:
     seen: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         run = RunOptions(save_every=LOOK_EVERY + options.steps // 2)
-        heard = lambda done, total, note: seen.setdefault(done, time.perf_counter())  # noqa: E731
+
+        def heard(done: int, total: int, note: str) -> None:
+            seen.setdefault(done, time.perf_counter())
+
         train(made.config, Path(folder) / "run", run, programs=made, report=heard, say=lambda line: None)
     return options.steps * options.batch_size / (seen[LOOK_EVERY + options.steps] - seen[LOOK_EVERY])
 

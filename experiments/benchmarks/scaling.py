@@ -92,9 +92,12 @@ def looked_at(options: Options) -> dict[str, Any]:
     counts, megabytes = collectives(programs.train_step.as_text())
     compilations: list[int] = []
     epoch = [0]
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: event == COMPILATION and compilations.append(epoch[0])
-    )
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event == COMPILATION:
+            compilations.append(epoch[0])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
     def report(done: int, total: int, note: str) -> None:
         epoch[0] = done // config.steps_per_epoch

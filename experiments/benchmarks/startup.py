@@ -22,9 +22,8 @@ from deepjax.training.config import write_text
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = {"jax, flax.linen": "import jax, flax.linen", "deepjax.models": "import deepjax.models", "deepjax": "import deepjax"}
-TRAIN = ["experiments/train.py", "--model", "cifar_resnet20", "--dataset", "digits", "--steps", "20"]
+TRAIN = ["experiments/train.py", "--model", "cifar_resnet20", "--dataset", "digits", "--steps", "200"]
 FIRST_STEPS = {"train.py": TRAIN, "the demo": ["experiments/degradation.py"]}
-FIRST = "step 1/"  # in the line of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +83,21 @@ def imported(line: str) -> float:
 
 
 def first_step(line: list[str], cache: str) -> float:
-    """Seconds until a command, started anew, has done its first step; it is stopped there. cache: the user's folder of caches."""
-    with tempfile.TemporaryDirectory() as out:
+    """Seconds until a command, started anew, has logged its first step; it is stopped there. cache: the user's folder of caches."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "run"
         began = time.perf_counter()
-        where = {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1"}
-        whole = [sys.executable, *line, "--out", f"{out}/run"]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(whole, env=os.environ | where, cwd=ROOT, **pipes) as process:  # noqa: S603  # our own scripts
-            said = []
-            for said_now in process.stderr or ():
-                said.append(said_now)
-                if FIRST in said_now:
-                    took = time.perf_counter() - began
-                    process.terminate()
-                    process.communicate()
-                    return took
-    raise InputError(f"{line[0]} ended before its first step: {''.join(said)[-500:]}")
+        whole = [sys.executable, *line, "--out", str(out)]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(whole, env=os.environ | {"XDG_CACHE_HOME": cache}, cwd=ROOT, **pipes) as process:  # noqa: S603
+            while not any(log.stat().st_size for log in out.rglob("metrics.jsonl")):
+                if process.poll() is not None:
+                    raise InputError(f"{line[0]} ended before its first step; run it alone to see why")
+                time.sleep(0.02)
+            took = time.perf_counter() - began
+            process.terminate()
+            process.wait()
+    return took
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ SIZES = {"cifar_resnet20": (32, 128, 10), "resnet50": (64, 32, 1000), "vgg16_bn"
 OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
 # A wrong gradient must show within a thousandth of the loss, and rounding must not: ResNet-50, drawn at random, turns one in the
 # seventh digit of its activations into some per cent of its gradient.
-LEARNING_RATES = {"cifar_resnet20": 1e-3}
+LEARNING_RATES = {"cifar_resnet20": 1e-3, "resnet50": 1e-6}
 OTHER_RATE = 1e-5
 LARGE_PAGES, TWO_DEVICES = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),), (("JAX_NUM_CPU_DEVICES", "2"),)
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels

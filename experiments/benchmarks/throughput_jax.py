@@ -54,11 +54,12 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
         "label_smoothing": SMOOTHING,
         "auxiliary_weight": HEADS,
     }
-    rates = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
+    rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
     config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
     state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    np.savez(Path(task.folder) / "weights.npz", **to_torch(task.model, variables))
+    tensors: dict[str, Any] = to_torch(task.model, variables)
+    np.savez(Path(task.folder) / "weights.npz", **tensors)
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Spread(make_mesh())
@@ -148,7 +149,7 @@ def inference(task: Task, model: nn.Module, params: Any, statistics: Any, images
 
 def network(task: Task) -> nn.Module:
     """The network without dropout."""
-    kinds = {"dropout": 0.0, "auxiliary_dropout": 0.0}
+    kinds: dict[str, Any] = {"dropout": 0.0, "auxiliary_dropout": 0.0}
     plain = create_model(task.model, num_classes=task.classes, dtype=jnp.dtype(task.precision))
     return plain.clone(**{name: value for name, value in kinds.items() if hasattr(plain, name)})
 
@@ -192,7 +193,8 @@ def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon:
 def flax_max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
     """Flax's max pool, with what a last window that hangs over needs."""
     over = [(stride - (size + 2 * padding - window) % stride) % stride if ceil else 0 for size in x.shape[1:3]]
-    return nn.max_pool(x, (window, window), (stride, stride), [(padding, padding + more) for more in over])
+    padded: Any = [(padding, padding + more) for more in over]
+    return nn.max_pool(x, (window, window), (stride, stride), padded)
 
 
 if __name__ == "__main__":
