@@ -88,8 +88,9 @@ def first_step(line: list[str], cache: str) -> float:
         out = Path(name) / "run"
         began = time.perf_counter()
         whole = [sys.executable, *line, "--out", str(out)]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(whole, env=os.environ | {"XDG_CACHE_HOME": cache}, cwd=ROOT, **pipes) as process:  # noqa: S603
+        environment = os.environ | {"XDG_CACHE_HOME": cache}
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet) as process:  # noqa: S603
             while not any(log.stat().st_size for log in out.rglob("metrics.jsonl")):
                 if process.poll() is not None:
                     raise InputError(f"{line[0]} ended before its first step; run it alone to see why")
