@@ -2,6 +2,7 @@
 
 import functools
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ def trace(model, shape, train=False, mutable=()):
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     rngs = {"dropout": jax.random.key(0)} if train else None
     apply = lambda v, x: model.apply(v, x, train=train, rngs=rngs, mutable=list(mutable))  # noqa: E731
-    jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(abstract(model, (75, 75, shape[2])), images)
+    with mock.patch("deepjax.models.layers._is_better_as_product", lambda *_: False):  # 1x1 convolutions are products on a CPU
+        jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(abstract(model, (75, 75, shape[2])), images)
     return str(jaxpr), logits, state
 
 
