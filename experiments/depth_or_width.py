@@ -1,6 +1,6 @@
 """Is deeper better, or is it only larger? (Zagoruyko and Komodakis 2016, arXiv:1605.07146)
 
-python experiments/depth_or_width.py                                    # digits: about four minutes on two CPU cores
+python experiments/depth_or_width.py                                    # digits: about two and a half minutes on two CPU cores
 python experiments/depth_or_width.py --dataset fashion_mnist
 """
 

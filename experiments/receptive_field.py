@@ -1,6 +1,6 @@
 """How much of the image does a unit see, on paper and in effect? (Luo et al. 2016, arXiv:1701.04128; Simonyan and Zisserman 2014)
 
-python experiments/receptive_field.py [--dataset fashion_mnist]         # digits: two and a half minutes on two CPU cores
+python experiments/receptive_field.py [--dataset fashion_mnist]         # digits: two minutes on two CPU cores
 """
 
 from functools import partial

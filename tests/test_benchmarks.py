@@ -39,6 +39,14 @@ def test_a_contender_that_computes_something_else_is_not_timed(script):
         throughput.check({"deepjax": [2.0, 1.0], "flax": [2.0, 1.01]}, throughput.Options())
 
 
+def test_a_command_is_shown_with_what_was_not_the_default(script):
+    throughput, turns = script("throughput"), script("turns")
+    given = {"models": ["resnet50"], "steps": 1, "levers": True, "compiled": False, "rounds": 9, "torch": "PYTHON", "out": None}
+    assert turns.typed("throughput.py", given, throughput.Options()) == (
+        "`python experiments/benchmarks/throughput.py --models resnet50 --steps 1 --levers --no-compiled --torch PYTHON`"
+    )
+
+
 def test_collectives_of_a_compiled_program_are_counted_with_their_bytes(script):
     program = """
       %all-reduce.1 = f32[16]{0} all-reduce(%a), channel_id=1

@@ -243,13 +243,17 @@ def _moved(reach: Reach, places: Mapping[int, int]) -> Reach:
     return _each(reach, lambda span, axis: move(span, places.get(axis)))
 
 
+def _pointwise(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
+    maps, kernel = arguments
+    if kernel:
+        return _unknown(equation, arguments)
+    channels = len(_shape(equation.invars[0])) - 1
+    return [_each(maps, lambda span, axis: merge(span) if axis == channels else span)]
+
+
 def _call(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     if equation.params.get("name") == _POINTWISE:
-        maps, kernel = arguments
-        channels = len(_shape(equation.invars[0])) - 1
-        return (
-            _unknown(equation, arguments) if kernel else [_each(maps, lambda span, axis: merge(span) if axis == channels else span)]
-        )
+        return _pointwise(equation, arguments)
     inner = next(value for value in equation.params.values() if isinstance(value, Jaxpr | ClosedJaxpr))
     return _evaluate(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, arguments)
 

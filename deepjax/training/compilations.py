@@ -1,4 +1,4 @@
-"""Compiled programs that outlive their process: a command's second start compiles nothing."""
+"""Compiled programs that outlive their process: a command's second start compiles little."""
 
 import contextlib
 import hashlib

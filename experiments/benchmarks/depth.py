@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from turns import typed
 
 from deepjax import command
 from deepjax.data import dataset_info
@@ -84,7 +85,10 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
     first, batch = result["options"]["depths"][0], result["options"]["batch_size"]
-    lines = [f"| layers | blocks | trace, s | compile, s | both, against {first} layers | memory of a step of {batch} | step, s |"]
+    lines = [typed("depth.py", result["options"], Options()), ""]
+    lines.append(
+        f"| layers | blocks | trace, s | compile, s | both, against {first} layers | memory of a step of {batch} | step, s |"
+    )
     lines.append("|---:|---|---:|---:|---:|---:|---:|")
     for row in result["rows"]:
         step = "not timed" if row["step_s"] is None else f"{row['step_s']:.2f}"

@@ -14,7 +14,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from turns import shown, summary
+from turns import shown, summary, typed
 
 from deepjax import command
 from deepjax.data import Split, dataset_info
@@ -65,7 +65,8 @@ def main() -> None:
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = ["| what | images/s | ratio to the bare step |", "|---|---:|---|"]
+    lines = [typed("loop.py", result["options"], Options()), ""]
+    lines += ["| what | images/s | ratio to the bare step |", "|---|---:|---|"]
     for name, row in result["rows"].items():
         lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
     return "\n".join(lines)

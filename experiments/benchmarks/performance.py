@@ -1,4 +1,4 @@
-"""Every benchmark in turn, and docs/results/performance.md of what they found. About an hour on two cores, nothing else running.
+"""Every benchmark in turn, and docs/results/performance.md of what they found; let nothing else run beside.
 
 python experiments/benchmarks/performance.py --torch .venv/bin/python
 """
@@ -49,7 +49,7 @@ class Options:
     """What is measured."""
 
     torch: str = ""
-    """The Python that has PyTorch, torchvision and timm; empty: without them."""
+    """The Python that has PyTorch and torchvision; empty: without them."""
     only: tuple[str, ...] = tuple(PARTS)
     """Parts to measure; the page keeps what it has of the others."""
     render_only: bool = False
@@ -88,13 +88,12 @@ def measure(name: str, options: Options) -> None:
 
 
 def render(results: Path) -> str:
-    """The page: each part's table and command, then the notes, which are written by hand."""
+    """The page: the notes, which are written by hand, then each part's tables with their commands."""
     folder = results / "performance"
     lines = ["# Performance: what was measured", "", (folder / NOTES).read_text().strip(), ""]
     for name, part in PARTS.items():
         path = folder / f"{name}.json"
-        script = " ".join(["python", f"experiments/benchmarks/{Path(str(part.module.__file__)).name}", *part.arguments])
-        lines += [f"## {part.title}", "", f"`{script}`", ""]
+        lines += [f"## {part.title}", ""]
         lines += [part.module.table(json.loads(path.read_text())) if path.exists() else "Not measured.", ""]
     return "\n".join(lines).rstrip() + "\n"
 

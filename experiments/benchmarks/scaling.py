@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from turns import typed
+
 from deepjax import command
 from deepjax.errors import InputError
 from deepjax.training.config import write_text
@@ -57,7 +59,8 @@ def table(result: dict[str, Any]) -> str:
     """In Markdown."""
     rows = result["rows"]
     kinds = [kind for kind in COLLECTIVES if any(row["collectives"].get(kind) for row in rows)]
-    lines = [f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of three epochs |"]
+    lines = [typed("scaling.py", result["options"], Options()), ""]
+    lines.append(f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of three epochs |")
     lines.append(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
     for row in rows:
         counts = " | ".join(str(row["collectives"].get(kind, 0)) for kind in kinds)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turns import paired, shown
+from turns import paired, shown, typed
 
 from deepjax import command
 from deepjax.errors import InputError, require
@@ -50,20 +50,21 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "warm"):
                     first_steps[f"{name}, {state}"].append(first_step(line, cache))
-    result = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
+    result: dict[str, Any] = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
+    result |= {"options": {"rounds": options.rounds}, "cores": os.cpu_count()}
     print(table(result))
     if options.out is not None:
-        write_text(options.out, json.dumps({"rounds": options.rounds, "cores": os.cpu_count()} | result, indent=1) + "\n")
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = []
+    lines = [typed("startup.py", result["options"], Options())]
     for title in ("import", "first step"):
         lines += ["", f"| {title} | seconds | ratio |", "|---|---:|---|"]
         for name, entry in result[title].items():
             lines.append(f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |")
-    return "\n".join(lines[1:])
+    return "\n".join(lines)
 
 
 def rows(times: dict[str, list[float]], first: str) -> dict[str, dict[str, Any]]:
@@ -90,7 +91,7 @@ def first_step(line: list[str], cache: str) -> float:
         whole = [sys.executable, *line, "--out", str(out)]
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         quiet = subprocess.DEVNULL
-        with subprocess.Popen(whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet) as process:  # noqa: S603
+        with subprocess.Popen(whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet) as process:  # noqa: S603  # our own
             while not any(log.stat().st_size for log in out.rglob("metrics.jsonl")):
                 if process.poll() is not None:
                     raise InputError(f"{line[0]} ended before its first step; run it alone to see why")

@@ -16,11 +16,11 @@ import optax
 from contender import Block, serve
 from flax import linen as nn
 from jax import lax
-from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
+from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, WEIGHTS, Task, given
 
 from deepjax.data import Dataset, register
 from deepjax.data.augment import normalize
-from deepjax.models import create_model, googlenet, inception, layers, norms, resnet, vgg
+from deepjax.models import create_model, googlenet, inception, layers, norms, pooling, resnet, vgg
 from deepjax.models.weights import to_torch
 from deepjax.training import TrainConfig
 from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedule
@@ -57,9 +57,10 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
     config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
     state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    tensors: dict[str, Any] = to_torch(task.model, variables)
-    np.savez(Path(task.folder) / "weights.npz", **tensors)
+    weights = Path(task.folder) / WEIGHTS
+    if not weights.exists():  # every process of deepjax's draws the same
+        tensors: dict[str, Any] = to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats})
+        np.savez(weights, **tensors)
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Spread(make_mesh())
@@ -192,8 +193,7 @@ def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon:
 
 def flax_max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
     """Flax's max pool, with what a last window that hangs over needs."""
-    over = [(stride - (size + 2 * padding - window) % stride) % stride if ceil else 0 for size in x.shape[1:3]]
-    padded: Any = [(padding, padding + more) for more in over]
+    padded: Any = [(padding, pooling._extent(size, window, stride, padding, ceil)[1]) for size in x.shape[1:3]]
     return nn.max_pool(x, (window, window), (stride, stride), padded)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 MOMENTUM, DECAY, SMOOTHING, HEADS = 0.9, 1e-4, 0.1, 0.3
+WEIGHTS = "weights.npz"
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of a pixel, per channel
 
 
@@ -35,7 +36,7 @@ class Task:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Under torchvision's names."""
-        with np.load(Path(self.folder) / "weights.npz") as file:
+        with np.load(Path(self.folder) / WEIGHTS) as file:
             return dict(file)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's and timm's networks in PyTorch, eager and compiled: blocks for throughput.py."""
+"""torchvision's networks, and the CIFAR ResNet of its blocks, in PyTorch, eager and compiled: blocks for throughput.py."""
 
 import importlib
 import sys

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import statistics
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,19 @@ def paired(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float
     ratios = sorted(a / b for a, b in zip(mine, others, strict=True))
     outside = max(0, int(binom.ppf(0.025, len(ratios), 0.5)) - 1)
     return ratios[outside], statistics.median(ratios), ratios[-1 - outside]
+
+
+def typed(script: str, options: Mapping[str, Any], default: Any) -> str:
+    """A script's command in Markdown: of its options, as its result stores them, those that are not the default's."""
+    words = ["python", f"experiments/benchmarks/{script}"]
+    for name, value in options.items():
+        usual = getattr(default, name)
+        if value == (list(usual) if isinstance(usual, tuple) else usual) or value is None:
+            continue
+        flag = "--" + name.replace("_", "-")
+        values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+        words += [flag.replace("--", "--no-") if value is False else flag, *map(str, values)]
+    return f"`{shlex.join(words)}`"
 
 
 def shown(ratio: float, interval: Sequence[float]) -> str:
