@@ -75,7 +75,7 @@ def typed(script: str, options: Mapping[str, Any], default: Any) -> str:
         if value == (list(usual) if isinstance(usual, tuple) else usual) or value is None:
             continue
         flag = "--" + name.replace("_", "-")
-        values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+        values = value if isinstance(value, list | tuple) else [] if isinstance(value, bool) else [value]
         words += [flag.replace("--", "--no-") if value is False else flag, *map(str, values)]
     return f"`{shlex.join(words)}`"
 
