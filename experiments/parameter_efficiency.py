@@ -1,6 +1,6 @@
 """Does GoogLeNet do with few parameters what VGG does with many, and which of VGG's are the many? (Szegedy et al. 2014)
 
-python experiments/parameter_efficiency.py                              # digits: about five minutes on two CPU cores
+python experiments/parameter_efficiency.py                              # digits: about four minutes on two CPU cores
 python experiments/parameter_efficiency.py --dataset fashion_mnist
 """
 

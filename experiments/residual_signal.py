@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from deepjax.analysis import drawn
 from deepjax.command import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.blocks import gradient_paths, lesion_rises, responses, signal_growth, tower
@@ -89,17 +90,16 @@ def measure(subject: Subject) -> dict[str, Any]:
     """Signal as drawn, on Gaussian inputs; lesions, responses and paths of what was trained."""
     key, seed, samples = jax.random.key(subject.seed), subject.seed, subject.preset.sizes["samples"]
     noise, bare = jax.random.normal(key, (8, 64, 64, 3)), tower(27, normed=False)
-    small = noise[:4, :16, :16]
-    towers = {"no norm": tower(16, False, width=32), "batch norm": tower(16, True, width=32)}
+    small, towers = noise[:4, :16, :16], {"no norm": tower(16, False, width=32), "batch norm": tower(16, True, width=32)}
     signals = {name: signal_growth(model, key, noise) for name, model in towers.items()}
-    paths = {"drawn": gradient_paths(bare, jax.jit(bare.init)(key, small), (small, np.arange(len(small))), samples, seed)}
+    paths = {"drawn": gradient_paths(bare, drawn(bare, key, small.shape), (small, np.arange(len(small))), samples, seed)}
     rises, deviations = {}, {}
     for name, path in subject.runs.items():
         trained = open_run(path, data_dir=subject.data_dir)
         model, variables, batch = trained.model, trained.variables, trained.batch(64, seed=seed)
         rises[name] = lesion_rises(model, variables, trained.batch(subject.preset.sizes["tested"], "test"))
         deviations[name] = responses(model, variables, batch)
-        deviations[f"{name}, drawn"] = responses(model, jax.jit(model.init)(key, batch["image"]), batch)
+        deviations[f"{name}, drawn"] = responses(model, drawn(model, key, batch["image"].shape), batch)
         if name == "resnet56":
             paths[name] = gradient_paths(model, variables, batch, samples, seed)
     found = {kind: {name: each[kind] for name, each in signals.items()} for kind in ("signal", "factor", "exponent")}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from deepjax.analysis import shattering
+from deepjax.analysis import drawn, shattering
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command import parse, run
 from deepjax.data import dataset_info, sample
@@ -70,7 +70,7 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 def alike(model: Any, key: Array, inputs: Array) -> float:
     """The mean cosine of a network as it is drawn."""
-    return shattering(model, jax.jit(model.init)(key, inputs), inputs).cosine
+    return shattering(model, drawn(model, key, inputs.shape), inputs).cosine
 
 
 def by_depth(evidence: Evidence, network: str, depths: Sequence[int]) -> dict[int, list[float]]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis import lesions, path_lengths, signal_propagation, trace
-from deepjax.analysis.forward import Batch
+from deepjax.analysis.forward import Batch, drawn
 from deepjax.models.preact import PreActResNet
 
 Variables = Mapping[str, Any]
@@ -26,9 +26,9 @@ def signal_growth(model: PreActResNet, key: Array, inputs: Array, draws: int = 4
     The mean square is the channels' variance and squared mean together, of which theory speaks. A factor and
     an exponent for each draw of the weights; of the signal the geometric mean over draws.
     """
-    initialise, squares = jax.jit(model.init), []
+    squares = []
     for each in jax.random.split(key, draws):
-        blocks = signal_propagation(model, initialise(each, inputs), inputs).blocks
+        blocks = signal_propagation(model, drawn(model, each, inputs.shape), inputs).blocks
         squares.append([block.variance + block.squared_mean for block in blocks])
     depth, logs = np.arange(1, len(squares[0]) + 1), np.log(squares).T
     factors, exponents = np.exp(np.polyfit(depth, logs, 1)[0]), np.polyfit(np.log(depth[3:]), logs[3:], 1)[0]

@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis import EffectiveField, average_fields, effective_field, layer_fields
+from deepjax.analysis import EffectiveField, average_fields, drawn, effective_field, layer_fields
 from deepjax.analysis.plots import COLORS, STYLE, Curve, save
 from deepjax.study.figures import Panel
 from deepjax.study.networks import Activation, Stack
@@ -37,12 +37,11 @@ def stack_field(kernels: tuple[int, ...], activation: Activation, seed: int, dra
     """
     side = 1 + sum(kernel - 1 for kernel in kernels)
     model = Stack(kernels, width=CHANNELS, activation=activation, norm=False, padding=0)
-    init = jax.jit(model.init)
     fields = []
     for draw in range(draws):
         weights_key, images_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
         noise = jax.random.normal(images_key, (images, side, side, CHANNELS))
-        variables = init(weights_key, noise[:1])
+        variables = drawn(model, weights_key, noise.shape)
         fields.append(effective_field(model, variables, noise, layer=f"conv{len(kernels)}", power="square"))
     return average_fields(fields)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from deepjax.analysis import drawn
 from deepjax.errors import require, unknown
 from deepjax.models.googlenet import Inception, Row, Unit, conv_unit
 from deepjax.models.initializers import he_normal
@@ -80,7 +81,7 @@ class TrainingStep:
     def __init__(self, reduce: bool, batch: int, seed: int) -> None:
         model, (init_key, key) = slide_module(reduce), jax.random.split(jax.random.key(seed))
         self._x = jax.random.normal(key, (batch, *SLIDE_INPUT))
-        self._variables = model.init(init_key, self._x)
+        self._variables = drawn(model, init_key, self._x.shape)
 
         def loss(variables: Any, x: Array) -> Array:
             maps: Any = model.apply(variables, x)

@@ -14,12 +14,13 @@ from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
 from deepjax.study.verdict import Verdict
-from deepjax.study.workers import Task, TaskReport, default_jobs, run_all
+from deepjax.study.workers import Task, TaskReport, crew, default_jobs
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
 from deepjax.training.logs import Row
 
+RunAll = Callable[[Sequence[Task], TaskReport], None]
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
 
@@ -142,11 +143,12 @@ def conduct(study: Study, options: Options) -> None:
     if options.arm and options.arm not in arms:
         raise unknown("arm", options.arm, arms)
     claim_directory(out, _identity(study, options, preset))
-    ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out)
-    if options.arm:
-        print(f"arm {options.arm} is done in {out}; the same command without --arm concludes the study")
-        return
-    ran = _measure(study, options, preset, arms, out) or ran
+    with crew(options.jobs or default_jobs()) as run_all:
+        ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)
+        if options.arm:
+            print(f"arm {options.arm} is done in {out}; the same command without --arm concludes the study")
+            return
+        ran = _measure(study, options, preset, arms, out, run_all) or ran
     seconds = _seconds(out, time.monotonic() - began, ran)
     results = {name: result for name in sorted(arms) if (result := collect(arms[name], out)) is not None}
     measured = [_read(out, seed) for seed in seeds_of(options, preset)] if study.measure else []
@@ -165,13 +167,13 @@ def _identity(study: Study, options: Options, preset: Preset) -> Any:
     return dataclasses.make_dataclass("Identity", list(whole), frozen=True)(**whole)
 
 
-def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path) -> bool:
+def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path, run_all: RunAll) -> bool:
     missing = [arm for arm in arms if collect(arm, out) is None]
     tasks = [functools.partial(run_arm, arm, out, options.data_dir, beside=options.beside) for arm in missing]
-    return _run(study, options, tasks, {arm.name: arm.total_steps for arm in missing}, "step")
+    return _run(study, options, tasks, run_all, {arm.name: arm.total_steps for arm in missing}, "step")
 
 
-def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path) -> bool:
+def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, run_all: RunAll) -> bool:
     if study.measure is None:
         return False
     tasks: dict[str, Task] = {}
@@ -180,14 +182,14 @@ def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, 
             runs = {name: arm.folder(out, result.rate, seed) for name, arm in arms.items() if (result := collect(arm, out))}
             given = (study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, *given)
-    return _run(study, options, list(tasks.values()), dict.fromkeys(tasks, PARTS), "part")
+    return _run(study, options, list(tasks.values()), run_all, dict.fromkeys(tasks, PARTS), "part")
 
 
-def _run(study: Study, options: Options, tasks: Sequence[Task], names: Mapping[str, int], unit: str) -> bool:
+def _run(study: Study, options: Options, tasks: Sequence[Task], run_all: RunAll, names: Mapping[str, int], unit: str) -> bool:
     """Whether there was anything to run."""
     if tasks:
         with display(f"{study.name} on {options.dataset}", names, unit) as report:
-            run_all(tasks, options.jobs or default_jobs(), report)
+            run_all(tasks, report)
     return bool(tasks)
 
 

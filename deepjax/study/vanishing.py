@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.analysis import cross_entropy, kernel_norms
+from deepjax.analysis import cross_entropy, drawn, kernel_norms
 from deepjax.study.arms import ArmResult
 from deepjax.study.figures import Panel, log_ratio, norm_lines, times
 from deepjax.study.networks import Stack
@@ -31,13 +31,13 @@ def vanishing(claim: str, profiles: Profiles, rule: str, bound: float, control: 
 def sigmoid_norms(batch: Mapping[str, Any], seed: int, layers: int = 20) -> dict[str, float]:
     """Gradient norm by layer of a network of sigmoids at the start, whose gradients do vanish (Glorot and Bengio 2010)."""
     model = Stack((3,) * layers, width=8, activation="sigmoid", norm=False)
-    params = model.init(jax.random.key(seed), batch["image"])["params"]
+    params = drawn(model, jax.random.key(seed), batch["image"].shape)["params"]
 
     def loss(params: Any) -> jax.Array:
         logits: Any = model.apply({"params": params}, batch["image"])
         return cross_entropy(logits, batch)
 
-    norms = {layer: float(norm) for layer, norm in kernel_norms(jax.grad(loss)(params)).items()}
+    norms = {layer: float(norm) for layer, norm in kernel_norms(jax.jit(jax.grad(loss))(params)).items()}
     return {layer: norms[layer] for layer in [*(f"conv{i}" for i in range(1, layers + 1)), "head"]}
 
 

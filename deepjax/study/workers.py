@@ -14,6 +14,7 @@ from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training.compilations import keep_compilations
 
 TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
+ENDED = "ended"  # in place of progress
 Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
 
 
@@ -25,32 +26,43 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(tasks: Sequence[Task], jobs: int, report: TaskReport) -> None:
-    """Run every task in `jobs` processes, in order; raises the first error of any of them.
+@contextlib.contextmanager
+def crew(jobs: int) -> Iterator[Callable[[Sequence[Task], TaskReport], None]]:
+    """Gives a function that runs every task in up to `jobs` processes, in order, and raises the first error of any of them.
 
-    Workers take tasks from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal,
-    stops the workers, each after saving what it saves.
+    The processes start with the first tasks and stay for the next ones, which find libraries loaded and programs compiled. They
+    take tasks from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal, stops them,
+    each after saving what it saves.
     """
     context = multiprocessing.get_context("spawn")
     waiting, messages = context.SimpleQueue(), context.Queue()
-    jobs = min(jobs, len(tasks))
-    workers = [context.Process(target=_work, args=(waiting, messages), daemon=True) for _ in range(jobs)]
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
+    workers: list[Any] = []
+
+    def run(tasks: Sequence[Task], report: TaskReport) -> None:
         with _one_thread_each():
-            for worker in workers:
-                worker.start()
-        for task in [*tasks, *[None] * jobs]:  # after the start: a full pipe would wait for its readers
+            while len(workers) < min(jobs, len(tasks)):
+                workers.append(context.Process(target=_work, args=(waiting, messages), daemon=True))
+                workers[-1].start()
+        for task in tasks:  # after the start: a full pipe would wait for its readers
             waiting.put(task)
-        while any(worker.is_alive() for worker in workers) or not messages.empty():
-            _hear(messages, report)
+        left = len(tasks)
+        while left:
+            left -= _hear(messages, report)
             for worker in workers:
-                if worker.exitcode:
+                if worker.exitcode is not None:
                     _hear(messages, report)
                     raise RuntimeError(f"a process of the study died (exit {worker.exitcode}); its message stands above")
-    finally:
+
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield run
+        for _ in workers:
+            waiting.put(None)
+    except BaseException:
         for worker in workers:
             worker.terminate()
+        raise
+    finally:
         for worker in workers:
             worker.join(timeout=60)
         signal.signal(signal.SIGTERM, before)
@@ -60,24 +72,28 @@ def _stop(*_: object) -> None:
     raise Stopped("stopped by SIGTERM; what was running saved its step; the same command carries on")
 
 
-def _hear(messages: Any, report: TaskReport) -> None:
-    """One message of the workers, if one comes within a moment: progress is handed on, an error is raised."""
+def _hear(messages: Any, report: TaskReport) -> int:
+    """One message of the workers, if one comes within a moment: progress is handed on, an error raised. 1 for the end of a task."""
     try:
         message = messages.get(timeout=0.3)
     except queue.Empty:
-        return
+        return 0
     if isinstance(message, Exception):
         raise message
+    if message == ENDED:
+        return 1
     report(*message)
+    return 0
 
 
 def _work(waiting: Any, messages: Any) -> None:
-    """The life of a worker: tasks from the queue until there are none."""
+    """The life of a worker: tasks from the queue until it is told that there are no more."""
     keep_compilations()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
     try:
         while (task := waiting.get()) is not None:
             task(functools.partial(_tell, messages))
+            messages.put(ENDED)
     except (InputError, NonFiniteError) as error:
         messages.put(error)
     except Stopped:

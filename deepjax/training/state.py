@@ -1,5 +1,6 @@
 """Everything that training carries from one step to the next, as one pytree."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax import struct
 from jax import Array
 
 from deepjax.analysis import kernel_norms
+from deepjax.analysis.forward import drawn
 from deepjax.training.guard import GuardState, init_guard
 
 
@@ -42,15 +44,27 @@ def init_state(
     `ema`: keep exponential averages of parameters and statistics.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
-    # lazy_init draws the parameters alone: compiling a forward pass only to throw it away would cost seconds.
-    variables = model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    variables = drawn(model, init_key, (1, *image_shape))
+    return _fresh(optimizer, tuple(heads), ema, variables, key, jnp.asarray(learning_rate, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _fresh(
+    optimizer: optax.GradientTransformation,
+    heads: tuple[str, ...],
+    ema: bool,
+    variables: dict[str, Any],
+    key: Array,
+    learning_rate: Array,
+) -> TrainState:
+    """In one program, as `drawn` says why; another than the draw's, which runs of other optimizers then share."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         key=key,
-        learning_rate=jnp.asarray(learning_rate, jnp.float32),
+        learning_rate=learning_rate,
         guard=init_guard(),
         ema=averages_of(variables) if ema else {},
         totals=zero_totals(variables["params"], heads),
