@@ -24,8 +24,6 @@ from deepjax.errors import InputError, require, unknown
 
 Activation = Callable[[Array], Array]
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(320)  # an even number: no node on the kink of a ReLU
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _TINY, _HUGE = 1e-24, 1e12  # variances that stand for 0 and for infinity
 
 
@@ -216,6 +214,13 @@ def critical_sigma_w(activation: Activation, sigma_b: float) -> float:
     return 1 / math.sqrt(unit.chi(min(max(q, _TINY), _HUGE)))
 
 
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of expectations over a standard normal; worked out when first asked for, which takes half a second."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(320)  # an even number: no node on the kink of a ReLU
+    return nodes, weights / weights.sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Layer:
     """Expectations over Gaussian preactivations of variance q, and over pairs of correlation c."""
@@ -225,16 +230,19 @@ class _Layer:
     bias: float
 
     def variance(self, q: float) -> float:
-        value, _ = self._at(math.sqrt(q) * _NODES)
-        return self.weight * float(_WEIGHTS @ value**2) + self.bias
+        nodes, weights = _quadrature()
+        value, _ = self._at(math.sqrt(q) * nodes)
+        return self.weight * float(weights @ value**2) + self.bias
 
     def variance_slope(self, q: float) -> float:
-        value, slope = self._at(math.sqrt(q) * _NODES)
-        return self.weight * float(_WEIGHTS @ (value * slope * _NODES)) / math.sqrt(q)
+        nodes, weights = _quadrature()
+        value, slope = self._at(math.sqrt(q) * nodes)
+        return self.weight * float(weights @ (value * slope * nodes)) / math.sqrt(q)
 
     def chi(self, q: float) -> float:
-        _, slope = self._at(math.sqrt(q) * _NODES)
-        return self.weight * float(_WEIGHTS @ slope**2)
+        nodes, weights = _quadrature()
+        _, slope = self._at(math.sqrt(q) * nodes)
+        return self.weight * float(weights @ slope**2)
 
     def correlation(self, q: float, c: float) -> float:
         return (self.weight * self._pair(q, c, 0) + self.bias) / self.variance(q)
@@ -252,9 +260,10 @@ class _Layer:
         return _bisected(lambda c: self.correlation(q, c) - c, 0.0, 1 - 1e-6)
 
     def _pair(self, q: float, c: float, which: int) -> float:
-        first = math.sqrt(q) * _NODES
+        nodes, weights = _quadrature()
+        first = math.sqrt(q) * nodes
         second = c * first[:, None] + math.sqrt(max(1 - c * c, 0.0)) * first[None, :]
-        return float((_WEIGHTS * self._at(first)[which]) @ self._at(second)[which] @ _WEIGHTS)
+        return float((weights * self._at(first)[which]) @ self._at(second)[which] @ weights)
 
     def _at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with jax.enable_x64(True):

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.optimize
 from flax import linen as nn
 
 from deepjax.analysis import cross_entropy
@@ -77,6 +76,8 @@ class Hyperbola:
 
 def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola:
     """By least squares of log S. Raises ValueError for fewer than three batch sizes, and steps that are not finite."""
+    import scipy.optimize  # here, as its half second would be every script's
+
     if len(batches) < 3 or not np.all(np.isfinite(steps)):
         raise ValueError(f"a hyperbola needs three batch sizes or more that reach the target, given {batches}: {steps}")
     b, s = np.asarray(batches, float), np.asarray(steps, float)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
 NOT_SUPPORTED: tuple[Outcome, ...] = ("refuted", "inconclusive")
@@ -109,7 +109,7 @@ def _error(sample: np.ndarray) -> float:
 
 
 def _around(effect: float, error: float, freedom: float) -> Interval:
-    half = float(scipy.stats.t.ppf(0.975, freedom)) * error if error else 0.0
+    half = float(scipy.special.stdtrit(freedom, 0.975)) * error if error else 0.0
     return Interval(effect, effect - half, effect + half)
 
 
