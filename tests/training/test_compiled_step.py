@@ -1,5 +1,7 @@
 """What a training step compiles to: as many convolutions as the table says, in the precision asked for, and nothing kept twice."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import pytest
