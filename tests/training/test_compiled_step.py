@@ -64,20 +64,17 @@ def test_no_array_of_the_state_is_there_twice():
     assert lowered.as_text().count("tf.aliasing_output") == arrays
 
 
-@pytest.mark.parametrize(("name", "gigaflops"), [("resnet50", 24.30), ("vgg16_bn", 92.65), ("cifar_resnet20", 0.242)])
-def test_as_many_operations_as_the_table_says(name, gigaflops):
-    # 3 x 2 x multiply-adds of convolutions and linear layers, less the gradient of the images; the rest is under 2 %.
+@pytest.mark.parametrize(("name", "gigaflops"), [("resnet50", 24.30), ("vgg16_bn", 92.65)])
+def test_as_many_operations_an_image_as_the_table_says(name, gigaflops):
+    # 3 x 2 x multiply-adds of convolutions and linear layers, less the images' gradient; all else is under 2 %.
     flops = traced(name, "float32").lower().cost_analysis()["flops"] / BATCH
     assert flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
 
 
-def test_for_a_gpu_every_layer_is_a_convolution_and_no_map_is_turned_scattered_or_padded_twice(monkeypatch):
+def test_on_a_gpu_every_layer_is_a_convolution_and_no_map_is_transposed_or_scattered(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # asked where a CPU's convolutions become products
-    counts, turned = collections.Counter(), []
-    for equation in equations(traced("resnet50", "bfloat16").jaxpr):
-        counts[equation.primitive.name] += 1
-        if equation.primitive.name == "transpose" and equation.invars[0].aval.ndim == 4:
-            turned.append(equation.invars[0].aval.shape)
-    assert counts["conv_general_dilated"] == 158  # 53 layers, forward, kernel, input; not the images' gradient
-    assert [shape for shape in turned if shape[0] == BATCH and shape[1] > 7] == []
-    assert not {name for name in counts if name.startswith(("scatter", "select_and_"))}
+    found = list(equations(traced("resnet50", "bfloat16").jaxpr))
+    assert sum(each.primitive.name == "conv_general_dilated" for each in found) == 158  # 53 three times, less the images' gradient
+    of_maps = collections.Counter(each.primitive.name for each in found if each.outvars[0].aval.ndim == 4)
+    assert of_maps["transpose"] == of_maps["scatter-add"] == of_maps["select_and_scatter_add"] == 0
+    assert of_maps["pad"] == 10, "two of the stem's max pool, eight of its gradient; convolutions pad as they go"
