@@ -64,18 +64,24 @@ def initialise(model: nn.Module, inputs: Any, key: Array | None = None) -> Any:
 
 
 def drawn(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    """A fresh network's parameters, and batch norm's statistics where it has them, for inputs of one shape.
+    """A fresh network's "params", and its "batch_stats" where it has them, for one float32 array of this shape, batch included.
 
-    One program, compiled once for a network and shape, that persistent caches keep; nothing of the forward pass is in it. Drawn
-    operation by operation, GoogLeNet is 600 programs, each too small to be kept: 16 s in every process, against 7 s and then 1.
+    One program, compiled once for a network and shape, that persistent caches keep; what parameters do not depend on is not in it.
+    Drawn operation by operation, GoogLeNet is 600 programs, each too small to keep: 16 s in every process, against 7 s and then 1.
     """
-    return _drawn(hashable(model), key, tuple(shape))
+    try:
+        model = hashable(model)
+    except InputError:  # a field, such as an array, that cannot be a key: compiled at every call
+        return jax.jit(functools.partial(_variables, model, shape=shape))(key)
+    return _drawn(model, key, tuple(shape))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _drawn(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def _variables(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
     variables = initialise(model, jnp.zeros(shape), key)
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+
+_drawn = jax.jit(_variables, static_argnums=(0, 2))
 
 
 def inputs_of(batch: Batch) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 from flax import linen as nn
 from jax import Array
 
@@ -64,16 +63,16 @@ def fields_of_run(run: Path, layer: str, images: int, data_dir: str | None, make
     The images are drawn by the run's seed.
     """
     from deepjax.training import open_run
-    from deepjax.training.state import init_state
+    from deepjax.training.state import keys_of
 
     trained = open_run(run, data_dir=data_dir, make=make)
-    fresh = init_state(trained.model, optax.identity(), trained.config.input_shape, 0.1, trained.config.seed)
+    fresh = drawn(trained.model, keys_of(trained.config.seed)[0], (1, *trained.config.input_shape))
     batch = trained.batch(images, "test", trained.config.seed)["image"]
 
     def field(variables: dict[str, Any]) -> EffectiveField:
         return effective_field(trained.model, settled(trained.model, variables, batch), batch, layer=layer, power="square")
 
-    return [field({"params": fresh.params, "batch_stats": fresh.batch_stats}), field(trained.variables)]
+    return [field(fresh), field(trained.variables)]
 
 
 def settled(model: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from deepjax.training.compilations import keep_compilations
 
 TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
 ENDED = "ended"  # in place of progress
+LAST_WORDS = 10.0  # seconds in which an error that a process left behind is looked for, while others go on talking
 Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
 
 
@@ -32,7 +35,7 @@ def crew(jobs: int) -> Iterator[Callable[[Sequence[Task], TaskReport], None]]:
 
     The processes start with the first tasks and stay for the next ones, which find libraries loaded and programs compiled. They
     take tasks from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal, stops them,
-    each after saving what it saves.
+    each after saving what it saves; after an error leave the block, for tasks may be left in the queue.
     """
     context = multiprocessing.get_context("spawn")
     waiting, messages = context.SimpleQueue(), context.Queue()
@@ -41,17 +44,21 @@ def crew(jobs: int) -> Iterator[Callable[[Sequence[Task], TaskReport], None]]:
     def run(tasks: Sequence[Task], report: TaskReport) -> None:
         with _one_thread_each():
             while len(workers) < min(jobs, len(tasks)):
-                workers.append(context.Process(target=_work, args=(waiting, messages), daemon=True))
-                workers[-1].start()
+                worker = context.Process(target=_work, args=(waiting, messages), daemon=True)
+                worker.start()
+                workers.append(worker)
         for task in tasks:  # after the start: a full pipe would wait for its readers
             waiting.put(task)
         left = len(tasks)
         while left:
-            left -= _hear(messages, report)
-            for worker in workers:
-                if worker.exitcode is not None:
-                    _hear(messages, report)
-                    raise RuntimeError(f"a process of the study died (exit {worker.exitcode}); its message stands above")
+            ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
+            until = time.monotonic() + (LAST_WORDS if ended else 0.0)
+            while (heard := _hear(messages, report)) is not None:
+                left -= heard
+                if time.monotonic() > until:
+                    break
+            if ended and left:
+                raise RuntimeError(f"a process of the study {_how(ended[0])}; the same command carries on")
 
     before = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -63,21 +70,30 @@ def crew(jobs: int) -> Iterator[Callable[[Sequence[Task], TaskReport], None]]:
             worker.terminate()
         raise
     finally:
-        for worker in workers:
-            worker.join(timeout=60)
-        signal.signal(signal.SIGTERM, before)
+        try:
+            for worker in workers:
+                worker.join(timeout=60)
+                worker.kill()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _how(exitcode: int) -> str:
+    if exitcode < 0:
+        return f"was killed by signal {-exitcode} (by 9, the system does so where memory ends: try fewer --jobs)"
+    return f"died (exit {exitcode}); its message stands above" if exitcode else "was stopped"
 
 
 def _stop(*_: object) -> None:
     raise Stopped("stopped by SIGTERM; what was running saved its step; the same command carries on")
 
 
-def _hear(messages: Any, report: TaskReport) -> int:
-    """One message of the workers, if one comes within a moment: progress is handed on, an error raised. 1 for the end of a task."""
+def _hear(messages: Any, report: TaskReport) -> int | None:
+    """One message of the workers: progress is handed on, an error raised. 1 for a task's end; None where none comes in time."""
     try:
         message = messages.get(timeout=0.3)
     except queue.Empty:
-        return 0
+        return None
     if isinstance(message, Exception):
         raise message
     if message == ENDED:
@@ -88,6 +104,7 @@ def _hear(messages: Any, report: TaskReport) -> int:
 
 def _work(waiting: Any, messages: Any) -> None:
     """The life of a worker: tasks from the queue until it is told that there are no more."""
+    threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
     keep_compilations()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
     try:
@@ -98,6 +115,15 @@ def _work(waiting: Any, messages: Any) -> None:
         messages.put(error)
     except Stopped:
         pass
+
+
+def _end_with_parent(messages: Any) -> None:
+    """Stop when the study was killed, which tells its processes nothing: training saves and ends, and who waits ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        messages.cancel_join_thread()  # nobody hears them
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _tell(messages: Any, *progress: Any) -> None:

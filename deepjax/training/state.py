@@ -43,9 +43,15 @@ def init_state(
 
     `ema`: keep exponential averages of parameters and statistics.
     """
-    init_key, key = jax.random.split(jax.random.key(seed))
+    init_key, key = keys_of(seed)
     variables = drawn(model, init_key, (1, *image_shape))
     return _fresh(optimizer, tuple(heads), ema, variables, key, jnp.asarray(learning_rate, jnp.float32))
+
+
+def keys_of(seed: int) -> tuple[Array, Array]:
+    """That of the parameters' draw, and that of the training."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    return init_key, key
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import lax
 from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, WEIGHTS, Task, given
 
+from deepjax.analysis import drawn
 from deepjax.data import Dataset, register
 from deepjax.data.augment import normalize
 from deepjax.models import create_model, googlenet, inception, layers, norms, pooling, resnet, vgg
@@ -27,7 +28,7 @@ from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedul
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import compile_step
 from deepjax.training.programs import step_options
-from deepjax.training.state import auxiliary_heads, init_state
+from deepjax.training.state import auxiliary_heads, init_state, keys_of
 from deepjax.training.step import make_train_step
 
 Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
@@ -82,8 +83,7 @@ def flax_steps(task: Task) -> tuple[Block, list[float]]:
     In its strongest form: jit in place of pmap, the images as bytes, bfloat16 without loss scaling, symmetric padding.
     """
     model, batch = network(task), placed(task)
-    key, _ = jax.random.split(jax.random.key(0))  # as init_state draws
-    variables: Any = model.lazy_init(key, jax.ShapeDtypeStruct((1, task.size, task.size, 3), jnp.float32))
+    variables = drawn(model, keys_of(0)[0], (1, task.size, task.size, 3))  # as init_state draws
     params, statistics = variables["params"], variables["batch_stats"]
     if task.inference:
         return inference(task, model, params, statistics, batch["image"])

@@ -1,9 +1,13 @@
 """Processes of a study: they stay for a second round, and an error or a death of one of them reaches the study."""
 
 import functools
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +21,9 @@ def tell_process(report):
 
 
 def fail(error, report):
-    """A task that finds its input wrong."""
+    """A task that finds its input wrong after a while."""
+    for part in range(3):
+        report("part", part, 3)
     raise error
 
 
@@ -43,13 +49,13 @@ def test_second_round_runs_in_the_processes_of_the_first():
 
 
 def test_no_more_processes_than_tasks_and_more_when_more_come():
-    seen = []
+    counts = []
     with crew(jobs=3) as run_all:
-        run_all([tell_process], lambda name, done, total: seen.append(done))
-        first = set(seen)
-        run_all([tell_process] * 12, lambda name, done, total: seen.append(done))
-    assert len(first) == 1
-    assert 1 <= len(set(seen)) <= 3
+        for tasks in (1, 12):
+            run_all([tell_process] * tasks, lambda *progress: None)
+            counts.append(len(multiprocessing.active_children()))
+    assert counts == [1, 3]
+    assert not multiprocessing.active_children()
 
 
 def test_error_of_a_task_is_raised_in_the_study():
@@ -58,9 +64,45 @@ def test_error_of_a_task_is_raised_in_the_study():
         run_all([functools.partial(fail, error), tell_process], lambda *progress: None)
 
 
-def test_death_of_a_process_is_told():
-    with pytest.raises(RuntimeError, match=r"died \(exit -9\)"), crew(jobs=1) as run_all:
+def test_error_is_found_behind_progress_that_is_slow_to_hear():
+    error = InputError("depth is 21; allowed: 6n + 2")
+    with pytest.raises(InputError), crew(jobs=1) as run_all:
+        run_all([functools.partial(fail, error)], lambda *progress: time.sleep(1))
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_death_of_a_process_is_told(rounds):
+    """At work, or while it waits for the next round."""
+    with pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"), crew(jobs=1) as run_all:
+        for _ in range(rounds):
+            run_all([tell_process], lambda name, done, total: None)
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
         run_all([die], lambda *progress: None)
+
+
+STUDY = """
+from tests.study import test_workers
+from deepjax.study.workers import crew
+
+if __name__ == "__main__":
+    with crew(jobs=2) as run_all:
+        run_all([test_workers.tell_process] * 2, lambda name, done, total: print(done, flush=True))
+        run_all([test_workers.wait], lambda name, done, total: print(done, flush=True))
+"""
+
+
+def test_processes_end_when_their_study_is_killed(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(STUDY)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as study:
+        workers = {int(study.stdout.readline()) for _ in range(3)}
+        study.kill()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "a process outlives its study"
+        time.sleep(0.1)
 
 
 def test_leaving_by_an_error_stops_what_is_at_work():
