@@ -56,9 +56,9 @@ PRESETS = {
 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
-    """An arm a norm and weight: none_0.3 is the paper's network."""
+    """An arm a norm and weight: none_0.3 is the paper's. In an order in which two processes do not compile one network twice."""
     arms = {}
-    for norm, weight in sorted((name.split("_") for name in preset.sizes["arms"]), key=lambda pair: pair[1]):  # two kinds at a time
+    for norm, weight in sorted((name.split("_") for name in preset.sizes["arms"]), key=lambda pair: pair[1]):
         fields: dict[str, Any] = {"auxiliary_weight": float(weight), "optimizer": NORMS[norm][2]}
         arms[f"{norm}_{weight}"] = arm_of(f"{norm}_{weight}", NORMS[norm][0], options, preset, **fields)
     return arms

@@ -14,13 +14,12 @@ from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
 from deepjax.study.verdict import Verdict
-from deepjax.study.workers import Task, TaskReport, crew, default_jobs
+from deepjax.study.workers import RunAll, Task, TaskReport, crew, default_jobs
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
 from deepjax.training.logs import Row
 
-RunAll = Callable[[Sequence[Task], TaskReport], None]
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
 

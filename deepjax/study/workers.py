@@ -16,9 +16,10 @@ from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training.compilations import keep_compilations
 
 TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
+Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
+RunAll = Callable[[Sequence[Task], TaskReport], None]
 ENDED = "ended"  # in place of progress
 LAST_WORDS = 10.0  # seconds in which an error that a process left behind is looked for, while others go on talking
-Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
 
 
 def default_jobs() -> int:
@@ -30,7 +31,7 @@ def default_jobs() -> int:
 
 
 @contextlib.contextmanager
-def crew(jobs: int) -> Iterator[Callable[[Sequence[Task], TaskReport], None]]:
+def crew(jobs: int) -> Iterator[RunAll]:
     """Gives a function that runs every task in up to `jobs` processes, in order, and raises the first error of any of them.
 
     The processes start with the first tasks and stay for the next ones, which find libraries loaded and programs compiled. They
