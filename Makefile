@@ -35,7 +35,7 @@ reference: install
 demo: install
 	$(BIN)/python experiments/degradation.py
 
-# Every claim of the lecture on the digits (35 minutes on two cores); writes docs/results/README.md.
+# Every claim of the lecture on the digits (34 minutes on two cores); writes docs/results/README.md.
 studies: install
 	$(BIN)/python experiments/studies.py
 
