@@ -23,6 +23,7 @@ from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
 from deepjax.errors import InputError, require, unknown
+from deepjax.models.loops import fast_loops
 
 Kind = Literal["hessian", "gauss_newton"]
 Statistics = Literal["running", "batch"]
@@ -92,7 +93,8 @@ class Operator:
         def step(total: Array, part: Any) -> tuple[Array, None]:
             return total + function(*part), None
 
-        return lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), data[1]))[0] / count
+        total = fast_loops(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
+        return total(data[1]) / count
 
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""

@@ -22,6 +22,7 @@ from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
 from deepjax.errors import require
+from deepjax.models.loops import fast_loops
 
 Statistics = Literal["running"] | int
 ROUNDING = 1e-5  # of a layer's largest gradient: what is below is 0 but for float32's rounding
@@ -103,7 +104,7 @@ def per_example_gradients(
     require(count >= 2, "bn", bn, f"what leaves two gradients or more; the batch of {examples} leaves {count}")
     groups = _split(batch, count, size)
     check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train)
-    found, gradients = _statistics(model, variables, groups, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
+    found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
     numbers = jax.device_get(found)
     sizes = {layer: sum(math.prod(jnp.shape(leaf)) for leaf in leaves) for layer, leaves in by_layer(variables["params"]).items()}
     order = call_order(model, variables, batch, train, sizes)
@@ -174,7 +175,7 @@ def noise_scale(
         groups, size = _shares(batch, small, bn, size)
         if not norms:
             check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train)
-        norms.append(_square_norms(model, variables, groups, loss=loss, train=train))
+        norms.append(_square_norms(variables, groups, model=model, loss=loss, train=train))
     require(bool(norms), "batches", "empty", "one batch or more")
     estimates = _estimates(np.array(jax.device_get(norms), float), small, size)
     g2, trace = (float(value) for value in estimates.mean(0))
@@ -256,8 +257,9 @@ def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "chunk", "keep"))
+@fast_loops
 def _statistics(
-    model: nn.Module, variables: Any, groups: Any, *, loss: Loss, train: bool, chunk: int, keep: bool
+    variables: Any, groups: Any, *, model: nn.Module, loss: Loss, train: bool, chunk: int, keep: bool
 ) -> tuple[dict[str, tuple[Array, ...]], Any]:
     """By layer the numbers of LayerGradients, and the gradients or None. A scan, for lax.map would stack every gradient."""
     count = jax.tree.leaves(groups)[0].shape[0]
@@ -323,7 +325,8 @@ def _squares(leaves: list[Array], first: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-def _square_norms(model: nn.Module, variables: Any, shares: Any, *, loss: Loss, train: bool) -> tuple[Array, Array]:
+@fast_loops
+def _square_norms(variables: Any, shares: Any, *, model: nn.Module, loss: Loss, train: bool) -> tuple[Array, Array]:
     """Mean squared norm of the shares' gradients, squared norm of their mean. shares: (shares, ghost batches, examples, ...)."""
     count, ghosts = jax.tree.leaves(shares)[0].shape[:2]
 

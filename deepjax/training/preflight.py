@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.step import MOST_WRITTEN_OUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +61,7 @@ def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> 
 
 def advice(batch_size: int, accumulate: int, remat: str) -> str:
     """What makes a step smaller than it is with these."""
-    written_out = MOST_WRITTEN_OUT if jax.default_backend() == "cpu" else 1  # parts that are no loop save no memory
-    parts = max(accumulate, written_out)
-    ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {parts}"]
+    ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
     ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])
     return f"{', or '.join(ways)}, or more devices (with fsdp where parameters are the most of it)"
 

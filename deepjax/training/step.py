@@ -12,6 +12,7 @@ from jax import Array, lax
 from deepjax.analysis import kernel_norms
 from deepjax.data.augment import normalize, resize
 from deepjax.data.catalog import Dataset
+from deepjax.models.loops import fast_loops
 from deepjax.training.guard import all_finite, judge, keep_if, labels_valid
 from deepjax.training.inputs import Batch, StepOptions, prepared
 from deepjax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, wrong
@@ -23,7 +24,6 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Any, Batch], Metrics]
 Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
 
-MOST_WRITTEN_OUT = 8  # parts of a batch; more would compile for long
 DROPOUT = 0x64726F70  # "drop": folded into a step's key, far from the numbers that a split uses
 TOP5_FROM = 10  # classes: with fewer, five guesses are most of them
 
@@ -72,7 +72,7 @@ def make_train_step(
         after = keep_if(counts, new, state.replace(totals=keep_if(guard.halted < 0, totals, state.totals)))
         return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
 
-    return step
+    return fast_loops(step)
 
 
 def classifier_loss(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax") -> Array:
@@ -140,16 +140,11 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
 
         start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
         numbered = (jnp.arange(options.accumulate), parts)
-        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered, unroll=_unrolled(options.accumulate))
+        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered)
         gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
         return jnp.mean(totals), gradients, batch_stats, _of_all(jnp.mean, jnp.sum, metrics)
 
     return over_parts
-
-
-def _unrolled(parts: int) -> int:
-    """How many parts are written out one after the other: XLA:CPU computes a convolution inside of a loop 16 times slower."""
-    return parts if parts <= MOST_WRITTEN_OUT and jax.default_backend() == "cpu" else 1
 
 
 def _parts(batch: Batch, count: int) -> Batch:

@@ -34,10 +34,13 @@ class Part:
     arguments: tuple[str, ...] = ()
 
 
+# unrolled, as XLA:CPU is slow at convolutions inside of loops
+STEP_TIMES = ("--ways", "unrolled", "--depths", "20", "56", "110", "--batch-size", "16", "--rounds", "1", "--steps", "10")
 PARTS = {
     "throughput": Part("Training, side by side", throughput, ("--levers",)),
     "inference": Part("Inference, side by side", throughput, ("--inference",)),
     "depth": Part("Depth", depth),
+    "depth_steps": Part("Step time in depth", depth, STEP_TIMES),
     "startup": Part("Start", startup),
     "loop": Part("The training loop against its bare step", loop),
     "scaling": Part("Over several devices", scaling),
@@ -49,7 +52,7 @@ class Options:
     """What is measured."""
 
     torch: str = ""
-    """The Python that has PyTorch and torchvision; empty: without them."""
+    """The Python that has PyTorch, torchvision and timm; empty: without them."""
     only: tuple[str, ...] = tuple(PARTS)
     """Parts to measure; the page keeps what it has of the others."""
     render_only: bool = False
@@ -81,7 +84,7 @@ def measure(name: str, options: Options) -> None:
         str(options.results / "performance" / f"{name}.json"),
     ]
     if part.module is throughput and options.torch:
-        line += ["--torch", options.torch]
+        line += ["--torch", options.torch, "--timm"]
     print(f"\n{part.title}", flush=True)
     if subprocess.run(line, check=False).returncode:  # noqa: S603  # our own scripts
         raise InputError(f"{name} failed; its message stands above, and --only {name} tries again")

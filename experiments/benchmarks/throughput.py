@@ -30,6 +30,13 @@ OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
 LEARNING_RATES = {"cifar_resnet20": 1e-3, "resnet50": 1e-6}
 OTHER_RATE = 1e-5
 LARGE_PAGES, TWO_DEVICES = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),), (("JAX_NUM_CPU_DEVICES", "2"),)
+LEVERS = {
+    "convolutions as XLA has them": "--convolutions",
+    "flax's norm": "--norm",
+    "flax's max pool": "--pool",
+    "no donation": "--copied",
+}
+TIMM = ("resnet50", "vgg16_bn")  # timm has no GoogLeNet, and its Inception-v3 no auxiliary head
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels
 
 
@@ -62,8 +69,12 @@ class Options:
     """Of what layers compute."""
     torch: str = ""
     """The Python that has PyTorch and torchvision; empty: without them."""
+    timm: bool = False
+    """timm's networks too, of those that it has."""
     levers: bool = False
-    """Also deepjax without what makes it faster on a CPU, and all on large pages and two devices."""
+    """Also deepjax without each thing that makes its step faster, one at a time."""
+    hosts: bool = False
+    """Also everyone on large pages, and deepjax on two devices."""
     compiled: bool = True
     """With torch.compile too, which takes a C++ compiler."""
     steps: int = 0
@@ -108,19 +119,23 @@ def measured(name: str, options: Options) -> dict[str, Any]:
     return {"options": run, "task": dataclasses.asdict(task) | {"folder": ""}, "rows": rows} | said
 
 
-def contenders(options: Options) -> list[Contender]:
-    """Who takes part; deepjax first, whose process writes the weights that PyTorch's read."""
+def contenders(name: str, options: Options) -> list[Contender]:
+    """Who takes part on a network; deepjax first, whose process writes the weights that PyTorch's read."""
     own, theirs = (sys.executable, "throughput_jax.py"), (options.torch, "throughput_torch.py")
     chosen = [Contender(OWN, *own), Contender("flax", *own, ("--flax",))]
+    compiled = ("--compiled",) if options.compiled else ()
     if options.torch:
-        chosen.append(Contender("PyTorch", *theirs, ("--compiled",) if options.compiled else ()))
+        chosen.append(Contender("PyTorch", *theirs, compiled))
+    if options.torch and options.timm and name in TIMM:
+        chosen.append(Contender("timm", *theirs, ("--timm", *compiled)))
     if options.levers:
-        chosen.append(Contender(f"{OWN}, convolutions as XLA has them", *own, ("--convolutions",)))
+        chosen += [Contender(f"{OWN}, {what}", *own, (flag,)) for what, flag in LEVERS.items()]
+    if options.hosts:
         chosen.append(Contender(f"{OWN}, large pages", *own, (), LARGE_PAGES))
         chosen.append(Contender(f"{OWN}, two devices", *own, (), TWO_DEVICES))
         chosen.append(Contender(f"{OWN}, two devices, large pages", *own, (), LARGE_PAGES + TWO_DEVICES))
         chosen.append(Contender("flax, large pages", *own, ("--flax",), LARGE_PAGES))
-    if options.levers and options.torch:
+    if options.hosts and options.torch:
         chosen.append(Contender("PyTorch, large pages,", *theirs, (), LARGE_PAGES))
     return chosen
 
@@ -131,7 +146,7 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
     with contextlib.ExitStack() as stack:
         servers: dict[str, Server] = {}
         losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
-        for each in contenders(options):
+        for each in contenders(task.model, options):
             line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
             server = stack.enter_context(serving(each.python, each.script, line, dict(each.environment)))
             ready = heard(server)

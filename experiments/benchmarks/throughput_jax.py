@@ -35,10 +35,9 @@ Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
 
 
 def main() -> None:
-    """Serve a block of deepjax, with --convolutions of deepjax without its products, with --flax of flax's layers."""
+    """Serve a block of deepjax, with a flag of deepjax without one of its levers, with --flax of flax's layers and example."""
     task, name, flags = given(), sys.argv[2], sys.argv[3:]
-    changed = {"--flax": flax_layers, "--convolutions": no_products}
-    with changed[flags[0]]() if flags else contextlib.nullcontext():
+    with changed(*flags):
         block, losses = (flax_steps if "--flax" in flags else own_steps)(task)
         versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib", "flax"))
         serve({name: block}, versions, losses={name: losses}, device=jax.devices()[0].device_kind)
@@ -169,21 +168,27 @@ def placed(task: Task) -> dict[str, jax.Array]:
 
 
 @contextlib.contextmanager
-def no_products() -> Iterator[None]:
-    """Every convolution as XLA has it."""
-    with mock.patch.object(layers, "_is_better_as_product", lambda *_: False):
-        yield
-
-
-@contextlib.contextmanager
-def flax_layers() -> Iterator[None]:
-    """Flax's convolution, batch normalisation and max pool in the networks, under the names that they have anyway."""
+def changed(*flags: str) -> Iterator[None]:
+    """The networks and their step with something else in the place of a lever, under the names that they have anyway."""
+    pools = [(module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception, vgg)]
+    norm, convolution = (norms, "BatchNorm", flax_norm), (layers, "convolve", lax.conv_general_dilated)
+    others: dict[str, list[tuple[Any, str, Any]]] = {
+        "--flax": [convolution, norm, *pools],
+        "--convolutions": [(layers, "_is_better_as_product", lambda *_: False)],
+        "--norm": [norm],
+        "--pool": pools,
+        "--copied": [(jax, "jit", functools.partial(undonated, jax.jit))],
+    }
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(layers, "convolve", lax.conv_general_dilated))
-        stack.enter_context(mock.patch.object(norms, "BatchNorm", flax_norm))
-        for module in (resnet, googlenet, inception, vgg):
-            stack.enter_context(mock.patch.object(module, "max_pool", flax_max_pool))
+        for flag in flags:
+            for module, name, value in others[flag]:
+                stack.enter_context(mock.patch.object(module, name, value))
         yield
+
+
+def undonated(jit: Any, fun: Any, **given: Any) -> Any:
+    """jax.jit with every argument kept."""
+    return jit(fun, **{name: value for name, value in given.items() if name != "donate_argnums"})
 
 
 def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon: float, **named: Any) -> nn.BatchNorm:

@@ -1,4 +1,4 @@
-"""torchvision's networks, and the CIFAR ResNet of its blocks, in PyTorch, eager and compiled: blocks for throughput.py."""
+"""Networks of torchvision, of its blocks (the CIFAR ResNet), and of timm, eager and compiled: blocks for throughput.py."""
 
 import importlib
 import sys
@@ -17,21 +17,21 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 
 
 def main() -> None:
-    """Serve a block for each way to run the network, with --compiled those of torch.compile too."""
+    """Serve a block for each way to run the network, with --compiled those of torch.compile too, with --timm of timm's."""
     task, name_of_all, flags = given(), sys.argv[2], sys.argv[3:]
     torch.backends.cudnn.benchmark = True
     blocks, losses = {}, {}
     for compiled in (False, True) if "--compiled" in flags else (False,):
         for layout in FORMATS:
             name = f"{name_of_all} {'compiled' if compiled else 'eager'}, {layout}"
-            blocks[name], losses[name] = steps(task, layout, compiled)
+            blocks[name], losses[name] = steps(task, network(task, "--timm" in flags), layout, compiled)
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     serve(blocks, versions, losses=losses, device=torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu")
 
 
-def steps(task: Task, layout: str, compiled: bool) -> tuple[Block, list[float]]:
+def steps(task: Task, net: Any, layout: str, compiled: bool) -> tuple[Block, list[float]]:
     """Steps of training, or applications; and the first losses."""
-    net = network(task).to(DEVICE).to(memory_format=FORMATS[layout])
+    net = net.to(DEVICE).to(memory_format=FORMATS[layout])
     images, labels = (torch.from_numpy(array).to(DEVICE) for array in task.batch())
     mean, std = (torch.tensor(values, device=DEVICE).view(1, 3, 1, 1) for values in (MEAN, STD))
     cross_entropy = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
@@ -91,8 +91,14 @@ def inference(task: Task, net: Any, forward: Any, images: Any, compiled: bool) -
     return block, [float(apply().float().abs().mean())]
 
 
-def network(task: Task) -> Any:
+def network(task: Task, of_timm: bool) -> Any:
     """The network with the driver's weights, dropout off."""
+    weights = {name: torch.from_numpy(np.array(tensor)) for name, tensor in task.weights().items()}
+    if of_timm:
+        timm: Any = importlib.import_module("timm")
+        net = timm.create_model(task.model, num_classes=task.classes)
+        net.load_state_dict(timm_names(weights) if task.model == "vgg16_bn" else weights)
+        return net.train()
     models = torchvision(torch).models
     plain = {"weights": None, "num_classes": task.classes}
     heads = {"aux_logits": True, "transform_input": False, "init_weights": False, "dropout": 0.0}
@@ -104,8 +110,20 @@ def network(task: Task) -> Any:
         "inception_v3": lambda: models.inception_v3(**plain, **heads),
     }
     net = makers[task.model]()
-    net.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in task.weights().items()})
+    net.load_state_dict(weights)
     return net.train()
+
+
+def timm_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """VGG's weights as timm has them: the first two layers of the classifier are convolutions over 7x7 and 1x1 pixels."""
+    there = {"classifier.0": ("pre_logits.fc1", 7), "classifier.3": ("pre_logits.fc2", 1), "classifier.6": ("head.fc", 0)}
+    named = {}
+    for name, tensor in weights.items():
+        layer, kind = name.rsplit(".", 1)
+        new, side = there.get(layer, (layer, 0))
+        is_kernel = side and kind == "weight"
+        named[f"{new}.{kind}"] = tensor.reshape(len(tensor), -1, side, side) if is_kernel else tensor
+    return named
 
 
 def cifar_resnet(resnet: Any, blocks: tuple[int, ...]) -> Any:

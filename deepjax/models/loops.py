@@ -1,0 +1,76 @@
+"""Convolutions inside of loops, in the order of axes in which XLA:CPU computes them fast.
+
+XLA:CPU has fast code for axes in the order (batch, height, width, channels) and (height, width, in, out), and brings convolutions
+into it, but not those inside of a loop (jax issue 12868). A gradient's have another order: of a scanned block, or of the parts of a
+batch, they take 35 times as long.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
+
+LOOPS = ("scan", "while")
+CONVOLUTION = "conv_general_dilated"
+IN_ORDER = ("NHWC", "HWIO", "NHWC")
+
+
+def fast_loops(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, equal up to rounding, whose convolutions inside of loops are fast on a CPU; elsewhere `fun` itself.
+
+    For a function that takes gradients, not one of which they are taken: the convolutions of gradients are there only afterwards.
+    Its positional arguments are trees of arrays; keyword arguments are passed on as they are.
+    """
+
+    @functools.wraps(fun)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if jax.default_backend() != "cpu":
+            return fun(*args, **kwargs)
+        traced, shapes = jax.make_jaxpr(functools.partial(fun, **kwargs), return_shape=True)(*args)
+        results = jaxpr_as_fun(_within(traced, False))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return run
+
+
+def _within(value: Any, in_loop: bool) -> Any:
+    """A parameter of an equation, computations with their convolutions in order; the same object where nothing changes."""
+    if isinstance(value, ClosedJaxpr):
+        inner = _within(value.jaxpr, in_loop)
+        return value if inner is value.jaxpr else value.replace(jaxpr=inner)
+    if isinstance(value, Jaxpr):
+        equations = [_equation(each, in_loop) for each in value.eqns]
+        return value if _same(equations, value.eqns) else value.replace(eqns=equations)
+    if type(value) is tuple:
+        parts = tuple(_within(each, in_loop) for each in value)
+        return value if _same(parts, value) else parts
+    return value
+
+
+def _equation(equation: JaxprEqn, in_loop: bool) -> JaxprEqn:
+    name = equation.primitive.name
+    if name == CONVOLUTION and in_loop and equation.outvars[0].aval.ndim == len(IN_ORDER[0]):
+        ordered = jax.jit(functools.partial(_in_order, **equation.params))
+        (call,) = jax.make_jaxpr(ordered)(*(variable.aval for variable in equation.invars)).eqns
+        return call.replace(invars=equation.invars, outvars=equation.outvars)
+    params = {key: _within(value, in_loop or name in LOOPS) for key, value in equation.params.items()}
+    return equation if _same(params.values(), equation.params.values()) else equation.replace(params=params)
+
+
+def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
+    return all(a is b for a, b in zip(new, old, strict=True))
+
+
+def _in_order(x: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any) -> Array:
+    """lax.conv_general_dilated of any order of axes, by one in order between transpositions."""
+    batch, feature, *space = dimension_numbers.lhs_spec
+    out, into, *window = dimension_numbers.rhs_spec
+    result_batch, result_feature, *result_space = dimension_numbers.out_spec
+    x, kernel = jnp.transpose(x, (batch, *space, feature)), jnp.transpose(kernel, (*window, into, out))
+    y = lax.conv_general_dilated(x, kernel, dimension_numbers=IN_ORDER, **params)
+    there = (result_batch, *result_space, result_feature)
+    return jnp.transpose(y, [there.index(axis) for axis in range(y.ndim)])
