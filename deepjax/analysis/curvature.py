@@ -22,8 +22,8 @@ from jax.flatten_util import ravel_pytree
 from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.loops import fast_loops
 from deepjax.errors import InputError, require, unknown
-from deepjax.models.loops import fast_loops
 
 Kind = Literal["hessian", "gauss_newton"]
 Statistics = Literal["running", "batch"]

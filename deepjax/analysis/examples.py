@@ -21,8 +21,8 @@ from jax import Array, lax
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
+from deepjax.analysis.loops import fast_loops
 from deepjax.errors import require
-from deepjax.models.loops import fast_loops
 
 Statistics = Literal["running"] | int
 ROUNDING = 1e-5  # of a layer's largest gradient: what is below is 0 but for float32's rounding

@@ -10,9 +10,9 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis import kernel_norms
+from deepjax.analysis.loops import fast_loops
 from deepjax.data.augment import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.models.loops import fast_loops
 from deepjax.training.guard import all_finite, judge, keep_if, labels_valid
 from deepjax.training.inputs import Batch, StepOptions, prepared
 from deepjax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, wrong

@@ -94,12 +94,12 @@ def inference(task: Task, net: Any, forward: Any, images: Any, compiled: bool) -
 def network(task: Task, of_timm: bool) -> Any:
     """The network with the driver's weights, dropout off."""
     weights = {name: torch.from_numpy(np.array(tensor)) for name, tensor in task.weights().items()}
+    models = torchvision(torch).models  # timm needs it too
     if of_timm:
         timm: Any = importlib.import_module("timm")
         net = timm.create_model(task.model, num_classes=task.classes)
         net.load_state_dict(timm_names(weights) if task.model == "vgg16_bn" else weights)
         return net.train()
-    models = torchvision(torch).models
     plain = {"weights": None, "num_classes": task.classes}
     heads = {"aux_logits": True, "transform_input": False, "init_weights": False, "dropout": 0.0}
     makers = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from deepjax.analysis.loops import CONVOLUTION, LOOPS, fast_loops
 from deepjax.models import create_model
-from deepjax.models.loops import CONVOLUTION, LOOPS, fast_loops
 
 CASES = {
     "3x3": {},
