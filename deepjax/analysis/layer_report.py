@@ -16,6 +16,7 @@ from jax.core import Tracer
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.directions import check_like
 from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
+from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.taps import Measure, Site, chosen, measured, one_run, sites
 from deepjax.errors import InputError
 
@@ -104,13 +105,14 @@ def trace(
     if updates is not None:
         check_like("updates", updates, variables["params"])
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
-    found = jax.device_get(_statistics(model, variables, batch, rngs, updates, loss=loss, train=train, at=at))
+    found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
     return report(found, at, train)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
+@fast_loops
 def _statistics(
-    model: nn.Module, variables: Any, batch: Batch, rngs: Rngs, updates: Any, *, loss: Loss, train: bool, at: tuple[Site, ...]
+    variables: Any, batch: Batch, rngs: Rngs, updates: Any, *, model: nn.Module, loss: Loss, train: bool, at: tuple[Site, ...]
 ) -> dict[str, Any]:
     return layer_statistics(model, variables, batch, loss, train, rngs, at, lambda gradients: updates)
 

@@ -53,7 +53,7 @@ def _within(value: Any, in_loop: bool) -> Any:
 
 def _equation(equation: JaxprEqn, in_loop: bool) -> JaxprEqn:
     name = equation.primitive.name
-    if name == CONVOLUTION and in_loop and equation.outvars[0].aval.ndim == len(IN_ORDER[0]):
+    if name == CONVOLUTION and in_loop and len(equation.params["dimension_numbers"].out_spec) == len(IN_ORDER[0]):
         ordered = jax.jit(functools.partial(_in_order, **equation.params))
         (call,) = jax.make_jaxpr(ordered)(*(variable.aval for variable in equation.invars)).eqns
         return call.replace(invars=equation.invars, outvars=equation.outvars)

@@ -17,6 +17,7 @@ from deepjax.analysis.curvature import hessian_trace
 from deepjax.analysis.examples import noise_scale
 from deepjax.analysis.forward import has_batch_norm
 from deepjax.analysis.layer_report import LayerReport, LayerRow, layer_statistics, report
+from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.spectrum import spectral_density
 from deepjax.analysis.taps import Site, sites
 from deepjax.errors import require
@@ -84,7 +85,9 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
 
         return layer_statistics(model, variables, seen, loss, True, rngs, at[size], updates_of)
 
-    compiled = jax.jit(statistics, static_argnums=2)
+    @functools.partial(jax.jit, static_argnums=2)
+    def compiled(state: TrainState, batch: Any, size: int) -> Any:
+        return fast_loops(statistics)(state, batch, size=size)
 
     def tracer(state: TrainState, batch: Any) -> LayerReport:
         size = config.shape_at(int(state.step))[0]

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import depth
 import loop
+import loops
 import scaling
 import startup
 import throughput
@@ -34,13 +35,11 @@ class Part:
     arguments: tuple[str, ...] = ()
 
 
-# unrolled, as XLA:CPU is slow at convolutions inside of loops
-STEP_TIMES = ("--ways", "unrolled", "--depths", "20", "56", "110", "--batch-size", "16", "--rounds", "1", "--steps", "10")
 PARTS = {
     "throughput": Part("Training, side by side", throughput, ("--levers",)),
     "inference": Part("Inference, side by side", throughput, ("--inference",)),
     "depth": Part("Depth", depth),
-    "depth_steps": Part("Step time in depth", depth, STEP_TIMES),
+    "loops": Part("Convolutions inside of loops", loops),
     "startup": Part("Start", startup),
     "loop": Part("The training loop against its bare step", loop),
     "scaling": Part("Over several devices", scaling),

@@ -37,7 +37,7 @@ def heard(server: Server) -> Any:
     """The next thing that a server says; raises InputError when it has ended."""
     line = server.stdout.readline() if server.stdout else ""
     if not line:
-        raise InputError("a contender's process ended; what it said stands above")
+        raise InputError("a contender's process ended; what it said stands above (nothing, where the system ended it for memory)")
     return json.loads(line)
 
 
@@ -46,7 +46,8 @@ def timed(servers: Mapping[str, Server], rounds: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {name: [] for name in servers}
     for i in range(rounds):
         for name in list(servers)[:: 1 if i % 2 == 0 else -1]:
-            print(name, file=servers[name].stdin, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # heard() says so
+                print(name, file=servers[name].stdin, flush=True)
             rates[name].append(float(heard(servers[name])))
     return rates
 
@@ -72,10 +73,11 @@ def typed(script: str, options: Mapping[str, Any], default: Any) -> str:
     words = ["python", f"experiments/benchmarks/{script}"]
     for name, value in options.items():
         usual = getattr(default, name)
-        if value == (list(usual) if isinstance(usual, tuple) else usual) or value is None:
+        value = tuple(value) if isinstance(value, list) else value  # as JSON has it
+        if value in (usual, None):
             continue
         flag = "--" + name.replace("_", "-")
-        values = value if isinstance(value, list | tuple) else [] if isinstance(value, bool) else [value]
+        values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
         words += [flag.replace("--", "--no-") if value is False else flag, *map(str, values)]
     return f"`{shlex.join(words)}`"
 

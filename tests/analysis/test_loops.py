@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from jax import lax
 
+from deepjax.analysis import hvp
 from deepjax.analysis.loops import CONVOLUTION, LOOPS, fast_loops
+from deepjax.data import dataset_info
 from deepjax.models import create_model
+from deepjax.training import TrainConfig
+from deepjax.training.optimizers import make_optimizer, make_schedule
+from deepjax.training.programs import step_options
+from deepjax.training.state import init_state
+from deepjax.training.step import make_train_step
 
 CASES = {
     "3x3": {},
@@ -66,3 +73,29 @@ def test_outside_of_loops_and_on_other_backends_nothing_changes(monkeypatch):
     arguments = jnp.ones((2, 6, 6, 4)), jnp.ones((2, 3, 3, 4, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert str(jax.make_jaxpr(fast_loops(looped))(*arguments)) == str(jax.make_jaxpr(looped)(*arguments))
+
+
+def a_step(**fields):
+    """A training step of a small network, and what it takes."""
+    data = dataset_info("digits")
+    config = TrainConfig("cifar_resnet20", data.name, batch_size=8, width=4, accumulate=fields.get("accumulate", 1))
+    model, optimizer = create_model(config.model, width=4, scan="scan" in fields), make_optimizer(config)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, data.shape, 0.1, 0))
+    batch = {"image": jax.ShapeDtypeStruct((8, *data.shape), jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
+    return make_train_step(model, optimizer, make_schedule(config), data, step_options(config)), (state, batch)
+
+
+def a_product():
+    """The Hessian times a vector over two batches."""
+    model = create_model("cifar_resnet20", width=4)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, jnp.int32)}
+    return lambda vector: hvp(model, variables, [batch, batch], vector), (variables["params"],)
+
+
+@pytest.mark.parametrize("make", [lambda: a_step(scan=True), lambda: a_step(accumulate=4), a_product])
+def test_what_takes_gradients_in_a_loop_has_its_convolutions_in_order(make):
+    function, arguments = make()
+    found = [order for in_loop, order in orders(jax.make_jaxpr(function)(*arguments).jaxpr) if in_loop]
+    assert len(found) > 10
+    assert {order.lhs_spec + order.rhs_spec + order.out_spec for order in found} == {(0, 3, 1, 2, 3, 2, 0, 1, 0, 3, 1, 2)}
