@@ -98,7 +98,7 @@ def network(task: Task, of_timm: bool) -> Any:
     if of_timm:
         timm: Any = importlib.import_module("timm")
         net = timm.create_model(task.model, num_classes=task.classes)
-        net.load_state_dict(timm_names(weights) if task.model == "vgg16_bn" else weights)
+        net.load_state_dict(weights)
         return net.train()
     plain = {"weights": None, "num_classes": task.classes}
     heads = {"aux_logits": True, "transform_input": False, "init_weights": False, "dropout": 0.0}
@@ -112,18 +112,6 @@ def network(task: Task, of_timm: bool) -> Any:
     net = makers[task.model]()
     net.load_state_dict(weights)
     return net.train()
-
-
-def timm_names(weights: dict[str, Any]) -> dict[str, Any]:
-    """VGG's weights as timm has them: the first two layers of the classifier are convolutions over 7x7 and 1x1 pixels."""
-    there = {"classifier.0": ("pre_logits.fc1", 7), "classifier.3": ("pre_logits.fc2", 1), "classifier.6": ("head.fc", 0)}
-    named = {}
-    for name, tensor in weights.items():
-        layer, kind = name.rsplit(".", 1)
-        new, side = there.get(layer, (layer, 0))
-        is_kernel = side and kind == "weight"
-        named[f"{new}.{kind}"] = tensor.reshape(len(tensor), -1, side, side) if is_kernel else tensor
-    return named
 
 
 def cifar_resnet(resnet: Any, blocks: tuple[int, ...]) -> Any:

@@ -70,3 +70,16 @@ def test_none_leaves_the_input_and_gives_convolutions_biases():
     assert "bias" in params["stem_conv"] and "stem_norm" not in params
     with pytest.raises(InputError, match="norm is 'layer'"):
         jax.eval_shape(create_model("cifar_resnet20", norm="layer").init, jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_backward_pass_keeps_one_map(dtype):
+    """The input in float32; autodiff of jnp.square would keep twice it besides, in scanned networks for every block."""
+    norm = BatchNorm(True, dtype=dtype)
+    variables, x = norm.init(jax.random.key(0), X), X.astype(dtype)
+
+    def pullback(x):
+        return jax.vjp(lambda x: norm.apply(variables, x, mutable=["batch_stats"])[0], x)[1]
+
+    kept = [leaf for leaf in jax.tree.leaves(jax.eval_shape(pullback, x)) if leaf.shape == X.shape]
+    assert [leaf.dtype for leaf in kept] == [jnp.float32]
