@@ -118,7 +118,7 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99000000000 bytes."
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
-    with pytest.raises(InputError, match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 8"):
+    with pytest.raises(InputError, match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1"):
         preflight.compile_step(step, advice=preflight.advice(64, 1, "none"))
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: ptxas failed")
     with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
