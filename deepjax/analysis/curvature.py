@@ -93,8 +93,8 @@ class Operator:
         def step(total: Array, part: Any) -> tuple[Array, None]:
             return total + function(*part), None
 
-        total = fast_loops(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
-        return total(data[1]) / count
+        summed = fast_loops(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
+        return summed(data[1]) / count
 
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""

@@ -75,11 +75,11 @@ def test_outside_of_loops_and_on_other_backends_nothing_changes(monkeypatch):
     assert str(jax.make_jaxpr(fast_loops(looped))(*arguments)) == str(jax.make_jaxpr(looped)(*arguments))
 
 
-def a_step(**fields):
+def a_step(scan=False, accumulate=1):
     """A training step of a small network, and what it takes."""
     data = dataset_info("digits")
-    config = TrainConfig("cifar_resnet20", data.name, batch_size=8, width=4, accumulate=fields.get("accumulate", 1))
-    model, optimizer = create_model(config.model, width=4, scan="scan" in fields), make_optimizer(config)
+    config = TrainConfig("cifar_resnet20", data.name, batch_size=8, width=4, accumulate=accumulate)
+    model, optimizer = create_model(config.model, width=4, scan=scan), make_optimizer(config)
     state = jax.eval_shape(lambda: init_state(model, optimizer, data.shape, 0.1, 0))
     batch = {"image": jax.ShapeDtypeStruct((8, *data.shape), jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
     return make_train_step(model, optimizer, make_schedule(config), data, step_options(config)), (state, batch)
