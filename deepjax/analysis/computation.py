@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from deepjax.analysis.forward import demanded_switches, initialise
+from deepjax.written import as_written
 
 _MARK = re.compile(r"<([^<>]*)>")
 
@@ -57,7 +58,7 @@ def computation(model: nn.Module, input_shape: tuple[int, ...], collections: Seq
         variables = dict(jax.eval_shape(lambda images: initialise(model, images), images))
     for collection in collections:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
-    with nn.intercept_methods(_marker(called)):
+    with nn.intercept_methods(_marker(called)), as_written():
         evaluate = jax.make_jaxpr(
             lambda variables, images: model.apply(variables, images, mutable=list(collections), **told), return_shape=True
         )

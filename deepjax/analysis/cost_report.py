@@ -16,6 +16,7 @@ from deepjax.analysis.computation import Step, steps
 from deepjax.analysis.counts import macs_of, params_of
 from deepjax.analysis.forward import check, hashable, initialise, reason, run
 from deepjax.errors import require
+from deepjax.written import as_written
 
 _OUTPUT = "output of "  # before the path, in the name of the identity that marks a module's output
 _PRODUCTS = ("conv_general_dilated", "dot_general")
@@ -134,7 +135,7 @@ def _cost(model: nn.Module, input_shape: tuple[int, ...], batch: int, train: boo
     def forward(variables: Any, images: Any) -> Any:
         return run(model, variables, (images, None), train)
 
-    with nn.intercept_methods(_marker(called)):
+    with nn.intercept_methods(_marker(called)), as_written():
         traced = list(steps(jax.make_jaxpr(lambda *arguments: forward(*arguments))(variables, images).jaxpr))
     rows = _rows(params_of(variables), called, traced)
     compiled = _compiled(forward, variables, images) if xla else None

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from deepjax.analysis.spans import Span, cut, join, merge, move, pad, pixels, union, whole, window
 from deepjax.errors import require
+from deepjax.written import as_written
 
 Reach = tuple[Span, ...] | None  # what the units of an array see of the image's rows and columns; None: nothing
 Rule = Callable[[JaxprEqn, list[Reach]], list[Reach]]
@@ -46,7 +47,8 @@ def receptive_fields(function: Callable[..., Any], input_shape: tuple[int, ...],
     """
     require(len(input_shape) == 3, "input_shape", input_shape, "(height, width, channels)")
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    jaxpr, output = jax.make_jaxpr(function, return_shape=True)(images, *others)
+    with as_written():  # a function of its own, since JAX keeps what it has traced of the one that is given
+        jaxpr, output = jax.make_jaxpr(lambda *inputs: function(*inputs), return_shape=True)(images, *others)
     return jax.tree.unflatten(jax.tree.structure(output), fields_of(jaxpr, 0))
 
 
@@ -297,7 +299,7 @@ not one_minus_square or polygamma population_count pow pvary real reduce_precisi
 sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan
 tanh xor zeta
 """
-_POINTWISE = "pointwise_convolution"  # of deepjax.models.layers: its body merges the axes of the map, but pixels stay apart
+_POINTWISE = "pointwise_convolution"  # of deepjax.models.convolution: its body merges the axes of the map, but pixels stay apart
 _CALLS = "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat remat2"
 _REDUCTIONS = "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor squeeze"
 _WINDOWS = "reduce_window reduce_window_max reduce_window_min reduce_window_sum"

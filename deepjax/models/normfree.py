@@ -22,8 +22,9 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
+from deepjax.models.convolution import convolve
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, convolve, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block

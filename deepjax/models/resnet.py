@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
-from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, relu_of_sum, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.scan import run_blocks
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
             y = nn.relu(self.norm(name="norm1")(self.conv(self.channels, 1, first, name="conv1")(x)))
             y = nn.relu(self.norm(name="norm2")(self.conv(self.channels, 3, second, groups=self.groups, name="conv2")(y)))
             y = last(name="norm3")(self.conv(self.out, 1, name="conv3")(y))
-        return nn.relu(Sum(name="sum")(self._shortcut(x), y)) if self.residual else nn.relu(y)
+        return relu_of_sum(Sum(name="sum")(self._shortcut(x), y)) if self.residual else nn.relu(y)
 
     def _shortcut(self, x: Array) -> Array:
         changes = self.stride > 1 or x.shape[-1] != self.out
@@ -172,7 +172,8 @@ def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> 
         x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
         x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
         x = conv(width, 3, name="stem_conv")(x)
-    return max_pool(nn.relu(norm(name="stem_norm")(x)), 3, 2, padding=1)
+    # ReLU after the pool, which is the same to the bit, gradients too: it sees a quarter of the pixels.
+    return nn.relu(max_pool(norm(name="stem_norm")(x), 3, 2, padding=1))
 
 
 def cifar_stages(depth: int) -> tuple[int, int, int]:

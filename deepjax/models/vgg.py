@@ -111,10 +111,12 @@ class VGG(nn.Module):
         for stage, kernels in enumerate(CONFIGURATIONS[self.configuration], start=1):
             for layer, kernel in enumerate(kernels, start=1):
                 x = conv(self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}")(x)
-                x = nn.relu(norm(name=f"stage{stage}_norm{layer}")(x))
-                if self.configuration == "A-LRN" and stage == 1:
-                    x = local_response_norm(x, 5, 5e-4, 0.75, 2.0)  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
-            x = expose(self, f"stage{stage}", max_pool(x, 2, 2))
+                x = norm(name=f"stage{stage}_norm{layer}")(x)
+                if self.configuration == "A-LRN" and stage == 1:  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+                    x = local_response_norm(nn.relu(x), 5, 5e-4, 0.75, 2.0)
+                # ReLU after the pool is the same to the bit, gradients too, and sees a quarter of the pixels.
+                x = nn.relu(max_pool(x, 2, 2) if layer == len(kernels) else x)
+            x = expose(self, f"stage{stage}", x)
         return self._head(x, init, train)
 
     def _head(self, x: Array, init: Initialization, train: bool) -> Array:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from deepjax.models.initializers import he_normal
 from deepjax.models.layers import conv_factory
 from deepjax.models.norms import norm_factory
 from deepjax.models.torch_inception import inception_v3_names
+from deepjax.written import as_written
 
 CONV = conv_factory(he_normal, jnp.float32, jnp.float32, use_bias=True)
 UNIT = conv_unit(CONV, norm_factory("none", False, "global", jnp.float32, jnp.float32))
@@ -44,7 +44,7 @@ def trace(model, shape, train=False, mutable=()):
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     rngs = {"dropout": jax.random.key(0)} if train else None
     apply = lambda v, x: model.apply(v, x, train=train, rngs=rngs, mutable=list(mutable))  # noqa: E731
-    with mock.patch("deepjax.models.layers._is_better_as_product", lambda *_: False):  # 1x1 convolutions are products on a CPU
+    with as_written():  # on a CPU 1x1 convolutions are products
         jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(abstract(model, (75, 75, shape[2])), images)
     return str(jaxpr), logits, state
 
