@@ -1,5 +1,8 @@
 """Pooling and local response normalisation on NHWC maps: the papers' padding, and gradients that are equal on every backend."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -19,20 +22,93 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
     A NaN in a window comes out. x: (batch, height, width, channels) of a float dtype.
     """
     given, x = x, extents.fill(x, -jnp.inf)
-    for axis in (2, 1):
-        size = x.shape[axis]
-        out, high = _extent(size, window, stride, padding, ceil)
-        if out < 1:
+    for size in (x.shape[2], x.shape[1]):
+        if _extent(size, window, stride, padding, ceil)[0] < 1:
             raise ValueError(f"a window of {window} does not fit a map of {size} pixels; give larger images")
-        pads = [(0, 0, 0)] * x.ndim
-        pads[axis] = (padding, high, 0)
-        padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads) if padding or high else x
-        views = (lax.slice_in_dim(padded, i, i + stride * (out - 1) + 1, stride, axis) for i in range(window))
-        x = next(views)
-        for view in views:
-            x = jnp.where((view > x) | (view != view), view, x)
-    extents.note(given, x, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
+    y = (_largest_by_place if _is_faster_by_place(window, stride) else _largest)(x, window, stride, padding, ceil)
+    extents.note(given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
+    return y
+
+
+def _is_faster_by_place(window: int, stride: int) -> bool:
+    """Whether the backward pass is faster when it looks at each window's place of the largest, not at the selections.
+
+    An H200 takes 1.04 for 2.19 ms (3x3 at stride 2, 256x112x112x64, forward and backward) and 0.58 for 0.50 at stride 1; two cores
+    take 0.6 of the time where windows do not overlap, 1.2 to 8 times as long where they do.
+    """
+    return stride > 1 and (window <= stride or jax.default_backend() != "cpu")
+
+
+def _largest(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+    """The largest of each row of a window, then of these."""
+    for axis in (2, 1):
+        x = functools.reduce(_larger, _views(x, axis, window, stride, padding, ceil))
     return x
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+def _largest_by_place(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+    """The same, of which the backward pass keeps only the place of the largest in each window, a byte."""
+    return _largest(x, window, stride, padding, ceil)
+
+
+@_largest_by_place.defjvp
+def _largest_by_place_jvp(
+    window: int, stride: int, padding: int, ceil: bool, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    y, place = _found(primals[0], window, stride, padding, ceil)
+    return y, _picked(tangents[0], place, window, stride, padding)
+
+
+def _found(x: Array, window: int, stride: int, padding: int, ceil: bool) -> tuple[Array, Array]:
+    """The largest of each window, and its place in reading order as uint8."""
+    rows = _views(x, 1, window, stride, padding, ceil)
+    best, *others = [view for row in rows for view in _views(row, 2, window, stride, padding, ceil)]
+    place = jnp.zeros(best.shape, jnp.uint8)
+    for number, view in enumerate(others, start=1):
+        wins = _wins(view, best)
+        best, place = jnp.where(wins, view, best), jnp.where(wins, jnp.uint8(number), place)
+    return best, place
+
+
+def _picked(t: Array, place: Array, window: int, stride: int, padding: int) -> Array:
+    """What t has at each window's place.
+
+    Pixels that lie alike between two windows are split off first. So the gradient, which JAX makes of this, is a sum of at most
+    ceil(window / stride) squared shifted maps for each kind of pixel, put together by concatenation; the gradient of strided
+    slices is a sum of window squared dilated maps, each as large as the image.
+    """
+    count = [-(-size // stride) for size in t.shape[1:3]]
+    zero = jnp.zeros((), t.dtype)
+    more = ((0, n * stride - size, 0) for n, size in zip(count, t.shape[1:3], strict=True))
+    t = lax.pad(t, zero, [(0, 0, 0), *more, (0, 0, 0)]).reshape(t.shape[0], count[0], stride, count[1], stride, t.shape[3])
+    alike = [lax.split(row, [1] * stride, 4) for row in lax.split(t, [1] * stride, 2)]
+    total = jnp.zeros(place.shape, t.dtype)
+    for i in range(window):
+        for j in range(window):
+            (down, row), (right, column) = divmod(i - padding, stride), divmod(j - padding, stride)
+            shifts = ((-by, out + by - n, 0) for by, out, n in zip((down, right), place.shape[1:3], count, strict=True))
+            shifted = lax.pad(lax.squeeze(alike[row][column], (2, 4)), zero, [(0, 0, 0), *shifts, (0, 0, 0)])
+            total += jnp.where(place == window * i + j, shifted, zero)
+    return total
+
+
+def _views(x: Array, axis: int, window: int, stride: int, padding: int, ceil: bool) -> list[Array]:
+    """Along an axis: the first pixel of each window, the second, and so on."""
+    out, high = _extent(x.shape[axis], window, stride, padding, ceil)
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (padding, high, 0)
+    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads) if padding or high else x
+    return [lax.slice_in_dim(padded, i, i + stride * (out - 1) + 1, stride, axis) for i in range(window)]
+
+
+def _larger(best: Array, view: Array) -> Array:
+    return jnp.where(_wins(view, best), view, best)
+
+
+def _wins(view: Array, best: Array) -> Array:
+    """Whether a later pixel is larger, or no number."""
+    return (view > best) | (view != view)
 
 
 def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from deepjax.models import pooling
 from deepjax.models.pooling import adaptive_avg_pool, avg_pool, local_response_norm, max_pool
 
 X = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
 
 
-@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2)])
+@pytest.fixture(params=["selections", "places"])
+def way(request, monkeypatch):
+    """Both ways to the gradient of a max pool, of which a backend and a window choose one."""
+    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: request.param == "places")
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3, 0)])
 def test_max_pool_and_its_gradient_equal_a_reduction_s(window, stride, padding):
     """Without ties the gradient is unique; flax pools by XLA's reduce_window, whose gradient selects and scatters."""
 
@@ -23,17 +31,56 @@ def test_max_pool_and_its_gradient_equal_a_reduction_s(window, stride, padding):
     np.testing.assert_allclose(ours, jax.grad(lambda x: jnp.sum(jnp.sin(theirs(x))))(X), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("way")
 def test_no_scatter_is_compiled():
     """Neither select-and-scatter nor scatter: their order of additions may differ from run to run on a GPU."""
     text = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x, 3, 2, 1)))).lower(X).compile().as_text()
     assert "scatter(" not in text
 
 
+@pytest.mark.usefixtures("way")
 def test_the_first_of_equals_has_the_gradient():
     gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2, 2)))(jnp.ones((1, 4, 4, 1)))
     np.testing.assert_array_equal(gradient[0, :, :, 0], np.tile([[1, 0], [0, 0]], (2, 2)))
 
 
+@pytest.mark.parametrize(
+    ("window", "stride", "padding", "ceil"), [(2, 2, 0, False), (3, 2, 0, True), (3, 2, 1, True), (3, 3, 1, True)]
+)
+def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
+    """With ties and last windows that hang over: gradient, forward mode, second derivatives, and all of it mapped over images."""
+    x = jnp.round(4 * jax.random.normal(jax.random.key(0), (3, 1, 10, 13, 2))) / 4
+
+    def loss(x):
+        return jnp.sum(jnp.sin(max_pool(x, window, stride, padding, ceil)))
+
+    def found(x):
+        first = jax.grad(loss)
+        return loss(x), first(x), jax.jvp(loss, (x,), (jnp.cos(x),))[1], jax.jvp(first, (x,), (jnp.cos(x),))[1]
+
+    results = []
+    for by_place in (False, True):
+        monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_, by_place=by_place: by_place)
+        results.append(jax.vmap(found)(x))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])
+def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, padding):
+    """To the bit, with ties, zeros and windows without a positive pixel; VGG's and ResNet's sees a quarter of the pixels there."""
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), (2, 12, 12, 3)) - 1) / 2
+    before = lambda x: max_pool(nn.relu(x), window, stride, padding)  # noqa: E731
+    after = lambda x: nn.relu(max_pool(x, window, stride, padding))  # noqa: E731
+    np.testing.assert_array_equal(before(x), after(x))
+    weights = jax.random.normal(jax.random.key(1), before(x).shape)
+    gradients = [jax.grad(lambda x, function=function: jnp.sum(weights * function(x)))(x) for function in (before, after)]
+    assert jnp.any(before(x) == 0)
+    np.testing.assert_array_equal(*gradients)
+
+
+@pytest.mark.usefixtures("way")
 def test_nan_comes_out():
     for place in range(4):
         x = jnp.zeros((1, 2, 2, 1)).reshape(-1).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
