@@ -93,8 +93,14 @@ def judge(guard: GuardState, policy: Policy, step: Array, finite: Array, loss: A
 
 
 def all_finite(*trees: Any) -> Array:
-    """True when every number of every leaf is finite. Any pytrees of float arrays -> bool scalar."""
-    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]).astype(jnp.float32)
+    """True when every number of every leaf is finite. Any pytrees of float arrays -> bool scalar.
+
+    Leaves of one shape are looked at together: ResNet-50's 590 leaves have 28 shapes, and on a GPU each reduction is a kernel.
+    """
+    alike: dict[tuple[int, ...], Array] = {}
+    for leaf in jax.tree.leaves(trees):
+        alike[leaf.shape] = alike.get(leaf.shape, True) & jnp.isfinite(leaf)
+    finite = jnp.stack([jnp.all(group) for group in alike.values()]).astype(jnp.float32)
     # Counted by a dot product because XLA copies any chain of small reductions into each consumer, here into every leaf of the
     # state: a 56-layer step then compiled in 124 s instead of 7 s on one core. A product it computes once.
     return jnp.dot(finite, jnp.ones_like(finite)) == finite.size

@@ -13,7 +13,7 @@ from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, build, diagnosis, train
 from deepjax.training.checkpoint import digest
 from deepjax.training.diagnosis import explain
-from deepjax.training.guard import SPIKE_WARMUP, Policy, Running, init_guard, judge
+from deepjax.training.guard import SPIKE_WARMUP, Policy, Running, all_finite, init_guard, judge
 from deepjax.training.logs import read_rows
 from tests.drawn import drawn
 
@@ -132,3 +132,15 @@ def test_the_first_layer_that_is_not_finite_is_named():
     kernel = variables["params"]["stage2_block1"]["conv2"]["kernel"]
     variables["params"]["stage2_block1"]["conv2"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
     assert first_not_finite(model, variables, images, train=True) == "stage2_block1/conv2"
+
+
+def test_one_number_that_is_not_finite_is_found_wherever_it_is():
+    """In every leaf of leaves of equal and other shapes and types, scalars included; and few reductions do it."""
+    tree = {"a": jnp.ones((2, 3)), "b": [jnp.ones((2, 3), jnp.bfloat16), jnp.ones(())], "c": (jnp.ones(3), jnp.ones((2, 3)))}
+    leaves, structure = jax.tree.flatten(tree)
+    assert all_finite(tree, jnp.ones(3))
+    for number, leaf in enumerate(leaves):
+        for bad in (jnp.nan, jnp.inf, -jnp.inf):
+            broken = leaf.at[(-1,) * leaf.ndim].set(bad)
+            assert not all_finite(jax.tree.unflatten(structure, [*leaves[:number], broken, *leaves[number + 1 :]]), jnp.ones(3))
+    assert str(jax.make_jaxpr(all_finite)(tree, jnp.ones(3))).count("reduce_and") == 3  # shapes
