@@ -57,6 +57,34 @@ def test_collectives_of_a_compiled_program_are_counted_with_their_bytes(script):
     assert script("scaling").collectives(program) == ({"all-reduce": 2, "all-gather": 1}, 4 * (16 + 12 + 8 + 10) / 1e6)
 
 
+def test_what_the_kernels_of_a_program_move(script):
+    """Arguments are read, results written; a tuple's parts and what shares its memory move nothing."""
+    program = """HloModule jit_step
+    %fused (p: bf16[4]) -> bf16[4] {
+      %p = bf16[4]{0} parameter(0)
+      ROOT %twice = bf16[4]{0} add(%p, %p)
+    }
+
+    ENTRY %main (x: bf16[256,16,16,8], w: f32[8]) -> f32[8] {
+      %x = bf16[256,16,16,8]{3,2,1,0} parameter(0)
+      %w = f32[8]{0} parameter(1)
+      %conv = (bf16[256,16,16,8]{3,2,1,0}, u8[0]{0}) custom-call(%x, %x), custom_call_target="__cudnn$convForward"
+      %y = bf16[256,16,16,8]{3,2,1,0} get-tuple-element(%conv), index=0
+      %wide = f32[256,16,16,8]{3,2,1,0} fusion(%y, %w), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/norm"}
+      ROOT %sum = f32[8]{0} fusion(%wide), kind=kInput, calls=%fused
+    }
+"""
+    gpu_program = script("gpu_program")
+    found = gpu_program.kernels(program)
+    half, whole = 2 * 256 * 16 * 16 * 8, 4 * 256 * 16 * 16 * 8
+    assert [(each.kind, each.moved, each.of) for each in found] == [
+        ("__cudnn$convForward", 3 * half, ""),
+        ("kLoop", half + 32 + whole, "jit(step)/norm"),
+        ("kInput", whole + 32, ""),
+    ]
+    assert gpu_program.summary("x", found, gpu_program.Options())["float32_maps"] == 1
+
+
 def test_compile_times_are_compared_within_a_round(script):
     found = script("depth").of_rounds([(1.0, 2.0), (2.0, 4.0), (1.0, 3.0)], [(1.0, 1.0), (2.0, 2.0), (1.0, 1.0)])
     assert found == {"trace_s": 1.0, "compile_s": 3.0, "ratio": 1.5}

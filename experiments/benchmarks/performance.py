@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import depth
+import gpu_program
 import loop
 import loops
 import scaling
@@ -37,7 +38,11 @@ class Part:
 
 # with levers beside PyTorch's, VGG's contenders take more than 24 GiB together
 SMALL = ("cifar_resnet20", "resnet50", "googlenet_tv")
+ON_A_GPU = ("--gpu", "--precision", "bfloat16", "--timm", "--together", "--steps", "20", "--rounds", "7", "--checked", "3")
+NETWORKS = ("resnet50", "vgg16_bn", "googlenet_tv", "inception_v3")
 PARTS = {
+    "gpu": Part("Training on a GPU, side by side", throughput, (*ON_A_GPU, "--models", *NETWORKS)),
+    "gpu_program": Part("What a GPU's kernels move", gpu_program, ("--models", *NETWORKS)),
     "throughput": Part("Training, side by side", throughput, ("--levers", "--models", *SMALL)),
     "large": Part("Training of the largest network", throughput, ("--models", "vgg16_bn")),
     "inference": Part("Inference, side by side", throughput, ("--inference",)),
@@ -55,8 +60,8 @@ class Options:
 
     torch: str = ""
     """The Python that has PyTorch and torchvision; empty: without them."""
-    only: tuple[str, ...] = tuple(PARTS)
-    """Parts to measure; the page keeps what it has of the others."""
+    only: tuple[str, ...] = tuple(name for name in PARTS if not name.startswith("gpu"))
+    """Parts to measure, and the page keeps what it has of the others; "gpu" is for where there is one."""
     render_only: bool = False
     """Measure nothing: write the page anew."""
     results: Path = RESULTS

@@ -38,6 +38,7 @@ LEVERS = {
 }
 TIMM = ("resnet50",)  # no GoogLeNet, an Inception-v3 without its auxiliary head, a VGG of convolutions alone
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels
+CONCURRENT = (("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Contender:
     script: str
     flags: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    tunes: bool = False
+    """Whether it begins by timing kernels, so that nothing else may run then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +72,20 @@ class Options:
     """Of what layers compute."""
     torch: str = ""
     """The Python that has PyTorch and torchvision; empty: without them."""
+    torchvision: bool = True
+    """With torchvision's networks."""
     timm: bool = False
     """timm's networks too, of those that it has."""
     levers: bool = False
     """Also deepjax without each thing that makes its step faster, one at a time."""
     hosts: bool = False
     """Also everyone on large pages, and deepjax on two devices."""
+    graphs: bool = False
+    """Also deepjax with a GPU's kernels in parallel where they do not wait for each other."""
+    flax: bool = True
+    """With flax's layers and the step of its example."""
+    together: bool = False
+    """Contenders start at the same time, which takes less, but for those whose first act is to time kernels."""
     compiled: bool = True
     """With torch.compile too, which takes a C++ compiler."""
     steps: int = 0
@@ -122,12 +133,17 @@ def measured(name: str, options: Options) -> dict[str, Any]:
 def contenders(name: str, options: Options) -> list[Contender]:
     """Who takes part on a network; deepjax first, whose process writes the weights that PyTorch's read."""
     own, theirs = (sys.executable, "throughput_jax.py"), (options.torch, "throughput_torch.py")
-    chosen = [Contender(OWN, *own), Contender("flax", *own, ("--flax",))]
-    compiled = ("--compiled",) if options.compiled else ()
-    if options.torch:
-        chosen.append(Contender("PyTorch", *theirs, compiled))
-    if options.torch and options.timm and name in TIMM:
-        chosen.append(Contender("timm", *theirs, ("--timm", *compiled)))
+    chosen = [Contender(OWN, *own)]
+    if options.flax:
+        chosen.append(Contender("flax", *own, ("--flax",)))
+    peers = {"PyTorch": options.torchvision, "timm": options.timm and name in TIMM} if options.torch else {}
+    for peer in (peer for peer, wanted in peers.items() if wanted):
+        flags = ("--timm",) if peer == "timm" else ()
+        chosen.append(Contender(peer, *theirs, flags, tunes=True))
+        if options.compiled:
+            chosen.append(Contender(peer, *theirs, (*flags, "--compiled")))
+    if options.graphs:
+        chosen.append(Contender(f"{OWN}, concurrent graphs", *own, (), CONCURRENT))
     if options.levers:
         chosen += [Contender(f"{OWN}, {what}", *own, (flag,)) for what, flag in LEVERS.items()]
     if options.hosts:
@@ -144,11 +160,17 @@ def contenders(name: str, options: Options) -> list[Contender]:
 def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], dict[str, Any]]]:
     """Each contender's process, ready; and what they say of themselves."""
     with contextlib.ExitStack() as stack:
+
+        def start(each: Contender) -> Server:
+            line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
+            return stack.enter_context(serving(each.python, each.script, line, dict(each.environment)))
+
         servers: dict[str, Server] = {}
         losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
-        for each in contenders(task.model, options):
-            line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
-            server = stack.enter_context(serving(each.python, each.script, line, dict(each.environment)))
+        chosen = sorted(contenders(task.model, options), key=lambda each: options.together and each.tunes)
+        begun = [start(each) for each in chosen if options.together and not each.tunes]
+        for number, each in enumerate(chosen):
+            server = begun[number] if number < len(begun) else start(each)
             ready = heard(server)
             servers |= dict.fromkeys(ready["names"], server)
             losses |= ready["losses"]

@@ -5,18 +5,16 @@ import functools
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from contender import Block, serve
 from flax import linen as nn
 from jax import lax
-from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, WEIGHTS, Task, given
+from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
 
 from deepjax.analysis import drawn
 from deepjax.data import Dataset, register
@@ -57,10 +55,8 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
     config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
     state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
-    weights = Path(task.folder) / WEIGHTS
-    if not weights.exists():  # every process of deepjax's draws the same
-        tensors: dict[str, Any] = to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats})
-        np.savez(weights, **tensors)
+    # Every process of deepjax's draws the same.
+    task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Spread(make_mesh())
@@ -158,7 +154,7 @@ def network(task: Task) -> nn.Module:
 def dataset(task: Task) -> Dataset:
     """What the step needs to know of the images."""
     shape = (task.size, task.size, 3)
-    return register(Dataset("throughput", shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
+    return register(Dataset(f"random_{task.size}_{task.classes}", shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
 
 
 def placed(task: Task) -> dict[str, jax.Array]:
@@ -174,7 +170,7 @@ def changed(*flags: str) -> Iterator[None]:
     norm, convolution = (norms, "BatchNorm", flax_norm), (layers, "convolve", lax.conv_general_dilated)
     others: dict[str, list[tuple[Any, str, Any]]] = {
         "--flax": [convolution, norm, *pools],
-        "--convolutions": [(layers, "_is_better_as_product", lambda *_: False)],
+        "--convolutions": [convolution],
         "--norm": [norm],
         "--pool": pools,
         "--copied": [(jax, "jit", functools.partial(undonated, jax.jit))],

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,9 +37,19 @@ class Task:
         return images, rng.integers(0, self.classes, self.batch_size).astype(np.int32)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Under torchvision's names."""
-        with np.load(Path(self.folder) / WEIGHTS) as file:
+        """Under torchvision's names; waits for the process that draws them."""
+        path = Path(self.folder) / WEIGHTS
+        while not path.exists():
+            time.sleep(0.1)
+        with np.load(path) as file:
             return dict(file)
+
+    def keep_weights(self, tensors: dict[str, Any]) -> None:
+        """Write them, in one piece for those who wait."""
+        path = Path(self.folder) / WEIGHTS
+        part = path.with_name(f"{os.getpid()}.npz")
+        np.savez(part, **tensors)
+        part.replace(path)
 
 
 def given() -> Task:
