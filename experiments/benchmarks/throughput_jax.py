@@ -154,7 +154,8 @@ def network(task: Task) -> nn.Module:
 def dataset(task: Task) -> Dataset:
     """What the step needs to know of the images."""
     shape = (task.size, task.size, 3)
-    return register(Dataset(f"random_{task.size}_{task.classes}", shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
+    name = f"random_{task.size}_{task.classes}"
+    return register(Dataset(name, shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
 
 
 def placed(task: Task) -> dict[str, jax.Array]:
