@@ -11,7 +11,7 @@ import pytest
 
 from deepjax import create_model, list_models, model_info
 from deepjax.analysis import count_params
-from deepjax.models import stack_blocks
+from deepjax.models import convolution, stack_blocks
 from deepjax.models.torch_names import layouts
 from deepjax.models.weights import from_torch, to_torch
 from tests.models import torch_reference
@@ -122,8 +122,17 @@ def test_every_shared_name_is_tested():
     assert set(TORCHVISION) | set(TIMM) <= exchanged
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def form(request, monkeypatch):
+    """Layers in the form of a backend; a GPU's blocks of pixels in float32 too, as PyTorch computes here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    if request.param == "gpu":
+        monkeypatch.setattr(convolution, "_is_better_in_blocks", lambda x, strides: x.shape[-1] == 3 and tuple(strides) == (2, 2))
+
+
 # Small images and batches: rounding moves some activation in a million across ReLU's kink, and each moves a gradient by far more
 # than rounding does: vgg11 at 64 pixels, batch 8, differs by 2e-3 in its first kernel, at 32 pixels, batch 2, by 2e-6.
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("name", "size", "batch", "train"),
     [
