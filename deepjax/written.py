@@ -1,22 +1,18 @@
 """Networks as they are written, for what reads a traced computation in place of running it."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
-_AS_WRITTEN: contextvars.ContextVar[bool] = contextvars.ContextVar("as_written", default=False)
+import jax
 
-
-@contextlib.contextmanager
-def as_written() -> Iterator[None]:
-    """While a network is traced within, no layer takes the form that its backend computes fastest."""
-    token = _AS_WRITTEN.set(True)
-    try:
-        yield
-    finally:
-        _AS_WRITTEN.reset(token)
+_AS_WRITTEN = jax.make_user_context(default_value=False)  # JAX keeps what it traced within apart from what it traced outside
 
 
-def is_read() -> bool:
-    """Whether what is traced now is to be read."""
-    return _AS_WRITTEN.get()
+def as_written() -> AbstractContextManager[Any]:
+    """While a network is traced within, no convolution takes the form that its backend computes fastest."""
+    return _AS_WRITTEN(True)
+
+
+def is_as_written() -> bool:
+    """Whether what is traced now is only to be read."""
+    return bool(_AS_WRITTEN.value)

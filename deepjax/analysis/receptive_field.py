@@ -47,8 +47,8 @@ def receptive_fields(function: Callable[..., Any], input_shape: tuple[int, ...],
     """
     require(len(input_shape) == 3, "input_shape", input_shape, "(height, width, channels)")
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    with as_written():  # a function of its own, since JAX keeps what it has traced of the one that is given
-        jaxpr, output = jax.make_jaxpr(lambda *inputs: function(*inputs), return_shape=True)(images, *others)
+    with as_written():
+        jaxpr, output = jax.make_jaxpr(function, return_shape=True)(images, *others)
     return jax.tree.unflatten(jax.tree.structure(output), fields_of(jaxpr, 0))
 
 
@@ -245,17 +245,7 @@ def _moved(reach: Reach, places: Mapping[int, int]) -> Reach:
     return _each(reach, lambda span, axis: move(span, places.get(axis)))
 
 
-def _pointwise(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    maps, kernel = arguments
-    if kernel:
-        return _unknown(equation, arguments)
-    channels = len(_shape(equation.invars[0])) - 1
-    return [_each(maps, lambda span, axis: merge(span) if axis == channels else span)]
-
-
 def _call(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    if equation.params.get("name") == _POINTWISE:
-        return _pointwise(equation, arguments)
     inner = next(value for value in equation.params.values() if isinstance(value, Jaxpr | ClosedJaxpr))
     return _evaluate(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, arguments)
 
@@ -299,7 +289,6 @@ not one_minus_square or polygamma population_count pow pvary real reduce_precisi
 sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan
 tanh xor zeta
 """
-_POINTWISE = "pointwise_convolution"  # of deepjax.models.convolution: its body merges the axes of the map, but pixels stay apart
 _CALLS = "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat remat2"
 _REDUCTIONS = "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor squeeze"
 _WINDOWS = "reduce_window reduce_window_max reduce_window_min reduce_window_sum"

@@ -1,6 +1,5 @@
 """Convolutions in the form that a backend computes fastest; equal to the one written up to rounding."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deepjax.models import extents
-from deepjax.written import is_read
+from deepjax.written import is_as_written
 
 Padding = Sequence[tuple[int, int]]
 
@@ -21,7 +20,7 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, 
     """
     if extents.active():
         return _convolve_within(x, kernel, strides, padding, **options)
-    if not is_read() and _is_plain(options):
+    if not is_as_written() and _is_plain(options):
         if _is_better_as_product(x, kernel, strides, padding):
             return _as_product(x, kernel, strides, padding, options.get("precision"))
         if _is_better_in_blocks(x, strides):
@@ -57,18 +56,9 @@ def _as_product(x: Array, kernel: Array, strides: Sequence[int], padding: Paddin
     ends = strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1
     windows = [padded[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]] for i in range(rows) for j in range(columns)]
     patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
-    return pointwise_convolution(patches, kernel.reshape(rows * columns * channels, out), precision=precision)
-
-
-@functools.partial(jax.jit, static_argnames="precision")
-def pointwise_convolution(x: Array, kernel: Array, precision: Any = None) -> Array:
-    """(batch, height, width, in) and (in, out) -> (batch, height, width, out), as the product of two matrices.
-
-    jit gives it a name in the traced computation, by which `analysis.receptive_field` knows that pixels stay apart in a function
-    that was traced before. A product that contracts over the map's axes in place of one takes three times as long for the kernel's
-    gradient.
-    """
-    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel, precision=precision).reshape(*x.shape[:-1], -1)
+    matrix = kernel.reshape(rows * columns * channels, out)
+    # A product that contracts over the map's axes in place of one takes three times as long for the kernel's gradient.
+    return jnp.dot(patches.reshape(-1, patches.shape[-1]), matrix, precision=precision).reshape(*patches.shape[:-1], out)
 
 
 def _is_better_in_blocks(x: Array, strides: Sequence[int]) -> bool:
@@ -82,7 +72,7 @@ def _is_better_in_blocks(x: Array, strides: Sequence[int]) -> bool:
 
 
 def _in_blocks(x: Array, kernel: Array, padding: Padding, **options: Any) -> Array:
-    """A convolution at stride 2 as one at stride 1 of the 2x2 blocks of pixels, with a fourth channel of zeros: 16 channels.
+    """Space-to-depth: a convolution at stride 2 as one at stride 1 of the 2x2 blocks of pixels, of 4 channels each, so 16.
 
     The kernel begins at a block, after a row and column of zeros where the padding is odd. MLPerf's ResNets do so on a TPU.
     """

@@ -32,6 +32,41 @@ def check_fields(module: nn.Module) -> None:
             require(given >= 1, field.name, given, "1 or more")
 
 
+def broadcast_like(parameter: Array, x: Array) -> Array:
+    """A parameter in the shape and dtype of x, whose gradient, a sum over all that it meets, is added up in float32.
+
+    In bfloat16 such a sum stands still once it is 256 times what is added: the gradient of a bias over 16 maps of 28x28 is wrong by
+    73 % on a CPU. x: (..., channels); parameter: () or (channels,).
+    """
+    wide = parameter if parameter.dtype.itemsize >= 4 else parameter.astype(jnp.float32)
+    return jnp.broadcast_to(wide, x.shape).astype(x.dtype)
+
+
+class Conv(nn.Conv):
+    """linen's convolution, with a bias by `broadcast_like` (`biased`) in place of linen's own (`use_bias`)."""
+
+    use_bias: bool = False
+    biased: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        y = super().__call__(inputs)
+        if not self.biased:
+            return y
+        return y + broadcast_like(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+
+
+class Dense(nn.Dense):
+    """linen's linear layer, with a bias by `broadcast_like` in place of linen's own (`use_bias`)."""
+
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        y = super().__call__(inputs)
+        return y + broadcast_like(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+
+
 def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False) -> ModuleDef:
     """A factory of convolutions: conv(features, kernel=3, stride=1, groups=1, padding=None, name=None) -> module.
 
@@ -41,29 +76,28 @@ def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, us
 
     def conv(
         features: int, kernel: int | Sequence[int] = 3, stride: int = 1, groups: int = 1, padding: int | None = None, **options: Any
-    ) -> nn.Conv:
+    ) -> Conv:
         size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         sides = [(side - 1) // 2 if padding is None else padding for side in size]
         defaults = {
             "strides": (stride, stride),
             "feature_group_count": groups,
             "padding": tuple((side, side) for side in sides),
-            "use_bias": use_bias,
+            "biased": use_bias,
             "kernel_init": init,
             "conv_general_dilated": convolve,
             "dtype": dtype,
             "param_dtype": param_dtype,
         }
-        return nn.Conv(features, size, **(defaults | options))
+        return Conv(features, size, **(defaults | options))
 
     return conv
 
 
-def dense(features: int, fan_in: int, init: Initialization, dtype: DTypeLike, param_dtype: DTypeLike, name: str) -> nn.Dense:
+def dense(features: int, fan_in: int, init: Initialization, dtype: DTypeLike, param_dtype: DTypeLike, name: str) -> Dense:
     """A linear layer with bias, drawn as the family draws its linear layers."""
-    return nn.Dense(
-        features, kernel_init=init.dense, bias_init=init.dense_bias(fan_in), dtype=dtype, param_dtype=param_dtype, name=name
-    )
+    biases = init.dense_bias(fan_in)
+    return Dense(features, dtype=dtype, param_dtype=param_dtype, kernel_init=init.dense, bias_init=biases, name=name)
 
 
 def shortcut_a(x: Array, channels: int, stride: int) -> Array:

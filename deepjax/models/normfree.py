@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from deepjax.errors import require
 from deepjax.models.convolution import convolve
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers import ModuleDef, Sum, broadcast_like, check_fields, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block
@@ -83,14 +83,14 @@ class FixupBlock(_Block):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scalar, last = partial(_scalar, self, x.dtype), len(self.layers)
+        scalar, last = partial(_scalar, self), len(self.layers)
         first = _scaled(he_normal_fan_out, self.initial ** (1 / (last - 1)))
-        y = shifted = x + scalar("bias1a")
+        y = shifted = x + scalar(x, "bias1a")
         for i, layer in enumerate(self.layers[:-1], 1):
             y = self.conv(*layer, kernel_init=first, name=f"conv{i}")(y)
-            y = nn.relu(y + scalar(f"bias{i}b")) + scalar(f"bias{i + 1}a")
+            y = nn.relu(y + scalar(y, f"bias{i}b")) + scalar(y, f"bias{i + 1}a")
         y = self.conv(*self.layers[-1], kernel_init=nn.initializers.zeros, name=f"conv{last}")(y)
-        y = y * scalar("scale", 1.0) + scalar(f"bias{last}b")
+        y = y * scalar(y, "scale", 1.0) + scalar(y, f"bias{last}b")
         return nn.relu(Sum(name="sum")(self.around(x, shifted), y))
 
 
@@ -102,7 +102,7 @@ class SkipInitBlock(_Block):
         y = active = nn.relu(x)
         for i, layer in enumerate(self.layers, 1):
             y = self.conv(*layer, name=f"conv{i}")(y if i == 1 else nn.relu(y))
-        return Sum(name="sum")(self.around(x, active), _scalar(self, x.dtype, "alpha", self.initial) * y)
+        return Sum(name="sum")(self.around(x, active), _scalar(self, y, "alpha", self.initial) * y)
 
 
 class ReZeroBlock(_Block):
@@ -113,7 +113,7 @@ class ReZeroBlock(_Block):
         y = x
         for i, layer in enumerate(self.layers, 1):
             y = nn.relu(self.norm(name=f"norm{i}")(self.conv(*layer, name=f"conv{i}")(y)))
-        return Sum(name="sum")(self.around(x, x), _scalar(self, x.dtype, "alpha", self.initial) * y)
+        return Sum(name="sum")(self.around(x, x), _scalar(self, y, "alpha", self.initial) * y)
 
 
 class NormFreeResNet(nn.Module):
@@ -157,15 +157,15 @@ class NormFreeResNet(nn.Module):
             x = expose(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(x) if self.scheme == "skipinit" else x)
         if self.scheme == "fixup":
-            x = x + _scalar(self, x.dtype, "head_bias")
+            x = x + _scalar(self, x, "head_bias")
         return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
 
     def _stem(self, x: Array, conv: ModuleDef, norm: ModuleDef) -> Array:
         if self.scheme == "skipinit":  # the first block begins with the ReLU
-            return _stem(x, self.stem, self.width, partial(conv, use_bias=False))
+            return _stem(x, self.stem, self.width, partial(conv, biased=False))
         if self.scheme == "rezero":
             return _stem(x, self.stem, self.width, conv, lambda x: nn.relu(norm(name="stem_norm")(x)))
-        return _stem(x, self.stem, self.width, conv, lambda x: nn.relu(x + _scalar(self, x.dtype, "stem_bias")))
+        return _stem(x, self.stem, self.width, conv, lambda x: nn.relu(x + _scalar(self, x, "stem_bias")))
 
 
 class ScaledStdConv(nn.Module):
@@ -188,7 +188,7 @@ class ScaledStdConv(nn.Module):
         kernel = standardize(kernel, gain, self.gamma).astype(self.dtype)
         side = (self.kernel - 1) // 2
         y = convolve(x, kernel, (self.stride,) * 2, ((side, side),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y + broadcast_like(bias, y)
 
 
 def standardize(kernel: Array, gain: Array, gamma: float, epsilon: float = 1e-5) -> Array:
@@ -290,6 +290,6 @@ def _stem(x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Ar
     return max_pool(after(conv(width, 7, 2, name="stem_conv")(x)), 3, 2, padding=1)
 
 
-def _scalar(module: Any, dtype: DTypeLike, name: str, value: float = 0.0) -> Array:
-    """A learned scalar of the module, in the dtype of what it meets."""
-    return module.param(name, nn.initializers.constant(value), (), module.param_dtype).astype(dtype)
+def _scalar(module: Any, x: Array, name: str, value: float = 0.0) -> Array:
+    """A learned scalar of the module, in the shape and dtype of the map that it meets."""
+    return broadcast_like(module.param(name, nn.initializers.constant(value), (), module.param_dtype), x)

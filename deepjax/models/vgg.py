@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from deepjax.errors import InputError
 from deepjax.models import extents
 from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
-from deepjax.models.layers import check_fields, conv_factory, expose
+from deepjax.models.layers import broadcast_like, check_fields, conv_factory, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, local_response_norm, max_pool
 
@@ -65,7 +65,7 @@ class FullyConnected(nn.Module):
         channels = x.shape[-1]
         shape = (self.window * self.window * channels, self.features)
         kernel = self.param("kernel", self.initialization.dense, shape, self.param_dtype).astype(self.dtype)
-        bias = self.param("bias", self.initialization.dense_bias(shape[0]), shape[1:], self.param_dtype).astype(self.dtype)
+        bias = self.param("bias", self.initialization.dense_bias(shape[0]), shape[1:], self.param_dtype)
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
@@ -74,7 +74,7 @@ class FullyConnected(nn.Module):
             extents.note(x, y, lambda size, axis: size - self.window + 1)
         else:
             y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
-        return y + bias.reshape(1, 1, 1, -1)
+        return y + broadcast_like(bias, y)
 
 
 class VGG(nn.Module):

@@ -150,7 +150,7 @@ def summary(name: str, found: list[Kernel], options: Options) -> dict[str, Any]:
     counts, moved = collections.Counter(kernel.kind for kernel in found), collections.Counter[str]()
     for kernel in found:
         moved[kernel.kind] += kernel.moved
-    maps = [kernel for kernel in found if re.search(rf"f32\[{options.batch_size},\d\d+,\d\d+,\d+\]", kernel.result)]
+    maps = [kernel for kernel in found if re.search(rf"f32\[{options.batch_size},(\d\d+|[5-9]),\1,\d+\]", kernel.result)]
     largest = sorted(found, key=lambda kernel: -kernel.moved)[: options.largest]
     return {
         "model": name,

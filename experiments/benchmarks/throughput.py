@@ -50,8 +50,8 @@ class Contender:
     script: str
     flags: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
-    tunes: bool = False
-    """Whether it begins by timing kernels, so that nothing else may run then."""
+    eager: bool = False
+    """Whether it compiles nothing, and so times kernels as soon as it starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Options:
     flax: bool = True
     """With flax's layers and the step of its example."""
     together: bool = False
-    """Contenders start at the same time, which takes less, but for those whose first act is to time kernels."""
+    """Contenders compile at the same time, which takes less but may disturb how they choose their kernels; eager ones follow."""
     compiled: bool = True
     """With torch.compile too, which takes a C++ compiler."""
     steps: int = 0
@@ -139,7 +139,7 @@ def contenders(name: str, options: Options) -> list[Contender]:
     peers = {"PyTorch": options.torchvision, "timm": options.timm and name in TIMM} if options.torch else {}
     for peer in (peer for peer, wanted in peers.items() if wanted):
         flags = ("--timm",) if peer == "timm" else ()
-        chosen.append(Contender(peer, *theirs, flags, tunes=True))
+        chosen.append(Contender(peer, *theirs, flags, eager=True))
         if options.compiled:
             chosen.append(Contender(peer, *theirs, (*flags, "--compiled")))
     if options.graphs:
@@ -167,10 +167,10 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
 
         servers: dict[str, Server] = {}
         losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
-        chosen = sorted(contenders(task.model, options), key=lambda each: options.together and each.tunes)
-        begun = [start(each) for each in chosen if options.together and not each.tunes]
-        for number, each in enumerate(chosen):
-            server = begun[number] if number < len(begun) else start(each)
+        chosen = sorted(contenders(task.model, options), key=lambda each: options.together and each.eager)
+        begun = {each: start(each) for each in chosen if options.together and not each.eager}
+        for each in chosen:
+            server = begun[each] if each in begun else start(each)
             ready = heard(server)
             servers |= dict.fromkeys(ready["names"], server)
             losses |= ready["losses"]

@@ -55,8 +55,8 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
     config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
     state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
-    # Every process of deepjax's draws the same.
-    task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
+    if not task.has_weights():  # every process of deepjax's draws the same
+        task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Spread(make_mesh())

@@ -38,11 +38,14 @@ class Task:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Under torchvision's names; waits for the process that draws them."""
-        path = Path(self.folder) / WEIGHTS
-        while not path.exists():
+        while not self.has_weights():
             time.sleep(0.1)
-        with np.load(path) as file:
+        with np.load(Path(self.folder) / WEIGHTS) as file:
             return dict(file)
+
+    def has_weights(self) -> bool:
+        """Whether they are drawn."""
+        return (Path(self.folder) / WEIGHTS).exists()
 
     def keep_weights(self, tensors: dict[str, Any]) -> None:
         """Write them, in one piece for those who wait."""

@@ -80,6 +80,19 @@ def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, paddi
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2)])
+def test_the_argmax_of_a_window_is_all_that_the_backward_pass_keeps(monkeypatch, window, stride):
+    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: True)
+    y, backward = jax.vjp(lambda x: max_pool(x, window, stride), X)
+    (kept,) = jax.tree.leaves(backward)
+    assert (kept.shape, kept.dtype) == (y.shape, jnp.uint8)
+
+
+def test_windows_of_more_pixels_than_a_byte_numbers():
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 17, 17)))(jax.random.normal(jax.random.key(0), (1, 34, 34, 2)))
+    assert int(jnp.sum(gradient)) == 8
+
+
 @pytest.mark.usefixtures("way")
 def test_nan_comes_out():
     for place in range(4):

@@ -58,6 +58,19 @@ def test_each_layer_once_forward_and_twice_backward_in_its_precision(name, layer
     assert others == ([{"float32"}] * 3 if precision == "bfloat16" else []), "the classifier alone is float32, and its gradients"
 
 
+@pytest.mark.parametrize(
+    "name", ["vgg16", "googlenet", "inception_v3", "resnet50d", "resnetv2_50", "nf_resnet50", "fixup_resnet50", "cifar_skipinit20"]
+)
+def test_no_sum_is_added_up_in_16_bits(name):
+    """Of biases and scalars for one, whose gradients are sums over maps: in bfloat16 they stand still (`layers.broadcast_like`)."""
+    sums = [
+        each for each in equations(traced(name, "bfloat16").jaxpr) if each.primitive.name in ("reduce_sum", "reduce_window_sum")
+    ]
+    narrow = [each.invars[0].aval for each in sums if each.invars[0].aval.dtype == jnp.bfloat16]
+    assert sums
+    assert [aval.shape for aval in narrow if aval.shape[1:3] != (1, 1)] == []  # a sum over one number is none
+
+
 def test_no_array_of_the_state_is_there_twice():
     lowered = traced("resnet18", "float32").lower()
     arrays = len(jax.tree.leaves(lowered.args_info[0][0]))
@@ -71,13 +84,14 @@ def test_as_many_operations_an_image_as_the_table_says(name, gigaflops):
     assert flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
 
 
-def test_on_a_gpu_every_layer_is_a_convolution_and_no_map_is_transposed_or_scattered(monkeypatch):
+def test_on_a_gpu_every_layer_is_a_convolution_and_no_map_is_transposed_scattered_or_dilated(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # asked where a CPU's convolutions become products
     found = list(equations(traced("resnet50", "bfloat16").jaxpr))
     assert sum(each.primitive.name == "conv_general_dilated" for each in found) == 158  # 53 three times, less the images' gradient
     of_maps = collections.Counter(each.primitive.name for each in found if each.outvars and each.outvars[0].aval.ndim == 4)
     assert of_maps["transpose"] == of_maps["scatter-add"] == of_maps["select_and_scatter_add"] == 0
     pads = [each for each in found if each.primitive.name == "pad"]
-    assert not any(within for pad in pads for *_, within in pad.params["padding_config"]), "the pool's gradient is not dilated"
+    assert not any(within for pad in pads for *_, within in pad.params["padding_config"]), "nor the gradient of the max pool"
+    assert sum(pad.invars[0].aval.shape[-1] in (3, 4) for pad in pads) == 1, "of the images alone, not before convolutions of maps"
     stems = [each.invars[0] for each in found if each.primitive.name == "conv_general_dilated"]
     assert sum(x.aval.shape[-1] == 16 for x in stems) == 2, "of the images in 2x2 blocks of 4 channels, and its gradient"
