@@ -4,7 +4,6 @@ python experiments/benchmarks/depth.py
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from turns import typed
+from turns import keep, typed
 
 from deepjax import command
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.config import write_text
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.preflight import StepCost, compile_step
 from deepjax.training.programs import step_options
@@ -78,8 +76,7 @@ def main() -> None:
     where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ python experiments/benchmarks/gpu_program.py --models resnet50 vgg16_bn googlene
 import collections
 import dataclasses
 import importlib.metadata
-import json
 import math
 import re
 from pathlib import Path
@@ -16,21 +15,14 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import throughput
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
-from throughput import SIZES
-from throughput_jax import dataset, network
-from throughput_task import HEADS, SMOOTHING, Task
-from turns import typed
+from throughput_jax import own_state, own_step
+from turns import keep, typed
 
 from deepjax import command
 from deepjax.errors import InputError
-from deepjax.training import TrainConfig
-from deepjax.training.config import write_text
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.programs import step_options
-from deepjax.training.state import auxiliary_heads, init_state
-from deepjax.training.step import make_train_step
 
 COPY_RATE = 4.28e12  # bytes a second, read and written, of a copy on an H200: measured
 # Of NVIDIA's data sheet and the CUDA programming guide's table for compute capability 9.0.
@@ -79,6 +71,7 @@ class Kernel:
 def main() -> None:
     """Print a table of the networks' kernels by kind."""
     options = command.parse(Options)
+    throughput.check_names(options.models)
     jax.config.update("jax_platforms", "cpu")  # else JAX looks for the GPU
     found = [summary(name, kernels(program(name, options)), options) for name in options.models]
     result = {
@@ -87,30 +80,25 @@ def main() -> None:
         "networks": found,
     }
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def program(name: str, options: Options) -> str:
     """The training step's program for an H200, as text; every convolution by cuDNN's default algorithm, as none can be timed."""
-    size = 299 if name == "inception_v3" else 32 if name in SIZES and SIZES[name][0] == 32 else 224
-    task = Task(name, size, options.batch_size, 10 if size == 32 else 1000, "bfloat16", False, 0.1, 1, 0, "")
-    data, model = dataset(task), network(task)
-    fields: dict[str, Any] = {"schedule": "constant", "warmup_epochs": 0.0, "augment": False}
-    config = TrainConfig(name, data.name, precision="bfloat16", label_smoothing=SMOOTHING, auxiliary_weight=HEADS, **fields)
-    optimizer = make_optimizer(config)
+    given = throughput.Options(gpu=True, batch_size=options.batch_size, precision="bfloat16")
+    task = throughput.task_of(name, given, "")
     try:
         there = topologies.get_topology_desc("", "cuda", target_config=H200, topology="1x1x1")
     except NotImplementedError as error:
         raise InputError('JAX has no CUDA here; install it with: pip install "jax[cuda13]"') from error
     where = NamedSharding(topologies.make_mesh(there, (1,), ("data",)), PartitionSpec())
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):  # where layers take a GPU's form
-        state = jax.eval_shape(lambda: init_state(model, optimizer, data.shape, 0.1, 0, auxiliary_heads(model, data.shape)))
+        model, optimizer, step = own_step(task)
+        state = jax.eval_shape(lambda: own_state(task, model, optimizer))
         batch = {
-            "image": jax.ShapeDtypeStruct((options.batch_size, size, size, 3), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((options.batch_size,), jnp.int32),
+            "image": jax.ShapeDtypeStruct((task.batch_size, task.size, task.size, 3), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((task.batch_size,), jnp.int32),
         }
-        step = make_train_step(model, optimizer, make_schedule(config), data, step_options(config))
         lowered = jax.jit(step, donate_argnums=0, in_shardings=where, out_shardings=where).lower(state, batch)
     return str(lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"}).as_text())
 

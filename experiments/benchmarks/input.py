@@ -5,7 +5,6 @@ python experiments/benchmarks/input.py --tensorflow .venv-prepare/bin/python --t
 
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from input_files import write_files, write_records
-from turns import Server, heard, serving, shown, summary, timed
+from turns import Server, heard, keep, serving, shown, summary, timed
 
 from deepjax import command
 from deepjax.errors import require
-from deepjax.training.config import write_text
 
 OWN = "deepjax"
 
@@ -66,8 +64,7 @@ def main() -> None:
             print(f"\n{cores} of {os.cpu_count()} cores, {result['bytes_a_file'] / 1e3:.0f} kB a file\n")
             print(table(result["tables"][str(cores)]))
     print(f"\n{result['versions']}")
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 @contextlib.contextmanager

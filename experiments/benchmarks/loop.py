@@ -4,7 +4,6 @@ python experiments/benchmarks/loop.py
 """
 
 import dataclasses
-import json
 import os
 import tempfile
 import time
@@ -14,13 +13,12 @@ from unittest import mock
 
 import jax
 import numpy as np
-from turns import shown, summary, typed
+from turns import keep, shown, summary, typed
 
 from deepjax import command
 from deepjax.data import Split, dataset_info
 from deepjax.errors import require
 from deepjax.training import RunOptions, TrainConfig, build, programs, train
-from deepjax.training.config import write_text
 from deepjax.training.programs import Programs
 from deepjax.training.trainer import LOOK_EVERY
 
@@ -59,8 +57,7 @@ def main() -> None:
     where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:

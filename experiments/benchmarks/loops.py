@@ -4,7 +4,6 @@ python experiments/benchmarks/loops.py
 """
 
 import dataclasses
-import json
 import os
 import statistics
 import time
@@ -16,7 +15,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from turns import paired, shown, typed
+from turns import keep, paired, shown, typed
 
 from deepjax import command
 from deepjax.analysis import drawn, hvp, loops, per_example_gradients
@@ -24,7 +23,6 @@ from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.config import write_text
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.programs import step_options
 from deepjax.training.state import init_state
@@ -59,8 +57,7 @@ def main() -> None:
     where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:

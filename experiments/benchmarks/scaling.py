@@ -13,11 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from turns import typed
+from turns import keep, typed
 
 from deepjax import command
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -51,8 +50,7 @@ def main() -> None:
     rows = [of_process(options, count) for count in options.devices]
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows}
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ python experiments/benchmarks/startup.py
 """
 
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
@@ -14,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turns import paired, shown, typed
+from turns import keep, paired, shown, typed
 
 from deepjax import command
 from deepjax.errors import InputError, require
-from deepjax.training.config import write_text
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = {"jax, flax.linen": "import jax, flax.linen", "deepjax.models": "import deepjax.models", "deepjax": "import deepjax"}
@@ -53,8 +51,7 @@ def main() -> None:
     result: dict[str, Any] = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
     result |= {"options": {"rounds": options.rounds}, "cores": os.cpu_count()}
     print(table(result))
-    if options.out is not None:
-        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -11,16 +11,15 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from throughput_task import Task
-from turns import Server, heard, serving, shown, summary, timed, typed
+from turns import Server, heard, keep, serving, shown, summary, timed, typed
 
 from deepjax import command
 from deepjax.errors import InputError, require
-from deepjax.training.config import write_text
 
 OWN = "deepjax"
 SIZES = {"cifar_resnet20": (32, 128, 10), "resnet50": (64, 32, 1000), "vgg16_bn": (64, 32, 1000), "googlenet_tv": (64, 32, 1000)}
@@ -101,16 +100,14 @@ class Options:
 def main() -> None:
     """Print a table for each network: images a second, and the median ratio to deepjax's in the same round."""
     options = command.parse(Options)
-    known = SIZES | OTHERS
-    require(set(options.models) <= set(known), "models", options.models, ", ".join(known))
+    check_names(options.models)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     what = "inference" if options.inference else "training"
     result: dict[str, Any] = {"what": what, "tables": []}
     for name in options.models:
         result["tables"].append(measured(name, options))
         print(f"\n{one_table(result['tables'][-1], what)}", flush=True)
-        if options.out is not None:
-            write_text(options.out, json.dumps(result, indent=1) + "\n")
+        keep(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -121,7 +118,7 @@ def table(result: dict[str, Any]) -> str:
 def measured(name: str, options: Options) -> dict[str, Any]:
     """The rates of every contender on one network."""
     with tempfile.TemporaryDirectory() as folder:
-        task = _task(name, options, folder)
+        task = task_of(name, options, folder)
         with started(task, options) as (servers, said):
             check(said["losses"], options)
             rates = timed(servers, options.rounds)
@@ -202,7 +199,14 @@ def one_table(entry: dict[str, Any], what: str) -> str:
     return "\n".join([*lines, "", f"{entry['device']}; {entry['versions']}"])
 
 
-def _task(name: str, options: Options, folder: str) -> Task:
+def check_names(models: Sequence[str]) -> None:
+    """Raise InputError for a network that no sizes are known for."""
+    known = SIZES | OTHERS
+    require(set(models) <= set(known), "models", models, ", ".join(known))
+
+
+def task_of(name: str, options: Options, folder: str) -> Task:
+    """One network's, at the options' sizes or those of the place."""
     size, batch_size, classes = (SIZES | OTHERS)[name]
     small = size == SIZES["cifar_resnet20"][0]
     size = options.size or (max(size, 224) if options.gpu and not small else size)

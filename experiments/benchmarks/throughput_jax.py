@@ -26,8 +26,8 @@ from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedul
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import compile_step
 from deepjax.training.programs import step_options
-from deepjax.training.state import auxiliary_heads, init_state, keys_of
-from deepjax.training.step import make_train_step
+from deepjax.training.state import TrainState, auxiliary_heads, init_state, keys_of
+from deepjax.training.step import TrainStep, make_train_step
 
 Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
 
@@ -41,10 +41,9 @@ def main() -> None:
         serve({name: block}, versions, losses={name: losses}, device=jax.devices()[0].device_kind)
 
 
-def own_steps(task: Task) -> tuple[Block, list[float]]:
-    """Deepjax's train step as the trainer compiles it, and the network as evaluation applies it."""
-    data = dataset(task)
-    model = network(task)
+def own_step(task: Task) -> tuple[nn.Module, optax.GradientTransformation, TrainStep]:
+    """The network, its optimizer, and deepjax's train step of both."""
+    data, model = dataset(task), network(task)
     fields = {
         "schedule": "constant",
         "warmup_epochs": 0.0,
@@ -54,13 +53,25 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     }
     rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
     config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
-    state = init_state(model, make_optimizer(config), data.shape, task.learning_rate, 0, auxiliary_heads(model, data.shape))
+    optimizer = make_optimizer(config)
+    return model, optimizer, make_train_step(model, optimizer, make_schedule(config), data, step_options(config))
+
+
+def own_state(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    shape = dataset(task).shape
+    return init_state(model, optimizer, shape, task.learning_rate, 0, auxiliary_heads(model, shape))
+
+
+def own_steps(task: Task) -> tuple[Block, list[float]]:
+    """Deepjax's train step as the trainer compiles it, and the network as evaluation applies it."""
+    model, optimizer, step = own_step(task)
+    state = own_state(task, model, optimizer)
     if not task.has_weights():  # every process of deepjax's draws the same
         task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Spread(make_mesh())
-    step = make_train_step(model, make_optimizer(config), make_schedule(config), data, step_options(config))
     images, labels = task.batch()
     state, batch = spread.put_state(state), spread.put_batch({"image": images, "label": labels})
     compiled, _ = compile_step(spread.compile_train(step, state), state, batch)

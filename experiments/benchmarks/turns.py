@@ -13,6 +13,7 @@ from typing import Any
 from scipy.stats import binom
 
 from deepjax.errors import InputError
+from deepjax.training.config import write_text
 
 HERE = Path(__file__).parent
 Server = subprocess.Popen
@@ -66,6 +67,12 @@ def paired(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float
     ratios = sorted(a / b for a, b in zip(mine, others, strict=True))
     outside = max(0, int(binom.ppf(0.025, len(ratios), 0.5)) - 1)
     return ratios[outside], statistics.median(ratios), ratios[-1 - outside]
+
+
+def keep(result: Any, out: Path | None) -> None:
+    """Write a result as JSON, where that is asked for."""
+    if out is not None:
+        write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 def typed(script: str, options: Mapping[str, Any], default: Any) -> str:

@@ -71,8 +71,13 @@ def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
 def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, padding):
     """To the bit, with ties, zeros and windows without a positive pixel; VGG's and ResNet's sees a quarter of the pixels there."""
     x = jnp.round(2 * jax.random.normal(jax.random.key(0), (2, 12, 12, 3)) - 1) / 2
-    before = lambda x: max_pool(nn.relu(x), window, stride, padding)  # noqa: E731
-    after = lambda x: nn.relu(max_pool(x, window, stride, padding))  # noqa: E731
+
+    def before(x):
+        return max_pool(nn.relu(x), window, stride, padding)
+
+    def after(x):
+        return nn.relu(max_pool(x, window, stride, padding))
+
     np.testing.assert_array_equal(before(x), after(x))
     weights = jax.random.normal(jax.random.key(1), before(x).shape)
     gradients = [jax.grad(lambda x, function=function: jnp.sum(weights * function(x)))(x) for function in (before, after)]
