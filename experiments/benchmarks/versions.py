@@ -1,0 +1,89 @@
+"""Two checkouts of deepjax side by side: the training step and the instruments of both, timed in turns.
+
+python experiments/benchmarks/versions.py --other ../deepjax-before
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from turns import heard, keep, serving, shown, summary, typed
+
+from deepjax import command
+from deepjax.errors import InputError, require
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed, on random images of 32x32 pixels."""
+
+    other: Path
+    """The checkout that this one is compared with."""
+    model: str = "cifar_resnet20"
+    """The network."""
+    batch_size: int = 128
+    """Images of a step."""
+    steps: int = 5
+    """Steps, or calls of an instrument, of a block."""
+    rounds: int = 12
+    """Blocks of each, in turns."""
+    out: Path | None = None
+    """Where the result is written as JSON; nowhere by default."""
+
+
+def main() -> None:
+    """Print, for the step and each instrument, the median ratio of this checkout's rate to the other's in the same round."""
+    options = command.parse(Options)
+    require(options.rounds >= 6, "rounds", options.rounds, "6 or more")
+    if not (options.other / "deepjax").is_dir():
+        raise InputError(f"other is {options.other}, which has no folder deepjax; allowed: a checkout of deepjax")
+    arguments = [options.model, str(options.batch_size), str(options.steps)]
+    rows: dict[str, Any] = {}
+    with (
+        serving(sys.executable, "versions_own.py", arguments, checkout(ROOT)) as mine,
+        serving(sys.executable, "versions_own.py", arguments, checkout(options.other)) as others,
+    ):
+        names = heard(mine)["names"]
+        heard(others)
+        for name in names:
+            rates = timed_block(name, {"this": mine, "other": others}, options.rounds)
+            rows[name] = summary(rates["this"], rates["other"])
+            print(f"{name}: {shown(rows[name]['ratio'], rows[name]['interval'])}", flush=True)
+    where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    settings = dataclasses.asdict(options) | {"out": None, "other": "PATH"}
+    result = {"options": settings, "rows": rows} | where
+    print(table(result))
+    keep(result, options.out)
+
+
+def checkout(root: Path) -> dict[str, str]:
+    """The environment of a process that imports deepjax from a checkout."""
+    return {"PYTHONPATH": str(root.resolve())}
+
+
+def timed_block(name: str, servers: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Images a second of one block of both checkouts; every other round runs backwards."""
+    rates: dict[str, list[float]] = {who: [] for who in servers}
+    for i in range(rounds):
+        for who in list(servers)[:: 1 if i % 2 == 0 else -1]:
+            print(name, file=servers[who].stdin, flush=True)
+            rates[who].append(float(heard(servers[who])))
+    return rates
+
+
+def table(result: dict[str, Any]) -> str:
+    """In Markdown."""
+    lines = [typed("versions.py", result["options"], Options(Path())), ""]
+    lines += ["| what | images/s | ratio to the other checkout |", "|---|---:|---|"]
+    for name, row in result["rows"].items():
+        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command.run(main)
