@@ -26,13 +26,13 @@ SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
 def check_fields(module: nn.Module) -> None:
     """Raise InputError for a choice outside the names that its Literal type allows, a size below 1, and a type that cannot be."""
     for field in dataclasses.fields(module):
-        given = getattr(module, field.name)
+        given: Any = getattr(module, field.name)
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
             require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
         if field.name in SIZES:
             is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-            require(is_whole and given >= 1, field.name, given, "a whole number, 1 or more")
+            require(is_whole and int(given) >= 1, field.name, given, "a whole number, 1 or more")
         if field.name in ("dtype", "param_dtype"):
             check_dtype(field.name, given)
 

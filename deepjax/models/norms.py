@@ -31,7 +31,11 @@ class BatchNorm(nn.Module):
     Parameters and statistics have the names of `flax.linen.BatchNorm`, and results equal its own up to rounding. Unlike that one
     it promotes no dtype implicitly, and it is applied as one multiply-add in float32, whatever `dtype` the result has.
     Running averages move by 1 - `momentum` a step; the defaults are those of the released ResNet models and torchvision.
-    Raises InputError when the scope does not divide the batch.
+    The variance is E[x^2] - E[x]^2 of one pass, never below 0. Its rounding is 6e-8 (mean / std)^2 of it: in float32 the standard
+    deviation of what comes out is off by up to 1 % from a ratio of mean to std of 300 a channel on, by 10 % from 1000, and means
+    nothing beyond; behind a convolution of normalised images the ratio is a few. Subtract the mean of such inputs before. A
+    second pass would take 1.5 to 1.8 times as long on a CPU, over ResNet-50's norms with their gradients.
+    Raises InputError when the scope does not divide the batch, and for a single value a channel in training.
     """
 
     train: bool

@@ -87,24 +87,28 @@ def from_torch(
     networks without `entry`, and for unknown names.
     """
     model = _model(name, num_classes, overrides)
-    tensors = _unwrapped(model, name, tensors, entry)
+    theirs, leaves = [*layouts(model).values()], _leaves(model, name)
+    tensors = _unwrapped(name, [_pairs(leaves, layout) for layout in theirs], tensors, entry)
     if overrides.get("auxiliary") is False:
         tensors = _without_heads(model, tensors)
-    candidates = [_pairs(model, name, layout, _tensor_channels(layout, tensors)) for layout in layouts(model).values()]
+    channels = next((found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None), None)
+    if channels not in (None, model_info(name).input_shape[-1]):
+        leaves = _leaves(model, name, channels)
+    candidates = [_pairs(leaves, layout) for layout in theirs]
     pairs = min(candidates, key=lambda pairs: len(_missing(pairs, tensors)))
     _check_names(name, pairs, tensors)
     _check_types(name, pairs, tensors)
-    leaves, other_shape = {}, []
+    numbers, other_shape = {}, []
     for pair in pairs:
         if pair.tensor in tensors:
             tensor = np.asarray(tensors[pair.tensor])
             if tensor.shape == pair.tensor_shape:
-                leaves[pair.path] = pair.from_torch(tensor)
+                numbers[pair.path] = pair.from_torch(tensor)
             else:
                 other_shape.append((pair, tensor.shape))
     if other_shape:
-        leaves |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key, tensors)
-    return unflatten_dict(leaves)
+        numbers |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key, tensors)
+    return unflatten_dict(numbers)
 
 
 def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any) -> dict[str, np.ndarray]:
@@ -122,7 +126,7 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     if chosen not in allowed:
         raise unknown(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
-    pairs = _pairs(model, name, allowed[chosen], None if kernel is None else _channels(kernel.shape, 2))
+    pairs = _pairs(_leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)), allowed[chosen])
     expected = {pair.path: pair for pair in pairs}
     wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
     for path, pair in expected.items():
@@ -206,9 +210,9 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
         raise InputError(f"these are variables of {name} with scan=True; give unstack_blocks(variables)")
 
 
-def _unwrapped(model: nn.Module, name: str, tensors: Tensors, entry: str | None) -> Tensors:
+def _unwrapped(name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None) -> Tensors:
     """The tensors under the network's names; a warning says what was removed from the names given."""
-    wanted = {pair.tensor for layout in layouts(model).values() for pair in _pairs(model, name, layout, None)}
+    wanted = {pair.tensor for pairs in candidates for pair in pairs}
     found = unwrap(tensors, wanted, entry)
     if found.note:
         warnings.warn(f"{name}: {found.note}", stacklevel=3)
@@ -232,12 +236,16 @@ def _channels(shape: tuple[int, ...], axis: int) -> int | None:
     return shape[axis] if len(shape) == 4 else None
 
 
-def _pairs(model: nn.Module, name: str, theirs: TorchLayout, channels: int | None) -> list[Pair]:
-    """Every leaf with its tensor, by abstract evaluation. `channels` of the images: those of the table where None is given."""
+def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tuple[str, ...], Any]:
+    """Shapes and types by path, by abstract evaluation. `channels` of the images: those of the table where None is given."""
     *size, usual = model_info(name).input_shape
     images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-    leaves: Any = flatten_dict(dict(abstract))
+    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
+
+
+def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[Pair]:
+    """Every leaf with its tensor."""
     pairs = [dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype) for path, leaf in leaves.items()]
     counters = [("counters", *path[1:-1], "batches") for path in leaves if path[-1] == "mean"]
     return pairs + [_pair(path, (), theirs) for path in counters]
@@ -298,16 +306,14 @@ def _likely(tensors: Tensors) -> str:
     head = next((np.shape(tensors[f"{head}.weight"]) for head in _CLASSIFIERS if f"{head}.weight" in tensors), None)
     if head is None:
         return ""
-    fits = []
+    fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
     for name in list_models():
         model = create_model(name)
         added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
         if model_info(name).params + added == sum(sizes.values()):
-            shapes = {tensor: np.shape(value) for tensor, value in tensors.items()}
-            for layout in layouts(model).values():
-                pairs = _pairs(create_model(name, num_classes=head[0]), name, layout, None)
-                if shapes.items() <= {pair.tensor: pair.tensor_shape for pair in pairs}.items() and name not in fits:
-                    fits.append(name)
+            leaves = _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
+            candidates = [_pairs(leaves, layout) for layout in layouts(model).values()]
+            fits += [name] * any(given <= {(pair.tensor, pair.tensor_shape) for pair in pairs} for pairs in candidates)
     return f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}" if fits else ""
 
 
