@@ -140,7 +140,6 @@ class AuxiliaryHead(nn.Module):
     width: int
     initialization: _Initialization
     unit: Unit
-    dtype: DTypeLike
     param_dtype: DTypeLike
 
     @nn.compact
@@ -148,7 +147,7 @@ class AuxiliaryHead(nn.Module):
         x = self.unit(avg_pool(x, 5, 3), scaled(128, self.width), 1, "conv1")
         x = self.unit(x, scaled(768, self.width), 5, "conv2", padding=0, kernel_init=self.initialization.auxiliary_conv)
         x = global_avg_pool(x)
-        return dense(self.num_classes, x.shape[-1], self.initialization.auxiliary, self.dtype, self.param_dtype, "logits")(x)
+        return dense(self.num_classes, x.shape[-1], self.initialization.auxiliary, x.dtype, self.param_dtype, "logits")(x)
 
 
 class InceptionV3(nn.Module):
@@ -184,7 +183,7 @@ class InceptionV3(nn.Module):
         for name, branches in TABLE.items():
             x = expose(self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x))
             if name == AUXILIARY and self.auxiliary and auxiliary_wanted(self):
-                head = AuxiliaryHead(self.num_classes, self.width, init, unit, wide, self.param_dtype, name="auxiliary6e")
+                head = AuxiliaryHead(self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e")
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))
         x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(global_avg_pool(x))
         return dense(self.num_classes, x.shape[-1], init.net, wide, self.param_dtype, "head")(x)
