@@ -26,7 +26,7 @@ SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
 def check_fields(module: nn.Module) -> None:
     """Raise InputError for a choice outside the names that its Literal type allows, a size below 1, and a type that cannot be."""
     for field in dataclasses.fields(module):
-        given: Any = getattr(module, field.name)
+        given = getattr(module, field.name)
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
             require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
@@ -34,7 +34,7 @@ def check_fields(module: nn.Module) -> None:
             is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
             require(is_whole and int(given) >= 1, field.name, given, "a whole number, 1 or more")
         if field.name in ("dtype", "param_dtype"):
-            check_dtype(field.name, given)
+            check_dtype(field.name, getattr(module, field.name))
 
 
 def broadcast_like(parameter: Array, x: Array) -> Array:
