@@ -19,6 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from deepjax.errors import InputError
+from deepjax.models.inputs import at_least_float32
 
 Rule = Callable[[int, int], int]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
 
@@ -77,11 +78,12 @@ def note(x: Array, y: Array, rule: Rule) -> None:
 
 
 def mean(x: Array) -> Array:
-    """Mean over the map of each image, in float32. (batch, height, width, channels) -> (batch, channels)."""
+    """Mean over the map of each image, in at least float32. (batch, height, width, channels) -> (batch, channels)."""
+    wide = at_least_float32(x.dtype)
     if not active():
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    pixels = jnp.sum(inside(x), axis=(1, 2), dtype=jnp.float32)
-    return jnp.sum(fill(x), axis=(1, 2), dtype=jnp.float32) / pixels
+        return jnp.mean(x, axis=(1, 2), dtype=wide)
+    pixels = jnp.sum(inside(x), axis=(1, 2), dtype=wide)
+    return jnp.sum(fill(x), axis=(1, 2), dtype=wide) / pixels
 
 
 def _sizes(along: _Axis, size: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,28 @@ Tensors = dict[str, np.ndarray]
 IN_REPOSITORY = "model.safetensors"
 MOST_BYTES = 2**33  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
 LEAST_TORCH = (2, 10)  # torch.load(weights_only=True) of older versions could be made to run code
+DEEPEST = 4  # dictionaries within dictionaries of a .pth
 
 
 def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     """Arrays by name from a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository "owner/name".
 
+    The keys of nested dictionaries in a .pth are joined by "."; what is no tensor there is left out.
     Raises InputError when there is no such thing, or it cannot be read; never unpickles.
     """
+    require(isinstance(source, str | Path), "source", source, SOURCES)
     path = Path(source)
     if path.is_dir():
         path = path / IN_REPOSITORY
     elif not path.exists():
         name = re.fullmatch(r"(?:hf-hub:|hf_hub:)?([\w.-]+/[\w.-]+)", str(source))
         if name is None or path.suffix in _READERS:
-            raise InputError(f"source is {str(source)!r}; allowed: {_ALLOWED}; there is no such file")
+            raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}; there is no such file")
         path = _download(name[1], revision)
     if path.suffix not in _READERS:
-        raise InputError(f"source is {str(source)!r}; allowed: {_ALLOWED}")
+        raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}")
     if not path.is_file():
-        raise InputError(f"{path} is not there; allowed: {_ALLOWED}")
+        raise InputError(f"{path} is not there; allowed: {SOURCES}")
     return _READERS[path.suffix](path)
 
 
@@ -94,21 +97,26 @@ def _read_torch(path: Path) -> Tensors:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that refuses, a zip that is damaged: each library version has its own
         reason = _line(error)
-        raise InputError(f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other way") from error
-    tensors = _state_dict(content)
-    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()):
-        raise InputError(f"{path} holds more than tensors by name; save the state_dict alone")
+        raise InputError(
+            f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other way: save the state_dict alone"
+        ) from error
+    tensors = dict(_by_name(content, torch))
+    if not tensors:
+        raise InputError(f"{path} holds no tensors by name; save a state_dict")
     try:
         return {name: _to_numpy(tensor.detach(), torch) for name, tensor in tensors.items()}
     except (TypeError, RuntimeError) as error:  # sparse, quantised and 8-bit floating tensors
         raise InputError(f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in float32") from error
 
 
-def _state_dict(content: Any) -> dict[Any, Any]:
-    """The tensors by name, alone in the file or under the keys that training scripts use."""
-    if not isinstance(content, dict):
-        return {None: content}
-    return next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
+def _by_name(content: Any, torch: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The tensors of nested dictionaries, up to a depth that no checkpoint needs: a file may hold one that holds itself."""
+    if isinstance(content, torch.Tensor) and before:
+        yield before, content
+    elif isinstance(content, dict) and depth <= DEEPEST:
+        for key, value in content.items():
+            if isinstance(key, str):  # an optimizer's state has numbers as keys
+                yield from _by_name(value, torch, f"{before}.{key}" if before else key, depth + 1)
 
 
 def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
@@ -118,7 +126,8 @@ def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")  # PyTorch's messages are coloured
+    return text.splitlines()[0][:200]
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -136,4 +145,4 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 _READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pth": _read_torch, ".pt": _read_torch}
-_ALLOWED = "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository 'owner/name'"
+SOURCES = "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository 'owner/name'"

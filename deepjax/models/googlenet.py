@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.models.initializers import Initialization, gaussian, torch_bias
+from deepjax.models.inputs import as_images, at_least_float32
 from deepjax.models.layers import ModuleDef, check_fields, conv_factory, dense, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
@@ -112,7 +113,8 @@ class AuxiliaryHead(nn.Module):
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(self.units, x.shape[-1], self.initialization, self.dtype, self.param_dtype, "hidden")(x))
         x = nn.Dropout(self.dropout, deterministic=not self.train, name="dropout")(x)
-        return dense(self.num_classes, self.units, self.initialization, jnp.float32, self.param_dtype, "logits")(x)
+        wide = at_least_float32(self.dtype)
+        return dense(self.num_classes, self.units, self.initialization, wide, self.param_dtype, "logits")(x)
 
 
 class GoogLeNet(nn.Module):
@@ -148,7 +150,7 @@ class GoogLeNet(nn.Module):
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
-        x = expose(self, "stem", self._stem(jnp.asarray(images, self.dtype), unit))
+        x = expose(self, "stem", self._stem(as_images(images, self.dtype), unit))
         for name, row in TABLE.items():
             if row is None:
                 x = _pool(x, int(self.pool4[0]) if name == "pool4" else 3)
@@ -172,7 +174,7 @@ class GoogLeNet(nn.Module):
                 )
                 sow_auxiliary(self, module, head(x))
         x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(global_avg_pool(x))
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
+        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
 
     def _stem(self, x: Array, unit: Unit) -> Array:
         lrn = local_response_norm if self.norm == "none" else lambda x: x

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from deepjax.errors import InputError
 from deepjax.models.googlenet import Unit, auxiliary_wanted, conv_unit, sow_auxiliary
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, torch_bias
+from deepjax.models.inputs import as_images, at_least_float32
 from deepjax.models.layers import check_fields, conv_factory, dense, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import avg_pool, global_avg_pool, max_pool
@@ -146,7 +147,7 @@ class AuxiliaryHead(nn.Module):
         x = self.unit(avg_pool(x, 5, 3), scaled(128, self.width), 1, "conv1")
         x = self.unit(x, scaled(768, self.width), 5, "conv2", padding=0, kernel_init=self.initialization.auxiliary_conv)
         x = global_avg_pool(x)
-        return dense(self.num_classes, x.shape[-1], self.initialization.auxiliary, jnp.float32, self.param_dtype, "logits")(x)
+        return dense(self.num_classes, x.shape[-1], self.initialization.auxiliary, x.dtype, self.param_dtype, "logits")(x)
 
 
 class InceptionV3(nn.Module):
@@ -172,19 +173,20 @@ class InceptionV3(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_fields(self)
+        x = as_images(images, self.dtype)
         if min(images.shape[1:3]) < SMALLEST:
             raise InputError(f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs {SMALLEST} or more a side")
-        init = INITIALIZATION[self.initialization]
+        init, wide = INITIALIZATION[self.initialization], at_least_float32(self.dtype)
         conv = conv_factory(init.net.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
-        x = expose(self, "stem", run(jnp.asarray(images, self.dtype), STEM, "stem", self.width, unit))
+        x = expose(self, "stem", run(x, STEM, "stem", self.width, unit))
         for name, branches in TABLE.items():
             x = expose(self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x))
             if name == AUXILIARY and self.auxiliary and auxiliary_wanted(self):
                 head = AuxiliaryHead(self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e")
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))
         x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(global_avg_pool(x))
-        return dense(self.num_classes, x.shape[-1], init.net, jnp.float32, self.param_dtype, "head")(x)
+        return dense(self.num_classes, x.shape[-1], init.net, wide, self.param_dtype, "head")(x)
 
     def _auxiliary_map(self, x: Array, shape: Sequence[int]) -> Array:
         """The map for the head; its parameters do not depend on the size, so while they are made any image size will do."""

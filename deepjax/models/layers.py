@@ -6,15 +6,17 @@ from typing import Any, Literal, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from deepjax.errors import require
+from deepjax.errors import InputError, require
 from deepjax.models import extents
 from deepjax.models.convolution import convolve
 from deepjax.models.initializers import Initialization, Initializer
+from deepjax.models.inputs import check_dtype
 
 ModuleDef = Callable[..., Any]
 
@@ -22,14 +24,17 @@ SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
 
 
 def check_fields(module: nn.Module) -> None:
-    """Raise InputError for a choice outside the names that its Literal type allows, and for a size below 1."""
+    """Raise InputError for a choice outside the names that its Literal type allows, a size below 1, and a type that cannot be."""
     for field in dataclasses.fields(module):
         given = getattr(module, field.name)
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
             require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
         if field.name in SIZES:
-            require(given >= 1, field.name, given, "1 or more")
+            is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+            require(is_whole and int(given) >= 1, field.name, given, "a whole number, 1 or more")
+        if field.name in ("dtype", "param_dtype"):
+            check_dtype(field.name, getattr(module, field.name))
 
 
 def broadcast_like(parameter: Array, x: Array) -> Array:
@@ -50,6 +55,7 @@ class Conv(nn.Conv):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
+        check_channels(self, self.feature_group_count, inputs)
         y = super().__call__(inputs)
         if not self.biased:
             return y
@@ -65,6 +71,18 @@ class Dense(nn.Dense):
     def __call__(self, inputs: Array) -> Array:
         y = super().__call__(inputs)
         return y + broadcast_like(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+
+
+def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
+    """Raise InputError where the kernel (rows, columns, in / groups, out) of a layer is for other channels than those of x."""
+    if layer.is_initializing() or not layer.has_variable("params", "kernel"):
+        return
+    channels = np.shape(nn.meta.unbox(layer.get_variable("params", "kernel")))[-2] * groups
+    if channels != x.shape[-1]:
+        raise InputError(
+            f"{layer.name} is given {x.shape}, its weights are for {channels} channels; "
+            f"allowed: images (batch, height, width, channels) and fields with which the variables were made"
+        )
 
 
 def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False) -> ModuleDef:

@@ -24,7 +24,18 @@ from jax.typing import DTypeLike
 from deepjax.errors import require
 from deepjax.models.convolution import convolve
 from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.layers import ModuleDef, Sum, broadcast_like, check_fields, conv_factory, dense, expose, shortcut_a
+from deepjax.models.inputs import as_images, at_least_float32
+from deepjax.models.layers import (
+    ModuleDef,
+    Sum,
+    broadcast_like,
+    check_channels,
+    check_fields,
+    conv_factory,
+    dense,
+    expose,
+    shortcut_a,
+)
 from deepjax.models.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.resnet import STAGES, Block
@@ -148,7 +159,7 @@ class NormFreeResNet(nn.Module):
         init = INITIALIZATION[self.scheme]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.scheme != "fixup" and self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = expose(self, "stem", self._stem(jnp.asarray(images, self.dtype), conv, norm))
+        x = expose(self, "stem", self._stem(as_images(images, self.dtype), conv, norm))
         fields = {"shortcut": self.shortcut, "conv": conv, "norm": norm, "param_dtype": self.param_dtype}
         block = {"fixup": FixupBlock, "skipinit": SkipInitBlock, "rezero": ReZeroBlock}[self.scheme]
         make = partial(block, initial=sum(self.stages) ** -0.5 if self.scheme == "fixup" else self.alpha, **fields)
@@ -158,7 +169,7 @@ class NormFreeResNet(nn.Module):
         x = global_avg_pool(nn.relu(x) if self.scheme == "skipinit" else x)
         if self.scheme == "fixup":
             x = x + _scalar(self, x, "head_bias")
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
+        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
 
     def _stem(self, x: Array, conv: ModuleDef, norm: ModuleDef) -> Array:
         if self.scheme == "skipinit":  # the first block begins with the ReLU
@@ -181,6 +192,7 @@ class ScaledStdConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        check_channels(self, 1, x)
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", INITIALIZATION["nf"].conv, shape, self.param_dtype)
         gain = self.param("gain", self.gain_init, (self.features,), self.param_dtype)
@@ -194,12 +206,14 @@ class ScaledStdConv(nn.Module):
 def standardize(kernel: Array, gain: Array, gamma: float, epsilon: float = 1e-5) -> Array:
     """Kernel of zero mean and variance (gain * gamma)^2 / fan_in * v / (v + epsilon) for each output channel; v: its own variance.
 
-    Brock et al. 2021, eq. 4, with timm's epsilon. kernel: (rows, columns, in, out), gain: (out,) -> float32 of the kernel's shape.
+    Brock et al. 2021, eq. 4, with timm's epsilon. kernel: (rows, columns, in, out), gain: (out,) -> the
+    kernel's shape, in at least float32.
     """
-    kernel, fan_in = kernel.astype(jnp.float32), math.prod(kernel.shape[:-1])
+    wide = at_least_float32(kernel.dtype)
+    kernel, fan_in = kernel.astype(wide), math.prod(kernel.shape[:-1])
     centred = kernel - jnp.mean(kernel, (0, 1, 2), keepdims=True)
     var = jnp.mean(jnp.square(centred), (0, 1, 2))
-    scale = lax.rsqrt(var + epsilon) * gain.astype(jnp.float32) * (gamma / math.sqrt(fan_in))
+    scale = lax.rsqrt(var + epsilon) * gain.astype(wide) * (gamma / math.sqrt(fan_in))
     return centred * scale.reshape(1, 1, 1, -1)
 
 
@@ -251,15 +265,15 @@ class NFResNet(nn.Module):
         check_fields(self)
         conv = partial(ScaledStdConv, dtype=self.dtype, param_dtype=self.param_dtype)
         stem = partial(conv, gamma=GAMMA_RELU if self.stem == "imagenet" else 1.0)
-        x = expose(self, "stem", _stem(jnp.asarray(images, self.dtype), self.stem, self.width, stem))
+        x = expose(self, "stem", _stem(as_images(images, self.dtype), self.stem, self.width, stem))
         fields = {"shortcut": self.shortcut, "conv": conv, "norm": Identity, "param_dtype": self.param_dtype}
         make = partial(NFBlock, initial=self.alpha, zero_init=self.zero_init, **fields)
         for stage, variances in enumerate(expected_variances(self.stages, self.alpha)):
             betas = jnp.asarray([variance**-0.5 for variance in variances], self.dtype)
             x = _run_nf_blocks(_maker(make, self.block, self.width * 2**stage), x, stage + 1, betas, self.scan)
             x = expose(self, f"stage{stage + 1}", x)
-        x = global_avg_pool(nn.relu(x))
-        return dense(self.num_classes, x.shape[-1], INITIALIZATION["nf"], jnp.float32, self.param_dtype, "head")(x)
+        x, wide = global_avg_pool(nn.relu(x)), at_least_float32(self.dtype)
+        return dense(self.num_classes, x.shape[-1], INITIALIZATION["nf"], wide, self.param_dtype, "head")(x)
 
 
 def _run_nf_blocks(make: Callable[[int, str], Any], x: Array, stage: int, betas: Array, scan: bool) -> Array:

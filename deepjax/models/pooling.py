@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from deepjax.errors import InputError
 from deepjax.models import extents
+from deepjax.models.inputs import at_least_float32
 
 Pair = tuple[int, int]
 
@@ -115,10 +116,11 @@ def _beats(view: Array, best: Array) -> Array:
 
 
 def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
-    """The mean of each window in float32, zeros of the padding counted (as the papers' Caffe layers and PyTorch do by default)."""
+    """The mean of each window in at least float32, zeros of the padding counted, as Caffe and PyTorch do by default."""
+    wide = at_least_float32(x.dtype)
     sums = lax.reduce_window(
-        extents.fill(x).astype(jnp.float32),
-        np.zeros((), np.float32),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        extents.fill(x).astype(wide),
+        np.zeros((), wide),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
         lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),
@@ -152,22 +154,23 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
 
 
 def global_avg_pool(x: Array) -> Array:
-    """Mean over the map in float32. (batch, height, width, channels) -> (batch, channels)."""
+    """Mean over the map in at least float32. (batch, height, width, channels) -> (batch, channels)."""
     return extents.mean(x)
 
 
 def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
-    """Divide by (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta, in float32.
+    """Divide by (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta, in at least float32.
 
     Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch (alpha divided by the window). The defaults are those of
     GoogLeNet's release in Caffe; k = 2 is the AlexNet paper's.
     """
-    squares = jnp.square(x.astype(jnp.float32))
+    wide = at_least_float32(x.dtype)
+    squares = jnp.square(x.astype(wide))
     before = (size - 1) // 2
     window = (1,) * (x.ndim - 1) + (size,)
     padding = ((0, 0),) * (x.ndim - 1) + ((size // 2, before),)
-    total = lax.reduce_window(squares, np.zeros((), np.float32), lax.add, window, (1,) * x.ndim, padding)
-    return (x.astype(jnp.float32) * jnp.power(k + alpha / size * total, -beta)).astype(x.dtype)
+    total = lax.reduce_window(squares, np.zeros((), wide), lax.add, window, (1,) * x.ndim, padding)
+    return (x.astype(wide) * jnp.power(k + alpha / size * total, -beta)).astype(x.dtype)
 
 
 def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pair:

@@ -22,6 +22,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
+from deepjax.models.inputs import as_images, at_least_float32
 from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
@@ -98,7 +99,7 @@ class PreActResNet(nn.Module):
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = preact_stem(jnp.asarray(images, self.dtype), self.stem, self.stem_width, conv, norm)
+        x = preact_stem(as_images(images, self.dtype), self.stem, self.stem_width, conv, norm)
         x = expose(self, "stem", x)
         for stage, blocks in enumerate(self.stages):
             planes = self.width * 2**stage
@@ -122,7 +123,7 @@ class PreActResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = expose(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(norm(name="head_norm")(x)))
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
+        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
 
 
 def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:

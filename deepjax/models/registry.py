@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from deepjax.errors import unknown
+from deepjax.models.layers import check_fields
 from deepjax.models.table import ROWS, ModelInfo
 
 _TABLE = {row.name: row for row in ROWS}
@@ -33,7 +34,9 @@ def model_info(name: str) -> ModelInfo:
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
-    """The linen module of that name, with fields overridden; raises InputError for an unknown name or field.
+    """The linen module of that name, with fields overridden.
+
+    Raises InputError for an unknown name or field, and for a value that is not allowed.
 
     >>> create_model("cifar_plain56", num_classes=100, width=32).stages
     (9, 9, 9)
@@ -43,4 +46,6 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     for field in overrides:
         if field not in fields:
             raise unknown(f"field of {name}", field, fields)
-    return build(**overrides)
+    model = build(**overrides)
+    check_fields(model)
+    return model

@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import require
 from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
+from deepjax.models.inputs import as_images, at_least_float32
 from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, relu_of_sum, shortcut_a
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
@@ -123,7 +124,7 @@ class ResNet(nn.Module):
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = stem(jnp.asarray(images, self.dtype), self.stem, self.width, conv, norm)
+        x = stem(as_images(images, self.dtype), self.stem, self.width, conv, norm)
         x = expose(self, "stem", x)
         for stage, blocks in enumerate(self.stages):
             planes = self.width * 2**stage
@@ -148,7 +149,7 @@ class ResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = expose(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(x)
+        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
 
 
 def _check_groups(model: ResNet) -> None:

@@ -54,6 +54,11 @@ class StochasticDepth(nn.Module):
                 return function(*given, **named)  # refused below
             return function(*_gated(*given, **named, survives=survives[place], keep=None if draws is None else draws[place]))
 
+        if not sums or getattr(self.network, "residual", True) is False:
+            raise InputError(
+                f"network is a {type(self.network).__name__} without residual sums, whose branches could be left out; "
+                "allowed: a residual network, or survival 1 (drop-path 0) without StochasticDepth"
+            )
         with nn.intercept_methods(intercept):
             logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]  # every network of deepjax is called so
         if not places or len(places) != sums:

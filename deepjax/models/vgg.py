@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from deepjax.errors import InputError
 from deepjax.models import extents
 from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
+from deepjax.models.inputs import as_images, at_least_float32
 from deepjax.models.layers import broadcast_like, check_fields, conv_factory, expose
 from deepjax.models.norms import Norm, Scope, norm_factory
 from deepjax.models.pooling import adaptive_avg_pool, local_response_norm, max_pool
@@ -103,11 +104,11 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_fields(self)
+        x = as_images(images, self.dtype)
         _check_size(images.shape, self.head)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=True)
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = jnp.asarray(images, self.dtype)
         for stage, kernels in enumerate(CONFIGURATIONS[self.configuration], start=1):
             for layer, kernel in enumerate(kernels, start=1):
                 x = conv(self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}")(x)
@@ -120,12 +121,12 @@ class VGG(nn.Module):
         return self._head(x, init, train)
 
     def _head(self, x: Array, init: Initialization, train: bool) -> Array:
-        slide = self.head == "conv"
+        slide, wide = self.head == "conv", at_least_float32(self.dtype)
         x = x if slide else adaptive_avg_pool(x, MAP)
         for layer, window in ((6, MAP), (7, 1)):
             layer_of = FullyConnected(64 * self.width, window, slide, init, self.dtype, self.param_dtype, name=f"head_fc{layer}")
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
-        scores = FullyConnected(self.num_classes, 1, slide, init, jnp.float32, self.param_dtype, name="head_fc8")(x)
+        scores = FullyConnected(self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8")(x)
         return extents.mean(scores)
 
 

@@ -1,10 +1,12 @@
 """Weights in and out of the PyTorch world: torchvision's and timm's names, safetensors files, Hugging Face repositories.
 
-The order of axes changes (kernels are height, width, in, out here), the numbers never do: a round trip is equal to the bit.
+The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round trip is equal to the bit. Only
+what a network keeps in fewer bits than the file is rounded, which is said.
 Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of torch 2.10 or newer, or not at all.
 """
 
 import dataclasses
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,10 +19,11 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from deepjax.errors import InputError, unknown
-from deepjax.models.files import read_tensors, write_safetensors
-from deepjax.models.registry import create_model, model_info
+from deepjax.errors import InputError, require, unknown
+from deepjax.models.files import SOURCES, read_tensors, write_safetensors
+from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.torch_names import TorchLayout, layouts
+from deepjax.models.torch_prefixes import unwrap
 
 Layout = Literal["torchvision", "timm"]
 Tensors = Mapping[str, np.ndarray]
@@ -36,6 +39,8 @@ _LEAVES = {
     "var": "running_var",
     "batches": "num_batches_tracked",
 }
+_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
+_CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Pair:
     tensor_shape: tuple[int, ...]
     axes: tuple[int, ...]  # order of our axes in theirs, after our leaf is seen as `split`
     split: tuple[int, ...]
+    dtype: Any = None  # of ours at initialisation; None for a counter, which stays as it is
 
     def to_torch(self, leaf: np.ndarray) -> np.ndarray:
         """Ours -> theirs, in memory of its own."""
@@ -56,36 +62,53 @@ class Pair:
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
         """Theirs -> ours, in memory of its own: a network of PyTorch changes its statistics in place."""
         moved = tensor.reshape([self.split[axis] for axis in self.axes])
-        return np.array(moved.transpose(np.argsort(self.axes)), order="C").reshape(self.shape)
+        with np.errstate(over="ignore"):  # refused by `_check_types`
+            return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(self.shape)
 
 
 def from_torch(
-    name: str, tensors: Tensors, *, num_classes: int | None = None, key: jax.Array | None = None, **overrides: Any
+    name: str,
+    tensors: Tensors,
+    *,
+    num_classes: int | None = None,
+    key: jax.Array | None = None,
+    entry: str | None = None,
+    **overrides: Any,
 ) -> Variables:
     """Tensors under torchvision's or timm's names -> variables of `create_model(name, num_classes=..., **overrides)`, NumPy arrays.
 
-    dtypes stay as they are. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
+    dtypes are those that the network has at initialisation: float16 becomes float32, and so does float64, with a warning, unless
+    param_dtype=float64. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
     warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out, their tensors too. Images have as many
     channels as the stem's tensor. For scan=True see `stack_blocks`.
-    Raises InputError naming each tensor that is missing, not known, or of another shape (both shapes), and for unknown names.
+    Prefixes of wrapped modules ("module.", "_orig_mod.") and of a trainer's checkpoint ("state_dict.", "model.") are removed, and a
+    warning says so; `entry` is the prefix to be read where several networks are there, such as "model_ema".
+    Raises InputError naming each tensor that is missing, not known, no float or of another shape (both shapes), for several
+    networks without `entry`, and for unknown names.
     """
     model = _model(name, num_classes, overrides)
+    theirs, leaves = [*layouts(model).values()], _leaves(model, name)
+    tensors = _unwrapped(name, [_pairs(leaves, layout) for layout in theirs], tensors, entry)
     if overrides.get("auxiliary") is False:
         tensors = _without_heads(model, tensors)
-    candidates = [_pairs(model, name, layout, _tensor_channels(layout, tensors)) for layout in layouts(model).values()]
+    channels = next((found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None), None)
+    if channels not in (None, model_info(name).input_shape[-1]):
+        leaves = _leaves(model, name, channels)
+    candidates = [_pairs(leaves, layout) for layout in theirs]
     pairs = min(candidates, key=lambda pairs: len(_missing(pairs, tensors)))
     _check_names(name, pairs, tensors)
-    leaves, other_shape = {}, []
+    _check_types(name, pairs, tensors)
+    numbers, other_shape = {}, []
     for pair in pairs:
         if pair.tensor in tensors:
             tensor = np.asarray(tensors[pair.tensor])
             if tensor.shape == pair.tensor_shape:
-                leaves[pair.path] = pair.from_torch(tensor)
+                numbers[pair.path] = pair.from_torch(tensor)
             else:
                 other_shape.append((pair, tensor.shape))
     if other_shape:
-        leaves |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key)
-    return unflatten_dict(leaves)
+        numbers |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key, tensors)
+    return unflatten_dict(numbers)
 
 
 def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any) -> dict[str, np.ndarray]:
@@ -94,6 +117,7 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     The numbers of classes and of the images' channels, and whether auxiliary heads are there, are read off the variables. Raises
     InputError naming each leaf that is missing, not known or of another shape.
     """
+    variables = nn.meta.unbox(variables)
     _check_collections(name, variables)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     model = _model(name, _classes(flat), _heads(name, flat) | overrides)
@@ -102,7 +126,7 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     if chosen not in allowed:
         raise unknown(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
-    pairs = _pairs(model, name, allowed[chosen], None if kernel is None else _channels(kernel.shape, 2))
+    pairs = _pairs(_leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)), allowed[chosen])
     expected = {pair.path: pair for pair in pairs}
     wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
     for path, pair in expected.items():
@@ -124,18 +148,30 @@ def load_pretrained(
     num_classes: int | None = None,
     key: jax.Array | None = None,
     revision: str | None = None,
+    entry: str | None = None,
     **overrides: Any,
 ) -> Variables:
     """Variables from a file, a folder or a Hugging Face repository of weights under torchvision's or timm's names.
 
     `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
-    "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The rest is
+    "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The keys of
+    nested dictionaries in a .pth are prefixes of the names: `entry="model_ema"` reads that one of a checkpoint. The rest is
     as in `from_torch`, which compares names and shapes; what shows in neither, the name must have right: torchvision's resnet50
     strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images must be normalised as the weights expect: by
     ImageNet's mean and deviation for most, by 0.5 and 0.5 for GoogLeNet and Inception-v3.
     """
-    model_info(name)  # a wrong name is said before anything is downloaded
-    return from_torch(name, read_tensors(source, revision), num_classes=num_classes, key=key, **overrides)
+    info = model_info(name)  # a wrong name is said before anything is downloaded
+    if str(source).startswith("torchvision ") and not Path(source).exists():
+        raise InputError(
+            f"source is {str(source)!r}, which only torchvision has; write it to a file by torch.save(torchvision.models.get_model("
+            f"{name.removesuffix('_tv')!r}, weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
+        )
+    if not isinstance(source, str | Path):
+        known = [weights for weights, _ in info.weights if weights.startswith("timm/")]
+        hint = f"{SOURCES}{f', such as {known[0]!r}' if known else ''}"
+        require(False, "source", source, hint)
+    tensors = read_tensors(source, revision)
+    return from_torch(name, tensors, num_classes=num_classes, key=key, entry=entry, **overrides)
 
 
 def save_safetensors(
@@ -174,6 +210,15 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
         raise InputError(f"these are variables of {name} with scan=True; give unstack_blocks(variables)")
 
 
+def _unwrapped(name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None) -> Tensors:
+    """The tensors under the network's names; a warning says what was removed from the names given."""
+    wanted = {pair.tensor for pairs in candidates for pair in pairs}
+    found = unwrap(tensors, wanted, entry)
+    if found.note:
+        warnings.warn(f"{name}: {found.note}", stacklevel=3)
+    return {short: tensors[given] for short, given in found.given.items()}
+
+
 def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
     """The tensors that belong to no auxiliary head, as torchvision keeps them with aux_logits=False."""
     heads = tuple(head for layout in layouts(model).values() for head in layout.heads)
@@ -191,15 +236,18 @@ def _channels(shape: tuple[int, ...], axis: int) -> int | None:
     return shape[axis] if len(shape) == 4 else None
 
 
-def _pairs(model: nn.Module, name: str, theirs: TorchLayout, channels: int | None) -> list[Pair]:
-    """Every leaf with its tensor, by abstract evaluation. `channels` of the images: those of the table where None is given."""
+def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tuple[str, ...], Any]:
+    """Shapes and types by path, by abstract evaluation. `channels` of the images: those of the table where None is given."""
     *size, usual = model_info(name).input_shape
     images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-    leaves: Any = flatten_dict(dict(abstract))
-    shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    pairs = [_pair(path, shape, theirs) for path, shape in shapes.items()]
-    counters = [("counters", *path[1:-1], "batches") for path in shapes if path[-1] == "mean"]
+    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
+
+
+def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[Pair]:
+    """Every leaf with its tensor."""
+    pairs = [dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype) for path, leaf in leaves.items()]
+    counters = [("counters", *path[1:-1], "batches") for path in leaves if path[-1] == "mean"]
     return pairs + [_pair(path, (), theirs) for path in counters]
 
 
@@ -228,18 +276,62 @@ def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
     if complaints:
         heads = any(re.match("aux", tensor, re.IGNORECASE) for tensor in (*missing, *extra))
         hint = "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted" if heads else ""
-        raise InputError(f"these are not weights of {name}: {_listed(complaints)}{hint}")
+        raise InputError(f"these are not weights of {name}: {_listed(complaints)}{hint or _likely(tensors)}")
+
+
+def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
+    """Raise InputError for what is no float, and for numbers too large for the network's type; say which float64 is rounded."""
+    given = [(pair, np.asarray(tensors[pair.tensor])) for pair in pairs if pair.dtype is not None and pair.tensor in tensors]
+    wrong = [f"{pair.tensor} is {tensor.dtype}" for pair, tensor in given if not jnp.issubdtype(tensor.dtype, jnp.floating)]
+    if wrong:
+        is_raw = any(tensor.dtype.kind == "V" for _, tensor in given)
+        hint = "; a .npz cannot hold bfloat16: save float32 or a .safetensors" if is_raw else ""
+        raise InputError(f"weights of {name} are floats: {_listed(wrong)}{hint}")
+    for pair, tensor in given:
+        largest = float(jnp.finfo(pair.dtype).max)
+        if float(jnp.finfo(tensor.dtype).max) > largest and np.any(np.abs(tensor[np.isfinite(tensor)]) > largest):
+            raise InputError(f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another param_dtype")
+    rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
+    if rounded:
+        warnings.warn(
+            f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; "
+            "dtype and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
+            stacklevel=3,
+        )
+
+
+def _likely(tensors: Tensors) -> str:
+    """A hint at the networks of the table that have these names and shapes, or none."""
+    sizes = {tensor: np.size(value) for tensor, value in tensors.items() if not tensor.endswith(_NO_PARAMETERS)}
+    head = next((np.shape(tensors[f"{head}.weight"]) for head in _CLASSIFIERS if f"{head}.weight" in tensors), None)
+    if head is None:
+        return ""
+    fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
+    for name in list_models():
+        model = create_model(name)
+        added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
+        if model_info(name).params + added == sum(sizes.values()):
+            leaves = _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
+            candidates = [_pairs(leaves, layout) for layout in layouts(model).values()]
+            fits += [name] * any(given <= {(pair.tensor, pair.tensor_shape) for pair in pairs} for pairs in candidates)
+    return f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}" if fits else ""
 
 
 def _draw_anew(
-    model: nn.Module, name: str, other: list[tuple[Pair, tuple[int, ...]]], num_classes: int | None, key: jax.Array
+    model: nn.Module,
+    name: str,
+    other: list[tuple[Pair, tuple[int, ...]]],
+    num_classes: int | None,
+    key: jax.Array,
+    tensors: Tensors,
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Classifiers for another number of classes, drawn as the model draws them; any other difference of shape is an error."""
     classifiers = [pair for pair, shape in other if num_classes is not None and _differs_in_classes(pair, shape, num_classes)]
     if len(classifiers) < len(other):
         hint = "" if num_classes is not None else "; for another number of classes give num_classes="
         listed = _listed([f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}" for pair, shape in other])
-        raise InputError(f"these are not weights of {name}: {listed}{hint}")
+        only_classes = all(pair.tensor_shape[:1] != shape[:1] and _is_classifier(pair.path) for pair, shape in other)
+        raise InputError(f"these are not weights of {name}: {listed}{hint if only_classes else _likely(tensors) or hint}")
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
     drawn = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})

@@ -83,3 +83,50 @@ def test_the_backward_pass_keeps_one_map(dtype):
 
     kept = [leaf for leaf in jax.tree.leaves(jax.eval_shape(pullback, x)) if leaf.shape == X.shape]
     assert [leaf.dtype for leaf in kept] == [jnp.float32]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("train", [False, True])
+def test_statistics_in_16_bits_are_used_in_float32(dtype, train):
+    """As after upcasting them, to the bit."""
+    rng = np.random.default_rng(0)
+    small = {
+        "params": {"scale": rng.uniform(0.5, 2, 6), "bias": rng.normal(size=6)},
+        "batch_stats": {"mean": rng.normal(size=6), "var": rng.uniform(0.1, 9, 6)},
+    }
+    small = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), small)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), small)
+    got, expected = (BatchNorm(train).apply(variables, X, mutable=["batch_stats"]) for variables in (small, wide))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    if not train:
+        mean, var = (np.asarray(wide["batch_stats"][name], np.float64) for name in ("mean", "var"))
+        scale, bias = (np.asarray(wide["params"][name], np.float64) for name in ("scale", "bias"))
+        closed = (np.asarray(X, np.float64) - mean) / np.sqrt(var + 1e-5) * scale + bias
+        np.testing.assert_allclose(got[0], closed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "within"), [(30, 1e-3), (300, 0.015)])
+def test_up_to_which_ratio_of_mean_to_std_one_pass_is_good(ratio, within):
+    """The standard deviation of what comes out is 1; BatchNorm's docstring states the ratios."""
+    x = jnp.asarray(ratio + np.random.default_rng(0).standard_normal((64, 8, 8, 16)), jnp.float32)
+    norm = BatchNorm(True)
+    y = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(np.std(np.asarray(y, np.float64), (0, 1, 2)), 1, atol=within)
+
+
+@pytest.mark.parametrize(("shape", "scope"), [((1, 1, 1, 6), "global"), ((4, 1, 1, 6), 1), ((1, 6), "global")])
+def test_a_single_value_a_channel_is_no_batch(shape, scope):
+    """Its normalised value is 0 and so are all gradients. It initialises and is evaluated all the same."""
+    x = jnp.ones(shape)
+    variables = BatchNorm(True, bn_scope=scope).init(jax.random.key(0), x)
+    assert BatchNorm(False, bn_scope=scope).apply(variables, x).shape == shape
+    with pytest.raises(InputError, match="batch normalisation has 1 value a channel to train on"):
+        BatchNorm(True, bn_scope=scope).apply(variables, x, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(("shape", "scope"), [((2, 1, 1, 6), "global"), ((1, 1, 2, 6), 1)])
+def test_two_values_a_channel_are(shape, scope):
+    norm = BatchNorm(True, bn_scope=scope)
+    x = jnp.arange(12.0).reshape(shape)
+    y = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(y.reshape(2, 6), np.repeat([[-1.0], [1.0]], 6, 1), rtol=1e-5)

@@ -252,7 +252,7 @@ def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
 )
 @pytest.mark.parametrize(("field", "given"), [("width", 0), ("width", -4), ("num_classes", 0)])
 def test_a_size_below_one_is_refused_by_name(name, field, given):
-    with pytest.raises(InputError, match=f"^{field} is {given}; allowed: 1 or more"):
+    with pytest.raises(InputError, match=f"^{field} is {given}; allowed: a whole number, 1 or more"):
         shapes_of(create_model(name, **{field: given}), name)
 
 
@@ -261,7 +261,7 @@ def test_a_size_below_one_is_refused_by_name(name, field, given):
     [
         ("resnext50_32x4d", {"width": 4}, r"width is 4; .*group_width=4 a multiple of 16: .* width \* group_width / 64 filters"),
         ("resnext50_32x4d", {"width": 24}, "width is 24; .* a multiple of 16"),
-        ("resnext50_32x4d", {"group_width": 0}, "group_width is 0; allowed: 1 or more"),
+        ("resnext50_32x4d", {"group_width": 0}, "group_width is 0; allowed: a whole number, 1 or more"),
         ("resnet18", {"groups": 3}, "width is 64; allowed: a multiple of groups=3"),
         ("resnet50d", {"width": 1}, "width is 1; allowed: 2 or more with stem='deep'"),
         ("resnetv2_50d", {"stem_width": 1}, "stem_width is 1; allowed: 2 or more with stem='deep'"),

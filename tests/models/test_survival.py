@@ -106,8 +106,8 @@ def test_steps_of_equal_keys_are_equal_and_of_others_differ():
         (create_model("cifar_resnet20"), {"survival": 1.5}, "survival"),
         (create_model("cifar_resnet20"), {"per": "pixel"}, "per"),
         (create_model("cifar_resnet20", scan=True), {}, "scan"),
-        (create_model("cifar_plain20"), {}, "0 residual sums in 9 blocks"),
-        (create_model("vgg11"), {}, "0 residual sums"),
+        (create_model("cifar_plain20"), {}, "ResNet without residual sums"),
+        (create_model("vgg11"), {}, "VGG without residual sums"),
     ],
 )
 def test_what_it_cannot_do_is_refused(network, fields, message):
