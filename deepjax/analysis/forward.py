@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jax import Array
 
+from deepjax.analysis.retrace import call_retraced
 from deepjax.errors import InputError
 
 Batch = Any
@@ -60,7 +61,8 @@ def initialise(model: nn.Module, inputs: Any, key: Array | None = None) -> Any:
     """The variables of a fresh network, in evaluation where its call must be told; also of shapes, under `jax.eval_shape`."""
     key = jax.random.key(0) if key is None else key
     told: dict[str, Any] = demanded_switches(model)
-    return model.init({"params": key, "dropout": key}, inputs, **told)
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    return model.init({"params": key, "dropout": key}, *arguments, method=call_retraced, **told)
 
 
 def drawn(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def run(
     mutable = [name for name in variables if name != "params"] if train else []
     rngs = {"dropout": jax.random.key(0)} if rngs is None else dict(rngs)
     told: dict[str, Any] = switches(model, train)
-    return model.apply(variables, *inputs_of(batch), rngs=rngs, mutable=[*mutable, *sow], **told)
+    return model.apply(variables, *inputs_of(batch), rngs=rngs, mutable=[*mutable, *sow], method=call_retraced, **told)
 
 
 def loss_of(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:

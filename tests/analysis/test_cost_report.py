@@ -148,7 +148,7 @@ def test_a_network_without_products():
     [
         ((8, 8, 3), {"batch": 0}, "batch is 0; allowed: a whole number from 1 up"),
         ((), {}, "input_shape is"),
-        ((8,), {}, r"input_shape is \(8,\); allowed: what Cnn takes"),
+        ((8,), {}, r"input_shape is float32\[1,8\], batch included; allowed: what Cnn takes"),
     ],
 )
 def test_what_cannot_be_costed(shape, options, message):
