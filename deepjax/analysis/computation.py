@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from deepjax.analysis.forward import check, initialise, reason, run
+from deepjax.analysis.forward import Network, check, initialise, name_of, no_loss, reason, run
 from deepjax.analysis.inner_jaxprs import inner_jaxprs, known_inside
-from deepjax.analysis.input_shapes import described
+from deepjax.analysis.input_shapes import typed_shapes
 from deepjax.analysis.products import equation_macs
 from deepjax.analysis.trip_count import Known
 from deepjax.errors import InputError
@@ -54,7 +53,9 @@ class Step:
     """Whether it is in a `while` whose number of turns depends on its data; `times` is then that of one turn."""
 
 
-def computation(model: nn.Module, inputs: tuple[Any, ...], *, train: bool = False, sow: Sequence[str] = ()) -> Computation:
+def computation(
+    model: nn.Module | Network, inputs: tuple[Any, ...], *, train: bool = False, sow: Sequence[str] = ()
+) -> Computation:
     """Trace initialisation and a forward pass. inputs: shapes of the call's arguments; `sow`: collections that it may sow into.
 
     A mark in the name stack, put there by linen's method interception, names the module: linen's own names are the callers', which
@@ -67,7 +68,7 @@ def computation(model: nn.Module, inputs: tuple[Any, ...], *, train: bool = Fals
         variables = shapes_of_variables(model, inputs)
     for collection in sow:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
-    check(model, variables, (inputs, None), _no_loss, train)
+    check(model, variables, (inputs, None), no_loss, train)
     with nn.intercept_methods(_marker({}, called)), as_written():
         forward = jax.make_jaxpr(
             lambda variables, inputs: run(model, variables, (inputs, None), train, sow=tuple(sow)), return_shape=True
@@ -76,13 +77,13 @@ def computation(model: nn.Module, inputs: tuple[Any, ...], *, train: bool = Fals
     return Computation(jaxpr, variables, output, changed, tuple(initialized), tuple(called))
 
 
-def shapes_of_variables(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
     """Shapes of a fresh network's variables. Raises InputError for inputs that it cannot take."""
     try:
         return {"params": {}, **jax.eval_shape(lambda inputs: initialise(model, inputs), inputs)}
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
         raise InputError(
-            f"input_shape is {described(inputs)}, batch included; allowed: what {type(model).__name__} takes, which says: "
+            f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what {name_of(model)} takes, which says: "
             f"{reason(error)}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
         ) from error
 
@@ -130,7 +131,3 @@ def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
         return jax.tree.map(functools.partial(named, path), output) if context.method_name == "__call__" else output
 
     return mark
-
-
-def _no_loss(outputs: Any, batch: Any) -> jax.Array:
-    return jnp.zeros((), jnp.float32)

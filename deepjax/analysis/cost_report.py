@@ -11,9 +11,9 @@ import jax
 from flax import linen as nn
 
 from deepjax.analysis.computation import OUTPUT, Step, computation, steps
-from deepjax.analysis.counts import macs_of, not_counted, params_of
-from deepjax.analysis.forward import hashable, run, shapes_of
-from deepjax.analysis.input_shapes import InputShape, described, input_shapes, is_shape
+from deepjax.analysis.counts import macs_of, not_counted, params_of, place
+from deepjax.analysis.forward import Network, hashable, mode_text, name_of, run, shapes_of
+from deepjax.analysis.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
 from deepjax.analysis.products import PRODUCTS
 
 
@@ -61,6 +61,8 @@ class CostReport:
     batch: int
     """Examples, of each of which `input_shape` is the shape; 1 for inputs that were given as the network gets them."""
     train: bool
+    mode: str
+    """How the network was called: "evaluation mode (train=False)", or that no training switch was found."""
     layers: tuple[LayerCost, ...]
     not_counted: tuple[str, ...]
     """What multiplies, or may, and is not counted, and in which layer: products and outputs in a `while` loop whose length depends
@@ -73,7 +75,7 @@ class CostReport:
         """What the pass was given: "2 x 8x8x3", or types and shapes as JAX writes them."""
         if is_shape(self.input_shape):
             return f"{self.batch} x {'x'.join(map(str, self.input_shape))}"
-        return described(self.input_shape)
+        return typed_shapes(self.input_shape)
 
     @property
     def total(self) -> LayerCost:
@@ -97,9 +99,7 @@ class CostReport:
         cells = [head, *(_cells(row) for row in (*self.layers, self.total))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
-        return "\n".join(
-            [f"{self._title()}, in {'training' if self.train else 'evaluation'} mode", *lines, *self._missing(), *self._compiled()]
-        )
+        return "\n".join([f"{self._title()}, {self.mode}", *lines, *self._missing(), *self._compiled()])
 
     def _title(self) -> str:
         return f"{self.model}: forward pass of {self.inputs}"
@@ -115,7 +115,9 @@ class CostReport:
         return [f"XLA: {flops}FLOP ({share:.2f} of 2 x MACs), {moved}B accessed, {alive}B temporary"]
 
 
-def cost(model: nn.Module, input_shape: InputShape, *, batch: int = 1, train: bool = False, xla: bool = False) -> CostReport:
+def cost(
+    model: nn.Module | Network, input_shape: InputShape, *, batch: int = 1, train: bool = False, xla: bool = False
+) -> CostReport:
     """Parameters, multiply-adds, activation memory and memory traffic of a forward pass, layer by layer, from its traced equations.
 
     input_shape: of one image, (height, width, channels), of which `batch` are taken; or inputs of any kind as the network gets
@@ -143,14 +145,21 @@ def scaled(value: float) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _cost(
-    model: nn.Module, one: tuple[int, ...] | None, batch: int, structure: Any, shapes: tuple[Any, ...], train: bool, xla: bool
+    model: nn.Module | Network,
+    one: tuple[int, ...] | None,
+    batch: int,
+    structure: Any,
+    shapes: tuple[Any, ...],
+    train: bool,
+    xla: bool,
 ) -> CostReport:
     inputs = jax.tree.unflatten(structure, shapes)
     traced = computation(model, inputs, train=train)
     taken = list(steps(traced.jaxpr.jaxpr))
     rows = _rows(params_of(traced.variables), traced.called, taken)
+    missing = (*not_counted(taken), *_unknown_outputs(taken))
     compiled = _compiled(lambda *given: run(model, given[0], (given[1], None), train), traced.variables, inputs) if xla else None
-    return CostReport(type(model).__name__, one or inputs, batch, train, rows, not_counted(taken), compiled)
+    return CostReport(name_of(model), one or inputs, batch, train, mode_text(model, train), rows, missing, compiled)
 
 
 def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> tuple[LayerCost, ...]:
@@ -165,10 +174,20 @@ def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> 
 def _output_bytes(traced: Iterable[Step]) -> dict[str, int]:
     total: dict[str, int] = defaultdict(int)
     for step in traced:
-        name = step.equation.params.get("name") if step.equation.primitive.name == "name" else None
-        if name and name.startswith(OUTPUT) and not step.unbounded:
-            total[name.removeprefix(OUTPUT)] += step.times * _bytes(step.equation.outvars)
+        if (path := _output_of(step)) is not None and not step.unbounded:
+            total[path] += step.times * _bytes(step.equation.outvars)
     return total
+
+
+def _unknown_outputs(traced: Iterable[Step]) -> list[str]:
+    paths = dict.fromkeys(_output_of(step) for step in traced if step.unbounded)
+    return [f"activations of {place(path, True)}" for path in paths if path is not None]
+
+
+def _output_of(step: Step) -> str | None:
+    """The module of which the equation names the output."""
+    name = step.equation.params["name"] if step.equation.primitive.name == "name" else ""
+    return name.removeprefix(OUTPUT) if name.startswith(OUTPUT) else None
 
 
 def _moved_bytes(traced: Iterable[Step]) -> dict[str, int]:

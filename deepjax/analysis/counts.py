@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from deepjax.analysis.computation import Step, computation, shapes_of_variables, steps
+from deepjax.analysis.forward import Network, name_of
 from deepjax.analysis.inner_jaxprs import CONTROL
 from deepjax.analysis.input_shapes import InputShape, input_shapes
 from deepjax.analysis.primitives import WITHOUT_PRODUCTS
@@ -16,12 +17,12 @@ from deepjax.analysis.products import PRODUCTS, equation_macs
 from deepjax.errors import InputError
 
 
-def count_params(model: nn.Module, input_shape: InputShape) -> int:
+def count_params(model: nn.Module | Network, input_shape: InputShape) -> int:
     """Number of trainable parameters, by abstract evaluation. input_shape: (height, width, channels), or as `InputShape` says."""
     return sum(params_by_layer(model, input_shape).values())
 
 
-def count_macs(model: nn.Module, input_shape: InputShape) -> int:
+def count_macs(model: nn.Module | Network, input_shape: InputShape) -> int:
     """Multiply-adds of convolutions and matrix products for one image in evaluation, from the traced computation.
 
     Padding counts as computed, as the papers and torchvision count it; zeros that a transposed convolution inserts do not. Loops
@@ -33,12 +34,12 @@ def count_macs(model: nn.Module, input_shape: InputShape) -> int:
     return sum(macs_by_layer(model, input_shape).values())
 
 
-def params_by_layer(model: nn.Module, input_shape: InputShape) -> dict[str, int]:
+def params_by_layer(model: nn.Module | Network, input_shape: InputShape) -> dict[str, int]:
     """Trainable parameters of each layer that has some, by its path ("stage1_block1/conv1"; "" for the model's own)."""
     return params_of(shapes_of_variables(model, input_shapes(input_shape)))
 
 
-def macs_by_layer(model: nn.Module, input_shape: InputShape) -> dict[str, int]:
+def macs_by_layer(model: nn.Module | Network, input_shape: InputShape) -> dict[str, int]:
     """What `count_macs` counts, by the path of the module that it is part of, in the order of the forward pass.
 
     A scanned stage is one entry, counted as often as it runs; layers without convolution or matrix product are absent.
@@ -46,7 +47,7 @@ def macs_by_layer(model: nn.Module, input_shape: InputShape) -> dict[str, int]:
     traced = list(steps(computation(model, input_shapes(input_shape)).jaxpr.jaxpr))
     if missing := not_counted(traced):
         raise InputError(
-            f"{type(model).__name__} has multiply-adds that are not counted: {'; '.join(missing)}; "
+            f"{name_of(model)} has multiply-adds that are not counted: {'; '.join(missing)}; "
             "use deepjax.analysis.cost, which counts the others and lists these"
         )
     return macs_of(traced)
@@ -72,12 +73,13 @@ def macs_of(traced: Iterable[Step]) -> dict[str, int]:
 
 def not_counted(traced: Iterable[Step]) -> tuple[str, ...]:
     """What multiplies, or may, and is not counted, and in which layer: "fft of mixer"."""
-    return tuple(dict.fromkeys(f"{step.equation.primitive.name} of {place(step)}" for step in traced if _is_missing(step)))
+    missing = [step for step in traced if _is_missing(step)]
+    return tuple(dict.fromkeys(f"{step.equation.primitive.name} of {place(step.path, step.unbounded)}" for step in missing))
 
 
-def place(step: Step) -> str:
-    """The layer that a step is part of, and whether it is not known how often it runs."""
-    return (step.path or "the network itself") + (", in a while loop whose length depends on its data" if step.unbounded else "")
+def place(path: str, unbounded: bool) -> str:
+    """A layer, and whether it is not known how often it runs."""
+    return (path or "the network itself") + (", in a while loop whose length depends on its data" if unbounded else "")
 
 
 def _is_missing(step: Step) -> bool:

@@ -40,7 +40,7 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(size, int) for size in value)
 
 
-def described(inputs: Any) -> str:
+def typed_shapes(inputs: Any) -> str:
     """Types and shapes as JAX writes them: "float32[1,8,8,3], int32[1,77]"."""
     return ", ".join(f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(inputs))
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from deepjax.analysis.computation import Computation, Step, computation, steps
 from deepjax.analysis.counts import macs_of, not_counted, params_of
+from deepjax.analysis.forward import Network, name_of
 from deepjax.analysis.input_shapes import InputShape, input_shapes
 from deepjax.analysis.receptive_field import ReceptiveField, fields_of
 
@@ -42,7 +43,7 @@ class _Output:
     field: ReceptiveField | None
 
 
-def stage_table(model: nn.Module, input_shape: InputShape) -> tuple[StageRow, ...]:
+def stage_table(model: nn.Module | Network, input_shape: InputShape) -> tuple[StageRow, ...]:
     """The stages of any linen module, in the order in which its forward pass first calls them; nothing is computed.
 
     The outputs that are known are those that the module sows into "features" under a stage's name; where it sows some, the last
@@ -50,7 +51,7 @@ def stage_table(model: nn.Module, input_shape: InputShape) -> tuple[StageRow, ..
     Params and macs add up to `count_params` and `count_macs`.
     """
     traced = computation(model, input_shapes(input_shape), sow=[FEATURES])
-    own = type(model).__name__
+    own = name_of(model)
     params = _by_stage(params_of(traced.variables), own)
     by_stage: dict[str, list[Step]] = defaultdict(list)
     for step in steps(traced.jaxpr.jaxpr):
