@@ -22,15 +22,15 @@ class JittedBlocks(nn.Module):
         return nn.Dense(3, name="head")(jitted(name="b1")(jitted(name="b0")(x)))
 
 
-class JittedMethods(nn.Module):
+class DecoratedBlocks(nn.Module):
     """Equal instances of a class whose call is decorated with nn.jit. Input: (batch, 4)."""
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3, name="head")(JittedMethod(name="b1")(JittedMethod(name="b0")(x)))
+        return nn.Dense(3, name="head")(DecoratedBlock(name="b1")(DecoratedBlock(name="b0")(x)))
 
 
-class JittedMethod(nn.Module):
+class DecoratedBlock(nn.Module):
     @nn.jit
     @nn.compact
     def __call__(self, x):
@@ -70,7 +70,8 @@ class Force(nn.Module):
     @nn.compact
     def __call__(self, x):
         energy = nn.Dense(3, name="energy")
-        energy(x)  # makes its parameters
+        if self.is_initializing():
+            energy(x)
         return jax.grad(lambda x: jnp.sum(jnp.square(energy(x))))(x)
 
 
@@ -82,7 +83,7 @@ class Recurrent(nn.Module):
         return nn.Dense(3, name="head")(nn.RNN(nn.LSTMCell(5), name="rnn")(x)[:, -1])
 
 
-class Partitioned(nn.Module):
+class PartitionedDense(nn.Module):
     """A parameter with metadata, in a box. Input: (batch, 4)."""
 
     @nn.compact
@@ -99,3 +100,15 @@ class Upsampler(nn.Module):
         x = nn.Conv(4, (3, 3), feature_group_count=4, name="depthwise")(x)
         x = nn.Conv(4, (3, 3), kernel_dilation=(2, 2), name="dilated")(x)
         return nn.ConvTranspose(8, (2, 2), strides=(2, 2), name="up")(x)
+
+
+class Halting(nn.Module):
+    """A cell in a `while` that runs until its data say stop. Input: (batch, 4)."""
+
+    @nn.compact
+    def __call__(self, x):
+        cell = nn.Dense(4, name="cell")
+        if self.is_initializing():
+            cell(x)
+        x = nn.while_loop(lambda _, x: jnp.sum(x) < 1, lambda cell, x: cell(x), cell, x)
+        return nn.Dense(3, name="head")(x)
