@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
@@ -57,7 +58,7 @@ def params_of(variables: Any) -> dict[str, int]:
     """`params_by_layer` of variables, or of their shapes, that are at hand."""
     counts: dict[str, int] = defaultdict(int)
     for path, leaf in flatten_dict(variables.get("params", {})).items():
-        counts["/".join(path[:-1])] += math.prod(leaf.shape)
+        counts["/".join(path[:-1])] += sum(math.prod(array.shape) for array in jax.tree.leaves(leaf))
     return dict(counts)
 
 

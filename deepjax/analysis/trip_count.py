@@ -34,7 +34,8 @@ def trip_count(equation: JaxprEqn, known: Known) -> int | None:
     counter, name, bound = found
     place = first_carried.index(counter)
     first, step = start[place], _step(body, inside[place], body.outvars[place])
-    return None if first is None or step is None else _turns(first, step, name, bound, counter.aval.dtype)
+    aval: Any = counter.aval
+    return None if first is None or step is None else _turns(first, step, name, bound, aval.dtype)
 
 
 def value_of(variable: Any, known: Known) -> int | None:
