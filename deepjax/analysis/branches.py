@@ -88,7 +88,8 @@ def _repeated(model: nn.Module, variables: Any, batch: Batch, train: bool, paths
         traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(variables, batch)
     times: dict[str, int] = {}
     for step in steps(traced.jaxpr):
-        times[step.path] = max(step.times, times.get(step.path, 0))
+        runs_here = 2 if step.unbounded else step.times  # in a `while` that its data end: as good as several
+        times[step.path] = max(runs_here, times.get(step.path, 0))
 
     def runs(path: str) -> int:  # the least, for a scan inside the module is no matter
         return min((count for at, count in times.items() if f"{at}/".startswith(f"{path}/")), default=1)

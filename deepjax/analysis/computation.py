@@ -84,7 +84,7 @@ def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> 
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
         raise InputError(
             f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what {name_of(model)} takes, which says: "
-            f"{reason(error)}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
+            f"{reason(error).rstrip('.')}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
         ) from error
 
 

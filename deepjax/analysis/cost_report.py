@@ -133,7 +133,7 @@ def cost(
     (Williams, Waterman and Patterson 2009).
     """
     inputs = input_shapes(input_shape, batch)
-    one = tuple(input_shape) if is_shape(input_shape) else None
+    one = tuple(map(int, input_shape)) if is_shape(input_shape) else None
     return _cost(hashable(model), one, batch, *shapes_of(inputs), train, xla)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deepjax.analysis.forward import shapes_of
 from deepjax.errors import require
@@ -26,10 +27,10 @@ def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
 
     Raises InputError for anything else, and for another batch than 1 where no shape of one example is given.
     """
-    require(isinstance(batch, int) and batch >= 1, "batch", batch, "a whole number from 1 up")
+    require(_is_whole(batch) and batch >= 1, "batch", batch, "a whole number from 1 up")
     several = isinstance(input_shape, tuple | list) and not is_shape(input_shape)
     inputs = tuple(input_shape) if several else (input_shape,)
-    require(len(inputs) > 0, "input_shape", input_shape, _ALLOWED)
+    require(len(jax.tree.leaves(inputs)) > 0, "input_shape", input_shape, _ALLOWED)
     whole = not any(is_shape(each) for each in inputs)
     require(batch == 1 or not whole, "batch", batch, "1 where inputs are given with their own examples' axis")
     return tuple(_shapes(each, batch) for each in inputs)
@@ -37,7 +38,7 @@ def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
 
 def is_shape(value: Any) -> bool:
     """Whether it is a shape of one example: whole numbers alone."""
-    return isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(size, int) for size in value)
+    return isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_whole, value))
 
 
 def typed_shapes(inputs: Any) -> str:
@@ -45,11 +46,14 @@ def typed_shapes(inputs: Any) -> str:
     return ", ".join(f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(inputs))
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _shapes(value: Any, batch: int) -> Any:
     if is_shape(value):
         require(min(value) >= 1, "input_shape", tuple(value), _ALLOWED)
-        return jax.ShapeDtypeStruct((batch, *value), jnp.float32)
-    require(value is not None and not isinstance(value, str | Sequence), "input_shape", value, _ALLOWED)
+        return jax.ShapeDtypeStruct((batch, *map(int, value)), jnp.float32)
+    require(not isinstance(value, str | Sequence), "input_shape", value, _ALLOWED)
     structure, leaves = shapes_of(value)
-    require(len(leaves) > 0, "input_shape", value, _ALLOWED)
     return jax.tree.unflatten(structure, leaves)

@@ -7,8 +7,8 @@ def _names(text: str) -> frozenset[str]:
 
 ELEMENTWISE = _names("""
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil clamp clz
-    complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-    igammac imag integer_pow is_finite le lgamma log log1p log2 logistic lt max mesh_cast min mul mulhi name ne neg nextafter
+    complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+    igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max mesh_cast min mul mulhi name ne neg nextafter
     not one_minus_square or polygamma population_count pow pvary real reduce_precision rem reshard round rsqrt select_n
     sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan
     tanh xor zeta
@@ -39,7 +39,8 @@ _REST = _names("""
 
     addupdate empty_ref free_ref freeze get get_global masked_load masked_swap multiple_of new_ref num_programs program_id swap
 
-    after_all check create_token debug_callback debug_print inspect_sharding xla_metadata_value
+    add_dependency after_all check create_token debug_callback debug_print inspect_sharding lu_pivots_to_permutation
+    reduced_vary_cast shape_assertion shard_alike tie vary_unreduced_cast with_memory_space_constraint xla_metadata_value
 """)
 WITHOUT_PRODUCTS = ELEMENTWISE | REDUCTIONS | WINDOWS | _REST
 """Neither convolutions nor matrix products, nor anything that is made of them."""
