@@ -50,7 +50,7 @@ def inner_jaxprs(equation: JaxprEqn, known: Known, weigh: Weigh) -> list[Inner]:
 def _times(equation: JaxprEqn) -> int:
     params = equation.params
     if equation.primitive.name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return params["length"] if equation.primitive.name == "scan" else 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.sharding import AxisType, PartitionSpec
 
 from deepjax.analysis import Network, cost, count_macs, count_params, macs_by_layer, stage_table
 from deepjax.analysis.computation import steps
@@ -40,6 +41,13 @@ def turns(start, goes_on, step, x):
 
 def many_numbers(x):
     return jnp.sin(jnp.broadcast_to(x, (999, 1, 8))).sum(0)
+
+
+def on_devices(x):
+    """Rows spread over eight devices."""
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("rows")
+    return jax.shard_map(lambda x: x @ SQUARE, mesh=mesh, in_specs=spec, out_specs=spec)(x)
 
 
 def kernel(x_ref, o_ref):
@@ -81,6 +89,7 @@ COUNTED = {
     "branches": (Computes(lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ SQUARE, many_numbers, x)), (8,), 64),
     "gradient inside": (zoo.Force(), (4,), 2 * 4 * 3),
     "recurrent": (zoo.Recurrent(), (7, 4), 7 * (4 * 4 * 5 + 4 * 5 * 5) + 5 * 3),
+    "devices": (Computes(lambda x: on_devices(x[0])), (16, 8), 16 * 64),
     "custom derivative": (Computes(lambda x: jax.nn.relu(jax.checkpoint(lambda x: x @ SQUARE)(x))), (8,), 64),
 }
 
