@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from deepjax.analysis.forward import Network, check, initialise, name_of, no_loss, reason, run
+from deepjax.analysis.forward import RUN, Network, check, initialise, name_of, no_loss, reason, run
 from deepjax.analysis.inner_jaxprs import inner_jaxprs, known_inside
 from deepjax.analysis.input_shapes import typed_shapes
 from deepjax.analysis.products import equation_macs
@@ -123,6 +123,9 @@ def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
         return seen[-1]
 
     def mark(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        scope = context.module.scope
+        if scope is None or not scope.has_flag(RUN):  # one that the network applies with variables of its own is no layer
+            return function(*arguments, **keywords)
         path = "/".join(context.module.path)
         begun.setdefault(path)
         with jax.named_scope(f"<{path}>"):
