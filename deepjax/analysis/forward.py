@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.needs import Needs, bound, satisfied
-from deepjax.analysis.network import Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
+from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
 from deepjax.errors import InputError
 
 __all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
@@ -27,7 +27,7 @@ Rngs = Mapping[str, Array] | Array | None
 """Keys of random streams by name; or one key that all streams are made from; None: key 0, or `Network.seed`."""
 
 
-def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
+def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
     """What every instrument works on: the network as a key of what is compiled, and its variables without boxes.
 
     Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `hashable`, and for variables without "params".
@@ -40,7 +40,7 @@ def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
-def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None) -> Any:
+def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     """The variables of a fresh network, without boxes; also of shapes, under `jax.eval_shape`.
 
     inputs: an array, or a tuple of them. The call's defaults hold, and what it demands is set to evaluation.
@@ -56,7 +56,7 @@ def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None
     return nn.meta.unbox(satisfied(attempt)[0])
 
 
-def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
+def drawn(model: Model, key: Array, shape: Any) -> dict[str, Any]:
     """A fresh network's "params", and its "batch_stats" where it has them.
 
     shape: of one float32 array, batch included; or, for other dtypes and several inputs, `jax.ShapeDtypeStruct`s or arrays of
@@ -74,7 +74,7 @@ def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
     return _drawn(model, key, structure, shapes)
 
 
-def _variables(model: nn.Module | Network, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+def _variables(model: Model, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
     inputs = jax.tree.unflatten(structure, map(_placeholder, shapes))
     try:
         variables = initialise(model, inputs, key)
@@ -147,13 +147,13 @@ def stream_key(key: Array, name: str) -> Array:
     return key if name == "dropout" else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def base_key(model: nn.Module | Network, *fold: Any) -> Array:
+def base_key(model: Model, *fold: Any) -> Array:
     """The key that the network's random streams are made from, with these numbers folded in."""
     return functools.reduce(jax.random.fold_in, fold, jax.random.key(network_of(model).seed))
 
 
 def run(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     train: bool,
@@ -190,7 +190,7 @@ def _apply(
     names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    kwargs: dict[str, Any] = dict(mode.kwargs)
+    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in needs.ignored}
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
@@ -268,19 +268,22 @@ def described(outputs: Any) -> str:
     return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
 
 
-def mode_text(model: nn.Module | Network, train: bool) -> str:
+def mode_text(model: Model, train: bool) -> str:
     """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
 
     "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and what it draws and writes.
     """
     network = hashable(network_of(model))
-    switches, needs = mode_of(network, train).switches, _memo(network, train)[0] or Needs()
+    needs = _memo(network, train)[0] or Needs()
+    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in needs.ignored]
     name = "training" if train else "evaluation"
     parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
     if not train and needs.streams:
         parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
     if not train and needs.written:
         parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
+    if needs.ignored:
+        parts.append(f"{', '.join(needs.ignored)} does not reach it through nn.vmap or nn.scan")
     if needs.axes:
         parts.append(f"axis {_listed(needs.axes)} bound with size 1")
     return "; ".join(parts)
@@ -290,7 +293,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, names))
 
 
-def loss_of(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
+def loss_of(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
     return _loss_of(run(model, variables, batch, train, rngs)[0], batch, loss)
 
@@ -308,7 +311,7 @@ def _loss_of(outputs: Any, batch: Batch, loss: Loss) -> Array:
 
 
 def check(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,
