@@ -48,7 +48,7 @@ def places_of(
     hidden = _repeated(model, variables, batch, train, [site.path for site in chosen if site.inside])
     if hidden:
         raise InputError(
-            f"{', '.join(hidden)} runs several times inside nn.scan, where all runs would have one gate; "
+            f"{', '.join(hidden)} runs several times inside nn.scan or a loop, where all runs would have one gate; "
             "allowed: blocks written out one by one, in deepjax.models scan=False"
         )
     return chosen

@@ -182,6 +182,18 @@ def test_rows_add_up_to_the_whole(name):
     assert macs > 0
 
 
+class Applies(nn.Module):
+    """Computes with a module whose variables are its own constants."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3).apply({"params": {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}, x)
+
+
+def test_a_module_with_variables_of_its_own_is_part_of_the_layer_that_applies_it():
+    assert macs_by_layer(nn.Sequential([Applies(), nn.Dense(2)]), (4,)) == {"layers_0": 12, "layers_1": 6}
+
+
 def test_tokens_and_several_inputs_by_hand():
     """Two sentences of five tokens: queries, keys, values, output, scores and sums over 2 heads of 4; a head of 3."""
     attention = {"query": 10 * 64, "key": 10 * 64, "value": 10 * 64, "out": 10 * 64, "": 2 * 2 * 5 * 5 * 4 * 2}
