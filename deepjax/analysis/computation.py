@@ -13,9 +13,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from deepjax.analysis.forward import RUN, Network, check, initialise, name_of, no_loss, reason, run
-from deepjax.analysis.inner_jaxprs import inner_jaxprs, known_inside
+from deepjax.analysis.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.input_shapes import typed_shapes
-from deepjax.analysis.products import equation_macs
+from deepjax.analysis.primitives import WITHOUT_PRODUCTS
+from deepjax.analysis.products import PRODUCTS, equation_macs
 from deepjax.analysis.trip_count import Known
 from deepjax.errors import InputError
 from deepjax.written import as_written
@@ -91,7 +92,8 @@ def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> 
 def steps(jaxpr: Jaxpr, times: int = 1, path: str = "", unbounded: bool = False, known: Known | None = None) -> Iterator[Step]:
     """Every equation in order, those of inner computations included; `path` is that of the module around them.
 
-    Of a conditional's branches only the one with most multiply-adds counts, among equals the one that computes most numbers.
+    Of a conditional's branches only one counts: one with work that cannot be counted, so that it shows; else that with most
+    multiply-adds, and among equals the one that computes most numbers.
     known: variables of the computation that are constants.
     """
     known = known or {}
@@ -105,10 +107,18 @@ def steps(jaxpr: Jaxpr, times: int = 1, path: str = "", unbounded: bool = False,
             yield from steps(inner.jaxpr, runs, step.path, unbounded or inner.times is None, constants)
 
 
-def _weight(jaxpr: Jaxpr) -> tuple[int, int]:
+def is_missing(step: Step) -> bool:
+    """Whether the equation multiplies, or may, and it is not known how much."""
+    name = step.equation.primitive.name
+    if name in PRODUCTS:
+        return step.unbounded and equation_macs(step.equation) > 0
+    return name not in WITHOUT_PRODUCTS | CONTROL
+
+
+def _weight(jaxpr: Jaxpr) -> tuple[bool, int, int]:
     traced = list(steps(jaxpr))
     numbers = sum(math.prod(getattr(output.aval, "shape", ())) for step in traced for output in step.equation.outvars)
-    return sum(step.times * equation_macs(step.equation) for step in traced), numbers
+    return any(map(is_missing, traced)), sum(step.times * equation_macs(step.equation) for step in traced), numbers
 
 
 def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:

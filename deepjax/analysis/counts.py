@@ -9,12 +9,10 @@ import jax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from deepjax.analysis.computation import Step, computation, shapes_of_variables, steps
+from deepjax.analysis.computation import Step, computation, is_missing, shapes_of_variables, steps
 from deepjax.analysis.forward import Network, name_of
-from deepjax.analysis.inner_jaxprs import CONTROL
 from deepjax.analysis.input_shapes import InputShape, input_shapes
-from deepjax.analysis.primitives import WITHOUT_PRODUCTS
-from deepjax.analysis.products import PRODUCTS, equation_macs
+from deepjax.analysis.products import equation_macs
 from deepjax.errors import InputError
 
 
@@ -74,15 +72,10 @@ def macs_of(traced: Iterable[Step]) -> dict[str, int]:
 
 def not_counted(traced: Iterable[Step]) -> tuple[str, ...]:
     """What multiplies, or may, and is not counted, and in which layer: "fft of mixer"."""
-    missing = [step for step in traced if _is_missing(step)]
+    missing = [step for step in traced if is_missing(step)]
     return tuple(dict.fromkeys(f"{step.equation.primitive.name} of {place(step.path, step.unbounded)}" for step in missing))
 
 
 def place(path: str, unbounded: bool) -> str:
     """A layer, and whether it is not known how often it runs."""
     return (path or "the network itself") + (", in a while loop whose length depends on its data" if unbounded else "")
-
-
-def _is_missing(step: Step) -> bool:
-    name = step.equation.primitive.name
-    return step.unbounded and equation_macs(step.equation) > 0 if name in PRODUCTS else name not in WITHOUT_PRODUCTS | CONTROL

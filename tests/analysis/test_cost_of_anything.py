@@ -118,6 +118,7 @@ NOT_COUNTED = {
     "fft": (Computes(lambda x: jnp.abs(jnp.fft.fft(x))), "fft"),
     "cholesky": (Computes(lambda x: lax.linalg.cholesky(x.T @ x)), "cholesky"),
     "solve": (Computes(lambda x: jnp.linalg.solve(jnp.asarray(SQUARE), x.T)), "triangular_solve"),
+    "one branch": (Computes(lambda x: lax.cond(x[0, 0] > 0, lambda x: jnp.abs(jnp.fft.fft(x)), lambda x: x @ SQUARE, x)), "fft"),
     "callback": (Computes(lambda x: jax.pure_callback(np.asarray, x, x)), "pure_callback"),
     "pallas": (Computes(multiply_in_pallas), "pallas_call"),
 }
