@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.forward import check, hashable, run, shapes_of
+from deepjax.analysis.forward import Model, check, hashable, no_loss, run, shapes_of
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
 """(module, positional arguments, output, whether inside nn.scan or another transformation of linen) of a call that ends."""
@@ -31,7 +31,7 @@ class Call:
     """Whether it runs inside nn.scan, nn.remat or the like, where its output cannot be taken out of the forward pass."""
 
 
-def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visit: Visit) -> Any:
+def visit_calls(model: Model, variables: Any, inputs: Any, train: bool, visit: Visit) -> Any:
     """Run the network and call `visit` at the end of each module's `__call__`, innermost first. Returns the network's output.
 
     inputs: an array, or a tuple of arrays. Cost: one forward pass.
@@ -51,7 +51,7 @@ def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visi
         return run(model, variables, (inputs, None), train)[0]
 
 
-def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tuple[Call, ...]:
+def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[Call, ...]:
     """Every call in the order in which they end; nothing is computed, and the answer is kept for the next call with such shapes.
 
     Raises InputError where the network cannot take the inputs.
@@ -60,10 +60,10 @@ def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tup
 
 
 @functools.lru_cache(maxsize=256)
-def _all_calls(model: nn.Module, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
+def _all_calls(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
     found: list[Call] = []
     variables, inputs = jax.tree.unflatten(structure, shapes)
-    check(model, variables, (inputs, None), _no_loss, train)
+    check(model, variables, (inputs, None), no_loss, train)
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any, inside: bool) -> None:
         found.append(Call(path_of(module), type(module).__name__, output.shape, inside))
@@ -93,7 +93,3 @@ def in_order(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[st
 def is_float(value: Any) -> bool:
     """Whether it is one array of floats."""
     return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def _no_loss(outputs: Any, batch: Any) -> jax.Array:
-    return jnp.zeros((), jnp.float32)

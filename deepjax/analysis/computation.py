@@ -1,28 +1,36 @@
 """A network as a traced computation in which every equation tells the module that it is part of; nothing is computed."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from deepjax.analysis.forward import demanded_switches, initialise
+from deepjax.analysis.forward import RUN, Network, check, initialise, name_of, no_loss, reason, run
+from deepjax.analysis.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
+from deepjax.analysis.input_shapes import typed_shapes
+from deepjax.analysis.primitives import WITHOUT_PRODUCTS
+from deepjax.analysis.products import PRODUCTS, equation_macs
+from deepjax.analysis.trip_count import Known
+from deepjax.errors import InputError
 from deepjax.written import as_written
 
+OUTPUT = "output of "  # before the path, in the name of the identity that marks a module's output
 _MARK = re.compile(r"<([^<>]*)>")
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """The forward pass of one image in evaluation. Paths are the parameters': "stage1_block1/conv1", "" for the model itself."""
+    """A forward pass. Paths are the parameters': "stage1_block1/conv1", "" for the model itself."""
 
     jaxpr: ClosedJaxpr
-    """Its inputs are the leaves of `variables`, then the images."""
+    """Its inputs are the leaves of `variables`, then the network's own inputs."""
     variables: Any
     """Shapes of all that the model initialises."""
     output: Any
@@ -30,9 +38,9 @@ class Computation:
     sown: dict[str, Any]
     """Shapes of what it sows into the collections that were asked for."""
     initialized: tuple[str, ...]
-    """Paths of the modules in the order in which initialisation calls them."""
+    """Paths of the modules in the order in which their first call begins in initialisation."""
     called: tuple[str, ...]
-    """Paths of the modules in the order in which evaluation calls them; heads that only train are absent."""
+    """Paths of the modules in the order in which their first call ends; in evaluation, heads that only train are absent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,66 +50,97 @@ class Step:
     equation: JaxprEqn
     times: int
     path: str
+    unbounded: bool = False
+    """Whether it is in a `while` whose number of turns depends on its data; `times` is then that of one turn."""
 
 
-def computation(model: nn.Module, input_shape: tuple[int, ...], collections: Sequence[str] = ()) -> Computation:
-    """Trace initialisation and evaluation. input_shape: (height, width, channels); `collections`: those that it may sow into.
+def computation(
+    model: nn.Module | Network, inputs: tuple[Any, ...], *, train: bool = False, sow: Sequence[str] = ()
+) -> Computation:
+    """Trace initialisation and a forward pass. inputs: shapes of the call's arguments; `sow`: collections that it may sow into.
 
     A mark in the name stack, put there by linen's method interception, names the module: linen's own names are the callers', which
-    differ from the parameters' for a shared layer or a method other than `__call__`.
+    differ from the parameters' for a shared layer or a method other than `__call__`. Outputs pass an identity with the module's
+    name. Raises InputError for inputs that the network cannot take.
     """
     initialized: dict[str, None] = {}
     called: dict[str, None] = {}
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    told: dict[str, Any] = demanded_switches(model)
-    with nn.intercept_methods(_marker(initialized)):
-        variables = dict(jax.eval_shape(lambda images: initialise(model, images), images))
-    for collection in collections:  # what initialisation has sown is none of the network's state
+    with nn.intercept_methods(_marker(initialized, {})):
+        variables = shapes_of_variables(model, inputs)
+    for collection in sow:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
-    with nn.intercept_methods(_marker(called)), as_written():
-        evaluate = jax.make_jaxpr(
-            lambda variables, images: model.apply(variables, images, mutable=list(collections), **told), return_shape=True
+    check(model, variables, (inputs, None), no_loss, train)
+    with nn.intercept_methods(_marker({}, called)), as_written():
+        forward = jax.make_jaxpr(
+            lambda variables, inputs: run(model, variables, (inputs, None), train, sow=tuple(sow)), return_shape=True
         )
-        jaxpr, (output, sown) = evaluate(variables, images)
-    return Computation(jaxpr, variables, output, sown, tuple(initialized), tuple(called))
+        jaxpr, (output, changed) = forward(variables, inputs)
+    return Computation(jaxpr, variables, output, changed, tuple(initialized), tuple(called))
 
 
-def steps(jaxpr: Jaxpr, times: int = 1, path: str = "") -> Iterator[Step]:
+def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """Shapes of a fresh network's variables. Raises InputError for inputs that it cannot take."""
+    try:
+        return {"params": {}, **jax.eval_shape(lambda inputs: initialise(model, inputs), inputs)}
+    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
+        raise InputError(
+            f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what {name_of(model)} takes, which says: "
+            f"{reason(error).rstrip('.')}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
+        ) from error
+
+
+def steps(jaxpr: Jaxpr, times: int = 1, path: str = "", unbounded: bool = False, known: Known | None = None) -> Iterator[Step]:
     """Every equation in order, those of inner computations included; `path` is that of the module around them.
 
-    Of a conditional's branches only the one that computes most numbers counts.
+    Of a conditional's branches only one counts: one with work that cannot be counted, so that it shows; else that with most
+    multiply-adds, and among equals the one that computes most numbers.
+    known: variables of the computation that are constants.
     """
+    known = known or {}
     for equation in jaxpr.eqns:
         marks = _MARK.findall(str(equation.source_info.name_stack))
-        step = Step(equation, times, marks[-1] if marks else path)
+        step = Step(equation, times, marks[-1] if marks else path, unbounded)
         yield step
-        length = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            inner = _jaxpr(value)
-            if inner is not None:
-                yield from steps(inner, times * length, step.path)
+        for inner in inner_jaxprs(equation, known, _weight):
+            runs = times * (1 if inner.times is None else inner.times)
+            constants = known_inside(equation, inner.jaxpr, known)
+            yield from steps(inner.jaxpr, runs, step.path, unbounded or inner.times is None, constants)
 
 
-def _jaxpr(value: Any) -> Jaxpr | None:
-    """The inner computation that a parameter of an equation is, or the largest of several."""
-    if isinstance(value, tuple) and value and all(isinstance(each, ClosedJaxpr) for each in value):
-        return max((each.jaxpr for each in value), key=_computed)
-    inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-    return inner if isinstance(inner, Jaxpr) else None
+def is_missing(step: Step) -> bool:
+    """Whether the equation multiplies, or may, and it is not known how much."""
+    name = step.equation.primitive.name
+    if name in PRODUCTS:
+        return step.unbounded and equation_macs(step.equation) > 0
+    return name not in WITHOUT_PRODUCTS | CONTROL
 
 
-def _computed(jaxpr: Jaxpr) -> int:
-    outputs = [output for step in steps(jaxpr) for output in step.equation.outvars]
-    return sum(math.prod(getattr(output.aval, "shape", ())) for output in outputs)
+def _weight(jaxpr: Jaxpr) -> tuple[bool, int, int]:
+    traced = list(steps(jaxpr))
+    numbers = sum(math.prod(getattr(output.aval, "shape", ())) for step in traced for output in step.equation.outvars)
+    return any(map(is_missing, traced)), sum(step.times * equation_macs(step.equation) for step in traced), numbers
 
 
-def _marker(called: dict[str, None]) -> Any:
-    """An interceptor that marks equations and notes which modules are called, in order."""
+def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
+    """An interceptor that marks equations and outputs, and notes which modules' methods begin and end, in order."""
+    seen: list[Any] = []  # kept alive, so that no other array gets the identity of one of them
+
+    def named(path: str, output: Any) -> Any:
+        """An array that several modules hand on belongs to the innermost."""
+        if not isinstance(output, jax.Array) or any(output is each for each in seen):
+            return output
+        seen.append(checkpoint_name(output, OUTPUT + path))
+        return seen[-1]
 
     def mark(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        path = "/".join(context.module.path)
-        called.setdefault(path)
-        with jax.named_scope(f"<{path}>"):
+        scope = context.module.scope
+        if scope is None or not scope.has_flag(RUN):  # one that the network applies with variables of its own is no layer
             return function(*arguments, **keywords)
+        path = "/".join(context.module.path)
+        begun.setdefault(path)
+        with jax.named_scope(f"<{path}>"):
+            output = function(*arguments, **keywords)
+        ended.setdefault(path)
+        return jax.tree.map(functools.partial(named, path), output) if context.method_name == "__call__" else output
 
     return mark

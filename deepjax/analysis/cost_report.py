@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
-from deepjax.analysis.computation import Step, steps
-from deepjax.analysis.counts import macs_of, params_of
-from deepjax.analysis.forward import check, hashable, initialise, reason, run
-from deepjax.errors import require
-from deepjax.written import as_written
-
-_OUTPUT = "output of "  # before the path, in the name of the identity that marks a module's output
-_PRODUCTS = ("conv_general_dilated", "dot_general")
+from deepjax.analysis.computation import OUTPUT, Step, computation, steps
+from deepjax.analysis.counts import macs_of, not_counted, params_of, place
+from deepjax.analysis.forward import Network, hashable, mode_text, name_of, run, shapes_of
+from deepjax.analysis.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
+from deepjax.analysis.products import PRODUCTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +56,26 @@ class CostReport:
     """Every module that costs something, in the order of the forward pass, and the sums."""
 
     model: str
-    input_shape: tuple[int, ...]
+    input_shape: Any
+    """Of one example; or shapes and dtypes of inputs that were given as the network gets them."""
     batch: int
+    """Examples, of each of which `input_shape` is the shape; 1 for inputs that were given as the network gets them."""
     train: bool
+    mode: str
+    """How the network was called: "evaluation mode (train=False)", or that no training switch was found."""
     layers: tuple[LayerCost, ...]
+    not_counted: tuple[str, ...]
+    """What multiplies, or may, and is not counted, and in which layer: products and outputs in a `while` loop whose length depends
+    on its data, kernels and callbacks that JAX cannot look into, and primitives that are made of products, such as fft, cholesky
+    and triangular_solve. Empty: the counts are complete."""
     xla: CompilerCost | None
+
+    @property
+    def inputs(self) -> str:
+        """What the pass was given: "2 x 8x8x3", or types and shapes as JAX writes them."""
+        if is_shape(self.input_shape):
+            return f"{self.batch} x {'x'.join(map(str, self.input_shape))}"
+        return typed_shapes(self.input_shape)
 
     @property
     def total(self) -> LayerCost:
@@ -89,10 +99,13 @@ class CostReport:
         cells = [head, *(_cells(row) for row in (*self.layers, self.total))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
-        return "\n".join([f"{self._title()}, in {'training' if self.train else 'evaluation'} mode", *lines, *self._compiled()])
+        return "\n".join([f"{self._title()}, {self.mode}", *lines, *self._missing(), *self._compiled()])
 
     def _title(self) -> str:
-        return f"{self.model}: forward pass of {self.batch} x {'x'.join(map(str, self.input_shape))}"
+        return f"{self.model}: forward pass of {self.inputs}"
+
+    def _missing(self) -> list[str]:
+        return [f"not counted: {each}" for each in self.not_counted]
 
     def _compiled(self) -> list[str]:
         if self.xla is None:
@@ -102,21 +115,26 @@ class CostReport:
         return [f"XLA: {flops}FLOP ({share:.2f} of 2 x MACs), {moved}B accessed, {alive}B temporary"]
 
 
-def cost(model: nn.Module, input_shape: tuple[int, ...], *, batch: int = 1, train: bool = False, xla: bool = False) -> CostReport:
+def cost(
+    model: nn.Module | Network, input_shape: InputShape, *, batch: int = 1, train: bool = False, xla: bool = False
+) -> CostReport:
     """Parameters, multiply-adds, activation memory and memory traffic of a forward pass, layer by layer, from its traced equations.
 
-    input_shape: of one image, (height, width, channels). `train`: the pass of a training step, whose batch norm uses the batch and
-    whose auxiliary heads run. At batch 1 in evaluation the totals are those of `count_macs` and `count_params`.
+    input_shape: of one image, (height, width, channels), of which `batch` are taken; or inputs of any kind as the network gets
+    them, as `InputShape` says. `train`: the pass of a training step, whose batch norm uses the batch and whose auxiliary heads
+    run. At batch 1 in evaluation the totals are those of `count_macs` and `count_params`.
+    Multiply-adds are those of convolutions and matrix products: padding counts, zeros that a transposed convolution inserts do
+    not; every turn of a loop whose length is known counts, and of a conditional its costliest branch. The rest is `not_counted`.
     Activation memory: the outputs of all modules, each array once, as a backward pass keeps them; what lies between modules, such
     as a ReLU that is a plain function, is left out, for a compiler fuses it. What leaves nn.scan or nn.remat is a new array.
     `xla`: compile the pass as well and report the compiler's own analysis; kept for the next call with the same arguments.
-    Raises InputError for a batch below 1 and a shape that the network cannot take.
+    Raises InputError for a batch below 1 and inputs that the network cannot take.
     Cost: nothing is computed; with `xla` one compilation. Source: facts of arithmetic; intensity is that of the roofline model
     (Williams, Waterman and Patterson 2009).
     """
-    require(isinstance(batch, int) and batch >= 1, "batch", batch, "a whole number from 1 up")
-    require(bool(input_shape) and min(input_shape) >= 1, "input_shape", input_shape, "(height, width, channels), each from 1 up")
-    return _cost(hashable(model), tuple(input_shape), batch, train, xla)
+    inputs = input_shapes(input_shape, batch)
+    one = tuple(map(int, input_shape)) if is_shape(input_shape) else None
+    return _cost(hashable(model), one, batch, *shapes_of(inputs), train, xla)
 
 
 def scaled(value: float) -> str:
@@ -126,27 +144,22 @@ def scaled(value: float) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _cost(model: nn.Module, input_shape: tuple[int, ...], batch: int, train: bool, xla: bool) -> CostReport:
-    images = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
-    variables = _variables(model, images)
-    check(model, variables, (images, None), lambda outputs, batch: jnp.zeros((), jnp.float32), train)
-    called: dict[str, None] = {}
-
-    def forward(variables: Any, images: Any) -> Any:
-        return run(model, variables, (images, None), train)
-
-    with nn.intercept_methods(_marker(called)), as_written():
-        traced = list(steps(jax.make_jaxpr(lambda *arguments: forward(*arguments))(variables, images).jaxpr))
-    rows = _rows(params_of(variables), called, traced)
-    compiled = _compiled(forward, variables, images) if xla else None
-    return CostReport(type(model).__name__, input_shape, batch, train, rows, compiled)
-
-
-def _variables(model: nn.Module, images: Any) -> Any:
-    try:
-        return {"params": {}, **jax.eval_shape(lambda images: initialise(model, images), images)}
-    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes
-        require(False, "input_shape", images.shape[1:], f"what {type(model).__name__} takes, which says: {reason(error)}")
+def _cost(
+    model: nn.Module | Network,
+    one: tuple[int, ...] | None,
+    batch: int,
+    structure: Any,
+    shapes: tuple[Any, ...],
+    train: bool,
+    xla: bool,
+) -> CostReport:
+    inputs = jax.tree.unflatten(structure, shapes)
+    traced = computation(model, inputs, train=train)
+    taken = list(steps(traced.jaxpr.jaxpr))
+    rows = _rows(params_of(traced.variables), traced.called, taken)
+    missing = (*not_counted(taken), *_unknown_outputs(taken))
+    compiled = _compiled(lambda *given: run(model, given[0], (given[1], None), train), traced.variables, inputs) if xla else None
+    return CostReport(name_of(model), one or inputs, batch, train, mode_text(model, train), rows, missing, compiled)
 
 
 def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> tuple[LayerCost, ...]:
@@ -158,41 +171,29 @@ def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> 
     return tuple(row for row in rows if row.params or row.macs or row.activations)
 
 
-def _marker(called: dict[str, None]) -> Any:
-    """An interceptor under which equations tell their module, as in `computation`, and outputs pass an identity with its name."""
-    seen: list[Any] = []  # kept alive, so that no other array gets the identity of one of them
-
-    def named(path: str, output: Any) -> Any:
-        if not isinstance(output, jax.Array) or any(output is each for each in seen):
-            return output
-        seen.append(checkpoint_name(output, _OUTPUT + path))
-        return seen[-1]
-
-    def mark(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        path = "/".join(context.module.path)
-        with jax.named_scope(f"<{path}>"):
-            output = function(*arguments, **keywords)
-        if context.method_name != "__call__":
-            return output
-        called.setdefault(path)
-        return jax.tree.map(functools.partial(named, path), output)
-
-    return mark
-
-
 def _output_bytes(traced: Iterable[Step]) -> dict[str, int]:
     total: dict[str, int] = defaultdict(int)
     for step in traced:
-        name = step.equation.params.get("name") if step.equation.primitive.name == "name" else None
-        if name and name.startswith(_OUTPUT):
-            total[name.removeprefix(_OUTPUT)] += step.times * _bytes(step.equation.outvars)
+        if (path := _output_of(step)) is not None and not step.unbounded:
+            total[path] += step.times * _bytes(step.equation.outvars)
     return total
+
+
+def _unknown_outputs(traced: Iterable[Step]) -> list[str]:
+    paths = dict.fromkeys(_output_of(step) for step in traced if step.unbounded)
+    return [f"activations of {place(path, True)}" for path in paths if path is not None]
+
+
+def _output_of(step: Step) -> str | None:
+    """The module of which the equation names the output."""
+    name = step.equation.params["name"] if step.equation.primitive.name == "name" else ""
+    return name.removeprefix(OUTPUT) if name.startswith(OUTPUT) else None
 
 
 def _moved_bytes(traced: Iterable[Step]) -> dict[str, int]:
     total: dict[str, int] = defaultdict(int)
     for step in traced:
-        if step.equation.primitive.name in _PRODUCTS:
+        if step.equation.primitive.name in PRODUCTS and not step.unbounded:
             total[step.path] += step.times * _bytes((*step.equation.invars, *step.equation.outvars))
     return total
 

@@ -6,70 +6,76 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax.extend.core import JaxprEqn
 
-from deepjax.analysis.computation import Step, computation, steps
-from deepjax.analysis.forward import initialise
+from deepjax.analysis.computation import Step, computation, is_missing, shapes_of_variables, steps
+from deepjax.analysis.forward import Network, name_of
+from deepjax.analysis.input_shapes import InputShape, input_shapes
+from deepjax.analysis.products import equation_macs
+from deepjax.errors import InputError
 
 
-def count_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Number of trainable parameters, by abstract evaluation. input_shape: (height, width, channels)."""
+def count_params(model: nn.Module | Network, input_shape: InputShape) -> int:
+    """Number of trainable parameters, by abstract evaluation. input_shape: (height, width, channels), or as `InputShape` says."""
     return sum(params_by_layer(model, input_shape).values())
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+def count_macs(model: nn.Module | Network, input_shape: InputShape) -> int:
     """Multiply-adds of convolutions and matrix products for one image in evaluation, from the traced computation.
 
-    Padding counts as computed, as the papers and torchvision count it. input_shape: (height, width, channels).
+    Padding counts as computed, as the papers and torchvision count it; zeros that a transposed convolution inserts do not. Loops
+    count every turn, a conditional its costliest branch. input_shape: (height, width, channels), or as `InputShape` says: with
+    inputs given as the network gets them, the count is that of all their examples.
+    Raises InputError, naming them, where some are not counted: in a loop whose length depends on its data, in a kernel that JAX
+    cannot look into, or in a primitive that is made of products, such as fft or cholesky. `cost` counts the others.
     """
     return sum(macs_by_layer(model, input_shape).values())
 
 
-def params_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+def params_by_layer(model: nn.Module | Network, input_shape: InputShape) -> dict[str, int]:
     """Trainable parameters of each layer that has some, by its path ("stage1_block1/conv1"; "" for the model's own)."""
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return params_of(jax.eval_shape(lambda images: initialise(model, images), images))
+    return params_of(shapes_of_variables(model, input_shapes(input_shape)))
 
 
-def macs_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+def macs_by_layer(model: nn.Module | Network, input_shape: InputShape) -> dict[str, int]:
     """What `count_macs` counts, by the path of the module that it is part of, in the order of the forward pass.
 
     A scanned stage is one entry, counted as often as it runs; layers without convolution or matrix product are absent.
     """
-    return macs_of(steps(computation(model, input_shape).jaxpr.jaxpr))
+    traced = list(steps(computation(model, input_shapes(input_shape)).jaxpr.jaxpr))
+    if missing := not_counted(traced):
+        raise InputError(
+            f"{name_of(model)} has multiply-adds that are not counted: {'; '.join(missing)}; "
+            "use deepjax.analysis.cost, which counts the others and lists these"
+        )
+    return macs_of(traced)
 
 
 def params_of(variables: Any) -> dict[str, int]:
     """`params_by_layer` of variables, or of their shapes, that are at hand."""
     counts: dict[str, int] = defaultdict(int)
     for path, leaf in flatten_dict(variables.get("params", {})).items():
-        counts["/".join(path[:-1])] += sum(math.prod(array.shape) for array in jax.tree.leaves(leaf))  # a leaf may be boxed
+        counts["/".join(path[:-1])] += sum(math.prod(array.shape) for array in jax.tree.leaves(leaf))
     return dict(counts)
 
 
 def macs_of(traced: Iterable[Step]) -> dict[str, int]:
-    """`macs_by_layer` of a computation that is traced already."""
+    """`macs_by_layer` of a computation that is traced already, without what `not_counted` names."""
     counts: dict[str, int] = defaultdict(int)
     for step in traced:
-        macs = _equation_macs(step.equation)
+        macs = 0 if step.unbounded else step.times * equation_macs(step.equation)
         if macs:
-            counts[step.path] += step.times * macs
+            counts[step.path] += macs
     return dict(counts)
 
 
-def _equation_macs(equation: JaxprEqn) -> int:
-    if equation.primitive.name == "conv_general_dilated":
-        kernel = _shape(equation.invars[1])
-        out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // out_features
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        return math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
-    return 0
+def not_counted(traced: Iterable[Step]) -> tuple[str, ...]:
+    """What multiplies, or may, and is not counted, and in which layer: "fft of mixer"."""
+    missing = [step for step in traced if is_missing(step)]
+    return tuple(dict.fromkeys(f"{step.equation.primitive.name} of {place(step.path, step.unbounded)}" for step in missing))
 
 
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
+def place(path: str, unbounded: bool) -> str:
+    """A layer, and whether it is not known how often it runs."""
+    return (path or "the network itself") + (", in a while loop whose length depends on its data" if unbounded else "")

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.calls import all_calls, is_float, path_of, visit_calls
-from deepjax.analysis.forward import hashable
+from deepjax.analysis.forward import Network, described, hashable, name_of, run
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown
 
@@ -63,7 +63,7 @@ class EffectiveField:
 
 
 def effective_field(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     inputs: Array,
     *,
@@ -115,7 +115,7 @@ def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
 
 @functools.partial(jax.jit, static_argnames=("model", "layer", "channel", "square", "train"))
 def _field_map(
-    model: nn.Module, variables: Any, inputs: Array, *, layer: str, channel: int | None, square: bool, train: bool
+    model: nn.Module | Network, variables: Any, inputs: Array, *, layer: str, channel: int | None, square: bool, train: bool
 ) -> Array:
     def centre(inputs: Array) -> Array:
         plane = _output_of(model, variables, inputs, layer, train)
@@ -126,7 +126,7 @@ def _field_map(
     return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
 
 
-def _output_of(model: nn.Module, variables: Any, inputs: Array, layer: str, train: bool) -> Array:
+def _output_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> Array:
     """What the layer returns, in its last call."""
     found: dict[str, Array] = {}
 
@@ -134,19 +134,20 @@ def _output_of(model: nn.Module, variables: Any, inputs: Array, layer: str, trai
         if path_of(module) == layer:
             found[layer] = output
 
-    visit_calls(model, variables, inputs, train, keep)
-    return found[layer]
+    outputs = visit_calls(model, variables, inputs, train, keep)
+    return found[layer] if layer else outputs
 
 
-def _shape_of(model: nn.Module, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
+def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
     calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
-    if layer not in calls:
+    if layer and layer not in calls:
         raise unknown("layer", layer, filter(None, calls))
-    if calls[layer].inside:
+    if layer and calls[layer].inside:
         raise InputError(
-            f"layer {layer!r} runs inside nn.scan or nn.remat, where its output cannot be read; allowed: layers outside"
+            f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
+            "allowed: layers outside"
         )
-    shape = calls[layer].shape
+    shape = calls[layer].shape if layer else _own_shape(model, variables, inputs, train)
     if len(shape) != 4:
         name = repr(layer) if layer else "the network's own output"
         maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.inside]
@@ -154,7 +155,17 @@ def _shape_of(model: nn.Module, variables: Any, inputs: Array, layer: str, train
     return shape
 
 
-def _theory(model: nn.Module, variables: Any, inputs: Array, layer: str) -> ReceptiveField | None:
+def _own_shape(model: nn.Module | Network, variables: Any, inputs: Array, train: bool) -> tuple[int, ...]:
+    outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), train), variables, inputs)
+    if not (isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)):
+        raise InputError(
+            f"{name_of(model)} returns {described(outputs)}; allowed: one array of floats, which "
+            "Network(module, output=...) selects, or layer="
+        )
+    return outputs.shape
+
+
+def _theory(model: nn.Module | Network, variables: Any, inputs: Array, layer: str) -> ReceptiveField | None:
     leaves, structure = jax.tree.flatten(variables)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return _kept_theory(model, structure, shapes, jnp.shape(inputs)[1:], layer)
@@ -162,11 +173,11 @@ def _theory(model: nn.Module, variables: Any, inputs: Array, layer: str) -> Rece
 
 @functools.lru_cache(maxsize=256)
 def _kept_theory(
-    model: nn.Module, structure: Any, shapes: tuple[Any, ...], input_shape: tuple[int, ...], layer: str
+    model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...], input_shape: tuple[int, ...], layer: str
 ) -> ReceptiveField | None:
     variables = jax.tree.unflatten(structure, shapes)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    if layer not in {call.path for call in all_calls(model, variables, images, False)}:
+    if layer and layer not in {call.path for call in all_calls(model, variables, images, False)}:
         return None  # a head that only trains
     return receptive_fields(lambda images, variables: _output_of(model, variables, images, layer, False), input_shape, variables)
 

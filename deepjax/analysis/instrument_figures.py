@@ -171,7 +171,7 @@ def draw_cost(report: CostReport, ax: Any = None) -> Axes:
             text = f" {scaled(row.macs)}MAC, {row.intensity:.3g} FLOP/B"
             axes.text(row.macs, i, text, va="center", fontsize=8, color="0.3")
         axes.set_yticks(range(len(shown)), [row.layer or "(network)" for row in shown], fontsize=8)
-        axes.set(title=_cost_title(report, len(shown), len(rows)), xlabel=f"multiply-adds, batch of {report.batch} (MAC)")
+        axes.set(title=_cost_title(report, len(shown), len(rows)), xlabel=f"multiply-adds, {report.inputs} (MAC)")
         axes.set(ylim=(len(shown) - 0.4, -0.6), xlim=(0, 1.45 * max((row.macs for row in shown), default=1)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value).strip()))
         axes.grid(False, axis="y")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from deepjax.analysis.primitives import CALLS, ELEMENTWISE, REDUCTIONS, WINDOWS
 from deepjax.analysis.spans import Span, cut, join, merge, move, pad, pixels, union, whole, window
 from deepjax.errors import require
 from deepjax.written import as_written
@@ -281,22 +282,11 @@ def _scan(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     ]
 
 
-_ELEMENTWISE = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil clamp clz
-complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-igammac imag integer_pow is_finite le lgamma log log1p log2 logistic lt max mesh_cast min mul mulhi name ne neg nextafter
-not one_minus_square or polygamma population_count pow pvary real reduce_precision rem reshard round rsqrt select_n
-sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan
-tanh xor zeta
-"""
-_CALLS = "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat remat2"
-_REDUCTIONS = "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor squeeze"
-_WINDOWS = "reduce_window reduce_window_max reduce_window_min reduce_window_sum"
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(_CALLS.split(), _call),
-    **dict.fromkeys(_REDUCTIONS.split(), _reduce),
-    **dict.fromkeys(_WINDOWS.split(), _reduce_window),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(CALLS, _call),
+    **dict.fromkeys(REDUCTIONS, _reduce),
+    **dict.fromkeys(WINDOWS, _reduce_window),
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "cond": _cond,

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import jax
 from flax import linen as nn
 
-from deepjax.analysis.computation import Computation, computation, steps
-from deepjax.analysis.counts import macs_of, params_of
+from deepjax.analysis.computation import Computation, Step, computation, steps
+from deepjax.analysis.counts import macs_of, not_counted, params_of
+from deepjax.analysis.forward import Network, name_of
+from deepjax.analysis.input_shapes import InputShape, input_shapes
 from deepjax.analysis.receptive_field import ReceptiveField, fields_of
 
 FEATURES = "features"  # the collection that a network may sow its stages' outputs into, each under its stage's name
@@ -23,14 +25,16 @@ class StageRow:
 
     name: str
     output: tuple[int, ...] | None
-    """Shape for one image, (height, width, channels); None where it is not known."""
+    """Shape without its first axis, (height, width, channels) for an image; None where it is not known."""
     field: ReceptiveField | None
     """What a unit of the output sees; None where the output is not known."""
     params: int
     macs: int
-    """Multiply-adds in evaluation."""
+    """Multiply-adds in evaluation, without what `not_counted` names."""
     runs: bool
     """Whether evaluation runs it: False for auxiliary heads, whose `macs` are therefore 0."""
+    not_counted: tuple[str, ...] = ()
+    """What multiplies, or may, and is not counted, as in `CostReport`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +43,31 @@ class _Output:
     field: ReceptiveField | None
 
 
-def stage_table(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[StageRow, ...]:
+def stage_table(model: nn.Module | Network, input_shape: InputShape) -> tuple[StageRow, ...]:
     """The stages of any linen module, in the order in which its forward pass first calls them; nothing is computed.
 
     The outputs that are known are those that the module sows into "features" under a stage's name; where it sows some, the last
-    stage's is what it returns. input_shape: (height, width, channels). Params and macs add up to `count_params` and `count_macs`.
+    stage's is what it returns. input_shape: (height, width, channels), or as `InputShape` says.
+    Params and macs add up to `count_params` and `count_macs`.
     """
-    traced = computation(model, input_shape, [FEATURES])
-    own = type(model).__name__
+    traced = computation(model, input_shapes(input_shape), sow=[FEATURES])
+    own = name_of(model)
     params = _by_stage(params_of(traced.variables), own)
-    macs = _by_stage(macs_of(steps(traced.jaxpr.jaxpr)), own)
+    by_stage: dict[str, list[Step]] = defaultdict(list)
+    for step in steps(traced.jaxpr.jaxpr):
+        by_stage[_stage(step.path, own)].append(step)
+    macs = {name: sum(macs_of(own_steps).values()) for name, own_steps in by_stage.items()}
+    missing = {name: not_counted(own_steps) for name, own_steps in by_stage.items()}
     runs = {_stage(path, own) for path in traced.called}
-    names = [
-        name for name in dict.fromkeys(_stage(path, own) for path in (*traced.initialized, *params)) if params[name] or macs[name]
-    ]
+    stages = dict.fromkeys((*(_stage(path, own) for path in traced.initialized), *params, *macs))
+    names = [name for name in stages if params.get(name) or macs.get(name) or missing.get(name)]
     outputs = _outputs(traced, [name for name in names if name in runs])
 
     def row(name: str) -> StageRow:
         output = outputs.get(name, _Output(None, None))
-        return StageRow(name, output.shape, output.field, params[name], macs[name], name in runs)
+        return StageRow(
+            name, output.shape, output.field, params.get(name, 0), macs.get(name, 0), name in runs, missing.get(name, ())
+        )
 
     return tuple(row(name) for name in names)
 
@@ -82,7 +92,8 @@ def _outputs(traced: Computation, running: Sequence[str]) -> dict[str, _Output]:
     shapes = (traced.output, traced.sown)
     leaves, structure = jax.tree.flatten(shapes)
     images = len(jax.tree.leaves(traced.variables))
-    has_place = len(traced.jaxpr.in_avals[images].shape) == 4  # vectors, for one, have no rows and columns to see
+    inputs = traced.jaxpr.in_avals[images:]
+    has_place = [len(each.shape) for each in inputs] == [4]  # vectors, for one, have no rows and columns to see
     fields = fields_of(traced.jaxpr, images) if has_place else [None] * len(leaves)
     output, sown = jax.tree.unflatten(structure, map(_Output, (leaf.shape[1:] for leaf in leaves), fields))
     exposed = {name: value[-1] if isinstance(value, tuple) else value for name, value in sown[FEATURES].items()}

@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import in_order, is_float, is_sum
-from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, inputs_of, loss_of, shapes_of
+from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, hashable, loss_of, shapes_of
 from deepjax.errors import InputError, unknown
 
 
@@ -59,12 +59,12 @@ class Tap:
     gradient: Array
 
 
-def sites(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
+def sites(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
     """Every layer that returns an array of floats, in the order in which the forward pass ends them; nothing is computed.
 
     Raises InputError where the batch does not fit the network.
     """
-    inputs_of(batch)  # what is no batch at all is said before its leaves are looked at
+    check(model, variables, batch, loss, train, rngs)
     return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
 
 

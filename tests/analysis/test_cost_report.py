@@ -124,7 +124,7 @@ def test_the_compiler_counts_as_we_do():
 def test_the_table_and_the_figure():
     report = cost(Cnn(), (8, 8, 3))
     lines = str(report).splitlines()
-    assert lines[0] == "Cnn: forward pass of 1 x 8x8x3, in evaluation mode"
+    assert lines[0] == "Cnn: forward pass of 1 x 8x8x3, no training switch found; called as it is"
     assert [line.split()[0] for line in lines[1:]] == ["layer", "conv1", "second/held", "head", "total"]
     assert len({len(line) for line in lines[1:]}) == 1
     ax = report.plot()
@@ -148,7 +148,7 @@ def test_a_network_without_products():
     [
         ((8, 8, 3), {"batch": 0}, "batch is 0; allowed: a whole number from 1 up"),
         ((), {}, "input_shape is"),
-        ((8,), {}, r"input_shape is \(8,\); allowed: what Cnn takes"),
+        ((8,), {}, r"input_shape is float32\[1,8\], batch included; allowed: what Cnn takes"),
     ],
 )
 def test_what_cannot_be_costed(shape, options, message):

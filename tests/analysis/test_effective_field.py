@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from deepjax.analysis import Network
 from deepjax.analysis.effective_field import _field_map, average_fields, effective_field
 from deepjax.errors import InputError
 
@@ -123,6 +124,25 @@ def test_what_cannot_be_shown(options, message):
     x = images(16, batch=2)
     with pytest.raises(InputError, match=message):
         effective_field(Net(), Net().init(jax.random.key(0), x), x, **options)
+
+
+class Maps(nn.Module):
+    """Two outputs, one of them a map."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(2, (3, 3), name="conv")(x)
+        return {"map": x, "mean": x.mean((1, 2))}
+
+
+def test_one_of_several_outputs():
+    x = images(9)
+    variables = Maps().init(jax.random.key(0), x)
+    chosen = effective_field(Network(Maps(), output="map"), variables, x)
+    assert chosen.theoretical == (3, 3)
+    np.testing.assert_array_equal(chosen.map, effective_field(Maps(), variables, x, layer="conv").map)
+    with pytest.raises(InputError, match=r"Maps returns a dict with 'map', 'mean'; .* Network\(module, output=...\) selects"):
+        effective_field(Maps(), variables, x)
 
 
 def test_inputs_that_do_not_fit():

@@ -12,6 +12,7 @@ from flax import linen as nn
 from deepjax.analysis.residual import _evaluate, _path_norms, error_rate, lesions, path_gradient, path_lengths
 from deepjax.errors import InputError
 from deepjax.models.resnet import ResNet
+from tests.zoo import Halting
 
 WIDTH, CLASSES = 6, 3
 
@@ -177,7 +178,7 @@ def by_example(outputs, batch):
         (Net(), {"removed": [5]}, "removed is 5; allowed: 1 to the 4 blocks"),
         (Net(), {"removed": [0]}, "removed is 0"),
         (Net(), {"removed": [2], "draws": 0}, "draws is 0"),
-        (Net(), {"metric": by_example}, r"metric is 'of shape \(8,\)'; allowed: a scalar"),
+        (Net(), {"metric": by_example}, r"metric returned the shape \(8,\); allowed: a scalar"),
         (Net(), {"metric": lambda outputs, batch: jnp.dot(outputs, outputs)}, "metric cannot take what Net returns"),
         (Net(), {"loss": by_example}, r"loss returned the shape \(8,\)"),
         (Net(), {"batch": (jnp.zeros((8, 5)), jnp.zeros(8, jnp.int32))}, "Net cannot take a batch"),
@@ -187,6 +188,13 @@ def test_what_cannot_be_lesioned(model, options, message):
     given = {"batch": batch_of()} | options
     with pytest.raises(InputError, match=message):
         lesions(model, initialised(model), given.pop("batch"), **given)
+
+
+def test_a_block_in_a_loop_of_unknown_length_has_no_gate_of_its_own():
+    x = jnp.ones((2, 4))
+    variables = Halting().init(jax.random.key(0), x)
+    with pytest.raises(InputError, match="cell runs several times inside nn\\.scan or a loop"):
+        lesions(Halting(), variables, (x, jnp.zeros(2, jnp.int32)), modules=["cell"])
 
 
 def test_an_error_rate():

@@ -1,0 +1,95 @@
+"""What a network's call asks for beyond its arguments: random streams, collections it writes, named axes; and what it ignores.
+
+Flax and JAX name it in an error; the call is tried again with it, under abstract evaluation.
+"""
+
+import dataclasses
+import functools
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import errors
+
+from deepjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Names of what a call asks for, in the order in which it did."""
+
+    streams: tuple[str, ...] = ()
+    """Random streams, such as "dropout"."""
+    written: tuple[str, ...] = ()
+    """Collections that evaluation changes."""
+    axes: tuple[str, ...] = ()
+    """Axes that it averages over, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
+    ignored: tuple[str, ...] = ()
+    """Keyword arguments that do not reach it: flax hands none through `nn.vmap` and `nn.scan`, and only warns."""
+
+
+_ASKED = (
+    ("streams", errors.InvalidRngError, re.compile(r'needs PRNG for "(.+)"')),
+    ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
+    ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. To fix|$)")),
+    ("ignored", RuntimeWarning, re.compile(r'kwargs are not supported in \w+, so "(.+)" is')),
+)
+
+
+def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[Any, Needs]:
+    """(what `attempt` returns, all it needs): tried again with each thing that it is found to need, until nothing is missing.
+
+    Raises InputError where evaluation writes batch statistics, which only training does; and whatever else `attempt` raises.
+    """
+    ours = True  # the arguments that flax warns of are the network's, not those of a module inside
+    while True:
+        try:
+            with warnings.catch_warnings():
+                if ours:
+                    warnings.filterwarnings("error", "kwargs are not supported", RuntimeWarning)
+                return attempt(needs), needs
+        except tuple(raised for _, raised, _ in _ASKED) as error:
+            more = _with_missing(needs, error)
+            if more is None and ours and isinstance(error, RuntimeWarning):
+                ours, more = False, dataclasses.replace(needs, ignored=())
+            if more is None:
+                raise
+            needs = more
+
+
+def _with_missing(needs: Needs, error: Exception) -> Needs | None:
+    for kind, raised, pattern in _ASKED:
+        found = pattern.search(str(error)) if isinstance(error, raised) else None
+        if found is None or found[1] in getattr(needs, kind):
+            continue
+        if found[1] == "batch_stats":
+            raise InputError(
+                "evaluation writes the batch statistics, so that some batch norm is in training; "
+                "its switch was not found: set it by Network(module, eval_kwargs={...}, train_kwargs={...})"
+            ) from error
+        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), *found[1].split(", "))})
+    return None
+
+
+def bound(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
+    """What `call` returns under axes of these names and size 1; under those that are bound already it is as they are."""
+    for name in axes:
+        if not _is_bound(name):
+            call = functools.partial(_bound, call, name)
+    return call()
+
+
+def _bound(call: Callable[[], Any], name: str) -> Any:
+    found = jax.vmap(lambda _: call(), axis_name=name)(jnp.zeros(1))
+    return jax.tree.map(lambda leaf: leaf[0], found)
+
+
+def _is_bound(name: str) -> bool:
+    try:
+        jax.lax.axis_size(name)
+    except NameError:
+        return False
+    return True
