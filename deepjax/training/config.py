@@ -157,6 +157,11 @@ class TrainConfig:
         return (size or height, size or width, channels)
 
     @property
+    def eval_resize(self) -> int:
+        """Pixels a side to which images stored in one size are resized to be evaluated; 0: as they are."""
+        return self.eval_size or (self.train_sizes[-1] if self.train_sizes else self.image_size)
+
+    @property
     def eval_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images that are evaluated."""
         height, width, channels = self.input_shape
