@@ -18,7 +18,7 @@ from deepjax.training.programs import make_model
 from deepjax.training.run_directory import open_run, read_config
 
 Normalize = Literal["expected", "dataset", "half"]
-HALF = (127.5, 127.5, 127.5)
+HALF = (127.5,)  # for every channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,7 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
         crop=crop,
         resize=choices.resize or round(crop / config.eval_crop),
         stored=_stored(tested, config.eval_shape, choices),
+        step=run.step,
         interpolation="bilinear" if choices.interpolation == "expected" else choices.interpolation,
     )
 

@@ -46,6 +46,8 @@ class Member:
     interpolation: Interpolation = "bilinear"
     stored: tuple[int, int] | None = None
     """Height and width to which images that are stored as arrays are resized, where that is not the square of a crop."""
+    step: int = 0
+    """Steps of training that the variables of a run have behind them."""
     assumed: str = ""
     """What is done with images because nobody knows what the weights expect; for people to read."""
 
