@@ -128,9 +128,10 @@ class TrainConfig:
         check_types(self)
         if not self.model.startswith(OWN):
             model_info(self.model)
-        dataset_info(self.dataset)
         check_bounds(self)
-        channels = dataset_info(self.dataset).shape[2]
+        dataset = dataset_info(self.dataset)
+        require(len(dataset.splits) == 2, "dataset", self.dataset, "one with training and test images, not for one of them alone")
+        channels = dataset.shape[2]
         require(
             not self.lighting or channels == 3, "lighting", self.lighting, f"0 for {self.dataset}, whose images have no colours"
         )

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from deepjax.data import EncodedSplit, Split, eval_batches
+from deepjax.data import EncodedSplit, Split, dataset_info, eval_batches
 from deepjax.data.loader import batch_index
+from deepjax.data.source import check_opens
 from deepjax.errors import NonFiniteError, Stopped
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
@@ -76,6 +77,8 @@ def train(
     """
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
+    if programs is None and by_first(lambda: not (out / "config.json").exists()):
+        together(lambda: check_opens(dataset_info(config.dataset), options.data_dir))  # or the directory would refuse what is right
     _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
     if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
