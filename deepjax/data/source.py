@@ -14,7 +14,7 @@ from deepjax.data.decode import decode
 from deepjax.data.encoded import EncodedSplit
 from deepjax.data.fingerprint import NAME as FINGERPRINT
 from deepjax.data.fingerprint import check_fingerprint
-from deepjax.data.splits import Range, SplitName, check_disjoint
+from deepjax.data.splits import SplitName, check_disjoint, ranges
 from deepjax.errors import InputError, require
 
 
@@ -98,7 +98,10 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
                 )
             fingerprint = _checked(Path(builder.data_path))
         check_features(dataset, builder.info.features)
-        check_disjoint(dataset.name, {which: _parts(builder, dataset, which) for which in dataset.splits})
+        of_builder = builder.info.splits
+        check_disjoint(
+            dataset.name, {which: ranges(dataset.name, which, e, of_builder) for which, (e, _) in dataset.splits.items()}
+        )
         decoders = {"image": tfds.decode.SkipDecoding()}
         name, count = dataset.splits[split]
         records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
@@ -112,24 +115,6 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         raise
     except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
         raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
-
-
-def _parts(builder: Any, dataset: Dataset, split: SplitName) -> list[Range]:
-    """The records of the builder's splits that a split takes."""
-    import tensorflow_datasets as tfds
-
-    expression, sizes = dataset.splits[split][0], {name: each.num_examples for name, each in builder.info.splits.items()}
-    try:
-        parts = tfds.core.ReadInstruction.from_spec(expression).to_absolute(builder.info.splits)
-        found = [(p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in parts]
-        if any(start >= stop for _, start, stop in found):
-            raise ValueError("a part is empty")
-    except ValueError as error:
-        there = ", ".join(f"{name!r} with {size} records" for name, size in sizes.items())
-        raise InputError(
-            f"dataset {dataset.name!r}: {split}_split is {expression!r} ({error}); allowed: {there}, or parts of these"
-        ) from error
-    return found
 
 
 def _checked(folder: Path) -> str:

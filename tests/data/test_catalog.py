@@ -67,6 +67,7 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
         (DIGITS, {"name": "two\nlines"}, r"name of a data set is 'two\\nlines'"),
         (DIGITS, {"test_split": "test[:3.5]"}, r"test_split is 'test\[:3.5\]'; allowed: a split such as 'train'"),
         (DIGITS, {"test_split": "all"}, "test_split is 'all'"),
+        (DIGITS, {"test_split": "train[10:50%]"}, r"test_split is 'train\[10:50%\]'"),  # of which tfds takes 10 % to 50 %
         (DIGITS, {"test_split": "train"}, "train_split is 'train' and test_split 'train', which both hold records of 'train'"),
         (DIGITS, {"test_split": "train[400:]"}, r"which both hold records of 'train'; give parts .* such as 'train\[:80%\]'"),
     ],
