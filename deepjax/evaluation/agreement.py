@@ -1,5 +1,6 @@
 """Whether the evaluation of a run finds what the run itself found at its end, and if not, why not."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from deepjax.evaluation.predict import Member
 from deepjax.evaluation.protocols import Protocol
 from deepjax.evaluation.report import Found
 from deepjax.training.data_claim import NAME as FINGERPRINT
+from deepjax.training.data_claim import read_description
 from deepjax.training.logs import Row, read_rows
 from deepjax.training.run_directory import read_config
 
@@ -62,6 +64,8 @@ def differences(
         }
     else:
         pairs["size of images"] = (member.stored or (member.crop, member.crop), (height, width))
+    mine = json.loads(json.dumps(dataclasses.asdict(own)))
+    pairs |= {f"{field} of the data set": (mine[field], value) for field, value in read_description(path).items()}
     return [f"{what} is {here}, in the run {there}" for what, (here, there) in pairs.items() if here != there]
 
 

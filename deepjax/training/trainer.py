@@ -20,7 +20,7 @@ from deepjax.errors import NonFiniteError, Stopped
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
-from deepjax.training.data_claim import claim_data
+from deepjax.training.data_claim import claim_data, claim_description
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.options import RunOptions
@@ -90,6 +90,7 @@ def train(
             programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
         claim_data(out, programs.train)
+        by_first(functools.partial(claim_description, out, programs.dataset))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")

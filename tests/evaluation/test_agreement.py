@@ -13,6 +13,7 @@ from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
 from deepjax.evaluation.agreement import borderline
 from deepjax.training import TrainConfig, train
+from deepjax.training.run_directory import read_config
 from experiments.evaluate import Options, main
 from tests.data.made import write_made
 
@@ -84,6 +85,17 @@ def test_what_nothing_explains_is_an_error_and_the_result_is_written(run, tmp_pa
 def test_a_final_row_of_something_else(run, tmp_path, capsys, fields, words):
     line = said(capsys, tmp_path / "out", "--run", changed(run, tmp_path, **fields))
     assert words.partition(".*")[0] in line and words.rpartition(".*")[2] in line
+
+
+def test_another_description_under_the_same_name_is_named_and_not_resumed(run, tmp_path, capsys, monkeypatch):
+    """config.json has only the name of the data set."""
+    copy = changed(run, tmp_path, kind="epoch")
+    config = read_config(copy)
+    other = dataclasses.replace(dataset_info("oblong"), mean=20.0)
+    monkeypatch.setitem(catalog._CATALOG, "oblong", other)
+    with pytest.raises(InputError, match=r"'oblong' is registered with another description .*: mean is \[20.0\], there \[\d+"):
+        train(config, copy)
+    assert "(mean of the data set is [20.0], in the run [" in said(capsys, tmp_path / "out", "--run", run)
 
 
 def test_runs_of_different_sets_are_not_tested_on_one_of_them(run, tmp_path, monkeypatch):
