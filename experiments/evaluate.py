@@ -24,13 +24,14 @@ from deepjax.command import parse, run
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.data.encoded import EncodedSplit
 from deepjax.errors import InputError, require
+from deepjax.evaluation.agreement import compare, differences, final_row
 from deepjax.evaluation.members import Choices, from_run, from_weights
 from deepjax.evaluation.pictures import labels_of
 from deepjax.evaluation.predict import Member, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.published import published
 from deepjax.evaluation.record import RESULT, claim, described
-from deepjax.evaluation.report import find, lines, row
+from deepjax.evaluation.report import Found, find, lines, row
 from deepjax.study.report import provenance
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import write_text
@@ -38,6 +39,7 @@ from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, join
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.processes import by_first
+from deepjax.training.run_directory import read_config
 
 ProtocolName = Literal["1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"]
 
@@ -83,7 +85,7 @@ def main(options: Options) -> None:
     join(options.hosts)
     keep_compilations()
     members = gathered(options)
-    names = (options.dataset or members[0].dataset.name, *options.also)
+    names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
     splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work
     about = described(members, [protocol_for(member, options) for member in members], options.choices.precision)
     out = options.out or default_folder(members, options)
@@ -91,24 +93,31 @@ def main(options: Options) -> None:
     for member in members:
         if member.assumed and jax.process_index() == 0:
             print(f"{member.source}: {member.assumed}")
-    rows = []
+    rows, agreement = [], lambda: None
     for name, split in splits.items():
         scores = predicted(members, split, f"{name}, {options.protocol}", options)
         if jax.process_index() == 0:
-            found, told = scored(scores, dataset_info(name), split, members, options)
-            print("\n".join(told))
-            rows.append(found)
+            labels = labels_of(split)
+            found = find(scores, labels, dataset_info(name))
+            rows.append(reported(found, members, options))
+            if options.run and name == read_config(options.run[0]).dataset:
+                agreement = functools.partial(agree, found, scores, labels, split, members, options)
     if jax.process_index() == 0:
         hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         result = {"evaluation": about, "sets": rows} | provenance(time.monotonic() - began, hardware)
         write_text(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
         print(f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
+    by_first(agreement)  # last: a result that does not agree is written all the same
 
 
 def gathered(options: Options) -> list[Member]:
     """The networks that are tested; of public weights on ImageNet's classes, of runs on their own."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
     members = [from_run(path, of_runs, options.choices, options.data_dir) for path in options.run]
+    trained_on = sorted({member.dataset.name for member in members})
+    require(
+        len(trained_on) < 2 or bool(options.dataset), "dataset", options.dataset, f"one of {', '.join(trained_on)}, of the runs"
+    )
     dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
     members += [from_weights(given, options.name, dataset, options.choices) for given in options.weights]
     if not members:
@@ -124,6 +133,10 @@ def opened(dataset: Dataset, members: list[Member], options: Options) -> Split |
         require(fits, "dataset", dataset.name, f"sets of the {classes} classes and {channels} channels of {member.name}")
     if not dataset.encoded and (options.sides or options.choices.resize):
         raise InputError(f"--sides and --resize are for photographs; those of {dataset.name} are resized to the crop as they are")
+    if not dataset.encoded and options.protocol != "1-crop":
+        raise InputError(
+            f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images are all of one size"
+        )
     return load_split(dataset, "test", options.data_dir)
 
 
@@ -141,14 +154,32 @@ def predicted(members: list[Member], split: Split | EncodedSplit, title: str, op
     return ensemble(predictions)
 
 
-def scored(
-    scores: np.ndarray, dataset: Dataset, split: Split | EncodedSplit, members: list[Member], options: Options
-) -> tuple[dict[str, Any], list[str]]:
-    """What was found on a set, and what papers say: a row, and lines to print."""
-    found = find(scores, labels_of(split), dataset)
-    alone = len(members) == 1 and dataset.name == "imagenet2012"  # what papers speak of
+def reported(found: Found, members: list[Member], options: Options) -> dict[str, Any]:
+    """Print what was found on a set, and what papers say beside it; returns the row of result.json."""
+    alone = len(members) == 1 and found.dataset == "imagenet2012"  # what papers speak of
     beside = published(members[0].name, options.protocol) if alone else []
-    return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}, lines(found, beside)
+    print("\n".join(lines(found, beside)))
+    return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}
+
+
+def agree(
+    found: Found,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    split: Split | EncodedSplit,
+    members: list[Member],
+    options: Options,
+) -> None:
+    """Print whether a run's own test set gave what its final row says; InputError where it did not and nothing explains it."""
+    path, member = options.run[0], members[0]
+    final = final_row(path)
+    if len(members) > 1 or final is None:
+        reason = "an ensemble" if len(members) > 1 else "its training has not ended"
+        print(f"not compared with the final row of {path}: {reason}")
+        return
+    precision = options.choices.precision
+    different = differences(path, final, member, protocol_for(member, options), precision, split)
+    print(compare(path, final, found, scores, labels, different))
 
 
 def protocol_for(member: Member, options: Options) -> Protocol:

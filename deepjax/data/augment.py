@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from deepjax.data.catalog import Dataset
+from deepjax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +52,21 @@ def random_flip(key: Array, images: Array, share: Share = WHOLE) -> Array:
 
 def normalize(images: Array, dataset: Dataset) -> Array:
     """Subtract the mean and divide by the deviation of the data set. images: uint8 -> float32 of the same shape."""
+    channels = len(dataset.mean)  # one alone would be broadcast over three
+    require(images.shape[-1] == channels, "images", images.shape, f"images of {channels} channels, as {dataset.name} has")
     mean = jnp.asarray(dataset.mean, jnp.float32)
     std = jnp.asarray(dataset.std, jnp.float32)
     return (images.astype(jnp.float32) - mean[None, None, None, :]) / std[None, None, None, :]
 
 
-def resize(images: Array, size: int) -> Array:
-    """Bilinear interpolation to size x size pixels, smoothed where that makes them smaller; 0 leaves them as they are.
+def resize(images: Array, size: int | tuple[int, int]) -> Array:
+    """Bilinear interpolation to size x size pixels, or (height, width); smoothed where that makes them smaller. 0: as they are.
 
     images: (batch, height, width, channels) floats.
     """
-    batch, height, width, channels = images.shape
-    if size in (0, height) and size in (0, width):
-        return images
-    return jax.image.resize(images, (batch, size, size, channels), "bilinear")
+    batch, *old, channels = images.shape
+    new = list(size if isinstance(size, tuple) else (size, size) if size else old)
+    return images if new == old else jax.image.resize(images, (batch, *new, channels), "bilinear")
 
 
 def augment(key: Array, images: Array, dataset: Dataset, share: Share = WHOLE) -> Array:

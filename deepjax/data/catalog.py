@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from deepjax.data.declaration import checked_fields
+from deepjax.data.splits import SplitName
 from deepjax.errors import InputError, unknown
 
 DIGITS_DIR = Path(__file__).parent / "digits"
@@ -10,14 +12,18 @@ DIGITS_DIR = Path(__file__).parent / "digits"
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A classification data set. Mean and deviation are per channel, in units of the stored uint8 pixels.
+    """A classification data set. Mean and std are per channel, or one number for all, in units of the stored uint8 pixels.
 
-    `flip` is false where a mirrored image is another class or none (digits, house numbers); `crop` is the padding in pixels
-    from which a random crop is taken (He et al. 2015, section 4.2: 4 at 32 pixels).
+    `shape`: height, width and channels of the stored images, which have 1 or 3 channels. `encoded`: the images are stored as JPEG
+    of any size, decoded to RGB and cut to `shape`, a square, as they are read. `flip` is false where a mirrored image is another
+    class or none (digits, house numbers); `crop` is the padding in pixels from which a random crop is taken (He et al. 2015,
+    section 4.2: 4 at 32 pixels).
 
-    `encoded`: the images are stored as JPEG of any size, decoded and cropped to `shape` as they are read. `builder` is the name in
-    tfds where it is another one, with its configuration; `test_split` is what tfds calls the split that is tested on, and
-    `label` the entry of a record that holds the class. A set with no training images (`train_size` 0) is for tests alone.
+    `builder` is the name in tfds where it is another one, with its configuration; `label` the entry of a record that holds the
+    class. `train_split` and `test_split` are splits of the builder or parts of them, as tfds writes them: "train[:80%]" and
+    "train[80%:]". `train_size` and `test_size` are their images; a set with no training images is for tests alone.
+
+    Raises InputError, naming the field, for a value that no data set can have; `load_split` compares the others with the data.
     """
 
     name: str
@@ -34,10 +40,21 @@ class Dataset:
     builder: str = ""
     test_split: str = "test"
     label: str = "label"
+    train_split: str = "train"
 
     def __post_init__(self):
-        if not self.builder:
-            object.__setattr__(self, "builder", self.name)
+        for field, value in checked_fields(vars(self)).items():
+            object.__setattr__(self, field, value)
+        object.__setattr__(self, "builder", self.builder or self.name)
+
+    @property
+    def splits(self) -> dict[SplitName, tuple[str, int]]:
+        """Of each split that has images what it is called in tfds, and how many there are."""
+        declared: dict[SplitName, tuple[str, int]] = {
+            "train": (self.train_split, self.train_size),
+            "test": (self.test_split, self.test_size),
+        }
+        return {split: (name, size) for split, (name, size) in declared.items() if size}
 
 
 def _unit(*values: float) -> tuple[float, ...]:
@@ -102,8 +119,11 @@ def dataset_info(name: str) -> Dataset:
 def register(dataset: Dataset) -> Dataset:
     """Make a data set of one's own known by its name: any builder of tfds, or a part of one; returns it.
 
-    Raises InputError where the name is taken by another definition; the same one again is no mistake.
+    Raises InputError where the name is taken by another definition; the same one again is no mistake. Whether the prepared data is
+    what the definition says is checked when it is opened.
     """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"dataset is {dataset!r}; allowed: a deepjax.data.Dataset")
     known = _CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
         raise InputError(f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name")

@@ -46,7 +46,10 @@ def _damaged(split: str, shard: Shard, start: int, advance) -> Iterator[Damage]:
 
 
 def why_damaged(image: bytes) -> str:
-    """Why the image cannot be decoded, "" where it can: a truncated or unknown file, or one of more pixels than `MOST_PIXELS`."""
+    """Why the image cannot be decoded, "" where it can: `opened` or Pillow's decoder refuses it.
+
+    Bytes that changed within the compressed pixels of a JPEG decode to other pixels, and no decoder can tell.
+    """
     try:
         with opened(image) as picture:
             picture.draft("L", (1, 1))  # of a JPEG, an eighth each way: what is in the file is read all the same

@@ -11,9 +11,9 @@ import numpy as np
 from deepjax.data.catalog import Dataset
 from deepjax.data.cores import cores
 from deepjax.data.pixels import Choose, cut
+from deepjax.data.splits import SplitName
 from deepjax.errors import InputError
 
-SplitName = Literal["train", "test"]
 OnDamaged = Literal["halt", "skip"]
 Damaged = tuple[int, str]  # the record's number and what is wrong with it
 Read = tuple[np.ndarray, int, list[Damaged]]  # an image, its label, and what was found damaged on the way to it

@@ -8,6 +8,8 @@ from typing import Any
 
 from deepjax.data.archives import check_archives
 from deepjax.data.catalog import Dataset
+from deepjax.data.declaration import check_features
+from deepjax.data.splits import parse_split
 from deepjax.errors import InputError
 
 
@@ -23,6 +25,7 @@ def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     builder = tfds.builder(dataset.builder, data_dir=data_dir, file_format="array_record")
     folder = Path(builder.data_path)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    check_features(dataset, builder.info.features)
     _refuse_leftovers(folder)
     check_archives(dataset, builder, manual_dir, folder.parent)
     _tell_sizes(dataset, builder)
@@ -65,6 +68,6 @@ def _tell_sizes(dataset: Dataset, builder: Any) -> None:
     """How many images are to come, so that tfds can say how long that takes."""
     import tensorflow_datasets as tfds
 
-    sizes = {"train": dataset.train_size, dataset.test_split: dataset.test_size}
-    expected = [tfds.core.SplitInfo(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items() if size]
+    whole = [(name, size) for name, size in dataset.splits.values() if parse_split(name) == [(name, True)]]
+    expected = [tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in whole]
     builder.info.set_splits(tfds.core.SplitDict(expected))

@@ -154,7 +154,8 @@ def eval_batches(
     Of an encoded split the images are the squares of `size` (0: the data set's) at the centre, `share` of the shorter side, cut
     exactly; one that is damaged has mask 0 and is told under "damaged". `most`: the first so many alone.
     """
-    require(batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    require(batch_size >= 1 and batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    require(0 < share <= 1, "share", share, "above 0 up to 1")
     batches = EvalBatches(split, batch_size, process, processes, size, share, most)
     return (batches[i] for i in range(len(batches))) if isinstance(split, Split) else iter(_ahead(batches, split))
 

@@ -1,8 +1,8 @@
 """Encoded photographs to pixels: whole or a box of them, to Pillow's bit, or as fast as may be with OpenCV.
 
-The header is held against a cap before a pixel is decoded. Whatever an image is stored as (grey, CMYK, a palette, 16 bits, PNG
-under the name of a JPEG), it becomes RGB as Pillow's `convert("RGB")` has it; an orientation in EXIF is ignored. So does
-torchvision's loader, on which published errors rest.
+The header is held against a cap before a pixel is decoded. Whatever an image is stored as (grey, CMYK, a palette, PNG under
+the name of a JPEG), it becomes RGB as Pillow's `convert("RGB")` has it; an orientation in EXIF is ignored. So does torchvision's
+loader, on which published errors rest. Grey of 16 bits is refused: Pillow cuts its values at 255.
 """
 
 import functools
@@ -14,12 +14,11 @@ import numpy as np
 from PIL import Image
 
 from deepjax.data.crops import Box
-from deepjax.data.decode import FORMATS
+from deepjax.data.decode import FORMATS, check_end
 from deepjax.errors import InputError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
-END = b"\xff\xd9"  # of a JPEG (ITU-T T.81, table B.1)
-TAIL = 64  # bytes from the end in which it must stand
+_DEEP = ("I", "I;16", "I;16B", "F")  # modes of more than 8 bits, of which Pillow makes RGB by cutting all above 255
 
 Choose = Callable[[int, int], Box]  # (height, width) -> what is cut
 
@@ -46,13 +45,20 @@ def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.nda
 
 
 def opened(encoded: bytes) -> Image.Image:
-    """An image of which the header is read. Raises ValueError above the cap and for what is neither JPEG nor PNG."""
+    """An image of which the header is read.
+
+    Raises ValueError above the cap, for what is neither JPEG nor PNG, for a JPEG without an end, whose missing part decoders may
+    fill up, and for 16 bits of grey.
+    """
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.UnidentifiedImageError as error:  # which names an object in memory
         raise ValueError("neither a JPEG nor a PNG") from error
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"{image.height} x {image.width} pixels; allowed: {MOST_PIXELS}")
+    check_end(image, encoded)
+    if image.mode in _DEEP:
+        raise ValueError(f"image of mode {image.mode}, 16 bits or more; allowed: 8 bits a channel")
     return image
 
 
@@ -66,8 +72,8 @@ def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
 
 
 def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray | None:
-    """The same by OpenCV. None for what Pillow must decide: no JPEG, of four colours, or without its end, which OpenCV fills up."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or END not in encoded[-TAIL:]:
+    """The same by OpenCV. None for what Pillow must decide: no JPEG, or of four colours."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     cv2 = opencv()
     top, left, height, width = box.sides(image.height, image.width)

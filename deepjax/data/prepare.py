@@ -14,7 +14,7 @@ from deepjax.data.generate import generate
 from deepjax.data.resize import shrink_record
 from deepjax.data.rewrite import rewrite
 from deepjax.data.shards import read_info, read_records
-from deepjax.data.source import SplitName, data_directory, load_split
+from deepjax.data.source import check_opens, data_directory, load_split
 from deepjax.data.tfrecord import convert
 from deepjax.errors import InputError, require
 
@@ -44,8 +44,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     when an earlier preparation was interrupted, and for a data set that is not what its fingerprint says.
     """
     dataset = dataset_info(name)
-    if name == "digits":
-        raise InputError("dataset 'digits' is part of the package: nothing to prepare")
+    if dataset.builder == "digits":
+        raise InputError(f"dataset {name!r} is part of the package: nothing to prepare")
     if manual_dir is not None and not Path(manual_dir).is_dir():
         raise InputError(f"manual_dir is {manual_dir!r}; allowed: an existing folder that holds the archives of {name}")
     folder = _folder(dataset, data_dir)
@@ -69,7 +69,7 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
     """
     dataset, directory = dataset_info(name), data_directory(data_dir)
     check_side(dataset, side)
-    load_split(dataset, "test", data_dir)  # says what is to be done where it is not there
+    check_opens(dataset, data_dir)  # says what is to be done where it is not there
     source = _folder(dataset, data_dir)
     copies = directory / f"resized_{side}"
     target = copies / source.relative_to(directory)
@@ -99,12 +99,14 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
 def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
     """Read the data set back whole, tell what is in it, and write its fingerprint."""
-    names: dict[SplitName, str] = {"train": "train", "test": dataset.test_split}
-    splits: list[SplitName] = [split for split in names if dataset.train_size or split != "train"]
     damaged = find_damage(folder) if dataset.encoded else []
-    for split in splits:
+    for split, (name, _) in dataset.splits.items():
         count = len(load_split(dataset, split, data_dir))
-        print(f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, names[split])}")
+        print(f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, name)}")
+    for split in sorted(
+        {damage.split for damage in damaged} - {name for name, _ in dataset.splits.values()}
+    ):  # of which parts are used
+        print(f"all of its {split!r}{_described(damaged, split)}")
     if damaged:
         print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
     write_fingerprint(folder, damaged)

@@ -4,8 +4,8 @@ import io
 
 from PIL import Image
 
-from deepjax.data.decode import FORMATS
 from deepjax.data.examples import image_of, parse_example, with_image
+from deepjax.data.pixels import opened
 
 QUALITY = 95
 
@@ -24,7 +24,7 @@ def shrink(image: bytes, side: int) -> bytes:
     The very same bytes for an image that is no larger, or that cannot be decoded: it is as damaged as before.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+        with opened(image) as picture:
             width, height = picture.size
             shorter = min(width, height)
             if shorter <= side:

@@ -1,24 +1,39 @@
 """Images of a data set for instruments to look at, as networks see them."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from deepjax.data.augment import normalize, resize
 from deepjax.data.catalog import Dataset
 from deepjax.data.loader import epoch_order, examples
 from deepjax.data.source import SplitName, load_split
-from deepjax.errors import require
+from deepjax.errors import InputError, require
 
 
 def sample(
-    dataset: Dataset, size: int, seed: int = 0, split: SplitName = "train", image_size: int = 0, data_dir: str | None = None
+    dataset: Dataset,
+    size: int,
+    seed: int = 0,
+    split: SplitName = "train",
+    image_size: int = 0,
+    data_dir: str | None = None,
+    share: float = 0.875,
 ) -> dict[str, Array]:
-    """`size` images of a split, drawn without replacement by the seed, normalised and resized, not augmented; and their labels.
+    """`size` images of a split, sampled without replacement by the seed, normalised and resized, not augmented; and their labels.
 
-    Raises InputError for a size that the split does not have, and for a data set that is not prepared.
+    `image_size`: pixels a side, 0 as the data set has them; `share` of the shorter side of a photograph is cut from its centre.
+    Raises InputError for a size that the split does not have, for a data set that is not prepared, for an image that cannot be
+    decoded, and for images with several labels.
     """
+    require(seed >= 0, "seed", seed, "0 or more")
+    require(image_size >= 0, "image_size", image_size, "0 (the data set's) or more")
     images = load_split(dataset, split, data_dir)
     require(1 <= size <= len(images), "size", size, f"1 to {len(images)}, the images of {dataset.name}'s {split} split")
-    chosen = examples(images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size)
+    chosen = examples(images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size, share)
+    if np.any(chosen["label"] < 0):
+        raise InputError(
+            f"dataset {dataset.name!r} has several labels an image, or none, in {dataset.label!r}; allowed: sets with one"
+        )
     pixels = resize(normalize(jnp.asarray(chosen["image"]), dataset), image_size)
     return {"image": pixels, "label": jnp.asarray(chosen["label"])}

@@ -9,19 +9,29 @@ from typing import Any
 import numpy as np
 
 from deepjax.data.catalog import DIGITS_DIR, Dataset
+from deepjax.data.declaration import check_features, check_statistics
 from deepjax.data.decode import decode
-from deepjax.data.encoded import EncodedSplit, SplitName
+from deepjax.data.encoded import EncodedSplit
 from deepjax.data.fingerprint import NAME as FINGERPRINT
 from deepjax.data.fingerprint import check_fingerprint
-from deepjax.errors import InputError
+from deepjax.data.splits import SplitName, check_disjoint, ranges
+from deepjax.errors import InputError, require
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order; the index is the example's id."""
+    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order; the index is the example's id.
+
+    Raises InputError for images of another type, which nothing converts, and where there are not as many labels.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self):
+        given = f"{self.images.dtype} {self.images.shape}, {self.labels.dtype} {self.labels.shape}"
+        fits = self.images.dtype == np.uint8 and self.images.ndim == 4 and self.labels.dtype == np.int32
+        require(fits and self.labels.shape == self.images.shape[:1], "images, labels", given, "uint8 (n, h, w, c), int32 (n,)")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,19 +46,36 @@ def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) 
     """Open one split of a prepared data set, and read and decode it where its images are of one size.
 
     Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
-    fingerprint knows, when the number of records is not the catalog's, when a record is damaged, when an image's header declares
-    another shape (before it is decoded), or when a label lies outside the classes. An encoded split finds damage and such labels
-    as its records are read.
+    fingerprint knows, when images, labels or classes are not those that the data set declares, when training and test images
+    overlap, when the number of records is not the declared one, when a record is damaged, when an image's header declares another
+    shape (before it is decoded), when a label lies outside the classes, or when mean and std cannot be those of the images. An
+    encoded split finds damage and such labels as its records are read.
     """
     records, fingerprint = _open(dataset, split, data_dir)
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
-    images = np.empty((len(records), *dataset.shape), np.uint8)
-    labels = np.empty(len(records), np.int64)
+    images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
     for i in range(len(records)):
         images[i], labels[i] = _read(records, i, dataset, split)
     _check_labels(labels, dataset, split)
+    check_statistics(dataset, images)
     return Split(images, labels.astype(np.int32))
+
+
+def check_opens(dataset: Dataset, data_dir: str | None = None) -> None:
+    """Raise InputError unless both splits can be opened: all that `load_split` checks without reading a record."""
+    for split in dataset.splits:
+        _open(dataset, split, data_dir)
+
+
+def _allocated(dataset: Dataset, count: int) -> np.ndarray:
+    try:
+        return np.empty((count, *dataset.shape), np.uint8)
+    except MemoryError as error:
+        size = f"{count * np.prod(dataset.shape, dtype=np.int64) / 1e9:.0f} GB"
+        raise InputError(
+            f"dataset {dataset.name!r} needs {size} of memory as arrays; declare encoded=True to decode images as they are read"
+        ) from error
 
 
 def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
@@ -56,10 +83,11 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
     import tensorflow_datasets as tfds
 
     fingerprint = ""
-    if not _expected(dataset, split):
-        raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: it is made for tests")
+    require(split in ("train", "test"), "split", split, "'train' or 'test'")
+    if split not in dataset.splits:
+        raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0")
     try:
-        if dataset.name == "digits":
+        if dataset.builder == "digits":
             builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
         else:
             builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir), file_format="array_record")
@@ -69,10 +97,19 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
                     f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
                 )
             fingerprint = _checked(Path(builder.data_path))
+        check_features(dataset, builder.info.features)
+        of_builder = builder.info.splits
+        check_disjoint(
+            dataset.name, {which: ranges(dataset.name, which, e, of_builder) for which, (e, _) in dataset.splits.items()}
+        )
         decoders = {"image": tfds.decode.SkipDecoding()}
-        name = dataset.test_split if split == "test" else split
+        name, count = dataset.splits[split]
         records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
-        _check_count(len(records), dataset, split)
+        if len(records) != count:
+            raise InputError(
+                f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected {count} ({split}_size); "
+                "declare its size, or prepare the data set again"
+            )
         return records, fingerprint
     except InputError:
         raise
@@ -96,23 +133,11 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
     try:
         record = records[index]
-        return decode(record["image"], dataset.shape), int(record["label"])
+        return decode(record["image"], dataset.shape), int(record[dataset.label])
     except InputError as error:
         raise InputError(f"{where}: {error}; prepare the data set again") from error
     except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
         raise InputError(f"{where} is damaged ({_line(error)}); prepare the data set again") from error
-
-
-def _check_count(count: int, dataset: Dataset, split: SplitName) -> None:
-    expected = _expected(dataset, split)
-    if count != expected:
-        raise InputError(
-            f"dataset {dataset.name!r}, split {split!r} holds {count} records, expected {expected}; prepare the data set again"
-        )
-
-
-def _expected(dataset: Dataset, split: SplitName) -> int:
-    return {"train": dataset.train_size, "test": dataset.test_size}[split]
 
 
 def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:

@@ -18,7 +18,7 @@ from deepjax.training.programs import make_model
 from deepjax.training.run_directory import open_run, read_config
 
 Normalize = Literal["expected", "dataset", "half"]
-HALF = (127.5, 127.5, 127.5)
+HALF = (127.5,)  # for every channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,10 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
     weights = choices.known or re.sub("^hf[-_]hub:", "", source)
     expected = _expected(name, weights, choices.known)
     crop = choices.crop or (model_info(name).input_shape[0] if dataset.encoded else dataset.shape[0])
-    native = crop == model_info(name).input_shape[0]
+    if (name, weights) in PUBLIC:
+        resize, assumed = _resize_of(weights, expected, crop, model_info(name).input_shape[0], choices)
+    else:
+        resize, assumed = choices.resize, _assumed(crop, dataset, choices)
     return Member(
         name=name,
         source=f"{source}, {choices.known}" if choices.known else source,
@@ -72,9 +75,10 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
         variables=variables,
         dataset=_normalized(dataset, choices.normalize, expected.half),
         crop=crop,
-        resize=choices.resize or (expected.resize if native and (name, weights) in PUBLIC else 0),
+        resize=resize if dataset.encoded else 0,
+        stored=_stored(dataset, dataset.shape, choices),
         interpolation=expected.interpolation if choices.interpolation == "expected" else choices.interpolation,
-        assumed="" if (name, weights) in PUBLIC or not dataset.encoded else _assumed(crop, dataset, choices),
+        assumed=assumed if dataset.encoded else "",
     )
 
 
@@ -91,7 +95,10 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
     require(fits, "dataset", tested.name, f"one of the {classes} classes and {channels} channels that {path} was trained on")
     precise = dataclasses.replace(config, precision=config.precision if choices.precision == "expected" else choices.precision)
-    crop = choices.crop or config.eval_shape[0]
+    height, width, _ = config.eval_shape
+    square = choices.crop or not tested.encoded or height == width
+    require(bool(square), "crop", choices.crop, f"a number of pixels: the network was trained on {height} x {width}, no square")
+    crop = choices.crop or height
     return Member(
         name=config.model,
         source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
@@ -100,7 +107,27 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
         dataset=_normalized(run.dataset, choices.normalize, half=False),
         crop=crop,
         resize=choices.resize or round(crop / config.eval_crop),
+        stored=_stored(tested, config.eval_shape, choices),
+        step=run.step,
         interpolation="bilinear" if choices.interpolation == "expected" else choices.interpolation,
+    )
+
+
+def _stored(dataset: Dataset, shape: tuple[int, int, int], choices: Choices) -> tuple[int, int] | None:
+    """Height and width that images stored as arrays are resized to, where they are no square and no other crop is chosen."""
+    height, width, _ = shape
+    return None if dataset.encoded or choices.crop or height == width else (height, width)
+
+
+def _resize_of(weights: str, expected: Expected, crop: int, own: int, choices: Choices) -> tuple[int, str]:
+    """The shorter side from which public weights expect a crop, and what is assumed. own: pixels of its own crop."""
+    at = {own: expected.resize} | ({288: expected.at_288} if expected.at_288 else {})
+    if choices.resize or crop in at:
+        return choices.resize or at[crop], ""
+    resize = round(expected.resize * crop / own)
+    return resize, (
+        f"{weights} states no shorter side for crops of {crop}: {resize} assumed for a single crop, in the proportion of "
+        f"{expected.resize} for {own}; --resize says otherwise"
     )
 
 

@@ -40,10 +40,14 @@ class Member:
     dataset: Dataset
     """By whose mean and deviation images are normalised."""
     crop: int
-    """Pixels a side of a crop; images that are stored as arrays are resized to it."""
+    """Pixels a side of a crop of a photograph; images that are stored as arrays are resized to it, or to `stored`."""
     resize: int = 0
     """Shorter side in pixels from which a single crop is cut; 0: 8/7 of the crop."""
     interpolation: Interpolation = "bilinear"
+    stored: tuple[int, int] | None = None
+    """Height and width to which images that are stored as arrays are resized, where that is not the square of a crop."""
+    step: int = 0
+    """Steps of training that the variables of a run have behind them."""
     assumed: str = ""
     """What is done with images because nobody knows what the weights expect; for people to read."""
 
@@ -98,7 +102,7 @@ def make_step(
 ) -> Callable[[Any, Any, dict[str, Array]], tuple[Array, Array]]:
     """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each; ids.
 
-    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized to the crop. The ids
+    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized. The ids
     come back beside the scores because the order of rows over processes is that of the devices in the mesh.
     """
     model = whole_image_form(member.model) if protocol.dense else member.model
@@ -110,7 +114,7 @@ def make_step(
         count, of_each, *shape = views.shape
         images = normalize(views.reshape(count * of_each, *shape), member.dataset)
         if stored:
-            images = resize(images, member.crop)
+            images = resize(images, member.stored or member.crop)
         variables = {"params": params, "batch_stats": batch_stats}
         if protocol.dense and not needs_filled_arrays(model):
             logits = apply_within(model, variables, images, jnp.repeat(ends, of_each, axis=0))

@@ -20,7 +20,7 @@ def described(members: Sequence[Member], protocols: Sequence[Protocol], precisio
         {
             "model": member.name,
             "weights": member.source,
-            "crop": member.crop,
+            "crop": list(member.stored) if member.stored else member.crop,
             "interpolation": member.interpolation,
             "mean": [value / 255 for value in member.dataset.mean],
             "precision": precision,

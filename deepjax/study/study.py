@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.data import dataset_info
+from deepjax.data.source import check_opens
 from deepjax.errors import require, unknown
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
@@ -141,6 +142,8 @@ def conduct(study: Study, options: Options) -> None:
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown("arm", options.arm, arms)
+    if not (out / "config.json").exists():
+        check_opens(dataset_info(options.dataset), options.data_dir)  # or the folder would refuse the corrected command
     claim_directory(out, _identity(study, options, preset))
     with crew(options.jobs or default_jobs()) as run_all:
         ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)

@@ -128,9 +128,10 @@ class TrainConfig:
         check_types(self)
         if not self.model.startswith(OWN):
             model_info(self.model)
-        dataset_info(self.dataset)
         check_bounds(self)
-        channels = dataset_info(self.dataset).shape[2]
+        dataset = dataset_info(self.dataset)
+        require(len(dataset.splits) == 2, "dataset", self.dataset, "one with training and test images, not for one of them alone")
+        channels = dataset.shape[2]
         require(
             not self.lighting or channels == 3, "lighting", self.lighting, f"0 for {self.dataset}, whose images have no colours"
         )
@@ -155,6 +156,11 @@ class TrainConfig:
         height, width, channels = dataset_info(self.dataset).shape
         size = self.train_sizes[-1] if self.train_sizes else self.image_size
         return (size or height, size or width, channels)
+
+    @property
+    def eval_resize(self) -> int:
+        """Pixels a side to which images stored in one size are resized to be evaluated; 0: as they are."""
+        return self.eval_size or (self.train_sizes[-1] if self.train_sizes else self.image_size)
 
     @property
     def eval_shape(self) -> tuple[int, int, int]:

@@ -95,8 +95,7 @@ def build(
     beat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
     beat()
-    eval_size = config.eval_size or (config.train_sizes[-1] if config.train_sizes else config.image_size)
-    eval_step = make_eval_step(model, dataset, eval_size, config.auxiliary_weight)
+    eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
     return Programs(
         config=config,
         model=model,

@@ -35,11 +35,16 @@ class OpenRun:
     data_dir: str | None = None
 
     def batch(self, size: int = 128, split: SplitName = "train", seed: int = 0) -> dict[str, Array]:
-        """`size` images of a split, drawn without replacement, normalised and resized, not augmented; and their labels.
+        """`size` images of a split, sampled without replacement, normalised and resized, not augmented; and their labels.
 
+        Test images have the size of evaluation (`eval_size`), training images that of the step which comes after this checkpoint:
+        with `train_sizes` it differs from step to step. Of photographs the centre is cut as in evaluation (`eval_crop`).
         Raises InputError for a size that the split does not have, and for a data set that is not prepared.
         """
-        return sample(self.dataset, size, seed, split, self.config.image_size, self.data_dir)
+        config = self.config
+        of_step = config.shape_at(self.step)[0] if config.train_sizes else config.image_size
+        pixels = config.eval_resize if split == "test" else of_step
+        return sample(self.dataset, size, seed, split, pixels, self.data_dir, config.eval_crop)
 
 
 def open_run(

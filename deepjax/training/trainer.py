@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from deepjax.data import EncodedSplit, Split, eval_batches
+from deepjax.data import EncodedSplit, Split, dataset_info, eval_batches
 from deepjax.data.loader import batch_index
+from deepjax.data.source import check_opens
 from deepjax.errors import NonFiniteError, Stopped
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
-from deepjax.training.data_claim import claim_data
+from deepjax.training.data_claim import claim_data, claim_description
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
 from deepjax.training.options import RunOptions
@@ -76,6 +77,8 @@ def train(
     """
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
+    if programs is None and by_first(lambda: not (out / "config.json").exists()):
+        together(lambda: check_opens(dataset_info(config.dataset), options.data_dir))  # or the directory would refuse what is right
     _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
     if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
@@ -87,6 +90,7 @@ def train(
             programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
         claim_data(out, programs.train)
+        by_first(functools.partial(claim_description, out, programs.dataset))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deepjax.data.crops import Box
 from deepjax.data.damage import find_damage, why_damaged
 from deepjax.data.examples import file_name_of, image_of, parse_example, with_image
+from deepjax.data.pixels import cut
 from deepjax.data.resize import shrink
 from deepjax.data.shards import list_splits, read_records, write_records
 from deepjax.errors import InputError
@@ -32,6 +34,31 @@ def test_a_file_cut_short_anywhere_is_found(form, share):
     with pytest.raises((OSError, SyntaxError)):
         Image.open(io.BytesIO(cut)).load()
     assert why_damaged(cut)
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9, 0.99])
+@pytest.mark.parametrize("form", ["baseline", "progressive", "grey", "cmyk", "restarts"])
+def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
+    """By zeros, which decode to something: at preparation, in training by either way of scaling, and in copies made smaller."""
+    whole = variants()[form]
+    kept = int(share * len(whole))
+    for rest in (bytes(len(whole) - kept), b"\xff" * 9, b"\x12\x34" * 40):
+        file = whole[:kept] + rest
+        assert "JPEG without its end marker" in why_damaged(file)
+        for exact in (True, False):
+            with pytest.raises(ValueError, match="JPEG without its end marker"):
+                cut(file, lambda h, w: Box(0, 0, h, w), 32, exact)
+        assert shrink(file, 32) is file
+
+
+@pytest.mark.parametrize("after", [b"", bytes(500), b"anything \xff\xd8"])
+def test_what_follows_the_end_and_what_a_thumbnail_ends_with_do_not_matter(after):
+    pixels = photograph()[40:230, 60:310]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", exif=b"Exif\0\0" + jpeg(pixels[:40, :40]), comment=b"\xff\xd9")
+    whole = file.getvalue()
+    assert not why_damaged(whole + after)
+    assert "end marker" in why_damaged(whole[:-2] + after)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -31,16 +31,22 @@ def test_every_form_becomes_the_rgb_that_was_stored(name):
         np.testing.assert_array_equal(rgb[..., 0], rgb[..., 2])
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_grey_of_16_bits_is_refused(exact):
+    """Pillow's `convert` would make everything above 255 white, a 256th of the range aside."""
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 65_535, 40 * 30).reshape(30, 40).astype(np.uint16)).save(file, "PNG")
+    with pytest.raises(ValueError, match="image of mode I;16, 16 bits or more; allowed: 8 bits a channel"):
+        cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_pngs_of_every_depth_become_what_pillow_converts_them_to(mode, exact):
-    """16 bits a pixel among them; under whatever name they are stored."""
-    grey = np.linspace(0, 65_535, 40 * 30).reshape(30, 40)
-    image = (
-        Image.fromarray(grey.astype(np.uint16)) if mode == "I;16" else Image.fromarray((grey / 257).astype(np.uint8)).convert(mode)
-    )
+    """Under whatever name they are stored."""
+    grey = np.linspace(0, 255, 40 * 30).reshape(30, 40)
     file = io.BytesIO()
-    image.save(file, "PNG")
+    Image.fromarray(grey.astype(np.uint8)).convert(mode).save(file, "PNG")
     with Image.open(io.BytesIO(file.getvalue())) as reread:
         expected = np.asarray(reread.convert("RGB"))
     np.testing.assert_array_equal(decode_rgb(file.getvalue()), expected)

@@ -208,6 +208,15 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
         return read_tensors(tensors)
 
     monkeypatch.setattr("deepjax.models.weights.read_tensors", read)
+    at_288 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=288))
+    assert (at_288.resize, at_288.assumed) == (288, "")  # test_input_size and test_crop_pct of timm's configuration
+    at_256 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256))
+    assert (at_256.resize, at_256.assumed) == (
+        269,
+        "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single crop, in the proportion of 235 "
+        "for 224; --resize says otherwise",
+    )
+    assert not from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256, resize=256)).assumed
     hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, Choices())
     assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
     with pytest.raises(InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"):

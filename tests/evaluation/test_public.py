@@ -33,6 +33,7 @@ def test_images_are_made_ready_as_the_weights_expect(name, source):
             assert (config.interpolation, config.mean == (0.5, 0.5, 0.5)) == (expected.interpolation, expected.half)
             tested = {config.test_input_size[1]: config.test_crop_pct} if config.test_input_size else {}
             at = {config.input_size[1]: config.crop_pct} | tested
+            assert expected.at_288 == (math.floor(288 / at[288]) if 288 in at else 0)
             size = 299 if name == "inception_v3" else 224
             if size in at and source not in OTHER_TEST_SIZE:
                 assert expected.resize == math.floor(size / at[size])

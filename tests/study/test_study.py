@@ -52,6 +52,14 @@ def test_every_seed_is_measured_on_its_own_runs(finished):
         }
 
 
+def test_data_that_is_not_prepared_is_noticed_first_and_leaves_nothing(tmp_path):
+    """Before a worker is started; the same folder takes the corrected command."""
+    study = dataclasses.replace(toy.STUDY, presets={"cifar10": toy.STUDY.presets["digits"]})
+    with pytest.raises(InputError, match="'cifar10' is not prepared"):
+        conduct(study, Options(dataset="cifar10", out=tmp_path / "study", data_dir=str(tmp_path)))
+    assert not (tmp_path / "study").exists()
+
+
 def test_again_it_only_draws(finished, record, capsys):
     conduct(toy.STUDY, Options(out=finished))
     assert "was done already" in capsys.readouterr().out

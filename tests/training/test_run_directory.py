@@ -1,5 +1,6 @@
 """Opening a run for the instruments: the same network, numbers and images that training had."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -32,6 +33,31 @@ def test_the_test_error_of_the_run_is_had_again(run):
     wrong = jnp.argmax(opened.model.apply(opened.variables, batch["image"]), -1) != batch["label"]
     last = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "final"][-1]
     assert float(jnp.mean(wrong, dtype=jnp.float32)) == pytest.approx(last["test_error"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "split", "fields", "side"),
+    [(0, "train", {}, 8), (5, "train", {}, 10), (10, "train", {}, 12), (5, "test", {}, 12), (5, "test", {"eval_size": 14}, 14)],
+)
+def test_batches_have_the_size_of_their_step_or_of_evaluation(run, step, split, fields, side):
+    """Three sizes over ten steps; the last one is evaluated, unless eval_size says otherwise."""
+    config = dataclasses.replace(CONFIG, train_sizes=(8, 10, 12), **fields)
+    opened = dataclasses.replace(open_run(run), config=config, step=step)
+    assert opened.batch(3, split)["image"].shape == (3, side, side, 1)
+
+
+def test_a_data_set_that_is_not_prepared_leaves_nothing(tmp_path):
+    """The same directory takes the corrected command."""
+    config = dataclasses.replace(CONFIG, dataset="cifar10")
+    with pytest.raises(InputError, match=r"'cifar10' is not prepared .*prepare it with"):
+        train(config, tmp_path / "run", RunOptions(data_dir=str(tmp_path)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["imagenet_a", "imagenet2012_real"])
+def test_sets_for_tests_alone_are_not_trained_on(name):
+    with pytest.raises(InputError, match=f"dataset is '{name}'; allowed: one with training and test images"):
+        TrainConfig("resnet18", name)
 
 
 def test_steps_differ_and_instruments_take_them(run):

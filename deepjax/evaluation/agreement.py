@@ -1,0 +1,129 @@
+"""Whether the evaluation of a run finds what the run itself found at its end, and if not, why not."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from deepjax.data import EncodedSplit, Split, dataset_info
+from deepjax.errors import InputError
+from deepjax.evaluation.predict import Member
+from deepjax.evaluation.protocols import Protocol
+from deepjax.evaluation.report import Found
+from deepjax.training.data_claim import NAME as FINGERPRINT
+from deepjax.training.data_claim import read_description
+from deepjax.training.logs import Row, read_rows
+from deepjax.training.run_directory import read_config
+
+ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
+"""How far rounding may move a logit, as a fraction of the range of its image's logits, by the type of activations.
+
+Other batches, devices and hardware add in another order. GPUs multiply float32 with 11 significant bits (TF32), TPUs with 8, as
+bfloat16 has: units of 5e-4 and 4e-3, a few times over after all layers. On one CPU float32 moves by about 1e-6.
+"""
+
+
+def final_row(path: Path) -> Row | None:
+    """The row that the run at `path` wrote at its end; None where it has not ended. Raises InputError for a damaged log."""
+    rows = read_rows(path / "metrics.jsonl")
+    if not rows or rows[-1]["kind"] != "final":
+        return None
+    if missing := [name for name in ("test_error", "test_loss", "test_images") if name not in rows[-1]]:
+        raise InputError(f"the final row of {path / 'metrics.jsonl'} has no {missing[0]}; allowed: a row as training wrote it")
+    return rows[-1]
+
+
+def differences(
+    path: Path, final: Row, member: Member, protocol: Protocol, precision: str, split: Split | EncodedSplit
+) -> list[str]:
+    """In what an evaluation of the run at `path` is not the one that ended its training; empty where both do the same.
+
+    precision: that of the evaluation's activations, or "expected": the run's.
+    """
+    config = read_config(path)
+    own, (height, width, _) = dataset_info(config.dataset), config.eval_shape
+    precision = config.precision if precision == "expected" else precision
+    pairs: dict[str, tuple[Any, Any]] = {
+        "protocol": (protocol.name, "1-crop"),
+        "precision": (precision, config.precision),
+        "mean and std": ((member.dataset.mean, member.dataset.std), (own.mean, own.std)),
+        "step": (member.step, final["step"]),
+        "number of images": (len(split), final["test_images"]),
+    }
+    if isinstance(split, EncodedSplit):
+        pairs |= {
+            "crop": (member.crop, height),
+            "shorter side": (protocol.sides, (round(height / config.eval_crop),)),
+            "interpolation": (member.interpolation, "bilinear"),
+            "fingerprint of the data set": (split.fingerprint, _fingerprint(path, split.fingerprint)),
+        }
+    else:
+        pairs["size of images"] = (member.stored or (member.crop, member.crop), (height, width))
+    mine = json.loads(json.dumps(dataclasses.asdict(own)))
+    pairs |= {f"{field} of the data set": (mine[field], value) for field, value in read_description(path).items()}
+    return [f"{what} is {here}, in the run {there}" for what, (here, there) in pairs.items() if here != there]
+
+
+def _fingerprint(path: Path, default: str) -> str:
+    try:
+        return json.loads((path / FINGERPRINT).read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return default  # of a run that began without one nothing is known
+
+
+def compare(path: Path, final: Row, found: Found, scores: np.ndarray, labels: np.ndarray, different: Sequence[str]) -> str:
+    """A line that says whether what was found is what the run's final row says, and if not, in what the evaluation is another.
+
+    scores: log-probabilities (images, classes) of all images; labels: (images, 1); `different`: from `differences`. Raises
+    InputError where nothing is different, and yet more images are wrong or right than rounding explains, or the loss is another.
+    Were every logit off by `ROUNDING` of its image's range, scores would change by up to twice that: so only images whose label's
+    score is that near to the best other one may be judged otherwise. Of the mean loss a tenth of it is allowed, or 1 / sqrt(images)
+    where that is more, since rounding has another sign in every image.
+    """
+    pairs = {"test error": (found.top1_error, final["test_error"], 1)}
+    if found.top5_error is not None and "test_top5_error" in final:
+        pairs["top-5 error"] = (found.top5_error, final["test_top5_error"], 5)
+    loss = _loss(found), float(final["test_loss"])
+    here, there = (
+        ", ".join([*(f"{what} {100 * pair[i]:.2f} %" for what, pair in pairs.items()), f"loss {loss[i]:.4g}"]) for i in (0, 1)
+    )
+    both = f"{here}; the row has {there}"
+    if different:
+        return f"not the evaluation of the final row of {path} ({'; '.join(different)}): {both}"
+    part = ROUNDING["bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision]
+    near = {k: borderline(scores, labels, k, part) for _, _, k in pairs.values()}
+    off = [round(abs(one - other) * found.counted) for one, other, _ in pairs.values()]
+    allowed = 2 * part * float(np.mean(_ranges(scores))) * max(0.1, len(scores) ** -0.5) + 1e-6
+    same_loss = abs(loss[0] - loss[1]) <= allowed if math.isfinite(loss[1]) else not math.isfinite(loss[0])
+    if same_loss and all(count <= near[k] for count, (_, _, k) in zip(off, pairs.values(), strict=True)):
+        within = f" within rounding ({max(off)} of {max(near.values())} borderline images judged otherwise)" if any(off) else ""
+        return f"agrees with the final row of {path}{within}: {both}"
+    raise InputError(
+        f"the evaluation does not agree with the final row of {path}: {both}; rounding explains {near[1]} images and {allowed:.2g} "
+        "of loss; was the data set, the code of the network or the run's config.json changed since?"
+    )
+
+
+def borderline(scores: np.ndarray, labels: np.ndarray, k: int, part: float) -> int:
+    """Images that a change of every score by `part` of its image's range, up or down, may move into or out of the k best."""
+    own = np.take_along_axis(scores, labels.astype(np.intp), axis=1)[:, 0]
+    others = scores.copy()
+    np.put_along_axis(others, labels.astype(np.intp), -np.inf, axis=1)
+    rival = np.partition(others, -k, axis=1)[:, -k]
+    return int(np.sum(np.abs(own - rival) <= 2 * part * _ranges(scores)))
+
+
+def _ranges(scores: np.ndarray) -> np.ndarray:
+    """Largest less smallest score of each image; 0 where one is not finite."""
+    ranges = np.ptp(scores.astype(np.float64), axis=1)
+    return np.where(np.isfinite(ranges), ranges, 0.0)
+
+
+def _loss(found: Found) -> float:
+    """The mean loss as training has it: not finite where that of an image is not."""
+    return math.nan if found.nll is None or found.not_finite else found.nll
