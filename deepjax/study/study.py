@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepjax.data import dataset_info
-from deepjax.errors import require, unknown
+from deepjax.errors import require, require_devices, unknown
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
@@ -18,6 +19,7 @@ from deepjax.study.workers import RunAll, Task, TaskReport, crew, default_jobs
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
+from deepjax.training.launchers import require_one_process
 from deepjax.training.logs import Row
 
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
@@ -132,6 +134,8 @@ def seeds_of(options: Options, preset: Preset) -> tuple[int, ...]:
 def conduct(study: Study, options: Options) -> None:
     """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
     began = time.monotonic()
+    require_one_process(os.environ, "a study")
+    require_devices()
     keep_compilations()
     if options.dataset not in study.presets:
         raise unknown("dataset", options.dataset, study.presets)
