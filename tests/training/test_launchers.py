@@ -71,14 +71,14 @@ def test_which_launcher_started_this_process(environment, on_tpu, launcher):
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_launcher_that_does_not_say_where_rank_0_is_is_refused_with_the_flags_to_give(name):
     environment, size = UNKNOWN[name]
-    rank = [variable for variable in environment if variable.endswith("RANK")][0]
+    rank = next(variable for variable in environment if variable.endswith("RANK"))
     with pytest.raises(InputError, match=rf"rank 1 of {size} by {name} .*--hosts.process-id \${rank}") as refused:
         launcher_of(environment)
     assert "\n" not in str(refused.value)
 
 
 def test_ranks_of_mpi_that_are_not_those_of_slurm_are_not_joined_as_slurm():
-    """mpirun inside of an allocation: the variables of SLURM are those of the daemon that started the ranks of a node."""
+    """By mpirun inside of an allocation: the variables of SLURM are those of the daemon that started the ranks of a node."""
     with pytest.raises(InputError, match="rank 1 of 2 by MPICH"):
         launcher_of(SLURM | MPICH)
 
@@ -138,8 +138,8 @@ def test_a_platform_that_is_there_is_not_refused():
 )
 def test_a_platform_that_is_not_there_is_one_line(command, tmp_path):
     out = [] if command[0] == "-m" else ["--out", str(tmp_path / "out")]
-    environment = os.environ | {"JAX_PLATFORMS": "rocm", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *command, *out], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=rocm")
+    assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=cuda")
     assert not (tmp_path / "out").exists()
