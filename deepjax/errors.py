@@ -16,7 +16,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """SIGTERM arrived; the state was saved and the run can be resumed (exit 143)."""
+    """A stop signal, such as SIGTERM, arrived; the state was saved and the run can be resumed (exit 143)."""
 
 
 def unknown(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:

@@ -26,7 +26,7 @@ from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
 from deepjax.training.programs import Programs, build
-from deepjax.training.signals import Stopping, sigterm, watchdog
+from deepjax.training.signals import Stopping, stop_signals, watchdog
 from deepjax.training.state import TrainState, evaluated
 from deepjax.training.tracing import Tracer, make_tracer
 
@@ -81,7 +81,7 @@ def train(
     if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
         return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(sigterm())
+        stopping = stack.enter_context(stop_signals())
         beat = stack.enter_context(watchdog(options.watchdog))
         if programs is None:
             programs = together(lambda: build(config, options, beat))
@@ -227,7 +227,7 @@ class _Run:
 
     def _stop(self, step: int, what: str) -> NoReturn:
         where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
-        raise Stopped(f"stopped by SIGTERM {where}; the same command carries on")
+        raise Stopped(f"stopped by {self.stopping.signal.name} {where}; the same command carries on")
 
     def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
         """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""
@@ -311,7 +311,7 @@ class _Run:
         return {layer: float(sums[layer]) / steps for layer in self.programs.layers}
 
     def evaluate(self, state: TrainState, name: str) -> Row:
-        """Error, loss and number of images of a split, each image counted once. Raises Stopped when SIGTERM arrives."""
+        """Error, loss and number of images of a split, each image counted once. Raises Stopped when a stop signal arrives."""
         split = self.programs.train if name == "train" else self.programs.test
         params, batch_stats = evaluated(state)
         parts, lost = [], []
