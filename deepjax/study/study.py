@@ -21,6 +21,7 @@ from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
 from deepjax.training.launchers import require_one_process
 from deepjax.training.logs import Row
+from deepjax.training.numerics import claim_numerics
 
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
@@ -145,6 +146,7 @@ def conduct(study: Study, options: Options) -> None:
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown("arm", options.arm, arms)
+    claim_numerics(out)
     claim_directory(out, _identity(study, options, preset))
     with crew(options.jobs or default_jobs()) as run_all:
         ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)

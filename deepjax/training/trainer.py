@@ -22,6 +22,7 @@ from deepjax.training.damages import Damages
 from deepjax.training.data_claim import claim_data
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
+from deepjax.training.numerics import claim_numerics
 from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
@@ -112,6 +113,8 @@ def train(
 
 def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
     """The first process claims the directory, the others see that it is the same."""
+    by_first(lambda: claim_numerics(out))
+    together(lambda: claim_numerics(out))
     by_first(lambda: claim_directory(out, config))
     if not primary:
         claim_directory(out, config)
