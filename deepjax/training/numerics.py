@@ -62,7 +62,9 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
         stored = DEFAULTS | (json.loads(path.read_text()) if path.exists() else {})
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as settings ({type(error).__name__}); choose another --out") from error
-    changed = [f"{name} is {mine[name]!r}, there {stored[name]!r}" for name in mine if name in stored and mine[name] != stored[name]]
+    changed = [
+        f"{name} is {mine[name]!r}, there {stored[name]!r}" for name in mine if name in stored and mine[name] != stored[name]
+    ]
     if changed:
         raise InputError(
             f"{path.parent} holds a run with other settings of JAX: {'; '.join(changed)}; "

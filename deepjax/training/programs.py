@@ -24,6 +24,7 @@ from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import StepCost, advice, check_fits, compile_step
 from deepjax.training.state import TrainState, auxiliary_heads, init_state
 from deepjax.training.step import StepOptions, make_eval_step, make_train_step
+from deepjax.training.warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
 
 Maker = Callable[..., nn.Module]
 
@@ -45,6 +46,7 @@ class Programs:
     cost: StepCost
     train: Split | EncodedSplit
     test: Split | EncodedSplit
+    warnings: tuple[str, ...] = ()  # what is legal and almost certainly a mistake
     resized: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)  # train steps of other image sizes, by size
 
     def train_step_at(self, step: int) -> Callable[..., Any]:
@@ -80,7 +82,8 @@ def build(
     """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
 
     `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
-    sets. Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
+    sets. Raises InputError for a batch that the devices cannot share, a batch norm over one value a channel, and a step that does
+    not fit the devices' memory.
     """
     dataset = dataset_info(config.dataset)
     spread = Spread(make_mesh(), options.strategy, options.fsdp)
@@ -90,12 +93,15 @@ def build(
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
+    forward = trace_forward(model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size)
+    check_batch_norm(forward, config)
     beat()
     steps, cost = _train_steps(config, model, dataset, spread, state)
     beat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
     beat()
     eval_size = config.eval_size or (config.train_sizes[-1] if config.train_sizes else config.image_size)
+    labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(model, dataset, eval_size, config.auxiliary_weight)
     return Programs(
         config=config,
@@ -111,6 +117,7 @@ def build(
         cost=cost,
         train=train,
         test=test,
+        warnings=tuple(warnings_of(config, forward, labels, dataset.num_classes)),
         resized=steps,
     )
 

@@ -87,6 +87,8 @@ def train(
         if programs is None:
             programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
+        for line in programs.warnings:
+            say(f"warning: {line}")
         claim_data(out, programs.train)
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
