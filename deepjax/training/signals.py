@@ -22,7 +22,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, 
 
 
 class Stopping:
-    """Whether a stop signal has arrived, at this process or another; asked once a step and once a batch of evaluation, everywhere."""
+    """Whether a stop signal has arrived, here or at another process; asked once a step and once a batch of evaluation."""
 
     def __init__(self) -> None:
         """Not yet asked to stop."""

@@ -97,8 +97,8 @@ def _cold_averages(config: TrainConfig) -> Iterator[str]:
         steps = math.ceil(math.log(KEPT) / math.log(config.ema))
         fitting = KEPT ** (1 / config.total_steps)
         yield (
-            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated keep {100 * kept:.0f} % "
-            f"of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
+            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated keep "
+            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
         )
 
 
@@ -124,7 +124,7 @@ def _smallest(config: TrainConfig) -> int:
 
 
 def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
-    return {"global": batch, "replica": batch // devices}.get(bn_scope, bn_scope)
+    return bn_scope if isinstance(bn_scope, int) else batch // (devices if bn_scope == "replica" else 1)
 
 
 def _inner(equation: JaxprEqn) -> list[Jaxpr]:
@@ -143,7 +143,8 @@ def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
 def _extents(convolution: JaxprEqn) -> tuple[int, int]:
     """Pixels of a convolution's input, and of its kernel."""
     layout = convolution.params["dimension_numbers"]
-    maps, kernel = (variable.aval.shape for variable in convolution.invars)
+    shapes: list[Any] = [variable.aval for variable in convolution.invars]
+    maps, kernel = (each.shape for each in shapes)
     return math.prod(maps[axis] for axis in layout.lhs_spec[2:]), math.prod(kernel[axis] for axis in layout.rhs_spec[2:])
 
 
