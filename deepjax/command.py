@@ -92,7 +92,7 @@ def _flags(options: type) -> list[str]:
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(options, args=["--help"])
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
-    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", plain)))
+    return sorted({flag.rstrip(".") for flag in re.findall(r"--[a-z][a-z0-9.-]*", plain)})
 
 
 def _one_line(box: str) -> str:

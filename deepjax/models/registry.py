@@ -2,11 +2,12 @@
 
 import dataclasses
 import fnmatch
+import numbers
 from typing import Any
 
 from flax import linen as nn
 
-from deepjax.errors import unknown
+from deepjax.errors import require, unknown
 from deepjax.models.table import ROWS, ModelInfo
 
 _TABLE = {row.name: row for row in ROWS}
@@ -33,7 +34,8 @@ def model_info(name: str) -> ModelInfo:
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
-    """The linen module of that name, with fields overridden; raises InputError for an unknown name or field.
+    """The linen module of that name, with fields overridden; raises InputError for an unknown name or field, and
+    for a number of classes that is none.
 
     >>> create_model("cifar_plain56", num_classes=100, width=32).stages
     (9, 9, 9)
@@ -43,4 +45,11 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     for field in overrides:
         if field not in fields:
             raise unknown(f"field of {name}", field, fields)
+    classes = overrides.get("num_classes", 1)
+    require(
+        isinstance(classes, numbers.Integral) and classes is not True and classes >= 1,
+        "num_classes",
+        classes,
+        "a whole number, 1 or more",
+    )
     return build(**overrides)

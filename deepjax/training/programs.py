@@ -20,6 +20,7 @@ from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import OWN, TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.options import RunOptions
+from deepjax.training.own_network import make_network
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import StepCost, advice, check_fits, compile_step
 from deepjax.training.state import TrainState, auxiliary_heads, init_state
@@ -85,6 +86,7 @@ def build(
     sets. Raises InputError for a batch that the devices cannot share, a batch norm over one value a channel, and a step that does
     not fit the devices' memory.
     """
+    require_kinds(config, options)
     dataset = dataset_info(config.dataset)
     spread = Spread(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
@@ -94,6 +96,8 @@ def build(
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
     forward = trace_forward(model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size)
+    given, logits = getattr(forward.output, "shape", forward.output), (shape_of_part(config).shape[0], dataset.num_classes)
+    require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
     beat()
     steps, cost = _train_steps(config, model, dataset, spread, state)
@@ -122,6 +126,12 @@ def build(
     )
 
 
+def require_kinds(config: object, options: object) -> None:
+    """Raise InputError for arguments of other classes."""
+    for name, given, kind in (("config", config, TrainConfig), ("options", options, RunOptions)):
+        require(isinstance(given, kind), name, given, f"a {kind.__name__}")
+
+
 def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
     """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
     named_own = config.model.startswith(OWN)
@@ -131,10 +141,10 @@ def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
     if config.width:
         fields["width"] = config.width
     if config.bn_scope != "global":
-        has_scope = hasattr(make(), "bn_scope")
+        has_scope = hasattr(make_network(make, fields), "bn_scope")
         require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
         fields["bn_scope"] = config.bn_scope
-    network = make(**fields)
+    network = make_network(make, fields)
     return StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
 
 

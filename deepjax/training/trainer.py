@@ -15,18 +15,19 @@ import numpy as np
 
 from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
-from deepjax.errors import NonFiniteError, Stopped
+from deepjax.errors import InputError, NonFiniteError, Stopped, require
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
 from deepjax.training.data_claim import claim_data
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
+from deepjax.training.numerics import NAME as NUMERICS
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
-from deepjax.training.programs import Programs, build
+from deepjax.training.programs import Programs, build, require_kinds
 from deepjax.training.signals import Stopping, stop_signals, watchdog
 from deepjax.training.state import TrainState, evaluated
 from deepjax.training.tracing import Tracer, make_tracer
@@ -63,7 +64,7 @@ def say_on_stderr(line: str) -> None:
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: Path | str,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: Programs | None = None,
@@ -75,8 +76,12 @@ def train(
     `programs` (from `build`) may be shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError,
     Stopped (after saving).
     """
+    require_kinds(config, options)
+    require(isinstance(out, Path | str), "out", out, "a path")
+    out = Path(out)
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
+    is_new = not (out / "config.json").exists()
     _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
     if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
@@ -85,7 +90,8 @@ def train(
         stopping = stack.enter_context(stop_signals())
         beat = stack.enter_context(watchdog(options.watchdog))
         if programs is None:
-            programs = together(lambda: build(config, options, beat))
+            with _unclaimed(out, is_new and primary):
+                programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
@@ -120,6 +126,20 @@ def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
     by_first(lambda: claim_directory(out, config))
     if not primary:
         claim_directory(out, config)
+
+
+@contextlib.contextmanager
+def _unclaimed(out: Path, is_new: bool) -> Iterator[None]:
+    """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
+    try:
+        yield
+    except InputError:
+        if is_new:
+            for name in ("config.json", NUMERICS):
+                (out / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:

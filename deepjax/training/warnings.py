@@ -28,6 +28,8 @@ class Forward:
 
     jaxpr: Jaxpr
     """Its first inputs are the leaves of the parameters."""
+    output: Any
+    """The shape of what the network returns."""
     params: tuple[str, ...]
     """Paths of the parameters."""
     values_per_channel: Mapping[str, int]
@@ -55,9 +57,9 @@ def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, 
 
     with nn.intercept_methods(note), as_written():
         key = jax.eval_shape(lambda: jax.random.key(0))
-        jaxpr = jax.make_jaxpr(forward)(params, batch_stats, images, key)
+        jaxpr, (output, _) = jax.make_jaxpr(forward, return_shape=True)(params, batch_stats, images, key)
     paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return Forward(jaxpr.jaxpr, tuple(paths), values)
+    return Forward(jaxpr.jaxpr, output, tuple(paths), values)
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:

@@ -136,7 +136,8 @@ def test_the_run_is_refused_before_its_first_step(tmp_path):
     """Eight images a step on eight devices, each with statistics of its own: in stages 2 to 4 over one pixel."""
     config = config_of("resnet18", batch_size=8, bn_scope="replica")
     with pytest.raises(InputError, match=r"one value a channel in stage2_block1/norm1, .* and 11 more"):
-        train(config, tmp_path)
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "the corrected command would be refused as another configuration"
 
 
 def test_the_run_says_its_warnings_once(tmp_path):
