@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deepjax.command import EXIT_INPUT, EXIT_STOPPED
-from tests.faults.kills import LONG, LONG_FLAGS, MARKED, _wait_for_first_step, pair, together
+from tests.faults.kills import LONG, LONG_FLAGS, MARKED, pair, together, wait_for_first_step
 from tests.faults.marked import SAVED
 from tests.faults.runs import complete, finish, outcome, reference, start
 from tests.faults.tally import Tally
@@ -125,7 +125,7 @@ def _stop(out: Path, number: signal.Signals, seconds: float, several: bool, vict
         processes = together(out, 60, *LONG_FLAGS, script=MARKED)
     else:
         processes, victim = [start(out, *LONG_FLAGS, script=MARKED)], 0
-    _wait_for_first_step(processes[victim])
+    wait_for_first_step(processes[victim])
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.kill(processes[victim].pid, number)
