@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from deepjax.errors import InputError, NonFiniteError, Stopped
+from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
 
 Options = TypeVar("Options")
 _TITLES = {  # titles of tyro's boxes, in the words of the house; the message after them stays
@@ -45,7 +45,7 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None, defaul
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by SIGTERM after saving."""
+    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by a signal after saving."""
     sys.unraisablehook = _unless_of_closed_loops
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # another trace of failed writes
     try:
@@ -58,12 +58,24 @@ def run(command: Callable[[], None]) -> None:
         _exit(EXIT_STOPPED, error)
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
+    except (AssertionError, RuntimeError):
+        _exit_without_devices()
+        raise
 
 
 def _unless_of_closed_loops(unraisable: Any) -> None:
     """Show an error of a thread's, but none of those that a failed write leaves by the dozen; the failure is told in a line."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def _exit_without_devices() -> None:
+    """Exit 2 with one line when an error came from a platform that is not there; JAX finds out when it first needs a device."""
+    if "jax" in sys.modules:
+        try:
+            require_devices()
+        except InputError as error:
+            _exit(EXIT_INPUT, error)
 
 
 def _exit(code: int, error: Exception) -> None:
@@ -80,7 +92,7 @@ def _flags(options: type) -> list[str]:
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(options, args=["--help"])
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
-    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", plain)))
+    return sorted({flag.rstrip(".") for flag in re.findall(r"--[a-z][a-z0-9.-]*", plain)})
 
 
 def _one_line(box: str) -> str:

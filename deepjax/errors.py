@@ -16,7 +16,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """SIGTERM arrived; the state was saved and the run can be resumed (exit 143)."""
+    """A stop signal, such as SIGTERM, arrived; the state was saved and the run can be resumed (exit 143)."""
 
 
 def unknown(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:
@@ -35,3 +35,18 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
     """Raise InputError, naming the field, what was given and what is allowed, unless the condition holds."""
     if not condition:
         raise InputError(f"{field} is {given!r}; allowed: {allowed}")
+
+
+def require_devices() -> None:
+    """Raise InputError when JAX finds no device of the platforms that JAX_PLATFORMS names."""
+    import jax  # here, since this module stays light
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError without words where the plugin is not installed
+        named = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        why = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()
+        raise InputError(
+            f"JAX finds no device for JAX_PLATFORMS={named}{f' ({why[0][:200]})' if why else ''}; set it to cpu, unset it for "
+            "whatever there is, or install JAX for that platform, e.g. jax[cuda13] or jax[tpu]"
+        ) from error

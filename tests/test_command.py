@@ -23,6 +23,8 @@ def test_a_good_command_line():
     ("arguments", "message"),
     [
         ([*GOOD, "--epoch", "3"], "option --epoch is unknown; did you mean --epochs"),
+        ([*GOOD, "--hosts.coordinator", "x:1", "--epoch", "3"], "option --epoch is unknown; did you mean --epochs"),
+        ([*GOOD, "--hosts.process", "2"], "option --hosts.process is unknown; did you mean --hosts.processes"),
         ([*GOOD, "--epochs", "three"], "--epochs"),
         ([*GOOD, "--epochs", "0"], "epochs is 0"),
         ([*GOOD, "--schedule", "cosin"], "cosin"),

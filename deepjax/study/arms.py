@@ -15,6 +15,7 @@ from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
 from deepjax.training.config import OWN, TrainConfig, claim_directory
 from deepjax.training.logs import Row, read_rows
+from deepjax.training.numerics import claim_numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
 
 def _is_of(folder: Path, config: TrainConfig) -> bool:
     try:
+        claim_numerics(folder)
         claim_directory(folder, config)
     except InputError:
         return False

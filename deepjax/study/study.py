@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from deepjax.data import dataset_info
 from deepjax.data.source import check_opens
-from deepjax.errors import require, unknown
+from deepjax.errors import require, require_devices, unknown
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
@@ -19,7 +20,9 @@ from deepjax.study.workers import RunAll, Task, TaskReport, crew, default_jobs
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
 from deepjax.training.display import display
+from deepjax.training.launchers import require_one_process
 from deepjax.training.logs import Row
+from deepjax.training.numerics import claim_numerics
 
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
@@ -133,6 +136,8 @@ def seeds_of(options: Options, preset: Preset) -> tuple[int, ...]:
 def conduct(study: Study, options: Options) -> None:
     """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
     began = time.monotonic()
+    require_one_process(os.environ, "a study")
+    require_devices()
     keep_compilations()
     if options.dataset not in study.presets:
         raise unknown("dataset", options.dataset, study.presets)
@@ -144,6 +149,7 @@ def conduct(study: Study, options: Options) -> None:
         raise unknown("arm", options.arm, arms)
     if not (out / "config.json").exists():
         check_opens(dataset_info(options.dataset), options.data_dir)  # or the folder would refuse the corrected command
+    claim_numerics(out)
     claim_directory(out, _identity(study, options, preset))
     with crew(options.jobs or default_jobs()) as run_all:
         ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)

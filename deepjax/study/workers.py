@@ -14,6 +14,7 @@ from typing import Any
 
 from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training.compilations import keep_compilations
+from deepjax.training.signals import free_stop_signals, handling
 
 TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
 Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
@@ -61,22 +62,19 @@ def crew(jobs: int) -> Iterator[RunAll]:
             if ended and left:
                 raise RuntimeError(f"a process of the study {_how(ended[0])}; the same command carries on")
 
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield run
-        for _ in workers:
-            waiting.put(None)
-    except BaseException:
-        for worker in workers:
-            worker.terminate()
-        raise
-    finally:
+    with handling(dict.fromkeys(free_stop_signals(), _stop)):
         try:
+            yield run
+            for _ in workers:
+                waiting.put(None)
+        except BaseException:
+            for worker in workers:
+                worker.terminate()
+            raise
+        finally:
             for worker in workers:
                 worker.join(timeout=60)
                 worker.kill()
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _how(exitcode: int) -> str:
@@ -85,8 +83,8 @@ def _how(exitcode: int) -> str:
     return f"died (exit {exitcode}); its message stands above" if exitcode else "was stopped"
 
 
-def _stop(*_: object) -> None:
-    raise Stopped("stopped by SIGTERM; what was running saved its step; the same command carries on")
+def _stop(number: int, *_: object) -> None:
+    raise Stopped(f"stopped by {signal.Signals(number).name}; what was running saved its step; the same command carries on")
 
 
 def _hear(messages: Any, report: TaskReport) -> int | None:

@@ -213,7 +213,9 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
     fields = sorted(set(mine) | set(stored))
     changed = [f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}" for f in fields if mine.get(f) != stored.get(f)]
     if changed:
-        raise InputError(f"{path.parent} holds a run of another configuration: {'; '.join(changed)}; choose another --out")
+        is_longer = {f for f in fields if mine.get(f) != stored.get(f)} <= {"epochs", "steps"}
+        why = " (its length is part of its schedule: one of another length starts anew)" if is_longer else ""
+        raise InputError(f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,23 +1,20 @@
-"""Several processes as one run: found by SLURM, Kubernetes or a TPU pod without arguments, or told by flags."""
+"""Several processes as one run: by the launcher that started them, or by flags; and devices that must be there."""
 
 import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from deepjax.errors import InputError, require
-
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # all that jax reads
-_KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")  # an indexed job, as those of a JobSet are
+from deepjax.errors import InputError, require, require_devices
+from deepjax.training.launchers import TORCHRUN, Join, find_launcher
 
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes of a run; without flags they are found where SLURM, a JobSet or a TPU pod started them."""
+    """The processes of a run; without flags they join as SLURM, torchrun, Open MPI, a JobSet or a TPU pod started them."""
 
     coordinator: str = ""
     """Address and port of the first process, e.g. 127.0.0.1:9876 on one machine."""
@@ -40,42 +37,44 @@ class Hosts:
             require(port_fits, "coordinator", self.coordinator, "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535")
 
 
-def found(environment: Mapping[str, str], on_tpu: bool) -> str | None:
-    """What started this process with others: "SLURM", "Kubernetes", "TPU" (a slice of one host too), or None."""
-    if all(environment.get(name) for name in _SLURM):
-        tasks = environment["SLURM_NTASKS"]
-        require(tasks.isdecimal(), "SLURM_NTASKS", tasks, "the number of tasks, as srun sets it; unset it outside of SLURM")
-        if int(tasks) > 1:
-            return "SLURM"
-    if all(environment.get(name) for name in _KUBERNETES):
-        return "Kubernetes"
-    return "TPU" if on_tpu else None
-
-
 def join(hosts: Hosts) -> None:
-    """Join the other processes before any device is used; alone it does nothing.
+    """Join the other processes before any device is used; a process alone joins nothing. Then see that there is a device.
 
-    Raises InputError when the coordinator is not reached.
+    Raises InputError when the coordinator is not reached, when a launcher started several processes but does not say where the
+    first one is, and when the platform that JAX_PLATFORMS names is not there.
     """
-    told = hosts.processes > 0
-    if not told and found(os.environ, _on_tpu()) is None:
-        return
-    # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
-    wait = max(60, hosts.heartbeat)
-    options: dict[str, object] = {"heartbeat_timeout_seconds": hosts.heartbeat, "shutdown_timeout_seconds": wait}
-    if told:
-        options |= {
+    if hosts.processes > 0:
+        arguments: dict[str, object] = {
             "coordinator_address": hosts.coordinator,
             "num_processes": hosts.processes,
             "process_id": hosts.process_id,
             "cluster_detection_method": "deactivate",
         }
-        if _is_loopback(hosts.coordinator) and hosts.process_id == 0:  # otherwise it would listen on all interfaces
-            options["coordinator_bind_address"] = hosts.coordinator
+        _initialize(Join("--hosts", hosts.processes, arguments), hosts.heartbeat)
+    elif (found := find_launcher(os.environ, _on_tpu(), importlib.util.find_spec("mpi4py") is not None)) is not None:
+        _initialize(found, hosts.heartbeat)
+    require_devices()
+
+
+def _initialize(found: Join, heartbeat: int) -> None:
+    # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
+    wait = max(60, heartbeat)
+    options: dict[str, object] = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": wait} | dict(found.arguments)
+    coordinator = str(options.get("coordinator_address", ""))
+    if _is_loopback(coordinator) and options.get("process_id") == 0:  # otherwise it would listen on all interfaces
+        options["coordinator_bind_address"] = coordinator
     try:
         jax.distributed.initialize(**options)  # pyright: ignore[reportArgumentType]
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"hosts: the other processes were not reached ({str(error).splitlines()[0][:200]})") from error
+    except (RuntimeError, ValueError, LookupError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        at = f" at {coordinator}" if coordinator else ""
+        other = "; JAX_COORDINATOR_PORT chooses another port" if found.launcher == TORCHRUN.name else ""
+        raise InputError(f"hosts: the other processes were not reached{at} by {found.launcher} ({first}){other}") from error
+    if found.processes is not None and jax.process_count() != found.processes:
+        raise InputError(
+            f"hosts: {found.launcher} started {found.processes} processes and jax found {jax.process_count()}; "
+            "give --hosts.coordinator, --hosts.processes and --hosts.process-id"
+        )
 
 
 def be_deterministic() -> None:

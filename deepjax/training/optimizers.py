@@ -4,12 +4,14 @@ The learning rate is no part of an optimizer: it multiplies what the optimizer g
 compilation serves all rates. For SGD and LARS this means a momentum of gradients and not of updates, as in PyTorch.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from deepjax.errors import require
 from deepjax.training.config import TrainConfig
 
 
@@ -46,22 +48,41 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     """Step -> fraction of the peak rate: linear warm-up from zero, then the schedule's course.
 
     cosine, linear or root (the square root of the share of steps left) to zero, tenths at the milestones (step), a factor every
-    so many epochs (exponential), or constant.
+    so many epochs (exponential), or constant. A warm-up is at most all steps but the last, which has the peak rate or less; the
+    first step comes before every milestone. Raises InputError for decay_epochs of no step.
     """
     total = config.total_steps
     warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
-    every = max(1, round(config.decay_epochs * config.steps_per_epoch))
+    every = round(config.decay_epochs * config.steps_per_epoch)
+    if config.schedule == "exponential":
+        least = f"half a step or more, {0.5 / config.steps_per_epoch:.3g} epochs"
+        require(every >= 1, "decay_epochs", config.decay_epochs, least)
     bodies = {
         "cosine": lambda: optax.cosine_decay_schedule(1.0, total - warmup),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
         "root": lambda: optax.polynomial_schedule(1.0, 0.0, 0.5, total - warmup),
-        "exponential": lambda: optax.exponential_decay(1.0, every, config.decay_rate, staircase=True),
-        "step": lambda: optax.piecewise_constant_schedule(1.0, {round(m * total) - warmup: 0.1 for m in config.milestones}),
+        "exponential": lambda: _staircase(every, config.decay_rate),
+        "step": lambda: optax.piecewise_constant_schedule(1.0, _tenths(config.milestones, total, warmup)),
         "constant": lambda: optax.constant_schedule(1.0),
     }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
     joined = optax.join_schedules([rise, bodies[config.schedule]()], [warmup])
     return lambda step: joined(jnp.asarray(step, jnp.float32))  # optax mixes counts and rates, and leaves promotion to JAX
+
+
+def _staircase(every: int, rate: float) -> optax.Schedule:
+    """One factor for each `every` steps that are over."""
+    decay = optax.exponential_decay(1.0, every, rate, staircase=True)
+    return lambda step: decay(step + 0.5)  # XLA divides by a product with 1 / every: 82 / 41 may be less than 2
+
+
+def _tenths(milestones: Sequence[float], total: int, warmup: int) -> dict[int, float]:
+    """Steps after the warm-up at which the rate is multiplied, and by what: in short trainings several milestones may coincide."""
+    factors: dict[int, float] = {}
+    for milestone in milestones:
+        step = max(1, round(milestone * total)) - warmup
+        factors[step] = factors.get(step, 1.0) * 0.1
+    return factors
 
 
 def _as_matrices(params: Any) -> Any:

@@ -20,10 +20,12 @@ from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import OWN, TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 from deepjax.training.options import RunOptions
+from deepjax.training.own_network import make_network
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.preflight import StepCost, advice, check_fits, compile_step
 from deepjax.training.state import TrainState, auxiliary_heads, init_state
 from deepjax.training.step import StepOptions, make_eval_step, make_train_step
+from deepjax.training.warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
 
 Maker = Callable[..., nn.Module]
 
@@ -45,6 +47,7 @@ class Programs:
     cost: StepCost
     train: Split | EncodedSplit
     test: Split | EncodedSplit
+    warnings: tuple[str, ...] = ()  # what is legal and almost certainly a mistake
     resized: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)  # train steps of other image sizes, by size
 
     def train_step_at(self, step: int) -> Callable[..., Any]:
@@ -80,8 +83,10 @@ def build(
     """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
 
     `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
-    sets. Raises InputError for a batch that the devices cannot share, and for a step that does not fit their memory.
+    sets. Raises InputError for a batch that the devices cannot share, a batch norm over one value a channel, and a step that does
+    not fit the devices' memory.
     """
+    require_kinds(config, options)
     dataset = dataset_info(config.dataset)
     spread = Spread(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
@@ -90,11 +95,16 @@ def build(
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
+    forward = trace_forward(model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size)
+    given, logits = getattr(forward.output, "shape", forward.output), (shape_of_part(config).shape[0], dataset.num_classes)
+    require(given == logits, "the network's output", given, f"logits {logits}")
+    check_batch_norm(forward, config)
     beat()
     steps, cost = _train_steps(config, model, dataset, spread, state)
     beat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
     beat()
+    labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
     return Programs(
         config=config,
@@ -110,8 +120,15 @@ def build(
         cost=cost,
         train=train,
         test=test,
+        warnings=tuple(warnings_of(config, forward, labels, dataset.num_classes)),
         resized=steps,
     )
+
+
+def require_kinds(config: object, options: object) -> None:
+    """Raise InputError for arguments of other classes."""
+    for name, given, kind in (("config", config, TrainConfig), ("options", options, RunOptions)):
+        require(isinstance(given, kind), name, given, f"a {kind.__name__}")
 
 
 def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
@@ -123,10 +140,10 @@ def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
     if config.width:
         fields["width"] = config.width
     if config.bn_scope != "global":
-        has_scope = hasattr(make(), "bn_scope")
+        has_scope = hasattr(make_network(make, fields), "bn_scope")
         require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
         fields["bn_scope"] = config.bn_scope
-    network = make(**fields)
+    network = make_network(make, fields)
     return StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
 
 

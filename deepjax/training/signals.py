@@ -1,4 +1,4 @@
-"""What may end a run from outside: SIGTERM, on which all processes agree, and a step that never ends."""
+"""What may end a run from outside: signals, on which all processes agree, and a step that never ends."""
 
 import contextlib
 import faulthandler
@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,18 +16,30 @@ from jax.experimental import multihost_utils
 EXIT_HUNG = 75  # EX_TEMPFAIL: worth trying again
 
 
+# What schedulers send before they kill: SLURM's --signal and GraceTime, SGE's -notify, LSF's warnings and limits; and SIGHUP, by
+# which a terminal goes away. Ctrl-C (SIGINT) is not among them: it interrupts.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP)
+
+
 class Stopping:
-    """Whether SIGTERM has arrived, at this process or another; asked once a step and once a batch of evaluation, everywhere."""
+    """Whether a stop signal has arrived, here or at another process; asked once a step and once a batch of evaluation."""
 
     def __init__(self) -> None:
         """Not yet asked to stop."""
+        self.signal = signal.SIGTERM
+        """The signal that arrived; of another process's it is known as SIGTERM."""
         self._here = False
         self._agreed = False
         self._asked = 0
 
-    def note(self, *_: object) -> None:
+    def note(self, number: int, *_: object) -> None:
         """The signal's handler."""
-        self._here = True
+        self.signal, self._here = signal.Signals(number), True
+
+    def forward(self, number: int, *_: object) -> None:
+        """The handler among several processes: jax's preemption service listens to SIGTERM alone, and tells all processes."""
+        self.note(number)
+        signal.raise_signal(signal.SIGTERM)
 
     def __call__(self) -> bool:
         """Whether to stop; every process must ask equally often, and all get the same answer."""
@@ -38,17 +51,33 @@ class Stopping:
 
 
 @contextlib.contextmanager
-def sigterm() -> Iterator[Stopping]:
-    """Listen to SIGTERM; only the main thread can, and among several processes jax.distributed does already."""
+def stop_signals() -> Iterator[Stopping]:
+    """Listen to the free stop signals; only the main thread can, and among several processes jax.distributed has SIGTERM."""
     stopping = Stopping()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    before = signal.signal(signal.SIGTERM, stopping.note)
-    try:
+    handlers = dict.fromkeys(free_stop_signals(), stopping.note)
+    if jax.process_count() > 1:
+        handlers = {number: stopping.forward for number in handlers if number != signal.SIGTERM}
+    with handling(handlers):
         yield stopping
+
+
+def free_stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and those of STOP_SIGNALS that are neither ignored (as SIGHUP under nohup) nor handled by the program itself."""
+    return [number for number in STOP_SIGNALS if number == signal.SIGTERM or signal.getsignal(number) is signal.SIG_DFL]
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Handlers of signals, and those before them put back at the end."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

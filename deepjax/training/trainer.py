@@ -13,21 +13,22 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from deepjax.data import EncodedSplit, Split, dataset_info, eval_batches
+from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
-from deepjax.data.source import check_opens
-from deepjax.errors import NonFiniteError, Stopped
+from deepjax.errors import InputError, NonFiniteError, Stopped, require
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
 from deepjax.training.data_claim import claim_data, claim_description
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
+from deepjax.training.numerics import NAME as NUMERICS
+from deepjax.training.numerics import claim_numerics
 from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
-from deepjax.training.programs import Programs, build
-from deepjax.training.signals import Stopping, sigterm, watchdog
+from deepjax.training.programs import Programs, build, require_kinds
+from deepjax.training.signals import Stopping, stop_signals, watchdog
 from deepjax.training.state import TrainState, evaluated
 from deepjax.training.tracing import Tracer, make_tracer
 
@@ -63,7 +64,7 @@ def say_on_stderr(line: str) -> None:
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: Path | str,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: Programs | None = None,
@@ -75,20 +76,25 @@ def train(
     `programs` (from `build`) may be shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError,
     Stopped (after saving).
     """
+    require_kinds(config, options)
+    require(isinstance(out, Path | str), "out", out, "a path")
+    out = Path(out)
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
-    if programs is None and by_first(lambda: not (out / "config.json").exists()):
-        together(lambda: check_opens(dataset_info(config.dataset), options.data_dir))  # or the directory would refuse what is right
+    is_new = not (out / "config.json").exists()
     _claim(out, config, primary)
     rows = read_rows(out / "metrics.jsonl")
     if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
         return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(sigterm())
+        stopping = stack.enter_context(stop_signals())
         beat = stack.enter_context(watchdog(options.watchdog))
         if programs is None:
-            programs = together(lambda: build(config, options, beat))
+            with _unclaimed(out, is_new and primary):
+                programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
+        for line in programs.warnings:
+            say(f"warning: {line}")
         claim_data(out, programs.train)
         by_first(functools.partial(claim_description, out, programs.dataset))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
@@ -116,9 +122,25 @@ def train(
 
 def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
     """The first process claims the directory, the others see that it is the same."""
+    by_first(lambda: claim_numerics(out))
+    together(lambda: claim_numerics(out))
     by_first(lambda: claim_directory(out, config))
     if not primary:
         claim_directory(out, config)
+
+
+@contextlib.contextmanager
+def _unclaimed(out: Path, is_new: bool) -> Iterator[None]:
+    """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
+    try:
+        yield
+    except InputError:
+        if is_new:
+            for name in ("config.json", NUMERICS):
+                (out / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
@@ -231,7 +253,7 @@ class _Run:
 
     def _stop(self, step: int, what: str) -> NoReturn:
         where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
-        raise Stopped(f"stopped by SIGTERM {where}; the same command carries on")
+        raise Stopped(f"stopped by {self.stopping.signal.name} {where}; the same command carries on")
 
     def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
         """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""
@@ -315,7 +337,7 @@ class _Run:
         return {layer: float(sums[layer]) / steps for layer in self.programs.layers}
 
     def evaluate(self, state: TrainState, name: str) -> Row:
-        """Error, loss and number of images of a split, each image counted once. Raises Stopped when SIGTERM arrives."""
+        """Error, loss and number of images of a split, each image counted once. Raises Stopped when a stop signal arrives."""
         split = self.programs.train if name == "train" else self.programs.test
         params, batch_stats = evaluated(state)
         parts, lost = [], []

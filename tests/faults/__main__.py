@@ -30,6 +30,9 @@ FAULTS = {
     "processes": ("spread", "processes", 0, 1),
     "changed": ("inputs", "changed", 0, 1),
     "fuzz": ("inputs", "fuzz", 5000, 1),
+    "launchers": ("starts", "launchers", 0, 1),
+    "signals": ("starts", "stopped", 100, 1),
+    "settings": ("starts", "settings", 0, 1),
     "controls": ("controls", "controls", 0, 1),
 }
 HEADER = """# Faults
@@ -43,7 +46,7 @@ between a start's first step and its last save.
 """
 
 
-ALONE = ("sigterm", "one-of-two")  # they are about seconds, and want the machine for themselves
+ALONE = ("sigterm", "one-of-two", "signals")  # they are about seconds, and want the machine for themselves
 
 
 def main() -> int:

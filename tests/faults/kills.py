@@ -46,7 +46,7 @@ def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
 def _killed(out: Path, seconds: float) -> str | None:
     """Start the run and kill it so long after its first step: "training" or "saving"; None when it had saved all by then."""
     process = start(out, *LONG_FLAGS, script=MARKED)
-    stepped = _wait_for_first_step(process)
+    stepped = wait_for_first_step(process)
     time.sleep(seconds)
     process.kill()
     said, errors = process.communicate()
@@ -56,7 +56,7 @@ def _killed(out: Path, seconds: float) -> str | None:
     return "saving" if any((out / "checkpoints").glob("*.partial")) else "training"
 
 
-def _wait_for_first_step(process: subprocess.Popen[str]) -> bool:
+def wait_for_first_step(process: subprocess.Popen[str]) -> bool:
     """Whether the first step of this start has ended; False when the process ended before."""
     assert process.stdout is not None
     return any(line.strip() == STEPPED for line in iter(process.stdout.readline, ""))
@@ -94,7 +94,7 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
         out = work / f"pair-{turn}-{missed}"
         kind, victim = (signal.SIGKILL, signal.SIGTERM)[turn % 2], (turn // 2) % 2
         processes = together(out, heartbeat, script=MARKED)
-        _wait_for_first_step(processes[victim])
+        wait_for_first_step(processes[victim])
         time.sleep(rng.uniform(0.0, 0.5))
         if processes[victim].poll() is not None:  # it was faster: no fault, and not counted
             assert [finish(process)[0] for process in processes] == [0, 0]

@@ -16,7 +16,17 @@ QUICK = {  # tries, 0: all; the other kinds take longer even so
     "changed": 12,
     "fuzz": 250,
 }
-LONGER = {"one-of-two": 2, "full-disk": 2, "moved": 0, "strategies": 0, "processes": 1, "controls": 0}
+LONGER = {
+    "one-of-two": 2,
+    "full-disk": 2,
+    "moved": 0,
+    "strategies": 0,
+    "processes": 1,
+    "controls": 0,
+    "launchers": 3,
+    "signals": 5,
+    "settings": 2,
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Processes that find each other: by whom they were started, wrong flags, and a coordinator that only this machine can reach."""
+"""Processes that find each other by flags: wrong ones, and a coordinator that only this machine can reach."""
 
 import os
 import socket
@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.training.hosts import Hosts, found
+from deepjax.training.hosts import Hosts
 
 ROOT = Path(__file__).parents[2]
-SLURM = {
-    "SLURM_JOB_ID": "7",
-    "SLURM_STEP_NODELIST": "node[1-2]",
-    "SLURM_NTASKS": "2",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-}
-KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
 needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="listening sockets are read from Linux's /proc")
 LISTEN = "0A"  # the state of a listening socket, Linux's include/net/tcp_states.h
 JOIN = """
@@ -50,30 +42,6 @@ def listening(port: int) -> set[str]:
                 words = [int(address[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(address), 8)]
                 addresses.add(socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"))  # IPv4 on a socket of IPv6
     return addresses
-
-
-@pytest.mark.parametrize(
-    "environment, on_tpu, starter",
-    [
-        ({}, False, None),
-        (SLURM, False, "SLURM"),
-        (SLURM | {"SLURM_NTASKS": "1"}, False, None),  # one task has all devices to itself
-        *[({name: SLURM[name] for name in SLURM if name != missing}, False, None) for missing in SLURM],
-        (SLURM | {"SLURM_STEP_NODELIST": ""}, False, None),
-        (KUBERNETES, False, "Kubernetes"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),  # some pod, but not one of an indexed job
-        ({"JOB_COMPLETION_INDEX": "0"}, False, None),
-        ({}, True, "TPU"),
-        (SLURM | KUBERNETES, True, "SLURM"),  # jax asks in this order too
-    ],
-)
-def test_who_started_this_process(environment, on_tpu, starter):
-    assert found(environment, on_tpu) == starter
-
-
-def test_a_number_of_tasks_that_is_none_is_refused():
-    with pytest.raises(InputError, match="SLURM_NTASKS is 'two'"):
-        found(SLURM | {"SLURM_NTASKS": "two"}, False)
 
 
 @pytest.mark.parametrize(

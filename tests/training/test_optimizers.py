@@ -3,10 +3,12 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.optimizers import make_optimizer, make_schedule
 
@@ -49,3 +51,31 @@ def test_momentum_and_decay_by_hand(nesterov, decay_all):
             trace[name] = full + 0.5 * trace[name]
             expected = full + 0.5 * trace[name] if nesterov else trace[name]
             np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "milestones", "expected"),
+    [
+        (3, (0.5, 0.75), [1, 1, 0.01]),  # both fall on step 2
+        (4, (0.5, 0.75), [1, 1, 0.1, 0.01]),
+        (2, (0.5, 0.6, 0.7), [1, 0.001]),
+        (1, (0.1, 0.2), [1]),  # the first step has the peak rate
+    ],
+)
+def test_milestones_that_coincide_in_a_short_training_all_count(steps, milestones, expected):
+    config = dataclasses.replace(CONFIG, steps=steps, schedule="step", milestones=milestones, warmup_epochs=0.0)
+    np.testing.assert_allclose(rates(config), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 41, 82, 400])
+def test_exponential_decay_falls_at_its_step(every):
+    """XLA divides by 41 as a product with 1 / 41, and finds 82 / 41 less than 2."""
+    config = dataclasses.replace(CONFIG, batch_size=1437, schedule="exponential", decay_rate=0.5, decay_epochs=float(every))
+    schedule = jax.jit(make_schedule(dataclasses.replace(config, warmup_epochs=0.0, steps=10_000)))
+    steps = [number * every + more for number in range(6) for more in (0, every - 1)]
+    np.testing.assert_allclose([float(schedule(step)) for step in steps], [0.5 ** (step // every) for step in steps], rtol=1e-5)
+
+
+def test_decay_epochs_of_no_step_are_refused():
+    with pytest.raises(InputError, match=r"decay_epochs is 0\.01; allowed: half a step or more, 0\.0227 epochs"):
+        make_schedule(dataclasses.replace(CONFIG, schedule="exponential", decay_epochs=0.01))

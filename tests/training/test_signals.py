@@ -1,4 +1,4 @@
-"""SIGTERM wherever it arrives, and a step that never ends."""
+"""SIGTERM wherever it arrives, other signals of schedulers, and a step that never ends."""
 
 import contextlib
 import dataclasses
@@ -12,11 +12,11 @@ import time
 import pytest
 
 from deepjax.errors import Stopped
-from deepjax.training import RunOptions, TrainConfig, build, train, trainer
+from deepjax.training import RunOptions, TrainConfig, build, signals, train, trainer
 from deepjax.training.checkpoint import steps_of
 from deepjax.training.logs import read_rows
 from deepjax.training.manifest import problems, read_manifest
-from deepjax.training.signals import sigterm, watchdog
+from deepjax.training.signals import STOP_SIGNALS, stop_signals, watchdog
 from tests.faults.runs import outcome
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch, two batches of test images
@@ -60,13 +60,55 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
         assert (read_manifest(newest)["metric"], problems(newest)) == (epochs[-1]["test_error"], [])
 
 
-def test_the_handler_before_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with sigterm() as stopping:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_each_stop_signal_is_listened_to_and_its_handler_put_back(number):
+    before = signal.getsignal(number)
+    with stop_signals() as stopping:
         assert not stopping()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping() and stopping()
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), number)
+        assert stopping() and stopping() and stopping.signal == number
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("own", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as by nohup", "handled by the program"])
+def test_signals_that_are_not_free_are_left_alone(own):
+    before = signal.signal(signal.SIGHUP, own)
+    try:
+        with stop_signals() as stopping:
+            assert signal.getsignal(signal.SIGHUP) is own
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_still_interrupts():
+    with stop_signals(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_other_signals_are_forwarded_as_sigterm_among_several_processes(monkeypatch):
+    """Jax's preemption service, which tells all processes, listens to SIGTERM."""
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    monkeypatch.setattr(signals.jax, "process_count", lambda: 2)
+    try:
+        with stop_signals() as stopping:
+            signal.raise_signal(signal.SIGUSR1)
+        assert heard == [signal.SIGTERM] and stopping.signal == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS[1:])
+def test_a_run_that_another_signal_stops_is_saved(number, programs, whole, tmp_path):
+    def stopped(step, total, note):
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} after step \d+ of 10, saved"):
+        train(CONFIG, tmp_path, EVERY_2, programs=programs, report=stopped)
+    train(CONFIG, tmp_path, EVERY_2, programs=programs)
+    assert outcome(tmp_path) == whole
 
 
 def test_without_a_beat_the_stacks_are_shown_and_the_process_ends_with_75(capfd):
