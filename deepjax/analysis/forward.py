@@ -35,7 +35,7 @@ def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
         given = (
             f"have the collections {sorted(variables)}" if isinstance(variables, Mapping) else f"are a {type(variables).__name__}"
         )
-        raise InputError(f"variables {given}; allowed: a dict with 'params', as module.init returns it")
+        raise InputError(f"variables {given}; 'params' is missing; allowed: a dict as module.init returns it")
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
