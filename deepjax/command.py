@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import logging
+import os
 import re
 import sys
 import warnings
@@ -19,7 +20,7 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
     r"^Required options Missing from \S+: ": "an option is missing: ",
     r"^Invalid choice (?=invalid choice)": "",
 }
-EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED = 2, 3, 130, 143
+EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 130, 143, 141
 
 
 def parse(options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None) -> Options:
@@ -45,11 +46,15 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None, defaul
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by SIGTERM after saving."""
+    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by SIGTERM after saving.
+
+    Where the reader of stdout has gone, as `head` does, it ends quietly with 141, as other commands do.
+    """
     sys.unraisablehook = _unless_of_closed_loops
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # another trace of failed writes
     try:
         command()
+        sys.stdout.flush()
     except InputError as error:
         _exit(EXIT_INPUT, error)
     except NonFiniteError as error:
@@ -58,6 +63,20 @@ def run(command: Callable[[], None]) -> None:
         _exit(EXIT_STOPPED, error)
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(EXIT_PIPE)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads stdout any more; what is left to be written goes nowhere then, when Python flushes it at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _unless_of_closed_loops(unraisable: Any) -> None:

@@ -21,6 +21,7 @@ from deepjax.errors import InputError, unknown
 from deepjax.models.files import read_tensors, write_safetensors
 from deepjax.models.registry import create_model, model_info
 from deepjax.models.torch_names import TorchLayout, layouts
+from deepjax.paths import user_path
 
 Layout = Literal["torchvision", "timm"]
 Tensors = Mapping[str, np.ndarray]
@@ -151,7 +152,9 @@ def save_safetensors(
     `layout` and the fields in `overrides` are those of `to_torch`.
     Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
     """
-    write_safetensors(Path(path), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite)
+    write_safetensors(
+        user_path(path, "path"), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite
+    )
 
 
 def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> nn.Module:

@@ -15,6 +15,7 @@ from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
 from deepjax.training.config import OWN, TrainConfig, claim_directory
 from deepjax.training.logs import Row, read_rows
+from deepjax.training.run_lock import NAME as LOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
     for other in sorted(beside.glob(f"*/runs/*/{folder.name}")):
         if _finished(other) and _is_of(other, config):
             shutil.rmtree(folder, ignore_errors=True)  # what was begun is of no more use
-            shutil.copytree(other, folder)
+            shutil.copytree(other, folder, ignore=shutil.ignore_patterns(LOCK))
             return True
     return False
 

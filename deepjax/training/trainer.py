@@ -16,6 +16,7 @@ import numpy as np
 from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
 from deepjax.errors import NonFiniteError, Stopped
+from deepjax.paths import AnyPath, run_directory
 from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import TrainConfig, claim_directory
 from deepjax.training.damages import Damages
@@ -26,13 +27,16 @@ from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
 from deepjax.training.programs import Programs, build
+from deepjax.training.run_lock import hold
 from deepjax.training.signals import Stopping, sigterm, watchdog
 from deepjax.training.state import TrainState, evaluated
 from deepjax.training.tracing import Tracer, make_tracer
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 Say = Callable[[str], None]
+Beat = Callable[[], None]
 
+SHORT = 12  # characters of a digest that a message shows
 LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the progress display
 
 
@@ -52,6 +56,8 @@ class RunResult:
     test_images: int
     resumed_at: int
     was_done: bool
+    digest: str = ""
+    """Of the last checkpoint, read back from the disk, as `python -m deepjax.training.checkpoint digest` gives it."""
 
 
 def say_on_stderr(line: str) -> None:
@@ -62,7 +68,7 @@ def say_on_stderr(line: str) -> None:
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: AnyPath,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: Programs | None = None,
@@ -74,15 +80,19 @@ def train(
     `programs` (from `build`) may be shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError,
     Stopped (after saving).
     """
+    out = run_directory(out)
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
-    _claim(out, config, primary)
-    rows = read_rows(out / "metrics.jsonl")
-    if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
-        return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
     with contextlib.ExitStack() as stack:
+        confirm: Beat = lambda: None  # noqa: E731
+        if not by_first(lambda: _is_done(read_rows(out / "metrics.jsonl"))):  # a run that is done is only read
+            confirm = stack.enter_context(hold(out, say)).confirm
+        _claim(out, config, primary)
+        rows = read_rows(out / "metrics.jsonl")
+        if by_first(lambda: _is_done(rows)):
+            return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
         stopping = stack.enter_context(sigterm())
-        beat = stack.enter_context(watchdog(options.watchdog))
+        beat = _both(stack.enter_context(watchdog(options.watchdog)), confirm)
         if programs is None:
             programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
@@ -90,7 +100,7 @@ def train(
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")
-        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say)
+        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say, options.verify_saves)
         stack.callback(checkpoints.close)
         beat()
         state, batches = _start(config, programs, checkpoints)
@@ -108,6 +118,18 @@ def train(
         run = _Run(config, options, programs, checkpoints, log, boards, *said, _noted(rows), tracer, damages, Pace())
         final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
+
+
+def _is_done(rows: list[Row]) -> bool:
+    return bool(rows) and rows[-1]["kind"] == "final"
+
+
+def _both(one: Beat, other: Beat) -> Beat:
+    def act() -> None:
+        one()
+        other()
+
+    return act
 
 
 def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
@@ -145,7 +167,7 @@ class _Run:
     report: Report
     say: Say
     stopping: Stopping
-    beat: Callable[[], None]
+    beat: Beat
     noted: set[tuple[str, int]]
     tracer: Tracer | None
     damages: Damages
@@ -159,7 +181,12 @@ class _Run:
             self.checkpoints.note_metric(int(state.step), row["test_error"])
         state = self._steps(state, batches)
         final = {"kind": "final", "step": int(state.step)} | self.evaluate(state, "train") | self.evaluate(state, "test")
-        by_first(lambda: self.write(final))
+
+        def conclude() -> None:
+            final["digest"] = self.checkpoints.digest(int(state.step))
+            self.write(final)
+
+        by_first(conclude)
         return final
 
     def _steps(self, state: TrainState, batches: Any) -> TrainState:
@@ -226,6 +253,8 @@ class _Run:
             self._stop(step, what)
 
     def _stop(self, step: int, what: str) -> NoReturn:
+        digest = self.checkpoints.digest(step) if step else ""
+        what += f" (digest {digest[:SHORT]})" if digest else ""
         where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
         raise Stopped(f"stopped by SIGTERM {where}; the same command carries on")
 
