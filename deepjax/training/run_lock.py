@@ -89,6 +89,7 @@ class RunLock:
         with contextlib.suppress(OSError):
             if self._path.read_bytes() == self._mine:
                 self._path.unlink()
+        with contextlib.suppress(OSError):  # unless something is in it
             if self._made_folder:
                 self._folder.rmdir()
 

@@ -30,6 +30,8 @@ FAULTS = {
     "processes": ("spread", "processes", 0, 1),
     "changed": ("inputs", "changed", 0, 1),
     "fuzz": ("inputs", "fuzz", 5000, 1),
+    "names": ("names", "names", 500, 1),
+    "double-starts": ("double_starts", "double_starts", 100, 1),
     "controls": ("controls", "controls", 0, 1),
 }
 HEADER = """# Faults
