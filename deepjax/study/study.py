@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.data import dataset_info
+from deepjax.data import dataset_info, load_split
 from deepjax.errors import require, unknown
 from deepjax.paths import run_directory, user_path
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
@@ -145,6 +145,8 @@ def conduct(study: Study, options: Options) -> None:
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown("arm", options.arm, arms)
+    if any(collect(arm, out) is None for arm in arms.values()):
+        load_split(dataset_info(options.dataset), "test", options.data_dir)  # says what to do where it is not prepared
     with hold(out / "runs" / options.arm if options.arm else out, say_on_stderr):  # several arms may run at a time
         claim_directory(out, _identity(study, options, preset))
         _run_and_conclude(study, options, preset, arms, out, began)
