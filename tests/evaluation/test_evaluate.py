@@ -170,7 +170,7 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
 
 
 def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(trained, tmp_path):
-    with pytest.raises(InputError, match="10-crop|photographs"):
+    with pytest.raises(InputError, match=r"10-crop|photographs"):
         evaluated(tmp_path / "new", "--run", trained, "--protocol", "10-crop")
     assert list(tmp_path.iterdir()) == []
     with hold(tmp_path, print), pytest.raises(InputError, match="is in use by process"):

@@ -77,7 +77,7 @@ def test_another_study_in_the_same_directory_and_unknown_names_are_refused(finis
 def test_where_the_data_is_not_prepared_nothing_is_begun(tmp_path):
     study = dataclasses.replace(toy.STUDY, presets={"fashion_mnist": toy.STUDY.presets["digits"]})
     options = Options(dataset="fashion_mnist", data_dir=str(tmp_path / "data"), out=tmp_path / "study")
-    with pytest.raises(InputError, match="'fashion_mnist' is not prepared in .*data; prepare it with"):
+    with pytest.raises(InputError, match=r"'fashion_mnist' is not prepared in .*data; prepare it with"):
         conduct(study, options)
     assert list(tmp_path.iterdir()) == []
 
