@@ -14,6 +14,7 @@ from deepjax.errors import InputError, require
 from deepjax.paths import run_directory
 from deepjax.training.manifest import problems, read_manifest
 
+MERGED = "manifest.ocdbt"  # without it Orbax opens nothing, after hundreds of errors of its threads
 Position = dict[str, Any]  # what a Grain iterator's get_state returns
 Values = dict[str, list[tuple[Any, np.ndarray]]]  # of each leaf the parts that a process holds: index and numbers
 Structure = dict[str, str]  # "params/stem_conv/kernel": "float32(3, 3, 1, 16)"
@@ -92,6 +93,8 @@ def defects(folder: Path) -> list[str]:
     """
     if found := problems(folder):
         return found
+    if not (_state(folder) / MERGED).is_file():
+        return [f"its arrays cannot be opened (state/{MERGED} is missing, in which Orbax puts the parts of all processes together)"]
     try:
         stored = structure(ocp.PyTreeCheckpointHandler().metadata(_state(folder)).tree)
     except Exception as error:  # Orbax and tensorstore raise their own kinds
