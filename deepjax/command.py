@@ -4,7 +4,9 @@ import contextlib
 import difflib
 import io
 import logging
+import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
     r"^Required options Missing from \S+: ": "an option is missing: ",
     r"^Invalid choice (?=invalid choice)": "",
 }
-EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED = 2, 3, 130, 143
+EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 130, 143, 1
 
 
 def parse(options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None) -> Options:
@@ -45,11 +47,15 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None, defaul
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by a signal after saving."""
+    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by a signal after saving.
+
+    Where the reader of stdout has gone, as `head` does, it ends quietly with 1, as rich and the documentation of Python have it.
+    """
     sys.unraisablehook = _unless_of_closed_loops
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # another trace of failed writes
     try:
         command()
+        print(end="", flush=True)
     except InputError as error:
         _exit(EXIT_INPUT, error)
     except NonFiniteError as error:
@@ -58,9 +64,27 @@ def run(command: Callable[[], None]) -> None:
         _exit(EXIT_STOPPED, error)
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(EXIT_PIPE)
     except (AssertionError, RuntimeError):
         _exit_without_devices()
         raise
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads stdout any more; what is left to be written then goes nowhere, as Python flushes it at its end."""
+    try:
+        stdout = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file, but what a test or a notebook put there
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)  # errors and hang-ups are always told
+    closed = bool(poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return closed
 
 
 def _unless_of_closed_loops(unraisable: Any) -> None:

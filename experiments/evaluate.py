@@ -32,6 +32,7 @@ from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.published import published
 from deepjax.evaluation.record import RESULT, claim, described
 from deepjax.evaluation.report import Found, find, lines, row
+from deepjax.paths import user_path
 from deepjax.study.report import provenance
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import write_text
@@ -40,6 +41,8 @@ from deepjax.training.hosts import Hosts, join
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.processes import by_first
 from deepjax.training.run_directory import read_config
+from deepjax.training.run_lock import hold
+from deepjax.training.trainer import say_on_stderr
 
 ProtocolName = Literal["1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"]
 
@@ -88,8 +91,21 @@ def main(options: Options) -> None:
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
     splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work
     about = described(members, [protocol_for(member, options) for member in members], options.choices.precision)
-    out = options.out or default_folder(members, options)
-    by_first(lambda: claim(out, about, names))
+    out = user_path(options.out or default_folder(members, options), "out")
+    with hold(out, say_on_stderr):
+        by_first(lambda: claim(out, about, names))
+        predict_and_write(members, splits, about, out, options, began)
+
+
+def predict_and_write(
+    members: list[Member],
+    splits: dict[str, Split | EncodedSplit],
+    about: list[dict[str, Any]],
+    out: Path,
+    options: Options,
+    began: float,
+) -> None:
+    """Every set predicted, scored and printed; result.json."""
     for member in members:
         if member.assumed and jax.process_index() == 0:
             print(f"{member.source}: {member.assumed}")

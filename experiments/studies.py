@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepjax.command import parse, run
 from deepjax.errors import unknown
+from deepjax.paths import run_directory, user_path
 from deepjax.study.page import write_page
 
 # In the order of the lecture.
@@ -61,8 +62,9 @@ class Options:
 def main(options: Options) -> None:
     """Run, publish, and list what failed."""
     began, failed = time.monotonic(), []
+    runs, results = run_directory(options.runs, "runs"), user_path(options.results, "results")
     for i, name in enumerate(options.only, 1):
-        work = options.runs / f"{name}-{options.dataset}"
+        work = runs / f"{name}-{options.dataset}"
         if not options.publish_only:
             print(f"\n[{i}/{len(options.only)}] {name} on {options.dataset}", flush=True)
             command = [
@@ -73,13 +75,13 @@ def main(options: Options) -> None:
                 "--out",
                 str(work),
                 "--beside",  # degradation, optimization and residual_signal train the same networks
-                str(options.runs),
+                str(runs),
             ]
             if subprocess.run(command, check=False).returncode:  # noqa: S603  # our own scripts
                 failed.append(name)
                 continue
-        publish(work, options.results / work.name)
-    page = write_page(options.results, STUDIES, DATASETS)
+        publish(work, results / work.name)
+    page = write_page(results, STUDIES, DATASETS)
     print(f"\n{(time.monotonic() - began) / 60:.1f} min in all. Read {page}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the message of each stands above, and the same command tries again")

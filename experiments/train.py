@@ -23,12 +23,14 @@ import tyro
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command import parse, run
 from deepjax.errors import InputError
+from deepjax.paths import run_directory
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, be_deterministic, join
 from deepjax.training.logs import read_rows
 from deepjax.training.recipes import recipe, recipes_page
+from deepjax.training.trainer import SHORT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ def recipe_of(arguments: Sequence[str]) -> str:
 
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
-    config = options.config
+    config, out = options.config, run_directory(options.out)
     if options.deterministic:
         be_deterministic()
     join(options.hosts)
@@ -71,10 +73,10 @@ def main(options: Options) -> None:
     title = f"{config.model} on {config.dataset}"
     primary = jax.process_index() == 0
     with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:
-        result = train(config, options.out, options.run, report=functools.partial(report, title))
+        result = train(config, out, options.run, report=functools.partial(report, title))
     if primary:
-        draw(options.out)
-        print(describe(result, options.out))
+        draw(out)
+        print(describe(result, out))
 
 
 def unheard(task: str, done: int, total: int, note: str = "") -> None:
@@ -99,12 +101,13 @@ def draw(out: Path) -> None:
 
 
 def describe(result: RunResult, out: Path) -> str:
-    """The end of a run in two lines."""
+    """The end of a run in two lines; the digest is that of its last checkpoint."""
     start = "was done already" if result.was_done else f"carried on after step {result.resumed_at}" if result.resumed_at else "done"
+    saved = f"; checkpoint {result.steps} has digest {result.digest[:SHORT]}" if result.digest else ""
     return (
         f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
-        f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png"
+        f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png{saved}"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepjax.command import parse, run
+from deepjax.command import EXIT_PIPE, parse, run
 from deepjax.errors import InputError, NonFiniteError, Stopped
 from experiments.train import Options
 
@@ -81,3 +81,28 @@ def test_as_a_process_it_exits_with_2_and_one_line(command, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "deepjax.models"],
+        ["-c", "from deepjax.command import run; run(lambda: print(*range(10**5), sep='\\n'))"],
+        ["experiments/train.py", "--recipe", "list"],
+    ],
+)
+def test_where_the_reader_has_gone_it_ends_quietly(command):
+    """As `deepjax.models | head -1` has it: the pipe is closed before the first line is written."""
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", EXIT_PIPE)
+    process.stderr.close()
+
+
+def test_a_broken_pipe_of_something_else_is_not_hidden():
+    with pytest.raises(BrokenPipeError):
+        run(_broken)
+
+
+def _broken() -> None:
+    raise BrokenPipeError

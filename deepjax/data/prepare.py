@@ -17,6 +17,7 @@ from deepjax.data.shards import read_info, read_records
 from deepjax.data.source import check_opens, data_directory, load_split
 from deepjax.data.tfrecord import convert
 from deepjax.errors import InputError, require
+from deepjax.paths import user_path
 
 _SHOWN = 20  # damaged images in what is printed; all of them are in fingerprint.json
 
@@ -46,8 +47,9 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     dataset = dataset_info(name)
     if dataset.builder == "digits":
         raise InputError(f"dataset {name!r} is part of the package: nothing to prepare")
-    if manual_dir is not None and not Path(manual_dir).is_dir():
-        raise InputError(f"manual_dir is {manual_dir!r}; allowed: an existing folder that holds the archives of {name}")
+    if manual_dir is not None:
+        manual_dir = str(user_path(manual_dir, "manual_dir"))
+        require(Path(manual_dir).is_dir(), "manual_dir", manual_dir, f"an existing folder that holds the archives of {name}")
     folder = _folder(dataset, data_dir)
     if folder.exists():
         form = read_info(folder).get("fileFormat", "tfrecord")

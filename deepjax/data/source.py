@@ -16,6 +16,7 @@ from deepjax.data.fingerprint import NAME as FINGERPRINT
 from deepjax.data.fingerprint import check_fingerprint
 from deepjax.data.splits import SplitName, check_disjoint, ranges
 from deepjax.errors import InputError, require
+from deepjax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Split:
 
 def data_directory(data_dir: str | None = None) -> Path:
     """Where prepared data sets live: the argument, else $TFDS_DATA_DIR, else ~/tensorflow_datasets (tfds's own default)."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if data_dir is None and (named := os.environ.get("TFDS_DATA_DIR")):
+        return user_path(named, "TFDS_DATA_DIR")
+    return user_path("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
 
 
 def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split | EncodedSplit:

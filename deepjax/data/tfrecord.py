@@ -8,6 +8,7 @@ from deepjax.data.generate import require_tensorflow
 from deepjax.data.rewrite import rewrite
 from deepjax.data.shards import INFO, read_info
 from deepjax.errors import InputError
+from deepjax.paths import user_path
 
 
 def convert(dataset: Dataset, directory: str, target: Path) -> None:
@@ -24,7 +25,7 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
     """The folder in which the TFRecords of the data set lie: `directory`, or the one below it. Raises InputError."""
     import tensorflow_datasets as tfds
 
-    given = Path(directory).expanduser()
+    given = user_path(directory, "from_tfrecord")
     try:
         builder = tfds.builder(dataset.builder, data_dir=given)
     except Exception as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged

@@ -14,6 +14,7 @@ from deepjax.evaluation.predict import Member
 from deepjax.evaluation.public import PUBLIC, Expected
 from deepjax.models import create_model, model_info
 from deepjax.models.weights import load_pretrained
+from deepjax.paths import run_directory, user_path
 from deepjax.training.programs import make_model
 from deepjax.training.run_directory import open_run, read_config
 
@@ -48,7 +49,7 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
 
     Raises InputError for an unknown network, for weights that are not the network's, or of another number of classes.
     """
-    named = None if Path(given).exists() else re.fullmatch(r"(\w+)=(.+)", given)
+    named = None if user_path(given, "weights").exists() else re.fullmatch(r"(\w+)=(.+)", given)
     name, source = named.groups() if named else (name, given)
     require(bool(name), "weights", given, "a source after the NAME of a network, or NAME=SOURCE")
     fields: dict[str, Any] = {"num_classes": dataset.num_classes}
@@ -88,6 +89,7 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     dataset: what it is tested on, default what it was trained on. Raises InputError for a folder that is no run, and for a test on
     other classes than those of the training.
     """
+    path = run_directory(path, "run")
     config = read_config(path)
     run = open_run(path, averaged=config.ema > 0, data_dir=data_dir)
     tested = dataset or run.dataset

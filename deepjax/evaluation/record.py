@@ -1,8 +1,7 @@
-"""What result.json says of how an evaluation was done, and a folder for it that is claimed before the work."""
+"""What result.json says of how an evaluation was done, and whether a folder is free for it."""
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,11 @@ def described(members: Sequence[Member], protocols: Sequence[Protocol], precisio
 
 
 def claim(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:
-    """Make the folder, before hours of work; InputError where it cannot be written, or holds another evaluation's result."""
+    """Raise InputError, before hours of work, where a folder holds another evaluation's result, or a damaged one."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
         there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"out is {str(out)!r}; allowed: a folder that can be written, without a damaged {RESULT} ({error})"
-        ) from error
+        raise InputError(f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})") from error
     same = (json.loads(json.dumps(about)), list(names))
     if there is not None and (there.get("evaluation"), [each.get("dataset") for each in there.get("sets", ())]) != same:
         raise InputError(f"{out / RESULT} is of another evaluation; choose another --out, or remove it")

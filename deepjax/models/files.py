@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepjax.errors import InputError, require
+from deepjax.paths import user_path
 
 Tensors = dict[str, np.ndarray]
 
@@ -28,7 +29,7 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     Raises InputError when there is no such thing, or it cannot be read; never unpickles.
     """
     require(isinstance(source, str | Path), "source", source, SOURCES)
-    path = Path(source)
+    path = user_path(source, "source")
     if path.is_dir():
         path = path / IN_REPOSITORY
     elif not path.exists():

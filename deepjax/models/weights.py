@@ -24,6 +24,7 @@ from deepjax.models.files import SOURCES, read_tensors, write_safetensors
 from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.torch_names import TorchLayout, layouts
 from deepjax.models.torch_prefixes import unwrap
+from deepjax.paths import user_path
 
 Layout = Literal["torchvision", "timm"]
 Tensors = Mapping[str, np.ndarray]
@@ -187,7 +188,9 @@ def save_safetensors(
     `layout` and the fields in `overrides` are those of `to_torch`.
     Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
     """
-    write_safetensors(Path(path), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite)
+    write_safetensors(
+        user_path(path, "path"), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite
+    )
 
 
 def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> nn.Module:

@@ -16,6 +16,7 @@ from deepjax.study.workers import TaskReport
 from deepjax.training.config import OWN, TrainConfig, claim_directory
 from deepjax.training.logs import Row, read_rows
 from deepjax.training.numerics import claim_numerics
+from deepjax.training.run_lock import NAME as LOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
     for other in sorted(beside.glob(f"*/runs/*/{folder.name}")):
         if _finished(other) and _is_of(other, config):
             shutil.rmtree(folder, ignore_errors=True)  # what was begun is of no more use
-            shutil.copytree(other, folder)
+            shutil.copytree(other, folder, ignore=shutil.ignore_patterns(LOCK))
             return True
     return False
 

@@ -12,6 +12,7 @@ from typing import Any
 from deepjax.data import dataset_info
 from deepjax.data.source import check_opens
 from deepjax.errors import require, require_devices, unknown
+from deepjax.paths import run_directory, user_path
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
 from deepjax.study.report import Page, Picture, Table, provenance, render, said
@@ -23,6 +24,8 @@ from deepjax.training.display import display
 from deepjax.training.launchers import require_one_process
 from deepjax.training.logs import Row
 from deepjax.training.numerics import claim_numerics
+from deepjax.training.run_lock import hold
+from deepjax.training.trainer import say_on_stderr
 
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 
@@ -143,14 +146,21 @@ def conduct(study: Study, options: Options) -> None:
         raise unknown("dataset", options.dataset, study.presets)
     preset = study.presets[options.dataset]
     preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
-    out = options.out or Path("runs") / f"{study.name}-{options.dataset}"
+    out = run_directory(options.out or Path("runs") / f"{study.name}-{options.dataset}")
+    options = dataclasses.replace(options, out=out, beside=options.beside and user_path(options.beside, "beside"))
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown("arm", options.arm, arms)
-    if not (out / "config.json").exists():
-        check_opens(dataset_info(options.dataset), options.data_dir)  # or the folder would refuse the corrected command
-    claim_numerics(out)
-    claim_directory(out, _identity(study, options, preset))
+    if any(collect(arm, out) is None for arm in arms.values()):
+        check_opens(dataset_info(options.dataset), options.data_dir)  # says what to do where it is not prepared
+    with hold(out / "runs" / options.arm if options.arm else out, say_on_stderr):  # several arms may run at a time
+        claim_numerics(out)
+        claim_directory(out, _identity(study, options, preset))
+        _run_and_conclude(study, options, preset, arms, out, began)
+
+
+def _run_and_conclude(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, began: float) -> None:
+    """What is missing, then the verdicts, in a study directory that is locked."""
     with crew(options.jobs or default_jobs()) as run_all:
         ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)
         if options.arm:

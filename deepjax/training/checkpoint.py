@@ -8,8 +8,6 @@ only when all of it is synced; until then, and while it is deleted, it is STEP.p
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import shutil
 import time
@@ -19,29 +17,46 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import tyro
 
-from deepjax.errors import InputError, require
-from deepjax.training.manifest import change_manifest, problems, read_manifest, sync_folder, write_manifest
+from deepjax.errors import InputError
+from deepjax.paths import AnyPath, run_directory
+from deepjax.training.manifest import change_manifest, read_manifest, sync_folder, write_manifest
 from deepjax.training.processes import all_well, by_first
 from deepjax.training.state import TrainState
+from deepjax.training.stored import (
+    Position,
+    Values,
+    defects,
+    differences,
+    differing_values,
+    digest,
+    local_values,
+    read_stored,
+    reason,
+    steps_of,
+    structure,
+)
 
-Position = dict[str, Any]  # what a Grain iterator's get_state returns
+Verify = Literal["structure", "full"]
 Warn = Callable[[str], None]
 
 
 class Checkpoints:
     """The checkpoints of a run. One save is under way at most; what goes wrong with it is said, and the next is made all the same.
 
-    The newest `keep_last` are kept, and the `keep_best` of the lowest metric.
+    The newest `keep_last` are kept, and the `keep_best` of the lowest metric. A save counts only after what was written has been
+    opened again: its files have the hashes of the manifest, and every leaf has the path, type and shape that it was to have; with
+    `verify` "full" every value is compared too, bit by bit (of a state sharded over processes those that process 0 holds).
     """
 
-    def __init__(self, run: Path, keep_last: int = 2, keep_best: int = 0, warn: Warn = print) -> None:
+    def __init__(
+        self, run: AnyPath, keep_last: int = 2, keep_best: int = 0, warn: Warn = print, verify: Verify = "structure"
+    ) -> None:
         """Open (or make) `run`/checkpoints and clear away what an interrupted save left; raises InputError if not writable."""
-        self.folder = (run / "checkpoints").absolute()
-        self._keep_last, self._keep_best, self._warn = keep_last, keep_best, warn
+        self.folder = run_directory(run) / "checkpoints"
+        self._keep_last, self._keep_best, self._warn, self._verify = keep_last, keep_best, warn, verify
         self._primary = jax.process_index() == 0
         by_first(self._clear)
         for name in ("absl", "asyncio"):
@@ -68,10 +83,13 @@ class Checkpoints:
         self.settle()
         if self._has(step):
             return
-        partial = self.folder / f"{step}.partial"
-        facts = {"step": step, "position": position, "metric": metric, "time": time.time()}
-        if self._all_can(step, lambda: self._make(partial)) and self._all_can(step, lambda: self._begin(partial, state)):
-            self._saving = step, self._thread.submit(self._finish, partial, facts)
+        partial, saved = self.folder / f"{step}.partial", _storable(state)
+        facts = {"step": step, "position": position, "metric": metric, "time": time.time(), "leaves": structure(saved)}
+        values: Values = {}
+        if self._all_can(step, lambda: self._make(partial, saved, values)) and self._all_can(
+            step, lambda: self._begin(partial, saved)
+        ):
+            self._saving = step, self._thread.submit(self._finish, partial, facts, values)
 
     def settle(self) -> bool:
         """Wait for the save under way, in all processes; warn if it failed. Returns whether all is well."""
@@ -88,11 +106,18 @@ class Checkpoints:
                 return
         raise InputError(f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out")
 
+    def digest(self, step: int) -> str:
+        """The digest of the checkpoint of a step as `python -m deepjax.training.checkpoint digest` gives it, read from the disk.
+
+        Empty in other processes than 0, and where that checkpoint is not the newest. Raises InputError when it cannot be read.
+        """
+        return read_stored(self.folder.parent, step).digest if self._primary and self.steps()[-1:] == [step] else ""
+
     def note_metric(self, step: int, metric: float) -> None:
         """Tell a checkpoint the metric that was measured after it was saved."""
         folder = self.folder / str(step)
         if self._primary and (error := _error_of(lambda: change_manifest(folder, metric=metric))) is not None:
-            self._warn(f"the metric of checkpoint {folder} could not be written ({_reason(error)}); training goes on")
+            self._warn(f"the metric of checkpoint {folder} could not be written ({reason(error)}); training goes on")
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
         """The newest state that is whole, on the devices of `like`, and its data position.
@@ -114,7 +139,7 @@ class Checkpoints:
         try:
             state = self._orbax.restore(self.folder / str(step) / "state", abstract)
         except Exception as error:  # whole, and yet not what this network needs
-            raise InputError(f"checkpoint {self.folder / str(step)} is of another network ({_reason(error)})") from error
+            raise InputError(f"checkpoint {self.folder / str(step)} is of another network ({reason(error)})") from error
         return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts["position"]
 
     def close(self) -> None:
@@ -147,30 +172,35 @@ class Checkpoints:
         self._failed(step, error or OSError("another process could not"))
         return False
 
-    def _make(self, partial: Path) -> None:
+    def _make(self, partial: Path, saved: TrainState, values: Values) -> None:
+        """The folder, and a copy of what is to be compared with it."""
         if self._primary:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
+            if self._verify == "full":
+                values.update(local_values(saved))
 
-    def _begin(self, partial: Path, state: TrainState) -> None:
-        self._orbax.save(partial / "state", _storable(state))
+    def _begin(self, partial: Path, saved: TrainState) -> None:
+        self._orbax.save(partial / "state", saved)
 
-    def _finish(self, partial: Path, facts: dict[str, Any]) -> None:
-        """In the thread: once Orbax has written, sync, name, and let go of what need not be kept."""
+    def _finish(self, partial: Path, facts: dict[str, Any], values: Values) -> None:
+        """In the thread: once Orbax has written, sync, open it again, name it, and let go of what need not be kept."""
         self._orbax.wait_until_finished()
         if self._primary:
             write_manifest(partial, facts)
+            if wrong := defects(partial) or differing_values(partial, values):
+                raise OSError(f"read again it differs: {'; '.join(wrong[:3])}")
             partial.rename(partial.with_suffix(""))
             sync_folder(self.folder)
             if (error := _error_of(self._let_go)) is not None:  # no fault of the save, which is whole
-                self._warn(f"old checkpoints in {self.folder} could not be removed ({_reason(error)}); training goes on")
+                self._warn(f"old checkpoints in {self.folder} could not be removed ({reason(error)}); training goes on")
 
     def _failed(self, step: int, error: Exception) -> None:
         with contextlib.suppress(Exception):  # the same error again, which Orbax keeps until it is collected
             self._orbax.wait_until_finished()
         if self._primary:
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)  # it would keep a full disk full
-        self._warn(f"checkpoint of step {step} could not be written to {self.folder} ({_reason(error)}); training goes on")
+        self._warn(f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); training goes on")
 
     def _let_go(self) -> None:
         steps = self.steps()
@@ -188,7 +218,7 @@ class Checkpoints:
     def _look(self) -> int:
         """Step of the newest whole one, or -1; damaged ones are moved aside."""
         for step in reversed(self.steps()):
-            wrong = problems(self.folder / str(step))
+            wrong = defects(self.folder / str(step))
             if not wrong:
                 return step
             aside = self.folder / f"{step}.damaged"
@@ -196,11 +226,6 @@ class Checkpoints:
             (self.folder / str(step)).rename(aside)
             self._warn(f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; moved to {aside.name}")
         return -1
-
-
-def steps_of(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
 
 
 def _remove(folder: Path) -> None:
@@ -239,82 +264,7 @@ def _not_of_failed_saves(record: logging.LogRecord) -> bool:
 
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
-    return InputError(f"cannot write checkpoints in {folder} ({_reason(error)}); free space or choose another --out")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A checkpoint as it lies on disk, read without a network."""
-
-    step: int
-    position: Position
-    leaves: dict[str, np.ndarray]
-
-    @property
-    def digest(self) -> str:
-        """One sha256 over everything that a run carries on from."""
-        total = hashlib.sha256(json.dumps(self.position, sort_keys=True).encode())
-        for path, value in self.leaves.items():
-            total.update(f"{path} {value.dtype} {value.shape}".encode())
-            total.update(value.tobytes())
-        return total.hexdigest()
-
-
-def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
-    """The folder of a run's checkpoint, default the newest, and the tree of arrays that it holds, on the host.
-
-    Raises InputError when there is none, or not that one, or it is damaged.
-    """
-    folder = (run / "checkpoints").absolute()
-    steps = steps_of(folder)
-    if not steps:
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
-    require(step is None or step in steps, "step", step, f"one whose checkpoint {run} keeps: {', '.join(map(str, steps))}")
-    chosen = folder / str(steps[-1] if step is None else step)
-    if wrong := problems(chosen):
-        raise InputError(f"checkpoint {chosen} is damaged: {'; '.join(wrong[:3])}")
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree: Any = reader.metadata(chosen / "state").item_metadata
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree.tree)  # whatever devices saved it
-            return chosen, reader.restore(chosen / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
-    except Exception as error:  # whole, and yet nothing that Orbax wrote
-        raise InputError(f"checkpoint {chosen} cannot be read ({_reason(error)})") from error
-
-
-def read_stored(run: Path) -> Stored:
-    """The newest checkpoint of a run: params, statistics, optimizer state, key, step, sums and data position.
-
-    Raises InputError when there is none or it is damaged.
-    """
-    newest, state = read_state(run)
-    leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    return Stored(int(newest.name), read_manifest(newest)["position"], leaves)
-
-
-def digest(run: Path) -> tuple[int, str]:
-    """Step and digest of the newest checkpoint of a run."""
-    stored = read_stored(run)
-    return stored.step, stored.digest
-
-
-def differences(one: Stored, other: Stored) -> list[str]:
-    """What differs between two checkpoints, a line for each leaf."""
-    lines = [f"step {one.step}, {other.step}"] if one.step != other.step else []
-    lines += [f"data position {one.position}, {other.position}"] if one.position != other.position else []
-    for path in sorted(one.leaves.keys() | other.leaves.keys()):
-        a, b = one.leaves.get(path), other.leaves.get(path)
-        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
-            kinds = ["missing" if leaf is None else f"{leaf.dtype}{leaf.shape}" for leaf in (a, b)]
-            lines.append(f"{path}: {kinds[0]}, {kinds[1]}")
-        elif a.tobytes() != b.tobytes():
-            apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            lines.append(f"{path}: {np.count_nonzero(a != b)} of {a.size} numbers differ, by {apart.max():.3g} at most")
-    return lines
+    return InputError(f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,8 +272,8 @@ class Options:
     """Look at the checkpoints of a training run."""
 
     action: Annotated[Literal["list", "verify", "digest", "diff"], tyro.conf.Positional]
-    """list: steps, sizes and metrics. verify: every file against its sha256. digest: one sha256 over all that the run carries on
-    from. diff: what differs between the newest checkpoints of two runs."""
+    """list: steps, sizes and metrics. verify: compare every checkpoint's files with their sha256, read all its arrays, and print OK
+    and its digest. digest: one sha256 over all that the newest holds. diff: what differs between the newest of two runs."""
     run: Annotated[Path, tyro.conf.Positional]
     """The --out folder of a training run."""
     other: Annotated[Path | None, tyro.conf.Positional] = None
@@ -339,29 +289,35 @@ def main() -> None:
 
 def look(options: Options) -> None:
     """Print what was asked for; raises InputError when a run has no checkpoint, or a damaged one."""
+    run = run_directory(options.run, "run")
     if options.action == "digest":
-        step, value = digest(options.run)
+        step, value = digest(run)
         print(f"{value}  step {step}  {options.run}")
     elif options.action == "diff":
         if options.other is None:
             raise InputError("diff takes two runs: python -m deepjax.training.checkpoint diff RUN OTHER")
-        lines = differences(read_stored(options.run), read_stored(options.other))
+        lines = differences(read_stored(run), read_stored(run_directory(options.other, "other")))
         print("\n".join(lines) or "no difference")
     else:
-        _list(options)
+        _list(run, options.action == "verify")
 
 
-def _list(options: Options) -> None:
-    folder = options.run / "checkpoints"
+def _list(run: Path, verify: bool) -> None:
+    folder = run / "checkpoints"
     if not steps_of(folder):
-        raise InputError(f"{options.run} holds no checkpoint; allowed: the --out folder of a training run")
+        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
     damaged = []
     for step in steps_of(folder):
-        wrong = problems(folder / str(step)) if options.action == "verify" else []
-        damaged += [f"{step}/{line}" for line in wrong]
-        print(f"step {step:>8}  {_described(folder / str(step))}{'  damaged' if wrong else ''}")
+        found = ""
+        if verify:
+            try:
+                found = f"  OK  digest {read_stored(run, step).digest}"
+            except InputError as error:
+                damaged.append(str(error))
+                found = "  DAMAGED"
+        print(f"step {step:>8}  {_described(folder / str(step))}{found}")
     if damaged:
-        raise InputError(f"{folder}: {'; '.join(damaged)}; the newest whole one is used on resume")
+        raise InputError(f"{'; '.join(damaged)}; a resumed run starts from the newest whole one")
 
 
 def _described(folder: Path) -> str:

@@ -15,6 +15,7 @@ from deepjax.training.fields import check_types
 from deepjax.training.guard import Policy
 from deepjax.training.manifest import sync_folder
 
+RESULTS = ("metrics.jsonl", "checkpoints", "measured", "result.json")  # of a run, a study or an evaluation
 OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry
 
 
@@ -187,13 +188,17 @@ class TrainConfig:
 def claim_directory(out: Path, config: Any) -> None:
     """Make `out` the directory of this configuration (a dataclass: of a run, or of a study), or see that it is already.
 
-    Raises InputError when it belongs to another configuration (naming each field), cannot be read, or cannot be written.
+    Raises InputError when it belongs to another configuration (naming each field), cannot be read, or cannot be written, and when
+    it holds results without a config.json, which nobody can tell the configuration of.
     """
     path = out / "config.json"
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
         _compare(path, mine, _defaults(config))
         return
+    left = [name for name in RESULTS if (out / name).exists()]
+    if left:
+        raise InputError(f"{out} holds {left[0]} but no config.json to tell of what; put it back, or choose another --out")
     write_text(path, json.dumps(mine, indent=2) + "\n")
 
 

@@ -56,7 +56,8 @@ def _plain(title: str, tasks: Mapping[str, int], unit: str, every: float = 10.0)
             return
         last = now
         beside = f", {note}" if len(tasks) == 1 and note else ""
-        print(f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a reader of stderr that has gone is no reason to stop
+            print(f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}", file=sys.stderr, flush=True)
 
     return report
 

@@ -41,7 +41,10 @@ def numerics(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
 def _flag(name: str, given: str) -> str:
     """Of a flag that is given several times the last counts; without a value it is true."""
     values = re.findall(rf"--{name}(=\S*)?(?!\S)", given)
-    return {"": "true", "1": "true", "0": "false"}.get(value := values[-1].lstrip("="), value) if values else ""
+    if not values:
+        return ""
+    value = values[-1].lstrip("=")
+    return {"": "true", "1": "true", "0": "false"}.get(value, value)
 
 
 def claim_numerics(out: Path) -> None:

@@ -20,6 +20,9 @@ class RunOptions:
     """How many of the newest checkpoints are kept."""
     keep_best: int = 1
     """How many checkpoints of the lowest test error are kept beside them."""
+    verify_saves: Literal["structure", "full"] = "structure"
+    """What of a finished checkpoint is compared before it counts: hashes, and every array's path, type and shape (structure), or
+    every value too, bit by bit (full: a copy of the state stays on the host until then)."""
     strategy: Strategy = "jit"
     """How a step is spread over the devices: one partitioned program (jit), or one for each device (pmap). Equal to rounding, but
     that dropout draws another mask on each device of pmap."""

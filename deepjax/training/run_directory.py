@@ -13,9 +13,10 @@ from jax import Array
 from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.source import SplitName
 from deepjax.errors import InputError, require
-from deepjax.training.checkpoint import read_state, steps_of
+from deepjax.paths import run_directory
 from deepjax.training.config import TrainConfig
 from deepjax.training.programs import Maker, make_model
+from deepjax.training.stored import read_state, steps_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ def open_run(
     Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
     averages that the run does not keep.
     """
-    path = Path(path)
+    path = run_directory(path, "path")
     config = read_config(path)
     folder, state = read_state(path, step)
     require(bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema")

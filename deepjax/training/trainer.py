@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -15,15 +14,15 @@ import numpy as np
 
 from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
-from deepjax.errors import InputError, NonFiniteError, Stopped, require
+from deepjax.errors import NonFiniteError, Stopped
+from deepjax.paths import AnyPath, run_directory
 from deepjax.training.checkpoint import Checkpoints
-from deepjax.training.config import TrainConfig, claim_directory
+from deepjax.training.claim import claim_run, is_done, locked, unclaimed_if_refused
+from deepjax.training.config import TrainConfig
 from deepjax.training.damages import Damages
 from deepjax.training.data_claim import claim_data, claim_description
 from deepjax.training.diagnosis import explain
 from deepjax.training.logs import MetricsLog, Row, Tensorboard, read_rows
-from deepjax.training.numerics import NAME as NUMERICS
-from deepjax.training.numerics import claim_numerics
 from deepjax.training.options import RunOptions
 from deepjax.training.pace import Pace
 from deepjax.training.processes import by_first, together, told_by_all
@@ -34,7 +33,9 @@ from deepjax.training.tracing import Tracer, make_tracer
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
 Say = Callable[[str], None]
+Beat = Callable[[], None]
 
+SHORT = 12  # characters of a digest that a message shows
 LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the progress display
 
 
@@ -54,6 +55,8 @@ class RunResult:
     test_images: int
     resumed_at: int
     was_done: bool
+    digest: str = ""
+    """Of the last checkpoint, read back from the disk, as `python -m deepjax.training.checkpoint digest` gives it."""
 
 
 def say_on_stderr(line: str) -> None:
@@ -64,7 +67,7 @@ def say_on_stderr(line: str) -> None:
 
 def train(
     config: TrainConfig,
-    out: Path | str,
+    out: AnyPath,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: Programs | None = None,
@@ -77,20 +80,20 @@ def train(
     Stopped (after saving).
     """
     require_kinds(config, options)
-    require(isinstance(out, Path | str), "out", out, "a path")
-    out = Path(out)
+    out = run_directory(out)
     primary = jax.process_index() == 0
     say = say if primary else lambda line: None
-    is_new = not (out / "config.json").exists()
-    _claim(out, config, primary)
-    rows = read_rows(out / "metrics.jsonl")
-    if by_first(lambda: bool(rows) and rows[-1]["kind"] == "final"):
-        return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
     with contextlib.ExitStack() as stack:
+        confirm = stack.enter_context(locked(out, say))
+        is_new = not (out / "config.json").exists()
+        claim_run(out, config)
+        rows = read_rows(out / "metrics.jsonl")
+        if by_first(lambda: is_done(rows)):
+            return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
         stopping = stack.enter_context(stop_signals())
-        beat = stack.enter_context(watchdog(options.watchdog))
+        beat = _both(stack.enter_context(watchdog(options.watchdog)), confirm)
         if programs is None:
-            with _unclaimed(out, is_new and primary):
+            with unclaimed_if_refused(out, is_new):
                 programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
         for line in programs.warnings:
@@ -100,7 +103,7 @@ def train(
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")
-        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say)
+        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say, options.verify_saves)
         stack.callback(checkpoints.close)
         beat()
         state, batches = _start(config, programs, checkpoints)
@@ -120,27 +123,12 @@ def train(
     return _result(final, resumed_at=first, was_done=False)
 
 
-def _claim(out: Path, config: TrainConfig, primary: bool) -> None:
-    """The first process claims the directory, the others see that it is the same."""
-    by_first(lambda: claim_numerics(out))
-    together(lambda: claim_numerics(out))
-    by_first(lambda: claim_directory(out, config))
-    if not primary:
-        claim_directory(out, config)
+def _both(one: Beat, other: Beat) -> Beat:
+    def act() -> None:
+        one()
+        other()
 
-
-@contextlib.contextmanager
-def _unclaimed(out: Path, is_new: bool) -> Iterator[None]:
-    """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
-    try:
-        yield
-    except InputError:
-        if is_new:
-            for name in ("config.json", NUMERICS):
-                (out / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                out.rmdir()
-        raise
+    return act
 
 
 def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
@@ -171,7 +159,7 @@ class _Run:
     report: Report
     say: Say
     stopping: Stopping
-    beat: Callable[[], None]
+    beat: Beat
     noted: set[tuple[str, int]]
     tracer: Tracer | None
     damages: Damages
@@ -185,7 +173,12 @@ class _Run:
             self.checkpoints.note_metric(int(state.step), row["test_error"])
         state = self._steps(state, batches)
         final = {"kind": "final", "step": int(state.step)} | self.evaluate(state, "train") | self.evaluate(state, "test")
-        by_first(lambda: self.write(final))
+
+        def conclude() -> None:
+            final["digest"] = self.checkpoints.digest(int(state.step))
+            self.write(final)
+
+        by_first(conclude)
         return final
 
     def _steps(self, state: TrainState, batches: Any) -> TrainState:
@@ -252,6 +245,8 @@ class _Run:
             self._stop(step, what)
 
     def _stop(self, step: int, what: str) -> NoReturn:
+        digest = self.checkpoints.digest(step) if step else ""
+        what += f" (digest {digest[:SHORT]})" if digest else ""
         where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
         raise Stopped(f"stopped by {self.stopping.signal.name} {where}; the same command carries on")
 

@@ -29,6 +29,7 @@ from deepjax.training.checkpoint import Checkpoints
 from deepjax.training.config import claim_directory
 from deepjax.training.optimizers import make_optimizer
 from deepjax.training.programs import make_model
+from deepjax.training.run_lock import hold
 from deepjax.training.state import init_state
 from deepjax.training.step import make_eval_step
 from experiments.evaluate import Options, main
@@ -153,7 +154,7 @@ def test_every_mistake_is_one_line(arguments, message, tmp_path):
 def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     """Nor one that would take the place of another's; the same may be done again."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"out is .*allowed: a folder that can be written"):
+    with pytest.raises(InputError, match=r"cannot write .*file/run\.lock: .*choose another --out"):
         evaluated(tmp_path / "file", "--run", trained)
     about = described([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
     (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))
@@ -166,6 +167,15 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     for other, names in others:
         with pytest.raises(InputError, match=r"result\.json is of another evaluation; choose another --out, or remove it"):
             claim(tmp_path, other, names)
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(trained, tmp_path):
+    with pytest.raises(InputError, match=r"10-crop|photographs"):
+        evaluated(tmp_path / "new", "--run", trained, "--protocol", "10-crop")
+    assert list(tmp_path.iterdir()) == []
+    with hold(tmp_path, print), pytest.raises(InputError, match="is in use by process"):
+        evaluated(tmp_path, "--run", trained)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):

@@ -33,6 +33,8 @@ FAULTS = {
     "launchers": ("starts", "launchers", 0, 1),
     "signals": ("starts", "stopped", 100, 1),
     "settings": ("starts", "settings", 0, 1),
+    "names": ("names", "names", 500, 1),
+    "double-starts": ("double_starts", "double_starts", 100, 1),
     "controls": ("controls", "controls", 0, 1),
 }
 HEADER = """# Faults

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepjax import paths
 from deepjax.data import source
-from deepjax.training import checkpoint, config, guard, signals, step, trainer
+from deepjax.training import checkpoint, config, guard, run_lock, signals, step, stored, trainer
 from deepjax.training.checkpoint import Checkpoints
-from tests.faults import bad_batches, files, guards, inputs, spread
+from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
 
 Patch = contextlib.AbstractContextManager[Any]
@@ -88,7 +89,7 @@ def _stops_unsaved(run: Any, state: Any, batches: Any, at: int) -> None:
 
 def _only_the_newest(self: Checkpoints) -> int:
     newest = self.steps()[-1]
-    return -1 if checkpoint.problems(self.folder / str(newest)) else newest
+    return -1 if checkpoint.defects(self.folder / str(newest)) else newest
 
 
 def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -97,7 +98,7 @@ def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 CONTROLS = {
     "sha256 manifest": Control(
-        _replaced(checkpoint, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
+        _replaced(stored, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
     ),
     "fallback to the older step": Control(
         _replaced(Checkpoints, "_look", _only_the_newest), lambda work: files.bit_flips(2, work, restores=1)
@@ -122,6 +123,9 @@ CONTROLS = {
     "abandoned branch removed": Control(_replaced(Checkpoints, "_abandon", lambda *_: None), checked(guards.abandons_the_branch)),
     "best kept": Control(_replaced(checkpoint, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
     "errors of saving told": Control(_replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)),
+    "saves opened again": Control(_replaced(checkpoint, "defects", lambda folder: []), checked(guards.opens_what_it_saved)),
+    "lock": Control(_replaced(run_lock.RunLock, "acquire", lambda self: None), checked(guards.refuses_a_second_run)),
+    "names refused": Control(_replaced(paths, "_PATTERN", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))),
     "evaluation mask": Control(_unmasked, checked(guards.counts_every_image_once)),
     "image cap": Control(_replaced(source, "decode", _resized), checked(guards.refuses_bombs)),
     "watchdog": Control(_replaced(signals, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)),

@@ -12,6 +12,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+from orbax.checkpoint._src.serialization import ocdbt_utils
 from PIL import Image
 
 from deepjax.data import dataset_info, source
@@ -20,6 +21,8 @@ from deepjax.training import checkpoint, train
 from deepjax.training.checkpoint import Checkpoints, digest, steps_of
 from deepjax.training.guard import SPIKE_WARMUP, Policy, init_guard, judge
 from deepjax.training.logs import read_rows
+from deepjax.training.run_lock import NAME as LOCK
+from deepjax.training.run_lock import hold
 from deepjax.training.signals import EXIT_HUNG, watchdog
 from deepjax.training.state import TrainState
 from tests.faults.runs import CONFIG, OPTIONS, complete, programs
@@ -97,6 +100,29 @@ def tells_of_a_failed_save(work: Path) -> bool:
     return len(said) == 1 and "could not be written" in said[0] and "No space left" in said[0] and names == ["2"]
 
 
+def opens_what_it_saved(work: Path) -> bool:
+    """A save that Orbax did not finish, and says nothing of, has failed."""
+    said: list[str] = []
+    with mock.patch.object(ocdbt_utils, "merge_ocdbt_per_process_files", _nothing):
+        opened = _saved(work, {1: None}, said)
+    opened.close()
+    return opened.steps() == [] and len(said) == 1 and "could not be written" in said[0]
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """In place of putting the files of all processes together."""
+
+
+def refuses_a_second_run(work: Path) -> bool:
+    """A run directory that this process has locked is not trained in, and not left changed."""
+    with hold(work / "run", lambda line: None):
+        try:
+            complete(work / "run")
+        except InputError as error:
+            return "is in use by process" in str(error) and [path.name for path in (work / "run").iterdir()] == [LOCK]
+    return False
+
+
 def counts_every_image_once(work: Path) -> bool:
     """The images counted by the final evaluation are those of the data set: batches are padded, and padding is left out."""
     complete(work)
@@ -155,6 +181,8 @@ CHECKS: tuple[Callable[[Path], bool], ...] = (
     abandons_the_branch,
     keeps_the_best,
     tells_of_a_failed_save,
+    opens_what_it_saved,
+    refuses_a_second_run,
     counts_every_image_once,
     refuses_bombs,
     leaves_spikes_out,

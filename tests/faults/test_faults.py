@@ -15,6 +15,8 @@ QUICK = {  # tries, 0: all; the other kinds take longer even so
     "resumed-order": 0,
     "changed": 12,
     "fuzz": 250,
+    "names": 3,
+    "double-starts": 2,
 }
 LONGER = {
     "one-of-two": 2,

@@ -10,6 +10,7 @@ from deepjax.errors import InputError
 from deepjax.study.arms import best_rate, collect, run_arm
 from deepjax.study.page import failed_controls, write_page
 from deepjax.study.study import Options, conduct
+from deepjax.training.run_lock import hold
 from experiments import studies
 from tests.study import toy
 
@@ -79,6 +80,21 @@ def test_again_it_only_draws(finished, record, capsys):
 def test_another_study_in_the_same_directory_and_unknown_names_are_refused(finished, options, message):
     with pytest.raises(InputError, match=message):
         conduct(toy.STUDY, Options(out=finished, **options))
+
+
+def test_where_the_data_is_not_prepared_nothing_is_begun(tmp_path):
+    study = dataclasses.replace(toy.STUDY, presets={"fashion_mnist": toy.STUDY.presets["digits"]})
+    options = Options(dataset="fashion_mnist", data_dir=str(tmp_path / "data"), out=tmp_path / "study")
+    with pytest.raises(InputError, match=r"'fashion_mnist' is not prepared in .*data; prepare it with"):
+        conduct(study, options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("lock", "options"), [("study", {}), ("study/runs/deep", {"arm": "deep"})])
+def test_a_study_and_each_of_its_arms_run_once_at_a_time(lock, options, tmp_path):
+    with hold(tmp_path / lock, print), pytest.raises(InputError, match=f"{lock} is in use by process"):
+        conduct(toy.STUDY, Options(out=tmp_path / "study", **options))
+    assert list(tmp_path.rglob("config.json")) == []
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 1}, {"jobs": -1}, {"first_seed": -1}])

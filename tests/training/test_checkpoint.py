@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
+from orbax.checkpoint._src.serialization import ocdbt_utils
 
 from deepjax.errors import InputError
 from deepjax.models import ResNet, cifar_stages
@@ -124,6 +125,64 @@ def test_a_save_that_fails_is_said_and_the_next_is_made(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2"]
 
 
+async def nothing(*_, **__) -> None:
+    """In place of a part of Orbax's saving."""
+
+
+def test_a_save_that_orbax_left_incomplete_has_failed(tmp_path):
+    """As it does, with no more than a log line, where it does not find the files that it wrote."""
+    said = []
+    opened = Checkpoints(tmp_path, warn=said.append)
+    with mock.patch.object(ocdbt_utils, "merge_ocdbt_per_process_files", nothing):
+        opened.save(state_at(1), {"next_index": 1})
+        assert not opened.settle()
+    assert len(said) == 1 and "checkpoint of step 1 could not be written" in said[0] and "cannot be opened" in said[0]
+    opened.save(state_at(2), {"next_index": 2})
+    opened.close()
+    assert opened.steps() == [2]
+
+
+def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, capsys):
+    """Whole by its manifest, but for what Orbax should have written and had not."""
+    opened = save_all(tmp_path, {1: None})
+    with (
+        mock.patch.object(ocdbt_utils, "merge_ocdbt_per_process_files", nothing),
+        mock.patch.object(checkpoint, "defects", lambda folder: []),
+    ):
+        opened.save(state_at(2), {"next_index": 2})
+        assert opened.settle() and problems(tmp_path / "checkpoints" / "2") == []
+    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: its arrays cannot be opened"):
+        look(Options("verify", tmp_path))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  OK  digest " in first and second.endswith("DAMAGED")
+    opened._warn = lambda line: None
+    assert int(opened.restore(state_at(0))[0].step) == 1
+    opened.close()
+
+
+@pytest.mark.parametrize("change", ["missing", "type", "shape", "value"])
+def test_what_was_written_is_compared_with_what_was_to_be_saved(change, tmp_path):
+    """Orbax is given another state; of values alone only a full comparison knows."""
+    changed = {
+        "missing": lambda state: state.replace(batch_stats={}),
+        "type": lambda state: state.replace(learning_rate=state.learning_rate.astype(jnp.bfloat16)),
+        "shape": lambda state: state.replace(learning_rate=state.learning_rate[None]),
+        "value": lambda state: state.replace(learning_rate=state.learning_rate * jnp.float32(1 + 2**-23)),
+    }[change]
+    said = []
+    for verify, fails in (("structure", change != "value"), ("full", True)):
+        opened = Checkpoints(tmp_path / verify, warn=said.append, verify=verify)
+        save = opened._orbax.save
+        with mock.patch.object(opened._orbax, "save", lambda path, state, save=save: save(path, changed(state))):
+            opened.save(state_at(1), {"next_index": 1})
+            assert opened.settle() is not fails
+        opened.save(state_at(2, devices=8), {"next_index": 2})
+        assert opened.settle()
+        opened.close()
+    name = "batch_stats" if change == "missing" else "learning_rate"
+    assert len(said) == 1 + (change != "value") and all("read again it differs" in line and name in line for line in said)
+
+
 @pytest.mark.parametrize("file", ["manifest of the oldest", "folder that cannot be removed"])
 def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
     said = []
@@ -176,9 +235,10 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
     assert same == "no difference"
     assert any(re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line) for line in lines)
     look(Options("verify", tmp_path / "a"))
+    assert capsys.readouterr().out.endswith(f"OK  digest {digest(tmp_path / 'a')[1]}\n")
     manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
-    with pytest.raises(InputError, match=r"3/manifest.json is damaged"):
+    with pytest.raises(InputError, match=r"checkpoints/3 is damaged: manifest.json is damaged"):
         look(Options("verify", tmp_path / "a"))
     with pytest.raises(InputError, match="diff takes two runs"):
         look(Options("diff", tmp_path / "a"))

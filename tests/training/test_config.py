@@ -82,6 +82,17 @@ def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, chan
         claim_directory(tmp_path / "run", dataclasses.replace(CONFIG, **change))
 
 
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints", "measured", "result.json"])
+def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_path):
+    (tmp_path / "notes.txt").write_text("no result")
+    claim_directory(tmp_path, CONFIG)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / left).mkdir()
+    with pytest.raises(InputError, match=f"holds {left} but no config.json .* choose another --out"):
+        claim_directory(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "cif')
     with pytest.raises(InputError, match=r"config\.json cannot be read"):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,17 @@ def test_the_last_step_is_always_told(clock, capsys):
         clock[0] = 2.0
         report("run", 5, 5, "loss 1")
     assert capsys.readouterr().err.splitlines()[-1] == "run: step 5/5, 2.0 steps/s, 0 s left, loss 1"
+
+
+def test_work_goes_on_when_nobody_reads_its_progress_any_more(clock, monkeypatch):
+    """As in `train.py ... 2>&1 | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1) as closed, monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", closed)
+        with display.display("run", {"run": 5}) as report:
+            report("run", 5, 5)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 
 def test_on_a_terminal_bars_are_drawn(monkeypatch, capsys):

@@ -10,10 +10,10 @@ import pytest
 from deepjax.analysis import trace
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, train
-from deepjax.training.checkpoint import read_state
 from deepjax.training.config import claim_directory
 from deepjax.training.logs import read_rows
 from deepjax.training.run_directory import open_run
+from deepjax.training.stored import read_state
 
 CONFIG = TrainConfig(model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema=0.5, image_size=10)
 

@@ -54,6 +54,7 @@ def test_the_same_command_again_says_that_it_is_done(whole, programs):
     again = train(CONFIG, out, programs=programs)
     assert again.was_done
     assert dataclasses.replace(again, was_done=False, resumed_at=0) == result
+    assert (result.steps, result.digest) == digest(out)
 
 
 @pytest.mark.parametrize("at", [pytest.param(at, marks=() if at in (1, 4, 7) else pytest.mark.slow) for at in range(1, 10)])
@@ -77,8 +78,10 @@ def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
         if step >= 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="carries on"):
-        train(CONFIG, tmp_path, EVERY_2, programs=programs, report=stop)
+    with pytest.raises(Stopped, match="carries on") as stopped:
+        train(CONFIG, str(tmp_path), dataclasses.replace(EVERY_2, verify_saves="full"), programs=programs, report=stop)
+    step, saved = digest(tmp_path)
+    assert f"after step {step} of 10, saved (digest {saved[:12]})" in str(stopped.value)
     train(CONFIG, tmp_path, EVERY_2, programs=programs)
     assert digest(tmp_path) == digest(whole[0])
 
@@ -89,6 +92,19 @@ def test_another_configuration_is_refused_and_nothing_changes(whole, programs):
     with pytest.raises(InputError, match=r"epochs is 3, there 2"):
         train(dataclasses.replace(CONFIG, epochs=3), out)
     assert digest(out) == before
+
+
+def test_results_whose_configuration_was_deleted_are_refused(whole, programs, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds metrics.jsonl but no config.json"):
+        train(dataclasses.replace(CONFIG, learning_rate=0.2), tmp_path / "run", programs=programs)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.jsonl", "checkpoints"}
+
+
+def test_a_run_that_is_done_is_only_read(whole, programs, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepjax.training.trainer.hold", lambda *_: pytest.fail("locked"))
+    assert train(CONFIG, whole[0], EVERY_2, programs=programs).was_done
 
 
 def test_the_digest_sees_any_change(whole, programs, tmp_path):
