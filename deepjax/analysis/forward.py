@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -127,7 +128,28 @@ def run(
     mutable = [name for name in variables if name != "params"] if train else []
     rngs = {"dropout": jax.random.key(0)} if rngs is None else dict(rngs)
     told: dict[str, Any] = switches(model, train)
-    return model.apply(variables, *inputs_of(batch), rngs=rngs, mutable=[*mutable, *sow], **told)
+    return nn.apply(_call, model, mutable=[*mutable, *sow])(variables, *inputs_of(batch), rngs=rngs, **told)
+
+
+RUN = "deepjax_run"
+"""Flag of the scopes of the network that `run` calls; a module that the network applies on its own has other scopes."""
+
+
+class _Unlike:
+    """Has another hash each time. nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none.
+
+    A module whose trace it finds is not called, and no interceptor sees it.
+    """
+
+    _hashes = itertools.count()
+
+    def __hash__(self) -> int:
+        return next(self._hashes)
+
+
+def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
+    bound.scope.flags = {**bound.scope.flags, RUN: _Unlike()}
+    return bound(*args, **kwargs)
 
 
 def loss_of(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
