@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import core
 from flax import linen as nn
 from flax.core import FrozenDict
 from jax import Array
@@ -128,7 +129,8 @@ def run(
     mutable = [name for name in variables if name != "params"] if train else []
     rngs = {"dropout": jax.random.key(0)} if rngs is None else dict(rngs)
     told: dict[str, Any] = switches(model, train)
-    return nn.apply(_call, model, mutable=[*mutable, *sow])(variables, *inputs_of(batch), rngs=rngs, **told)
+    call = core.apply(lambda scope, *args, **kwargs: model.copy(parent=scope)(*args, **kwargs), [*mutable, *sow], {RUN: _Unlike()})
+    return call(variables, *inputs_of(batch), rngs=rngs, **told)
 
 
 RUN = "deepjax_run"
@@ -145,11 +147,6 @@ class _Unlike:
 
     def __hash__(self) -> int:
         return next(self._hashes)
-
-
-def _call(bound: Any, *args: Any, **kwargs: Any) -> Any:
-    bound.scope.flags = {**bound.scope.flags, RUN: _Unlike()}
-    return bound(*args, **kwargs)
 
 
 def loss_of(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
