@@ -20,7 +20,6 @@ from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
 
-
 Path = tuple[str, ...]
 
 
@@ -29,7 +28,7 @@ class LayerRow:
     """One output of a layer, or the parameters of one whose output is not seen.
 
     Of a layer that runs several times (shared, or inside a scan) all but the norms are means over its runs; calls with other shapes
-    have a row of their own. Complex numbers count as pairs of real ones, but for `largest` and `dead`, which are of absolute values.
+    have a row of their own. Complex numbers count as pairs of real ones, but in `largest` and `dead` as absolute values.
     """
 
     layer: str
@@ -114,7 +113,7 @@ def trace(
     batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar. `layers`: paths, default all.
     `updates`: what an optimizer would add to the parameters (its second result), for the update-to-weight ratio.
     Under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. Layers that return several
-    arrays, or are called by other methods, have a row for each output; parameters of layers without one have a row too, so that the
+    arrays, or are called by other methods, have a row for each output; parameters of layers without one have a row too, so the
     norms of all rows add up to those of all parameters and of their gradient. What could not be seen is listed as unseen.
     Compiled once for a network, loss and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not

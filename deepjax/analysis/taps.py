@@ -164,7 +164,7 @@ def measured(
     """(loss, gradients of the parameters, measurements by site): one forward and one backward pass; call it inside jit.
 
     A layer from which nothing leads to the loss measures zeros. A derivative that the network takes in its forward pass counts as
-    any other operation: a layer's gradient is the loss's, along all its ways. Parameters that are integers have the gradient float0.
+    any other operation: a layer's gradient is the loss's, along all its ways. Parameters of integers have the gradient float0.
     """
     places = {site: place for place, site in enumerate(at)}
     slots = [_slot(measure, site) for site in at]
