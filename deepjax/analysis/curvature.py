@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, run
 from deepjax.analysis.loops import fast_loops
 from deepjax.errors import InputError, require, unknown
 
@@ -99,7 +99,7 @@ class Operator:
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""
         old, (_, leaves) = by_path(variables["params"]), self.flat(variables)
-        rngs = {"dropout": jax.random.fold_in(jax.random.key(0), index)}
+        rngs = base_key(self.model, index)
 
         def outputs(flat: Array) -> Any:
             new = {path: leaf.astype(old[path].dtype) for path, leaf in leaves(flat).items()}
@@ -233,7 +233,7 @@ def prepare(
     require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch")
+    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     layers = _known((layers,) if isinstance(layers, str) else layers, variables["params"])
     product = Operator(model, loss, operator, bn == "batch", layers)
     parameters = sum(leaf.size for leaf in product.block(variables).values())

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
 from deepjax.analysis.loops import fast_loops
 from deepjax.errors import require
 
@@ -103,7 +103,7 @@ def per_example_gradients(
     count = examples // size
     require(count >= 2, "bn", bn, f"what leaves two gradients or more; the batch of {examples} leaves {count}")
     groups = _split(batch, count, size)
-    check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train)
+    check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
     found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
     numbers = jax.device_get(found)
     sizes = {layer: sum(math.prod(jnp.shape(leaf)) for leaf in leaves) for layer, leaves in by_layer(variables["params"]).items()}
@@ -173,8 +173,7 @@ def noise_scale(
     norms, size = [], 0
     for batch in batches:
         groups, size = _shares(batch, small, bn, size)
-        if not norms:
-            check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train)
+        check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train, every=groups)
         norms.append(_square_norms(variables, groups, model=model, loss=loss, train=train))
     require(bool(norms), "batches", "empty", "one batch or more")
     estimates = _estimates(np.array(jax.device_get(norms), float), small, size)
@@ -248,7 +247,7 @@ class _Moments(NamedTuple):
 
 
 def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss: Loss, train: bool) -> Any:
-    rngs = {"dropout": jax.random.fold_in(jax.random.key(0), index)}
+    rngs = base_key(model, index)
 
     def value(params: Any) -> Array:
         return loss_of(model, {**variables, "params": params}, batch, loss, train, rngs)

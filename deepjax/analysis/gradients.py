@@ -8,6 +8,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from deepjax.analysis.forward import Network, initialise
+
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
     """L2 norm of every leaf of two or more axes (kernels of convolutions and dense layers), float32, by its path.
@@ -23,7 +25,7 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
     }
 
 
-def kernel_order(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
+def kernel_order(model: nn.Module | Network, input_shape: tuple[int, ...]) -> list[str]:
     """Paths of the layers that own a kernel, in the order in which the forward pass calls them.
 
     Found by linen's method interception under abstract evaluation, so any module works unmodified and nothing is computed.
@@ -39,5 +41,5 @@ def kernel_order(model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+        jax.eval_shape(lambda images: initialise(model, images), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     return called

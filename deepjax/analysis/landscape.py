@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import Batches, stack
 from deepjax.analysis.directions import by_path, check_like
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, run
 from deepjax.analysis.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -260,7 +260,7 @@ def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: S
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch")
+    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     return _Task(model, loss, bn == "batch", data.stacked, data.examples, has_batch_norm(variables), chunk, progress)
 
 
@@ -300,7 +300,7 @@ def _losses(
 
         def on(part: Any) -> tuple[Array, Array | None]:
             index, batch = part
-            outputs, _ = run(model, moved, batch, train, {"dropout": jax.random.fold_in(jax.random.key(0), index)})
+            outputs, _ = run(model, moved, batch, train, base_key(model, index))
             return loss(outputs, batch).astype(jnp.float32), _accuracy(outputs, batch)
 
         count = jax.tree.leaves(batches)[0].shape[0]

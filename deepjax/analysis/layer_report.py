@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.directions import check_like
-from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
+from deepjax.analysis.forward import Batch, Loss, Network, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
@@ -73,7 +73,9 @@ class LayerReport:
 
     loss: float
     train: bool
-    """Whether batch norm used the batch's statistics, and dropout dropped."""
+    """Whether training was asked for: batch norm by the batch's statistics, dropout that drops."""
+    mode: str
+    """By which switch the network was set to that, or that none was found."""
     layers: tuple[LayerRow, ...]
     unseen: tuple[str, ...] = ()
     """Rows of whose output nothing is known, each with the reason."""
@@ -94,11 +96,11 @@ class LayerReport:
         widths = [max(map(len, column)) for column in columns]
         lines = ["  ".join(map(_aligned, cells, widths, range(len(cells)))) for cells in zip(*columns, strict=True)]
         unseen = [f"unseen: {each}" for each in self.unseen]
-        return "\n".join([f"loss {self.loss:.4f}, in {'training' if self.train else 'evaluation'} mode", *lines, *unseen])
+        return "\n".join([f"loss {self.loss:.4f}, {self.mode}", *lines, *unseen])
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     *,
@@ -112,35 +114,45 @@ def trace(
 
     batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar. `layers`: paths, default all.
     `updates`: what an optimizer would add to the parameters (its second result), for the update-to-weight ratio.
-    Under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. Layers that return several
-    arrays, or are called by other methods, have a row for each output; parameters of layers without one have a row too, so the
-    norms of all rows add up to those of all parameters and of their gradient. What could not be seen is listed as unseen.
+    Under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. A layer that returns
+    several arrays, or is called by other methods, has a row for each output; parameters of a layer without one have a row too, so
+    that the norms of all rows add up to those of all parameters and of their gradient. What is not seen is listed as unseen.
     Compiled once for a network, loss and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not
     fit, a loss that is not a scalar, updates unlike the parameters, and inside `jax.jit`.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
         raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
-    model, variables, updates = hashable(model), nn.meta.unbox(variables), nn.meta.unbox(updates)
+    model, variables = entry(model, variables)
+    updates = nn.meta.unbox(updates)
     everywhere = sites(model, variables, batch, loss, train, rngs)
     if updates is not None:
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
     at = chosen(everywhere, layers, list(map("/".join, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
-    return report(found, at, train, [path for path in others if layers is None or "/".join(path) in layers])
+    named = [path for path in others if layers is None or "/".join(path) in layers]
+    return report(found, at, named, train, mode_text(model, train))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
 @fast_loops
 def _statistics(
-    variables: Any, batch: Batch, rngs: Rngs, updates: Any, *, model: nn.Module, loss: Loss, train: bool, at: tuple[Site, ...]
+    variables: Any,
+    batch: Batch,
+    rngs: Rngs,
+    updates: Any,
+    *,
+    model: nn.Module | Network,
+    loss: Loss,
+    train: bool,
+    at: tuple[Site, ...],
 ) -> dict[str, Any]:
     return layer_statistics(model, variables, batch, loss, train, rngs, at, lambda gradients: updates)
 
 
 def layer_statistics(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     loss: Loss,
@@ -162,7 +174,7 @@ def without_output(everywhere: Sequence[Site], params: Any) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path[:-1] for path in flat if path[:-1] not in {site.path for site in everywhere}))
 
 
-def report(found: dict[str, Any], at: Sequence[Site], train: bool, others: Sequence[Path] = ()) -> LayerReport:
+def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str) -> LayerReport:
     """The rows of numbers that are on the host. others: paths of `without_output`, each shown before the layer around it."""
     last = {site.path: place for place, site in enumerate(at)}
     rows: list[LayerRow] = []
@@ -175,7 +187,7 @@ def report(found: dict[str, Any], at: Sequence[Site], train: bool, others: Seque
         rows.append(_row(site, label, found["outputs"][place], norms))
     rows += [_hidden_row(path, found) for path in hidden]
     unseen = (f"{row.label}: {_reason(row)}" for row in rows if not row.runs)
-    return LayerReport(float(found["loss"]), train, tuple(rows), tuple(unseen))
+    return LayerReport(float(found["loss"]), train, mode, tuple(rows), tuple(unseen))
 
 
 def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import Ended, is_float, is_sum, watched
-from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, inputs_of, loss_of, shapes_of
+from deepjax.analysis.forward import Batch, Loss, Network, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
 from deepjax.analysis.probe import probe
 from deepjax.errors import InputError, unknown
 
@@ -72,17 +72,17 @@ class Tap:
     gradient: Array
 
 
-def sites(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
+def sites(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
     """Every array of real or complex floats that a layer returns, in the order in which the forward pass ends their calls.
 
     Nothing is computed. Raises InputError where the batch does not fit the network.
     """
-    inputs_of(batch)  # what is no batch at all is said before its leaves are looked at
+    check(model, variables, batch, loss, train, rngs)
     return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
 
 
 @functools.lru_cache(maxsize=256)
-def _sites(model: nn.Module, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
+def _sites(model: nn.Module | Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
     found: dict[Site, Site] = {}
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     check(model, variables, batch, loss, train, rngs)
@@ -159,7 +159,14 @@ def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequ
 
 
 def measured(
-    model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs, at: Sequence[Site], measure: Measure
+    model: nn.Module | Network,
+    variables: Any,
+    batch: Batch,
+    loss: Loss,
+    train: bool,
+    rngs: Rngs,
+    at: Sequence[Site],
+    measure: Measure,
 ) -> tuple[Array, Any, list[Any]]:
     """(loss, gradients of the parameters, measurements by site): one forward and one backward pass; call it inside jit.
 
@@ -198,7 +205,7 @@ def _zeros(shapes: Any) -> Any:
 
 
 def taps(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     layers: Sequence[str],
@@ -216,7 +223,7 @@ def taps(
     `nn.vmap` (whose runs would add up; `trace` shows those), for one from which nothing leads to the loss (its output would be
     zeros), and for a batch or a loss that does not fit.
     """
-    model, variables = hashable(model), nn.meta.unbox(variables)
+    model, variables = entry(model, variables)
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
     names = [site.layer + label for site, label in zip(at, labels(at), strict=True)]
     for name, site in zip(names, at, strict=True):
@@ -239,7 +246,9 @@ def taps(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-def _taps(model: nn.Module, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]) -> Any:
+def _taps(
+    model: nn.Module | Network, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]
+) -> Any:
     return measured(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 

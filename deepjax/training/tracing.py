@@ -15,7 +15,7 @@ import jax
 
 from deepjax.analysis.curvature import hessian_trace
 from deepjax.analysis.examples import noise_scale
-from deepjax.analysis.forward import has_batch_norm
+from deepjax.analysis.forward import has_batch_norm, mode_text
 from deepjax.analysis.layer_report import LayerReport, LayerRow, layer_statistics, report, without_output
 from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.spectrum import spectral_density
@@ -98,7 +98,7 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         with jax.set_mesh(programs.spread.mesh):
             found = jax.device_get(compiled(state, batch, size))
         at, others = seen_at[size]
-        return report(found, at, True, others)
+        return report(found, at, others, True, mode_text(model, True))
 
     return tracer
 
