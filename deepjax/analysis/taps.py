@@ -104,10 +104,16 @@ def _sites(model: nn.Module | Network, loss: Loss, train: bool, structure: Any, 
 
 def _site(ended: Ended) -> Site:
     module, value = ended.module, ended.value
-    shapes = tuple(each.shape if is_float(each) else None for each in ended.arguments)
+    shapes = tuple(each.shape if is_float(each) else None for each in _arguments(ended))
     kind, summed = type(module).__name__, is_sum(module)
     place = (module.path, ended.output, kind, module.name)
     return Site(*place, value.shape, str(value.dtype), shapes, summed, calls=1, inside=ended.inside)
+
+
+def _arguments(ended: Ended) -> tuple[Any, ...]:
+    """Up to the last array of floats: switches that follow make no other site."""
+    last = max((place for place, each in enumerate(ended.arguments) if is_float(each)), default=-1)
+    return ended.arguments[: last + 1]
 
 
 _FEATURES: tuple[Callable[[Site], str], ...] = (
@@ -182,7 +188,7 @@ def measured(
             place = places.get(_site(ended))
             if place is None:
                 return ended.value
-            return probe(ended.value, slots[place], measure.output(ended.arguments, ended.value), measure.cotangent)
+            return probe(ended.value, slots[place], measure.output(_arguments(ended), ended.value), measure.cotangent)
 
         with watched(tap):
             return loss_of(model, {"params": params, **rest}, batch, loss, train, rngs)
