@@ -71,19 +71,19 @@ def watched(act: Callable[[Ended], jax.Array]) -> Any:
         given = in_order(module, arguments, keywords) if name == "__call__" else arguments
         inside = tracers.current_trace() != base
         place = "" if name == "__call__" else f".{name}()"
-        return _mapped(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
+        return each_array(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
 
     return nn.intercept_methods(intercept)
 
 
-def _mapped(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
+def each_array(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
     """The tree with `act` of its arrays of floats. Unlike jax.tree.map it keeps the order of a dict's keys."""
     if isinstance(value, jax.Array):
         return act(value, place) if value.size and jnp.issubdtype(value.dtype, jnp.inexact) else value
     children, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda each: each is not value)
     if all(child is value for _, child in children):
         return value
-    new = structure.unflatten([_mapped(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
+    new = structure.unflatten([each_array(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
     return {name: new[name] for name in value} if type(value) is dict else new
 
 

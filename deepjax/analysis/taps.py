@@ -118,11 +118,15 @@ def _arguments(ended: Ended) -> tuple[Any, ...]:
 
 _FEATURES: tuple[Callable[[Site], str], ...] = (
     lambda site: site.kind,
-    lambda site: "x".join(map(str, site.shape)),
-    lambda site: "of " + ", ".join("x".join(map(str, shape or ())) or "-" for shape in site.arguments),
+    lambda site: _text(site.shape),
+    lambda site: "of " + (", ".join(map(_text, site.arguments)) or "none"),
     lambda site: site.dtype,
     lambda site: str(site.name),
 )
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
 def labels(at: Sequence[Site]) -> tuple[str, ...]:
