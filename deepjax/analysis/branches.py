@@ -28,10 +28,11 @@ def places_of(
 
     Raises InputError where there are none, where a module does not keep its input's shape, and where a gate cannot reach them.
     """
-    everywhere = {site.layer: site for site in sites(model, variables, batch, loss, train) if site.path and not site.output}
+    single = [site for site in sites(model, variables, batch, loss, train) if site.path and not site.output]
+    everywhere = {site.layer: site for site in single}
     keepers = [path for path, site in everywhere.items() if site.arguments[:1] == (site.shape,) and not site.is_sum]
     if modules is None:
-        chosen = tuple(site for site in everywhere.values() if site.is_sum and set(site.arguments) <= {site.shape})
+        chosen = tuple(site for site in single if site.is_sum and set(site.arguments) <= {site.shape})
         such = f", such as {', '.join(keepers[:3])}" if keepers else ""
         if not chosen:
             raise InputError(
@@ -44,7 +45,10 @@ def places_of(
             if name not in everywhere:
                 raise unknown("module", name, keepers)
             require(name in keepers, "module", name, "one that keeps its input's shape, unlike this one")
-        chosen = tuple(site for site in everywhere.values() if site.layer in modules)
+        chosen = tuple(site for site in single if site.layer in modules)
+    calls = Counter(site.layer for site in single)
+    if apart := [site.layer for site in chosen if calls[site.layer] > 1]:
+        raise InputError(f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape")
     hidden = _repeated(model, variables, batch, train, [site.layer for site in chosen if site.inside])
     if hidden:
         raise InputError(

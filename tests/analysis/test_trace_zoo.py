@@ -11,6 +11,7 @@ from flax import linen as nn
 
 import deepjax
 from deepjax.analysis import taps, trace
+from deepjax.analysis.branches import places_of
 from deepjax.analysis.forward import cross_entropy
 from deepjax.errors import InputError
 from deepjax.training.tracing import Look
@@ -185,6 +186,11 @@ def test_other_shapes_are_counted_apart():
     labels = ["head (4x3)", "mix (of 4x3, 4x3)", "mix (of 4x3, 4x1)", "head (4x2x3)", "(network)"]
     assert list(rows_of(report)) == labels and [row.runs for row in report.layers] == [1] * 5
     assert [row.branch_ratio is not None for row in report.layers] == [False, True, False, False, False]
+
+
+def test_branches_of_sums_that_are_called_with_other_shapes_are_refused():
+    with pytest.raises(InputError, match="mix is called with several shapes, whose gates cannot be told apart"):
+        places_of(Shapes(), traced(Shapes())[0], batch_of(), cross_entropy, False)
 
 
 def test_two_modules_that_share_a_scope_have_rows_apart():
