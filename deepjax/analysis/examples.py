@@ -20,7 +20,18 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
+from deepjax.analysis.forward import (
+    Batch,
+    Loss,
+    Model,
+    base_key,
+    check,
+    cross_entropy,
+    has_batch_norm,
+    hashable,
+    inputs_of,
+    loss_of,
+)
 from deepjax.analysis.loops import fast_loops
 from deepjax.errors import require
 
@@ -190,7 +201,7 @@ def by_layer(tree: Any) -> dict[str, list[Any]]:
     return found
 
 
-def call_order(model: nn.Module, variables: Any, batch: Batch, train: bool, layers: Iterable[str]) -> list[str]:
+def call_order(model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[str]) -> list[str]:
     """The layers in the order in which the forward pass ends them; those that it does not call come last. Nothing is computed."""
     places: dict[str, int] = {}
     for call in all_calls(model, variables, inputs_of(batch), train):
@@ -206,7 +217,12 @@ def _mode(bn: Statistics) -> bool:
 
 
 def _split(batch: Batch, *sizes: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:])), batch)
+    """The examples in groups of the last size; a scalar, which belongs to all of them, once a group."""
+
+    def split(leaf: Any) -> Array:
+        return jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:])) if jnp.ndim(leaf) else jnp.broadcast_to(leaf, sizes[:-1])
+
+    return jax.tree.map(split, batch)
 
 
 def _shares(batch: Batch, small: int, bn: Statistics, size: int) -> tuple[Any, int]:

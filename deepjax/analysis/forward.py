@@ -1,7 +1,6 @@
 """One way to run any linen module on a batch, whatever its switches are called and whatever state it keeps."""
 
 import functools
-import itertools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,8 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.needs import Needs, bound, satisfied
-from deepjax.analysis.network import Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
+from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
+from deepjax.analysis.nn_jit import traced_anew
 from deepjax.errors import InputError
 
 __all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
@@ -27,7 +27,7 @@ Rngs = Mapping[str, Array] | Array | None
 """Keys of random streams by name; or one key that all streams are made from; None: key 0, or `Network.seed`."""
 
 
-def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
+def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
     """What every instrument works on: the network as a key of what is compiled, and its variables without boxes.
 
     Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `hashable`, and for variables without "params".
@@ -40,7 +40,7 @@ def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
-def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None) -> Any:
+def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     """The variables of a fresh network, without boxes; also of shapes, under `jax.eval_shape`.
 
     inputs: an array, or a tuple of them. The call's defaults hold, and what it demands is set to evaluation.
@@ -56,7 +56,7 @@ def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None
     return nn.meta.unbox(satisfied(attempt)[0])
 
 
-def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
+def drawn(model: Model, key: Array, shape: Any) -> dict[str, Any]:
     """A fresh network's "params", and its "batch_stats" where it has them.
 
     shape: of one float32 array, batch included; or, for other dtypes and several inputs, `jax.ShapeDtypeStruct`s or arrays of
@@ -74,7 +74,7 @@ def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
     return _drawn(model, key, structure, shapes)
 
 
-def _variables(model: nn.Module | Network, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+def _variables(model: Model, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
     inputs = jax.tree.unflatten(structure, map(_placeholder, shapes))
     try:
         variables = initialise(model, inputs, key)
@@ -134,11 +134,13 @@ def cross_entropy(outputs: Array, batch: Batch) -> Array:
     labels = labels_of(batch)
     if not isinstance(outputs, jax.Array):
         raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
-    if outputs.shape[:-1] != labels.shape:
-        raise InputError(f"labels have the shape {labels.shape}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}")
+    if outputs.shape[:-1] != jnp.shape(labels):
+        raise InputError(
+            f"labels have the shape {jnp.shape(labels)}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}"
+        )
     logarithms = jax.nn.log_softmax(outputs.astype(jnp.float32))
-    taken = jnp.take_along_axis(logarithms, labels[..., None], axis=-1)[..., 0]
     inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
+    taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[..., 0]
     return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(jnp.float32))
 
 
@@ -147,13 +149,13 @@ def stream_key(key: Array, name: str) -> Array:
     return key if name == "dropout" else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def base_key(model: nn.Module | Network, *fold: Any) -> Array:
+def base_key(model: Model, *fold: Any) -> Array:
     """The key that the network's random streams are made from, with these numbers folded in."""
     return functools.reduce(jax.random.fold_in, fold, jax.random.key(network_of(model).seed))
 
 
 def run(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     train: bool,
@@ -190,37 +192,15 @@ def _apply(
     names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    kwargs: dict[str, Any] = dict(mode.kwargs)
+    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in needs.ignored}
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
-        apply = nn.apply(_traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
+        apply = nn.apply(traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
         return apply(variables, *inputs, rngs=keys, **kwargs)
 
     outputs, changed = bound(call, needs.axes)
     return _selected(outputs, network), changed
-
-
-RUN = "deepjax_run"
-"""Flag of the scopes of the network that `run` calls; a module that the network applies on its own has other scopes."""
-
-
-class _Unlike:
-    """Has another hash each time. nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none.
-
-    A module whose trace it finds is not called, and no interceptor sees it.
-    """
-
-    _hashes = itertools.count()
-
-    def __hash__(self) -> int:
-        return next(self._hashes)
-
-
-def _traced_anew(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """The module's call, with flags in its scope from before its submodules are bound to it."""
-    module.scope.flags = {RUN: _Unlike()}
-    return module.copy(parent=module.scope.rewound())(*args, **kwargs)
 
 
 def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:
@@ -268,19 +248,22 @@ def described(outputs: Any) -> str:
     return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
 
 
-def mode_text(model: nn.Module | Network, train: bool) -> str:
+def mode_text(model: Model, train: bool) -> str:
     """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
 
     "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and what it draws and writes.
     """
     network = hashable(network_of(model))
-    switches, needs = mode_of(network, train).switches, _memo(network, train)[0] or Needs()
+    needs = _memo(network, train)[0] or Needs()
+    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in needs.ignored]
     name = "training" if train else "evaluation"
     parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
     if not train and needs.streams:
         parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
     if not train and needs.written:
         parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
+    if needs.ignored:
+        parts.append(f"{', '.join(needs.ignored)} does not reach it through nn.vmap or nn.scan")
     if needs.axes:
         parts.append(f"axis {_listed(needs.axes)} bound with size 1")
     return "; ".join(parts)
@@ -290,9 +273,9 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, names))
 
 
-def loss_of(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
+def loss_of(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
-    return _loss_of(run(model, variables, batch, train, rngs)[0], batch, loss)
+    return _scalar(loss(run(model, variables, batch, train, rngs)[0], batch), "loss")
 
 
 def no_loss(outputs: Any, batch: Batch) -> Array:
@@ -300,37 +283,37 @@ def no_loss(outputs: Any, batch: Batch) -> Array:
     return jnp.zeros((), jnp.float32)
 
 
-def _loss_of(outputs: Any, batch: Batch, loss: Loss) -> Array:
-    value = loss(outputs, batch)
+def _scalar(value: Any, what: str) -> Array:
     if jnp.shape(value) != ():
-        raise InputError(f"loss returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
+        raise InputError(f"{what} returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
     return value
 
 
 def check(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,
     train: bool,
     rngs: Rngs = None,
     every: Any = None,
+    what: str = "loss",
 ) -> None:
     """Raise InputError, in one line, where the network cannot take the batch or the loss is not a scalar; nothing is computed.
 
     The answer is kept for the next call with such shapes. Of a loss that is marked by `of_classes`, such as `cross_entropy`,
     labels outside the classes are refused too, unless this is inside `jax.jit`; `every`: batches stacked along leading axes
-    of which this one is part, where there are more labels.
+    of which this one is part, where there are more labels. what: the name of `loss` in messages.
     """
     network, variables = entry(network_of(model), variables)
     inputs_of(batch)
-    classes = _check(network, loss, train, *shapes_of((variables, batch, rngs)))
+    classes = _check(network, loss, train, what, *shapes_of((variables, batch, rngs)))
     if classes is not None:
         require_classes(labels_of(batch if every is None else every), classes)
 
 
 @functools.lru_cache(maxsize=64)
-def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> int | None:
+def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any, shapes: tuple[Any, ...]) -> int | None:
     """How many classes the labels are of; None: they are none."""
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     classes: list[int | None] = []
@@ -338,7 +321,7 @@ def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tu
     def value(variables: Any, batch: Batch, rngs: Rngs, needs: Needs) -> Array:
         outputs, _ = _apply(network, variables, inputs_of(batch), train, rngs, (), False, needs)
         classes.append(_classes(outputs, batch, loss))
-        return _loss_of(outputs, batch, loss)
+        return _scalar(loss(outputs, batch), what)
 
     try:
         known = _memo(network, train)[0] or Needs()
@@ -349,6 +332,8 @@ def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tu
     except InputError:
         raise
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
+        if classes:
+            raise InputError(f"{what} cannot take what {name_of(network)} returns: {reason(error)}") from error
         given = ", ".join(f"{jnp.shape(value)}" for value in inputs_of(batch))
         raise InputError(f"{name_of(network)} cannot take a batch with inputs of shape {given}: {reason(error)}") from error
     return classes[-1]

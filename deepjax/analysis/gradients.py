@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.forward import Network, initialise
+from deepjax.analysis.forward import Model, initialise
 
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
@@ -25,7 +25,7 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
     }
 
 
-def kernel_order(model: nn.Module | Network, input_shape: tuple[int, ...]) -> list[str]:
+def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
     """Paths of the layers that own a kernel, in the order in which the forward pass calls them.
 
     Found by linen's method interception under abstract evaluation, so any module works unmodified and nothing is computed.

@@ -14,12 +14,23 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.directions import check_like
-from deepjax.analysis.forward import Batch, Loss, check, hashable, inputs_of, labels_of, run
+from deepjax.analysis.forward import (
+    Batch,
+    Loss,
+    Model,
+    check,
+    described,
+    entry,
+    inputs_of,
+    labels_of,
+    mode_text,
+    of_classes,
+    run,
+)
 from deepjax.errors import InputError, require
 
 Output = Literal["mean", "trace", "full"]
@@ -39,6 +50,8 @@ class Kernel:
     parameters: int
     symmetric: bool
     """Whether both sides are the same inputs, so that there are eigenvalues."""
+    mode: str
+    """How the network was set to evaluation, and what it draws and writes even so."""
 
     @property
     def square(self) -> np.ndarray:
@@ -85,7 +98,7 @@ class Kernel:
 
 
 def ntk(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     inputs: Any,
     other: Any = None,
@@ -96,15 +109,16 @@ def ntk(
 ) -> Kernel:
     """The empirical neural tangent kernel of the network in evaluation, between the inputs, or between them and others.
 
-    inputs, other: an array (n, ...), or a tuple of them. The network returns k numbers an example. "full": the inner product of
-    the gradients of output a at example i and output b at example j, (n, m, k, k); "trace": the sum over a = b, (n, m); "mean":
-    that divided by k. Batch statistics are the running ones: with a batch's own an example would have no gradient of its own.
+    inputs, other: an array (n, ...), or a tuple of them; a scalar, such as a random key, belongs to all examples. The network
+    returns k numbers an example. "full": the inner product of the gradients of output a at example i and output b at example j,
+    (n, m, k, k); "trace": the sum over a = b, (n, m); "mean": that divided by k.
+    Batch statistics are the running ones: with a batch's own an example would have no gradient of its own.
     Raises InputError for inputs that do not fit, and outputs that are not one array with a row an example.
     Compiled once for a network, shape and chunk. Cost: k backward passes for each example of a pair of chunks, in (n / chunk)
     (m / chunk) pairs, half of them without `other`; memory 2 x chunk x k x parameters: of many outputs, take a chunk of 1.
     Source: Jacot et al. 2018, section 4; Novak et al. 2022, section 3.1 (contraction of Jacobians), the mean as in its library.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(output in ("mean", "trace", "full"), "output", output, "'mean', 'trace', 'full'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
     sides = [inputs] if other is None else [inputs, other]
@@ -125,7 +139,7 @@ def ntk(
             progress(done, len(pairs))
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Kernel(matrix, output, outputs, count, other is None)
+    return Kernel(matrix, output, outputs, count, other is None, mode_text(model, False))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,7 +167,7 @@ class Drift:
 
 
 def kernel_drift(
-    model: nn.Module,
+    model: Model,
     variables_0: Any,
     variables_t: Any,
     inputs: Any,
@@ -167,8 +181,8 @@ def kernel_drift(
     Arguments and errors as of `ntk`, and for variables of different shapes; cost twice as much.
     Source: Lee et al. 2019, section 2.2 and Figure 1; alignment, Fort et al. 2020 (arXiv:2010.15110), section 2.
     """
-    for variables in (variables_0, variables_t):
-        require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
+    model, variables_0 = entry(model, variables_0)
+    model, variables_t = entry(model, variables_t)
     check_like("variables_t", variables_t["params"], variables_0["params"])
     halves = [progress and functools.partial(_half, progress, which) for which in (0, 1)]
     first, last = (
@@ -181,15 +195,14 @@ def kernel_drift(
     return Drift(float(np.linalg.norm(last.matrix - first.matrix)) / norm_0, alignment, norm_t / norm_0, first, last)
 
 
-def linearised(model: nn.Module, variables: Any) -> Callable[[Any, Any], Array]:
+def linearised(model: Model, variables: Any) -> Callable[[Any, Any], Array]:
     """The network's first Taylor polynomial in its parameters: a function (params, inputs) -> outputs.
 
     f(params_0) + J (params - params_0), in evaluation, with params_0 and J those of `variables`.
     The function raises InputError for parameters or inputs that do not fit. Cost of a call: one forward and about two backward
     passes, differentiable and compiled once for a network and shape. Source: Lee et al. 2019, equation 8.
     """
-    model = hashable(model)
-    require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
+    model, variables = entry(model, variables)
 
     def function(params: Any, inputs: Any) -> Array:
         check_like("params", params, variables["params"])
@@ -199,6 +212,7 @@ def linearised(model: nn.Module, variables: Any) -> Callable[[Any, Any], Array]:
     return function
 
 
+@of_classes
 def squared(outputs: Array, batch: Batch) -> Array:
     """Half the squared distance of outputs and labels, mean over examples; integer labels stand for one-hot rows."""
     labels = labels_of(batch)
@@ -227,6 +241,8 @@ class LinearisedRun:
     params: Any
     """Of the network, after the last step."""
     params_linear: Any
+    mode: str
+    """How the network was set to evaluation, and what it draws and writes even so."""
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a step."""
@@ -242,7 +258,7 @@ class LinearisedRun:
 
 
 def linearised_training(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -259,7 +275,7 @@ def linearised_training(
     Cost: about six passes over the batch a step; memory as training, and three times the parameters. Compiled once for a network,
     loss and shape. Source: Lee et al. 2019, sections 2.2 and 3 (its Figure 4 shows this RMSE).
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
     require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
     check(model, variables, batch, loss, False)
@@ -278,22 +294,22 @@ def linearised_training(
         raise InputError(
             f"learning_rate is {learning_rate}; allowed: smaller ones, for at step {wrong.argmax()} a loss is not finite"
         )
-    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final)
+    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final, mode=mode_text(model, False))
 
 
 def _half(progress: Callable[[int, int], None], which: int, done: int, total: int) -> None:
     progress(which * total + done, 2 * total)
 
 
-def _outputs(model: nn.Module, variables: Any, inputs: Any) -> int:
+def _outputs(model: Model, variables: Any, inputs: Any) -> int:
     """How many numbers the network returns for an example; raises InputError where it cannot take the inputs."""
     batch = (inputs, None)
     examples = batch_size(batch)
 
     def one_array(outputs: Any, _: Any) -> Array:
-        given = f"{jax.tree.map(jnp.shape, outputs)}"
         fits = isinstance(outputs, Array) and jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.shape[:1] == (examples,)
-        require(fits, "the network's output", given, f"one array of floats, ({examples}, ...)")
+        allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
+        require(fits, "the network's output", described(outputs), allowed)
         sizes.append(outputs.size // examples)
         return jnp.zeros(())
 
@@ -304,18 +320,25 @@ def _outputs(model: nn.Module, variables: Any, inputs: Any) -> int:
 
 def _cut(inputs: Any, size: int) -> list[Any]:
     """Parts of `size` examples, the last filled up with its last one, so that all have one shape."""
-    leaves = jax.tree.map(np.asarray, inputs)
-    count = jax.tree.leaves(leaves)[0].shape[0]
+    count = batch_size((inputs, None))
     places = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
-    return [jax.tree.map(lambda leaf, place=place: leaf[place], leaves) for place in places]
+    return [jax.tree.map(functools.partial(_taken, place), inputs) for place in places]
+
+
+def _taken(place: np.ndarray, leaf: Any) -> Any:
+    is_key = isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if jnp.ndim(leaf) == 0 else (leaf if is_key else np.asarray(leaf))[place]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _jacobian(model: nn.Module, variables: Any, inputs: Any) -> list[Array]:
+def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
     """(examples, outputs, entries) of each array of parameters."""
+    leaves, structure = jax.tree.flatten(inputs)
+    axes = [0 if jnp.ndim(leaf) else None for leaf in leaves]
 
-    def one(example: Any) -> Any:
-        single = (jax.tree.map(lambda leaf: leaf[None], example), None)
+    def one(*example: Any) -> Any:
+        rows = [leaf if axis is None else leaf[None] for leaf, axis in zip(example, axes, strict=True)]
+        single = (jax.tree.unflatten(structure, rows), None)
 
         def outputs(params: Any) -> Array:
             return run(model, {**variables, "params": params}, single, False)[0].astype(jnp.float32).ravel()
@@ -323,7 +346,7 @@ def _jacobian(model: nn.Module, variables: Any, inputs: Any) -> list[Array]:
         return jax.jacrev(outputs)(variables["params"])
 
     with jax.default_matmul_precision("highest"):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
-        found = jax.tree.leaves(jax.vmap(one)(inputs))
+        found = jax.tree.leaves(jax.vmap(one, in_axes=axes)(*leaves))
     return [leaf.reshape(*leaf.shape[:2], -1).astype(jnp.float32) for leaf in found]
 
 
@@ -334,7 +357,7 @@ def _contract(left: list[Array], right: list[Array], *, output: Output) -> Array
     return total / left[0].shape[1] if output == "mean" else total
 
 
-def _taylor(model: nn.Module, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
+def _taylor(model: Model, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
     """(outputs at the variables, the change that is linear in params, and J^T)."""
 
     def outputs(params: Any) -> Array:
@@ -348,14 +371,14 @@ def _taylor(model: nn.Module, variables: Any, params: Any, inputs: Any) -> tuple
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _linear(model: nn.Module, variables: Any, params: Any, inputs: Any) -> Array:
+def _linear(model: Model, variables: Any, params: Any, inputs: Any) -> Array:
     with jax.default_matmul_precision("highest"):
         value, moved, _ = _taylor(model, variables, params, inputs)
     return value + moved
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss"))
-def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: nn.Module, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
+def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: Model, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
     """Both parameters after a step, and before it (loss, the linear network's, their outputs' RMSE, how far outputs moved)."""
 
     def value(params: Any) -> tuple[Array, Array]:

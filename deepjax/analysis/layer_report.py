@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.directions import check_like
-from deepjax.analysis.forward import Batch, Loss, Network, Rngs, cross_entropy, entry, mode_text
+from deepjax.analysis.forward import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
@@ -101,7 +101,7 @@ class LayerReport:
 
 
 def trace(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -144,7 +144,7 @@ def _statistics(
     rngs: Rngs,
     updates: Any,
     *,
-    model: nn.Module | Network,
+    model: Model,
     loss: Loss,
     train: bool,
     at: tuple[Site, ...],
@@ -153,7 +153,7 @@ def _statistics(
 
 
 def layer_statistics(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,

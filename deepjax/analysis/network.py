@@ -44,20 +44,22 @@ class Network:
             _require_hashable(given, name, "Network")
 
 
-def network_of(model: nn.Module | Network) -> Network:
+Model = nn.Module | Network
+"""What every instrument takes: a linen module, or one with how it is called."""
+AModel = TypeVar("AModel", bound=Model)
+
+
+def network_of(model: Model) -> Network:
     """The module with how it is called; of a bare module the defaults."""
     return model if isinstance(model, Network) else Network(model)
 
 
-def name_of(model: nn.Module | Network) -> str:
+def name_of(model: Model) -> str:
     """Name of the module's class."""
     return type(network_of(model).module).__name__
 
 
-Model = TypeVar("Model", bound=nn.Module | Network)
-
-
-def hashable(model: Model) -> Model:
+def hashable(model: AModel) -> AModel:
     """The same network as a key of what is compiled: tuples for the lists, and frozen dicts for the dicts, among its fields.
 
     Raises InputError, naming the field, where one cannot be a key even so, such as an array.
@@ -127,7 +129,7 @@ def mode_of(network: Network, train: bool) -> Mode:
     return Mode(module, FrozenDict(kwargs), (*(f"{name}={value}" for name, value in kwargs.items()), *found))
 
 
-def demanded_switches(model: nn.Module | Network) -> dict[str, Any]:
+def demanded_switches(model: Model) -> dict[str, Any]:
     """The arguments without which the call fails, set to evaluation: those of initialisation, for which defaults hold."""
     network = network_of(model)
     names = _parameters(network.module)
@@ -135,13 +137,18 @@ def demanded_switches(model: nn.Module | Network) -> dict[str, Any]:
         name: value for name, value in _handed_on(network.module, False).items() if _is_demanded(network.module, name)
     }
     kwargs |= network.eval_kwargs
-    return {name: value for name, value in kwargs.items() if name not in names or names[name].default is inspect.Parameter.empty}
+    return {name: value for name, value in kwargs.items() if name not in names or _has_no_default(names[name])}
 
 
 def _is_demanded(module: nn.Module, name: str) -> bool:
     """Whether a module among the fields needs that argument."""
     owners = [_parameters(each) for each in _modules(_fields(module))]
-    return any(name in names and names[name].default is inspect.Parameter.empty for names in owners)
+    return any(name in names and _has_no_default(names[name]) for names in owners)
+
+
+def _has_no_default(parameter: inspect.Parameter) -> bool:
+    """Of None linen's merge_param refuses a module whose field has no value either."""
+    return parameter.default in (inspect.Parameter.empty, None)
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -191,8 +198,9 @@ def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any]
         return done[id(module)], ()
     names, changes, found = _parameters(module), {}, ()
     for name, value in _fields(module).items():
-        if value is None and name in names:
-            continue  # the call's own argument decides
+        if value is None and (name in names or name not in (*_TRAINS, *_EVALUATES)):
+            continue  # the call's own argument decides, or it is no switch
+        value = False if value is None else value  # as a switch it has not been set yet
         changes[name], more = _set(name, value, train, f"{path}{name}", done, deep)
         found += more
     done[id(module)] = module.clone(**changes) if found else module
@@ -202,7 +210,7 @@ def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any]
 def _set(name: Any, value: Any, train: bool, path: str, done: dict[int, Any], deep: bool) -> tuple[Any, tuple[str, ...]]:
     """A field or an entry of one, with the switches in it set, and which."""
     wanted = _wanted(name, train) if isinstance(name, str) else None
-    if wanted is not None and (isinstance(value, bool) or (value is None and name in (*_TRAINS, *_EVALUATES))):
+    if wanted is not None and isinstance(value, bool):
         return wanted, (f"{path}={wanted}",)
     if isinstance(value, nn.Module):
         return _with_fields(value, train, f"{path}.", done, deep) if deep else (value, ())
@@ -238,5 +246,5 @@ def _rebuilt(value: Any, entries: dict[Any, Any]) -> Any:
         return dataclasses.replace(value, **entries)
     new = copy.copy(value)
     for name, each in entries.items():
-        setattr(new, name, each)
+        object.__setattr__(new, name, each)
     return new
