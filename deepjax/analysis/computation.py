@@ -12,9 +12,10 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from deepjax.analysis.forward import RUN, Network, check, initialise, name_of, no_loss, reason, run
+from deepjax.analysis.forward import Network, check, initialise, name_of, no_loss, reason, run
 from deepjax.analysis.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.input_shapes import typed_shapes
+from deepjax.analysis.nn_jit import RUN
 from deepjax.analysis.primitives import WITHOUT_PRODUCTS
 from deepjax.analysis.products import PRODUCTS, equation_macs
 from deepjax.analysis.trip_count import Known

@@ -1,7 +1,6 @@
 """One way to run any linen module on a batch, whatever its switches are called and whatever state it keeps."""
 
 import functools
-import itertools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from jax.core import Tracer
 
 from deepjax.analysis.needs import Needs, bound, satisfied
 from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
+from deepjax.analysis.nn_jit import traced_anew
 from deepjax.errors import InputError
 
 __all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
@@ -51,7 +51,7 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
 
     def attempt(needs: Needs) -> Any:
         keys = {"params": key, "dropout": key} | {name: stream_key(key, name) for name in needs.streams}
-        return bound(lambda: nn.init(_traced_anew, network.module)(keys, *arguments, **demanded), needs.axes)
+        return bound(lambda: nn.init(traced_anew, network.module)(keys, *arguments, **demanded), needs.axes)
 
     return nn.meta.unbox(satisfied(attempt)[0])
 
@@ -195,33 +195,11 @@ def _apply(
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
-        apply = nn.apply(_traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
+        apply = nn.apply(traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
         return apply(variables, *inputs, rngs=keys, **kwargs)
 
     outputs, changed = bound(call, needs.axes)
     return _selected(outputs, network), changed
-
-
-RUN = "deepjax_run"
-"""Flag of the scopes of the network that `run` calls; a module that the network applies on its own has other scopes."""
-
-
-class _Unlike:
-    """Has another hash each time. nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none.
-
-    A module whose trace it finds is not called, and no interceptor sees it.
-    """
-
-    _hashes = itertools.count()
-
-    def __hash__(self) -> int:
-        return next(self._hashes)
-
-
-def _traced_anew(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """The module's call, with flags in its scope from before its submodules are bound to it."""
-    module.scope.flags = {**module.scope.flags, RUN: _Unlike()}
-    return module.copy(parent=module.scope.rewound())(*args, **kwargs)
 
 
 def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:

@@ -43,8 +43,8 @@ def _flag(name: str, given: str) -> str:
     values = re.findall(rf"--{name}(=\S*)?(?!\S)", given)
     if not values:
         return ""
-    value = values[-1].lstrip("=")
-    return {"": "true", "1": "true", "0": "false"}.get(value, value)
+    value: str = values[-1].lstrip("=")
+    return {"": "true", "1": "true", "0": "false"}.get(value) or value
 
 
 def claim_numerics(out: Path) -> None:
