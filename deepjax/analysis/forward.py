@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jax import Array
 
+from deepjax.analysis.params import widened
 from deepjax.errors import InputError
 
 Batch = Any
@@ -107,11 +108,11 @@ def labels_of(batch: Batch) -> Any:
 
 
 def cross_entropy(outputs: Array, batch: Batch) -> Array:
-    """Mean softmax cross-entropy in float32. outputs: (..., classes); the batch's labels: integers of shape (...)."""
+    """Mean softmax cross-entropy, float32 (float64 of such outputs). outputs: (..., classes); labels: integers of shape (...)."""
     labels = labels_of(batch)
     if outputs.shape[:-1] != labels.shape:
         raise InputError(f"labels have the shape {labels.shape}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}")
-    logarithms = jax.nn.log_softmax(outputs.astype(jnp.float32))
+    logarithms = jax.nn.log_softmax(widened(outputs))
     return -jnp.mean(jnp.take_along_axis(logarithms, labels[..., None], axis=-1))
 
 

@@ -18,8 +18,8 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.batches import batch_size
-from deepjax.analysis.directions import check_like
 from deepjax.analysis.forward import Batch, Loss, check, hashable, inputs_of, labels_of, run
+from deepjax.analysis.params import check_like
 from deepjax.errors import InputError, require
 
 Output = Literal["mean", "trace", "full"]

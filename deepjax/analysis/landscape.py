@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 
 from deepjax.analysis.batches import Batches, stack
-from deepjax.analysis.directions import by_path, check_like
 from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, unboxed, widened
 from deepjax.analysis.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -197,8 +196,8 @@ def loss_between(
     task = _prepare(model, variables_a, batch, loss, bn, chunk, progress)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
     require(all(name in variables_b for name in kept), "variables_b", f"with {sorted(variables_b)}", f"with {kept}, as variables_a")
-    first, last = ({name: variables[name] for name in kept} for variables in (variables_a, variables_b))
-    ends = tuple(unflatten_dict(check_like("variables_b", end, first), sep="/") for end in (first, last))
+    first, last = ({name: unboxed(variables[name]) for name in kept} for variables in (variables_a, variables_b))
+    ends = tuple(filled(first, check_like("variables_b", end, first)) for end in (first, last))
     found = _evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
     return Line(bn, task.normalised, task.examples, True, points, *found)
 
@@ -265,16 +264,18 @@ def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: S
 
 
 def _from(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
-    """The parameters and the directions, as trees of one structure."""
-    return tuple(
-        {"params": unflatten_dict(check_like(name, tree, params), sep="/")} for name, tree in {"": params, **directions}.items()
-    )
+    """The parameters and the directions, as unboxed trees of one structure."""
+    trees = {"": params, **directions}.items()
+    return tuple({"params": filled(params, check_like(name, tree, params))} for name, tree in trees)
 
 
 def _evaluate(task: _Task, variables: Any, trees: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(points,) losses and accuracies. weights: (points, trees). A host loop over chunks, so that progress shows."""
+    """(points,) losses and accuracies. trees: by collection, unboxed. weights: (points, trees).
+
+    A host loop over chunks, so that progress shows.
+    """
     points, chunk = len(weights), min(task.chunk, len(weights))
-    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(np.float32)
+    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(sum_dtype(*jax.tree.leaves(trees[0])))
     found = []
     for start in range(0, len(padded), chunk):
         part = _losses(
@@ -296,12 +297,12 @@ def _losses(
     """(points,) mean losses, and accuracies or None, at the weighted sums of the trees. weights: (points, trees)."""
 
     def at(weights: Array) -> tuple[Array, Array | None]:
-        moved = {**variables, **jax.tree.map(lambda *leaves: _mixed(weights, leaves), *trees)}
+        moved = {**unboxed(variables), **jax.tree.map(lambda *leaves: _mixed(weights, leaves), *trees)}
 
         def on(part: Any) -> tuple[Array, Array | None]:
             index, batch = part
             outputs, _ = run(model, moved, batch, train, {"dropout": jax.random.fold_in(jax.random.key(0), index)})
-            return loss(outputs, batch).astype(jnp.float32), _accuracy(outputs, batch)
+            return widened(loss(outputs, batch)), _accuracy(outputs, batch)
 
         count = jax.tree.leaves(batches)[0].shape[0]
         return jax.tree.map(jnp.mean, lax.map(on, (jnp.arange(count), batches)))
@@ -311,10 +312,10 @@ def _losses(
 
 def _mixed(weights: Array, leaves: tuple[Array, ...]) -> Array:
     first = leaves[0]
-    if not jnp.issubdtype(first.dtype, jnp.floating):
+    if not jnp.issubdtype(first.dtype, jnp.inexact):
         return first
-    terms = [weight * leaf.astype(jnp.float32) for weight, leaf in zip(weights, leaves, strict=True)]
-    return functools.reduce(jnp.add, terms).astype(first.dtype)
+    terms = [weight * real_pairs(leaf).astype(weights.dtype) for weight, leaf in zip(weights, leaves, strict=True)]
+    return from_real(functools.reduce(jnp.add, terms), first).astype(first.dtype)
 
 
 def _accuracy(outputs: Any, batch: Batch) -> Array | None:

@@ -14,9 +14,9 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
-from deepjax.analysis.directions import check_like
 from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
 from deepjax.analysis.loops import fast_loops
+from deepjax.analysis.params import check_like
 from deepjax.analysis.taps import Measure, Site, chosen, measured, one_run, sites
 from deepjax.errors import InputError
 
