@@ -1,0 +1,206 @@
+"""Instruments on boxed, oddly named, complex and float64 parameters against jax.grad and jax.hessian of a vector of real numbers."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from deepjax.analysis import (
+    gnvp,
+    gradient_mass,
+    hessian_trace,
+    hvp,
+    kernel_norms,
+    linearised,
+    linearised_training,
+    loss_between,
+    loss_line,
+    noise_scale,
+    ntk,
+    per_example_gradients,
+    random_direction,
+    spectral_density,
+    top_eigenvalues,
+    trace,
+    trajectory,
+)
+from tests.zoo import Attention, Complex, Partitioned, Tree, Typed, Weighted, WeightedAtTheTop
+
+KINDS = {  # network, whether under jax_enable_x64, relative tolerance
+    "complex": (Complex(), False, 1e-4),
+    "weight norm": (Weighted(), False, 1e-4),
+    "weight norm at the top": (WeightedAtTheTop(), False, 1e-4),
+    "partitioned": (Partitioned(), False, 1e-4),
+    "attention": (Attention(), False, 1e-4),
+    "tuple": (Tree(), False, 1e-4),
+    "float32 under x64": (Typed(jnp.float32), True, 1e-4),
+    "float64": (Typed(jnp.float64), True, 1e-10),
+}
+
+
+def to_vector(tree):
+    """Real parts, then imaginary parts, leaf by leaf."""
+    leaves = jax.tree.leaves(nn.meta.unbox(tree))
+    return jnp.concatenate(
+        [part.ravel() for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]
+    )
+
+
+def from_vector(vector, like):
+    leaves, structure = jax.tree.flatten(nn.meta.unbox(like))
+    found = []
+    for leaf in leaves:
+        parts = 2 if jnp.iscomplexobj(leaf) else 1
+        taken, vector = jnp.split(vector, [parts * leaf.size])
+        taken = taken.reshape(parts, *leaf.shape)
+        found.append(taken[0] + 1j * taken[1] if parts == 2 else taken[0])
+    return jax.tree.unflatten(structure, found)
+
+
+@functools.cache
+def truth(kind):
+    """The loss of single examples and of all as functions of a vector, its gradients and its Hessian."""
+    model, _, _ = KINDS[kind]
+    dtype = jnp.float64 if kind == "float64" else jnp.float32
+    x = jax.random.normal(jax.random.key(1), (8, 4), dtype)
+    labels = jnp.arange(8) % 3
+    variables = model.init(jax.random.key(0), x)
+    vector = to_vector(variables["params"])
+
+    def outputs(vector, x=x):
+        return model.apply({"params": from_vector(vector, variables["params"])}, x)
+
+    def losses(vector):
+        return -jnp.take_along_axis(jax.nn.log_softmax(outputs(vector)), labels[:, None], 1)[:, 0]
+
+    def mean(vector):
+        return losses(vector).mean()
+
+    return SimpleNamespace(
+        model=model, variables=variables, batch=(x, labels), vector=vector, outputs=outputs, mean=mean,
+        gradients=jax.jacrev(losses)(vector), gradient=jax.grad(mean)(vector), hessian=jax.hessian(mean)(vector),
+        jacobian=jax.jacrev(outputs)(vector),
+    )  # fmt: skip
+
+
+@pytest.fixture(params=KINDS)
+def case(request):
+    _, x64, rtol = KINDS[request.param]
+    with jax.enable_x64(x64):
+        yield truth(request.param), functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 10)
+
+
+def random_like(params, seed=3):
+    vector = to_vector(params)
+    return from_vector(jax.random.normal(jax.random.key(seed), vector.shape, vector.dtype), params)
+
+
+def test_products(case):
+    this, same = case
+    vector = random_like(this.variables["params"])
+    found = hvp(this.model, this.variables, this.batch, vector)
+    assert jax.tree.structure(found) == jax.tree.structure(vector)
+    same(to_vector(found), this.hessian @ to_vector(vector))
+    probabilities = jax.nn.softmax(this.outputs(this.vector))
+    inner = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(probabilities) / len(probabilities)
+    matrix = jnp.einsum("nip,nij,njq->pq", this.jacobian, inner, this.jacobian)
+    same(to_vector(gnvp(this.model, this.variables, this.batch, vector)), matrix @ to_vector(vector))
+
+
+def test_eigenvalues(case):
+    this, same = case
+    expected, vectors = np.linalg.eigh(this.hessian)
+    found = top_eigenvalues(this.model, this.variables, this.batch, 2, which="largest", keep=True)
+    same(found.values, expected[::-1][:2])
+    assert found.matrix.parameters == this.vector.size
+    same(np.abs(to_vector(found.vectors[0]) @ vectors[:, -1]), 1)
+
+
+def test_trace_density_and_gradient_mass(case):
+    this, same = case
+    estimates = hessian_trace(this.model, this.variables, this.batch, probes=32).estimates
+    off = this.hessian - jnp.diag(jnp.diag(this.hessian))
+    error = float(jnp.sqrt(2 / 32) * jnp.linalg.norm(off))  # Hutchinson 1990
+    assert np.mean(estimates) == pytest.approx(float(jnp.trace(this.hessian)), abs=4 * error)
+    expected, vectors = np.linalg.eigh(this.hessian)
+    density = spectral_density(this.model, this.variables, this.batch, probes=1)
+    same([density.lambda_max, density.lambda_min], [expected[-1], expected[0]])
+    mass = gradient_mass(this.model, this.variables, this.batch, 2)
+    same(mass.gradient_norm, np.linalg.norm(this.gradient))
+    same(mass.share, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
+
+
+def test_gradients_of_examples(case):
+    this, same = case
+    found = per_example_gradients(this.model, this.variables, this.batch, keep=True, chunk=3)
+    same(np.linalg.norm([row.mean_norm for row in found.layers]), np.linalg.norm(this.gradient))
+    same(sum(row.variance for row in found.layers), np.var(this.gradients, axis=0, ddof=1).sum())
+    assert sum(row.parameters for row in found.layers) == this.vector.size
+    kept = [to_vector(jax.tree.map(lambda leaf: leaf[i], found.gradients)) for i in range(8)]
+    same(kept, this.gradients)
+
+
+def test_noise_scale(case):
+    this, same = case
+    found = noise_scale(this.model, this.variables, [this.batch], small=2)
+    big = np.sum(this.gradient**2)
+    small = np.mean(np.sum(this.gradients.reshape(4, 2, -1).mean(1) ** 2, axis=1))
+    same([found.g2, found.trace_sigma], [(8 * big - 2 * small) / 6, (small - big) / (1 / 2 - 1 / 8)])
+
+
+def test_losses_on_lines(case):
+    this, same = case
+    points, params = [-1.0, 0.0, 0.5, 1.0], this.variables["params"]
+    direction = random_like(params)
+    along = loss_line(this.model, this.variables, this.batch, direction, at=points)
+    same(along.loss, [this.mean(this.vector + t * to_vector(direction)) for t in points])
+    other = {"params": random_like(params, 4)}
+    between = loss_between(this.model, this.variables, other, this.batch, at=[0, 0.5, 1])
+    ends = this.vector, to_vector(other["params"])
+    same(between.loss, [this.mean((1 - t) * ends[0] + t * ends[1]) for t in (0, 0.5, 1)])
+
+
+def test_directions_and_trajectories(case):
+    this, same = case
+    params = nn.meta.unbox(this.variables["params"])
+    whole = random_direction(this.variables, jax.random.key(5), "layer")
+    for found, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(params), strict=True):
+        if np.any(found):
+            same(np.linalg.norm(found), np.linalg.norm(leaf))
+    points = [random_like(params, seed) for seed in (1, 2, 3)]
+    found = trajectory([*points, this.variables["params"]])
+    vectors = np.stack([to_vector(point) for point in (*points, params)])
+    centred = vectors - vectors.mean(0)
+    _, scales, axes = np.linalg.svd(centred, full_matrices=False)
+    same(found.shares, scales[:3] ** 2 / np.sum(scales**2))
+    same(np.abs([to_vector(found.directions[i]) @ axes[i] for i in (0, 1)]), 1)
+
+
+def test_kernels_and_linearised_networks(case):
+    this, same = case
+    x, labels = this.batch
+    found = ntk(this.model, this.variables, x, output="full", chunk=3)
+    same(found.matrix, np.einsum("iap,jbp->ijab", this.jacobian, this.jacobian))
+    assert found.parameters == this.vector.size
+    moved = random_like(this.variables["params"])
+    line = linearised(this.model, this.variables)(moved, x)
+    same(line, this.outputs(this.vector) + this.jacobian @ (to_vector(moved) - this.vector))
+    rate = 0.1
+    run = linearised_training(this.model, this.variables, this.batch, steps=1, learning_rate=rate)
+    half = jax.grad(lambda vector: jnp.sum((this.outputs(vector) - jax.nn.one_hot(labels, 3, dtype=x.dtype)) ** 2) / 16)
+    same(to_vector(run.params), this.vector - rate * half(this.vector))
+
+
+def test_layers(case):
+    this, same = case
+    rows = trace(this.model, this.variables, this.batch, train=False).layers
+    same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(this.vector))
+    same(np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(this.gradient))
+    gradients = jax.grad(lambda params: this.mean(to_vector(params)))(nn.meta.unbox(this.variables["params"]))
+    squares = [np.sum(np.abs(leaf) ** 2) for leaf in jax.tree.leaves(gradients) if leaf.ndim >= 2]
+    names = kernel_norms(gradients)
+    same(np.sum(np.square(list(names.values()))), np.sum(squares))
