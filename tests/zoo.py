@@ -32,14 +32,6 @@ class Weighted(nn.Module):
         return nn.WeightNorm(nn.Dense(3), name="outer")(jnp.tanh(nn.Dense(3, name="first")(x)))
 
 
-class WeightedAtTheTop(nn.Module):
-    """The same without a module around it: `init` returns the name at the top of the tree."""
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.share_scope(self, norm := nn.WeightNorm(nn.Dense(3))) or norm(x)
-
-
 class Partitioned(nn.Module):
     """Boxed kernels of both kinds, and a bias that is not boxed."""
 
@@ -80,3 +72,13 @@ class Tree(nn.Module):
     def __call__(self, x):
         weight, bias = self.param("affine", lambda key: (jax.random.normal(key, (x.shape[-1], 3)), jnp.ones(3)))
         return jnp.tanh(x @ weight) + bias[None]
+
+
+class Odd(nn.Module):
+    """Complex, boxed, oddly named and nested parameters in one network."""
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in (Partitioned(name="boxed"), Weighted(name="named"), Tree(name="nested"), Complex(name="complex")):
+            x = layer(x)
+        return x

@@ -14,6 +14,7 @@ from deepjax.analysis.kernel import Drift, Kernel, LinearisedRun, kernel_drift, 
 from deepjax.analysis.landscape import Line, Plane, loss_between, loss_line, loss_plane
 from deepjax.analysis.layer_fields import LayerField, LayerFields, layer_fields
 from deepjax.analysis.layer_report import LayerReport, LayerRow, trace
+from deepjax.analysis.network import Network
 from deepjax.analysis.propagation import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.analysis.residual import Lesions, PathLengths, error_rate, lesions, path_gradient, path_lengths
@@ -41,6 +42,7 @@ __all__ = [
     "Line",
     "LinearisedRun",
     "MeanField",
+    "Network",
     "NoiseScale",
     "PathLengths",
     "PerExample",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.forward import check, hashable, run, shapes_of
+from deepjax.analysis.forward import check, hashable, no_loss, run, shapes_of
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
 """(module, positional arguments, output, whether inside nn.scan or another transformation of linen) of a call that ends."""
@@ -63,7 +63,7 @@ def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tup
 def _all_calls(model: nn.Module, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
     found: list[Call] = []
     variables, inputs = jax.tree.unflatten(structure, shapes)
-    check(model, variables, (inputs, None), _no_loss, train)
+    check(model, variables, (inputs, None), no_loss, train)
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any, inside: bool) -> None:
         found.append(Call(path_of(module), type(module).__name__, output.shape, inside))
@@ -93,7 +93,3 @@ def in_order(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[st
 def is_float(value: Any) -> bool:
     """Whether it is one array of floats."""
     return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def _no_loss(outputs: Any, batch: Any) -> jax.Array:
-    return jnp.zeros((), jnp.float32)

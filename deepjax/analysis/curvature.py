@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.batches import Batches, stack
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
 from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.params import (
     Path,
@@ -36,7 +36,6 @@ from deepjax.analysis.params import (
     real_pairs,
     restored,
     sum_dtype,
-    unboxed,
     widened,
 )
 from deepjax.errors import require, unknown
@@ -116,7 +115,7 @@ class Operator:
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""
         old, (_, leaves) = self.block(variables), self.flat(variables)
-        rngs = {"dropout": jax.random.fold_in(jax.random.key(0), index)}
+        rngs = base_key(self.model, index)
 
         def outputs(flat: Array) -> Any:
             params = filled(variables["params"], restored(leaves(flat), old))
@@ -247,11 +246,11 @@ def prepare(
     model: nn.Module, variables: Any, batch: Batches, operator: Kind, layers: Layers, bn: Statistics, loss: Loss
 ) -> tuple[Operator, Any, Matrix]:
     """The operator, the data that it takes, and what it is; raises InputError for what does not fit before anything is computed."""
-    model, variables = hashable(model), unboxed(variables)
+    model, variables = entry(model, variables)
     require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch")
+    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     layers = _known((layers,) if isinstance(layers, str) else layers, variables["params"])
     product = Operator(model, loss, operator, bn == "batch", layers)
     parameters = sum(map(real_count, product.block(variables).values()))

@@ -19,9 +19,9 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, inputs_of, loss_of
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, inputs_of, loss_of
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import Path, as_real, by_path, from_real, name_of, real_count, restored, sum_dtype, unboxed
+from deepjax.analysis.params import Path, as_real, by_path, from_real, name_of, real_count, restored, sum_dtype
 from deepjax.errors import require
 
 Statistics = Literal["running"] | int
@@ -97,7 +97,7 @@ def per_example_gradients(
     running moments are kept, and with keep=True count x parameters (batch x parameters with "running"). Compiled once for a
     network, loss and shape. Source: GSNR, Liu et al. 2020, section 2; ghost batches, Hoffer et al. 2017 (arXiv:1705.08741).
     """
-    model, variables = hashable(model), unboxed(variables)
+    model, variables = entry(model, variables)
     train, size = _mode(bn), 1 if bn == "running" else bn
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of gradients, 1 or more")
     examples = batch_size(batch)
@@ -105,7 +105,7 @@ def per_example_gradients(
     count = examples // size
     require(count >= 2, "bn", bn, f"what leaves two gradients or more; the batch of {examples} leaves {count}")
     groups = _split(batch, count, size)
-    check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train)
+    check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
     found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
     numbers = jax.device_get(found)
     sizes = {layer: sum(map(real_count, leaves)) for layer, leaves in by_layer(variables["params"]).items()}
@@ -168,15 +168,14 @@ def noise_scale(
     Cost: one forward and backward pass over the data; memory of `small` examples' activations and 2 x parameters.
     Source: McCandlish et al. 2018, appendix A.1.
     """
-    model, variables = hashable(model), unboxed(variables)
+    model, variables = entry(model, variables)
     train = _mode(bn) or train
     frozen = bn == "running" and has_batch_norm(variables)
     require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen, or bn=k for ghost batches")
     norms, size = [], 0
     for batch in batches:
         groups, size = _shares(batch, small, bn, size)
-        if not norms:
-            check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train)
+        check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train, every=groups)
         norms.append(_square_norms(variables, groups, model=model, loss=loss, train=train))
     require(bool(norms), "batches", "empty", "one batch or more")
     estimates = _estimates(np.array(jax.device_get(norms), float), small, size)
@@ -251,8 +250,7 @@ class _Moments(NamedTuple):
 
 def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss: Loss, train: bool) -> Any:
     """A tree of real numbers, as `as_real` makes of the parameters."""
-    params = variables["params"]
-    rngs = {"dropout": jax.random.fold_in(jax.random.key(0), index)}
+    params, rngs = variables["params"], base_key(model, index)
 
     def value(view: Any) -> Array:
         return loss_of(model, {**variables, "params": restored(view, params)}, batch, loss, train, rngs)

@@ -9,16 +9,18 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.forward import hashable, switches
+from deepjax.analysis.forward import Network, check, entry, no_loss, run
 
 
-def first_not_finite(model: nn.Module, variables: Any, images: Array, train: bool = False) -> str | None:
+def first_not_finite(model: nn.Module | Network, variables: Any, images: Any, train: bool = False) -> str | None:
     """Path of the first module, in the order of the forward pass, whose output is not finite; "" is the network; None: all are.
 
-    images: what the network takes, the first axis the examples'. Any linen module; dropout is drawn from key 0. Blocks under a scan
-    are seen as one. Cost: one forward pass, compiled once for a network and shape.
+    images: what the network takes, an array or a tuple of arrays. Random streams are from key 0. Blocks under nn.scan are seen
+    as one, and of what nn.vmap wraps only the whole. Cost: one forward pass, compiled once for a network and shape.
+    Raises InputError where the network cannot take the inputs.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
+    check(model, variables, (images, None), no_loss, train)
     order: dict[str, None] = {}
 
     def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
@@ -34,19 +36,17 @@ def first_not_finite(model: nn.Module, variables: Any, images: Array, train: boo
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))
-def _finite_layers(model: nn.Module, variables: Any, images: Array, *, train: bool) -> dict[str, Array]:
+def _finite_layers(model: nn.Module | Network, variables: Any, images: Any, *, train: bool) -> dict[str, Array]:
     return {path: _finite(outputs) for path, outputs in _outputs(model, variables, images, train).items()}
 
 
-def _outputs(model: nn.Module, variables: Any, images: Array, train: bool) -> dict[str, Any]:
+def _outputs(model: nn.Module | Network, variables: Any, images: Any, train: bool) -> dict[str, Any]:
     """What each module returned, in all its calls."""
-    told: dict[str, Any] = switches(model, train)
-    kept = ["intermediates", *(name for name in variables if name != "params")]
-    _, mutated = model.apply(
-        variables, images, rngs={"dropout": jax.random.key(0)}, capture_intermediates=True, mutable=kept, **told
-    )
-    flat: Any = flatten_dict(mutated["intermediates"])
-    return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "__call__"}
+    given = {name: tree for name, tree in variables.items() if name != "intermediates"}  # what is sown would be added to it
+    outputs, changed = run(model, given, (images, None), train, sow=("intermediates",), capture=True)
+    flat: Any = flatten_dict(dict(changed.get("intermediates", {})))
+    inner = {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "__call__"}
+    return inner | {"": outputs}  # also where the network is wrapped in nn.vmap, out of which nothing is sown
 
 
 def _finite(outputs: Any) -> Array:

@@ -1,88 +1,100 @@
 """One way to run any linen module on a batch, whatever its switches are called and whatever state it keeps."""
 
-import dataclasses
 import functools
-import inspect
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from flax.core import FrozenDict
 from jax import Array
+from jax.core import Tracer
 
+from deepjax.analysis.needs import Needs, bound, satisfied
+from deepjax.analysis.network import Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
 from deepjax.analysis.params import widened
 from deepjax.errors import InputError
+
+__all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
 
 Batch = Any
 """(inputs, labels), or a dict with "image" and "label"; inputs may be a tuple of arrays. The first axis is the examples'."""
 Loss = Callable[[Any, Batch], Array]
 """(what the network returns, batch) -> a scalar, by convention the mean over the examples."""
-Rngs = Mapping[str, Array] | None
-
-_TRAINS = ("train", "training", "is_training")
-_EVALUATES = ("deterministic", "use_running_average")
+Rngs = Mapping[str, Array] | Array | None
+"""Keys of random streams by name; or one key that all streams are made from; None: key 0, or `Network.seed`."""
 
 
-def hashable(model: nn.Module) -> nn.Module:
-    """The same network as a key of what is compiled: tuples for the lists, and frozen dicts for the dicts, among its fields.
+def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
+    """What every instrument works on: the network as a key of what is compiled, and its variables without boxes.
 
-    Raises InputError, naming the field, where one cannot be a key even so, such as an array.
+    Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `hashable`, and for variables without "params".
     """
-    try:
-        hash(model)
-        return model
-    except TypeError:
-        names = [field.name for field in dataclasses.fields(model) if field.init and field.name not in ("parent", "name")]
-    fields = {name: _frozen(getattr(model, name)) for name in names}
-    for name, value in fields.items():
-        try:
-            hash(value)
-        except TypeError as error:
-            given = f"is a {type(value).__name__}"
-            raise InputError(
-                f"field {name} of {type(model).__name__} {given}; allowed: what can be hashed, to compile once"
-            ) from error
-    return model.clone(**fields)
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        given = (
+            f"have the collections {sorted(variables)}" if isinstance(variables, Mapping) else f"are a {type(variables).__name__}"
+        )
+        raise InputError(f"variables {given}; allowed: a dict with 'params', as module.init returns it")
+    return hashable(model), dict(nn.meta.unbox(variables))
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, nn.Module):
-        return hashable(value)
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return tuple(_frozen(each) for each in value)
-    if isinstance(value, Mapping):
-        return FrozenDict({name: _frozen(each) for name, each in value.items()})
-    return value
+def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None) -> Any:
+    """The variables of a fresh network, without boxes; also of shapes, under `jax.eval_shape`.
 
-
-def initialise(model: nn.Module, inputs: Any, key: Array | None = None) -> Any:
-    """The variables of a fresh network, in evaluation where its call must be told; also of shapes, under `jax.eval_shape`."""
+    inputs: an array, or a tuple of them. The call's defaults hold, and what it demands is set to evaluation.
+    """
     key = jax.random.key(0) if key is None else key
-    told: dict[str, Any] = demanded_switches(model)
-    return model.init({"params": key, "dropout": key}, inputs, **told)
+    network, arguments = network_of(model), inputs if isinstance(inputs, tuple | list) else (inputs,)
+    demanded: dict[str, Any] = demanded_switches(network)
+
+    def attempt(needs: Needs) -> Any:
+        keys = {"params": key, "dropout": key} | {name: stream_key(key, name) for name in needs.streams}
+        return bound(lambda: network.module.init(keys, *arguments, **demanded), needs.axes)
+
+    return nn.meta.unbox(satisfied(attempt)[0])
 
 
-def drawn(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    """A fresh network's "params", and its "batch_stats" where it has them, for one float32 array of this shape, batch included.
+def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
+    """A fresh network's "params", and its "batch_stats" where it has them.
 
-    One program, compiled once for a network and shape, that persistent caches keep; what parameters do not depend on is not in it.
-    Drawn operation by operation, GoogLeNet is 600 programs, each too small to keep: 16 s in every process, against 7 s and then 1.
+    shape: of one float32 array, batch included; or, for other dtypes and several inputs, `jax.ShapeDtypeStruct`s or arrays of
+    their shapes: one, or a tuple. One program, compiled once for a network and shape, that persistent caches keep; what
+    parameters do not depend on is not in it. Drawn operation by operation, GoogLeNet is 600 programs, each too small to keep:
+    16 s in every process, against 7 s and then 1.
+    Raises InputError where the network cannot take such inputs.
     """
+    is_shape = isinstance(shape, tuple | list) and all(isinstance(each, int | np.integer) for each in shape)
+    structure, shapes = shapes_of(jax.ShapeDtypeStruct(tuple(shape), jnp.float32) if is_shape else shape)
     try:
         model = hashable(model)
     except InputError:  # a field, such as an array, that cannot be a key: compiled at every call
-        return jax.jit(functools.partial(_variables, model, shape=shape))(key)
-    return _drawn(model, key, tuple(shape))
+        return jax.jit(functools.partial(_variables, model, structure=structure, shapes=shapes))(key)
+    return _drawn(model, key, structure, shapes)
 
 
-def _variables(model: nn.Module, key: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    variables = initialise(model, jnp.zeros(shape), key)
+def _variables(model: nn.Module | Network, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+    inputs = jax.tree.unflatten(structure, map(_placeholder, shapes))
+    try:
+        variables = initialise(model, inputs, key)
+    except InputError:
+        raise
+    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes or dtypes
+        given = ", ".join(f"{each.dtype}{list(each.shape)}" for each in shapes)
+        raise InputError(
+            f"{name_of(model)} cannot take inputs {given}: {reason(error)}; of other dtypes: give a jax.ShapeDtypeStruct"
+        ) from error
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
 
 
-_drawn = jax.jit(_variables, static_argnums=(0, 2))
+def _placeholder(shape: jax.ShapeDtypeStruct) -> Array:
+    if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), shape.shape)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+_drawn = jax.jit(_variables, static_argnums=(0, 2, 3))
 
 
 def inputs_of(batch: Batch) -> tuple[Any, ...]:
@@ -107,48 +119,243 @@ def labels_of(batch: Batch) -> Any:
     raise InputError("batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' and 'label'")
 
 
+def of_classes(loss: Loss) -> Loss:
+    """Mark a loss whose integer labels are classes, 0 up to the last axis of the outputs: `check` then refuses others."""
+    loss.of_classes = True  # type: ignore[attr-defined]
+    return loss
+
+
+@of_classes
 def cross_entropy(outputs: Array, batch: Batch) -> Array:
-    """Mean softmax cross-entropy, float32 (float64 of such outputs). outputs: (..., classes); labels: integers of shape (...)."""
+    """Mean softmax cross-entropy, float32 (float64 of such outputs).
+
+    outputs: (..., classes); the batch's labels: integers of shape (...).
+
+    Labels outside the classes are refused by instruments; inside `jax.jit`, where they cannot be looked at, they make it NaN.
+    """
     labels = labels_of(batch)
+    if not isinstance(outputs, jax.Array):
+        raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
     if outputs.shape[:-1] != labels.shape:
         raise InputError(f"labels have the shape {labels.shape}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}")
     logarithms = jax.nn.log_softmax(widened(outputs))
-    return -jnp.mean(jnp.take_along_axis(logarithms, labels[..., None], axis=-1))
+    taken = jnp.take_along_axis(logarithms, labels[..., None], axis=-1)[..., 0]
+    inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
+    return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(taken.dtype))
+
+
+def stream_key(key: Array, name: str) -> Array:
+    """Where the random stream of that name starts, of one key for all: "dropout" at the key itself, others apart from it."""
+    return key if name == "dropout" else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def base_key(model: nn.Module | Network, *fold: Any) -> Array:
+    """The key that the network's random streams are made from, with these numbers folded in."""
+    return functools.reduce(jax.random.fold_in, fold, jax.random.key(network_of(model).seed))
 
 
 def run(
-    model: nn.Module, variables: Any, batch: Batch, train: bool, rngs: Rngs = None, sow: tuple[str, ...] = ()
+    model: nn.Module | Network,
+    variables: Any,
+    batch: Batch,
+    train: bool,
+    rngs: Rngs = None,
+    sow: tuple[str, ...] = (),
+    capture: bool = False,
 ) -> tuple[Any, Any]:
-    """(outputs, collections that changed) of the module's call.
+    """(outputs, collections that changed) of the module's call: how every instrument runs a network.
 
-    `train` goes to the call's switch by whichever of its usual names it has (train, training, is_training; deterministic,
-    use_running_average), and makes all state mutable: batch norm then normalises by the batch. rngs: default dropout from key 0.
+    `train` sets the network's switches (`mode_of`), and makes all state mutable: batch norm then normalises by the batch.
+    What the call asks for is found by abstract evaluation and supplied: random streams from key 0 by name where `rngs` has
+    none, collections that evaluation writes, axes of size 1 for those that are not bound.
+    sow: collections that it may sow into; capture: also what each module returns, into "intermediates".
     """
-    variables = dict(variables)
+    network, inputs = hashable(network_of(model)), inputs_of(batch)
+    variables = dict(nn.meta.unbox(variables))
+    needs = _needs(network, variables, inputs, train)
+    return _apply(network, variables, inputs, train, rngs, sow, capture, needs)
+
+
+def _apply(
+    network: Network,
+    variables: dict[str, Any],
+    inputs: tuple[Any, ...],
+    train: bool,
+    rngs: Rngs,
+    sow: tuple[str, ...],
+    capture: bool,
+    needs: Needs,
+) -> tuple[Any, Any]:
+    mode = mode_of(network, train)
+    given = rngs if isinstance(rngs, Mapping) else {}
+    base = base_key(network) if rngs is None or isinstance(rngs, Mapping) else rngs
+    names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
+    keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    rngs = {"dropout": jax.random.key(0)} if rngs is None else dict(rngs)
-    told: dict[str, Any] = switches(model, train)
-    return model.apply(variables, *inputs_of(batch), rngs=rngs, mutable=[*mutable, *sow], **told)
+    kwargs: dict[str, Any] = dict(mode.kwargs)
+
+    def call() -> tuple[Any, Any]:
+        kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
+        return mode.module.apply(variables, *inputs, rngs=keys, mutable=kept, capture_intermediates=capture, **kwargs)
+
+    outputs, changed = bound(call, needs.axes)
+    return _selected(outputs, network), changed
 
 
-def loss_of(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
+def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:
+    """What is known that the call needs; at its first the network is traced for it, without the keys that a caller gives."""
+    memo = _memo(network, train)
+    if memo[0] is None:
+        attempt = functools.partial(_traced, network, variables, inputs, train)
+        _, memo[0] = satisfied(attempt)
+    return memo[0]
+
+
+def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs) -> Any:
+    call = lambda variables, inputs: _apply(network, variables, inputs, train, None, (), False, needs)[0]  # noqa: E731
+    return jax.eval_shape(call, variables, inputs)
+
+
+@functools.lru_cache(maxsize=256)
+def _memo(network: Network, train: bool) -> list[Needs | None]:
+    """One place for what all calls of the network in this mode were found to need."""
+    return [None]
+
+
+def _selected(outputs: Any, network: Network) -> Any:
+    """The part of the outputs that `Network.output` names; raises InputError where there is none."""
+    choice = network.output
+    if choice is None or callable(choice):
+        return outputs if choice is None else choice(outputs)
+    for key in choice if isinstance(choice, tuple) else (choice,):
+        try:
+            named = isinstance(key, str) and not isinstance(outputs, Mapping)
+            outputs = getattr(outputs, str(key)) if named else outputs[key]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise InputError(f"output is {choice!r}; {name_of(network)} returns {described(outputs)}") from error
+    return outputs
+
+
+def described(outputs: Any) -> str:
+    """What a network returns, in a few words."""
+    if isinstance(outputs, Mapping):
+        return f"a dict with {', '.join(map(repr, outputs))}"
+    if hasattr(outputs, "_fields"):
+        return f"a {type(outputs).__name__} of {', '.join(outputs._fields)}"
+    if isinstance(outputs, tuple | list):
+        return f"a {type(outputs).__name__} of {len(outputs)}"
+    return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+
+
+def mode_text(model: nn.Module | Network, train: bool) -> str:
+    """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
+
+    "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and what it draws and writes.
+    """
+    network = hashable(network_of(model))
+    switches, needs = mode_of(network, train).switches, _memo(network, train)[0] or Needs()
+    name = "training" if train else "evaluation"
+    parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
+    if not train and needs.streams:
+        parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
+    if not train and needs.written:
+        parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
+    if needs.axes:
+        parts.append(f"axis {_listed(needs.axes)} bound with size 1")
+    return "; ".join(parts)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def loss_of(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
-    outputs, _ = run(model, variables, batch, train, rngs)
+    return _loss_of(run(model, variables, batch, train, rngs)[0], batch, loss)
+
+
+def no_loss(outputs: Any, batch: Batch) -> Array:
+    """0, for a check of the inputs alone."""
+    return jnp.zeros((), jnp.float32)
+
+
+def _loss_of(outputs: Any, batch: Batch, loss: Loss) -> Array:
     value = loss(outputs, batch)
     if jnp.shape(value) != ():
         raise InputError(f"loss returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
+    if jnp.iscomplexobj(value):
+        raise InputError(f"loss returned {value.dtype}; allowed: a real number, such as the mean of |z|^2")
     return value
 
 
-def check(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> None:
+def check(
+    model: nn.Module | Network,
+    variables: Any,
+    batch: Batch,
+    loss: Loss,
+    train: bool,
+    rngs: Rngs = None,
+    every: Any = None,
+) -> None:
     """Raise InputError, in one line, where the network cannot take the batch or the loss is not a scalar; nothing is computed.
 
-    The answer is kept for the next call with such shapes.
+    The answer is kept for the next call with such shapes. Of a loss that is marked by `of_classes`, such as `cross_entropy`,
+    labels outside the classes are refused too, unless this is inside `jax.jit`; `every`: batches stacked along leading axes
+    of which this one is part, where there are more labels.
     """
-    if "params" not in variables:
-        raise InputError(f"variables have the collections {sorted(variables)}; 'params' is missing")
+    network, variables = entry(network_of(model), variables)
     inputs_of(batch)
-    _check(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
+    classes = _check(network, loss, train, *shapes_of((variables, batch, rngs)))
+    if classes is not None:
+        require_classes(labels_of(batch if every is None else every), classes)
+
+
+@functools.lru_cache(maxsize=64)
+def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> int | None:
+    """How many classes the labels are of; None: they are none."""
+    variables, batch, rngs = jax.tree.unflatten(structure, shapes)
+    classes: list[int | None] = []
+
+    def value(variables: Any, batch: Batch, rngs: Rngs, needs: Needs) -> Array:
+        outputs, _ = _apply(network, variables, inputs_of(batch), train, rngs, (), False, needs)
+        classes.append(_classes(outputs, batch, loss))
+        return _loss_of(outputs, batch, loss)
+
+    try:
+        known = _memo(network, train)[0] or Needs()
+        if isinstance(rngs, Mapping):  # what is asked for shows only without it
+            _, known = satisfied(functools.partial(_traced, network, variables, inputs_of(batch), train), known)
+        attempt = lambda needs: jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)  # noqa: E731
+        _, _memo(network, train)[0] = satisfied(attempt, known)
+    except InputError:
+        raise
+    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
+        given = ", ".join(f"{jnp.shape(value)}" for value in inputs_of(batch))
+        raise InputError(f"{name_of(network)} cannot take a batch with inputs of shape {given}: {reason(error)}") from error
+    return classes[-1]
+
+
+def _classes(outputs: Any, batch: Batch, loss: Loss) -> int | None:
+    if not getattr(getattr(loss, "func", loss), "of_classes", False) or not isinstance(outputs, jax.Array):
+        return None
+    labels = labels_of(batch)
+    is_class = jnp.issubdtype(jnp.result_type(labels), jnp.integer) and jnp.shape(labels) == outputs.shape[:-1]
+    return outputs.shape[-1] if is_class else None
+
+
+def require_classes(labels: Any, classes: int) -> None:
+    """Raise InputError where a label is not 0 to classes - 1; nothing inside `jax.jit`, where labels are not known."""
+    if isinstance(labels, Tracer | jax.ShapeDtypeStruct):
+        return
+    whole = not isinstance(labels, jax.Array) or labels.is_fully_addressable
+    values = np.asarray(labels) if whole else np.concatenate([np.ravel(each.data) for each in labels.addressable_shards])
+    outside = values[(values < 0) | (values >= classes)]
+    if outside.size:
+        shown = ", ".join(map(str, np.unique(outside)[:5].tolist()))
+        raise InputError(
+            f"labels are outside the classes in {outside.size} of {values.size} places ({shown}); "
+            f"allowed: 0 to {classes - 1}, as the network returns {classes} numbers"
+        )
 
 
 def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
@@ -161,18 +368,6 @@ def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
         raise InputError(f"variables or batch hold a {', '.join(wrong)}; allowed: arrays") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _check(model: nn.Module, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> None:
-    variables, batch, rngs = jax.tree.unflatten(structure, shapes)
-    try:
-        jax.eval_shape(lambda *given: loss_of(model, given[0], given[1], loss, train, given[2]), variables, batch, rngs)
-    except InputError:
-        raise
-    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
-        given = ", ".join(f"{jnp.shape(value)}" for value in inputs_of(batch))
-        raise InputError(f"{type(model).__name__} cannot take a batch with inputs of shape {given}: {reason(error)}") from error
-
-
 def reason(error: Exception) -> str:
     """What an error says in its first line, or what it is."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -181,15 +376,3 @@ def reason(error: Exception) -> str:
 def has_batch_norm(variables: Any) -> bool:
     """Whether the network keeps running statistics."""
     return bool(jax.tree.leaves(dict(variables).get("batch_stats", {})))
-
-
-def switches(model: nn.Module, train: bool) -> dict[str, bool]:
-    """The training switches that the network's call knows, set."""
-    names = inspect.signature(type(model).__call__).parameters
-    return {name: train for name in _TRAINS if name in names} | {name: not train for name in _EVALUATES if name in names}
-
-
-def demanded_switches(model: nn.Module) -> dict[str, bool]:
-    """Those without which the call fails, set to evaluation."""
-    names = inspect.signature(type(model).__call__).parameters
-    return {name: value for name, value in switches(model, False).items() if names[name].default is inspect.Parameter.empty}

@@ -18,8 +18,8 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.batches import batch_size
-from deepjax.analysis.forward import Batch, Loss, check, hashable, inputs_of, labels_of, run
-from deepjax.analysis.params import check_like
+from deepjax.analysis.forward import Batch, Loss, check, entry, inputs_of, labels_of, run
+from deepjax.analysis.params import as_real, check_like, filled, real_count, restored, sum_dtype, widened
 from deepjax.errors import InputError, require
 
 Output = Literal["mean", "trace", "full"]
@@ -32,13 +32,16 @@ class Kernel:
     """The empirical neural tangent kernel: inner products of the gradients of a network's outputs at pairs of inputs."""
 
     matrix: np.ndarray
-    """(n, m), or (n, m, k, k) with output="full"; float64, computed in float32."""
+    """(n, m), or (n, m, k, k) with output="full"; float64, computed in float32, or float64 where the parameters are."""
     output: Output
     outputs: int
     """k: numbers that the network returns for an example."""
     parameters: int
+    """Real numbers, two for a complex parameter."""
     symmetric: bool
     """Whether both sides are the same inputs, so that there are eigenvalues."""
+    eps: float
+    """Relative rounding of the dtype that it was computed in."""
 
     @property
     def square(self) -> np.ndarray:
@@ -65,8 +68,8 @@ class Kernel:
 
     @property
     def rounding(self) -> float:
-        """Eigenvalues up to here are not told from 0 in float32."""
-        return len(self.eigenvalues) * float(np.finfo(np.float32).eps) * float(self.eigenvalues[0])
+        """Eigenvalues up to here may be 0, but for rounding."""
+        return len(self.eigenvalues) * self.eps * float(self.eigenvalues[0])
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict an eigenvalue; of a kernel between two sets a dict a pair of examples, with the mean over outputs."""
@@ -104,7 +107,7 @@ def ntk(
     (m / chunk) pairs, half of them without `other`; memory 2 x chunk x k x parameters: of many outputs, take a chunk of 1.
     Source: Jacot et al. 2018, section 4; Novak et al. 2022, section 3.1 (contraction of Jacobians), the mean as in its library.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(output in ("mean", "trace", "full"), "output", output, "'mean', 'trace', 'full'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
     sides = [inputs] if other is None else [inputs, other]
@@ -124,8 +127,9 @@ def ntk(
         if progress:
             progress(done, len(pairs))
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Kernel(matrix, output, outputs, count, other is None)
+    leaves = jax.tree.leaves(variables["params"])
+    eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
+    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,11 +192,10 @@ def linearised(model: nn.Module, variables: Any) -> Callable[[Any, Any], Array]:
     The function raises InputError for parameters or inputs that do not fit. Cost of a call: one forward and about two backward
     passes, differentiable and compiled once for a network and shape. Source: Lee et al. 2019, equation 8.
     """
-    model = hashable(model)
-    require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
+    model, variables = entry(model, variables)
 
     def function(params: Any, inputs: Any) -> Array:
-        check_like("params", params, variables["params"])
+        params = filled(variables["params"], check_like("params", params, variables["params"]))
         _outputs(model, variables, inputs)
         return _linear(model, variables, params, inputs)
 
@@ -207,7 +210,8 @@ def squared(outputs: Array, batch: Batch) -> Array:
     require(
         labels.shape == outputs.shape, "labels", f"of shape {labels.shape}", f"{outputs.shape}, or integers {outputs.shape[:-1]}"
     )
-    return jnp.sum(jnp.square(outputs.astype(jnp.float32) - labels.astype(jnp.float32))) / (2 * outputs.shape[0])
+    outputs = widened(outputs)
+    return jnp.sum(jnp.square(outputs - labels.astype(outputs.dtype))) / (2 * outputs.shape[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -259,15 +263,16 @@ def linearised_training(
     Cost: about six passes over the batch a step; memory as training, and three times the parameters. Compiled once for a network,
     loss and shape. Source: Lee et al. 2019, sections 2.2 and 3 (its Figure 4 shows this RMSE).
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
     require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
     check(model, variables, batch, loss, False)
     _outputs(model, variables, inputs_of(batch))
     state, found = (variables["params"], variables["params"]), []
+    rate = np.asarray(learning_rate, sum_dtype(*jax.tree.leaves(state)))
     for step in range(steps + 1):
         final = state
-        state, numbers = _descend(state, variables, batch, np.float32(learning_rate), model=model, loss=loss)
+        state, numbers = _descend(state, variables, batch, rate, model=model, loss=loss)
         found.append(numbers)
         if progress and step:
             jax.block_until_ready(numbers)
@@ -317,14 +322,15 @@ def _jacobian(model: nn.Module, variables: Any, inputs: Any) -> list[Array]:
     def one(example: Any) -> Any:
         single = (jax.tree.map(lambda leaf: leaf[None], example), None)
 
-        def outputs(params: Any) -> Array:
-            return run(model, {**variables, "params": params}, single, False)[0].astype(jnp.float32).ravel()
+        def outputs(view: Any) -> Array:
+            params = restored(view, variables["params"])
+            return widened(run(model, {**variables, "params": params}, single, False)[0]).ravel()
 
-        return jax.jacrev(outputs)(variables["params"])
+        return jax.jacrev(outputs)(as_real(variables["params"]))
 
     with jax.default_matmul_precision("highest"):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
         found = jax.tree.leaves(jax.vmap(one)(inputs))
-    return [leaf.reshape(*leaf.shape[:2], -1).astype(jnp.float32) for leaf in found]
+    return [leaf.reshape(*leaf.shape[:2], -1) for leaf in found]
 
 
 @functools.partial(jax.jit, static_argnames=("output",))
@@ -336,12 +342,14 @@ def _contract(left: list[Array], right: list[Array], *, output: Output) -> Array
 
 def _taylor(model: nn.Module, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
     """(outputs at the variables, the change that is linear in params, and J^T)."""
+    own = variables["params"]
 
-    def outputs(params: Any) -> Array:
-        return run(model, {**variables, "params": params}, (inputs, None), False)[0]
+    def outputs(view: Any) -> Array:
+        return run(model, {**variables, "params": restored(view, own)}, (inputs, None), False)[0]
 
-    value, pull = jax.vjp(outputs, variables["params"])
-    step = jax.tree.map(lambda new, old: new.astype(old.dtype) - old, params, variables["params"])
+    view = as_real(own)
+    value, pull = jax.vjp(outputs, view)
+    step = jax.tree.map(lambda new, old: new.astype(old.dtype) - old, as_real(params), view)
     # J v as the transpose of u -> J^T u: jax.jvp refuses networks with a custom_vjp.
     (moved,) = jax.vjp(lambda cotangent: pull(cotangent)[0], value)[1](step)
     return value, moved, lambda cotangent: pull(cotangent)[0]
@@ -357,21 +365,20 @@ def _linear(model: nn.Module, variables: Any, params: Any, inputs: Any) -> Array
 @functools.partial(jax.jit, static_argnames=("model", "loss"))
 def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: nn.Module, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
     """Both parameters after a step, and before it (loss, the linear network's, their outputs' RMSE, how far outputs moved)."""
+    views = as_real(state[0]), as_real(state[1])
 
-    def value(params: Any) -> tuple[Array, Array]:
-        outputs = run(model, {**variables, "params": params}, batch, False)[0]
+    def value(view: Any) -> tuple[Array, Array]:
+        outputs = run(model, {**variables, "params": restored(view, state[0])}, batch, False)[0]
         return loss(outputs, batch), outputs
 
     with jax.default_matmul_precision("highest"):
-        (value_full, outputs), gradient = jax.value_and_grad(value, has_aux=True)(state[0])
+        (value_full, outputs), gradient = jax.value_and_grad(value, has_aux=True)(views[0])
         start, moved, pull = _taylor(model, variables, state[1], inputs_of(batch))
         value_linear, cotangent = jax.value_and_grad(lambda outputs: loss(outputs, batch))(start + moved)
         gradients = (gradient, pull(cotangent))
-    new = jax.tree.map(
-        lambda old, slope: (old.astype(jnp.float32) - rate * slope.astype(jnp.float32)).astype(old.dtype), state, gradients
-    )
-    return new, (value_full, value_linear, _rms(outputs - start - moved), _rms(outputs - start))
+    later = jax.tree.map(lambda old, slope: old - rate * slope, views, gradients)
+    return restored(later, state), (value_full, value_linear, _rms(outputs - start - moved), _rms(outputs - start))
 
 
 def _rms(values: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(values.astype(jnp.float32))))
+    return jnp.sqrt(jnp.mean(jnp.square(widened(values))))

@@ -20,8 +20,8 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis.batches import Batches, stack
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, has_batch_norm, hashable, run
-from deepjax.analysis.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, unboxed, widened
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
+from deepjax.analysis.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, widened
 from deepjax.analysis.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -163,6 +163,7 @@ def loss_line(
     Source: Goodfellow et al. 2015, section 3; Li et al. 2018, section 3.
     """
     points = _points("at", at if at is not None else np.linspace(-1, 1, 51))
+    model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
     found = _evaluate(
         task, variables, _from(variables["params"], direction=direction), np.stack([np.ones_like(points), points], axis=1)
@@ -193,10 +194,11 @@ def loss_between(
     require(
         all(np.isclose(points, end, atol=1e-6).any() for end in (0, 1)), "at", "without 0 or 1", "points with both ends, 0 and 1"
     )
+    (model, variables_a), (_, variables_b) = entry(model, variables_a), entry(model, variables_b)
     task = _prepare(model, variables_a, batch, loss, bn, chunk, progress)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
     require(all(name in variables_b for name in kept), "variables_b", f"with {sorted(variables_b)}", f"with {kept}, as variables_a")
-    first, last = ({name: unboxed(variables[name]) for name in kept} for variables in (variables_a, variables_b))
+    first, last = ({name: variables[name] for name in kept} for variables in (variables_a, variables_b))
     ends = tuple(filled(first, check_like("variables_b", end, first)) for end in (first, last))
     found = _evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
     return Line(bn, task.normalised, task.examples, True, points, *found)
@@ -226,6 +228,7 @@ def loss_plane(
     whole = grid or (path.grid() if path else (np.linspace(-1, 1, 51), np.linspace(-1, 1, 51)))
     require(len(whole) == 2, "grid", f"of {len(whole)} parts", "a pair, the points along x and along y")
     across, up = _even("grid's x", whole[0]), _even("grid's y", whole[1])
+    model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
     params = variables["params"]
     if path:
@@ -255,22 +258,21 @@ class _Task:
 
 def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: Statistics, chunk: int, progress: Progress) -> _Task:
     """Raises InputError for what does not fit, before anything is computed."""
-    model = hashable(model)
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch")
+    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     return _Task(model, loss, bn == "batch", data.stacked, data.examples, has_batch_norm(variables), chunk, progress)
 
 
 def _from(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
-    """The parameters and the directions, as unboxed trees of one structure."""
+    """The parameters and the directions, as trees of one structure."""
     trees = {"": params, **directions}.items()
     return tuple({"params": filled(params, check_like(name, tree, params))} for name, tree in trees)
 
 
 def _evaluate(task: _Task, variables: Any, trees: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(points,) losses and accuracies. trees: by collection, unboxed. weights: (points, trees).
+    """(points,) losses and accuracies. trees: by collection. weights: (points, trees).
 
     A host loop over chunks, so that progress shows.
     """
@@ -297,11 +299,11 @@ def _losses(
     """(points,) mean losses, and accuracies or None, at the weighted sums of the trees. weights: (points, trees)."""
 
     def at(weights: Array) -> tuple[Array, Array | None]:
-        moved = {**unboxed(variables), **jax.tree.map(lambda *leaves: _mixed(weights, leaves), *trees)}
+        moved = {**variables, **jax.tree.map(lambda *leaves: _mixed(weights, leaves), *trees)}
 
         def on(part: Any) -> tuple[Array, Array | None]:
             index, batch = part
-            outputs, _ = run(model, moved, batch, train, {"dropout": jax.random.fold_in(jax.random.key(0), index)})
+            outputs, _ = run(model, moved, batch, train, base_key(model, index))
             return widened(loss(outputs, batch)), _accuracy(outputs, batch)
 
         count = jax.tree.leaves(batches)[0].shape[0]

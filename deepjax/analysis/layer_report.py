@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import check_like
+from deepjax.analysis.params import by_path, check_like, name_of, squares, sum_dtype, widened
 from deepjax.analysis.taps import Measure, Site, chosen, measured, one_run, sites
 from deepjax.errors import InputError
 
@@ -140,7 +139,7 @@ def report(found: dict[str, Any], at: Sequence[Site], train: bool) -> LayerRepor
 
 
 def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
-    x = output.astype(jnp.float32)
+    x = widened(output)
     mean = jnp.mean(x)
     channels = jnp.max(x, axis=tuple(range(x.ndim - 1)))
     sums = {
@@ -159,12 +158,12 @@ def _alike(first: Any, second: Any, output: Array) -> bool:
 
 
 def _of_sum(shortcut: Array, branch: Array) -> dict[str, Array]:
-    shortcut, branch = shortcut.astype(jnp.float32), branch.astype(jnp.float32)
+    shortcut, branch = widened(shortcut), widened(branch)
     return {"shortcut": jnp.vdot(shortcut, shortcut), "branch": jnp.vdot(branch, branch), "product": jnp.vdot(shortcut, branch)}
 
 
 def _of_cotangent(cotangent: Array) -> Array:
-    return jnp.sum(jnp.square(cotangent.astype(jnp.float32)))
+    return squares(cotangent)
 
 
 STATISTICS = Measure(_of_output, _of_cotangent)
@@ -172,13 +171,12 @@ STATISTICS = Measure(_of_output, _of_cotangent)
 
 def _layer_squares(tree: Any) -> dict[str, Array]:
     """Sum of squares of each module's own leaves, by its path."""
-    squares: dict[str, Array] = {}
-    flat: Any = flatten_dict(tree)
-    for path, leaf in flat.items():
-        layer = "/".join(path[:-1])
-        total = sum(jnp.sum(jnp.square(each.astype(jnp.float32))) for each in jax.tree.leaves(leaf))  # a leaf may be boxed
-        squares[layer] = squares[layer] + total if layer in squares else jnp.asarray(total)
-    return squares
+    totals: dict[str, Array] = {}
+    dtype = sum_dtype(*jax.tree.leaves(tree))
+    for path, leaf in by_path(tree).items():
+        layer, total = name_of(path[:-1]), squares(leaf).astype(dtype)
+        totals[layer] = totals[layer] + total if layer in totals else total
+    return totals
 
 
 def _row(site: Site, found: dict[str, Any]) -> LayerRow:

@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import in_order, is_float, is_sum
-from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, inputs_of, loss_of, shapes_of
+from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, loss_of, shapes_of
 from deepjax.errors import InputError, unknown
 
 
@@ -64,7 +64,7 @@ def sites(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: boo
 
     Raises InputError where the batch does not fit the network.
     """
-    inputs_of(batch)  # what is no batch at all is said before its leaves are looked at
+    check(model, variables, batch, loss, train, rngs)
     return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
 
 

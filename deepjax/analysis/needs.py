@@ -1,0 +1,85 @@
+"""What a network's call asks for beyond its arguments: random streams, collections it writes, and named axes.
+
+Flax and JAX raise an error that names what is missing; the call is tried again with it, under abstract evaluation.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import errors
+
+from deepjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Names of what a call asks for, in the order in which it did."""
+
+    streams: tuple[str, ...] = ()
+    """Random streams, such as "dropout"."""
+    written: tuple[str, ...] = ()
+    """Collections that evaluation changes."""
+    axes: tuple[str, ...] = ()
+    """Axes that it averages over, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
+
+
+_ASKED = (
+    ("streams", errors.InvalidRngError, re.compile(r'needs PRNG for "(.+)"')),
+    ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
+    ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. |$)")),
+)
+
+
+def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[Any, Needs]:
+    """(what `attempt` returns, all it needs): tried again with each thing that it is found to need, until nothing is missing.
+
+    Raises InputError where evaluation writes batch statistics, which only training does; and whatever else `attempt` raises.
+    """
+    while True:
+        try:
+            return attempt(needs), needs
+        except (errors.InvalidRngError, errors.ModifyScopeVariableError, NameError) as error:
+            more = _with_missing(needs, error)
+            if more is None:
+                raise
+            needs = more
+
+
+def _with_missing(needs: Needs, error: Exception) -> Needs | None:
+    for kind, raised, pattern in _ASKED:
+        found = pattern.search(str(error)) if isinstance(error, raised) else None
+        if found is None or found[1] in getattr(needs, kind):
+            continue
+        if found[1] == "batch_stats":
+            raise InputError(
+                "evaluation writes the batch statistics, so that some batch norm is in training; "
+                "its switch was not found: set it by Network(module, eval_kwargs={...}, train_kwargs={...})"
+            ) from error
+        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), found[1])})
+    return None
+
+
+def bound(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
+    """What `call` returns under axes of these names and size 1; under those that are bound already it is as they are."""
+    for name in axes:
+        if not _is_bound(name):
+            call = functools.partial(_bound, call, name)
+    return call()
+
+
+def _bound(call: Callable[[], Any], name: str) -> Any:
+    found = jax.vmap(lambda _: call(), axis_name=name)(jnp.zeros(1))
+    return jax.tree.map(lambda leaf: leaf[0], found)
+
+
+def _is_bound(name: str) -> bool:
+    try:
+        jax.lax.axis_size(name)
+    except NameError:
+        return False
+    return True
