@@ -28,7 +28,7 @@ def places_of(
 
     Raises InputError where there are none, where a module does not keep its input's shape, and where a gate cannot reach them.
     """
-    everywhere = {site.path: site for site in sites(model, variables, batch, loss, train) if site.path}
+    everywhere = {site.layer: site for site in sites(model, variables, batch, loss, train) if site.path and not site.output}
     keepers = [path for path, site in everywhere.items() if site.arguments[:1] == (site.shape,) and not site.is_sum]
     if modules is None:
         chosen = tuple(site for site in everywhere.values() if site.is_sum and set(site.arguments) <= {site.shape})
@@ -44,8 +44,8 @@ def places_of(
             if name not in everywhere:
                 raise unknown("module", name, keepers)
             require(name in keepers, "module", name, "one that keeps its input's shape, unlike this one")
-        chosen = tuple(site for site in everywhere.values() if site.path in modules)
-    hidden = _repeated(model, variables, batch, train, [site.path for site in chosen if site.inside])
+        chosen = tuple(site for site in everywhere.values() if site.layer in modules)
+    hidden = _repeated(model, variables, batch, train, [site.layer for site in chosen if site.inside])
     if hidden:
         raise InputError(
             f"{', '.join(hidden)} runs several times inside nn.scan, where all runs would have one gate; "
@@ -56,7 +56,7 @@ def places_of(
 
 def gate_names(places: tuple[Site, ...]) -> tuple[str, ...]:
     """One a gate: the path, and of a module called several times also which call."""
-    return tuple(site.path if site.calls == 1 else f"{site.path}#{i + 1}" for site in places for i in range(site.calls))
+    return tuple(site.layer if site.calls == 1 else f"{site.layer}#{i + 1}" for site in places for i in range(site.calls))
 
 
 def without(places: tuple[Site, ...], keep: Any) -> Any:
@@ -103,7 +103,7 @@ Act = Callable[[Any, tuple[Any, ...], dict[str, Any], Any, bool], Any]
 def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
     """An interceptor that hands the calls of these modules to `act`, each with its own row of `gates`."""
     starts = itertools.accumulate((site.calls for site in places), initial=0)
-    known = {site.path: (site, start) for site, start in zip(places, starts, strict=False)}
+    known = {site.layer: (site, start) for site, start in zip(places, starts, strict=False)}
     calls: Counter[str] = Counter()
 
     def intercept(function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:

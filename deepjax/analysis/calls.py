@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.forward import check, hashable, no_loss, run, shapes_of
+from deepjax.analysis.forward import RUN, check, hashable, no_loss, run, shapes_of
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
 """(module, positional arguments, output, whether inside nn.scan or another transformation of linen) of a call that ends."""
@@ -31,23 +31,76 @@ class Call:
     """Whether it runs inside nn.scan, nn.remat or the like, where its output cannot be taken out of the forward pass."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ended:
+    """One array of real or complex floats among what a call of a module returns."""
+
+    module: nn.Module
+    output: str
+    """Which: "" where `__call__` returns just this array; else the method, if another, and the place: ".encode()['mean']"."""
+    value: jax.Array
+    arguments: tuple[Any, ...]
+    """The positional arguments of the call; a sum's shortcut and branch also where they are given by name."""
+    inside: bool
+    """Whether inside nn.scan or another transformation of linen."""
+
+
+_NO_CALLS = ("setup", "<lambda>")  # the latter: linen's own check of setup
+
+
+def watched(act: Callable[[Ended], jax.Array]) -> Any:
+    """A context in which every array that a call of `forward.run`'s network returns is replaced by what `act` returns for it.
+
+    All methods but those that a module calls on itself, such as `super().__call__`. Modules that the network applies with variables
+    of their own (`module.apply`) are not its layers. Enter it in the trace that the network is called in.
+    """
+    base = tracers.current_trace()
+    open_calls: list[tuple[Any, Any]] = []  # (module, method)
+
+    def intercept(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        module, name = context.module, context.method_name
+        if module.scope is None or not module.scope.has_flag(RUN) or name in _NO_CALLS:
+            return function(*arguments, **keywords)
+        method = ((module.path, type(module), module.name), context.orig_method.func)
+        on_itself = any(which == method[0] and other is not method[1] for which, other in open_calls)
+        open_calls.append(method)
+        try:
+            returned = function(*arguments, **keywords)
+        finally:
+            open_calls.pop()
+        if on_itself:
+            return returned
+        given = in_order(module, arguments, keywords) if name == "__call__" else arguments
+        inside = tracers.current_trace() != base
+        place = "" if name == "__call__" else f".{name}()"
+        return _mapped(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
+
+    return nn.intercept_methods(intercept)
+
+
+def _mapped(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
+    """The tree with `act` of its arrays of floats. Unlike jax.tree.map it keeps the order of a dict's keys."""
+    if isinstance(value, jax.Array):
+        return act(value, place) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+    children, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda each: each is not value)
+    if all(child is value for _, child in children):
+        return value
+    new = structure.unflatten([_mapped(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
+    return {name: new[name] for name in value} if type(value) is dict else new
+
+
 def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visit: Visit) -> Any:
     """Run the network and call `visit` at the end of each module's `__call__`, innermost first. Returns the network's output.
 
     inputs: an array, or a tuple of arrays. Cost: one forward pass.
     """
-    base: list[Any] = []  # the trace that the network itself is called in
 
-    def intercept(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        if not base:
-            base.append(tracers.current_trace())
-        output = function(*arguments, **keywords)
-        if context.method_name == "__call__" and is_float(output):
-            given = in_order(context.module, arguments, keywords)
-            visit(context.module, given, output, tracers.current_trace() != base[0])
-        return output
+    def act(ended: Ended) -> jax.Array:
+        if not ended.output and is_float(ended.value):
+            visit(ended.module, ended.arguments, ended.value, ended.inside)
+        return ended.value
 
-    with nn.intercept_methods(intercept):
+    with watched(act):
         return run(model, variables, (inputs, None), train)[0]
 
 

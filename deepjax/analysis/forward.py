@@ -1,6 +1,7 @@
 """One way to run any linen module on a batch, whatever its switches are called and whatever state it keeps."""
 
 import functools
+import itertools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -196,10 +197,33 @@ def _apply(
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
-        return mode.module.apply(variables, *inputs, rngs=keys, mutable=kept, capture_intermediates=capture, **kwargs)
+        apply = nn.apply(_traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
+        return apply(variables, *inputs, rngs=keys, **kwargs)
 
     outputs, changed = bound(call, needs.axes)
     return _selected(outputs, network), changed
+
+
+RUN = "deepjax_run"
+"""Flag of the scopes of the network that `run` calls; a module that the network applies on its own has other scopes."""
+
+
+class _Unlike:
+    """Has another hash each time. nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none.
+
+    A module whose trace it finds is not called, and no interceptor sees it.
+    """
+
+    _hashes = itertools.count()
+
+    def __hash__(self) -> int:
+        return next(self._hashes)
+
+
+def _traced_anew(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """The module's call, with flags in its scope from before its submodules are bound to it."""
+    module.scope.flags = {RUN: _Unlike()}
+    return module.copy(parent=module.scope.rewound())(*args, **kwargs)
 
 
 def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:

@@ -24,7 +24,7 @@ def draw(report: LayerReport) -> Figure:
         _dead(axes[1, 0], rows, [row.shape for row in report.layers if not row.layer])
         _branches(axes[1, 1], rows)
         for ax in axes[1]:
-            _name_layers(ax, [row.layer for row in rows])
+            _name_layers(ax, [row.label for row in rows])
     return figure
 
 

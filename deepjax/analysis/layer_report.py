@@ -13,23 +13,30 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
-from deepjax.analysis.forward import Batch, Loss, Rngs, cross_entropy, hashable
+from deepjax.analysis.forward import Batch, Loss, Network, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import by_path, check_like, name_of, squares, sum_dtype, widened
-from deepjax.analysis.taps import Measure, Site, chosen, measured, one_run, sites
+from deepjax.analysis.params import Path, by_path, check_like, name_of
+from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
-    """One layer. Of a layer that runs several times (shared, or inside a scan) all but the norms are means over its runs."""
+    """One output of a layer, or the parameters of one whose output is not seen.
+
+    Of a layer that runs several times (shared, or inside a scan) all but the norms are means over its runs; calls with other shapes
+    have a row of their own. Complex numbers count as pairs of real ones, but in `largest` and `dead` as absolute values.
+    """
 
     layer: str
     """Path of the module, as in the parameters; "" is the network."""
+    output: str
+    """Which output: "" for the one array that `__call__` returns, else such as "[0]", ".encode()" or, where others have the same
+    path, what it differs in (the module's class, shapes)."""
     shape: tuple[int, ...]
     """Of its output."""
     runs: int
-    """How often it ran; 0: nothing leads from it to the loss, and nothing is known of its output."""
+    """How often it ran; 0: nothing leads from its output to the loss, and nothing is known of it (see `LayerReport.unseen`)."""
     mean: float
     deviation: float
     """Mean and standard deviation of the output over all its entries."""
@@ -38,10 +45,11 @@ class LayerRow:
     dead: float
     """Share of channels (last axis) that are nowhere above 0 in the batch: after a ReLU, or under the one that follows."""
     gradient_norm: float
-    """L2 norm of the loss's gradient with respect to the output, all examples together."""
+    """L2 norm of the loss's gradient with respect to the output, all examples together; nan where it is not seen."""
     weight_norm: float | None
     parameter_gradient_norm: float | None
-    """L2 norms of the layer's own parameters and of the loss's gradient with respect to them; None where it has none."""
+    """L2 norms of the layer's own parameters and of the loss's gradient with respect to them; None where it has none. Of several
+    rows of one path the last one has them: the rows of a report add up to all parameters."""
     update_ratio: float | None
     """||update|| / ||parameters||; None without `updates`."""
     shortcut_norm: float | None
@@ -50,6 +58,11 @@ class LayerRow:
     cosine: float | None
     """Of a sum of (shortcut, branch): their L2 norms, ||branch|| / ||shortcut||, and the cosine between them; else None."""
 
+    @property
+    def label(self) -> str:
+        """Layer and output, as they are shown; no two rows of a report have the same."""
+        return (self.layer or ("" if self.output else "(network)")) + self.output
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
@@ -57,8 +70,12 @@ class LayerReport:
 
     loss: float
     train: bool
-    """Whether batch norm used the batch's statistics, and dropout dropped."""
+    """Whether training was asked for: batch norm by the batch's statistics, dropout that drops."""
+    mode: str
+    """By which switch the network was set to that, or that none was found."""
     layers: tuple[LayerRow, ...]
+    unseen: tuple[str, ...] = ()
+    """Rows of whose output nothing is known, each with the reason."""
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a layer."""
@@ -75,11 +92,12 @@ class LayerReport:
         columns = [[name, *cells] for name, cells in _columns(self.layers).items() if any(cells)]
         widths = [max(map(len, column)) for column in columns]
         lines = ["  ".join(map(_aligned, cells, widths, range(len(cells)))) for cells in zip(*columns, strict=True)]
-        return "\n".join([f"loss {self.loss:.4f}, in {'training' if self.train else 'evaluation'} mode", *lines])
+        unseen = [f"unseen: {each}" for each in self.unseen]
+        return "\n".join([f"loss {self.loss:.4f}, {self.mode}", *lines, *unseen])
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     *,
@@ -93,31 +111,45 @@ def trace(
 
     batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar. `layers`: paths, default all.
     `updates`: what an optimizer would add to the parameters (its second result), for the update-to-weight ratio.
-    Under `nn.remat`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. Compiled once for a network, loss
-    and shapes: pass the same `loss` function again, not a new lambda.
+    Under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap` too; a scanned block has one row for all its runs. A layer that returns
+    several arrays, or is called by other methods, has a row for each output; parameters of a layer without one have a row too, so
+    that the norms of all rows add up to those of all parameters and of their gradient. What is not seen is listed as unseen.
+    Compiled once for a network, loss and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not
     fit, a loss that is not a scalar, updates unlike the parameters, and inside `jax.jit`.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
         raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
-    model = hashable(model)
+    model, variables = entry(model, variables)
+    updates = nn.meta.unbox(updates)
+    everywhere = sites(model, variables, batch, loss, train, rngs)
     if updates is not None:
         check_like("updates", updates, variables["params"])
-    at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
+    others = without_output(everywhere, variables["params"])
+    at = chosen(everywhere, layers, list(map(name_of, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
-    return report(found, at, train)
+    named = [path for path in others if layers is None or name_of(path) in layers]
+    return report(found, at, named, train, mode_text(model, train))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
 @fast_loops
 def _statistics(
-    variables: Any, batch: Batch, rngs: Rngs, updates: Any, *, model: nn.Module, loss: Loss, train: bool, at: tuple[Site, ...]
+    variables: Any,
+    batch: Batch,
+    rngs: Rngs,
+    updates: Any,
+    *,
+    model: nn.Module | Network,
+    loss: Loss,
+    train: bool,
+    at: tuple[Site, ...],
 ) -> dict[str, Any]:
     return layer_statistics(model, variables, batch, loss, train, rngs, at, lambda gradients: updates)
 
 
 def layer_statistics(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     loss: Loss,
@@ -133,24 +165,58 @@ def layer_statistics(
     return {"loss": value, "outputs": statistics, **norms, "updates": {} if updates is None else _layer_squares(updates)}
 
 
-def report(found: dict[str, Any], at: Sequence[Site], train: bool) -> LayerReport:
-    """The rows of numbers that are on the host."""
-    return LayerReport(float(found["loss"]), train, tuple(_row(site, found) for site in at))
+def without_output(everywhere: Sequence[Site], params: Any) -> tuple[Path, ...]:
+    """Paths of the modules that have parameters and are no site."""
+    own = {site.path for site in everywhere}
+    return tuple(dict.fromkeys(path[:-1] for path in by_path(params) if path[:-1] not in own))
+
+
+def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str) -> LayerReport:
+    """The rows of numbers that are on the host. others: paths of `without_output`, each shown before the layer around it."""
+    last = {site.path: place for place, site in enumerate(at)}
+    rows: list[LayerRow] = []
+    hidden = list(others)
+    for place, (site, label) in enumerate(zip(at, labels(at), strict=True)):
+        inner = [path for path in hidden if path[: len(site.path)] == site.path]
+        rows += [_hidden_row(path, found) for path in inner]
+        hidden = [path for path in hidden if path not in inner]
+        norms = _norms(site.path, found) if last[site.path] == place else dict.fromkeys(_NORMS)
+        rows.append(_row(site, label, found["outputs"][place], norms))
+    rows += [_hidden_row(path, found) for path in hidden]
+    unseen = (f"{row.label}: {_reason(row)}" for row in rows if not row.runs)
+    return LayerReport(float(found["loss"]), train, mode, tuple(rows), tuple(unseen))
 
 
 def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
-    x = widened(output)
+    x = _reals(output)
     mean = jnp.mean(x)
-    channels = jnp.max(x, axis=tuple(range(x.ndim - 1)))
+    size = _wide(jnp.abs(output))
+    above = size if jnp.iscomplexobj(output) else x
+    channels = jnp.max(above, axis=tuple(range(above.ndim - 1)))
     sums = {
-        "runs": one_run(output),
+        "runs": jnp.ones((), jnp.float32),
         "mean": mean,
         "mean_square": jnp.square(mean),
         "variance": jnp.mean(jnp.square(x - mean)),
-        "largest": jnp.max(jnp.abs(x)),
+        "largest": jnp.max(size),
         "dead": jnp.mean((channels <= 0).astype(jnp.float32)),
     }
     return sums | (_of_sum(*arguments) if len(arguments) == 2 and _alike(*arguments, output) else {})
+
+
+def _wide(x: Array) -> Array:
+    """In float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _reals(x: Array) -> Array:
+    """Of a complex array the real and imaginary parts, along a new first axis."""
+    return _wide(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
+
+
+def _square(x: Any) -> Array:
+    """Sum of the squares of the absolute values; 0 of a gradient that there is none of (float0, of integers)."""
+    return jnp.zeros(()) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
 
 
 def _alike(first: Any, second: Any, output: Array) -> bool:
@@ -158,48 +224,68 @@ def _alike(first: Any, second: Any, output: Array) -> bool:
 
 
 def _of_sum(shortcut: Array, branch: Array) -> dict[str, Array]:
-    shortcut, branch = widened(shortcut), widened(branch)
+    shortcut, branch = _wide(shortcut), _wide(branch)
     return {"shortcut": jnp.vdot(shortcut, shortcut), "branch": jnp.vdot(branch, branch), "product": jnp.vdot(shortcut, branch)}
 
 
-def _of_cotangent(cotangent: Array) -> Array:
-    return squares(cotangent)
+STATISTICS = Measure(_of_output, _square)
 
 
-STATISTICS = Measure(_of_output, _of_cotangent)
-
-
-def _layer_squares(tree: Any) -> dict[str, Array]:
+def _layer_squares(tree: Any) -> dict[Path, Array]:
     """Sum of squares of each module's own leaves, by its path."""
-    totals: dict[str, Array] = {}
-    dtype = sum_dtype(*jax.tree.leaves(tree))
+    squares: dict[Path, Array] = {}
     for path, leaf in by_path(tree).items():
-        layer, total = name_of(path[:-1]), squares(leaf).astype(dtype)
-        totals[layer] = totals[layer] + total if layer in totals else total
-    return totals
+        layer = path[:-1]
+        squares[layer] = squares[layer] + _square(leaf) if layer in squares else _square(leaf)
+    return squares
 
 
-def _row(site: Site, found: dict[str, Any]) -> LayerRow:
-    sums, gradient_square = found["outputs"][site.path]
-    runs = max(float(sums["runs"]), 1.0)
-    mean = float(sums["mean"]) / runs
-    variance = (float(sums["variance"]) + float(sums["mean_square"])) / runs - mean**2
-    weights, gradients, updates = (_root(found[name].get(site.path)) for name in ("weights", "gradients", "updates"))
+def _row(site: Site, label: str, measured: Any, norms: dict[str, float | None]) -> LayerRow:
+    sums, gradient_square = measured
     known = sums["runs"] > 0
     return LayerRow(
-        layer=site.path,
+        layer=site.layer,
+        output=label,
         shape=site.shape,
         runs=int(sums["runs"]),
-        mean=mean if known else math.nan,
-        deviation=math.sqrt(max(variance, 0.0)) if known else math.nan,
-        largest=float(sums["largest"]) / runs if known else math.nan,
-        dead=float(sums["dead"]) / runs if known else math.nan,
-        gradient_norm=math.sqrt(float(gradient_square)),
-        weight_norm=weights,
-        parameter_gradient_norm=gradients,
-        update_ratio=None if updates is None or not weights else updates / weights,
+        **(_means(sums) if known else dict.fromkeys(_MEANS, math.nan)),
+        gradient_norm=math.sqrt(float(gradient_square)) if known or not norms["parameter_gradient_norm"] else math.nan,
+        **norms,
         **(_sum_row(sums) if known and site.is_sum and "shortcut" in sums else dict.fromkeys(_OF_SUMS)),
     )
+
+
+def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
+    """Parameters alone."""
+    unknown = dict.fromkeys((*_MEANS, "gradient_norm"), math.nan)
+    return LayerRow(name_of(path), "", (), 0, **unknown, **_norms(path, found), **dict.fromkeys(_OF_SUMS))
+
+
+def _reason(row: LayerRow) -> str:
+    if not row.shape:
+        return "it returns no array of floats, or is not called"
+    if row.parameter_gradient_norm:
+        return "its output reaches the loss only through a derivative that the network takes"
+    return "nothing leads from its output to the loss"
+
+
+_MEANS = ("mean", "deviation", "largest", "dead")
+
+
+def _means(sums: dict[str, Any]) -> dict[str, float]:
+    runs = float(sums["runs"])
+    mean = float(sums["mean"]) / runs
+    variance = (float(sums["variance"]) + float(sums["mean_square"])) / runs - mean**2
+    largest, dead = float(sums["largest"]) / runs, float(sums["dead"]) / runs
+    return dict(zip(_MEANS, (mean, math.sqrt(max(variance, 0.0)), largest, dead), strict=True))
+
+
+_NORMS = ("weight_norm", "parameter_gradient_norm", "update_ratio")
+
+
+def _norms(path: Path, found: dict[str, Any]) -> dict[str, float | None]:
+    weights, gradients, updates = (_root(found[name].get(path)) for name in ("weights", "gradients", "updates"))
+    return dict(zip(_NORMS, (weights, gradients, None if updates is None or not weights else updates / weights), strict=True))
 
 
 _OF_SUMS = ("shortcut_norm", "branch_norm", "branch_ratio", "cosine")
@@ -225,10 +311,10 @@ def _columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
 
     def numbers(name: str) -> list[str]:
         values = [getattr(row, name) for row in rows]
-        return ["" if value is None else f"{value:.3g}" for value in values]
+        return ["" if value is None else "-" if math.isnan(value) else f"{value:.3g}" for value in values]
 
     return {
-        "layer": [row.layer or "(network)" for row in rows],
+        "layer": [row.label for row in rows],
         "shape": ["x".join(map(str, row.shape[1:])) for row in rows],
         "runs": [str(row.runs) if row.runs != 1 else "" for row in rows],
         "mean": numbers("mean"),

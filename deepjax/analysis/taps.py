@@ -9,18 +9,19 @@ layer.
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import tracers
 from jax import Array
 from jax.core import Tracer
 
-from deepjax.analysis.calls import in_order, is_float, is_sum
-from deepjax.analysis.forward import Batch, Loss, Rngs, check, cross_entropy, hashable, loss_of, shapes_of
+from deepjax.analysis.calls import Ended, is_float, is_sum, watched
+from deepjax.analysis.forward import Batch, Loss, Network, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
+from deepjax.analysis.probe import probe
 from deepjax.errors import InputError, unknown
 
 
@@ -36,19 +37,31 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A layer's output: path of the module ("stage1_block1/conv1"; "" is the network), shape and dtype of what it returns."""
+    """A layer's output. Calls with other shapes are another site, and so are two modules that share a scope."""
 
-    path: str
+    path: tuple[str, ...]
+    """Of the module, as in the parameters; () is the network."""
+    output: str
+    """Which of its outputs: "" for the one array that `__call__` returns, else such as "[0]" or ".encode()['mean']"."""
+    kind: str
+    """Name of the module's class."""
+    name: str | None
+    """The module's own, which is not the path's where it shares a scope."""
     shape: tuple[int, ...]
     dtype: str
-    calls: int
-    """How often the network calls it; runs of a scanned body count once."""
-    inside: bool
-    """Whether it is called inside a transformation of linen (scan, remat, jit, vmap)."""
     arguments: tuple[tuple[int, ...] | None, ...]
     """Shapes of the positional arguments; None for one that is no array of floats."""
     is_sum: bool
     """Whether the call's arguments are named (shortcut, branch), by which a residual block shows what it adds up."""
+    calls: int = dataclasses.field(compare=False)
+    """How often the network calls it; runs of a scanned body count once."""
+    inside: bool = dataclasses.field(compare=False)
+    """Whether it is called inside a transformation of linen (scan, remat, jit, vmap)."""
+
+    @property
+    def layer(self) -> str:
+        """The path as it is shown: "stage1_block1/conv1"; "" is the network."""
+        return "/".join(self.path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,69 +72,123 @@ class Tap:
     gradient: Array
 
 
-def sites(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
-    """Every layer that returns an array of floats, in the order in which the forward pass ends them; nothing is computed.
+def sites(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
+    """Every array of real or complex floats that a layer returns, in the order in which the forward pass ends their calls.
 
-    Raises InputError where the batch does not fit the network.
+    Nothing is computed. Raises InputError where the batch does not fit the network.
     """
     check(model, variables, batch, loss, train, rngs)
     return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
 
 
 @functools.lru_cache(maxsize=256)
-def _sites(model: nn.Module, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
-    found: dict[str, Site] = {}
+def _sites(model: nn.Module | Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
+    found: dict[Site, Site] = {}
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     check(model, variables, batch, loss, train, rngs)
 
-    def note(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> Array:
-        path = "/".join(module.path)
-        known = found.pop(path, None)
-        calls = 1 + (known.calls if known and not inside else 0)
-        shapes = tuple(each.shape if is_float(each) else None for each in arguments)
-        found[path] = Site(path, output.shape, str(output.dtype), calls, inside, shapes, is_sum(module))
-        return output
+    def note(ended: Ended) -> Array:
+        site = _site(ended)
+        known = found.pop(site, None)
+        again = known.calls if known and not site.inside else 0
+        found[site] = dataclasses.replace(site, calls=1 + again)
+        return ended.value
 
     def forward(variables: Any, batch: Batch, rngs: Rngs) -> Array:
-        with nn.intercept_methods(_at_outputs(note)):
+        with watched(note):
             return loss_of(model, variables, batch, loss, train, rngs)
 
     jax.eval_shape(forward, variables, batch, rngs)
     return tuple(found.values())
 
 
-def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None) -> tuple[Site, ...]:
-    """The sites of these paths, in their order in the network; None: all. Raises InputError for unknown paths."""
+def _site(ended: Ended) -> Site:
+    module, value = ended.module, ended.value
+    shapes = tuple(each.shape if is_float(each) else None for each in ended.arguments)
+    kind, summed = type(module).__name__, is_sum(module)
+    place = (module.path, ended.output, kind, module.name)
+    return Site(*place, value.shape, str(value.dtype), shapes, summed, calls=1, inside=ended.inside)
+
+
+_FEATURES: tuple[Callable[[Site], str], ...] = (
+    lambda site: site.kind,
+    lambda site: "x".join(map(str, site.shape)),
+    lambda site: "of " + ", ".join("x".join(map(str, shape or ())) or "-" for shape in site.arguments),
+    lambda site: site.dtype,
+    lambda site: str(site.name),
+)
+
+
+def labels(at: Sequence[Site]) -> tuple[str, ...]:
+    """What each site is beside its layer: `Site.output`, and where several of one layer have the same, what they differ in."""
+    alike: dict[Any, list[Site]] = defaultdict(list)
+    for site in at:
+        alike[site.path, site.output].append(site)
+    told = {key: _differing(group) for key, group in alike.items()}
+    return tuple(
+        site.output + (f" ({', '.join(of(site) for of in features)})" if (features := told[site.path, site.output]) else "")
+        for site in at
+    )
+
+
+def _differing(group: Sequence[Site]) -> list[Callable[[Site], str]]:
+    """The first features by which no two are alike; none for a single site."""
+    chosen: list[Callable[[Site], str]] = []
+    for feature in _FEATURES:
+        if len({tuple(of(site) for of in chosen) for site in group}) == len(group):
+            break
+        if len({feature(site) for site in group}) > 1:
+            chosen.append(feature)
+    return chosen
+
+
+def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequence[str] = ()) -> tuple[Site, ...]:
+    """The sites of these layers, in their order in the network; None: all.
+
+    Layers are named by path, which takes all outputs, or by path and label. `others`: names that have no site. Raises InputError
+    for any other name.
+    """
     if layers is None:
         return tuple(all_sites)
-    paths = {site.path for site in all_sites}
+    names = [(site.layer, site.layer + label) for site, label in zip(all_sites, labels(all_sites), strict=True)]
+    known = dict.fromkeys(name for pair in names for name in pair if name) | dict.fromkeys(others)
     for layer in layers:
-        if layer not in paths:
-            raise unknown("layer", layer, filter(None, paths))
-    return tuple(site for site in all_sites if site.path in set(layers))
+        if layer not in known:
+            raise unknown("layer", layer, known)
+    return tuple(site for site, pair in zip(all_sites, names, strict=True) if not set(pair).isdisjoint(layers))
 
 
 def measured(
-    model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs, at: Sequence[Site], measure: Measure
-) -> tuple[Array, Any, dict[str, Any]]:
-    """(loss, gradients of the parameters, measurements by path): one forward and one backward pass; call it inside jit.
+    model: nn.Module | Network,
+    variables: Any,
+    batch: Batch,
+    loss: Loss,
+    train: bool,
+    rngs: Rngs,
+    at: Sequence[Site],
+    measure: Measure,
+) -> tuple[Array, Any, list[Any]]:
+    """(loss, gradients of the parameters, measurements by site): one forward and one backward pass; call it inside jit.
 
-    A layer from which nothing leads to the loss measures zeros.
+    A layer from which nothing leads to the loss measures zeros. A derivative that the network takes in its forward pass counts as
+    any other operation: a layer's gradient is the loss's, along all its ways. Parameters of integers have the gradient float0.
     """
-    slots = {site.path: _slot(measure, site) for site in at}
+    places = {site: place for place, site in enumerate(at)}
+    slots = [_slot(measure, site) for site in at]
     rest = {name: value for name, value in dict(variables).items() if name != "params"}
 
-    def forward(params: Any, slots: dict[str, Any]) -> Array:
-        def tap(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> Array:
-            path = "/".join(module.path)
-            if path not in slots:
-                return output
-            return _probe(measure, output, jax.lax.stop_gradient(measure.output(arguments, output)), slots[path])
+    def forward(params: Any, slots: list[Any]) -> Array:
+        def tap(ended: Ended) -> Array:
+            place = places.get(_site(ended))
+            if place is None:
+                return ended.value
+            return probe(ended.value, slots[place], measure.output(ended.arguments, ended.value), measure.cotangent)
 
-        with nn.intercept_methods(_at_outputs(tap)):
+        with watched(tap):
             return loss_of(model, {"params": params, **rest}, batch, loss, train, rngs)
 
-    value, (gradients, measurements) = jax.value_and_grad(forward, argnums=(0, 1))(variables["params"], slots)
+    gradient = jax.value_and_grad(forward, argnums=(0, 1), allow_int=True)
+    value, (gradients, measurements) = gradient(variables["params"], slots)
     return value, gradients, measurements
 
 
@@ -138,7 +205,7 @@ def _zeros(shapes: Any) -> Any:
 
 
 def taps(
-    model: nn.Module,
+    model: nn.Module | Network,
     variables: Any,
     batch: Batch,
     layers: Sequence[str],
@@ -149,74 +216,40 @@ def taps(
 ) -> dict[str, Tap]:
     """Activations of the named layers, and the loss's gradient with respect to them, of any linen module, unmodified.
 
+    A layer that returns several arrays has several entries, "lstm[0]" and "lstm[1]"; each of them can be asked for by name.
     Compiled once for a network, loss and shapes; inside `jax.jit` too, where what a layer runs cannot be looked at.
     Cost: one forward and one backward pass; memory: twice the outputs asked for.
     Raises InputError for an unknown layer (naming the nearest), for one that is called more than once or inside `nn.scan` or
     `nn.vmap` (whose runs would add up; `trace` shows those), for one from which nothing leads to the loss (its output would be
     zeros), and for a batch or a loss that does not fit.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
-    for site in at:
+    names = [site.layer + label for site, label in zip(at, labels(at), strict=True)]
+    for name, site in zip(names, at, strict=True):
         if site.calls > 1:
-            raise InputError(f"layer {site.path!r} is called {site.calls} times; taps takes layers called once; trace() shows it")
+            raise InputError(f"layer {name!r} is called {site.calls} times; taps takes layers called once; trace() shows it")
     values = _taps(model, variables, batch, rngs, loss=loss, train=train, at=at)
-    for path, ((_, runs), _) in values.items():
+    for name, ((_, runs), _) in zip(names, values, strict=True):
         if isinstance(runs, Tracer):
             continue
         if runs > 1:
             raise InputError(
-                f"layer {path!r} runs {runs:.0f} times inside a scan or vmap; taps takes layers run once; trace() shows it"
+                f"layer {name!r} runs {runs:.0f} times inside a scan or vmap; taps takes layers run once; trace() shows it"
             )
         if runs < 1:
             raise InputError(
-                f"nothing leads from layer {path!r} to the loss, so that it has no gradient; "
+                f"nothing leads from layer {name!r} to the loss, so that it has no gradient; "
                 "its output alone: model.apply(..., capture_intermediates=True)"
             )
-    return {path: Tap(output, cotangent) for path, ((output, _), cotangent) in values.items()}
+    return {name: Tap(output, cotangent) for name, ((output, _), cotangent) in zip(names, values, strict=True)}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-def _taps(model: nn.Module, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]) -> Any:
+def _taps(
+    model: nn.Module | Network, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]
+) -> Any:
     return measured(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 
-def one_run(output: Array) -> Array:
-    """1, for each instance of a layer under `nn.vmap`: a constant would be one for all of them."""
-    first = output.reshape(-1)[:1]
-    return jnp.sum(jnp.where(first == first, 1.0, 1.0).astype(jnp.float32))
-
-
-_WHOLE = Measure(lambda arguments, output: (output, one_run(output)), lambda cotangent: cotangent)
-
-
-def _at_outputs(act: Callable[[nn.Module, tuple[Any, ...], Array, bool], Array]) -> Any:
-    """An interceptor that hands every module's output, where it is one array of floats, to `act`, and returns what that returns."""
-    base: list[Any] = []  # the trace that the network itself is called in
-
-    def intercept(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        if not base:
-            base.append(tracers.current_trace())
-        output = function(*arguments, **keywords)
-        if context.method_name != "__call__" or not is_float(output):
-            return output
-        given = in_order(context.module, arguments, keywords)
-        return act(context.module, given, output, tracers.current_trace() != base[0])
-
-    return intercept
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _probe(measure: Measure, output: Array, noted: Any, slot: Any) -> Array:
-    return output
-
-
-def _forward(measure: Measure, output: Array, noted: Any, slot: Any) -> tuple[Array, Any]:
-    return output, noted
-
-
-def _backward(measure: Measure, noted: Any, cotangent: Array) -> tuple[Array, Any, Any]:
-    return cotangent, jax.tree.map(jnp.zeros_like, noted), (noted, measure.cotangent(cotangent))
-
-
-_probe.defvjp(_forward, _backward)
+_WHOLE = Measure(lambda arguments, output: (output, jnp.ones((), jnp.float32)), lambda cotangent: cotangent)

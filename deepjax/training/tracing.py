@@ -15,8 +15,8 @@ import jax
 
 from deepjax.analysis.curvature import hessian_trace
 from deepjax.analysis.examples import noise_scale
-from deepjax.analysis.forward import has_batch_norm
-from deepjax.analysis.layer_report import LayerReport, LayerRow, layer_statistics, report
+from deepjax.analysis.forward import has_batch_norm, mode_text
+from deepjax.analysis.layer_report import LayerReport, LayerRow, layer_statistics, report, without_output
 from deepjax.analysis.loops import fast_loops
 from deepjax.analysis.spectrum import spectral_density
 from deepjax.analysis.taps import Site, sites
@@ -42,7 +42,8 @@ class Look:
 
     def row(self) -> dict[str, Any]:
         """Part of a row of metrics.jsonl: {"loss": ..., "layers": {path: {what: number}}, ...}, but for what is not known."""
-        layers = {row.layer or "network": _numbers(row) for row in self.layers.layers if row.runs}
+        layers = {(row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers}
+        layers = {name: numbers for name, numbers in layers.items() if numbers}
         whole = {"curvature_and_noise": _finite(self.whole)} if self.whole else {}
         return {"loss": self.layers.loss, "layers": layers} | whole
 
@@ -68,7 +69,7 @@ def make_tracer(programs: Programs, tier: Tier) -> Tracer:
 def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.loss)
-    at: dict[int, list[Site]] = {}  # by image size
+    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]]]] = {}  # layers with and without output, by image size
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -77,13 +78,16 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
-        at[size] = [site for site in known if tier != "economy" or "/" not in site.path]
+        others = without_output(known, state.params)
+        depth = 1 if tier == "economy" else math.inf
+        at = [site for site in known if len(site.path) <= depth]
+        seen_at[size] = at, [path for path in others if len(path) <= depth]
 
         def updates_of(gradients: Any) -> Any:
             updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
             return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
 
-        return layer_statistics(model, variables, seen, loss, True, rngs, at[size], updates_of)
+        return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
 
     @functools.partial(jax.jit, static_argnums=2)
     def compiled(state: TrainState, batch: Any, size: int) -> Any:
@@ -93,7 +97,8 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         size = config.shape_at(int(state.step))[0]
         with jax.set_mesh(programs.spread.mesh):
             found = jax.device_get(compiled(state, batch, size))
-        return report(found, at[size], train=True)
+        at, others = seen_at[size]
+        return report(found, at, others, True, mode_text(model, True))
 
     return tracer
 
@@ -130,7 +135,9 @@ def _part_of(batch_size: int) -> int:
 
 
 def _numbers(row: LayerRow) -> dict[str, float]:
-    return _finite({name: value for name, value in dataclasses.asdict(row).items() if name not in ("layer", "shape", "runs")})
+    return _finite(
+        {name: value for name, value in dataclasses.asdict(row).items() if name not in ("layer", "output", "shape", "runs")}
+    )
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:

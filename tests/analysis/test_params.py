@@ -63,7 +63,7 @@ def truth(kind):
     dtype = jnp.float64 if kind == "float64" else jnp.float32
     x = jax.random.normal(jax.random.key(1), (8, 4), dtype)
     labels = jnp.arange(8) % 3
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     vector = to_vector(variables["params"])
 
     def outputs(vector, x=x):
@@ -75,11 +75,13 @@ def truth(kind):
     def mean(vector):
         return losses(vector).mean()
 
-    return SimpleNamespace(
-        model=model, variables=variables, batch=(x, labels), vector=vector, outputs=outputs, mean=mean,
-        gradients=jax.jacrev(losses)(vector), gradient=jax.grad(mean)(vector), hessian=jax.hessian(mean)(vector),
-        jacobian=jax.jacrev(outputs)(vector),
-    )  # fmt: skip
+    @jax.jit
+    def derivatives(vector):
+        return jax.jacrev(losses)(vector), jax.grad(mean)(vector), jax.hessian(mean)(vector), jax.jacrev(outputs)(vector)
+
+    names = ("gradients", "gradient", "hessian", "jacobian")
+    found = dict(zip(names, derivatives(vector), strict=True))
+    return SimpleNamespace(model=model, variables=variables, batch=(x, labels), vector=vector, outputs=outputs, mean=mean, **found)
 
 
 @pytest.fixture(params=KINDS)
