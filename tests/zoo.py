@@ -29,7 +29,7 @@ class Weighted(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.WeightNorm(nn.Dense(3), name="outer")(jnp.tanh(nn.Dense(3, name="first")(x)))
+        return nn.WeightNorm(nn.Dense(3), name="outer")(x)
 
 
 class Partitioned(nn.Module):

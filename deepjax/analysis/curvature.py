@@ -273,7 +273,9 @@ def check_finite(value: Array) -> float:
 
 def rademacher(seed: int, probe: int, like: Array) -> Array:
     """Random signs of the shape and dtype of an array."""
-    return jax.random.rademacher(jax.random.fold_in(jax.random.key(seed), probe), like.shape, like.dtype)
+    key = jax.random.fold_in(jax.random.key(seed), probe)
+    # jax.random.rademacher, but the same signs under jax_enable_x64, where it draws in float64.
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(0.5), like.shape), 1, -1).astype(like.dtype)
 
 
 def _product(

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.forward import Batch, Loss, Network, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import Path, by_path, check_like, name_of
+from deepjax.analysis.params import Path, by_path, check_like, name_of, widened
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
 
@@ -190,7 +190,7 @@ def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], tr
 def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
     x = _reals(output)
     mean = jnp.mean(x)
-    size = _wide(jnp.abs(output))
+    size = widened(jnp.abs(output))
     above = size if jnp.iscomplexobj(output) else x
     channels = jnp.max(above, axis=tuple(range(above.ndim - 1)))
     sums = {
@@ -204,19 +204,14 @@ def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
     return sums | (_of_sum(*arguments) if len(arguments) == 2 and _alike(*arguments, output) else {})
 
 
-def _wide(x: Array) -> Array:
-    """In float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _reals(x: Array) -> Array:
     """Of a complex array the real and imaginary parts, along a new first axis."""
-    return _wide(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
+    return widened(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
 
 
 def _square(x: Any) -> Array:
     """Sum of the squares of the absolute values; 0 of a gradient that there is none of (float0, of integers)."""
-    return jnp.zeros(()) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
+    return jnp.zeros((), jnp.float32) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
 
 
 def _alike(first: Any, second: Any, output: Array) -> bool:
@@ -224,7 +219,7 @@ def _alike(first: Any, second: Any, output: Array) -> bool:
 
 
 def _of_sum(shortcut: Array, branch: Array) -> dict[str, Array]:
-    shortcut, branch = _wide(shortcut), _wide(branch)
+    shortcut, branch = widened(shortcut), widened(branch)
     return {"shortcut": jnp.vdot(shortcut, shortcut), "branch": jnp.vdot(branch, branch), "product": jnp.vdot(shortcut, branch)}
 
 

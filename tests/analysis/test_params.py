@@ -28,13 +28,11 @@ from deepjax.analysis import (
     trace,
     trajectory,
 )
-from tests.zoo import Odd, Typed
+from deepjax.errors import InputError
+from tests.zoo import Attention, Odd, Typed
 
-KINDS = {  # network, whether under jax_enable_x64, relative tolerance
-    "odd": (Odd(), False, 3e-4),
-    "float32 under x64": (Typed(jnp.float32), True, 1e-4),
-    "float64": (Typed(jnp.float64), True, 1e-10),
-}
+KINDS = {"odd": (Odd(), False, 3e-4), "float64": (Typed(jnp.float64), True, 1e-10)}
+"""Network, whether under jax_enable_x64, relative tolerance."""
 
 
 def to_vector(tree):
@@ -133,7 +131,7 @@ def test_trace_density_and_gradient_mass(case):
 
 def test_gradients_of_examples(case):
     this, same = case
-    found = per_example_gradients(this.model, this.variables, this.batch, keep=True, chunk=3)
+    found = per_example_gradients(this.model, this.variables, this.batch, keep=True, chunk=4)
     same(np.linalg.norm([row.mean_norm for row in found.layers]), np.linalg.norm(this.gradient))
     same(sum(row.variance for row in found.layers), np.var(this.gradients, axis=0, ddof=1).sum())
     assert sum(row.parameters for row in found.layers) == this.vector.size
@@ -200,3 +198,85 @@ def test_layers(case):
     squares = [np.sum(np.abs(leaf) ** 2) for leaf in jax.tree.leaves(gradients) if leaf.ndim >= 2]
     names = kernel_norms(gradients)
     same(np.sum(np.square(list(names.values()))), np.sum(squares))
+
+
+def test_float32_networks_under_x64():
+    """The numbers of jax_enable_x64=False, which the tests of each instrument compare with other computations."""
+    model = Typed(jnp.float32)
+    x, labels = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), np.arange(8, dtype=np.int32) % 3
+    variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), x))
+
+    def numbers():
+        given = model, variables, (x, labels)
+        direction = random_direction(variables, jax.random.key(1))
+        return [
+            *(row.gsnr for row in per_example_gradients(*given, chunk=3).layers),
+            *top_eigenvalues(*given, 2).values,
+            *spectral_density(*given, probes=1, steps=5).nodes.ravel(),
+            hessian_trace(*given, probes=1).trace,
+            noise_scale(model, variables, [given[2]], small=2).g2,
+            gradient_mass(*given, 2).share,
+            *loss_line(*given, direction, at=[0, 1]).loss,
+            *ntk(model, variables, x).eigenvalues[:2],
+            *(row.parameter_gradient_norm for row in trace(*given).layers if row.weight_norm),
+        ]
+
+    expected = numbers()
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(numbers(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_attention_has_a_filter_for_each_head_and_feature():
+    """Flattened to (inputs, outputs) as DenseGeneral multiplies them, a column of the direction is as long as the network's."""
+    x = jnp.ones((1, 4))
+    for use_bias in (True, False):
+        params = Attention(use_bias).init(jax.random.key(0), x)["params"]["MultiHeadDotProductAttention_0"]
+        found = random_direction({"params": params}, jax.random.key(1))
+        for name in ("query", "key", "value", "out"):
+            flat = [np.reshape(tree[name]["kernel"], (-1, 3) if name == "out" else (2, -1)) for tree in (found, params)]
+            np.testing.assert_allclose(*(np.linalg.norm(each, axis=0) for each in flat), rtol=1e-5)
+            assert not np.any(found[name].get("bias", 0))
+
+
+def test_directions_of_general_kernels():
+    """The bias names the axes of the filters, and of layers in front; where it fits in two ways the axes are asked for."""
+
+    def lengths(kernel, bias, **given):
+        params = {"layer": {"kernel": jax.random.normal(jax.random.key(0), kernel), "bias": jnp.ones(bias)}}
+        found = random_direction({"params": params}, jax.random.key(1), **given)
+        inside = {(5, 2, 3): 0, (2, 3, 4): (0, 1), (2, 5, 3, 4): 1}[kernel]
+        return [np.linalg.norm(t["layer"]["kernel"], axis=inside) for t in (found, params)]
+
+    for kernel, bias in (((5, 2, 3), (2, 3)), ((2, 3, 4), (4,)), ((2, 5, 3, 4), (2, 3, 4))):
+        np.testing.assert_allclose(*lengths(kernel, bias), rtol=1e-5)
+    with pytest.raises(InputError, match=r"shape \(2, 2, 4\) with a bias \(2, 4\), whose axes fit in more than one way"):
+        lengths((2, 2, 4), (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m, v, b: hvp(m, v, b, jax.tree.map(jnp.real, nn.meta.unbox(v["params"]))),
+            "complex/b is 'float32'; allowed: complex64",
+        ),
+        (lambda m, v, b: top_eigenvalues(m, v, b, loss=lambda z, _: jnp.sum(z.astype(jnp.complex64))), "loss returned complex64"),
+        (lambda m, v, b: top_eigenvalues(m, v, b, layers="names"), "layer 'names' is unknown; did you mean 'named'"),
+    ],
+)
+def test_what_does_not_fit(call, message):
+    this = truth("odd")
+    with pytest.raises(InputError, match=message):
+        call(this.model, this.variables, this.batch)
+
+
+def test_layers_by_name_of_oddly_named_parameters():
+    """A diagonal block of the matrix: the leaf's own name has "/" in it."""
+    this = truth("odd")
+    name = "named/outer/Dense_0/kernel/scale"
+    found = top_eigenvalues(this.model, this.variables, this.batch, 1, which="largest", layers=name, keep=True)
+    marked = jax.tree.map(jnp.zeros_like, nn.meta.unbox(this.variables["params"]))
+    marked["named"]["outer"]["Dense_0/kernel/scale"] = jnp.ones(3)
+    block = np.flatnonzero(to_vector(marked))
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(this.hessian[np.ix_(block, block)])[-1:], rtol=1e-3)
+    assert list(found.vectors[0]["named"]["outer"]) == ["Dense_0/kernel/scale"]
