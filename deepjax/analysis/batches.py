@@ -35,12 +35,16 @@ def stack(batch: Batches) -> Stack:
 
 
 def batch_size(batch: Batch) -> int:
-    """Length of the first axis that all arrays of the batch share; raises InputError where they do not."""
+    """Length of the first axis that all arrays of the batch share; raises InputError where they do not.
+
+    Numbers and single random keys, which have no axes, belong to all examples.
+    """
     inputs_of(batch)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
-    if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise InputError(f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples'")
-    return shapes[0][0]
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1:
+        raise InputError(f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples', and scalars")
+    return sizes.pop()
 
 
 def _is_list(batch: Batches) -> bool:

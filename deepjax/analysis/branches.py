@@ -16,13 +16,13 @@ from jax import Array
 
 from deepjax.analysis.calls import in_order, path_of
 from deepjax.analysis.computation import steps
-from deepjax.analysis.forward import Batch, Loss, run
+from deepjax.analysis.forward import Batch, Loss, Model, name_of, run
 from deepjax.analysis.taps import Site, sites
 from deepjax.errors import InputError, require, unknown
 
 
 def places_of(
-    model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool, modules: Sequence[str] | None = None
+    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, modules: Sequence[str] | None = None
 ) -> tuple[Site, ...]:
     """The residual sums, or the named modules, in the order of the forward pass; nothing is computed.
 
@@ -35,7 +35,7 @@ def places_of(
         such = f", such as {', '.join(keepers[:3])}" if keepers else ""
         if not chosen:
             raise InputError(
-                f"{type(model).__name__} has no residual sums: no module's call takes (shortcut, branch) of one shape; "
+                f"{name_of(model)} has no residual sums: no module's call takes (shortcut, branch) of one shape; "
                 f"allowed: a residual network, or for lesions modules= that keep their input's shape{such}"
             )
     else:
@@ -75,7 +75,7 @@ def along(places: tuple[Site, ...], passes: Any) -> Any:
     return _gated(places, passes, _routed)
 
 
-def _repeated(model: nn.Module, variables: Any, batch: Batch, train: bool, paths: Sequence[str]) -> list[str]:
+def _repeated(model: Model, variables: Any, batch: Batch, train: bool, paths: Sequence[str]) -> list[str]:
     """Those that run more than once, as the traced computation tells: linen's interception sees a scan's body as one call."""
 
     def mark(function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:

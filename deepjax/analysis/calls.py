@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.forward import RUN, check, hashable, no_loss, run, shapes_of
+from deepjax.analysis.forward import RUN, Model, check, hashable, no_loss, run, shapes_of
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
 """(module, positional arguments, output, whether inside nn.scan or another transformation of linen) of a call that ends."""
@@ -89,7 +89,7 @@ def _mapped(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) 
     return {name: new[name] for name in value} if type(value) is dict else new
 
 
-def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visit: Visit) -> Any:
+def visit_calls(model: Model, variables: Any, inputs: Any, train: bool, visit: Visit) -> Any:
     """Run the network and call `visit` at the end of each module's `__call__`, innermost first. Returns the network's output.
 
     inputs: an array, or a tuple of arrays. Cost: one forward pass.
@@ -104,7 +104,7 @@ def visit_calls(model: nn.Module, variables: Any, inputs: Any, train: bool, visi
         return run(model, variables, (inputs, None), train)[0]
 
 
-def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tuple[Call, ...]:
+def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[Call, ...]:
     """Every call in the order in which they end; nothing is computed, and the answer is kept for the next call with such shapes.
 
     Raises InputError where the network cannot take the inputs.
@@ -113,7 +113,7 @@ def all_calls(model: nn.Module, variables: Any, inputs: Any, train: bool) -> tup
 
 
 @functools.lru_cache(maxsize=256)
-def _all_calls(model: nn.Module, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
+def _all_calls(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
     found: list[Call] = []
     variables, inputs = jax.tree.unflatten(structure, shapes)
     check(model, variables, (inputs, None), no_loss, train)

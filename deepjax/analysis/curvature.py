@@ -29,8 +29,8 @@ from deepjax.analysis.params import (
     from_real,
     is_within,
     modules_of,
-    name_of,
     part_of,
+    path_string,
     real_count,
     real_leaves,
     real_pairs,
@@ -303,7 +303,7 @@ def _known(layers: tuple[str, ...] | None, params: Any) -> tuple[str, ...] | Non
         return None
     require(len(layers) > 0, "layers", layers, "None, or a path of a module, or several")
     leaves = by_path(params)
-    modules, names = modules_of(leaves), {name_of(path) for path in leaves}
+    modules, names = modules_of(leaves), {path_string(path) for path in leaves}
     for layer in layers:
         if layer not in modules and layer not in names:
             raise unknown("layer", layer, modules or names)

@@ -20,8 +20,8 @@ from deepjax.analysis.params import (
     from_real,
     is_within,
     modules_of,
-    name_of,
     params_of,
+    path_string,
     squares,
 )
 from deepjax.errors import InputError, require, unknown
@@ -58,7 +58,7 @@ def random_direction(
 
 
 def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]) -> Plan:
-    names = modules_of(shapes) | dict.fromkeys(map(name_of, shapes))
+    names = modules_of(shapes) | dict.fromkeys(map(path_string, shapes))
     for name in axes:
         if name not in names:
             raise unknown("path in axes", name, names)
@@ -76,7 +76,7 @@ def _apart(path: Path, shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str
         if rank <= len(kept):
             return None
         places = tuple(axis % rank for axis in kept if -rank <= axis < rank)
-        require(len(set(places)) == len(kept) > 0, f"axes of {name_of(path)}", kept, f"different axes of its {rank}")
+        require(len(set(places)) == len(kept) > 0, f"axes of {path_string(path)}", kept, f"different axes of its {rank}")
         return places[:-1], places[-1:]
     layers, channels = _by_bias(path, shapes) or _by_attention(path, shapes) or (0, 1)
     if rank <= layers + channels:
@@ -96,7 +96,7 @@ def _by_bias(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, i
     attention = _by_attention(path, shapes)
     if attention and attention[1] in fits and sum(attention) == rank:
         return attention
-    name, form = name_of(path[:-1]), f"{shape} with a bias {bias}, whose axes fit in more than one way"
+    name, form = path_string(path[:-1]), f"{shape} with a bias {bias}, whose axes fit in more than one way"
     raise InputError(f"kernel of {name} has the shape {form}; give axes={{{name!r}: ...}}, the axes that tell its filters apart")
 
 

@@ -19,9 +19,9 @@ from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, inputs_of, loss_of
+from deepjax.analysis.forward import Batch, Loss, Model, base_key, check, cross_entropy, entry, has_batch_norm, inputs_of, loss_of
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import Path, as_real, by_path, from_real, name_of, real_count, restored, sum_dtype
+from deepjax.analysis.params import Path, as_real, by_path, from_real, path_string, real_count, restored, sum_dtype
 from deepjax.errors import require
 
 Statistics = Literal["running"] | int
@@ -110,7 +110,7 @@ def per_example_gradients(
     numbers = jax.device_get(found)
     sizes = {layer: sum(map(real_count, leaves)) for layer, leaves in by_layer(variables["params"]).items()}
     order = call_order(model, variables, batch, train, sizes)
-    layers = tuple(LayerGradients(name_of(layer), sizes[layer], *map(float, numbers[layer])) for layer in order)
+    layers = tuple(LayerGradients(path_string(layer), sizes[layer], *map(float, numbers[layer])) for layer in order)
     return PerExample(bn, has_batch_norm(variables), examples, count, layers, gradients)
 
 
@@ -192,12 +192,12 @@ def by_layer(tree: Any) -> dict[Path, list[Any]]:
     return found
 
 
-def call_order(model: nn.Module, variables: Any, batch: Batch, train: bool, layers: Iterable[Path]) -> list[Path]:
+def call_order(model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[Path]) -> list[Path]:
     """The layers in the order in which the forward pass ends them; those that it does not call come last. Nothing is computed."""
     places: dict[str, int] = {}
     for call in all_calls(model, variables, inputs_of(batch), train):
         places.setdefault(call.path, len(places))
-    return sorted(layers, key=lambda layer: places.get(name_of(layer), len(places)))
+    return sorted(layers, key=lambda layer: places.get(path_string(layer), len(places)))
 
 
 def _mode(bn: Statistics) -> bool:
@@ -208,7 +208,12 @@ def _mode(bn: Statistics) -> bool:
 
 
 def _split(batch: Batch, *sizes: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:])), batch)
+    """The examples in groups of the last size; a scalar, which belongs to all of them, once a group."""
+
+    def split(leaf: Any) -> Array:
+        return jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:])) if jnp.ndim(leaf) else jnp.broadcast_to(leaf, sizes[:-1])
+
+    return jax.tree.map(split, batch)
 
 
 def _shares(batch: Batch, small: int, bn: Statistics, size: int) -> tuple[Any, int]:

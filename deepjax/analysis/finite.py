@@ -9,10 +9,10 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.forward import Network, check, entry, no_loss, run
+from deepjax.analysis.forward import Model, check, entry, no_loss, run
 
 
-def first_not_finite(model: nn.Module | Network, variables: Any, images: Any, train: bool = False) -> str | None:
+def first_not_finite(model: Model, variables: Any, images: Any, train: bool = False) -> str | None:
     """Path of the first module, in the order of the forward pass, whose output is not finite; "" is the network; None: all are.
 
     images: what the network takes, an array or a tuple of arrays. Random streams are from key 0. Blocks under nn.scan are seen
@@ -36,11 +36,11 @@ def first_not_finite(model: nn.Module | Network, variables: Any, images: Any, tr
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))
-def _finite_layers(model: nn.Module | Network, variables: Any, images: Any, *, train: bool) -> dict[str, Array]:
+def _finite_layers(model: Model, variables: Any, images: Any, *, train: bool) -> dict[str, Array]:
     return {path: _finite(outputs) for path, outputs in _outputs(model, variables, images, train).items()}
 
 
-def _outputs(model: nn.Module | Network, variables: Any, images: Any, train: bool) -> dict[str, Any]:
+def _outputs(model: Model, variables: Any, images: Any, train: bool) -> dict[str, Any]:
     """What each module returned, in all its calls."""
     given = {name: tree for name, tree in variables.items() if name != "intermediates"}  # what is sown would be added to it
     outputs, changed = run(model, given, (images, None), train, sow=("intermediates",), capture=True)

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,24 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.core import Tracer
 
+from deepjax.analysis.losses import Batch, Loss, cross_entropy, described, labels_of, of_classes, require_classes
 from deepjax.analysis.needs import Needs, bound, satisfied
-from deepjax.analysis.network import Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
-from deepjax.analysis.params import widened
+from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
 from deepjax.errors import InputError
 
-__all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
+__all__ = ["Model", "Network", "cross_entropy", "hashable", "name_of", "network_of", "of_classes"]
 
-Batch = Any
-"""(inputs, labels), or a dict with "image" and "label"; inputs may be a tuple of arrays. The first axis is the examples'."""
-Loss = Callable[[Any, Batch], Array]
-"""(what the network returns, batch) -> a scalar, by convention the mean over the examples."""
 Rngs = Mapping[str, Array] | Array | None
 """Keys of random streams by name; or one key that all streams are made from; None: key 0, or `Network.seed`."""
 
 
-def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
+def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
     """What every instrument works on: the network as a key of what is compiled, and its variables without boxes.
 
     Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `hashable`, and for variables without "params".
@@ -41,7 +36,7 @@ def entry(model: Model, variables: Any) -> tuple[Model, dict[str, Any]]:
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
-def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None) -> Any:
+def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     """The variables of a fresh network, without boxes; also of shapes, under `jax.eval_shape`.
 
     inputs: an array, or a tuple of them. The call's defaults hold, and what it demands is set to evaluation.
@@ -57,7 +52,7 @@ def initialise(model: nn.Module | Network, inputs: Any, key: Array | None = None
     return nn.meta.unbox(satisfied(attempt)[0])
 
 
-def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
+def drawn(model: Model, key: Array, shape: Any) -> dict[str, Any]:
     """A fresh network's "params", and its "batch_stats" where it has them.
 
     shape: of one float32 array, batch included; or, for other dtypes and several inputs, `jax.ShapeDtypeStruct`s or arrays of
@@ -75,7 +70,7 @@ def drawn(model: nn.Module | Network, key: Array, shape: Any) -> dict[str, Any]:
     return _drawn(model, key, structure, shapes)
 
 
-def _variables(model: nn.Module | Network, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+def _variables(model: Model, key: Array, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
     inputs = jax.tree.unflatten(structure, map(_placeholder, shapes))
     try:
         variables = initialise(model, inputs, key)
@@ -111,52 +106,18 @@ def inputs_of(batch: Batch) -> tuple[Any, ...]:
     return tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
 
 
-def labels_of(batch: Batch) -> Any:
-    """What the loss compares with."""
-    if isinstance(batch, Mapping) and "label" in batch:
-        return batch["label"]
-    if isinstance(batch, tuple | list) and len(batch) > 1:
-        return batch[1]
-    raise InputError("batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' and 'label'")
-
-
-def of_classes(loss: Loss) -> Loss:
-    """Mark a loss whose integer labels are classes, 0 up to the last axis of the outputs: `check` then refuses others."""
-    loss.of_classes = True  # type: ignore[attr-defined]
-    return loss
-
-
-@of_classes
-def cross_entropy(outputs: Array, batch: Batch) -> Array:
-    """Mean softmax cross-entropy, float32 (float64 of such outputs).
-
-    outputs: (..., classes); the batch's labels: integers of shape (...).
-
-    Labels outside the classes are refused by instruments; inside `jax.jit`, where they cannot be looked at, they make it NaN.
-    """
-    labels = labels_of(batch)
-    if not isinstance(outputs, jax.Array):
-        raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
-    if outputs.shape[:-1] != labels.shape:
-        raise InputError(f"labels have the shape {labels.shape}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}")
-    logarithms = jax.nn.log_softmax(widened(outputs))
-    taken = jnp.take_along_axis(logarithms, labels[..., None], axis=-1)[..., 0]
-    inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
-    return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(taken.dtype))
-
-
 def stream_key(key: Array, name: str) -> Array:
     """Where the random stream of that name starts, of one key for all: "dropout" at the key itself, others apart from it."""
     return key if name == "dropout" else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def base_key(model: nn.Module | Network, *fold: Any) -> Array:
+def base_key(model: Model, *fold: Any) -> Array:
     """The key that the network's random streams are made from, with these numbers folded in."""
     return functools.reduce(jax.random.fold_in, fold, jax.random.key(network_of(model).seed))
 
 
 def run(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     train: bool,
@@ -193,7 +154,7 @@ def _apply(
     names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    kwargs: dict[str, Any] = dict(mode.kwargs)
+    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in needs.ignored}
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
@@ -260,30 +221,22 @@ def _selected(outputs: Any, network: Network) -> Any:
     return outputs
 
 
-def described(outputs: Any) -> str:
-    """What a network returns, in a few words."""
-    if isinstance(outputs, Mapping):
-        return f"a dict with {', '.join(map(repr, outputs))}"
-    if hasattr(outputs, "_fields"):
-        return f"a {type(outputs).__name__} of {', '.join(outputs._fields)}"
-    if isinstance(outputs, tuple | list):
-        return f"a {type(outputs).__name__} of {len(outputs)}"
-    return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
-
-
-def mode_text(model: nn.Module | Network, train: bool) -> str:
+def mode_text(model: Model, train: bool) -> str:
     """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
 
     "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and what it draws and writes.
     """
     network = hashable(network_of(model))
-    switches, needs = mode_of(network, train).switches, _memo(network, train)[0] or Needs()
+    needs = _memo(network, train)[0] or Needs()
+    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in needs.ignored]
     name = "training" if train else "evaluation"
     parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
     if not train and needs.streams:
         parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
     if not train and needs.written:
         parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
+    if needs.ignored:
+        parts.append(f"{', '.join(needs.ignored)} does not reach it through nn.vmap or nn.scan")
     if needs.axes:
         parts.append(f"axis {_listed(needs.axes)} bound with size 1")
     return "; ".join(parts)
@@ -293,7 +246,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, names))
 
 
-def loss_of(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
+def loss_of(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
     return _loss_of(run(model, variables, batch, train, rngs)[0], batch, loss)
 
@@ -313,7 +266,7 @@ def _loss_of(outputs: Any, batch: Batch, loss: Loss) -> Array:
 
 
 def check(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,
@@ -365,21 +318,6 @@ def _classes(outputs: Any, batch: Batch, loss: Loss) -> int | None:
     labels = labels_of(batch)
     is_class = jnp.issubdtype(jnp.result_type(labels), jnp.integer) and jnp.shape(labels) == outputs.shape[:-1]
     return outputs.shape[-1] if is_class else None
-
-
-def require_classes(labels: Any, classes: int) -> None:
-    """Raise InputError where a label is not 0 to classes - 1; nothing inside `jax.jit`, where labels are not known."""
-    if isinstance(labels, Tracer | jax.ShapeDtypeStruct):
-        return
-    whole = not isinstance(labels, jax.Array) or labels.is_fully_addressable
-    values = np.asarray(labels) if whole else np.concatenate([np.ravel(each.data) for each in labels.addressable_shards])
-    outside = values[(values < 0) | (values >= classes)]
-    if outside.size:
-        shown = ", ".join(map(str, np.unique(outside)[:5].tolist()))
-        raise InputError(
-            f"labels are outside the classes in {outside.size} of {values.size} places ({shown}); "
-            f"allowed: 0 to {classes - 1}, as the network returns {classes} numbers"
-        )
 
 
 def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

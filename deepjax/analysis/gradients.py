@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.forward import Network, initialise
-from deepjax.analysis.params import by_path, name_of, squares
+from deepjax.analysis.forward import Model, initialise
+from deepjax.analysis.params import by_path, path_string, squares
 
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
@@ -20,13 +20,13 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
     Of blocks that a scan has stacked it is the norm over all of them; their biases and scales are not taken for kernels.
     """
     return {
-        name_of(path).removesuffix("/kernel"): jnp.sqrt(squares(leaf))
+        path_string(path).removesuffix("/kernel"): jnp.sqrt(squares(leaf))
         for path, leaf in by_path(gradients).items()
         if leaf.ndim >= 2 and path[-1] not in ("bias", "scale")
     }
 
 
-def kernel_order(model: nn.Module | Network, input_shape: tuple[int, ...]) -> list[str]:
+def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
     """Paths of the layers that own a kernel, in the order in which the forward pass calls them.
 
     Found by linen's method interception under abstract evaluation, so any module works unmodified and nothing is computed.

@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.examples import by_layer, call_order
-from deepjax.analysis.forward import Batch, Loss, check, cross_entropy, hashable, run
-from deepjax.analysis.params import Path, as_real, name_of, restored, widened
+from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run
+from deepjax.analysis.params import Path, as_real, path_string, restored, widened
 from deepjax.errors import InputError, require, unknown
 
 MAIN = "main"
@@ -48,6 +47,8 @@ class Shares:
     """Value of each loss, before the weight."""
     weights: dict[str, float]
     layers: tuple[Share, ...]
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class Shares:
 
 
 def loss_shares(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -86,8 +87,8 @@ def loss_shares(
     Cost: one forward pass and a backward pass for each loss, compiled once for a network and shape; memory losses x parameters.
     Source: Szegedy et al. 2014, section 5; Lee et al. 2015 (arXiv:1409.5185).
     """
-    model = hashable(model)
-    variables = {name: tree for name, tree in dict(variables).items() if name != "auxiliary"}  # else sow would append to it
+    model, variables = entry(model, variables)
+    variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}  # else sow would append to it
     check(model, variables, batch, loss, train)
     names = _names(model, variables, batch, loss, train)
     scales = _weights(weights, names)
@@ -98,12 +99,14 @@ def loss_shares(
         total = sum(scales[name] * float(norm) for name, norm in zip(names, norms, strict=True))
         for name, norm, cosine in zip(names, norms, cosines, strict=True):
             rows.append(
-                Share(name_of(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
+                Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
             )
-    return Shares(train, {name: float(value) for name, value in zip(names, values, strict=True)}, scales, tuple(rows))
+    return Shares(
+        train, {name: float(value) for name, value in zip(names, values, strict=True)}, scales, tuple(rows), mode_text(model, train)
+    )
 
 
-def _names(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[str, ...]:
+def _names(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[str, ...]:
     """Main and the heads in the order of `_losses`; nothing is computed."""
     names: list[str] = []
 
@@ -115,7 +118,7 @@ def _names(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bo
     shapes = [value.shape for value in jax.eval_shape(losses, variables, batch)]
     if len(names) == 1:
         raise InputError(
-            f"{type(model).__name__} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
+            f"{name_of(model)} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
             "build it with heads, or sow their logits there"
         )
     for name, shape in zip(names, shapes, strict=True):
@@ -133,7 +136,7 @@ def _weights(weights: float | Mapping[str, float], names: tuple[str, ...]) -> di
     return {MAIN: 1.0} | {name: float(given.get(name, 0.3)) for name in heads}
 
 
-def _losses(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool) -> dict[str, Array]:
+def _losses(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> dict[str, Array]:
     outputs, changed = run(model, variables, batch, train, sow=("auxiliary",))
     heads = {}
     for path, logits in flatten_dict(dict(changed.get("auxiliary", {})), sep="/").items():
@@ -144,7 +147,7 @@ def _losses(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: b
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-def _measure(model: nn.Module, variables: Any, batch: Batch, *, loss: Loss, train: bool) -> tuple[Array, dict[Path, Any]]:
+def _measure(model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool) -> tuple[Array, dict[Path, Any]]:
     """The losses, and by layer (norms, cosines with the first), each (losses,)."""
     params = variables["params"]
 

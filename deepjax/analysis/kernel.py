@@ -1,4 +1,4 @@
-"""The neural tangent kernel of a network: its spectrum, how far it moves in training, and the network that is linear in parameters.
+"""The neural tangent kernel of a network: its spectrum, and how far it moves in training.
 
 Jacot, Gabriel and Hongler, "Neural tangent kernel", 2018 (arXiv:1806.07572). Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein
 and Pennington, "Wide neural networks of any depth evolve as linear models under gradient descent", 2019 (arXiv:1902.06720).
@@ -14,13 +14,19 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.batches import batch_size
-from deepjax.analysis.forward import Batch, Loss, check, entry, inputs_of, labels_of, run
-from deepjax.analysis.params import as_real, check_like, filled, real_count, restored, sum_dtype, widened
-from deepjax.errors import InputError, require
+from deepjax.analysis.forward import (
+    Model,
+    check,
+    described,
+    entry,
+    mode_text,
+    run,
+)
+from deepjax.analysis.params import as_real, check_like, real_count, restored, sum_dtype, widened
+from deepjax.errors import require
 
 Output = Literal["mean", "trace", "full"]
 Progress = Callable[[int, int], None] | None
@@ -42,6 +48,8 @@ class Kernel:
     """Whether both sides are the same inputs, so that there are eigenvalues."""
     eps: float
     """Relative rounding of the dtype that it was computed in."""
+    mode: str
+    """How the network was set to evaluation, and what it draws and writes even so."""
 
     @property
     def square(self) -> np.ndarray:
@@ -88,7 +96,7 @@ class Kernel:
 
 
 def ntk(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     inputs: Any,
     other: Any = None,
@@ -99,9 +107,10 @@ def ntk(
 ) -> Kernel:
     """The empirical neural tangent kernel of the network in evaluation, between the inputs, or between them and others.
 
-    inputs, other: an array (n, ...), or a tuple of them. The network returns k numbers an example. "full": the inner product of
-    the gradients of output a at example i and output b at example j, (n, m, k, k); "trace": the sum over a = b, (n, m); "mean":
-    that divided by k. Batch statistics are the running ones: with a batch's own an example would have no gradient of its own.
+    inputs, other: an array (n, ...), or a tuple of them; a scalar, such as a random key, belongs to all examples. The network
+    returns k numbers an example. "full": the inner product of the gradients of output a at example i and output b at example j,
+    (n, m, k, k); "trace": the sum over a = b, (n, m); "mean": that divided by k.
+    Batch statistics are the running ones: with a batch's own an example would have no gradient of its own.
     Raises InputError for inputs that do not fit, and outputs that are not one array with a row an example.
     Compiled once for a network, shape and chunk. Cost: k backward passes for each example of a pair of chunks, in (n / chunk)
     (m / chunk) pairs, half of them without `other`; memory 2 x chunk x k x parameters: of many outputs, take a chunk of 1.
@@ -112,7 +121,7 @@ def ntk(
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
     sides = [inputs] if other is None else [inputs, other]
     sizes = [batch_size((side, None)) for side in sides]
-    outputs = min(_outputs(model, variables, side) for side in sides)
+    outputs = min(outputs_of(model, variables, side) for side in sides)
     rows, columns = (_cut(side, min(chunk, size)) for side, size in ((sides[0], sizes[0]), (sides[-1], sizes[-1])))
     blocks: list[list[Any]] = [[None] * len(columns) for _ in rows]
     pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if other is not None or i <= j]
@@ -129,7 +138,7 @@ def ntk(
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
     leaves = jax.tree.leaves(variables["params"])
     eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
-    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps)
+    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode_text(model, False))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +166,7 @@ class Drift:
 
 
 def kernel_drift(
-    model: nn.Module,
+    model: Model,
     variables_0: Any,
     variables_t: Any,
     inputs: Any,
@@ -171,8 +180,8 @@ def kernel_drift(
     Arguments and errors as of `ntk`, and for variables of different shapes; cost twice as much.
     Source: Lee et al. 2019, section 2.2 and Figure 1; alignment, Fort et al. 2020 (arXiv:2010.15110), section 2.
     """
-    for variables in (variables_0, variables_t):
-        require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
+    model, variables_0 = entry(model, variables_0)
+    model, variables_t = entry(model, variables_t)
     check_like("variables_t", variables_t["params"], variables_0["params"])
     halves = [progress and functools.partial(_half, progress, which) for which in (0, 1)]
     first, last = (
@@ -185,120 +194,19 @@ def kernel_drift(
     return Drift(float(np.linalg.norm(last.matrix - first.matrix)) / norm_0, alignment, norm_t / norm_0, first, last)
 
 
-def linearised(model: nn.Module, variables: Any) -> Callable[[Any, Any], Array]:
-    """The network's first Taylor polynomial in its parameters: a function (params, inputs) -> outputs.
-
-    f(params_0) + J (params - params_0), in evaluation, with params_0 and J those of `variables`.
-    The function raises InputError for parameters or inputs that do not fit. Cost of a call: one forward and about two backward
-    passes, differentiable and compiled once for a network and shape. Source: Lee et al. 2019, equation 8.
-    """
-    model, variables = entry(model, variables)
-
-    def function(params: Any, inputs: Any) -> Array:
-        params = filled(variables["params"], check_like("params", params, variables["params"]))
-        _outputs(model, variables, inputs)
-        return _linear(model, variables, params, inputs)
-
-    return function
-
-
-def squared(outputs: Array, batch: Batch) -> Array:
-    """Half the squared distance of outputs and labels, mean over examples; integer labels stand for one-hot rows."""
-    labels = labels_of(batch)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == outputs.shape[:-1]:
-        labels = jax.nn.one_hot(labels, outputs.shape[-1])
-    require(
-        labels.shape == outputs.shape, "labels", f"of shape {labels.shape}", f"{outputs.shape}, or integers {outputs.shape[:-1]}"
-    )
-    outputs = widened(outputs)
-    return jnp.sum(jnp.square(outputs - labels.astype(outputs.dtype))) / (2 * outputs.shape[0])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LinearisedRun:
-    """A network and its linearisation, trained side by side from the same parameters."""
-
-    learning_rate: float
-    examples: int
-    loss: np.ndarray
-    """(steps + 1,): of the network, before the first step and after each."""
-    loss_linear: np.ndarray
-    """(steps + 1,)"""
-    rmse: np.ndarray
-    """(steps + 1,): root of the mean squared difference of both outputs, over examples and outputs."""
-    moved: np.ndarray
-    """(steps + 1,): the same between the network's outputs and those it began with: what `rmse` is to be seen against."""
-    params: Any
-    """Of the network, after the last step."""
-    params_linear: Any
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A plain dict a step."""
-        names = ("loss", "loss_linear", "rmse", "moved")
-        columns = zip(*(getattr(self, name).tolist() for name in names), strict=True)
-        return [{"step": step, **dict(zip(names, row, strict=True))} for step, row in enumerate(columns)]
-
-    def plot(self, ax: Any = None) -> Any:
-        """Difference of the outputs and how far they moved, by step; returns the matplotlib Axes."""
-        from deepjax.analysis.landscape_figures import draw_linearised
-
-        return draw_linearised(self, ax)
-
-
-def linearised_training(
-    model: nn.Module,
-    variables: Any,
-    batch: Batch,
-    *,
-    steps: int,
-    learning_rate: float,
-    loss: Loss = squared,
-    progress: Progress = None,
-) -> LinearisedRun:
-    """Full-batch gradient descent on the network and on its linearisation, and how far their outputs come apart.
-
-    Both in evaluation: running statistics, no dropout. With `squared` the linear one decays along the full kernel's eigenvectors at
-    rates learning_rate x eigenvalue / examples, and diverges where that is above 2.
-    Raises InputError for a batch that does not fit, steps below 1, and where a loss is not finite on the way.
-    Cost: about six passes over the batch a step; memory as training, and three times the parameters. Compiled once for a network,
-    loss and shape. Source: Lee et al. 2019, sections 2.2 and 3 (its Figure 4 shows this RMSE).
-    """
-    model, variables = entry(model, variables)
-    require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
-    require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
-    check(model, variables, batch, loss, False)
-    _outputs(model, variables, inputs_of(batch))
-    state, found = (variables["params"], variables["params"]), []
-    rate = np.asarray(learning_rate, sum_dtype(*jax.tree.leaves(state)))
-    for step in range(steps + 1):
-        final = state
-        state, numbers = _descend(state, variables, batch, rate, model=model, loss=loss)
-        found.append(numbers)
-        if progress and step:
-            jax.block_until_ready(numbers)
-            progress(step, steps)
-    columns = np.array(jax.device_get(found), float).T
-    wrong = ~np.isfinite(columns).all(0)
-    if wrong.any():
-        raise InputError(
-            f"learning_rate is {learning_rate}; allowed: smaller ones, for at step {wrong.argmax()} a loss is not finite"
-        )
-    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final)
-
-
 def _half(progress: Callable[[int, int], None], which: int, done: int, total: int) -> None:
     progress(which * total + done, 2 * total)
 
 
-def _outputs(model: nn.Module, variables: Any, inputs: Any) -> int:
+def outputs_of(model: Model, variables: Any, inputs: Any) -> int:
     """How many numbers the network returns for an example; raises InputError where it cannot take the inputs."""
     batch = (inputs, None)
     examples = batch_size(batch)
 
     def one_array(outputs: Any, _: Any) -> Array:
-        given = f"{jax.tree.map(jnp.shape, outputs)}"
         fits = isinstance(outputs, Array) and jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.shape[:1] == (examples,)
-        require(fits, "the network's output", given, f"one array of floats, ({examples}, ...)")
+        allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
+        require(fits, "the network's output", described(outputs), allowed)
         sizes.append(outputs.size // examples)
         return jnp.zeros(())
 
@@ -309,18 +217,25 @@ def _outputs(model: nn.Module, variables: Any, inputs: Any) -> int:
 
 def _cut(inputs: Any, size: int) -> list[Any]:
     """Parts of `size` examples, the last filled up with its last one, so that all have one shape."""
-    leaves = jax.tree.map(np.asarray, inputs)
-    count = jax.tree.leaves(leaves)[0].shape[0]
+    count = batch_size((inputs, None))
     places = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
-    return [jax.tree.map(lambda leaf, place=place: leaf[place], leaves) for place in places]
+    return [jax.tree.map(functools.partial(_taken, place), inputs) for place in places]
+
+
+def _taken(place: np.ndarray, leaf: Any) -> Any:
+    is_key = isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if jnp.ndim(leaf) == 0 else (leaf if is_key else np.asarray(leaf))[place]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _jacobian(model: nn.Module, variables: Any, inputs: Any) -> list[Array]:
+def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
     """(examples, outputs, entries) of each array of parameters."""
+    leaves, structure = jax.tree.flatten(inputs)
+    axes = [0 if jnp.ndim(leaf) else None for leaf in leaves]
 
-    def one(example: Any) -> Any:
-        single = (jax.tree.map(lambda leaf: leaf[None], example), None)
+    def one(*example: Any) -> Any:
+        rows = [leaf if axis is None else leaf[None] for leaf, axis in zip(example, axes, strict=True)]
+        single = (jax.tree.unflatten(structure, rows), None)
 
         def outputs(view: Any) -> Array:
             params = restored(view, variables["params"])
@@ -329,7 +244,7 @@ def _jacobian(model: nn.Module, variables: Any, inputs: Any) -> list[Array]:
         return jax.jacrev(outputs)(as_real(variables["params"]))
 
     with jax.default_matmul_precision("highest"):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
-        found = jax.tree.leaves(jax.vmap(one)(inputs))
+        found = jax.tree.leaves(jax.vmap(one, in_axes=axes)(*leaves))
     return [leaf.reshape(*leaf.shape[:2], -1) for leaf in found]
 
 
@@ -338,47 +253,3 @@ def _contract(left: list[Array], right: list[Array], *, output: Output) -> Array
     form = "iap,jbp->ijab" if output == "full" else "iap,jap->ij"
     total = functools.reduce(jnp.add, [jnp.einsum(form, a, b, precision="highest") for a, b in zip(left, right, strict=True)])
     return total / left[0].shape[1] if output == "mean" else total
-
-
-def _taylor(model: nn.Module, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
-    """(outputs at the variables, the change that is linear in params, and J^T)."""
-    own = variables["params"]
-
-    def outputs(view: Any) -> Array:
-        return run(model, {**variables, "params": restored(view, own)}, (inputs, None), False)[0]
-
-    view = as_real(own)
-    value, pull = jax.vjp(outputs, view)
-    step = jax.tree.map(lambda new, old: new.astype(old.dtype) - old, as_real(params), view)
-    # J v as the transpose of u -> J^T u: jax.jvp refuses networks with a custom_vjp.
-    (moved,) = jax.vjp(lambda cotangent: pull(cotangent)[0], value)[1](step)
-    return value, moved, lambda cotangent: pull(cotangent)[0]
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def _linear(model: nn.Module, variables: Any, params: Any, inputs: Any) -> Array:
-    with jax.default_matmul_precision("highest"):
-        value, moved, _ = _taylor(model, variables, params, inputs)
-    return value + moved
-
-
-@functools.partial(jax.jit, static_argnames=("model", "loss"))
-def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: nn.Module, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
-    """Both parameters after a step, and before it (loss, the linear network's, their outputs' RMSE, how far outputs moved)."""
-    views = as_real(state[0]), as_real(state[1])
-
-    def value(view: Any) -> tuple[Array, Array]:
-        outputs = run(model, {**variables, "params": restored(view, state[0])}, batch, False)[0]
-        return loss(outputs, batch), outputs
-
-    with jax.default_matmul_precision("highest"):
-        (value_full, outputs), gradient = jax.value_and_grad(value, has_aux=True)(views[0])
-        start, moved, pull = _taylor(model, variables, state[1], inputs_of(batch))
-        value_linear, cotangent = jax.value_and_grad(lambda outputs: loss(outputs, batch))(start + moved)
-        gradients = (gradient, pull(cotangent))
-    later = jax.tree.map(lambda old, slope: old - rate * slope, views, gradients)
-    return restored(later, state), (value_full, value_linear, _rms(outputs - start - moved), _rms(outputs - start))
-
-
-def _rms(values: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(widened(values))))

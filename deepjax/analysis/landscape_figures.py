@@ -9,8 +9,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from deepjax.analysis.instrument_figures import canvas
-from deepjax.analysis.kernel import Drift, Kernel, LinearisedRun
+from deepjax.analysis.kernel import Drift, Kernel
 from deepjax.analysis.landscape import Line, Plane
+from deepjax.analysis.linearised import LinearisedRun
 from deepjax.analysis.plots import COLORS
 from deepjax.analysis.trajectory import Trajectory
 

@@ -13,9 +13,9 @@ from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
-from deepjax.analysis.forward import Batch, Loss, Network, Rngs, cross_entropy, entry, mode_text
+from deepjax.analysis.forward import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
-from deepjax.analysis.params import Path, by_path, check_like, name_of, widened
+from deepjax.analysis.params import Path, by_path, check_like, path_string, widened
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
 
@@ -97,7 +97,7 @@ class LayerReport:
 
 
 def trace(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -126,9 +126,9 @@ def trace(
     if updates is not None:
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
-    at = chosen(everywhere, layers, list(map(name_of, others)))
+    at = chosen(everywhere, layers, list(map(path_string, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
-    named = [path for path in others if layers is None or name_of(path) in layers]
+    named = [path for path in others if layers is None or path_string(path) in layers]
     return report(found, at, named, train, mode_text(model, train))
 
 
@@ -140,7 +140,7 @@ def _statistics(
     rngs: Rngs,
     updates: Any,
     *,
-    model: nn.Module | Network,
+    model: Model,
     loss: Loss,
     train: bool,
     at: tuple[Site, ...],
@@ -149,7 +149,7 @@ def _statistics(
 
 
 def layer_statistics(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,
@@ -253,7 +253,7 @@ def _row(site: Site, label: str, measured: Any, norms: dict[str, float | None]) 
 def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
     """Parameters alone."""
     unknown = dict.fromkeys((*_MEANS, "gradient_norm"), math.nan)
-    return LayerRow(name_of(path), "", (), 0, **unknown, **_norms(path, found), **dict.fromkeys(_OF_SUMS))
+    return LayerRow(path_string(path), "", (), 0, **unknown, **_norms(path, found), **dict.fromkeys(_OF_SUMS))
 
 
 def _reason(row: LayerRow) -> str:

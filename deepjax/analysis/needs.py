@@ -1,11 +1,12 @@
-"""What a network's call asks for beyond its arguments: random streams, collections it writes, and named axes.
+"""What a network's call asks for beyond its arguments: random streams, collections it writes, named axes; and what it ignores.
 
-Flax and JAX raise an error that names what is missing; the call is tried again with it, under abstract evaluation.
+Flax and JAX name it in an error; the call is tried again with it, under abstract evaluation.
 """
 
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,15 @@ class Needs:
     """Collections that evaluation changes."""
     axes: tuple[str, ...] = ()
     """Axes that it averages over, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
+    ignored: tuple[str, ...] = ()
+    """Keyword arguments that do not reach it: flax hands none through `nn.vmap` and `nn.scan`, and only warns."""
 
 
 _ASKED = (
     ("streams", errors.InvalidRngError, re.compile(r'needs PRNG for "(.+)"')),
     ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
     ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. |$)")),
+    ("ignored", RuntimeWarning, re.compile(r'kwargs are not supported in \w+, so "(.+)" is')),
 )
 
 
@@ -40,11 +44,17 @@ def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[
 
     Raises InputError where evaluation writes batch statistics, which only training does; and whatever else `attempt` raises.
     """
+    ours = True  # the arguments that flax warns of are the network's, not those of a module inside
     while True:
         try:
-            return attempt(needs), needs
-        except (errors.InvalidRngError, errors.ModifyScopeVariableError, NameError) as error:
+            with warnings.catch_warnings():
+                if ours:
+                    warnings.filterwarnings("error", "kwargs are not supported", RuntimeWarning)
+                return attempt(needs), needs
+        except tuple(raised for _, raised, _ in _ASKED) as error:
             more = _with_missing(needs, error)
+            if more is None and ours and isinstance(error, RuntimeWarning):
+                ours, more = False, dataclasses.replace(needs, ignored=())
             if more is None:
                 raise
             needs = more
@@ -60,7 +70,7 @@ def _with_missing(needs: Needs, error: Exception) -> Needs | None:
                 "evaluation writes the batch statistics, so that some batch norm is in training; "
                 "its switch was not found: set it by Network(module, eval_kwargs={...}, train_kwargs={...})"
             ) from error
-        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), found[1])})
+        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), *found[1].split(", "))})
     return None
 
 

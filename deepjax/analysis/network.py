@@ -44,20 +44,22 @@ class Network:
             _require_hashable(given, name, "Network")
 
 
-def network_of(model: nn.Module | Network) -> Network:
+Model = nn.Module | Network
+"""What every instrument takes: a linen module, or one with how it is called."""
+AModel = TypeVar("AModel", bound=Model)
+
+
+def network_of(model: Model) -> Network:
     """The module with how it is called; of a bare module the defaults."""
     return model if isinstance(model, Network) else Network(model)
 
 
-def name_of(model: nn.Module | Network) -> str:
+def name_of(model: Model) -> str:
     """Name of the module's class."""
     return type(network_of(model).module).__name__
 
 
-Model = TypeVar("Model", bound=nn.Module | Network)
-
-
-def hashable(model: Model) -> Model:
+def hashable(model: AModel) -> AModel:
     """The same network as a key of what is compiled: tuples for the lists, and frozen dicts for the dicts, among its fields.
 
     Raises InputError, naming the field, where one cannot be a key even so, such as an array.
@@ -127,7 +129,7 @@ def mode_of(network: Network, train: bool) -> Mode:
     return Mode(module, FrozenDict(kwargs), (*(f"{name}={value}" for name, value in kwargs.items()), *found))
 
 
-def demanded_switches(model: nn.Module | Network) -> dict[str, Any]:
+def demanded_switches(model: Model) -> dict[str, Any]:
     """The arguments without which the call fails, set to evaluation: those of initialisation, for which defaults hold."""
     network = network_of(model)
     names = _parameters(network.module)

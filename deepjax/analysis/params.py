@@ -48,19 +48,19 @@ def part_of(tree: Any, leaves: Mapping[Path, Any]) -> Any:
     return filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
 
 
-def name_of(path: Path) -> str:
+def path_string(path: Path) -> str:
     """The path for display, and as it is given in `layers=`."""
     return "/".join(path)
 
 
 def modules_of(paths: Iterable[Path]) -> dict[str, None]:
     """Names of all modules above the leaves, without the network itself, in order."""
-    return dict.fromkeys(name_of(path[:end]) for path in paths for end in range(1, len(path)))
+    return dict.fromkeys(path_string(path[:end]) for path in paths for end in range(1, len(path)))
 
 
 def is_within(path: Path, names: Iterable[str]) -> bool:
     """Whether one of these names is that of the leaf or of a module above it."""
-    above = {name_of(path[:end]) for end in range(1, len(path) + 1)}
+    above = {path_string(path[:end]) for end in range(1, len(path) + 1)}
     return not above.isdisjoint(names)
 
 
@@ -70,10 +70,10 @@ def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
     given, wanted = by_path(tree), by_path(params)
     if set(given) != set(wanted):
         wrong = min(set(given) ^ set(wanted))
-        fault = f"{'without' if wrong in wanted else 'with'} {name_of(wrong)!r}"
+        fault = f"{'without' if wrong in wanted else 'with'} {path_string(wrong)!r}"
         raise InputError(f"{name} is a tree {fault}; allowed: one like the parameters")
     for path, leaf in wanted.items():
-        shape, own = jnp.shape(given[path]), f"{name}'s {name_of(path)}"
+        shape, own = jnp.shape(given[path]), f"{name}'s {path_string(path)}"
         require(shape == jnp.shape(leaf), own, f"of shape {shape}", f"{jnp.shape(leaf)}, as the parameters")
         dtype = jnp.result_type(given[path])
         require(is_complex(given[path]) == is_complex(leaf), own, str(dtype), f"{jnp.result_type(leaf)}, as the parameters")
@@ -110,7 +110,7 @@ def real_leaves(leaves: Mapping[Path, Any]) -> dict[Path, Array]:
     for path, leaf in leaves.items():
         dtype = jnp.result_type(leaf)
         fits = jnp.issubdtype(dtype, jnp.inexact)
-        require(fits, f"parameter {name_of(path)!r}", str(dtype), "real or complex floats, which have gradients")
+        require(fits, f"parameter {path_string(path)!r}", str(dtype), "real or complex floats, which have gradients")
     dtype = sum_dtype(*leaves.values())
     return {path: real_pairs(leaf).astype(dtype) for path, leaf in leaves.items()}
 

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.calls import Call, all_calls, is_float, is_sum, path_of, visit_calls
-from deepjax.analysis.forward import hashable
+from deepjax.analysis.forward import Model, entry, mode_text, name_of
 from deepjax.errors import InputError, require, unknown
 
 Activation = Callable[[Array], Array]
@@ -52,6 +52,8 @@ class Propagation:
     blocks: tuple[BlockSignal, ...]
     unseen: tuple[str, ...]
     """Blocks that run inside nn.scan or nn.remat, whose outputs cannot be read."""
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     @property
     def growth(self) -> float:
@@ -73,7 +75,7 @@ class Propagation:
 
 
 def signal_propagation(
-    model: nn.Module, variables: Any, inputs: Array, *, train: bool = True, blocks: Sequence[str] | None = None
+    model: Model, variables: Any, inputs: Array, *, train: bool = True, blocks: Sequence[str] | None = None
 ) -> Propagation:
     """Per block: average squared channel mean, average channel variance, and the variance at the end of the residual branch.
 
@@ -85,7 +87,7 @@ def signal_propagation(
     where they were asked for or are all there is; where others are seen they are listed in `unseen`.
     Cost: one forward pass, compiled once for a network and shape. Source: Brock et al. 2021, section 3.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     calls = all_calls(model, variables, inputs, train)
     paths = _default_blocks(calls) if blocks is None else tuple(blocks)
     for path in paths:
@@ -99,10 +101,10 @@ def signal_propagation(
             "build the network without it (scan=False), or name blocks outside"
         )
     if not seen:
-        raise InputError(f"{type(model).__name__} calls no modules that return arrays of floats; name its blocks")
+        raise InputError(f"{name_of(model)} calls no modules that return arrays of floats; name its blocks")
     found = jax.device_get(_signals(model, variables, inputs, paths=frozenset(paths), train=train))
     rows = (_row(call, numbers) for call, numbers in zip(seen, found, strict=True))
-    return Propagation(train, tuple(rows), hidden)
+    return Propagation(train, tuple(rows), hidden, mode_text(model, train))
 
 
 def _row(call: Call, numbers: Any) -> BlockSignal:
@@ -118,7 +120,7 @@ def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "paths", "train"))
-def _signals(model: nn.Module, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool) -> list[Any]:
+def _signals(model: Model, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool) -> list[Any]:
     found: list[Any] = []
     sums: list[tuple[str, Array]] = []  # those that ended since the last block
 

@@ -16,11 +16,24 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.branches import along, gate_names, places_of, without
-from deepjax.analysis.forward import Batch, Loss, cross_entropy, hashable, inputs_of, labels_of, reason, run
+from deepjax.analysis.forward import (
+    Batch,
+    Loss,
+    Model,
+    check,
+    cross_entropy,
+    entry,
+    inputs_of,
+    labels_of,
+    mode_text,
+    name_of,
+    of_classes,
+    reason,
+    run,
+)
 from deepjax.analysis.taps import Site
 from deepjax.errors import InputError, require, unknown
 
@@ -28,6 +41,7 @@ Progress = Callable[[int, int], None] | None
 """Called with (evaluations done, evaluations in all)."""
 
 
+@of_classes
 def error_rate(outputs: Array, batch: Batch) -> Array:
     """Share of wrong top-1 answers. outputs: (..., classes); the batch's labels: integers of shape (...)."""
     labels = labels_of(batch)
@@ -62,6 +76,8 @@ class Lesions:
     """Without one block, in the order of the forward pass."""
     several: tuple[Lesion, ...]
     """Without random sets of blocks, the smallest first."""
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a lesion, single ones first; `count` says how many blocks are gone."""
@@ -81,7 +97,7 @@ class Lesions:
 
 
 def lesions(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -104,7 +120,7 @@ def lesions(
     Cost: 1 + blocks + len(removed) x draws forward passes, compiled once for a network and shape; memory of one.
     Source: Veit et al. 2016, sections 4.1 and 4.2.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     places = places_of(model, variables, batch, loss, train, modules)
     _check_metric(model, variables, batch, metric, train)
     names = gate_names(places)
@@ -126,7 +142,9 @@ def lesions(
         Lesion(tuple(names[i] for i in chosen), *value, value[0] - whole[0], value[1] - whole[1])
         for chosen, value in zip(single + several, values[1:], strict=True)
     )
-    return Lesions(train, "branch" if modules is None else "module", *whole, rows[: len(single)], rows[len(single) :])
+    return Lesions(
+        train, "branch" if modules is None else "module", *whole, rows[: len(single)], rows[len(single) :], mode_text(model, train)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +174,8 @@ class PathLengths:
     """L2 norm of the whole gradient by the inputs: that of the sum over all paths, which may cancel."""
     lengths: tuple[PathLength, ...]
     """0 to n branches."""
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     @property
     def effective(self) -> float:
@@ -187,7 +207,7 @@ class PathLengths:
 
 
 def path_lengths(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batch,
     *,
@@ -208,7 +228,7 @@ def path_lengths(
     Cost: at most (n + 1) x samples backward passes, and a forward pass each `chunk` of them, compiled once for a network and shape;
     memory of one forward and `chunk` backward passes. Source: Veit et al. 2016, section 4.3.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     for name, value in {"samples": samples, "chunk": chunk}.items():
         require(isinstance(value, int) and value >= 1, name, value, "1 or more")
     places = _gradient_places(model, variables, batch, loss, train)
@@ -226,11 +246,11 @@ def path_lengths(
         if progress:
             progress(len(norms), len(passes))
     each = np.split(np.array(norms[1:]), np.cumsum([len(group) for group in sets])[:-1])
-    return PathLengths(train, names, norms[0], _by_length(each))
+    return PathLengths(train, names, norms[0], _by_length(each), mode_text(model, train))
 
 
 def path_gradient(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batch,
     branches: Sequence[str],
@@ -243,7 +263,7 @@ def path_gradient(
     Returns an array for each input of floats, of its shape; over all 2^n paths they add up to the gradient. Raises InputError as
     `path_lengths`, and for an unknown sum. Cost: one forward and one backward pass. Source: Veit et al. 2016, section 4.3.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     places = _gradient_places(model, variables, batch, loss, train)
     names = gate_names(places)
     for name in branches:
@@ -286,19 +306,28 @@ def _subsets(n: int, size: int, draws: int, rng: np.random.Generator) -> list[tu
     return [tuple(int(i) for i in sorted(rng.choice(n, size, replace=False))) for _ in range(draws)]
 
 
-def _check_metric(model: nn.Module, variables: Any, batch: Batch, metric: Loss, train: bool) -> None:
+def _check_metric(model: Model, variables: Any, batch: Batch, metric: Loss, train: bool) -> None:
     try:
         value = jax.eval_shape(lambda *given: metric(run(model, given[0], given[1], train)[0], given[1]), variables, batch)
     except InputError:
         raise
     except Exception as error:  # whatever a metric for other outputs or labels raises
-        raise InputError(f"metric cannot take what {type(model).__name__} returns: {reason(error)}") from error
+        raise InputError(f"metric cannot take what {name_of(model)} returns: {reason(error)}") from error
     require(jnp.shape(value) == (), "metric", f"of shape {jnp.shape(value)}", "a scalar, such as the share of errors")
+    check(model, variables, batch, metric, train)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "metric", "train", "places"))
 def _evaluate(
-    model: nn.Module, variables: Any, batch: Batch, keep: Any, *, loss: Loss, metric: Loss, train: bool, places: tuple[Site, ...]
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    keep: Any,
+    *,
+    loss: Loss,
+    metric: Loss,
+    train: bool,
+    places: tuple[Site, ...],
 ) -> tuple[Array, Array]:
     with without(places, keep):
         outputs, _ = run(model, variables, batch, train)
@@ -307,7 +336,7 @@ def _evaluate(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "places"))
 def _path_norms(
-    model: nn.Module, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
 ) -> Array:
     """passes: (paths, sums, 2) booleans, whether the shortcut's and the branch's gradient pass -> (paths,)."""
 
@@ -322,13 +351,13 @@ def _path_norms(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "places"))
 def _path_gradient(
-    model: nn.Module, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
 ) -> tuple[Array, ...]:
     return _gradient(model, variables, batch, passes, loss, train, places)
 
 
 def _gradient(
-    model: nn.Module, variables: Any, batch: Batch, passes: Any, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model, variables: Any, batch: Batch, passes: Any, loss: Loss, train: bool, places: tuple[Site, ...]
 ) -> tuple[Array, ...]:
     """By the inputs that are floats. passes: (sums, 2)."""
     inputs = inputs_of(batch)
@@ -343,7 +372,7 @@ def _gradient(
     return jax.grad(value)(tuple(jnp.asarray(each) for each in inputs if _is_floating(each)))
 
 
-def _gradient_places(model: nn.Module, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[Site, ...]:
+def _gradient_places(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[Site, ...]:
     places = places_of(model, variables, batch, loss, train)
     dtypes = ", ".join(str(jnp.result_type(each)) for each in inputs_of(batch))
     require(any(map(_is_floating, inputs_of(batch))), "inputs", dtypes, "floats, which have gradients")

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.forward import check, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Model, check, entry, has_batch_norm, mode_text, run
 from deepjax.errors import require
 
 Output = Callable[[Any], Array]
@@ -38,6 +38,8 @@ class Shattering:
     """The same with each gradient centred: its own mean over the input's entries taken off."""
     cosines: np.ndarray
     """(examples, examples): every pair's cosine."""
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of all numbers but the matrix."""
@@ -62,6 +64,8 @@ class GradientLine:
     """(points,): derivative of the output with respect to the distance along the line."""
     autocorrelation: np.ndarray
     """(points // 2 + 1,): at lags 0, 1, ... points; 1 at lag 0. NaN for a constant gradient."""
+    mode: str = ""
+    """How the network was set to that mode, and what it draws and writes in evaluation."""
 
     @property
     def white(self) -> float:
@@ -82,7 +86,7 @@ class GradientLine:
         return draw_line(self, ax)
 
 
-def shattering(model: nn.Module, variables: Any, inputs: Array, *, train: bool = True, output: Output = jnp.sum) -> Shattering:
+def shattering(model: Model, variables: Any, inputs: Array, *, train: bool = True, output: Output = jnp.sum) -> Shattering:
     """Mean pairwise correlation of d output / d input over the examples of a batch.
 
     inputs: floats (examples, ...). With train=True batch norm takes its statistics from the whole batch and, as in the paper's
@@ -94,7 +98,7 @@ def shattering(model: nn.Module, variables: Any, inputs: Array, *, train: bool =
     Cost: two forward passes (one with train=False) and one backward, compiled once for a network and shape; memory as training.
     Source: Balduzzi et al. 2017, section 3.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     _check(model, variables, inputs, output)
     require(len(inputs) >= 2, "inputs", f"{len(inputs)} examples", "two or more")
     gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(len(inputs), -1)
@@ -102,11 +106,18 @@ def shattering(model: nn.Module, variables: Any, inputs: Array, *, train: bool =
     dead = int((gradients == 0).all(1).sum())
     cosines = _cosines(gradients)
     centred = _cosines(gradients - gradients.mean(1, keepdims=True))
-    return Shattering(train, len(inputs), dead, _mean_pair(cosines), _mean_pair(centred), cosines)
+    return Shattering(train, len(inputs), dead, _mean_pair(cosines), _mean_pair(centred), cosines, _mode(model, variables, train))
 
 
 def gradient_line(
-    model: nn.Module, variables: Any, start: Array, end: Array, points: int, *, train: bool = True, output: Output = jnp.sum
+    model: Model,
+    variables: Any,
+    start: Array,
+    end: Array,
+    points: int,
+    *,
+    train: bool = True,
+    output: Output = jnp.sum,
 ) -> GradientLine:
     """Autocorrelation of the gradient along a line of inputs: brown noise of shallow networks, white noise of deep plain ones.
 
@@ -115,7 +126,7 @@ def gradient_line(
     Raises InputError for ends of different shapes or at one place, fewer than three points, and inputs that do not fit.
     Cost: as `shattering` with `points` examples. Source: Balduzzi et al. 2017, section 2 and Figures 1 and 2 (256 points, -2 to 2).
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(isinstance(points, int) and points >= 3, "points", points, "three or more")
     start, end = jnp.asarray(start), jnp.asarray(end)
     require(start.shape == end.shape, "end", f"of shape {end.shape}", f"the start's shape {start.shape}")
@@ -125,22 +136,39 @@ def gradient_line(
     _check(model, variables, inputs, output)
     gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(points, -1)
     along = np.asarray(gradients, np.float64) @ (np.asarray(end - start, np.float64).ravel() / length)
-    return GradientLine(train, length / (points - 1), along, _autocorrelation(along, points // 2))
+    return GradientLine(train, length / (points - 1), along, _autocorrelation(along, points // 2), _mode(model, variables, train))
 
 
-def _check(model: nn.Module, variables: Any, inputs: Any, output: Output) -> None:
+def _check(model: Model, variables: Any, inputs: Any, output: Output) -> None:
     fits = hasattr(inputs, "dtype") and jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.ndim >= 1
     require(fits, "inputs", getattr(inputs, "dtype", type(inputs).__name__), "one array of floats, (examples, ...)")
-    check(model, variables, (inputs, None), lambda outputs, _: output(outputs), train=True)
+    for train in (True, False):
+        check(model, variables, (inputs, None), _OfOutputs(output), train)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfOutputs:
+    """The output as a loss; equal for equal functions, so that a check is made once."""
+
+    output: Output
+
+    def __call__(self, outputs: Any, batch: Any) -> Array:
+        return self.output(outputs)
+
+
+def _mode(model: Model, variables: Any, train: bool) -> str:
+    """The network runs in evaluation; with `train` the batch's statistics stand for the running ones."""
+    fixed = "; batch norm by the inputs' own statistics, held fixed" if train and has_batch_norm(variables) else ""
+    return mode_text(model, False) + fixed
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output", "train"))
-def _gradients(model: nn.Module, variables: Any, inputs: Array, *, output: Output, train: bool) -> Array:
+def _gradients(model: Model, variables: Any, inputs: Array, *, output: Output, train: bool) -> Array:
     fixed = _with_statistics_of(model, variables, inputs) if train and has_batch_norm(variables) else variables
     return jax.grad(lambda x: output(run(model, fixed, (x, None), False)[0]))(inputs).astype(jnp.float32)
 
 
-def _with_statistics_of(model: nn.Module, variables: Any, inputs: Array) -> dict[str, Any]:
+def _with_statistics_of(model: Model, variables: Any, inputs: Array) -> dict[str, Any]:
     """The variables with the inputs' statistics for running ones.
 
     A running average moves from s to m s + (1 - m) b. At s = 0 that is (1 - m) b, and its derivative by s is m: so the batch's b is

@@ -15,12 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import Ended, is_float, is_sum, watched
-from deepjax.analysis.forward import Batch, Loss, Network, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
+from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
 from deepjax.analysis.probe import probe
 from deepjax.errors import InputError, unknown
 
@@ -72,7 +71,7 @@ class Tap:
     gradient: Array
 
 
-def sites(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
+def sites(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
     """Every array of real or complex floats that a layer returns, in the order in which the forward pass ends their calls.
 
     Nothing is computed. Raises InputError where the batch does not fit the network.
@@ -82,7 +81,7 @@ def sites(model: nn.Module | Network, variables: Any, batch: Batch, loss: Loss, 
 
 
 @functools.lru_cache(maxsize=256)
-def _sites(model: nn.Module | Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
+def _sites(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
     found: dict[Site, Site] = {}
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     check(model, variables, batch, loss, train, rngs)
@@ -159,7 +158,7 @@ def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequ
 
 
 def measured(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     loss: Loss,
@@ -205,7 +204,7 @@ def _zeros(shapes: Any) -> Any:
 
 
 def taps(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
     batch: Batch,
     layers: Sequence[str],
@@ -246,9 +245,7 @@ def taps(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-def _taps(
-    model: nn.Module | Network, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]
-) -> Any:
+def _taps(model: Model, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]) -> Any:
     return measured(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 

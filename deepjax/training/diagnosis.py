@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis import first_not_finite
-from deepjax.analysis.params import Path, by_path, name_of
+from deepjax.analysis.params import Path, by_path, path_string
 from deepjax.data.augment import normalize, resize
 from deepjax.training.programs import Programs, step_options
 from deepjax.training.state import TrainState
@@ -35,7 +35,7 @@ def _first_leaf(programs: Programs, params: Any) -> str:
     """The first in the order of the forward pass."""
     order = _call_order(programs.model, programs.config.input_shape)
     bad = [path for path, leaf in by_path(jax.device_get(params)).items() if not np.isfinite(leaf).all()]
-    return name_of(min(bad, key=lambda path: order.get(path[:-1], len(order))))
+    return path_string(min(bad, key=lambda path: order.get(path[:-1], len(order))))
 
 
 def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[Path, int]:
