@@ -12,7 +12,7 @@ def complex_normal(key, shape, dtype=jnp.complex64):
     return jax.random.normal(key, shape, dtype) / jnp.asarray(shape[0] ** 0.5, dtype)
 
 
-class Complex(nn.Module):
+class ComplexWeights(nn.Module):
     """Complex weights and biases behind real ones."""
 
     @nn.compact
@@ -79,6 +79,6 @@ class Odd(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        for layer in (Partitioned(name="boxed"), Weighted(name="named"), Tree(name="nested"), Complex(name="complex")):
+        for layer in (Partitioned(name="boxed"), Weighted(name="named"), Tree(name="nested"), ComplexWeights(name="complex")):
             x = layer(x)
         return x
