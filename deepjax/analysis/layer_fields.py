@@ -104,4 +104,4 @@ def _loses_space(module: nn.Module, arguments: tuple[Any, ...], spaceless: set[t
     features = getattr(module, "features", ()) if isinstance(module, nn.DenseGeneral) else ()
     shapes = [argument.shape for argument in arguments if isinstance(argument, Array)]
     several = isinstance(features, tuple | list) and len(features) > 1
-    return several or bool(shapes) and (len(shapes[0]) != 4 or shapes[0] in spaceless)
+    return several or (bool(shapes) and (len(shapes[0]) != 4 or shapes[0] in spaceless))

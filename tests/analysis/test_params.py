@@ -38,9 +38,9 @@ KINDS = {"odd": (Odd(), False, 3e-4), "float64": (Typed(jnp.float64), True, 1e-1
 def to_vector(tree):
     """Real parts, then imaginary parts, leaf by leaf."""
     leaves = jax.tree.leaves(nn.meta.unbox(tree))
-    return jnp.concatenate(
-        [part.ravel() for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]
-    )
+    parts = [(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in leaves]
+    flat = [part.ravel() for each in parts for part in each]
+    return jnp.concatenate(flat) if any(isinstance(each, jax.core.Tracer) for each in flat) else np.concatenate(flat)
 
 
 def from_vector(vector, like):

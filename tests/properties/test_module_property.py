@@ -1,5 +1,7 @@
 """Networks made of layers of the awkward kinds: the instruments' numbers against jax.grad and jax.jvp of one real vector."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepjax.analysis import hvp, per_example_gradients, trace
-from tests.analysis.test_params import from_vector, random_like, to_vector
+from tests.analysis.test_params import from_vector, to_vector
 from tests.properties.examples import examples
 from tests.zoo import Attention, ComplexWeights, Partitioned, Tree, Weighted
 
@@ -118,41 +120,65 @@ class Deterministic(Chain):
 CHAINS = {Chain: {}, Deterministic: {"deterministic": True}}
 
 
-@examples(few=6, many=1_000)
+def sampled(model, x, seed, keywords):
+    """Variables without compiling an initialisation; batch statistics, whose variances are above 0, are of another range."""
+    keys = {"params": jax.random.key(0), "noise": jax.random.key(1)}
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf, low, high):
+        draws = [rng.uniform(low, high, leaf.shape) for _ in range(2)]
+        return (draws[0] + 1j * draws[1] if jnp.iscomplexobj(leaf) else draws[0]).astype(leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: model.init(keys, x, **keywords))
+    ranges = {"params": (-1, 1), "batch_stats": (0.5, 1.5)}
+    return {name: jax.tree.map(lambda leaf, r=ranges[name]: fill(leaf, *r), tree) for name, tree in shapes.items()}
+
+
+def products(given, vector, losses):
+    """The Hessian times a vector of ones and minus ones."""
+    _, variables, _ = given
+    direction = np.resize([1.0, -1.0, 1.0], vector.shape).astype(np.float32)
+    gradient = jax.grad(lambda vector: losses(vector).mean())
+    expected = jax.jit(lambda: jax.jvp(gradient, (vector,), (direction,))[1])()
+    same(to_vector(hvp(*given, from_vector(direction, variables["params"]))), expected)
+
+
+def examples_of(given, vector, losses):
+    """Every example's gradient, and what is summed up of them."""
+    found, expected = per_example_gradients(*given, keep=True), jax.jit(jax.jacrev(losses))(vector)
+    kept = [to_vector(jax.tree.map(operator.itemgetter(i), found.gradients)) for i in range(len(expected))]
+    same(kept, expected)
+    assert sum(row.parameters for row in found.layers) == vector.size
+    same(np.linalg.norm([row.mean_norm for row in found.layers]), np.linalg.norm(expected.mean(0)))
+
+
+def layers(given, vector, losses):
+    """Norms of parameters and of their gradients add up: a layer that returns several arrays has several rows of one norm."""
+    gradient = jax.jit(jax.grad(lambda vector: losses(vector).mean()))(vector)
+    rows = {row.layer: row for row in trace(*given, train=False).layers}.values()
+    same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(vector))
+    same(np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(gradient))
+
+
+def same(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@examples(few=8, many=1_000)
 @given(
+    compare=st.sampled_from([products, examples_of, layers]),
     chain=st.sampled_from(list(CHAINS)),
     kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_norms_and_products_of_any_module(chain, kinds, seed):
-    model = chain(tuple(kinds))
-    x, labels = jax.random.normal(jax.random.key(seed), (4, FEATURES)), jnp.array([0, 1, 2, 1])
-    keys = {"params": jax.random.key(seed), "noise": jax.random.key(1)}
-    variables = jax.jit(lambda: model.init(keys, x, **CHAINS[chain]))()
+def test_numbers_of_any_module(compare, chain, kinds, seed):
+    model, keywords = chain(tuple(kinds)), CHAINS[chain]
+    x, labels = np.random.default_rng(seed).normal(size=(4, FEATURES)).astype(np.float32), np.array([0, 1, 2, 1], np.int32)
+    variables = sampled(model, x, seed, keywords)
     params, rest = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
-    vector, direction = to_vector(params), random_like(params, seed)
 
     def losses(vector):
-        outputs = model.apply({**rest, "params": from_vector(vector, params)}, x, **CHAINS[chain])
+        outputs = model.apply({**rest, "params": from_vector(vector, params)}, x, **keywords)
         return -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], 1)[:, 0]
 
-    @jax.jit
-    def derivatives(vector, direction):
-        gradient = jax.grad(lambda vector: losses(vector).mean())
-        return jax.jacrev(losses)(vector), jax.jvp(gradient, (vector,), (direction,))[1]
-
-    each, product = jax.device_get(derivatives(vector, to_vector(direction)))
-    scale = np.abs(product).max()
-    np.testing.assert_allclose(to_vector(hvp(model, variables, (x, labels), direction)), product, rtol=1e-3, atol=1e-4 * scale)
-    found = per_example_gradients(model, variables, (x, labels), keep=True)
-    np.testing.assert_allclose(jax.vmap(to_vector)(found.gradients), each, rtol=1e-3, atol=1e-4 * np.abs(each).max())
-    assert sum(row.parameters for row in found.layers) == vector.size
-    rows = trace(model, variables, (x, labels), train=False).layers
-    for column, expected in (("weight_norm", vector), ("parameter_gradient_norm", each.mean(0))):
-        # A row for each array that a layer returns: of several rows of one layer the norms are those of the same parameters.
-        norms = {row.layer: getattr(row, column) or 0 for row in rows}
-        np.testing.assert_allclose(np.linalg.norm(list(norms.values())), np.linalg.norm(expected), rtol=1e-3)
-    layers = {row.layer: row.mean_norm for row in found.layers}
-    assert layers == {row.layer: row.parameter_gradient_norm for row in rows if row.layer in layers} or np.allclose(
-        list(layers.values()), [next(r.parameter_gradient_norm for r in rows if r.layer == name) for name in layers], rtol=1e-3
-    )
+    compare((model, variables, (x, labels)), to_vector(params), losses)
