@@ -248,7 +248,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def loss_of(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
-    return _loss_of(run(model, variables, batch, train, rngs)[0], batch, loss)
+    return _scalar(loss(run(model, variables, batch, train, rngs)[0], batch), "loss")
 
 
 def no_loss(outputs: Any, batch: Batch) -> Array:
@@ -256,12 +256,11 @@ def no_loss(outputs: Any, batch: Batch) -> Array:
     return jnp.zeros((), jnp.float32)
 
 
-def _loss_of(outputs: Any, batch: Batch, loss: Loss) -> Array:
-    value = loss(outputs, batch)
+def _scalar(value: Any, what: str) -> Array:
     if jnp.shape(value) != ():
-        raise InputError(f"loss returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
+        raise InputError(f"{what} returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
     if jnp.iscomplexobj(value):
-        raise InputError(f"loss returned {value.dtype}; allowed: a real number, such as the mean of |z|^2")
+        raise InputError(f"{what} returned {value.dtype}; allowed: a real number, such as the mean of |z|^2")
     return value
 
 
@@ -273,22 +272,23 @@ def check(
     train: bool,
     rngs: Rngs = None,
     every: Any = None,
+    what: str = "loss",
 ) -> None:
     """Raise InputError, in one line, where the network cannot take the batch or the loss is not a scalar; nothing is computed.
 
     The answer is kept for the next call with such shapes. Of a loss that is marked by `of_classes`, such as `cross_entropy`,
     labels outside the classes are refused too, unless this is inside `jax.jit`; `every`: batches stacked along leading axes
-    of which this one is part, where there are more labels.
+    of which this one is part, where there are more labels. what: the name of `loss` in messages.
     """
     network, variables = entry(network_of(model), variables)
     inputs_of(batch)
-    classes = _check(network, loss, train, *shapes_of((variables, batch, rngs)))
+    classes = _check(network, loss, train, what, *shapes_of((variables, batch, rngs)))
     if classes is not None:
         require_classes(labels_of(batch if every is None else every), classes)
 
 
 @functools.lru_cache(maxsize=64)
-def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> int | None:
+def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any, shapes: tuple[Any, ...]) -> int | None:
     """How many classes the labels are of; None: they are none."""
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     classes: list[int | None] = []
@@ -296,7 +296,7 @@ def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tu
     def value(variables: Any, batch: Batch, rngs: Rngs, needs: Needs) -> Array:
         outputs, _ = _apply(network, variables, inputs_of(batch), train, rngs, (), False, needs)
         classes.append(_classes(outputs, batch, loss))
-        return _loss_of(outputs, batch, loss)
+        return _scalar(loss(outputs, batch), what)
 
     try:
         known = _memo(network, train)[0] or Needs()
@@ -307,6 +307,8 @@ def _check(network: Network, loss: Loss, train: bool, structure: Any, shapes: tu
     except InputError:
         raise
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
+        if classes:
+            raise InputError(f"{what} cannot take what {name_of(network)} returns: {reason(error)}") from error
         given = ", ".join(f"{jnp.shape(value)}" for value in inputs_of(batch))
         raise InputError(f"{name_of(network)} cannot take a batch with inputs of shape {given}: {reason(error)}") from error
     return classes[-1]

@@ -44,11 +44,13 @@ def cross_entropy(outputs: Array, batch: Batch) -> Array:
     labels = labels_of(batch)
     if not isinstance(outputs, jax.Array):
         raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
-    if outputs.shape[:-1] != labels.shape:
-        raise InputError(f"labels have the shape {labels.shape}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}")
+    if outputs.shape[:-1] != jnp.shape(labels):
+        raise InputError(
+            f"labels have the shape {jnp.shape(labels)}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}"
+        )
     logarithms = jax.nn.log_softmax(widened(outputs))
-    taken = jnp.take_along_axis(logarithms, labels[..., None], axis=-1)[..., 0]
     inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
+    taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[..., 0]
     return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(taken.dtype))
 
 

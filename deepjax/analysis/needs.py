@@ -34,7 +34,7 @@ class Needs:
 _ASKED = (
     ("streams", errors.InvalidRngError, re.compile(r'needs PRNG for "(.+)"')),
     ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
-    ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. |$)")),
+    ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. To fix|$)")),
     ("ignored", RuntimeWarning, re.compile(r'kwargs are not supported in \w+, so "(.+)" is')),
 )
 

@@ -137,13 +137,18 @@ def demanded_switches(model: Model) -> dict[str, Any]:
         name: value for name, value in _handed_on(network.module, False).items() if _is_demanded(network.module, name)
     }
     kwargs |= network.eval_kwargs
-    return {name: value for name, value in kwargs.items() if name not in names or names[name].default is inspect.Parameter.empty}
+    return {name: value for name, value in kwargs.items() if name not in names or _has_no_default(names[name])}
 
 
 def _is_demanded(module: nn.Module, name: str) -> bool:
     """Whether a module among the fields needs that argument."""
     owners = [_parameters(each) for each in _modules(_fields(module))]
-    return any(name in names and names[name].default is inspect.Parameter.empty for names in owners)
+    return any(name in names and _has_no_default(names[name]) for names in owners)
+
+
+def _has_no_default(parameter: inspect.Parameter) -> bool:
+    """Of None linen's merge_param refuses a module whose field has no value either."""
+    return parameter.default in (inspect.Parameter.empty, None)
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:

@@ -29,9 +29,7 @@ from deepjax.analysis.forward import (
     inputs_of,
     labels_of,
     mode_text,
-    name_of,
     of_classes,
-    reason,
     run,
 )
 from deepjax.analysis.taps import Site
@@ -122,7 +120,7 @@ def lesions(
     """
     model, variables = entry(model, variables)
     places = places_of(model, variables, batch, loss, train, modules)
-    _check_metric(model, variables, batch, metric, train)
+    check(model, variables, batch, metric, train, what="metric")
     names = gate_names(places)
     require(isinstance(draws, int) and draws >= 1, "draws", draws, "a number of sets, 1 or more")
     for count in removed:
@@ -304,17 +302,6 @@ def _subsets(n: int, size: int, draws: int, rng: np.random.Generator) -> list[tu
     if math.comb(n, size) <= draws:
         return list(itertools.combinations(range(n), size))
     return [tuple(int(i) for i in sorted(rng.choice(n, size, replace=False))) for _ in range(draws)]
-
-
-def _check_metric(model: Model, variables: Any, batch: Batch, metric: Loss, train: bool) -> None:
-    try:
-        value = jax.eval_shape(lambda *given: metric(run(model, given[0], given[1], train)[0], given[1]), variables, batch)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a metric for other outputs or labels raises
-        raise InputError(f"metric cannot take what {name_of(model)} returns: {reason(error)}") from error
-    require(jnp.shape(value) == (), "metric", f"of shape {jnp.shape(value)}", "a scalar, such as the share of errors")
-    check(model, variables, batch, metric, train)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "metric", "train", "places"))

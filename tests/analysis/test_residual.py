@@ -177,7 +177,7 @@ def by_example(outputs, batch):
         (Net(), {"removed": [5]}, "removed is 5; allowed: 1 to the 4 blocks"),
         (Net(), {"removed": [0]}, "removed is 0"),
         (Net(), {"removed": [2], "draws": 0}, "draws is 0"),
-        (Net(), {"metric": by_example}, r"metric is 'of shape \(8,\)'; allowed: a scalar"),
+        (Net(), {"metric": by_example}, r"metric returned the shape \(8,\); allowed: a scalar"),
         (Net(), {"metric": lambda outputs, batch: jnp.dot(outputs, outputs)}, "metric cannot take what Net returns"),
         (Net(), {"loss": by_example}, r"loss returned the shape \(8,\)"),
         (Net(), {"batch": (jnp.zeros((8, 5)), jnp.zeros(8, jnp.int32))}, "Net cannot take a batch"),
