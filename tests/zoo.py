@@ -1,10 +1,275 @@
-"""Linen modules of the awkward kinds, small, from (batch, features) to (batch, 3) unless they say otherwise."""
+"""Small linen modules of the awkward kinds that are not ours, from (batch, 5) to (batch, 3)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+
+
+class JitBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Dense(4)(x))
+
+
+class Jitted(nn.Module):
+    """Two equal blocks and two equal activations of one nn.jit each, which linen traces once."""
+
+    @nn.compact
+    def __call__(self, x):
+        block, act = nn.jit(JitBlock), nn.jit(Act)
+        x = act(name="a0")(block(name="b0")(x))
+        return nn.Dense(3)(act(name="a1")(block(name="b1")(x)))
+
+
+class Act(nn.Module):
+    """No parameters."""
+
+    def __call__(self, x):
+        return jnp.tanh(x)
+
+
+class JittedMethod(nn.Module):
+    """nn.jit as a decorator."""
+
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(nn.relu(nn.Dense(4, name="in")(x)))
+
+
+class Encoded(NamedTuple):
+    mean: Any
+    scale: Any
+
+
+class Encoder(nn.Module):
+    """Returns a NamedTuple, by a method of another name."""
+
+    def setup(self):
+        self.trunk, self.mean, self.scale = nn.Dense(4), nn.Dense(2), nn.Dense(2)
+
+    def encode(self, x):
+        x = self.trunk(x)
+        return Encoded(self.mean(x), self.scale(x))
+
+
+class Outputs(nn.Module):
+    """A dict whose keys are not in order, with integers; its own parameter; a module used by other methods than its call."""
+
+    @nn.compact
+    def __call__(self, x):
+        code = Encoder(name="encoder").encode(x)
+        parts = Parts(name="parts")(code.mean * jnp.exp(code.scale))
+        (last, first, _) = parts.values()  # by order
+        embed = nn.Embed(3, 2, name="embed")
+        return embed.attend(last * self.param("gain", nn.initializers.ones, ()) + 2.0 * first)
+
+
+class Parts(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return {"z": nn.Dense(2)(x), "a": x, "n": jnp.arange(3)}
+
+
+class Lstm(nn.Module):
+    """Both directions of an LSTM; cells and its parameters' modules return tuples."""
+
+    @nn.compact
+    def __call__(self, x):
+        forward, backward = (nn.RNN(nn.OptimizedLSTMCell(3), name=name) for name in ("forward", "backward"))
+        x = nn.Bidirectional(forward, backward)(jnp.stack([x, 2.0 * x, -x], axis=1))
+        return nn.Dense(3)(x[:, -1])
+
+
+class Energy(nn.Module):
+    """Smooth, and linear in the end."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1, name="out")(jnp.tanh(nn.Dense(4, name="in")(x)))[..., 0]
+
+
+class Forces(nn.Module):
+    """A force field: the output is a derivative, taken inside of the network, of a network."""
+
+    how: str = "grad"
+
+    @nn.compact
+    def __call__(self, x):
+        energy = Energy(name="energy")
+        x = x[:, :3]
+        energy(x)  # parameters are made outside of transformations
+        ones = jnp.ones_like(x)
+        match self.how:
+            case "grad":
+                return -jax.grad(lambda x: jnp.sum(energy(x)))(x)
+            case "value_and_grad":
+                value, gradient = jax.value_and_grad(lambda x: jnp.sum(energy(x)))(x)
+                return gradient + value
+            case "vjp":
+                return nn.vjp(lambda energy, x: energy(x), energy, x)[1](jnp.ones(len(x)))[1]
+            case "jvp":
+                return x * jax.jvp(energy, (x,), (ones,))[1][:, None]
+            case "jacfwd":
+                return jax.vmap(jax.jacfwd(energy))(x)
+            case _:
+                return jax.vmap(jax.hessian(energy))(x).sum(axis=1)
+
+
+class Shapes(nn.Module):
+    """One module called with other shapes of its output, and another of its second argument alone; named as a residual sum."""
+
+    @nn.compact
+    def __call__(self, x):
+        head, mix = nn.Dense(3, name="head"), Mix(name="mix")
+        x = x[:, :3]
+        x = mix(mix(x, head(x)), x[:, :1])
+        return x + head(jnp.stack([x, -x], axis=1)).mean(axis=1)
+
+
+class Mix(nn.Module):
+    def __call__(self, shortcut, branch):
+        return shortcut + jnp.tanh(branch)
+
+
+class LowRank(nn.Module):
+    """flax's example of nn.share_scope: parameters of two modules in one place."""
+
+    base: nn.Module
+
+    def setup(self):
+        nn.share_scope(self, self.base)
+
+    @nn.compact
+    def __call__(self, x):
+        a = self.param("a", nn.initializers.normal(1.0), (x.shape[-1], 2))
+        b = self.param("b", nn.initializers.normal(1.0), (2, 3))
+        return self.base(x) + 3.0 + x @ a @ b
+
+
+class Sharing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return LowRank(nn.Dense(3))(nn.relu(nn.Dense(4)(x)))
+
+
+class Child(JitBlock):
+    """Calls its parent's call, and a helper of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        return self.helped(super().__call__(x))
+
+    def helped(self, x):
+        return 2.0 * x
+
+
+class Calls(nn.Module):
+    """A child that calls its parent's method."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(Child(name="child")(x))
+
+
+class Recursive(nn.Module):
+    """Calls itself."""
+
+    def setup(self):
+        self.layer = nn.Dense(5)
+
+    def __call__(self, x, depth=2):
+        x = jnp.tanh(self.layer(x))
+        return self(x, depth - 1) if depth else x
+
+
+class Applies(nn.Module):
+    """A network inside of it that is applied with variables of its own, whose modules have the names of this one's."""
+
+    @nn.compact
+    def __call__(self, x):
+        inner = JitBlock()
+        weights = self.param("inner", lambda key: inner.init(key, x)["params"])
+        return nn.Dense(3)(inner.apply({"params": weights}, x))
+
+
+def _complex_normal(key, shape):
+    real, imaginary = jax.random.normal(key, (2, *shape))
+    return jax.lax.complex(real, imaginary)
+
+
+class Complex(nn.Module):
+    """Complex parameters, and a module that returns complex numbers."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.abs(ComplexDense(name="complex")(x))
+
+
+class ComplexDense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("w", _complex_normal, (x.shape[-1], 3))
+        return x.astype(w.dtype) @ w
+
+
+class Boxed(nn.Module):
+    """Parameters in boxes of both kinds, and one that is a tree."""
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.lecun_normal()
+        x = nn.relu(nn.Dense(4, kernel_init=nn.with_partitioning(init, (None, "model")))(x))
+        x = nn.Dense(3, kernel_init=nn.with_logical_partitioning(init, ("in", "out")))(x)
+        scale, shift = self.param("affine", lambda key: (jnp.ones(3), jnp.zeros(3)))
+        return x * scale[None] + shift[None]
+
+
+class Normed(nn.Module):
+    """Names of parameters with "/" in them."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.WeightNorm(nn.Dense(3))(nn.relu(nn.WeightNorm(nn.Dense(4))(x)))
+
+
+class Unused(nn.Module):
+    """A layer of which nothing leads to the loss, and integers among the parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        nn.Dense(3, name="unused")(x)
+        steps = self.param("steps", lambda key: jnp.full((), 2, jnp.int32))
+        return nn.Dense(3)(x) * steps.astype(x.dtype)
+
+
+class AxisNorm(nn.Module):
+    """Batch norm over a named axis, as in flax's own ImageNet example."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=not train, axis_name="batch")(x))
+
+
+FORCES = [Forces(how) for how in ("grad", "value_and_grad", "vjp", "jvp", "jacfwd", "hessian")]
+ZOO = [Jitted(), nn.jit(Jitted)(), JittedMethod(), Outputs(), Lstm(), *FORCES, Shapes(), Sharing(), Calls(), Recursive(),
+       Applies(), Complex(), Boxed(), Normed(), Unused(), AxisNorm()]  # fmt: skip
+
+
+def batch_of(examples: int = 4) -> Any:
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=(examples, 5)), jnp.float32), jnp.asarray(rng.integers(0, 3, examples), jnp.int32)
+
+
+def variables_of(model: nn.Module) -> Any:
+    return jax.jit(model.init)({"params": jax.random.key(1), "dropout": jax.random.key(2)}, batch_of()[0])
+
+
+def name_of(value: Any) -> str | None:
+    return f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
 
 
 def complex_normal(key, shape, dtype=jnp.complex64):

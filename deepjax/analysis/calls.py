@@ -45,21 +45,19 @@ class Ended:
     """Whether inside nn.scan or another transformation of linen."""
 
 
-_NO_CALLS = ("setup", "<lambda>")  # the latter: linen's own check of setup
-
-
 def watched(act: Callable[[Ended], jax.Array]) -> Any:
     """A context in which every array that a call of `forward.run`'s network returns is replaced by what `act` returns for it.
 
     All methods but those that a module calls on itself, such as `super().__call__`. Modules that the network applies with variables
-    of their own (`module.apply`) are not its layers. Enter it in the trace that the network is called in.
+    of their own (`module.apply`) are not its layers, and functions that linen lifts (`nn.scan(function)`) are no methods. Enter it
+    in the trace that the network is called in.
     """
     base = tracers.current_trace()
     open_calls: list[tuple[Any, Any]] = []  # (module, method)
 
     def intercept(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         module, name = context.module, context.method_name
-        if module.scope is None or not module.scope.has_flag(RUN) or name in _NO_CALLS:
+        if module.scope is None or not module.scope.has_flag(RUN) or name == "setup" or not hasattr(type(module), name):
             return function(*arguments, **keywords)
         method = ((module.path, type(module), module.name), context.orig_method.func)
         on_itself = any(which == method[0] and other is not method[1] for which, other in open_calls)
@@ -73,19 +71,19 @@ def watched(act: Callable[[Ended], jax.Array]) -> Any:
         given = in_order(module, arguments, keywords) if name == "__call__" else arguments
         inside = tracers.current_trace() != base
         place = "" if name == "__call__" else f".{name}()"
-        return _mapped(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
+        return each_array(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
 
     return nn.intercept_methods(intercept)
 
 
-def _mapped(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
+def each_array(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
     """The tree with `act` of its arrays of floats. Unlike jax.tree.map it keeps the order of a dict's keys."""
     if isinstance(value, jax.Array):
-        return act(value, place) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+        return act(value, place) if value.size and jnp.issubdtype(value.dtype, jnp.inexact) else value
     children, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda each: each is not value)
     if all(child is value for _, child in children):
         return value
-    new = structure.unflatten([_mapped(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
+    new = structure.unflatten([each_array(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
     return {name: new[name] for name in value} if type(value) is dict else new
 
 

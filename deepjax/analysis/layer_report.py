@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,15 +176,21 @@ def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], tr
     """The rows of numbers that are on the host. others: paths of `without_output`, each shown before the layer around it."""
     last = {site.path: place for place, site in enumerate(at)}
     rows: list[LayerRow] = []
-    hidden = list(others)
+    hidden, unseen = list(others), []
+    no_norms: dict[str, Any] = dict.fromkeys(_NORMS)
     for place, (site, label) in enumerate(zip(at, labels(at), strict=True)):
         inner = [path for path in hidden if path[: len(site.path)] == site.path]
         rows += [_hidden_row(path, found) for path in inner]
         hidden = [path for path in hidden if path not in inner]
-        norms = _norms(site.path, found) if last[site.path] == place else dict.fromkeys(_NORMS)
-        rows.append(_row(site, label, found["outputs"][place], norms))
+        norms = _norms(site.path, found) if last[site.path] == place else no_norms
+        row = _row(site, label, found["outputs"][place], norms)
+        if not row.runs:
+            reason = _reason(site, at, found)
+            unseen.append(f"{row.label}: {reason}")
+            row = dataclasses.replace(row, gradient_norm=0.0 if reason == _NOTHING else math.nan)
+        rows.append(row)
     rows += [_hidden_row(path, found) for path in hidden]
-    unseen = (f"{row.label}: {_reason(row)}" for row in rows if not row.runs)
+    unseen += [f"{'/'.join(path)}: {_NOT_CALLED}" for path in others]
     return LayerReport(float(found["loss"]), train, mode, tuple(rows), tuple(unseen))
 
 
@@ -227,15 +234,14 @@ STATISTICS = Measure(_of_output, _square)
 
 
 def _layer_squares(tree: Any) -> dict[Path, Array]:
-    """Sum of squares of each module's own leaves, by its path."""
-    squares: dict[Path, Array] = {}
+    """Sum of squares of each module's own parameters, by its path."""
+    squares: dict[Path, list[Array]] = defaultdict(list)
     for path, leaf in by_path(tree).items():
-        layer = path[:-1]
-        squares[layer] = squares[layer] + _square(leaf) if layer in squares else _square(leaf)
-    return squares
+        squares[path[:-1]] += [_square(leaf)]
+    return {path: functools.reduce(jnp.add, each) for path, each in squares.items()}
 
 
-def _row(site: Site, label: str, measured: Any, norms: dict[str, float | None]) -> LayerRow:
+def _row(site: Site, label: str, measured: Any, norms: dict[str, Any]) -> LayerRow:
     sums, gradient_square = measured
     known = sums["runs"] > 0
     return LayerRow(
@@ -243,28 +249,34 @@ def _row(site: Site, label: str, measured: Any, norms: dict[str, float | None]) 
         output=label,
         shape=site.shape,
         runs=int(sums["runs"]),
-        **(_means(sums) if known else dict.fromkeys(_MEANS, math.nan)),
-        gradient_norm=math.sqrt(float(gradient_square)) if known or not norms["parameter_gradient_norm"] else math.nan,
+        **(_means(sums) if known else _UNKNOWN),
+        gradient_norm=math.sqrt(float(gradient_square)),
         **norms,
-        **(_sum_row(sums) if known and site.is_sum and "shortcut" in sums else dict.fromkeys(_OF_SUMS)),
+        **(_sum_row(sums) if known and site.is_sum and "shortcut" in sums else _NO_SUM),
     )
 
 
 def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
     """Parameters alone."""
-    unknown = dict.fromkeys((*_MEANS, "gradient_norm"), math.nan)
-    return LayerRow(path_string(path), "", (), 0, **unknown, **_norms(path, found), **dict.fromkeys(_OF_SUMS))
+    return LayerRow(path_string(path), "", (), 0, **_UNKNOWN, gradient_norm=math.nan, **_norms(path, found), **_NO_SUM)
 
 
-def _reason(row: LayerRow) -> str:
-    if not row.shape:
-        return "it returns no array of floats, or is not called"
-    if row.parameter_gradient_norm:
-        return "its output reaches the loss only through a derivative that the network takes"
-    return "nothing leads from its output to the loss"
+_NOT_CALLED = "its parameters alone: the network does not call it, or it returns no array of floats"
+_DERIVATIVE = "its output reaches the loss only through a derivative that the network takes"
+_NOTHING = "nothing leads from it to the loss"
+
+
+def _reason(site: Site, at: Sequence[Site], found: dict[str, Any]) -> str:
+    """Why an output is not seen in the backward pass, by the gradient of the parameters in the module and below it."""
+    below = (square for path, square in found["gradients"].items() if path[: len(site.path)] == site.path)
+    if not any(square > 0 for square in below):
+        return _NOTHING
+    outputs = sum(other.path == site.path for other in at)
+    return _DERIVATIVE if outputs == 1 else f"{_NOTHING}, unless through a derivative that the network takes"
 
 
 _MEANS = ("mean", "deviation", "largest", "dead")
+_UNKNOWN: dict[str, Any] = dict.fromkeys(_MEANS, math.nan)
 
 
 def _means(sums: dict[str, Any]) -> dict[str, float]:
@@ -278,15 +290,15 @@ def _means(sums: dict[str, Any]) -> dict[str, float]:
 _NORMS = ("weight_norm", "parameter_gradient_norm", "update_ratio")
 
 
-def _norms(path: Path, found: dict[str, Any]) -> dict[str, float | None]:
+def _norms(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     weights, gradients, updates = (_root(found[name].get(path)) for name in ("weights", "gradients", "updates"))
     return dict(zip(_NORMS, (weights, gradients, None if updates is None or not weights else updates / weights), strict=True))
 
 
-_OF_SUMS = ("shortcut_norm", "branch_norm", "branch_ratio", "cosine")
+_NO_SUM: dict[str, Any] = dict.fromkeys(("shortcut_norm", "branch_norm", "branch_ratio", "cosine"))
 
 
-def _sum_row(sums: dict[str, Any]) -> dict[str, float | None]:
+def _sum_row(sums: dict[str, Any]) -> dict[str, Any]:
     shortcut, branch = math.sqrt(float(sums["shortcut"])), math.sqrt(float(sums["branch"]))
     product = shortcut * branch
     return {

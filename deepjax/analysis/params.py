@@ -6,6 +6,7 @@ belongs to the real part, the imaginary part to the imaginary part. A gradient i
 steepest ascent; `jax.grad` returns its conjugate.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def params_of(tree: Any) -> Any:
 def by_path(tree: Any) -> dict[Path, Any]:
     """The unboxed leaves by path, in the order of `jax.tree.leaves`, which jit does not change."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(unboxed(tree))
-    return {tuple(_name(key) for key in path): leaf for path, leaf in leaves}
+    return {_names(path): leaf for path, leaf in leaves}
 
 
 def filled(tree: Any, leaves: Mapping[Path, Any]) -> Any:
@@ -150,6 +151,7 @@ def _joined(leaf: Array) -> Array:
     return lax.complex(leaf[..., 0], leaf[..., 1])
 
 
-def _name(key: Any) -> str:
-    """Of a dict's entry; of a sequence's or dataclass's, where a parameter is itself a tree."""
-    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
+def _names(keys: tuple[Any, ...]) -> Path:
+    """Of the dicts' entries; where a parameter is itself a tree, the rest is part of its name: ("dense", "pair[0]")."""
+    names = tuple(str(key.key) for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys))
+    return (*names[:-1], "".join(names[-1:]) + jax.tree_util.keystr(keys[len(names) :]))

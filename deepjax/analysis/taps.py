@@ -103,19 +103,29 @@ def _sites(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[
 
 def _site(ended: Ended) -> Site:
     module, value = ended.module, ended.value
-    shapes = tuple(each.shape if is_float(each) else None for each in ended.arguments)
+    shapes = tuple(each.shape if is_float(each) else None for each in _arguments(ended))
     kind, summed = type(module).__name__, is_sum(module)
     place = (module.path, ended.output, kind, module.name)
     return Site(*place, value.shape, str(value.dtype), shapes, summed, calls=1, inside=ended.inside)
 
 
+def _arguments(ended: Ended) -> tuple[Any, ...]:
+    """Up to the last array of floats: switches that follow make no other site."""
+    last = max((place for place, each in enumerate(ended.arguments) if is_float(each)), default=-1)
+    return ended.arguments[: last + 1]
+
+
 _FEATURES: tuple[Callable[[Site], str], ...] = (
     lambda site: site.kind,
-    lambda site: "x".join(map(str, site.shape)),
-    lambda site: "of " + ", ".join("x".join(map(str, shape or ())) or "-" for shape in site.arguments),
+    lambda site: _text(site.shape),
+    lambda site: "of " + (", ".join(map(_text, site.arguments)) or "none"),
     lambda site: site.dtype,
     lambda site: str(site.name),
 )
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
 def labels(at: Sequence[Site]) -> tuple[str, ...]:
@@ -181,7 +191,7 @@ def measured(
             place = places.get(_site(ended))
             if place is None:
                 return ended.value
-            return probe(ended.value, slots[place], measure.output(ended.arguments, ended.value), measure.cotangent)
+            return probe(ended.value, slots[place], measure.output(_arguments(ended), ended.value), measure.cotangent)
 
         with watched(tap):
             return loss_of(model, {"params": params, **rest}, batch, loss, train, rngs)
