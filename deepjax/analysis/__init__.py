@@ -7,7 +7,7 @@ from deepjax.analysis.directions import random_direction
 from deepjax.analysis.effective_field import EffectiveField, average_fields, effective_field
 from deepjax.analysis.examples import NoiseScale, PerExample, noise_scale, per_example_gradients
 from deepjax.analysis.finite import first_not_finite
-from deepjax.analysis.forward import cross_entropy, drawn
+from deepjax.analysis.forward import cross_entropy, drawn, of_classes
 from deepjax.analysis.gradients import kernel_norms, kernel_order
 from deepjax.analysis.heads import Shares, loss_shares
 from deepjax.analysis.kernel import Drift, Kernel, kernel_drift, ntk
@@ -85,6 +85,7 @@ __all__ = [
     "mean_field",
     "noise_scale",
     "ntk",
+    "of_classes",
     "params_by_layer",
     "path_gradient",
     "path_lengths",

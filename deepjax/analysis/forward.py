@@ -32,7 +32,7 @@ def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
         given = (
             f"have the collections {sorted(variables)}" if isinstance(variables, Mapping) else f"are a {type(variables).__name__}"
         )
-        raise InputError(f"variables {given}; allowed: a dict with 'params', as module.init returns it")
+        raise InputError(f"variables {given}; 'params' is missing; allowed: a dict as module.init returns it")
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
@@ -77,10 +77,9 @@ def _variables(model: Model, key: Array, structure: Any, shapes: tuple[Any, ...]
     except InputError:
         raise
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes or dtypes
-        given = ", ".join(f"{each.dtype}{list(each.shape)}" for each in shapes)
-        raise InputError(
-            f"{name_of(model)} cannot take inputs {given}: {reason(error)}; of other dtypes: give a jax.ShapeDtypeStruct"
-        ) from error
+        given, said = ", ".join(f"{each.dtype}{list(each.shape)}" for each in shapes), reason(error).rstrip(".")
+        hint = "; for other dtypes give a jax.ShapeDtypeStruct" if "integer" in said else ""
+        raise InputError(f"{name_of(model)} cannot take inputs {given}: {said}{hint}") from error
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
 
 

@@ -198,8 +198,9 @@ def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any]
         return done[id(module)], ()
     names, changes, found = _parameters(module), {}, ()
     for name, value in _fields(module).items():
-        if value is None and name in names:
-            continue  # the call's own argument decides
+        if value is None and (name in names or name not in (*_TRAINS, *_EVALUATES)):
+            continue  # the call's own argument decides, or it is no switch
+        value = False if value is None else value  # as a switch it has not been set yet
         changes[name], more = _set(name, value, train, f"{path}{name}", done, deep)
         found += more
     done[id(module)] = module.clone(**changes) if found else module
@@ -209,7 +210,7 @@ def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any]
 def _set(name: Any, value: Any, train: bool, path: str, done: dict[int, Any], deep: bool) -> tuple[Any, tuple[str, ...]]:
     """A field or an entry of one, with the switches in it set, and which."""
     wanted = _wanted(name, train) if isinstance(name, str) else None
-    if wanted is not None and (isinstance(value, bool) or (value is None and name in (*_TRAINS, *_EVALUATES))):
+    if wanted is not None and isinstance(value, bool):
         return wanted, (f"{path}={wanted}",)
     if isinstance(value, nn.Module):
         return _with_fields(value, train, f"{path}.", done, deep) if deep else (value, ())
@@ -245,5 +246,5 @@ def _rebuilt(value: Any, entries: dict[Any, Any]) -> Any:
         return dataclasses.replace(value, **entries)
     new = copy.copy(value)
     for name, each in entries.items():
-        setattr(new, name, each)
+        object.__setattr__(new, name, each)
     return new

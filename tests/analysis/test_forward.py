@@ -525,8 +525,10 @@ def test_initialisation_of_tokens_and_several_inputs():
     keys = {"params": jax.random.key(4), "dropout": jax.random.key(4)}
     expected = Tokens().init(keys, jnp.zeros((2, 6), jnp.int32), jnp.zeros((2, 6)), False)
     jax.tree.map(np.testing.assert_allclose, found, dict(expected))
-    with pytest.raises(InputError, match=r"Tokens cannot take inputs float32\[2, 6\].*jax.ShapeDtypeStruct"):
+    with pytest.raises(InputError, match=r"Tokens cannot take inputs float32\[2, 6\]: .*'mask'"):
         drawn(Tokens(), jax.random.key(4), (2, 6))
+    with pytest.raises(InputError, match=r"Embed cannot take inputs float32\[2, 6\]: .*integer; for other dtypes give a jax.Shape"):
+        drawn(nn.Embed(7, 4), jax.random.key(4), (2, 6))
 
 
 class Partitioned(nn.Module):

@@ -339,7 +339,10 @@ def test_figures_say_what_was_found():
         (lambda v, x: ntk(Mlp(), {}, x), "'params' is missing"),
         (lambda v, x: ntk(Mlp(), v, x, x).eigenvalues, "kernel is 'between two sets of inputs"),
         (lambda v, x: kernel_drift(Mlp(), v, {"params": {}}, x), "variables_t is a tree without 'first/bias'"),
-        (lambda v, x: kernel_drift(Mlp(), v["params"], v, x), r"variables is \"with \['first', 'head'\]\""),
+        (
+            lambda v, x: kernel_drift(Mlp(), v["params"], v, x),
+            r"variables have the collections \['first', 'head'\]; 'params' is missing",
+        ),
         (lambda v, x: linearised(Mlp(), v)({"first": 0}, x), "params is a tree with 'first'"),
         (lambda v, x: linearised(Mlp(), v)(v["params"], x[:, :2]), "Mlp cannot take a batch"),
         (lambda v, x: linearised_training(Mlp(), v, (x, x), steps=1, learning_rate=0.1), r"labels is 'of shape \(4, 3\)'"),
