@@ -10,10 +10,11 @@ from deepjax.analysis.finite import first_not_finite
 from deepjax.analysis.forward import cross_entropy, drawn, of_classes
 from deepjax.analysis.gradients import kernel_norms, kernel_order
 from deepjax.analysis.heads import Shares, loss_shares
-from deepjax.analysis.kernel import Drift, Kernel, LinearisedRun, kernel_drift, linearised, linearised_training, ntk, squared
+from deepjax.analysis.kernel import Drift, Kernel, kernel_drift, ntk
 from deepjax.analysis.landscape import Line, Plane, loss_between, loss_line, loss_plane
 from deepjax.analysis.layer_fields import LayerField, LayerFields, layer_fields
 from deepjax.analysis.layer_report import LayerReport, LayerRow, trace
+from deepjax.analysis.linearised import LinearisedRun, linearised, linearised_training, squared
 from deepjax.analysis.network import Network
 from deepjax.analysis.propagation import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields

@@ -15,15 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.batches import Batches, stack
-from deepjax.analysis.directions import by_path
-from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
 from deepjax.analysis.loops import fast_loops
-from deepjax.errors import InputError, require, unknown
+from deepjax.analysis.params import (
+    Path,
+    by_path,
+    check_like,
+    filled,
+    from_real,
+    is_within,
+    modules_of,
+    part_of,
+    path_string,
+    real_count,
+    real_leaves,
+    real_pairs,
+    restored,
+    sum_dtype,
+    widened,
+)
+from deepjax.errors import require, unknown
 
 Kind = Literal["hessian", "gauss_newton"]
 Statistics = Literal["running", "batch"]
@@ -45,7 +60,7 @@ class Matrix:
     layers: tuple[str, ...] | None
     """None: all parameters."""
     parameters: int
-    """Rows of the matrix."""
+    """Rows of the matrix: real numbers, two for a complex parameter."""
     examples: int
     batches: int
 
@@ -67,7 +82,7 @@ class Operator:
     layers: tuple[str, ...] | None
 
     def __call__(self, data: Any, vector: Array) -> Array:
-        """The product with a vector (parameters,) of float32. data: (variables, batches stacked along a leading axis)."""
+        """The product with a vector (parameters,). data: (variables, batches stacked along a leading axis)."""
         # On TPUs and recent GPUs the default rounds factors to 8 or 10 bits, and the matrix would not be symmetric.
         with jax.default_matmul_precision("highest"):
             return self._mean(data, lambda *part: self._product(data[0], vector, *part), vector)
@@ -78,13 +93,14 @@ class Operator:
             flat, _ = self.flat(data[0])
             return self._mean(data, lambda *part: jax.grad(self._functions(data[0], *part)[1])(flat), flat)
 
-    def flat(self, variables: Any) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
-        """The parameters as one float32 vector, and the way back to leaves by path."""
-        return ravel_pytree({path: leaf.astype(jnp.float32) for path, leaf in self.block(variables).items()})
+    def flat(self, variables: Any) -> tuple[Array, Callable[[Array], dict[Path, Array]]]:
+        """The parameters as one vector of real numbers, and the way back to `real_leaves` by path."""
+        return ravel_pytree(real_leaves(self.block(variables)))
 
-    def block(self, variables: Any) -> dict[str, Array]:
+    def block(self, variables: Any) -> dict[Path, Array]:
         """The leaves that are not held fixed, by path."""
-        return {path: leaf for path, leaf in by_path(variables["params"]).items() if _inside(path, self.layers)}
+        leaves = by_path(variables["params"])
+        return leaves if self.layers is None else {path: leaf for path, leaf in leaves.items() if is_within(path, self.layers)}
 
     def _mean(self, data: Any, function: Callable[[Array, Batch], Array], like: Array) -> Array:
         """Mean over the batches, one at a time: a gradient of the mean loss would keep every batch's activations."""
@@ -98,14 +114,14 @@ class Operator:
 
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""
-        old, (_, leaves) = by_path(variables["params"]), self.flat(variables)
+        old, (_, leaves) = self.block(variables), self.flat(variables)
         rngs = base_key(self.model, index)
 
         def outputs(flat: Array) -> Any:
-            new = {path: leaf.astype(old[path].dtype) for path, leaf in leaves(flat).items()}
-            return run(self.model, {**variables, "params": unflatten_dict(old | new, sep="/")}, batch, self.train, rngs)[0]
+            params = filled(variables["params"], restored(leaves(flat), old))
+            return run(self.model, {**variables, "params": params}, batch, self.train, rngs)[0]
 
-        return outputs, lambda flat: self.loss(outputs(flat), batch).astype(jnp.float32)
+        return outputs, lambda flat: widened(self.loss(outputs(flat), batch))
 
     def _product(self, variables: Any, vector: Array, index: Array, batch: Batch) -> Array:
         flat, _ = self.flat(variables)
@@ -137,7 +153,8 @@ def hvp(
 ) -> Any:
     """The Hessian of the loss times a vector, by forward over reverse differentiation.
 
-    vector: a tree like the parameters; with `layers` only their part. Returns such a tree, float32. bn="running" is the network
+    vector: a tree like the parameters; with `layers` only their part. Returns such a tree, float32 (float64 where one of them is),
+    complex where they are, as `params` says: pairs of real numbers. bn="running" is the network
     in evaluation; "batch" in training, where batch statistics are recomputed inside the loss and dropout's masks are fixed
     (key 0, one mask a batch). Pass the same loss again, for a new lambda compiles anew.
     Raises InputError for inputs, layers or a vector that do not fit. Cost: about two forward and two backward passes over the
@@ -218,7 +235,7 @@ def hessian_trace(
     product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
     estimates: list[float] = []
     for probe in range(probes):
-        signs = rademacher(seed, probe, matrix.parameters)
+        signs = rademacher(seed, probe, product.flat(data[0])[0])
         estimates.append(check_finite(jnp.vdot(signs, apply(data, signs, product=product), precision="highest")))
         if progress:
             progress(probe + 1, probes)
@@ -229,21 +246,22 @@ def prepare(
     model: nn.Module, variables: Any, batch: Batches, operator: Kind, layers: Layers, bn: Statistics, loss: Loss
 ) -> tuple[Operator, Any, Matrix]:
     """The operator, the data that it takes, and what it is; raises InputError for what does not fit before anything is computed."""
-    model = hashable(model)
+    model, variables = entry(model, variables)
     require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)
     check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     layers = _known((layers,) if isinstance(layers, str) else layers, variables["params"])
     product = Operator(model, loss, operator, bn == "batch", layers)
-    parameters = sum(leaf.size for leaf in product.block(variables).values())
+    parameters = sum(map(real_count, product.block(variables).values()))
     matrix = Matrix(operator, bn, has_batch_norm(variables), layers, parameters, data.examples, data.batches)
     return product, (variables, data.stacked), matrix
 
 
 def to_tree(product: Operator, variables: Any, vector: Array) -> dict[str, Any]:
-    """A vector of the matrix as a tree like the parameters."""
-    return unflatten_dict(product.flat(variables)[1](vector), sep="/")
+    """A vector of the matrix as a tree like the parameters; of some layers, like their part of it."""
+    leaves = product.block(variables)
+    return part_of(variables["params"], from_real(product.flat(variables)[1](vector), leaves))
 
 
 def check_finite(value: Array) -> float:
@@ -253,9 +271,11 @@ def check_finite(value: Array) -> float:
     return number
 
 
-def rademacher(seed: int, probe: int, size: int) -> Array:
-    """Random signs (size,), float32."""
-    return jax.random.rademacher(jax.random.fold_in(jax.random.key(seed), probe), (size,), jnp.float32)
+def rademacher(seed: int, probe: int, like: Array) -> Array:
+    """Random signs of the shape and dtype of an array."""
+    key = jax.random.fold_in(jax.random.key(seed), probe)
+    # jax.random.rademacher, but the same signs under jax_enable_x64, where it draws in float64.
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(0.5), like.shape), 1, -1).astype(like.dtype)
 
 
 def _product(
@@ -269,19 +289,12 @@ def _product(
     loss: Loss,
 ) -> Any:
     product, data, _ = prepare(model, variables, batch, operator, layers, bn, loss)
-    given, like = by_path(vector), product.block(variables)
-    if set(given) != set(like):
-        wrong = min(set(given) ^ set(like))
-        fault = f"without {wrong!r}" if wrong in like else f"with {wrong!r}"
-        raise InputError(f"vector is a tree {fault}; allowed: a tree like the parameters that are not held fixed")
-    for path, leaf in like.items():
-        require(jnp.shape(given[path]) == leaf.shape, f"vector's {path}", f"of shape {jnp.shape(given[path])}", str(leaf.shape))
-    flat, _ = ravel_pytree({path: jnp.asarray(leaf).astype(jnp.float32) for path, leaf in given.items()})
+    variables = data[0]
+    leaves = product.block(variables)
+    given = check_like("vector", vector, part_of(variables["params"], leaves))
+    dtype = sum_dtype(*leaves.values())
+    flat, _ = ravel_pytree({path: real_pairs(leaf).astype(dtype) for path, leaf in given.items()})
     return to_tree(product, variables, apply(data, flat, product=product))
-
-
-def _inside(path: str, layers: tuple[str, ...] | None) -> bool:
-    return layers is None or any(path == layer or path.startswith(f"{layer}/") for layer in layers)
 
 
 def _known(layers: tuple[str, ...] | None, params: Any) -> tuple[str, ...] | None:
@@ -289,11 +302,11 @@ def _known(layers: tuple[str, ...] | None, params: Any) -> tuple[str, ...] | Non
     if layers is None:
         return None
     require(len(layers) > 0, "layers", layers, "None, or a path of a module, or several")
-    parts = [path.split("/") for path in by_path(params)]
-    modules = {"/".join(part[:end]) for part in parts for end in range(1, len(part))}
+    leaves = by_path(params)
+    modules, names = modules_of(leaves), {path_string(path) for path in leaves}
     for layer in layers:
-        if layer not in modules and layer not in by_path(params):
-            raise unknown("layer", layer, modules or by_path(params))
+        if layer not in modules and layer not in names:
+            raise unknown("layer", layer, modules or names)
     return tuple(layers)
 
 

@@ -15,24 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax import Array, lax
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.calls import all_calls
-from deepjax.analysis.forward import (
-    Batch,
-    Loss,
-    Model,
-    base_key,
-    check,
-    cross_entropy,
-    has_batch_norm,
-    hashable,
-    inputs_of,
-    loss_of,
-)
+from deepjax.analysis.forward import Batch, Loss, Model, base_key, check, cross_entropy, entry, has_batch_norm, inputs_of, loss_of
 from deepjax.analysis.loops import fast_loops
+from deepjax.analysis.params import Path, as_real, by_path, from_real, path_string, real_count, restored, sum_dtype
 from deepjax.errors import require
 
 Statistics = Literal["running"] | int
@@ -46,6 +35,7 @@ class LayerGradients:
     layer: str
     """Path of the module."""
     parameters: int
+    """Real numbers: a complex parameter counts as two, its variance as the sum of both."""
     mean_norm: float
     """L2 norm of the mean gradient."""
     example_norm: float
@@ -72,7 +62,8 @@ class PerExample:
     """Number of gradients: examples / k."""
     layers: tuple[LayerGradients, ...]
     gradients: Any
-    """With keep=True the tree of all gradients, like the parameters with one more leading axis of length `count`; else None."""
+    """With keep=True the tree of all gradients, like the parameters with one more leading axis of length `count`; else None. Of
+    complex parameters the direction of steepest ascent, the conjugate of what `jax.grad` returns."""
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a layer."""
@@ -106,7 +97,7 @@ def per_example_gradients(
     running moments are kept, and with keep=True count x parameters (batch x parameters with "running"). Compiled once for a
     network, loss and shape. Source: GSNR, Liu et al. 2020, section 2; ghost batches, Hoffer et al. 2017 (arXiv:1705.08741).
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     train, size = _mode(bn), 1 if bn == "running" else bn
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of gradients, 1 or more")
     examples = batch_size(batch)
@@ -117,9 +108,9 @@ def per_example_gradients(
     check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
     found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
     numbers = jax.device_get(found)
-    sizes = {layer: sum(math.prod(jnp.shape(leaf)) for leaf in leaves) for layer, leaves in by_layer(variables["params"]).items()}
+    sizes = {layer: sum(map(real_count, leaves)) for layer, leaves in by_layer(variables["params"]).items()}
     order = call_order(model, variables, batch, train, sizes)
-    layers = tuple(LayerGradients(layer, sizes[layer], *map(float, numbers[layer])) for layer in order)
+    layers = tuple(LayerGradients(path_string(layer), sizes[layer], *map(float, numbers[layer])) for layer in order)
     return PerExample(bn, has_batch_norm(variables), examples, count, layers, gradients)
 
 
@@ -177,7 +168,7 @@ def noise_scale(
     Cost: one forward and backward pass over the data; memory of `small` examples' activations and 2 x parameters.
     Source: McCandlish et al. 2018, appendix A.1.
     """
-    model = hashable(model)
+    model, variables = entry(model, variables)
     train = _mode(bn) or train
     frozen = bn == "running" and has_batch_norm(variables)
     require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen, or bn=k for ghost batches")
@@ -193,20 +184,20 @@ def noise_scale(
     return NoiseScale(g2, trace, _ratio(trace, g2), _jackknife(estimates), small, size, bn, train, pairs)
 
 
-def by_layer(tree: Any) -> dict[str, list[Any]]:
-    """The leaves of a params-like tree by the path of the module that owns them; "" is the network itself."""
-    found: dict[str, list[Any]] = {}
-    for path, leaf in flatten_dict(tree, sep="/").items():
-        found.setdefault(str(path).rpartition("/")[0], []).append(leaf)
+def by_layer(tree: Any) -> dict[Path, list[Any]]:
+    """The leaves of a params-like tree by the path of the module that owns them; () is the network itself."""
+    found: dict[Path, list[Any]] = {}
+    for path, leaf in by_path(tree).items():
+        found.setdefault(path[:-1], []).append(leaf)
     return found
 
 
-def call_order(model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[str]) -> list[str]:
+def call_order(model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[Path]) -> list[Path]:
     """The layers in the order in which the forward pass ends them; those that it does not call come last. Nothing is computed."""
     places: dict[str, int] = {}
     for call in all_calls(model, variables, inputs_of(batch), train):
         places.setdefault(call.path, len(places))
-    return sorted(layers, key=lambda layer: places.get(layer, len(places)))
+    return sorted(layers, key=lambda layer: places.get(path_string(layer), len(places)))
 
 
 def _mode(bn: Statistics) -> bool:
@@ -263,19 +254,20 @@ class _Moments(NamedTuple):
 
 
 def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss: Loss, train: bool) -> Any:
-    rngs = base_key(model, index)
+    """A tree of real numbers, as `as_real` makes of the parameters."""
+    params, rngs = variables["params"], base_key(model, index)
 
-    def value(params: Any) -> Array:
-        return loss_of(model, {**variables, "params": params}, batch, loss, train, rngs)
+    def value(view: Any) -> Array:
+        return loss_of(model, {**variables, "params": restored(view, params)}, batch, loss, train, rngs)
 
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), jax.grad(value)(variables["params"]))
+    return jax.grad(value)(as_real(params))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "chunk", "keep"))
 @fast_loops
 def _statistics(
     variables: Any, groups: Any, *, model: nn.Module, loss: Loss, train: bool, chunk: int, keep: bool
-) -> tuple[dict[str, tuple[Array, ...]], Any]:
+) -> tuple[dict[Path, tuple[Array, ...]], Any]:
     """By layer the numbers of LayerGradients, and the gradients or None. A scan, for lax.map would stack every gradient."""
     count = jax.tree.leaves(groups)[0].shape[0]
     whole = count - count % chunk
@@ -287,19 +279,21 @@ def _statistics(
 
     parts = (jnp.arange(count), groups)
     cut = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // chunk, chunk, *leaf.shape[1:]), parts)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), variables["params"])
-    moments, kept = lax.scan(step, _Moments(jnp.zeros(()), zeros, zeros), cut)
+    zeros = jax.tree.map(jnp.zeros_like, as_real(variables["params"]))
+    none = jnp.zeros((), sum_dtype(*jax.tree.leaves(zeros)))
+    moments, kept = lax.scan(step, _Moments(none, zeros, zeros), cut)
     kept = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), kept)
     if whole < count:
         moments, last = step(moments, jax.tree.map(lambda leaf: leaf[whole:], parts))
         kept = jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), kept, last)
-    return _by_layer(moments, kept[0]), kept[1]
+    return _by_layer(moments, kept[0]), from_real(kept[1], variables["params"]) if keep else None
 
 
 def _moments_of(gradients: Any) -> _Moments:
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), gradients)
     squares = jax.tree.map(lambda leaf, mean: jnp.sum(jnp.square(leaf - mean[None]), axis=0), gradients, mean)
-    return _Moments(jnp.asarray(jax.tree.leaves(gradients)[0].shape[0], jnp.float32), mean, squares)
+    first = jax.tree.leaves(gradients)[0]
+    return _Moments(jnp.asarray(first.shape[0], first.dtype), mean, squares)
 
 
 def _merged(a: _Moments, b: _Moments) -> _Moments:
@@ -310,13 +304,13 @@ def _merged(a: _Moments, b: _Moments) -> _Moments:
     return _Moments(count, mean, jax.tree.map(lambda x, y, z: x + y + z, a.squares, b.squares, between))
 
 
-def _by_layer(moments: _Moments, norms: dict[str, Array]) -> dict[str, tuple[Array, ...]]:
+def _by_layer(moments: _Moments, norms: dict[Path, Array]) -> dict[Path, tuple[Array, ...]]:
     variances = by_layer(jax.tree.map(lambda leaf: leaf / (moments.count - 1), moments.squares))
     return {
         layer: (
             jnp.sqrt(_squares(means, 0)),
             jnp.mean(norms[layer]),
-            sum((jnp.sum(leaf) for leaf in variances[layer]), start=jnp.zeros(())),
+            functools.reduce(jnp.add, [jnp.sum(leaf) for leaf in variances[layer]]),
             _gsnr(means, variances[layer], moments.count),
         )
         for layer, means in by_layer(moments.mean).items()
@@ -329,7 +323,7 @@ def _gsnr(means: list[Array], variances: list[Array], count: Array) -> Array:
     sizes = jnp.square(mean) + variance
     alive = sizes > ROUNDING**2 * jnp.max(sizes)
     ratios = jnp.where(alive, jnp.square(mean) / jnp.where(alive, variance, 1), 0)
-    average = jnp.sum(ratios) / jnp.sum(alive.astype(jnp.float32))
+    average = jnp.sum(ratios) / jnp.sum(alive.astype(ratios.dtype))
     return jnp.where(count > 3, average * (count - 3) / (count - 1) - 1 / count, jnp.nan)
 
 
@@ -352,6 +346,6 @@ def _square_norms(variables: Any, shares: Any, *, model: nn.Module, loss: Loss, 
         mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
         return jax.tree.map(jnp.add, total, mean), _squares(jax.tree.leaves(mean), 0)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), variables["params"])
+    zeros = jax.tree.map(jnp.zeros_like, as_real(variables["params"]))
     total, squares = lax.scan(step, zeros, (jnp.arange(count), shares))
     return jnp.mean(squares), _squares(jax.tree.leaves(total), 0) / count**2

@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,19 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.core import Tracer
 
+from deepjax.analysis.losses import Batch, Loss, cross_entropy, described, labels_of, of_classes, require_classes
 from deepjax.analysis.needs import Needs, bound, satisfied
 from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
 from deepjax.analysis.nn_jit import traced_anew
 from deepjax.errors import InputError
 
-__all__ = ["Model", "Network", "hashable", "name_of", "network_of"]
+__all__ = ["Model", "Network", "cross_entropy", "hashable", "name_of", "network_of", "of_classes"]
 
-Batch = Any
-"""(inputs, labels), or a dict with "image" and "label"; inputs may be a tuple of arrays. The first axis is the examples'."""
-Loss = Callable[[Any, Batch], Array]
-"""(what the network returns, batch) -> a scalar, by convention the mean over the examples."""
 Rngs = Mapping[str, Array] | Array | None
 """Keys of random streams by name; or one key that all streams are made from; None: key 0, or `Network.seed`."""
 
@@ -107,40 +103,6 @@ def inputs_of(batch: Batch) -> tuple[Any, ...]:
             f"batch is a {type(batch).__name__}; allowed: a tuple (inputs, labels), or a dict with 'image' and 'label'"
         )
     return tuple(batch[0]) if isinstance(batch[0], tuple | list) else (batch[0],)
-
-
-def labels_of(batch: Batch) -> Any:
-    """What the loss compares with."""
-    if isinstance(batch, Mapping) and "label" in batch:
-        return batch["label"]
-    if isinstance(batch, tuple | list) and len(batch) > 1:
-        return batch[1]
-    raise InputError("batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' and 'label'")
-
-
-def of_classes(loss: Loss) -> Loss:
-    """Mark a loss whose integer labels are classes, 0 up to the last axis of the outputs: `check` then refuses others."""
-    loss.of_classes = True  # type: ignore[attr-defined]
-    return loss
-
-
-@of_classes
-def cross_entropy(outputs: Array, batch: Batch) -> Array:
-    """Mean softmax cross-entropy in float32. outputs: (..., classes); the batch's labels: integers of shape (...).
-
-    Labels outside the classes are refused by instruments; inside `jax.jit`, where they cannot be looked at, they make it NaN.
-    """
-    labels = labels_of(batch)
-    if not isinstance(outputs, jax.Array):
-        raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
-    if outputs.shape[:-1] != jnp.shape(labels):
-        raise InputError(
-            f"labels have the shape {jnp.shape(labels)}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}"
-        )
-    logarithms = jax.nn.log_softmax(outputs.astype(jnp.float32))
-    inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
-    taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[..., 0]
-    return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(jnp.float32))
 
 
 def stream_key(key: Array, name: str) -> Array:
@@ -236,17 +198,6 @@ def _selected(outputs: Any, network: Network) -> Any:
     return outputs
 
 
-def described(outputs: Any) -> str:
-    """What a network returns, in a few words."""
-    if isinstance(outputs, Mapping):
-        return f"a dict with {', '.join(map(repr, outputs))}"
-    if hasattr(outputs, "_fields"):
-        return f"a {type(outputs).__name__} of {', '.join(outputs._fields)}"
-    if isinstance(outputs, tuple | list):
-        return f"a {type(outputs).__name__} of {len(outputs)}"
-    return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
-
-
 def mode_text(model: Model, train: bool) -> str:
     """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
 
@@ -285,6 +236,8 @@ def no_loss(outputs: Any, batch: Batch) -> Array:
 def _scalar(value: Any, what: str) -> Array:
     if jnp.shape(value) != ():
         raise InputError(f"{what} returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
+    if jnp.iscomplexobj(value):
+        raise InputError(f"{what} returned {value.dtype}; allowed: a real number, such as the mean of |z|^2")
     return value
 
 
@@ -344,21 +297,6 @@ def _classes(outputs: Any, batch: Batch, loss: Loss) -> int | None:
     labels = labels_of(batch)
     is_class = jnp.issubdtype(jnp.result_type(labels), jnp.integer) and jnp.shape(labels) == outputs.shape[:-1]
     return outputs.shape[-1] if is_class else None
-
-
-def require_classes(labels: Any, classes: int) -> None:
-    """Raise InputError where a label is not 0 to classes - 1; nothing inside `jax.jit`, where labels are not known."""
-    if isinstance(labels, Tracer | jax.ShapeDtypeStruct):
-        return
-    whole = not isinstance(labels, jax.Array) or labels.is_fully_addressable
-    values = np.asarray(labels) if whole else np.concatenate([np.ravel(each.data) for each in labels.addressable_shards])
-    outside = values[(values < 0) | (values >= classes)]
-    if outside.size:
-        shown = ", ".join(map(str, np.unique(outside)[:5].tolist()))
-        raise InputError(
-            f"labels are outside the classes in {outside.size} of {values.size} places ({shown}); "
-            f"allowed: 0 to {classes - 1}, as the network returns {classes} numbers"
-        )
 
 
 def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

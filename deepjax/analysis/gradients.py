@@ -5,23 +5,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.forward import Model, initialise
+from deepjax.analysis.params import by_path, path_string, squares
 
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
-    """L2 norm of every leaf of two or more axes (kernels of convolutions and dense layers), float32, by its path.
+    """L2 norm of every leaf of two or more axes (kernels of convolutions and dense layers), by its path.
+
+    float32, or float64 of such leaves; of complex ones with |z|^2.
 
     Works on any params-like tree of nested dicts, inside or outside jit: gradients, updates or the parameters themselves.
     Of blocks that a scan has stacked it is the norm over all of them; their biases and scales are not taken for kernels.
     """
-    flat: dict[str, Any] = flatten_dict(gradients, sep="/")  # type: ignore[assignment]  # flax types the nesting, not the result
     return {
-        path.removesuffix("/kernel"): jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32))))
-        for path, leaf in flat.items()
-        if leaf.ndim >= 2 and path.split("/")[-1] not in ("bias", "scale")
+        path_string(path).removesuffix("/kernel"): jnp.sqrt(squares(leaf))
+        for path, leaf in by_path(gradients).items()
+        if leaf.ndim >= 2 and path[-1] not in ("bias", "scale")
     }
 
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from deepjax.analysis.examples import by_layer, call_order
 from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run
+from deepjax.analysis.params import Path, as_real, path_string, restored, widened
 from deepjax.errors import InputError, require, unknown
 
 MAIN = "main"
@@ -97,7 +98,9 @@ def loss_shares(
         norms, cosines = found[layer]
         total = sum(scales[name] * float(norm) for name, norm in zip(names, norms, strict=True))
         for name, norm, cosine in zip(names, norms, cosines, strict=True):
-            rows.append(Share(layer, name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine)))
+            rows.append(
+                Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
+            )
     return Shares(
         train, {name: float(value) for name, value in zip(names, values, strict=True)}, scales, tuple(rows), mode_text(model, train)
     )
@@ -144,20 +147,21 @@ def _losses(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-def _measure(model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool) -> tuple[Array, dict[str, Any]]:
+def _measure(model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool) -> tuple[Array, dict[Path, Any]]:
     """The losses, and by layer (norms, cosines with the first), each (losses,)."""
+    params = variables["params"]
 
-    def values(params: Any) -> tuple[Array, Array]:
-        found = _losses(model, {**variables, "params": params}, batch, loss, train)
-        stacked = jnp.stack([value.astype(jnp.float32) for value in found.values()])
+    def values(view: Any) -> tuple[Array, Array]:
+        found = _losses(model, {**variables, "params": restored(view, params)}, batch, loss, train)
+        stacked = jnp.stack([widened(value) for value in found.values()])
         return stacked, stacked
 
-    gradients, losses = jax.jacrev(values, has_aux=True)(variables["params"])
+    gradients, losses = jax.jacrev(values, has_aux=True)(as_real(params))
     return losses, {layer: _compare(leaves) for layer, leaves in by_layer(gradients).items()}
 
 
 def _compare(leaves: list[Array]) -> tuple[Array, Array]:
-    flat = jnp.concatenate([leaf.astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+    flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
     norms = jnp.sqrt(jnp.sum(jnp.square(flat), axis=1))
     products = jnp.sum(flat * flat[:1], axis=1)
     both = norms * norms[0]

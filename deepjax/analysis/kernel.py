@@ -1,4 +1,4 @@
-"""The neural tangent kernel of a network: its spectrum, how far it moves in training, and the network that is linear in parameters.
+"""The neural tangent kernel of a network: its spectrum, and how far it moves in training.
 
 Jacot, Gabriel and Hongler, "Neural tangent kernel", 2018 (arXiv:1806.07572). Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein
 and Pennington, "Wide neural networks of any depth evolve as linear models under gradient descent", 2019 (arXiv:1902.06720).
@@ -17,21 +17,16 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis.batches import batch_size
-from deepjax.analysis.directions import check_like
 from deepjax.analysis.forward import (
-    Batch,
-    Loss,
     Model,
     check,
     described,
     entry,
-    inputs_of,
-    labels_of,
     mode_text,
-    of_classes,
     run,
 )
-from deepjax.errors import InputError, require
+from deepjax.analysis.params import as_real, check_like, real_count, restored, sum_dtype, widened
+from deepjax.errors import require
 
 Output = Literal["mean", "trace", "full"]
 Progress = Callable[[int, int], None] | None
@@ -43,13 +38,16 @@ class Kernel:
     """The empirical neural tangent kernel: inner products of the gradients of a network's outputs at pairs of inputs."""
 
     matrix: np.ndarray
-    """(n, m), or (n, m, k, k) with output="full"; float64, computed in float32."""
+    """(n, m), or (n, m, k, k) with output="full"; float64, computed in float32, or float64 where the parameters are."""
     output: Output
     outputs: int
     """k: numbers that the network returns for an example."""
     parameters: int
+    """Real numbers, two for a complex parameter."""
     symmetric: bool
     """Whether both sides are the same inputs, so that there are eigenvalues."""
+    eps: float
+    """Relative rounding of the dtype that it was computed in."""
     mode: str
     """How the network was set to evaluation, and what it draws and writes even so."""
 
@@ -78,8 +76,8 @@ class Kernel:
 
     @property
     def rounding(self) -> float:
-        """Eigenvalues up to here are not told from 0 in float32."""
-        return len(self.eigenvalues) * float(np.finfo(np.float32).eps) * float(self.eigenvalues[0])
+        """Eigenvalues up to here may be 0, but for rounding."""
+        return len(self.eigenvalues) * self.eps * float(self.eigenvalues[0])
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict an eigenvalue; of a kernel between two sets a dict a pair of examples, with the mean over outputs."""
@@ -123,7 +121,7 @@ def ntk(
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
     sides = [inputs] if other is None else [inputs, other]
     sizes = [batch_size((side, None)) for side in sides]
-    outputs = min(_outputs(model, variables, side) for side in sides)
+    outputs = min(outputs_of(model, variables, side) for side in sides)
     rows, columns = (_cut(side, min(chunk, size)) for side, size in ((sides[0], sizes[0]), (sides[-1], sizes[-1])))
     blocks: list[list[Any]] = [[None] * len(columns) for _ in rows]
     pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if other is not None or i <= j]
@@ -138,8 +136,9 @@ def ntk(
         if progress:
             progress(done, len(pairs))
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Kernel(matrix, output, outputs, count, other is None, mode_text(model, False))
+    leaves = jax.tree.leaves(variables["params"])
+    eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
+    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode_text(model, False))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,113 +194,11 @@ def kernel_drift(
     return Drift(float(np.linalg.norm(last.matrix - first.matrix)) / norm_0, alignment, norm_t / norm_0, first, last)
 
 
-def linearised(model: Model, variables: Any) -> Callable[[Any, Any], Array]:
-    """The network's first Taylor polynomial in its parameters: a function (params, inputs) -> outputs.
-
-    f(params_0) + J (params - params_0), in evaluation, with params_0 and J those of `variables`.
-    The function raises InputError for parameters or inputs that do not fit. Cost of a call: one forward and about two backward
-    passes, differentiable and compiled once for a network and shape. Source: Lee et al. 2019, equation 8.
-    """
-    model, variables = entry(model, variables)
-
-    def function(params: Any, inputs: Any) -> Array:
-        check_like("params", params, variables["params"])
-        _outputs(model, variables, inputs)
-        return _linear(model, variables, params, inputs)
-
-    return function
-
-
-@of_classes
-def squared(outputs: Array, batch: Batch) -> Array:
-    """Half the squared distance of outputs and labels, mean over examples; integer labels stand for one-hot rows."""
-    labels = labels_of(batch)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == outputs.shape[:-1]:
-        labels = jax.nn.one_hot(labels, outputs.shape[-1])
-    require(
-        labels.shape == outputs.shape, "labels", f"of shape {labels.shape}", f"{outputs.shape}, or integers {outputs.shape[:-1]}"
-    )
-    return jnp.sum(jnp.square(outputs.astype(jnp.float32) - labels.astype(jnp.float32))) / (2 * outputs.shape[0])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LinearisedRun:
-    """A network and its linearisation, trained side by side from the same parameters."""
-
-    learning_rate: float
-    examples: int
-    loss: np.ndarray
-    """(steps + 1,): of the network, before the first step and after each."""
-    loss_linear: np.ndarray
-    """(steps + 1,)"""
-    rmse: np.ndarray
-    """(steps + 1,): root of the mean squared difference of both outputs, over examples and outputs."""
-    moved: np.ndarray
-    """(steps + 1,): the same between the network's outputs and those it began with: what `rmse` is to be seen against."""
-    params: Any
-    """Of the network, after the last step."""
-    params_linear: Any
-    mode: str
-    """How the network was set to evaluation, and what it draws and writes even so."""
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A plain dict a step."""
-        names = ("loss", "loss_linear", "rmse", "moved")
-        columns = zip(*(getattr(self, name).tolist() for name in names), strict=True)
-        return [{"step": step, **dict(zip(names, row, strict=True))} for step, row in enumerate(columns)]
-
-    def plot(self, ax: Any = None) -> Any:
-        """Difference of the outputs and how far they moved, by step; returns the matplotlib Axes."""
-        from deepjax.analysis.landscape_figures import draw_linearised
-
-        return draw_linearised(self, ax)
-
-
-def linearised_training(
-    model: Model,
-    variables: Any,
-    batch: Batch,
-    *,
-    steps: int,
-    learning_rate: float,
-    loss: Loss = squared,
-    progress: Progress = None,
-) -> LinearisedRun:
-    """Full-batch gradient descent on the network and on its linearisation, and how far their outputs come apart.
-
-    Both in evaluation: running statistics, no dropout. With `squared` the linear one decays along the full kernel's eigenvectors at
-    rates learning_rate x eigenvalue / examples, and diverges where that is above 2.
-    Raises InputError for a batch that does not fit, steps below 1, and where a loss is not finite on the way.
-    Cost: about six passes over the batch a step; memory as training, and three times the parameters. Compiled once for a network,
-    loss and shape. Source: Lee et al. 2019, sections 2.2 and 3 (its Figure 4 shows this RMSE).
-    """
-    model, variables = entry(model, variables)
-    require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
-    require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
-    check(model, variables, batch, loss, False)
-    _outputs(model, variables, inputs_of(batch))
-    state, found = (variables["params"], variables["params"]), []
-    for step in range(steps + 1):
-        final = state
-        state, numbers = _descend(state, variables, batch, np.float32(learning_rate), model=model, loss=loss)
-        found.append(numbers)
-        if progress and step:
-            jax.block_until_ready(numbers)
-            progress(step, steps)
-    columns = np.array(jax.device_get(found), float).T
-    wrong = ~np.isfinite(columns).all(0)
-    if wrong.any():
-        raise InputError(
-            f"learning_rate is {learning_rate}; allowed: smaller ones, for at step {wrong.argmax()} a loss is not finite"
-        )
-    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final, mode=mode_text(model, False))
-
-
 def _half(progress: Callable[[int, int], None], which: int, done: int, total: int) -> None:
     progress(which * total + done, 2 * total)
 
 
-def _outputs(model: Model, variables: Any, inputs: Any) -> int:
+def outputs_of(model: Model, variables: Any, inputs: Any) -> int:
     """How many numbers the network returns for an example; raises InputError where it cannot take the inputs."""
     batch = (inputs, None)
     examples = batch_size(batch)
@@ -340,14 +237,15 @@ def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
         rows = [leaf if axis is None else leaf[None] for leaf, axis in zip(example, axes, strict=True)]
         single = (jax.tree.unflatten(structure, rows), None)
 
-        def outputs(params: Any) -> Array:
-            return run(model, {**variables, "params": params}, single, False)[0].astype(jnp.float32).ravel()
+        def outputs(view: Any) -> Array:
+            params = restored(view, variables["params"])
+            return widened(run(model, {**variables, "params": params}, single, False)[0]).ravel()
 
-        return jax.jacrev(outputs)(variables["params"])
+        return jax.jacrev(outputs)(as_real(variables["params"]))
 
     with jax.default_matmul_precision("highest"):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
         found = jax.tree.leaves(jax.vmap(one, in_axes=axes)(*leaves))
-    return [leaf.reshape(*leaf.shape[:2], -1).astype(jnp.float32) for leaf in found]
+    return [leaf.reshape(*leaf.shape[:2], -1) for leaf in found]
 
 
 @functools.partial(jax.jit, static_argnames=("output",))
@@ -355,46 +253,3 @@ def _contract(left: list[Array], right: list[Array], *, output: Output) -> Array
     form = "iap,jbp->ijab" if output == "full" else "iap,jap->ij"
     total = functools.reduce(jnp.add, [jnp.einsum(form, a, b, precision="highest") for a, b in zip(left, right, strict=True)])
     return total / left[0].shape[1] if output == "mean" else total
-
-
-def _taylor(model: Model, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
-    """(outputs at the variables, the change that is linear in params, and J^T)."""
-
-    def outputs(params: Any) -> Array:
-        return run(model, {**variables, "params": params}, (inputs, None), False)[0]
-
-    value, pull = jax.vjp(outputs, variables["params"])
-    step = jax.tree.map(lambda new, old: new.astype(old.dtype) - old, params, variables["params"])
-    # J v as the transpose of u -> J^T u: jax.jvp refuses networks with a custom_vjp.
-    (moved,) = jax.vjp(lambda cotangent: pull(cotangent)[0], value)[1](step)
-    return value, moved, lambda cotangent: pull(cotangent)[0]
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def _linear(model: Model, variables: Any, params: Any, inputs: Any) -> Array:
-    with jax.default_matmul_precision("highest"):
-        value, moved, _ = _taylor(model, variables, params, inputs)
-    return value + moved
-
-
-@functools.partial(jax.jit, static_argnames=("model", "loss"))
-def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: Model, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
-    """Both parameters after a step, and before it (loss, the linear network's, their outputs' RMSE, how far outputs moved)."""
-
-    def value(params: Any) -> tuple[Array, Array]:
-        outputs = run(model, {**variables, "params": params}, batch, False)[0]
-        return loss(outputs, batch), outputs
-
-    with jax.default_matmul_precision("highest"):
-        (value_full, outputs), gradient = jax.value_and_grad(value, has_aux=True)(state[0])
-        start, moved, pull = _taylor(model, variables, state[1], inputs_of(batch))
-        value_linear, cotangent = jax.value_and_grad(lambda outputs: loss(outputs, batch))(start + moved)
-        gradients = (gradient, pull(cotangent))
-    new = jax.tree.map(
-        lambda old, slope: (old.astype(jnp.float32) - rate * slope.astype(jnp.float32)).astype(old.dtype), state, gradients
-    )
-    return new, (value_full, value_linear, _rms(outputs - start - moved), _rms(outputs - start))
-
-
-def _rms(values: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(values.astype(jnp.float32))))

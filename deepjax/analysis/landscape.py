@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 
 from deepjax.analysis.batches import Batches, stack
-from deepjax.analysis.directions import by_path, check_like
-from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, has_batch_norm, hashable, run
+from deepjax.analysis.forward import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
+from deepjax.analysis.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, widened
 from deepjax.analysis.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -164,6 +163,7 @@ def loss_line(
     Source: Goodfellow et al. 2015, section 3; Li et al. 2018, section 3.
     """
     points = _points("at", at if at is not None else np.linspace(-1, 1, 51))
+    model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
     found = _evaluate(
         task, variables, _from(variables["params"], direction=direction), np.stack([np.ones_like(points), points], axis=1)
@@ -194,11 +194,12 @@ def loss_between(
     require(
         all(np.isclose(points, end, atol=1e-6).any() for end in (0, 1)), "at", "without 0 or 1", "points with both ends, 0 and 1"
     )
+    (model, variables_a), (_, variables_b) = entry(model, variables_a), entry(model, variables_b)
     task = _prepare(model, variables_a, batch, loss, bn, chunk, progress)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
     require(all(name in variables_b for name in kept), "variables_b", f"with {sorted(variables_b)}", f"with {kept}, as variables_a")
     first, last = ({name: variables[name] for name in kept} for variables in (variables_a, variables_b))
-    ends = tuple(unflatten_dict(check_like("variables_b", end, first), sep="/") for end in (first, last))
+    ends = tuple(filled(first, check_like("variables_b", end, first)) for end in (first, last))
     found = _evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
     return Line(bn, task.normalised, task.examples, True, points, *found)
 
@@ -227,6 +228,7 @@ def loss_plane(
     whole = grid or (path.grid() if path else (np.linspace(-1, 1, 51), np.linspace(-1, 1, 51)))
     require(len(whole) == 2, "grid", f"of {len(whole)} parts", "a pair, the points along x and along y")
     across, up = _even("grid's x", whole[0]), _even("grid's y", whole[1])
+    model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
     params = variables["params"]
     if path:
@@ -256,7 +258,6 @@ class _Task:
 
 def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: Statistics, chunk: int, progress: Progress) -> _Task:
     """Raises InputError for what does not fit, before anything is computed."""
-    model = hashable(model)
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
@@ -266,15 +267,17 @@ def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: S
 
 def _from(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
     """The parameters and the directions, as trees of one structure."""
-    return tuple(
-        {"params": unflatten_dict(check_like(name, tree, params), sep="/")} for name, tree in {"": params, **directions}.items()
-    )
+    trees = {"": params, **directions}.items()
+    return tuple({"params": filled(params, check_like(name, tree, params))} for name, tree in trees)
 
 
 def _evaluate(task: _Task, variables: Any, trees: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(points,) losses and accuracies. weights: (points, trees). A host loop over chunks, so that progress shows."""
+    """(points,) losses and accuracies. trees: by collection. weights: (points, trees).
+
+    A host loop over chunks, so that progress shows.
+    """
     points, chunk = len(weights), min(task.chunk, len(weights))
-    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(np.float32)
+    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(sum_dtype(*jax.tree.leaves(trees[0])))
     found = []
     for start in range(0, len(padded), chunk):
         part = _losses(
@@ -301,7 +304,7 @@ def _losses(
         def on(part: Any) -> tuple[Array, Array | None]:
             index, batch = part
             outputs, _ = run(model, moved, batch, train, base_key(model, index))
-            return loss(outputs, batch).astype(jnp.float32), _accuracy(outputs, batch)
+            return widened(loss(outputs, batch)), _accuracy(outputs, batch)
 
         count = jax.tree.leaves(batches)[0].shape[0]
         return jax.tree.map(jnp.mean, lax.map(on, (jnp.arange(count), batches)))
@@ -311,10 +314,10 @@ def _losses(
 
 def _mixed(weights: Array, leaves: tuple[Array, ...]) -> Array:
     first = leaves[0]
-    if not jnp.issubdtype(first.dtype, jnp.floating):
+    if not jnp.issubdtype(first.dtype, jnp.inexact):
         return first
-    terms = [weight * leaf.astype(jnp.float32) for weight, leaf in zip(weights, leaves, strict=True)]
-    return functools.reduce(jnp.add, terms).astype(first.dtype)
+    terms = [weight * real_pairs(leaf).astype(weights.dtype) for weight, leaf in zip(weights, leaves, strict=True)]
+    return from_real(functools.reduce(jnp.add, terms), first).astype(first.dtype)
 
 
 def _accuracy(outputs: Any, batch: Batch) -> Array | None:

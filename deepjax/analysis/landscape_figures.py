@@ -9,8 +9,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from deepjax.analysis.instrument_figures import canvas
-from deepjax.analysis.kernel import Drift, Kernel, LinearisedRun
+from deepjax.analysis.kernel import Drift, Kernel
 from deepjax.analysis.landscape import Line, Plane
+from deepjax.analysis.linearised import LinearisedRun
 from deepjax.analysis.plots import COLORS
 from deepjax.analysis.trajectory import Trajectory
 
@@ -139,7 +140,7 @@ def draw_kernel(found: Kernel, ax: Any = None) -> Axes:
             axes.axhline(found.rounding, color="0.5", linestyle="--", linewidth=1)
             label = f"{(~known).sum()} more, below rounding"
             axes.text(0.99, found.rounding, label, color="0.4", ha="right", va="bottom", transform=axes.get_yaxis_transform())
-        condition = f"condition {_number(found.condition)}" if math.isfinite(found.condition) else "singular in float32"
+        condition = f"condition {_number(found.condition)}" if math.isfinite(found.condition) else "singular but for rounding"
         share = float(values[0] / values.sum())
         under = (
             f"{found.matrix.shape[0]} examples, {found.outputs} output{'s' * (found.outputs > 1)}, {found.parameters:,} parameters"

@@ -41,7 +41,11 @@ class LayerField:
 
 @dataclasses.dataclass(frozen=True)
 class LayerFields:
-    """Every layer that returns a map, in the order in which the forward pass ends it."""
+    """Every layer that returns a map, in the order in which the forward pass ends it.
+
+    A map is an array (1, height, width, channels). Arrays of four axes that a layer makes of others, such as an attention's
+    queries (1, tokens, heads, features), and those of their shape, have no space and are none.
+    """
 
     input_shape: tuple[int, int, int]
     layers: tuple[LayerField, ...]
@@ -75,9 +79,12 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
 
     def maps(images: Array, variables: Any) -> list[Array]:
         outputs: list[Array] = []
+        spaceless: set[tuple[int, ...]] = set()  # shapes
 
         def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any, inside: bool) -> None:
-            if not inside and output.ndim == 4:
+            if output.ndim == 4 and _loses_space(module, arguments, spaceless):
+                spaceless.add(output.shape)
+            elif not inside and output.ndim == 4:
                 found.append((path_of(module), output.shape[1:]))
                 outputs.append(output)
 
@@ -90,3 +97,11 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
         for (path, shape), field in zip(found, fields, strict=True)
     )
     return LayerFields(input_shape, layers, tuple(dict.fromkeys(call.path for call in calls if call.inside)))
+
+
+def _loses_space(module: nn.Module, arguments: tuple[Any, ...], spaceless: set[tuple[int, ...]]) -> bool:
+    """Whether four axes of the module's output are no batch, rows, columns and channels."""
+    features = getattr(module, "features", ()) if isinstance(module, nn.DenseGeneral) else ()
+    shapes = [argument.shape for argument in arguments if isinstance(argument, Array)]
+    several = isinstance(features, tuple | list) and len(features) > 1
+    return several or (bool(shapes) and (len(shapes[0]) != 4 or shapes[0] in spaceless))

@@ -10,18 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax import Array
 from jax.core import Tracer
 
 from deepjax.analysis.calls import is_float
-from deepjax.analysis.directions import check_like
 from deepjax.analysis.forward import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
+from deepjax.analysis.params import Path, by_path, check_like, path_string, widened
 from deepjax.analysis.taps import Measure, Site, chosen, labels, measured, sites
 from deepjax.errors import InputError
-
-Path = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +127,9 @@ def trace(
     if updates is not None:
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
-    at = chosen(everywhere, layers, list(map("/".join, others)))
+    at = chosen(everywhere, layers, list(map(path_string, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
-    named = [path for path in others if layers is None or "/".join(path) in layers]
+    named = [path for path in others if layers is None or path_string(path) in layers]
     return report(found, at, named, train, mode_text(model, train))
 
 
@@ -171,8 +168,8 @@ def layer_statistics(
 
 def without_output(everywhere: Sequence[Site], params: Any) -> tuple[Path, ...]:
     """Paths of the modules that have parameters and are no site."""
-    flat: Any = flatten_dict(params)
-    return tuple(dict.fromkeys(path[:-1] for path in flat if path[:-1] not in {site.path for site in everywhere}))
+    own = {site.path for site in everywhere}
+    return tuple(dict.fromkeys(path[:-1] for path in by_path(params) if path[:-1] not in own))
 
 
 def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str) -> LayerReport:
@@ -200,7 +197,7 @@ def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], tr
 def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
     x = _reals(output)
     mean = jnp.mean(x)
-    size = _wide(jnp.abs(output))
+    size = widened(jnp.abs(output))
     above = size if jnp.iscomplexobj(output) else x
     channels = jnp.max(above, axis=tuple(range(above.ndim - 1)))
     sums = {
@@ -214,19 +211,14 @@ def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
     return sums | (_of_sum(*arguments) if len(arguments) == 2 and _alike(*arguments, output) else {})
 
 
-def _wide(x: Array) -> Array:
-    """In float32 at least."""
-    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-
-
 def _reals(x: Array) -> Array:
     """Of a complex array the real and imaginary parts, along a new first axis."""
-    return _wide(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
+    return widened(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
 
 
 def _square(x: Any) -> Array:
     """Sum of the squares of the absolute values; 0 of a gradient that there is none of (float0, of integers)."""
-    return jnp.zeros(()) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
+    return jnp.zeros((), jnp.float32) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
 
 
 def _alike(first: Any, second: Any, output: Array) -> bool:
@@ -234,7 +226,7 @@ def _alike(first: Any, second: Any, output: Array) -> bool:
 
 
 def _of_sum(shortcut: Array, branch: Array) -> dict[str, Array]:
-    shortcut, branch = _wide(shortcut), _wide(branch)
+    shortcut, branch = widened(shortcut), widened(branch)
     return {"shortcut": jnp.vdot(shortcut, shortcut), "branch": jnp.vdot(branch, branch), "product": jnp.vdot(shortcut, branch)}
 
 
@@ -242,12 +234,11 @@ STATISTICS = Measure(_of_output, _square)
 
 
 def _layer_squares(tree: Any) -> dict[Path, Array]:
-    """Sum of squares of each module's own parameters, by its path; a parameter may be a tree of arrays."""
+    """Sum of squares of each module's own parameters, by its path."""
     squares: dict[Path, list[Array]] = defaultdict(list)
-    flat: Any = flatten_dict(tree)
-    for path, leaf in flat.items():
-        squares[path[:-1]] += [_square(each) for each in jax.tree.leaves(leaf)]
-    return {path: sum(each, jnp.zeros(())) for path, each in squares.items()}
+    for path, leaf in by_path(tree).items():
+        squares[path[:-1]] += [_square(leaf)]
+    return {path: functools.reduce(jnp.add, each) for path, each in squares.items()}
 
 
 def _row(site: Site, label: str, measured: Any, norms: dict[str, Any]) -> LayerRow:
@@ -267,7 +258,7 @@ def _row(site: Site, label: str, measured: Any, norms: dict[str, Any]) -> LayerR
 
 def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
     """Parameters alone."""
-    return LayerRow("/".join(path), "", (), 0, **_UNKNOWN, gradient_norm=math.nan, **_norms(path, found), **_NO_SUM)
+    return LayerRow(path_string(path), "", (), 0, **_UNKNOWN, gradient_norm=math.nan, **_norms(path, found), **_NO_SUM)
 
 
 _NOT_CALLED = "its parameters alone: the network does not call it, or it returns no array of floats"

@@ -92,7 +92,7 @@ def top_eigenvalues(
     require(which in ("magnitude", "largest", "smallest"), "which", which, "'magnitude', 'largest', 'smallest'")
     product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
     values, vectors, residuals, used = _extremes(product, data, matrix, k, which, steps, seed, progress)
-    kept = tuple(to_tree(product, variables, vector) for vector in vectors) if keep else None
+    kept = tuple(to_tree(product, data[0], vector) for vector in vectors) if keep else None
     return Eigenvalues(matrix, which, values, residuals, used, kept)
 
 
@@ -247,9 +247,10 @@ def spectral_density(
     require(classes is None or classes >= 1, "classes", classes, "None, or 1 or more")
     product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
     steps = _at_most(steps, matrix)
+    like, _ = product.flat(data[0])
     nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))
     for probe in range(probes):
-        start = rademacher(seed, probe, matrix.parameters)
+        start = rademacher(seed, probe, like)
         key = jax.random.fold_in(jax.random.key(seed + 1), probe)
         krylov = _lanczos(product, data, start, steps, key, _part(progress, probe * steps, probes * steps))
         nodes[probe], vectors = np.linalg.eigh(krylov.tridiagonal)
@@ -271,8 +272,8 @@ def _lanczos(product: Operator, data: Any, start: Array, steps: int, key: Array,
     Own lines rather than matfree's: that divides by 0 where the space ends early, as of a Gauss-Newton matrix, whose rank is at
     most examples x classes.
     """
-    basis = jnp.zeros((steps, start.size), jnp.float32).at[0].set(start / _norm(start))
-    scale = jnp.zeros(())
+    basis = jnp.zeros((steps, start.size), start.dtype).at[0].set(start / _norm(start))
+    scale = jnp.zeros((), start.dtype)
     entries = []
     for index in range(steps):
         basis, scale, a, b = _step(basis, data, scale, index, jax.random.fold_in(key, index), product=product)
@@ -292,8 +293,8 @@ def _step(basis: Array, data: Any, scale: Array, index: Any, key: Array, *, prod
     rest = _without(basis, image)
     b = _norm(rest)
     scale = jnp.maximum(scale, jnp.maximum(jnp.abs(a), b))
-    ended = b <= ROUNDING * scale
-    rest = lax.cond(ended, lambda: _without(basis, jax.random.normal(key, rest.shape)), lambda: rest)  # on in another space
+    ended = b <= 8 * float(jnp.finfo(b.dtype).eps) * scale
+    rest = lax.cond(ended, lambda: _without(basis, jax.random.normal(key, rest.shape, rest.dtype)), lambda: rest)  # another space
     basis = basis.at[index + 1].set(rest / _norm(rest), mode="drop")
     return basis, scale, a, jnp.where(ended, 0, b)
 
@@ -317,16 +318,17 @@ def _extremes(
     steps = _at_most(steps, matrix)
     require(isinstance(k, int) and 1 <= k <= steps, "k", k, f"1 to {steps}: no more than steps, and than parameters")
     start, again = jax.random.split(jax.random.key(seed))
-    vector = jax.random.normal(start, (matrix.parameters,))
+    like, _ = product.flat(data[0])
+    vector = jax.random.normal(start, like.shape, like.dtype)
     krylov = _lanczos(product, data, vector, steps, again, _part(progress, 0, steps + k))
     values, vectors = np.linalg.eigh(krylov.tridiagonal)
     rank = {"magnitude": -np.abs(values), "largest": -values, "smallest": values}[which]
     best = np.argsort(rank, kind="stable")[:k]
-    units = _ritz_vectors(krylov.basis, jnp.asarray(vectors[:, best].T, jnp.float32))
+    units = _ritz_vectors(krylov.basis, jnp.asarray(vectors[:, best].T, like.dtype))
     residuals = []
     for index, value in enumerate(values[best]):
         image = apply(data, units[index], product=product)
-        residuals.append(float(_norm(image - jnp.float32(value) * units[index])))
+        residuals.append(float(_norm(image - jnp.asarray(value, like.dtype) * units[index])))
         if progress:
             progress(steps + index + 1, steps + k)
     return values[best], units, np.array(residuals), steps

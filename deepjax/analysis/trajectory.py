@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
-from deepjax.analysis.directions import check_like, params_of
+from deepjax.analysis.params import Path, as_real, by_path, check_like, filled, from_real, params_of, real_count, real_pairs
 from deepjax.errors import require
 
 ROUNDING = 1e-12
@@ -26,7 +25,8 @@ class Trajectory:
     origin: Any
     """The last point's parameters, where both coordinates are 0."""
     directions: tuple[Any, Any]
-    """Trees like the parameters, float32, orthogonal and of length 1; the second is 0 of a straight path."""
+    """Trees like the parameters, float32 (float64 where one of them is), orthogonal and of length 1; the second is 0 of a straight
+    path. Complex parameters are pairs of real ones."""
     shares: np.ndarray
     """(points - 1,): share of the path's variance in each principal direction, largest first."""
     coordinates: np.ndarray
@@ -92,24 +92,25 @@ def trajectory(points: Sequence[Any]) -> Trajectory:
     signs = np.where(coordinates[np.abs(coordinates).argmax(0), [0, 1]] < 0, -1.0, 1.0)  # one sign, wherever eigh puts it
     weights = np.divide(parts[:, :2] * signs, lengths, out=np.zeros_like(coordinates), where=lengths > 0)
     flat = {path: weights.T @ _centred(leaves, path) for path in leaves[-1]}
+    origin, view = params_of(points[-1]), jax.device_get(as_real(params_of(points[-1])))
     first, second = (
-        {path: jnp.asarray(found[which].reshape(leaves[-1][path].shape), jnp.float32) for path, found in flat.items()}
+        {path: jnp.asarray(flat[path][which].reshape(leaf.shape), leaf.dtype) for path, leaf in by_path(view).items()}
         for which in (0, 1)
     )
-    directions = (unflatten_dict(first, sep="/"), unflatten_dict(second, sep="/"))
-    count = sum(leaf.size for leaf in leaves[-1].values())
+    directions = (from_real(filled(view, first), origin), from_real(filled(view, second), origin))
+    count = sum(map(real_count, leaves[-1].values()))
     shares = variances[:-1] / variances.sum()
-    return Trajectory(params_of(points[-1]), directions, shares, coordinates * signs, count)
+    return Trajectory(origin, directions, shares, coordinates * signs, count)
 
 
-def _leaves(points: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+def _leaves(points: Sequence[Any]) -> list[dict[Path, np.ndarray]]:
     require(isinstance(points, Sequence), "points", type(points).__name__, "a list of parameters, first to last")
     require(len(points) >= 3, "points", f"{len(points)} of them", "three or more")
     trees = [params_of(point) for point in points]
     return [jax.device_get(check_like(f"point {place}", tree, trees[-1])) for place, tree in enumerate(trees)]
 
 
-def _centred(leaves: list[dict[str, np.ndarray]], path: str) -> np.ndarray:
-    """(points, entries) of one leaf, float64, without the mean over the points."""
-    stacked = np.stack([np.asarray(leaf[path]).astype(np.float64).ravel() for leaf in leaves])
+def _centred(leaves: list[dict[Path, np.ndarray]], path: Path) -> np.ndarray:
+    """(points, real numbers) of one leaf, float64, without the mean over the points."""
+    stacked = np.stack([np.asarray(real_pairs(leaf[path])).astype(np.float64).ravel() for leaf in leaves])
     return stacked - stacked.mean(0)

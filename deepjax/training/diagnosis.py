@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
 from deepjax.analysis import first_not_finite
+from deepjax.analysis.params import Path, by_path, path_string
 from deepjax.data.augment import normalize, resize
 from deepjax.training.programs import Programs, step_options
 from deepjax.training.state import TrainState
@@ -33,19 +33,18 @@ def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray],
 
 def _first_leaf(programs: Programs, params: Any) -> str:
     """The first in the order of the forward pass."""
-    flat: Any = flatten_dict(jax.device_get(params), sep="/")
     order = _call_order(programs.model, programs.config.input_shape)
-    bad = [path for path, leaf in flat.items() if not np.isfinite(leaf).all()]
-    return min(bad, key=lambda path: order.get(path.rpartition("/")[0], len(order)))
+    bad = [path for path, leaf in by_path(jax.device_get(params)).items() if not np.isfinite(leaf).all()]
+    return path_string(min(bad, key=lambda path: order.get(path[:-1], len(order))))
 
 
-def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[Path, int]:
     """Path of each module -> its place among all, as the forward pass leaves them; by abstract evaluation."""
-    order: dict[str, int] = {}
+    order: dict[Path, int] = {}
 
     def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         output = function(*arguments, **keywords)
-        order.setdefault("/".join(context.module.path), len(order))
+        order.setdefault(context.module.path, len(order))
         return output
 
     with nn.intercept_methods(note):

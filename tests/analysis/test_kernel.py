@@ -9,17 +9,8 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from deepjax.analysis.kernel import (
-    _contract,
-    _descend,
-    _jacobian,
-    _linear,
-    kernel_drift,
-    linearised,
-    linearised_training,
-    ntk,
-    squared,
-)
+from deepjax.analysis.kernel import _contract, _jacobian, kernel_drift, ntk
+from deepjax.analysis.linearised import _descend, _linear, linearised, linearised_training, squared
 from deepjax.errors import InputError
 
 

@@ -91,3 +91,20 @@ def test_shapes_are_checked(shape):
 def test_a_network_that_cannot_take_the_image_says_so():
     with pytest.raises(InputError, match="input_shape"):
         layer_fields(create_model("cifar_resnet20"), (0, 0, 3))
+
+
+class Patches(nn.Module):
+    """Attention over the pixels of a map, with normalised queries, and a residual map."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (2, 2), (2, 2), name="patches")(x)
+        tokens = x.reshape(len(x), -1, 4)
+        tokens = nn.MultiHeadDotProductAttention(2, normalize_qk=True, name="attention")(tokens, tokens)
+        return nn.Conv(4, (3, 3), name="last")(x + tokens.reshape(x.shape))
+
+
+def test_queries_keys_and_values_of_attention_are_no_maps():
+    """They have four axes, of which two are heads and features; what comes after attention sees the whole image."""
+    layers = by_layer(Patches(), (12, 12, 3))
+    assert {name: layer.size for name, layer in layers.items()} == {"patches": (2, 2), "last": None, "": None}

@@ -1,0 +1,157 @@
+"""How instruments see parameters: without boxes, by tuples of names, as real numbers, in float32 or more.
+
+A complex parameter is a pair of real ones. It counts as two, the Hessian has two rows for it, and a squared norm is
+the sum of |z|^2. A tree that an instrument returns or takes has complex leaves where the parameters do: the real part
+belongs to the real part, the imaginary part to the imaginary part. A gradient in such a tree is the direction of
+steepest ascent; `jax.grad` returns its conjugate.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import unflatten_dict
+from jax import Array, lax
+
+from deepjax.errors import InputError, require
+
+Path = tuple[str, ...]
+"""Names from the network down to the leaf. A name may contain "/", as those of `nn.WeightNorm` do."""
+
+
+def unboxed(tree: Any) -> Any:
+    """The tree with arrays in place of `nn.Partitioned`, `nn.LogicallyPartitioned` and other boxes."""
+    return nn.meta.unbox(tree)
+
+
+def params_of(tree: Any) -> Any:
+    """The parameters of a network's variables, unboxed; a tree of parameters is its own."""
+    return unboxed(tree["params"] if isinstance(tree, Mapping) and "params" in tree else tree)
+
+
+def by_path(tree: Any) -> dict[Path, Any]:
+    """The unboxed leaves by path, in the order of `jax.tree.leaves`, which jit does not change."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(unboxed(tree))
+    return {_names(path): leaf for path, leaf in leaves}
+
+
+def filled(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+    """The unboxed tree, with those of its leaves replaced that are given."""
+    old, structure = by_path(tree), jax.tree.structure(unboxed(tree))
+    return jax.tree.unflatten(structure, [leaves.get(path, leaf) for path, leaf in old.items()])
+
+
+def part_of(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+    """The given leaves as a tree: like the whole one where they are all of its leaves, else nested dicts of them alone."""
+    return filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
+
+
+def path_string(path: Path) -> str:
+    """The path for display, and as it is given in `layers=`."""
+    return "/".join(path)
+
+
+def modules_of(paths: Iterable[Path]) -> dict[str, None]:
+    """Names of all modules above the leaves, without the network itself, in order."""
+    return dict.fromkeys(path_string(path[:end]) for path in paths for end in range(1, len(path)))
+
+
+def is_within(path: Path, names: Iterable[str]) -> bool:
+    """Whether one of these names is that of the leaf or of a module above it."""
+    above = {path_string(path[:end]) for end in range(1, len(path) + 1)}
+    return not above.isdisjoint(names)
+
+
+def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
+    """The tree's leaves by path; raises InputError where it is not a tree like the parameters."""
+    require(isinstance(tree, Mapping), name, type(tree).__name__, "a tree like the parameters")
+    given, wanted = by_path(tree), by_path(params)
+    if set(given) != set(wanted):
+        wrong = min(set(given) ^ set(wanted))
+        fault = f"{'without' if wrong in wanted else 'with'} {path_string(wrong)!r}"
+        raise InputError(f"{name} is a tree {fault}; allowed: one like the parameters")
+    for path, leaf in wanted.items():
+        shape, own = jnp.shape(given[path]), f"{name}'s {path_string(path)}"
+        require(shape == jnp.shape(leaf), own, f"of shape {shape}", f"{jnp.shape(leaf)}, as the parameters")
+        dtype = jnp.result_type(given[path])
+        require(is_complex(given[path]) == is_complex(leaf), own, str(dtype), f"{jnp.result_type(leaf)}, as the parameters")
+    return given
+
+
+def is_complex(leaf: Any) -> bool:
+    """Whether it is an array of complex numbers."""
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating))
+
+
+def sum_dtype(*leaves: Any) -> Any:
+    """The real dtype in which sums over these arrays are taken: float64 where one of them has that precision, else float32."""
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
+    double = any(jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits == 64 for dtype in dtypes)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def widened(value: Array) -> Array:
+    """A real array in `sum_dtype`: 16 bits are too few to sum up in."""
+    return value.astype(sum_dtype(value))
+
+
+def as_real(tree: Any) -> Any:
+    """The unboxed tree in real numbers, all in the tree's `sum_dtype`; a complex leaf has one more axis of 2 at its end.
+
+    Raises InputError for leaves that are neither real nor complex floats: they have no gradient.
+    """
+    return filled(tree, real_leaves(by_path(tree)))
+
+
+def real_leaves(leaves: Mapping[Path, Any]) -> dict[Path, Array]:
+    """`as_real` of leaves by path."""
+    for path, leaf in leaves.items():
+        dtype = jnp.result_type(leaf)
+        fits = jnp.issubdtype(dtype, jnp.inexact)
+        require(fits, f"parameter {path_string(path)!r}", str(dtype), "real or complex floats, which have gradients")
+    dtype = sum_dtype(*leaves.values())
+    return {path: real_pairs(leaf).astype(dtype) for path, leaf in leaves.items()}
+
+
+def real_pairs(leaf: Any) -> Array:
+    """A complex array as (..., 2) of real and imaginary parts; a real one as it is."""
+    leaf = jnp.asarray(leaf)
+    return jnp.stack([leaf.real, leaf.imag], axis=-1) if is_complex(leaf) else leaf
+
+
+def from_real(view: Any, like: Any) -> Any:
+    """The way back from `as_real`, in the view's precision; further axes in front are kept."""
+    return jax.tree.map(lambda leaf, old: _joined(leaf) if is_complex(old) else leaf, view, unboxed(like))
+
+
+def restored(view: Any, like: Any) -> Any:
+    """The way back from `as_real`, in the dtypes of `like`: parameters that the network takes."""
+    return jax.tree.map(lambda leaf, old: leaf.astype(jnp.result_type(old)), from_real(view, like), unboxed(like))
+
+
+def squares(leaf: Any, axes: tuple[int, ...] | None = None) -> Array:
+    """Sum of |z|^2 over the axes, default all, in `sum_dtype`."""
+    leaf = jnp.asarray(leaf)
+    dtype = sum_dtype(leaf)
+    parts = [leaf.real, leaf.imag] if is_complex(leaf) else [leaf]
+    sums = [jnp.sum(jnp.square(part.astype(dtype)), axis=axes) for part in parts]
+    return sums[0] + sums[1] if is_complex(leaf) else sums[0]
+
+
+def real_count(leaf: Any) -> int:
+    """How many real numbers an array holds: two for each complex one."""
+    size = int(jnp.size(leaf))
+    return 2 * size if is_complex(leaf) else size
+
+
+def _joined(leaf: Array) -> Array:
+    return lax.complex(leaf[..., 0], leaf[..., 1])
+
+
+def _names(keys: tuple[Any, ...]) -> Path:
+    """Of the dicts' entries; where a parameter is itself a tree, the rest is part of its name: ("dense", "pair[0]")."""
+    names = tuple(str(key.key) for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys))
+    return (*names[:-1], "".join(names[-1:]) + jax.tree_util.keystr(keys[len(names) :]))
