@@ -9,7 +9,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies test test-slow test-models test-prepare faults notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies test test-slow test-models test-prepare faults properties notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -56,6 +56,10 @@ test-prepare: prepare-env
 # Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
 faults: install
 	$(BIN)/python -m tests.faults --jobs 2
+
+# Every property on 1,000 to 10,000 generated examples; writes docs/results/properties.md and skips the seeds that were searched before.
+properties: install
+	$(BIN)/python -m tests.properties
 
 # Every notebook anew, from top to bottom, with its pictures.
 notebooks: prepare-env

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from deepjax.analysis.image_scale import warn_of_images
 from deepjax.analysis.losses import Batch, Loss, cross_entropy, described, labels_of, of_classes, require_classes
 from deepjax.analysis.needs import Needs, bound, satisfied
 from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
@@ -255,10 +256,11 @@ def check(
 
     The answer is kept for the next call with such shapes. Of a loss that is marked by `of_classes`, such as `cross_entropy`,
     labels outside the classes are refused too, unless this is inside `jax.jit`; `every`: batches stacked along leading axes
-    of which this one is part, where there are more labels. what: the name of `loss` in messages.
+    of which this one is part, where there are more labels. what: the name of `loss` in messages. Warns of inputs that look like
+    pixels that were not normalised, or like (batch, channels, height, width).
     """
     network, variables = entry(network_of(model), variables)
-    inputs_of(batch)
+    warn_of_images(inputs_of(batch))
     classes = _check(network, loss, train, what, *shapes_of((variables, batch, rngs)))
     if classes is not None:
         require_classes(labels_of(batch if every is None else every), classes)

@@ -1,0 +1,53 @@
+"""Warnings for inputs that look like images in another scale or layout than networks are trained on."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+COLOURS = (1, 3, 4)  # channels of usual images: grey, RGB, RGBA
+LARGEST = 20.0  # of a normalised image; pixels reach 255, and those of the digits 16
+LARGEST_WHOLE = 8.0  # the same where every value is a whole number
+
+
+def warn_of_images(inputs: Sequence[Any]) -> None:
+    """Warn (UserWarning) of inputs that look like pixels that were not normalised, or like (batch, channels, height, width).
+
+    The scale is judged by the first image, where its values are at hand: not inside `jax.jit`.
+    """
+    for value in jax.tree.leaves(tuple(inputs)):
+        if jnp.ndim(value) == 4:
+            for line in (_layout(jnp.shape(value)), _scale(value)):
+                if line:
+                    warnings.warn(line, stacklevel=3)
+
+
+def _layout(shape: tuple[int, ...]) -> str:
+    _, rows, columns, channels = shape
+    if rows not in COLOURS or columns != channels or channels <= 4:
+        return ""
+    return (
+        f"inputs of shape {shape} look like (batch, channels, height, width); Flax's convolutions take the channels last: "
+        "images.transpose(0, 2, 3, 1)"
+    )
+
+
+def _scale(value: Any) -> str:
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        return ""
+    if jnp.shape(value)[-1] not in COLOURS or not jnp.size(value):
+        return ""
+    local = value.addressable_shards[0].data if isinstance(value, jax.Array) else value
+    image = np.asarray(local[:1], np.float32)
+    largest = image.max(initial=0.0)
+    is_whole = largest >= LARGEST_WHOLE and np.array_equal(image, np.round(image))
+    if image.min(initial=0.0) < 0 or not (largest > LARGEST or is_whole):
+        return ""
+    return (
+        f"inputs look like pixels that were not normalised (the first image has values from {image.min():g} to {largest:g}); "
+        "networks are trained on (pixels - mean) / std"
+    )
