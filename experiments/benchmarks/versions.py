@@ -1,13 +1,14 @@
-"""Two checkouts of deepjax side by side: the training step and the instruments of both, timed in turns.
+"""Two checkouts of deepjax side by side: the training step, the instruments and the saves of both, timed in turns.
 
 python experiments/benchmarks/versions.py --other ../deepjax-before
+python experiments/benchmarks/versions.py --other ../deepjax-before --model resnet50 --batch-size 16 --only step trace save
 """
 
 import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from turns import heard, keep, serving, shown, summary, typed
@@ -15,6 +16,7 @@ from turns import heard, keep, serving, shown, summary, typed
 from deepjax import command
 from deepjax.errors import InputError, require
 
+Block = Literal["step", "trace", "per_example_gradients", "hessian_trace", "save"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,6 +34,8 @@ class Options:
     """Steps, or calls of an instrument, of a block."""
     rounds: int = 12
     """Blocks of each, in turns."""
+    only: tuple[Block, ...] = ("step", "trace", "per_example_gradients", "hessian_trace")
+    """What is timed; a hessian_trace has two probes, and a save is whole: written, synced, opened again."""
     out: Path | None = None
     """Where the result is written as JSON; nowhere by default."""
 
@@ -42,7 +46,7 @@ def main() -> None:
     require(options.rounds >= 6, "rounds", options.rounds, "6 or more")
     if not (options.other / "deepjax").is_dir():
         raise InputError(f"other is {options.other}, which has no folder deepjax; allowed: a checkout of deepjax")
-    arguments = [options.model, str(options.batch_size), str(options.steps)]
+    arguments = [options.model, str(options.batch_size), str(options.steps), *options.only]
     rows: dict[str, Any] = {}
     with (
         serving(sys.executable, "versions_own.py", arguments, checkout(ROOT)) as mine,

@@ -1,7 +1,9 @@
-"""The training step and the instruments of one checkout, as a contender of versions.py."""
+"""The training step, the instruments and the saves of one checkout, as a contender of versions.py."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,11 +12,12 @@ from contender import Block, serve
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
 from deepjax.data.augment import normalize, resize
 from deepjax.training import TrainConfig, build
+from deepjax.training.checkpoint import Checkpoints
 
 
 def main() -> None:
-    """Compile, then serve blocks. Arguments: network, images of a step, steps of a block."""
-    model, batch_size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Compile, then serve blocks. Arguments: network, images of a step, calls of a block, names of blocks."""
+    model, batch_size, calls, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     config = TrainConfig(model, batch_size=batch_size, image_size=32)
     programs = build(config)
     state = programs.fresh_state(config)
@@ -28,26 +31,35 @@ def main() -> None:
 
     def step() -> int:
         nonlocal state
-        for _ in range(steps):
+        for _ in range(calls):
             state, _ = programs.train_step(state, batch)
         jax.block_until_ready(state)
-        return steps * batch_size
+        return calls * batch_size
 
     def repeated(act: Callable[[], object]) -> Block:
         def block() -> int:
-            for _ in range(steps):
+            for _ in range(calls):
                 act()
-            return steps * batch_size
+            return calls * batch_size
 
         return block
 
-    blocks = {
-        "training step": step,
+    def save() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints = Checkpoints(Path(folder))
+            checkpoints.save(state, {})
+            checkpoints.settle()
+            checkpoints.close()
+        return batch_size
+
+    blocks: dict[str, Block] = {
+        "step": step,
         "trace": repeated(lambda: trace(programs.model, variables, inputs)),
         "per_example_gradients": repeated(lambda: per_example_gradients(programs.model, variables, inputs)),
-        "hessian_trace, 2 probes": repeated(lambda: hessian_trace(programs.model, variables, inputs, probes=2)),
+        "hessian_trace": repeated(lambda: hessian_trace(programs.model, variables, inputs, probes=2)),
+        "save": save,
     }
-    serve(blocks, f"jax {jax.__version__}")
+    serve({name: blocks[name] for name in names}, f"jax {jax.__version__}")
 
 
 if __name__ == "__main__":
