@@ -10,6 +10,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
@@ -21,6 +22,7 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
     r"^Required options Missing from \S+: ": "an option is missing: ",
     r"^Invalid choice (?=invalid choice)": "",
 }
+_PATHS = ("--out", "--run", "--beside", "--runs", "--results", "--data-dir", "--manual-dir", "--from-tfrecord")
 EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 130, 143, 1
 
 
@@ -29,6 +31,9 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None, defaul
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for flag, value in [*pairwise(arguments), *(argument.split("=", 1) for argument in arguments if "=" in argument)]:
+        if flag in _PATHS and not value:  # pathlib would make it the current folder
+            raise InputError(f"option {flag} is empty; allowed: a path")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):

@@ -47,6 +47,6 @@ def require_devices() -> None:
         named = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         why = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()
         raise InputError(
-            f"JAX finds no device for JAX_PLATFORMS={named}{f' ({why[0][:200]})' if why else ''}; set it to cpu, unset it for "
-            "whatever there is, or install JAX for that platform, e.g. jax[cuda13] or jax[tpu]"
+            f"JAX finds no device for JAX_PLATFORMS={named}{f' ({why[0][:200]})' if why else ''}; set it to cpu, unset it to "
+            "use any available backend, or install JAX for that platform, e.g. jax[cuda13] or jax[tpu]"
         ) from error

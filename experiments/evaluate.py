@@ -32,7 +32,7 @@ from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.published import published
 from deepjax.evaluation.record import RESULT, claim, described
 from deepjax.evaluation.report import Found, find, lines, row
-from deepjax.paths import user_path
+from deepjax.paths import run_directory, user_path
 from deepjax.study.report import provenance
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import write_text
@@ -40,7 +40,6 @@ from deepjax.training.display import display
 from deepjax.training.hosts import Hosts, join
 from deepjax.training.parallel import Spread, make_mesh
 from deepjax.training.processes import by_first
-from deepjax.training.run_directory import read_config
 from deepjax.training.run_lock import hold
 from deepjax.training.trainer import say_on_stderr
 
@@ -85,6 +84,7 @@ class Options:
 def main(options: Options) -> None:
     """Predict, score, print, write."""
     began = time.monotonic()
+    options = dataclasses.replace(options, run=tuple(run_directory(path, "run") for path in options.run))
     join(options.hosts)
     keep_compilations()
     members = gathered(options)
@@ -116,7 +116,7 @@ def predict_and_write(
             labels = labels_of(split)
             found = find(scores, labels, dataset_info(name))
             rows.append(reported(found, members, options))
-            if options.run and name == read_config(options.run[0]).dataset:
+            if options.run and name == members[0].dataset.name:
                 agreement = functools.partial(agree, found, scores, labels, split, members, options)
     if jax.process_index() == 0:
         hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -180,8 +180,8 @@ def _check_values(x: Array, groups: int, axis: str | None) -> None:
     values = math.prod(x.shape[:-1]) // groups * (1 if axis is None else lax.axis_size(axis))
     if values == 1:
         raise InputError(
-            f"batch normalisation has 1 value a channel to train on, in {x.shape} cut into {groups}; allowed: 2 or more: "
-            "a larger batch or part of it (--batch-size, --accumulate, bn_scope), larger images, or norm='group'"
+            f"BatchNorm has one value per channel to train on (input {x.shape} in {groups} groups, each with its own statistics); "
+            "its output and gradients are 0; allowed: two or more: a larger batch, larger images, or another bn_scope"
         )
 
 

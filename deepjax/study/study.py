@@ -11,7 +11,7 @@ from typing import Any
 
 from deepjax.data import dataset_info
 from deepjax.data.source import check_opens
-from deepjax.errors import require, require_devices, unknown
+from deepjax.errors import require, unknown
 from deepjax.paths import run_directory, user_path
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.figures import percent, plain_values
@@ -140,7 +140,6 @@ def conduct(study: Study, options: Options) -> None:
     """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
     began = time.monotonic()
     require_one_process(os.environ, "a study")
-    require_devices()
     keep_compilations()
     if options.dataset not in study.presets:
         raise unknown("dataset", options.dataset, study.presets)
@@ -153,7 +152,9 @@ def conduct(study: Study, options: Options) -> None:
         raise unknown("arm", options.arm, arms)
     if any(collect(arm, out) is None for arm in arms.values()):
         check_opens(dataset_info(options.dataset), options.data_dir)  # says what to do where it is not prepared
-    with hold(out / "runs" / options.arm if options.arm else out, say_on_stderr):  # several arms may run at a time
+    with hold(
+        out / "runs" / options.arm if options.arm else out, say_on_stderr, one_process=True
+    ):  # several arms may run at a time
         claim_numerics(out)
         claim_directory(out, _identity(study, options, preset))
         _run_and_conclude(study, options, preset, arms, out, began)

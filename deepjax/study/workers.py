@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.errors import InputError, NonFiniteError, Stopped
+from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
 from deepjax.training.compilations import keep_compilations
 from deepjax.training.signals import free_stop_signals, handling
 
@@ -107,6 +107,7 @@ def _work(waiting: Any, messages: Any) -> None:
     keep_compilations()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
     try:
+        require_devices()
         while (task := waiting.get()) is not None:
             task(functools.partial(_tell, messages))
             messages.put(ENDED)

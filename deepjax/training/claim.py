@@ -12,7 +12,7 @@ from deepjax.training.logs import Row, read_rows
 from deepjax.training.numerics import NAME as NUMERICS
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.processes import by_first, together
-from deepjax.training.run_lock import hold
+from deepjax.training.run_lock import LockLost, hold
 
 Say = Callable[[str], None]
 
@@ -45,6 +45,8 @@ def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
     """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
     try:
         yield
+    except LockLost:  # what is there now is another process's
+        raise
     except InputError:
         if is_new and jax.process_index() == 0:
             for name in ("config.json", NUMERICS):

@@ -198,7 +198,7 @@ def claim_directory(out: Path, config: Any) -> None:
         return
     left = [name for name in RESULTS if (out / name).exists()]
     if left:
-        raise InputError(f"{out} holds {left[0]} but no config.json to tell of what; put it back, or choose another --out")
+        raise InputError(f"{out} holds {left[0]} but no config.json; restore it, or choose another --out")
     write_text(path, json.dumps(mine, indent=2) + "\n")
 
 
@@ -219,13 +219,17 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
     changed = [f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}" for f in fields if mine.get(f) != stored.get(f)]
     if changed:
         is_longer = {f for f in fields if mine.get(f) != stored.get(f)} <= {"epochs", "steps"}
-        why = " (its length is part of its schedule: one of another length starts anew)" if is_longer else ""
+        why = (
+            " (the learning-rate schedule depends on the number of steps: a run of another length needs a new --out)"
+            if is_longer
+            else ""
+        )
         raise InputError(f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, synced, making its folder; raises InputError when it is not writable or full."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several arms of a study may claim it at a time
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w") as file:
@@ -237,4 +241,4 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()  # it would keep a full disk full
-        raise InputError(f"cannot write {path}: {error.strerror}; free or choose another --out") from error
+        raise InputError(f"cannot write {path}: {error.strerror}; free space, or choose another --out") from error

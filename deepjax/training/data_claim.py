@@ -45,8 +45,11 @@ def claim_description(out: Path, dataset: Dataset) -> None:
 
 
 def read_description(out: Path) -> dict[str, Any]:
-    """What a run's data set was described as when it began, by field of `Dataset`; empty where that was not noted."""
-    path, known = out / DESCRIPTION, {field.name for field in dataclasses.fields(Dataset)}
+    """What a run's data set was described as when it began, by field of `Dataset`; empty where that was not noted.
+
+    Without `source`, which is a text for people.
+    """
+    path, known = out / DESCRIPTION, {field.name for field in dataclasses.fields(Dataset)} - {"source"}
     try:
         noted = json.loads(path.read_text()) if path.exists() else {}
         return {field: value for field, value in noted.items() if field in known}

@@ -91,6 +91,8 @@ def _several(environment: Mapping[str, str]) -> Iterator[tuple[Launcher, tuple[i
     """The launchers whose variables say that there are several processes, or do not say how many."""
     for launcher in LAUNCHERS:
         claim = launcher.claim(environment)
+        if launcher is PMIX and claim and OPEN_MPI.claim(environment):  # Open MPI sets both, and knows the number
+            continue
         if claim is not None and claim[0] != 1:
             yield launcher, claim
 

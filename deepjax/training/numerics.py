@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.training.config import RESULTS, write_text
 
 NAME = "numerics.json"
 # What changes the bits of a run, with the values that JAX has by itself: those of runs that were made before this file was.
@@ -56,7 +56,7 @@ def claim_numerics(out: Path) -> None:
     path = out / NAME
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
-    else:
+    elif not any((out / name).exists() for name in RESULTS):  # results without a configuration are refused by `claim_directory`
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
 

@@ -48,6 +48,10 @@ class Owner:
         return f"process {self.pid} on host {self.host} since {self.since}"
 
 
+class LockLost(InputError):
+    """Another process has taken the run directory over."""
+
+
 class RunLock:
     """The lock of one directory: `acquire`, `confirm` now and then, `release`."""
 
@@ -57,7 +61,7 @@ class RunLock:
         self._heartbeat, self._stale = heartbeat, stale
         self._me = Owner(platform.node(), _machine(), os.getpid(), _started(os.getpid()) or "", _now(), uuid.uuid4().hex)
         self._mine = json.dumps(dataclasses.asdict(self._me)).encode()
-        self._made_folder = False
+        self._made: list[Path] = []  # folders, from the innermost
         self._lost = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run lock", daemon=True)
@@ -69,20 +73,24 @@ class RunLock:
         cannot be written.
         """
         try:
-            self._made_folder = not self._folder.exists()
+            self._made = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
             self._folder.mkdir(parents=True, exist_ok=True)
             self._wait()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{self._folder} is a file, a broken link, or below one, not a directory; choose another --out"
+            ) from error
         except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror}; free or choose another --out") from error
+            raise InputError(f"cannot write {self._path}: {error.strerror}; free space, or choose another --out") from error
         self._thread.start()
 
     def confirm(self) -> None:
-        """Raise InputError when another process has taken the lock over, as it may after a long suspension."""
+        """Raise LockLost when another process has taken the lock over, as it may after a long suspension."""
         if self._lost:
-            raise InputError(f"{self._folder} was taken over by another process while this one stood still; it stops here")
+            raise LockLost(f"lost the lock on {self._folder}: another process took it over while this one was suspended; stopping")
 
     def release(self) -> None:
-        """Remove the lock, and the folder where `acquire` made it and nothing is in it."""
+        """Remove the lock, and the folders that `acquire` made where nothing is in them."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -90,8 +98,8 @@ class RunLock:
             if self._path.read_bytes() == self._mine:
                 self._path.unlink()
         with contextlib.suppress(OSError):  # unless something is in it
-            if self._made_folder:
-                self._folder.rmdir()
+            for folder in self._made:
+                folder.rmdir()
 
     def _wait(self) -> None:
         """Until the lock is made. Raises InputError when its owner lives."""
@@ -109,7 +117,7 @@ class RunLock:
                 continue
             if watched is None or seen[0] != watched[0]:
                 watched, since = seen, time.monotonic()
-                self._say(f"{self._folder} is locked by {_named(owner)}; looking for a sign of life up to {self._stale:g} s")
+                self._say(f"{self._folder} is locked by {_named(owner)}; waiting up to {self._stale:g} s for a heartbeat")
             elif seen != watched:
                 raise self._refused(owner)
             elif time.monotonic() - since > self._stale:
@@ -117,7 +125,7 @@ class RunLock:
             time.sleep(min(1.0, self._stale / 20))
 
     def _is_here(self, owner: Owner) -> bool:
-        return (owner.host, owner.machine) == (self._me.host, self._me.machine)
+        return bool(owner.machine) and (owner.host, owner.machine) == (self._me.host, self._me.machine)
 
     def _create(self) -> bool:
         """Make the lock, unless there is one. Raises OSError."""
@@ -155,7 +163,7 @@ class RunLock:
         )
 
     def _renew(self) -> None:
-        """In the thread: a sign of life now and then; a lock that was deleted is made again."""
+        """In the thread: the heartbeat; a lock that was deleted is made again."""
         while not self._over.wait(self._heartbeat):
             with contextlib.suppress(OSError):
                 seen = self._read()
@@ -168,11 +176,17 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, say: Say) -> Iterator[RunLock]:
-    """The lock of a folder for a block of code; process 0 holds it for all. Raises InputError as `RunLock.acquire` does."""
+def hold(folder: Path, say: Say, one_process: bool = False) -> Iterator[RunLock]:
+    """The lock of a folder for a block of code; process 0 holds it for all. Raises InputError as `RunLock.acquire` does.
+
+    `one_process`: the program is known to be one process; JAX is not asked, which would initialise its devices.
+    """
     lock = RunLock(folder, say)
     try:
-        by_first(lock.acquire)
+        if one_process:
+            lock.acquire()
+        else:
+            by_first(lock.acquire)
         yield lock
     finally:
         lock.release()
@@ -191,7 +205,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _named(owner: Owner | None) -> str:
-    return str(owner or "a process that it does not name yet")
+    return str(owner or "an unidentified process (incomplete lock file)")
 
 
 def _parse(content: bytes) -> Owner | None:

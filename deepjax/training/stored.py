@@ -94,7 +94,7 @@ def defects(folder: Path) -> list[str]:
     if found := problems(folder):
         return found
     if not (_state(folder) / MERGED).is_file():
-        return [f"its arrays cannot be opened (state/{MERGED} is missing, in which Orbax puts the parts of all processes together)"]
+        return [f"its arrays cannot be opened (state/{MERGED} is missing: Orbax did not merge what the processes wrote)"]
     try:
         stored = structure(ocp.PyTreeCheckpointHandler().metadata(_state(folder)).tree)
     except Exception as error:  # Orbax and tensorstore raise their own kinds

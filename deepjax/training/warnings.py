@@ -46,8 +46,10 @@ def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, 
     def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
-            count = _images_together(module.bn_scope, arguments[0].shape[0], devices)
-            values["/".join(module.path)] = count * math.prod(arguments[0].shape[1:-1])
+            count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(arguments[0].shape[1:-1])
+            values["/".join(module.path)] = count
+            if count == 1:  # refused by `check_batch_norm`, which names all of them
+                return arguments[0]
         return function(*arguments, **keywords)
 
     def forward(params: Any, batch_stats: Any, images: Any, key: Any) -> Any:
@@ -99,7 +101,7 @@ def _cold_averages(config: TrainConfig) -> Iterator[str]:
         steps = math.ceil(math.log(KEPT) / math.log(config.ema))
         fitting = KEPT ** (1 / config.total_steps)
         yield (
-            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated keep "
+            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
             f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
         )
 

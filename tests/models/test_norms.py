@@ -120,7 +120,7 @@ def test_a_single_value_a_channel_is_no_batch(shape, scope):
     x = jnp.ones(shape)
     variables = BatchNorm(True, bn_scope=scope).init(jax.random.key(0), x)
     assert BatchNorm(False, bn_scope=scope).apply(variables, x).shape == shape
-    with pytest.raises(InputError, match="batch normalisation has 1 value a channel to train on"):
+    with pytest.raises(InputError, match="BatchNorm has one value per channel to train on"):
         BatchNorm(True, bn_scope=scope).apply(variables, x, mutable=["batch_stats"])
 
 

@@ -108,5 +108,5 @@ def test_an_unwritable_directory_is_named(tmp_path):
 @pytest.mark.parametrize("change", [{"epochs": 20}, {"steps": 7}, {"epochs": 20, "steps": 500}])
 def test_a_run_of_another_length_is_told_why(tmp_path, change):
     claim_directory(tmp_path, CONFIG)
-    with pytest.raises(InputError, match="its length is part of its schedule: one of another length starts anew"):
+    with pytest.raises(InputError, match="the learning-rate schedule depends on the number of steps: a run of another length"):
         claim_directory(tmp_path, dataclasses.replace(CONFIG, **change))

@@ -59,7 +59,7 @@ def launcher_of(environment: dict[str, str], on_tpu: bool = False, has_mpi4py: b
         ({"WORLD_SIZE": "2"}, False, None),  # every launcher sets a rank
         (SLURM | TORCHRUN, False, "torchrun"),  # a task of SLURM's that starts torchrun: the inner one counts
         (OPEN_MPI_4, False, "Open MPI"),
-        (OPEN_MPI_4 | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, None),
+        (OPEN_MPI_4 | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False, None),
         (SLURM | {"PMI_SIZE": "2", "PMI_RANK": "0", "PMIX_RANK": "0"}, False, "SLURM"),  # srun --mpi=pmi2 or pmix
         (MPICH | {"PMI_SIZE": "1", "PMI_RANK": "0"}, False, None),
     ],

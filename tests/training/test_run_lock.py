@@ -73,7 +73,7 @@ def test_of_another_machine_only_a_lock_that_is_not_renewed_is_taken_over(other,
     lock = RunLock(tmp_path, said.append, stale=0.2)
     lock.acquire()
     lock.release()
-    assert "looking for a sign of life" in said[0] and "takes over" in said[1]
+    assert "for a heartbeat" in said[0] and "takes over" in said[1]
 
     locked(tmp_path, **other)
     over = threading.Event()
