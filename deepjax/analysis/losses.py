@@ -49,6 +49,8 @@ def cross_entropy(outputs: Array, batch: Batch) -> Array:
             f"labels have the shape {jnp.shape(labels)}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}"
         )
     logarithms = jax.nn.log_softmax(widened(outputs))
+    if jnp.result_type(labels).itemsize < 4:  # in 8 bits a number of classes such as 256 would wrap around
+        labels = labels.astype(jnp.int32)
     inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
     taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[..., 0]
     return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(taken.dtype))
@@ -64,8 +66,8 @@ def require_classes(labels: Any, classes: int) -> None:
     if outside.size:
         shown = ", ".join(map(str, np.unique(outside)[:5].tolist()))
         raise InputError(
-            f"labels are outside the classes in {outside.size} of {values.size} places ({shown}); "
-            f"allowed: 0 to {classes - 1}, as the network returns {classes} numbers"
+            f"{outside.size} of {values.size} labels are outside the classes ({shown}); "
+            f"allowed: 0 to {classes - 1}, for the {classes} outputs of the network"
         )
 
 

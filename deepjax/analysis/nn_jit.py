@@ -10,7 +10,7 @@ RUN = "deepjax_run"
 
 
 class _Run:
-    """The flag's value, with another hash each time.
+    """The flag's value, whose hash changes at every call.
 
     nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none. A module whose trace it finds is not
     called, and no interceptor sees it.

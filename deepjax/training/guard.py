@@ -109,7 +109,8 @@ def all_finite(*trees: Any) -> Array:
 
 def labels_valid(labels: Array, classes: int) -> Array:
     """True when every label is one of the classes. labels: (batch,) ints -> bool scalar."""
-    return jnp.all((labels >= 0) & (labels < classes))
+    wide = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # in 8 bits 256 classes would wrap around
+    return jnp.all((wide >= 0) & (wide < classes))
 
 
 def keep_if(good: Array, new: Any, old: Any) -> Any:

@@ -324,7 +324,7 @@ def test_a_seed_gives_other_streams():
 @pytest.mark.parametrize("label", [-1, CLASSES])
 def test_labels_outside_the_classes_are_refused(name, label):
     wrong = Y.at[2].set(label)
-    message = rf"labels .* 1 of 8 places \({label}\); allowed: 0 to 2, as the network returns 3 numbers"
+    message = rf"1 of 8 labels are outside the classes \({label}\); allowed: 0 to 2, for the 3 outputs"
     with pytest.raises(InputError, match=message):
         LABELLED[name](Sampled(), _variables(Sampled()), (X, wrong))
 
