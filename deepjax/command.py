@@ -62,6 +62,8 @@ def run(command: Callable[[], None]) -> None:
         command()
         print(end="", flush=True)
     except InputError as error:
+        if isinstance(error.__cause__, AssertionError | RuntimeError):
+            _exit_without_devices()
         _exit(EXIT_INPUT, error)
     except NonFiniteError as error:
         _exit(EXIT_NONFINITE, error)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 
@@ -39,6 +39,8 @@ def convolutions(draw):
     }
     left = (batch * options["batch_group_count"], features * options["feature_group_count"])
     sides, taps = [draw(st.integers(1, 5)) for _ in range(axes)], [draw(SMALL) for _ in range(axes)]
+    for side, spacing, padding in zip(sides, options["lhs_dilation"], options["padding"], strict=True):
+        assume((side - 1) * spacing + 1 + sum(min(0, each) for each in padding) >= 0)  # else JAX refuses
     return (*left, *sides), (out * count, features, *taps), options
 
 

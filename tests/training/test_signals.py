@@ -60,6 +60,16 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
         assert (read_manifest(newest)["metric"], problems(newest)) == (epochs[-1]["test_error"], [])
 
 
+@pytest.fixture(autouse=True)
+def _handlers_of_a_terminal():
+    """As in a terminal, also where the tests themselves run in the background or under nohup, which ignores some signals."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_each_stop_signal_is_listened_to_and_its_handler_put_back(number):
     before = signal.getsignal(number)

@@ -99,11 +99,11 @@ def test_results_whose_configuration_was_deleted_are_refused(whole, programs, tm
     (tmp_path / "run" / "config.json").unlink()
     with pytest.raises(InputError, match=r"holds metrics.jsonl but no config.json"):
         train(dataclasses.replace(CONFIG, learning_rate=0.2), tmp_path / "run", programs=programs)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.jsonl", "checkpoints"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole[0].iterdir()} - {"config.json"}
 
 
 def test_a_run_that_is_done_is_only_read(whole, programs, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepjax.training.trainer.hold", lambda *_: pytest.fail("locked"))
+    monkeypatch.setattr("deepjax.training.claim.hold", lambda *_: pytest.fail("locked"))
     assert train(CONFIG, whole[0], EVERY_2, programs=programs).was_done
 
 
