@@ -102,7 +102,11 @@ def loss_shares(
                 Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
             )
     return Shares(
-        train, {name: float(value) for name, value in zip(names, values, strict=True)}, scales, tuple(rows), mode_text(model, train)
+        train,
+        {name: float(value) for name, value in zip(names, values, strict=True)},
+        scales,
+        tuple(rows),
+        mode_text(model, variables, batch, train),
     )
 
 

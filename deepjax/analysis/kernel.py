@@ -138,7 +138,9 @@ def ntk(
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
     leaves = jax.tree.leaves(variables["params"])
     eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
-    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode_text(model, False))
+    single = jax.tree.map(lambda leaf: leaf[:1] if jnp.ndim(leaf) else leaf, rows[0])  # as it runs
+    mode = mode_text(model, variables, (single, None), False)
+    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

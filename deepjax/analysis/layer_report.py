@@ -130,7 +130,7 @@ def trace(
     at = chosen(everywhere, layers, list(map(path_string, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
     named = [path for path in others if layers is None or path_string(path) in layers]
-    return report(found, at, named, train, mode_text(model, train))
+    return report(found, at, named, train, mode_text(model, variables, batch, train))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))

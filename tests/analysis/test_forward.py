@@ -213,7 +213,7 @@ def test_evaluation_is_evaluation_wherever_the_switch_is(model, module, kwargs, 
     ours, gradients = found(variables["params"])
     np.testing.assert_allclose(ours, value, rtol=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), gradients, gradient)
-    assert mode_text(model, False) == said
+    assert mode_text(model, variables, (x, Y), False) == said
 
 
 def test_training_is_training_wherever_the_switch_is():
@@ -309,7 +309,7 @@ def test_streams_that_are_not_given_start_from_key_0_by_name(train):
     np.testing.assert_array_equal(run(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given))
     drawing = "; draws from the random stream 'sample', 'gate' in evaluation"
     mode = "training mode (train=True)" if train else "evaluation mode (train=False)" + drawing
-    assert mode_text(Sampled(), train) == mode
+    assert mode_text(Sampled(), v, (X, None), train) == mode
 
 
 def test_a_seed_gives_other_streams():
@@ -367,7 +367,7 @@ def test_an_axis_of_batch_norm_is_bound(axis):
 
     ours, expected = (jax.value_and_grad(partial(value, model))(v["params"]) for model in (bound, free))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), ours, expected)
-    assert f"axis '{axis}' bound with size 1" in mode_text(bound, True)
+    assert f"axis '{axis}' bound with size 1" in mode_text(bound, v, (X, Y), True)
 
 
 def test_layers_under_an_axis_of_batch_norm_are_seen():
@@ -413,8 +413,8 @@ def test_collections_that_evaluation_writes():
     v = initialise(Counting(), X)
     expected = _loss(Counting().apply(v, X, mutable=["counts"])[0])
     assert trace(Counting(), v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
-    assert mode_text(Counting(), False).endswith("; writes the collection 'counts' in evaluation")
-    assert ntk(Counting(), v, X).mode == mode_text(Counting(), False)
+    assert mode_text(Counting(), v, (X, Y), False).endswith("; writes the collection 'counts' in evaluation")
+    assert ntk(Counting(), v, X).mode == mode_text(Counting(), v, (X, Y), False)
 
 
 class Pair(NamedTuple):
@@ -505,7 +505,84 @@ def test_a_switch_that_does_not_reach_the_network_is_said():
     v = initialise(each, X)
     trace(each, v, (X, Y), train=False)
     lost = "no training switch found; called as it is; draws from the random stream 'dropout' in evaluation; "
-    assert mode_text(each, False) == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+    assert mode_text(each, v, (X, Y), False) == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return _dropped(x, not train)
+
+
+class Head(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return _dropped(x, deterministic)
+
+
+class Handing(nn.Module):
+    body: nn.Module
+    head: nn.Module
+
+    def __call__(self, x, **kwargs):
+        return self.head(self.body(x, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            nn.Sequential([nn.Dense(8), nn.relu, Block()]),
+            "no training switch found; called as it is; train does not reach the module inside that takes it",
+        ),
+        (
+            nn.Sequential([nn.Dense(6), nn.MultiHeadDotProductAttention(2), nn.Dense(CLASSES)]),
+            "no training switch found; called as it is; deterministic does not reach the module inside that takes it",
+        ),
+        (
+            Handing(Block(), Head()),
+            "evaluation mode (train=False); deterministic does not reach the module inside that takes it",
+        ),
+    ],
+    ids=["sequential", "attention", "one of two"],
+)
+def test_a_switch_that_is_refused_on_its_way_inside_is_left_out_and_said(model, said):
+    """Expected: the call without it, by `apply`; each of these refuses the other switch."""
+    v, kwargs = initialise(model, X), {"train": False} if isinstance(model, Handing) else {}
+    np.testing.assert_allclose(run(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6)
+    assert trace(model, v, (X, Y), train=False).mode == mode_text(model, v, (X, Y), False) == said
+    assert initialise(model, X).keys() == model.init(jax.random.key(0), X).keys()
+    by_name = Network(model, eval_kwargs={"nothing": 1})
+    with pytest.raises(InputError, match="unexpected keyword argument 'nothing'"):
+        trace(by_name, v, (X, Y), train=False)
+
+
+class NoisyWhenLarge(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(CLASSES)(x)
+        return x + self.make_rng("noise").dtype.itemsize if len(x) > 4 else x * (2.0 if self.has_rng("noise") else 1.0)
+
+
+def test_what_a_call_needs_does_not_depend_on_earlier_calls():
+    """Expected: `apply` without the stream, of a batch in which the network draws nothing."""
+    v = initialise(nn.Sequential([NoisyWhenLarge()]), X[:2])
+    model = nn.Sequential([NoisyWhenLarge()])
+    large, small = ((X, Y), (X[:2], Y[:2]))
+    run(model, v, large, False)
+    np.testing.assert_array_equal(run(model, v, small, False)[0], model.apply(v, X[:2]))
+    assert "'noise'" in mode_text(model, v, large, False) and "noise" not in trace(model, v, small, train=False).mode
+
+    decoder = nn.MultiHeadDotProductAttention(2, decode=True)
+    full, token = decoder.init(jax.random.key(0), jnp.ones((1, 3, 4))), jnp.ones((1, 1, 4))
+    for _ in range(2):
+        with pytest.raises(InputError, match="cannot take a batch"):
+            trace(decoder, {"params": full["params"]}, (token, None), train=False, loss=_summed)
+        trace(decoder, full, (token, None), train=False, loss=_summed)
+
+
+def _summed(outputs: Any, batch: Any) -> Any:
+    return jnp.sum(outputs)
 
 
 def test_kernels_of_a_network_whose_switch_is_required():
