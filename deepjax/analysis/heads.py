@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.examples import by_layer, call_order
-from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run
+from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run, shapes_of
 from deepjax.analysis.params import Path, as_real, path_string, restored, widened
 from deepjax.errors import InputError, require, unknown
 
@@ -90,7 +90,7 @@ def loss_shares(
     model, variables = entry(model, variables)
     variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}  # else sow would append to it
     check(model, variables, batch, loss, train)
-    names = _names(model, variables, batch, loss, train)
+    names = _names(model, loss, train, *shapes_of((variables, batch)))
     scales = _weights(weights, names)
     values, found = jax.device_get(_measure(model, variables, batch, loss=loss, train=train))
     rows = []
@@ -110,8 +110,10 @@ def loss_shares(
     )
 
 
-def _names(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=256)
+def _names(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
     """Main and the heads in the order of `_losses`; nothing is computed."""
+    variables, batch = jax.tree.unflatten(structure, shapes)
     names: list[str] = []
 
     def losses(variables: Any, batch: Batch) -> list[Array]:

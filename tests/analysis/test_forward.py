@@ -14,6 +14,9 @@ from flax import linen as nn
 
 from deepjax.analysis import (
     Network,
+    cost,
+    count_macs,
+    count_params,
     cross_entropy,
     drawn,
     first_not_finite,
@@ -664,3 +667,47 @@ def test_what_does_not_fit_is_refused_in_a_line(given, message):
     with pytest.raises(InputError, match=message) as error:
         given()
     assert "\n" not in str(error.value)
+
+
+class Jitting(nn.Module):
+    """Layers under nn.jit, and a note of every trace."""
+
+    @nn.compact
+    def __call__(self, x):
+        TRACES.append("")
+        return nn.jit(nn.Dense)(CLASSES, name="head")(nn.jit(nn.Dense)(6, name="first")(x))
+
+
+REPEATED: dict[str, Callable[[Any], Any]] = {
+    "first_not_finite": lambda v: first_not_finite(Jitting(), v, X),
+    "ntk": lambda v: ntk(Jitting(), v, X),
+    "linearised": lambda v: linearised(Jitting(), v)(v["params"], X),
+    "count_params": lambda v: count_params(Jitting(), (FEATURES,)),
+    "count_macs": lambda v: count_macs(Jitting(), (FEATURES,)),
+    "cost": lambda v: cost(Jitting(), (FEATURES,)),
+    "trace": lambda v: trace(Jitting(), v, (X, Y), train=False),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_second_call_traces_nothing(name):
+    """Each trace of a layer under nn.jit would stay in its cache."""
+    v = initialise(Jitting(), X)
+    REPEATED[name](v)
+    before = len(TRACES)
+    REPEATED[name](v)
+    assert len(TRACES) == before > 0
+
+
+class ComplexInside(nn.Module):
+    """Returns no complex numbers."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.abs(nn.Dense(CLASSES, dtype=jnp.complex64, param_dtype=jnp.complex64, name="complex")(x)) > 0
+
+
+def test_complex_numbers_that_are_not_finite_are_seen():
+    v = initialise(ComplexInside(), X)
+    assert first_not_finite(ComplexInside(), v, X) is None
+    assert first_not_finite(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
