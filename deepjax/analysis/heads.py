@@ -121,13 +121,13 @@ def _names(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[
         names.extend(found)  # here, for what JAX returns has its keys sorted
         return list(found.values())
 
-    shapes = [value.shape for value in jax.eval_shape(losses, variables, batch)]
+    returned = [value.shape for value in jax.eval_shape(losses, variables, batch)]
     if len(names) == 1:
         raise InputError(
             f"{name_of(model)} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
             "build it with heads, or sow their logits there"
         )
-    for name, shape in zip(names, shapes, strict=True):
+    for name, shape in zip(names, returned, strict=True):
         require(shape == (), "loss", f"of shape {shape} for {name}", "a scalar, such as the mean over the examples")
     return tuple(names)
 

@@ -263,11 +263,14 @@ def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
 
 _NOT_CALLED = "its parameters alone: the network does not call it, or it returns no array of floats"
 _DERIVATIVE = "its output reaches the loss only through a derivative that the network takes"
+_CUSTOM = "inside nn.custom_vjp, whose backward pass is its own"
 _NOTHING = "nothing leads from it to the loss"
 
 
 def _reason(site: Site, at: Sequence[Site], found: dict[str, Any]) -> str:
     """Why an output is not seen in the backward pass, by the gradient of the parameters in the module and below it."""
+    if site.in_custom_vjp:
+        return _CUSTOM
     below = (square for path, square in found["gradients"].items() if path[: len(site.path)] == site.path)
     if not any(square > 0 for square in below):
         return _NOTHING
