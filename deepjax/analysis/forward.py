@@ -322,8 +322,12 @@ def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says in its first line, or what it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says in its first line, or what it is; of a traced boolean also what it may be."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"{said.rstrip('.')}; {_STATIC}" if isinstance(error, jax.errors.TracerBoolConversionError) else said
+
+
+_STATIC = "if a training switch is traced, make it static (static_argnums of nn.remat, static_argnames of nn.jit)"
 
 
 def has_batch_norm(variables: Any) -> bool:

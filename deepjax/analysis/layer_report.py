@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jax.core import Tracer
 
+from deepjax.analysis.batches import require_one
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.forward import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
@@ -117,10 +118,11 @@ def trace(
     that the norms of all rows add up to those of all parameters and of their gradient. What is not seen is listed as unseen.
     Compiled once for a network, loss and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not
-    fit, a loss that is not a scalar, updates unlike the parameters, and inside `jax.jit`.
+    fit, a loss that is not a scalar, a list of batches, updates unlike the parameters, and inside `jax.jit`.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
         raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
+    require_one(batch, "trace")
     model, variables = entry(model, variables)
     updates = nn.meta.unbox(updates)
     everywhere = sites(model, variables, batch, loss, train, rngs)

@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from deepjax.analysis.batches import require_one
 from deepjax.analysis.calls import Ended, is_float, is_sum, watched
 from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
 from deepjax.analysis.probe import probe
@@ -260,6 +261,7 @@ def taps(
     `nn.vmap` (whose runs would add up; `trace` shows those), for one inside `nn.custom_vjp`, for one from which nothing leads to
     the loss (its output would be zeros), for a list of batches, and for a batch or a loss that does not fit.
     """
+    require_one(batch, "taps")
     model, variables = entry(model, variables)
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
     names = [site.layer + label for site, label in zip(at, labels(at), strict=True)]

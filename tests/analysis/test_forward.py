@@ -711,3 +711,27 @@ def test_complex_numbers_that_are_not_finite_are_seen():
     v = initialise(ComplexInside(), X)
     assert first_not_finite(ComplexInside(), v, X) is None
     assert first_not_finite(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
+
+
+class Branching(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(CLASSES)(-x if train else x)
+
+
+@pytest.mark.parametrize("transform", [nn.remat, nn.jit])
+def test_a_switch_that_is_traced_at_the_top_is_named(transform):
+    v = initialise(Branching(), X)
+    message = r"bool\[\]; if a training switch is traced, make it static \(static_argnums of nn.remat, static_argnames of nn.jit\)"
+    with pytest.raises(InputError, match=message) as error:
+        trace(transform(Branching)(), v, (X, Y), train=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_of_batches_is_refused():
+    v, batches = initialise(Branching(), X), [(X, Y), (X, Y)]
+    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; trace takes one$"):
+        trace(Branching(), v, batches)
+    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; taps takes one$"):
+        taps(Branching(), v, batches, ["Dense_0"])
+    assert trace(Branching(), v, [X, Y], train=False).loss == trace(Branching(), v, (X, Y), train=False).loss
