@@ -135,8 +135,12 @@ def run(
     """
     network, inputs = hashable(network_of(model)), inputs_of(batch)
     variables = dict(nn.meta.unbox(variables))
-    needs = _needs(network, variables, inputs, train)
-    return _apply(network, variables, inputs, train, rngs, sow, capture, needs)
+    find = functools.partial(_needs, network, variables, inputs, train)
+    apply = functools.partial(_apply, network, variables, inputs, train, rngs, sow, capture)
+    try:
+        return apply(find())
+    except NameError:  # of an axis that was bound around the call for which the needs were found
+        return apply(find(anew=True))
 
 
 def _apply(
@@ -167,12 +171,12 @@ def _apply(
     return _selected(outputs, network), changed
 
 
-def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:
+def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, anew: bool = False) -> Needs:
     """What the call needs; the first with such shapes is traced for it, without the keys that a caller gives."""
     memo = _memo(network, train, *shapes_of((variables, inputs)))
-    if memo[0] is None:
+    if memo[0] is None or anew:
         attempt = functools.partial(_traced, network, variables, inputs, train)
-        _, memo[0] = satisfied(attempt, guesses=_guesses(network, train))
+        _, memo[0] = satisfied(attempt, memo[0] or Needs(), _guesses(network, train))
     return memo[0]
 
 

@@ -391,6 +391,13 @@ def test_a_bound_axis_stays_as_it_is():
     np.testing.assert_allclose(halves.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
 
 
+def test_an_axis_that_was_bound_around_an_earlier_call_is_bound_again():
+    model, free = Normed("earlier"), Normed(None)
+    v = initialise(model, X)
+    jax.vmap(lambda x: run(model, v, (x, None), True)[0], axis_name="earlier")(jnp.stack([X, X]))
+    np.testing.assert_allclose(run(model, v, (X, None), True)[0], run(free, v, (X, None), True)[0], rtol=1e-5)
+
+
 class AlwaysTrains(nn.Module):
     @nn.compact
     def __call__(self, x):
