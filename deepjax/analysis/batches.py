@@ -34,6 +34,12 @@ def stack(batch: Batches) -> Stack:
     return Stack(batches[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), examples, len(batches))
 
 
+def require_one(batch: Batches, taker: str) -> None:
+    """Raise InputError for a list of batches."""
+    if _is_list(batch):
+        raise InputError(f"batch is a list of {len(batch)} batches; {taker} takes one")
+
+
 def batch_size(batch: Batch) -> int:
     """Length of the first axis that all arrays of the batch share; raises InputError where they do not.
 

@@ -4,6 +4,7 @@ A residual sum is a module whose call takes (shortcut, branch), two arrays of th
 is an argument of what is compiled, so that every choice of branches runs the same program; the network is not changed.
 """
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from jax import Array
 
 from deepjax.analysis.calls import in_order, path_of
 from deepjax.analysis.computation import steps
-from deepjax.analysis.forward import Batch, Loss, Model, name_of, run
+from deepjax.analysis.forward import Batch, Loss, Model, hashable, name_of, run, shapes_of
 from deepjax.analysis.taps import Site, sites
 from deepjax.errors import InputError, require, unknown
 
@@ -49,7 +50,8 @@ def places_of(
     calls = Counter(site.layer for site in single)
     if apart := [site.layer for site in chosen if calls[site.layer] > 1]:
         raise InputError(f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape")
-    hidden = _repeated(model, variables, batch, train, [site.layer for site in chosen if site.inside])
+    inside = tuple(site.layer for site in chosen if site.inside)
+    hidden = _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
     if hidden:
         raise InputError(
             f"{', '.join(hidden)} runs several times inside nn.scan or a loop, where all runs would have one gate; "
@@ -79,15 +81,15 @@ def along(places: tuple[Site, ...], passes: Any) -> Any:
     return _gated(places, passes, _routed)
 
 
-def _repeated(model: Model, variables: Any, batch: Batch, train: bool, paths: Sequence[str]) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def _repeated(model: Model, train: bool, paths: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
     """Those that run more than once, as the traced computation tells: linen's interception sees a scan's body as one call."""
+    variables, batch = jax.tree.unflatten(structure, shapes)
 
     def mark(function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         with jax.named_scope(f"<{path_of(context.module)}>"):
             return function(*positional, **keywords)
 
-    if not paths:
-        return []
     with nn.intercept_methods(mark):
         traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(variables, batch)
     times: dict[str, int] = {}
@@ -98,7 +100,7 @@ def _repeated(model: Model, variables: Any, batch: Batch, train: bool, paths: Se
     def runs(path: str) -> int:  # the least, for a scan inside the module is no matter
         return min((count for at, count in times.items() if f"{at}/".startswith(f"{path}/")), default=1)
 
-    return [path for path in paths if runs(path) > 1]
+    return tuple(path for path in paths if runs(path) > 1)
 
 
 Act = Callable[[Any, tuple[Any, ...], dict[str, Any], Any, bool], Any]

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from deepjax.analysis.forward import Network, check, initialise, name_of, no_loss, reason, run
+from deepjax.analysis.forward import Network, check, hashable, initialise, name_of, no_loss, reason, run, shapes_of
 from deepjax.analysis.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.input_shapes import typed_shapes
 from deepjax.analysis.nn_jit import RUN
@@ -62,25 +62,44 @@ def computation(
 
     A mark in the name stack, put there by linen's method interception, names the module: linen's own names are the callers', which
     differ from the parameters' for a shared layer or a method other than `__call__`. Outputs pass an identity with the module's
-    name. Raises InputError for inputs that the network cannot take.
+    name. The answer is kept for the next call with such shapes. Raises InputError for inputs that the network cannot take.
     """
+    return _computation(hashable(model), train, tuple(sow), *shapes_of(inputs))
+
+
+@functools.lru_cache(maxsize=64)
+def _computation(
+    model: nn.Module | Network, train: bool, sow: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]
+) -> Computation:
+    inputs = jax.tree.unflatten(structure, shapes)
     initialized: dict[str, None] = {}
     called: dict[str, None] = {}
     with nn.intercept_methods(_marker(initialized, {})):
-        variables = shapes_of_variables(model, inputs)
+        variables = _shapes_of_variables(model, inputs)
     for collection in sow:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
     check(model, variables, (inputs, None), no_loss, train)
     with nn.intercept_methods(_marker({}, called)), as_written():
-        forward = jax.make_jaxpr(
-            lambda variables, inputs: run(model, variables, (inputs, None), train, sow=tuple(sow)), return_shape=True
-        )
+        forward = jax.make_jaxpr(lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow), return_shape=True)
         jaxpr, (output, changed) = forward(variables, inputs)
     return Computation(jaxpr, variables, output, changed, tuple(initialized), tuple(called))
 
 
 def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    """Shapes of a fresh network's variables. Raises InputError for inputs that it cannot take."""
+    """Shapes of a fresh network's variables, kept for the next call. Raises InputError for inputs that it cannot take."""
+    try:
+        model = hashable(model)
+    except InputError:  # a field, such as an array, that cannot be a key: traced at every call
+        return _shapes_of_variables(model, inputs)
+    return dict(_kept_shapes(model, *shapes_of(inputs)))
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_shapes(model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+    return _shapes_of_variables(model, jax.tree.unflatten(structure, shapes))
+
+
+def _shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
     try:
         return {"params": {}, **jax.eval_shape(lambda inputs: initialise(model, inputs), inputs)}
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes

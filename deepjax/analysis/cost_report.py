@@ -158,8 +158,9 @@ def _cost(
     taken = list(steps(traced.jaxpr.jaxpr))
     rows = _rows(params_of(traced.variables), traced.called, taken)
     missing = (*not_counted(taken), *_unknown_outputs(taken))
+    mode = mode_text(model, traced.variables, (inputs, None), train)
     compiled = _compiled(lambda *given: run(model, given[0], (given[1], None), train), traced.variables, inputs) if xla else None
-    return CostReport(name_of(model), one or inputs, batch, train, mode_text(model, train), rows, missing, compiled)
+    return CostReport(name_of(model), one or inputs, batch, train, mode, rows, missing, compiled)
 
 
 def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> tuple[LayerCost, ...]:

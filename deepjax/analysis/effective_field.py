@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.calls import all_calls, is_float, path_of, visit_calls
-from deepjax.analysis.forward import Network, described, hashable, name_of, run
+from deepjax.analysis.forward import Network, described, hashable, name_of, run, shapes_of
 from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown
 
@@ -147,7 +147,7 @@ def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: 
             f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
             "allowed: layers outside"
         )
-    shape = calls[layer].shape if layer else _own_shape(model, variables, inputs, train)
+    shape = calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
     if len(shape) != 4:
         name = repr(layer) if layer else "the network's own output"
         maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.inside]
@@ -155,7 +155,9 @@ def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: 
     return shape
 
 
-def _own_shape(model: nn.Module | Network, variables: Any, inputs: Array, train: bool) -> tuple[int, ...]:
+@functools.lru_cache(maxsize=256)
+def _own_shape(model: nn.Module | Network, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[int, ...]:
+    variables, inputs = jax.tree.unflatten(structure, shapes)
     outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), train), variables, inputs)
     if not (isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)):
         raise InputError(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.forward import Model, check, entry, no_loss, run
+from deepjax.analysis.forward import Model, check, entry, no_loss, run, shapes_of
 
 
 def first_not_finite(model: Model, variables: Any, images: Any, train: bool = False) -> str | None:
@@ -21,6 +21,15 @@ def first_not_finite(model: Model, variables: Any, images: Any, train: bool = Fa
     """
     model, variables = entry(model, variables)
     check(model, variables, (images, None), no_loss, train)
+    finite = jax.device_get(_finite_layers(model, variables, images, train=train))
+    order = _order(model, train, *shapes_of((variables, images)))
+    return next((path for path in order if path in finite and not finite[path]), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _order(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
+    """Paths of the modules in the order in which their first calls end; nothing is computed."""
+    variables, images = jax.tree.unflatten(structure, shapes)
     order: dict[str, None] = {}
 
     def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
@@ -31,8 +40,7 @@ def first_not_finite(model: Model, variables: Any, images: Any, train: bool = Fa
 
     with nn.intercept_methods(note):
         jax.eval_shape(lambda variables, images: _outputs(model, variables, images, train), variables, images)
-    finite = jax.device_get(_finite_layers(model, variables, images, train=train))
-    return next((path for path in order if path in finite and not finite[path]), None)
+    return tuple(order)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))
@@ -50,6 +58,6 @@ def _outputs(model: Model, variables: Any, images: Any, train: bool) -> dict[str
 
 
 def _finite(outputs: Any) -> Array:
-    """Whether every float of a module's outputs is finite."""
-    floats = [leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    """Whether every real or complex float of a module's outputs is finite."""
+    floats = [leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats])) if floats else jnp.ones((), bool)

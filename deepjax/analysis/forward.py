@@ -14,7 +14,7 @@ from jax import Array
 from deepjax.analysis.image_scale import warn_of_images
 from deepjax.analysis.losses import Batch, Loss, cross_entropy, described, labels_of, of_classes, require_classes
 from deepjax.analysis.needs import Needs, bound, satisfied
-from deepjax.analysis.network import AModel, Model, Network, demanded_switches, hashable, mode_of, name_of, network_of
+from deepjax.analysis.network import AModel, Model, Network, demanded_switches, guessed, hashable, mode_of, name_of, network_of
 from deepjax.analysis.nn_jit import traced_anew
 from deepjax.errors import InputError
 
@@ -48,9 +48,10 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
 
     def attempt(needs: Needs) -> Any:
         keys = {"params": key, "dropout": key} | {name: stream_key(key, name) for name in needs.streams}
-        return bound(lambda: nn.init(traced_anew, network.module)(keys, *arguments, **demanded), needs.axes)
+        kwargs = {name: value for name, value in demanded.items() if name not in needs.refused}
+        return bound(lambda: nn.init(traced_anew, network.module)(keys, *arguments, **kwargs), needs.axes)
 
-    return nn.meta.unbox(satisfied(attempt)[0])
+    return nn.meta.unbox(satisfied(attempt, guesses=guessed(network, demanded))[0])
 
 
 def drawn(model: Model, key: Array, shape: Any) -> dict[str, Any]:
@@ -134,8 +135,12 @@ def run(
     """
     network, inputs = hashable(network_of(model)), inputs_of(batch)
     variables = dict(nn.meta.unbox(variables))
-    needs = _needs(network, variables, inputs, train)
-    return _apply(network, variables, inputs, train, rngs, sow, capture, needs)
+    find = functools.partial(_needs, network, variables, inputs, train)
+    apply = functools.partial(_apply, network, variables, inputs, train, rngs, sow, capture)
+    try:
+        return apply(find())
+    except NameError:  # of an axis that was bound around the call for which the needs were found
+        return apply(find(anew=True))
 
 
 def _apply(
@@ -154,7 +159,8 @@ def _apply(
     names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in needs.ignored}
+    lost = {*needs.ignored, *needs.refused}
+    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in lost}
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
@@ -165,13 +171,17 @@ def _apply(
     return _selected(outputs, network), changed
 
 
-def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool) -> Needs:
-    """What is known that the call needs; at its first the network is traced for it, without the keys that a caller gives."""
-    memo = _memo(network, train)
-    if memo[0] is None:
+def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, anew: bool = False) -> Needs:
+    """What the call needs; the first with such shapes is traced for it, without the keys that a caller gives."""
+    memo = _memo(network, train, *shapes_of((variables, inputs)))
+    if memo[0] is None or anew:
         attempt = functools.partial(_traced, network, variables, inputs, train)
-        _, memo[0] = satisfied(attempt)
+        _, memo[0] = satisfied(attempt, memo[0] or Needs(), _guesses(network, train))
     return memo[0]
+
+
+def _guesses(network: Network, train: bool) -> frozenset[str]:
+    return guessed(network, mode_of(network, train).kwargs)
 
 
 def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs) -> Any:
@@ -179,9 +189,9 @@ def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...]
     return jax.eval_shape(call, variables, inputs)
 
 
-@functools.lru_cache(maxsize=256)
-def _memo(network: Network, train: bool) -> list[Needs | None]:
-    """One place for what all calls of the network in this mode were found to need."""
+@functools.lru_cache(maxsize=1024)
+def _memo(network: Network, train: bool, structure: Any, shapes: tuple[Any, ...]) -> list[Needs | None]:
+    """One place for what calls of the network in this mode, with variables and inputs of these shapes, were found to need."""
     return [None]
 
 
@@ -199,14 +209,15 @@ def _selected(outputs: Any, network: Network) -> Any:
     return outputs
 
 
-def mode_text(model: Model, train: bool) -> str:
-    """In which mode the network ran, for results to print; call it after `check` or `run`, which find what it asks for.
+def mode_text(model: Model, variables: Any, batch: Batch, train: bool) -> str:
+    """In which mode the network runs on such a batch, for results to print. After `check` or `run` nothing is traced again.
 
     "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and what it draws and writes.
     """
     network = hashable(network_of(model))
-    needs = _memo(network, train)[0] or Needs()
-    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in needs.ignored]
+    needs = _needs(network, dict(nn.meta.unbox(variables)), inputs_of(batch), train)
+    lost = {*needs.ignored, *needs.refused}
+    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in lost]
     name = "training" if train else "evaluation"
     parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
     if not train and needs.streams:
@@ -215,6 +226,8 @@ def mode_text(model: Model, train: bool) -> str:
         parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
     if needs.ignored:
         parts.append(f"{', '.join(needs.ignored)} does not reach it through nn.vmap or nn.scan")
+    if needs.refused:
+        parts.append(f"{', '.join(needs.refused)} does not reach the module inside that takes it")
     if needs.axes:
         parts.append(f"axis {_listed(needs.axes)} bound with size 1")
     return "; ".join(parts)
@@ -278,11 +291,12 @@ def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any,
         return _scalar(loss(outputs, batch), what)
 
     try:
-        known = _memo(network, train)[0] or Needs()
+        memo, guesses = _memo(network, train, *shapes_of((variables, inputs_of(batch)))), _guesses(network, train)
+        known = memo[0] or Needs()
         if isinstance(rngs, Mapping):  # what is asked for shows only without it
-            _, known = satisfied(functools.partial(_traced, network, variables, inputs_of(batch), train), known)
+            _, known = satisfied(functools.partial(_traced, network, variables, inputs_of(batch), train), known, guesses)
         attempt = lambda needs: jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)  # noqa: E731
-        _, _memo(network, train)[0] = satisfied(attempt, known)
+        _, memo[0] = satisfied(attempt, known, guesses)
     except InputError:
         raise
     except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
@@ -312,8 +326,12 @@ def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says in its first line, or what it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says in its first line, or what it is; of a traced boolean also what it may be."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"{said.rstrip('.')}; {_STATIC}" if isinstance(error, jax.errors.TracerBoolConversionError) else said
+
+
+_STATIC = "if a training switch is traced, make it static (static_argnums of nn.remat, static_argnames of nn.jit)"
 
 
 def has_batch_norm(variables: Any) -> bool:

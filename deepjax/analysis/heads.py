@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.examples import by_layer, call_order
-from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run
+from deepjax.analysis.forward import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run, shapes_of
 from deepjax.analysis.params import Path, as_real, path_string, restored, widened
 from deepjax.errors import InputError, require, unknown
 
@@ -90,7 +90,7 @@ def loss_shares(
     model, variables = entry(model, variables)
     variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}  # else sow would append to it
     check(model, variables, batch, loss, train)
-    names = _names(model, variables, batch, loss, train)
+    names = _names(model, loss, train, *shapes_of((variables, batch)))
     scales = _weights(weights, names)
     values, found = jax.device_get(_measure(model, variables, batch, loss=loss, train=train))
     rows = []
@@ -102,12 +102,18 @@ def loss_shares(
                 Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
             )
     return Shares(
-        train, {name: float(value) for name, value in zip(names, values, strict=True)}, scales, tuple(rows), mode_text(model, train)
+        train,
+        {name: float(value) for name, value in zip(names, values, strict=True)},
+        scales,
+        tuple(rows),
+        mode_text(model, variables, batch, train),
     )
 
 
-def _names(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=256)
+def _names(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
     """Main and the heads in the order of `_losses`; nothing is computed."""
+    variables, batch = jax.tree.unflatten(structure, shapes)
     names: list[str] = []
 
     def losses(variables: Any, batch: Batch) -> list[Array]:
@@ -115,13 +121,13 @@ def _names(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) 
         names.extend(found)  # here, for what JAX returns has its keys sorted
         return list(found.values())
 
-    shapes = [value.shape for value in jax.eval_shape(losses, variables, batch)]
+    returned = [value.shape for value in jax.eval_shape(losses, variables, batch)]
     if len(names) == 1:
         raise InputError(
             f"{name_of(model)} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
             "build it with heads, or sow their logits there"
         )
-    for name, shape in zip(names, shapes, strict=True):
+    for name, shape in zip(names, returned, strict=True):
         require(shape == (), "loss", f"of shape {shape} for {name}", "a scalar, such as the mean over the examples")
     return tuple(names)
 

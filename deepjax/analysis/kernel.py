@@ -18,12 +18,14 @@ from jax import Array
 
 from deepjax.analysis.batches import batch_size
 from deepjax.analysis.forward import (
+    Batch,
     Model,
     check,
     described,
     entry,
     mode_text,
     run,
+    shapes_of,
 )
 from deepjax.analysis.params import as_real, check_like, real_count, restored, sum_dtype, widened
 from deepjax.errors import require
@@ -138,7 +140,9 @@ def ntk(
     matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
     leaves = jax.tree.leaves(variables["params"])
     eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
-    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode_text(model, False))
+    single = jax.tree.map(lambda leaf: leaf[:1] if jnp.ndim(leaf) else leaf, rows[0])  # as it runs
+    mode = mode_text(model, variables, (single, None), False)
+    return Kernel(matrix, output, outputs, sum(map(real_count, leaves)), other is None, eps, mode)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,19 +204,25 @@ def _half(progress: Callable[[int, int], None], which: int, done: int, total: in
 
 def outputs_of(model: Model, variables: Any, inputs: Any) -> int:
     """How many numbers the network returns for an example; raises InputError where it cannot take the inputs."""
-    batch = (inputs, None)
+    batch_size((inputs, None))
+    check(model, variables, (inputs, None), _one_array, False)
+    return _outputs_of(model, *shapes_of((variables, inputs)))
+
+
+def _one_array(outputs: Any, batch: Batch) -> Array:
+    """0, as a loss, where the network returns one array with a row an example."""
     examples = batch_size(batch)
+    fits = isinstance(outputs, Array) and jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.shape[:1] == (examples,)
+    allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
+    require(fits, "the network's output", described(outputs), allowed)
+    return jnp.zeros(())
 
-    def one_array(outputs: Any, _: Any) -> Array:
-        fits = isinstance(outputs, Array) and jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.shape[:1] == (examples,)
-        allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
-        require(fits, "the network's output", described(outputs), allowed)
-        sizes.append(outputs.size // examples)
-        return jnp.zeros(())
 
-    sizes: list[int] = []
-    check(model, variables, batch, one_array, False)
-    return sizes[0]
+@functools.lru_cache(maxsize=256)
+def _outputs_of(model: Model, structure: Any, shapes: tuple[Any, ...]) -> int:
+    variables, inputs = jax.tree.unflatten(structure, shapes)
+    outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), False), variables, inputs)
+    return outputs.size // outputs.shape[0]
 
 
 def _cut(inputs: Any, size: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """Theoretical receptive fields of every layer of a network, branches included."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -71,8 +72,12 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
     Cost: none of the network's; it is traced, and followed interval by interval. Source: as `receptive_fields`.
     """
     require(len(input_shape) == 3 and min(input_shape) >= 1, "input_shape", input_shape, "(height, width, channels)")
+    return _layer_fields(hashable(model), tuple(map(int, input_shape)))
+
+
+@functools.lru_cache(maxsize=64)
+def _layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFields:
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    model = hashable(model)
     variables = jax.eval_shape(lambda images: initialise(model, images), images)
     calls = all_calls(model, variables, images, train=False)
     found: list[tuple[str, tuple[int, ...]]] = []

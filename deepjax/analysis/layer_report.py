@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jax.core import Tracer
 
+from deepjax.analysis.batches import require_one
 from deepjax.analysis.calls import is_float
 from deepjax.analysis.forward import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.loops import fast_loops
@@ -117,10 +118,11 @@ def trace(
     that the norms of all rows add up to those of all parameters and of their gradient. What is not seen is listed as unseen.
     Compiled once for a network, loss and shapes: pass the same `loss` function again, not a new lambda.
     Cost: one forward and one backward pass and a few numbers a layer. Raises InputError for an unknown layer, a batch that does not
-    fit, a loss that is not a scalar, updates unlike the parameters, and inside `jax.jit`.
+    fit, a loss that is not a scalar, a list of batches, updates unlike the parameters, and inside `jax.jit`.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
         raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
+    require_one(batch, "trace")
     model, variables = entry(model, variables)
     updates = nn.meta.unbox(updates)
     everywhere = sites(model, variables, batch, loss, train, rngs)
@@ -130,7 +132,7 @@ def trace(
     at = chosen(everywhere, layers, list(map(path_string, others)))
     found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
     named = [path for path in others if layers is None or path_string(path) in layers]
-    return report(found, at, named, train, mode_text(model, train))
+    return report(found, at, named, train, mode_text(model, variables, batch, train))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
@@ -263,11 +265,14 @@ def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
 
 _NOT_CALLED = "its parameters alone: the network does not call it, or it returns no array of floats"
 _DERIVATIVE = "its output reaches the loss only through a derivative that the network takes"
+_CUSTOM = "inside nn.custom_vjp, whose backward pass is its own"
 _NOTHING = "nothing leads from it to the loss"
 
 
 def _reason(site: Site, at: Sequence[Site], found: dict[str, Any]) -> str:
     """Why an output is not seen in the backward pass, by the gradient of the parameters in the module and below it."""
+    if site.in_custom_vjp:
+        return _CUSTOM
     below = (square for path, square in found["gradients"].items() if path[: len(site.path)] == site.path)
     if not any(square > 0 for square in below):
         return _NOTHING

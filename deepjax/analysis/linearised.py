@@ -122,7 +122,7 @@ def linearised_training(
         raise InputError(
             f"learning_rate is {learning_rate}; allowed: smaller ones, for at step {wrong.argmax()} a loss is not finite"
         )
-    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final, mode=mode_text(model, False))
+    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final, mode=mode_text(model, variables, batch, False))
 
 
 def _taylor(model: Model, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -29,6 +29,8 @@ class Needs:
     """Axes that it averages over, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
     ignored: tuple[str, ...] = ()
     """Keyword arguments that do not reach it: flax hands none through `nn.vmap` and `nn.scan`, and only warns."""
+    refused: tuple[str, ...] = ()
+    """Keyword arguments of a module inside that the call of another module, to which they were passed, does not take."""
 
 
 _ASKED = (
@@ -36,12 +38,14 @@ _ASKED = (
     ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
     ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. To fix|$)")),
     ("ignored", RuntimeWarning, re.compile(r'kwargs are not supported in \w+, so "(.+)" is')),
+    ("refused", TypeError, re.compile(r"unexpected keyword argument '(.+?)'")),
 )
 
 
-def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[Any, Needs]:
+def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: Collection[str] = ()) -> tuple[Any, Needs]:
     """(what `attempt` returns, all it needs): tried again with each thing that it is found to need, until nothing is missing.
 
+    guesses: keyword arguments that may be refused; any other that is refused is an error.
     Raises InputError where evaluation writes batch statistics, which only training does; and whatever else `attempt` raises.
     """
     ours = True  # the arguments that flax warns of are the network's, not those of a module inside
@@ -52,7 +56,7 @@ def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[
                     warnings.filterwarnings("error", "kwargs are not supported", RuntimeWarning)
                 return attempt(needs), needs
         except tuple(raised for _, raised, _ in _ASKED) as error:
-            more = _with_missing(needs, error)
+            more = _with_missing(needs, error, guesses)
             if more is None and ours and isinstance(error, RuntimeWarning):
                 ours, more = False, dataclasses.replace(needs, ignored=())
             if more is None:
@@ -60,10 +64,10 @@ def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs()) -> tuple[
             needs = more
 
 
-def _with_missing(needs: Needs, error: Exception) -> Needs | None:
+def _with_missing(needs: Needs, error: Exception, guesses: Collection[str]) -> Needs | None:
     for kind, raised, pattern in _ASKED:
         found = pattern.search(str(error)) if isinstance(error, raised) else None
-        if found is None or found[1] in getattr(needs, kind):
+        if found is None or found[1] in getattr(needs, kind) or (kind == "refused" and found[1] not in guesses):
             continue
         if found[1] == "batch_stats":
             raise InputError(

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from flax import linen as nn
@@ -138,6 +138,13 @@ def demanded_switches(model: Model) -> dict[str, Any]:
     }
     kwargs |= network.eval_kwargs
     return {name: value for name, value in kwargs.items() if name not in names or _has_no_default(names[name])}
+
+
+def guessed(model: Model, kwargs: Collection[str]) -> frozenset[str]:
+    """Those of these arguments that the call may not take: found inside, where it may pass **kwargs to another module too."""
+    network = network_of(model)
+    certain = {*_parameters(network.module), *network.train_kwargs, *network.eval_kwargs}
+    return frozenset(kwargs) - certain
 
 
 def _is_demanded(module: nn.Module, name: str) -> bool:

@@ -104,7 +104,7 @@ def signal_propagation(
         raise InputError(f"{name_of(model)} calls no modules that return arrays of floats; name its blocks")
     found = jax.device_get(_signals(model, variables, inputs, paths=frozenset(paths), train=train))
     rows = (_row(call, numbers) for call, numbers in zip(seen, found, strict=True))
-    return Propagation(train, tuple(rows), hidden, mode_text(model, train))
+    return Propagation(train, tuple(rows), hidden, mode_text(model, variables, (inputs, None), train))
 
 
 def _row(call: Call, numbers: Any) -> BlockSignal:

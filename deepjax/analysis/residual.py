@@ -141,7 +141,12 @@ def lesions(
         for chosen, value in zip(single + several, values[1:], strict=True)
     )
     return Lesions(
-        train, "branch" if modules is None else "module", *whole, rows[: len(single)], rows[len(single) :], mode_text(model, train)
+        train,
+        "branch" if modules is None else "module",
+        *whole,
+        rows[: len(single)],
+        rows[len(single) :],
+        mode_text(model, variables, batch, train),
     )
 
 
@@ -244,7 +249,7 @@ def path_lengths(
         if progress:
             progress(len(norms), len(passes))
     each = np.split(np.array(norms[1:]), np.cumsum([len(group) for group in sets])[:-1])
-    return PathLengths(train, names, norms[0], _by_length(each), mode_text(model, train))
+    return PathLengths(train, names, norms[0], _by_length(each), mode_text(model, variables, batch, train))
 
 
 def path_gradient(

@@ -106,7 +106,9 @@ def shattering(model: Model, variables: Any, inputs: Array, *, train: bool = Tru
     dead = int((gradients == 0).all(1).sum())
     cosines = _cosines(gradients)
     centred = _cosines(gradients - gradients.mean(1, keepdims=True))
-    return Shattering(train, len(inputs), dead, _mean_pair(cosines), _mean_pair(centred), cosines, _mode(model, variables, train))
+    return Shattering(
+        train, len(inputs), dead, _mean_pair(cosines), _mean_pair(centred), cosines, _mode(model, variables, inputs, train)
+    )
 
 
 def gradient_line(
@@ -136,7 +138,9 @@ def gradient_line(
     _check(model, variables, inputs, output)
     gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(points, -1)
     along = np.asarray(gradients, np.float64) @ (np.asarray(end - start, np.float64).ravel() / length)
-    return GradientLine(train, length / (points - 1), along, _autocorrelation(along, points // 2), _mode(model, variables, train))
+    return GradientLine(
+        train, length / (points - 1), along, _autocorrelation(along, points // 2), _mode(model, variables, inputs, train)
+    )
 
 
 def _check(model: Model, variables: Any, inputs: Any, output: Output) -> None:
@@ -156,10 +160,10 @@ class _OfOutputs:
         return self.output(outputs)
 
 
-def _mode(model: Model, variables: Any, train: bool) -> str:
+def _mode(model: Model, variables: Any, inputs: Any, train: bool) -> str:
     """The network runs in evaluation; with `train` the batch's statistics stand for the running ones."""
     fixed = "; batch norm by the inputs' own statistics, held fixed" if train and has_batch_norm(variables) else ""
-    return mode_text(model, False) + fixed
+    return mode_text(model, variables, (inputs, None), False) + fixed
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output", "train"))

@@ -16,8 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from deepjax.analysis.batches import require_one
 from deepjax.analysis.calls import Ended, is_float, is_sum, watched
 from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
 from deepjax.analysis.probe import probe
@@ -56,6 +59,8 @@ class Site:
     """How often the network calls it; runs of a scanned body count once."""
     inside: bool = dataclasses.field(compare=False)
     """Whether it is called inside a transformation of linen (scan, remat, jit, vmap)."""
+    in_custom_vjp: bool = dataclasses.field(default=False, compare=False)
+    """Whether a call is inside `nn.custom_vjp`, whose backward pass knows of no slot: nothing is measured there."""
 
     @property
     def layer(self) -> str:
@@ -86,19 +91,43 @@ def _sites(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     check(model, variables, batch, loss, train, rngs)
 
+    marked: list[Site] = []
+
     def note(ended: Ended) -> Array:
         site = _site(ended)
         known = found.pop(site, None)
         again = known.calls if known and not site.inside else 0
         found[site] = dataclasses.replace(site, calls=1 + again)
-        return ended.value
+        marked.append(site)
+        return checkpoint_name(ended.value, f"{_MARK}{len(marked) - 1}")
 
     def forward(variables: Any, batch: Batch, rngs: Rngs) -> Array:
         with watched(note):
             return loss_of(model, variables, batch, loss, train, rngs)
 
-    jax.eval_shape(forward, variables, batch, rngs)
-    return tuple(found.values())
+    names = _names_in_custom_vjp(jax.make_jaxpr(forward)(variables, batch, rngs).jaxpr)
+    hidden = {site for place, site in enumerate(marked) if f"{_MARK}{place}" in names}
+    return tuple(dataclasses.replace(site, in_custom_vjp=site in hidden) for site in found.values())
+
+
+_MARK = "site "  # before its number, in the name of the identity that marks an output
+
+
+def _names_in_custom_vjp(jaxpr: Jaxpr, inside: bool = False) -> set[str]:
+    """Names that `checkpoint_name` gave to values inside a custom_vjp."""
+    names: set[str] = set()
+    for equation in jaxpr.eqns:
+        if inside and equation.primitive.name == "name":
+            names.add(equation.params["name"])
+        within = inside or equation.primitive.name.startswith("custom_vjp_call")
+        for each in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(each):
+                names |= _names_in_custom_vjp(each.jaxpr if isinstance(each, ClosedJaxpr) else each, within)
+    return names
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 def _site(ended: Ended) -> Site:
@@ -182,7 +211,7 @@ def measured(
     A layer from which nothing leads to the loss measures zeros. A derivative that the network takes in its forward pass counts as
     any other operation: a layer's gradient is the loss's, along all its ways. Parameters of integers have the gradient float0.
     """
-    places = {site: place for place, site in enumerate(at)}
+    places = {site: place for place, site in enumerate(at) if not site.in_custom_vjp}
     slots = [_slot(measure, site) for site in at]
     rest = {name: value for name, value in dict(variables).items() if name != "params"}
 
@@ -229,13 +258,19 @@ def taps(
     Compiled once for a network, loss and shapes; inside `jax.jit` too, where what a layer runs cannot be looked at.
     Cost: one forward and one backward pass; memory: twice the outputs asked for.
     Raises InputError for an unknown layer (naming the nearest), for one that is called more than once or inside `nn.scan` or
-    `nn.vmap` (whose runs would add up; `trace` shows those), for one from which nothing leads to the loss (its output would be
-    zeros), and for a batch or a loss that does not fit.
+    `nn.vmap` (whose runs would add up; `trace` shows those), for one inside `nn.custom_vjp`, for one from which nothing leads to
+    the loss (its output would be zeros), for a list of batches, and for a batch or a loss that does not fit.
     """
+    require_one(batch, "taps")
     model, variables = entry(model, variables)
     at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
     names = [site.layer + label for site, label in zip(at, labels(at), strict=True)]
     for name, site in zip(names, at, strict=True):
+        if site.in_custom_vjp:
+            raise InputError(
+                f"layer {name!r} runs inside nn.custom_vjp, where its gradient cannot be measured; "
+                "its output alone: model.apply(..., capture_intermediates=True)"
+            )
         if site.calls > 1:
             raise InputError(f"layer {name!r} is called {site.calls} times; taps takes layers called once; trace() shows it")
     values = _taps(model, variables, batch, rngs, loss=loss, train=train, at=at)

@@ -69,7 +69,7 @@ def make_tracer(programs: Programs, tier: Tier) -> Tracer:
 def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.loss)
-    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]]]] = {}  # layers with and without output, by image size
+    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}  # what `report` takes, by image size
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -81,7 +81,8 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         others = without_output(known, state.params)
         depth = 1 if tier == "economy" else math.inf
         at = [site for site in known if len(site.path) <= depth]
-        seen_at[size] = at, [path for path in others if len(path) <= depth]
+        mode = mode_text(model, variables, seen, True)
+        seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode
 
         def updates_of(gradients: Any) -> Any:
             updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
@@ -97,8 +98,7 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
         size = config.shape_at(int(state.step))[0]
         with jax.set_mesh(programs.spread.mesh):
             found = jax.device_get(compiled(state, batch, size))
-        at, others = seen_at[size]
-        return report(found, at, others, True, mode_text(model, True))
+        return report(found, *seen_at[size])
 
     return tracer
 

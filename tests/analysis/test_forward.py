@@ -14,6 +14,9 @@ from flax import linen as nn
 
 from deepjax.analysis import (
     Network,
+    cost,
+    count_macs,
+    count_params,
     cross_entropy,
     drawn,
     first_not_finite,
@@ -213,7 +216,7 @@ def test_evaluation_is_evaluation_wherever_the_switch_is(model, module, kwargs, 
     ours, gradients = found(variables["params"])
     np.testing.assert_allclose(ours, value, rtol=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), gradients, gradient)
-    assert mode_text(model, False) == said
+    assert mode_text(model, variables, (x, Y), False) == said
 
 
 def test_training_is_training_wherever_the_switch_is():
@@ -309,7 +312,7 @@ def test_streams_that_are_not_given_start_from_key_0_by_name(train):
     np.testing.assert_array_equal(run(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given))
     drawing = "; draws from the random stream 'sample', 'gate' in evaluation"
     mode = "training mode (train=True)" if train else "evaluation mode (train=False)" + drawing
-    assert mode_text(Sampled(), train) == mode
+    assert mode_text(Sampled(), v, (X, None), train) == mode
 
 
 def test_a_seed_gives_other_streams():
@@ -367,7 +370,7 @@ def test_an_axis_of_batch_norm_is_bound(axis):
 
     ours, expected = (jax.value_and_grad(partial(value, model))(v["params"]) for model in (bound, free))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), ours, expected)
-    assert f"axis '{axis}' bound with size 1" in mode_text(bound, True)
+    assert f"axis '{axis}' bound with size 1" in mode_text(bound, v, (X, Y), True)
 
 
 def test_layers_under_an_axis_of_batch_norm_are_seen():
@@ -386,6 +389,13 @@ def test_a_bound_axis_stays_as_it_is():
     whole = run(Normed(None), v, (X, None), True)[0]
     halves = jax.vmap(lambda x: run(Normed("batch"), v, (x, None), True)[0], axis_name="batch")(X.reshape(2, 4, FEATURES))
     np.testing.assert_allclose(halves.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_axis_that_was_bound_around_an_earlier_call_is_bound_again():
+    model, free = Normed("earlier"), Normed(None)
+    v = initialise(model, X)
+    jax.vmap(lambda x: run(model, v, (x, None), True)[0], axis_name="earlier")(jnp.stack([X, X]))
+    np.testing.assert_allclose(run(model, v, (X, None), True)[0], run(free, v, (X, None), True)[0], rtol=1e-5)
 
 
 class AlwaysTrains(nn.Module):
@@ -413,8 +423,8 @@ def test_collections_that_evaluation_writes():
     v = initialise(Counting(), X)
     expected = _loss(Counting().apply(v, X, mutable=["counts"])[0])
     assert trace(Counting(), v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
-    assert mode_text(Counting(), False).endswith("; writes the collection 'counts' in evaluation")
-    assert ntk(Counting(), v, X).mode == mode_text(Counting(), False)
+    assert mode_text(Counting(), v, (X, Y), False).endswith("; writes the collection 'counts' in evaluation")
+    assert ntk(Counting(), v, X).mode == mode_text(Counting(), v, (X, Y), False)
 
 
 class Pair(NamedTuple):
@@ -505,7 +515,84 @@ def test_a_switch_that_does_not_reach_the_network_is_said():
     v = initialise(each, X)
     trace(each, v, (X, Y), train=False)
     lost = "no training switch found; called as it is; draws from the random stream 'dropout' in evaluation; "
-    assert mode_text(each, False) == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+    assert mode_text(each, v, (X, Y), False) == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return _dropped(x, not train)
+
+
+class Head(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return _dropped(x, deterministic)
+
+
+class Handing(nn.Module):
+    body: nn.Module
+    head: nn.Module
+
+    def __call__(self, x, **kwargs):
+        return self.head(self.body(x, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            nn.Sequential([nn.Dense(8), nn.relu, Block()]),
+            "no training switch found; called as it is; train does not reach the module inside that takes it",
+        ),
+        (
+            nn.Sequential([nn.Dense(6), nn.MultiHeadDotProductAttention(2), nn.Dense(CLASSES)]),
+            "no training switch found; called as it is; deterministic does not reach the module inside that takes it",
+        ),
+        (
+            Handing(Block(), Head()),
+            "evaluation mode (train=False); deterministic does not reach the module inside that takes it",
+        ),
+    ],
+    ids=["sequential", "attention", "one of two"],
+)
+def test_a_switch_that_is_refused_on_its_way_inside_is_left_out_and_said(model, said):
+    """Expected: the call without it, by `apply`; each of these refuses the other switch."""
+    v, kwargs = initialise(model, X), {"train": False} if isinstance(model, Handing) else {}
+    np.testing.assert_allclose(run(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6)
+    assert trace(model, v, (X, Y), train=False).mode == mode_text(model, v, (X, Y), False) == said
+    assert initialise(model, X).keys() == model.init(jax.random.key(0), X).keys()
+    by_name = Network(model, eval_kwargs={"nothing": 1})
+    with pytest.raises(InputError, match="unexpected keyword argument 'nothing'"):
+        trace(by_name, v, (X, Y), train=False)
+
+
+class NoisyWhenLarge(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(CLASSES)(x)
+        return x + self.make_rng("noise").dtype.itemsize if len(x) > 4 else x * (2.0 if self.has_rng("noise") else 1.0)
+
+
+def test_what_a_call_needs_does_not_depend_on_earlier_calls():
+    """Expected: `apply` without the stream, of a batch in which the network draws nothing."""
+    v = initialise(nn.Sequential([NoisyWhenLarge()]), X[:2])
+    model = nn.Sequential([NoisyWhenLarge()])
+    large, small = ((X, Y), (X[:2], Y[:2]))
+    run(model, v, large, False)
+    np.testing.assert_array_equal(run(model, v, small, False)[0], model.apply(v, X[:2]))
+    assert "'noise'" in mode_text(model, v, large, False) and "noise" not in trace(model, v, small, train=False).mode
+
+    decoder = nn.MultiHeadDotProductAttention(2, decode=True)
+    full, token = decoder.init(jax.random.key(0), jnp.ones((1, 3, 4))), jnp.ones((1, 1, 4))
+    for _ in range(2):
+        with pytest.raises(InputError, match="cannot take a batch"):
+            trace(decoder, {"params": full["params"]}, (token, None), train=False, loss=_summed)
+        trace(decoder, full, (token, None), train=False, loss=_summed)
+
+
+def _summed(outputs: Any, batch: Any) -> Any:
+    return jnp.sum(outputs)
 
 
 def test_kernels_of_a_network_whose_switch_is_required():
@@ -587,3 +674,71 @@ def test_what_does_not_fit_is_refused_in_a_line(given, message):
     with pytest.raises(InputError, match=message) as error:
         given()
     assert "\n" not in str(error.value)
+
+
+class Jitting(nn.Module):
+    """Layers under nn.jit, and a note of every trace."""
+
+    @nn.compact
+    def __call__(self, x):
+        TRACES.append("")
+        return nn.jit(nn.Dense)(CLASSES, name="head")(nn.jit(nn.Dense)(6, name="first")(x))
+
+
+REPEATED: dict[str, Callable[[Any], Any]] = {
+    "first_not_finite": lambda v: first_not_finite(Jitting(), v, X),
+    "ntk": lambda v: ntk(Jitting(), v, X),
+    "linearised": lambda v: linearised(Jitting(), v)(v["params"], X),
+    "count_params": lambda v: count_params(Jitting(), (FEATURES,)),
+    "count_macs": lambda v: count_macs(Jitting(), (FEATURES,)),
+    "cost": lambda v: cost(Jitting(), (FEATURES,)),
+    "trace": lambda v: trace(Jitting(), v, (X, Y), train=False),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_second_call_traces_nothing(name):
+    """Each trace of a layer under nn.jit would stay in its cache."""
+    v = initialise(Jitting(), X)
+    REPEATED[name](v)
+    before = len(TRACES)
+    REPEATED[name](v)
+    assert len(TRACES) == before > 0
+
+
+class ComplexInside(nn.Module):
+    """Returns no complex numbers."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.abs(nn.Dense(CLASSES, dtype=jnp.complex64, param_dtype=jnp.complex64, name="complex")(x)) > 0
+
+
+def test_complex_numbers_that_are_not_finite_are_seen():
+    v = initialise(ComplexInside(), X)
+    assert first_not_finite(ComplexInside(), v, X) is None
+    assert first_not_finite(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
+
+
+class Branching(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(CLASSES)(-x if train else x)
+
+
+@pytest.mark.parametrize("transform", [nn.remat, nn.jit])
+def test_a_switch_that_is_traced_at_the_top_is_named(transform):
+    v = initialise(Branching(), X)
+    message = r"bool\[\]; if a training switch is traced, make it static \(static_argnums of nn.remat, static_argnames of nn.jit\)"
+    with pytest.raises(InputError, match=message) as error:
+        trace(transform(Branching)(), v, (X, Y), train=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_of_batches_is_refused():
+    v, batches = initialise(Branching(), X), [(X, Y), (X, Y)]
+    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; trace takes one$"):
+        trace(Branching(), v, batches)
+    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; taps takes one$"):
+        taps(Branching(), v, batches, ["Dense_0"])
+    assert trace(Branching(), v, [X, Y], train=False).loss == trace(Branching(), v, (X, Y), train=False).loss

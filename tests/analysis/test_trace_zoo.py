@@ -254,3 +254,33 @@ def test_what_leads_nowhere_is_said_and_by_which_switch_the_mode_was_set():
 def test_an_unknown_output_is_refused_by_the_nearest_name():
     with pytest.raises(InputError, match=r"layer 'embed.attend' is unknown; did you mean 'embed.attend\(\)'"):
         taps(Outputs(), variables_of(Outputs()), batch_of(), ["embed.attend"])
+
+
+class Signs(nn.Module):
+    """A layer whose parameters have a gradient of their own: the signs of the true one."""
+
+    @nn.compact
+    def __call__(self, x):
+        def backward(pull, cotangent):
+            params, inputs = pull(cotangent)
+            return jax.tree.map(jnp.sign, params), inputs
+
+        call = lambda layer, x: layer(x)  # noqa: E731
+        forward = lambda layer, x: nn.vjp(call, layer, x)  # noqa: E731
+        x = nn.custom_vjp(call, forward_fn=forward, backward_fn=backward)(nn.Dense(5, name="signed"), x)
+        return nn.Dense(3, name="head")(x)
+
+
+def test_a_layer_inside_custom_vjp_is_unseen():
+    """Expected: the gradients of `jax.grad` of the network as it is, of which one is of signs."""
+    model, batch = Signs(), batch_of()
+    variables = variables_of(model)
+    report = trace(model, variables, batch, train=False)
+    require_that_rows_add_up(model, variables, batch, report)
+    assert report.unseen == ("signed: inside nn.custom_vjp, whose backward pass is its own",)
+    row = rows_of(report)["signed"]
+    close(row.parameter_gradient_norm, math.sqrt(batch[0].shape[-1] * 5 + 5))
+    assert row.runs == 0 and math.isnan(row.gradient_norm)
+    assert set(taps(model, variables, batch, ["head"])) == {"head"}
+    with pytest.raises(InputError, match=r"'signed' runs inside nn\.custom_vjp"):
+        taps(model, variables, batch, ["signed"])
