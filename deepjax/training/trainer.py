@@ -96,8 +96,8 @@ def train(
             with unclaimed_if_refused(out, is_new):
                 programs = together(lambda: build(config, options, beat))
             say(str(programs.cost))
-            for line in programs.warnings:
-                say(f"warning: {line}")
+        for line in programs.warnings:
+            say(f"warning: {line}")
         claim_data(out, programs.train)
         by_first(functools.partial(claim_description, out, programs.dataset))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)

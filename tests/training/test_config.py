@@ -88,7 +88,7 @@ def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_p
     claim_directory(tmp_path, CONFIG)
     (tmp_path / "config.json").unlink()
     (tmp_path / left).mkdir()
-    with pytest.raises(InputError, match=f"holds {left} but no config.json .* choose another --out"):
+    with pytest.raises(InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"):
         claim_directory(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
     assert not (tmp_path / "config.json").exists()
 

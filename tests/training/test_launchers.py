@@ -142,4 +142,5 @@ def test_a_platform_that_is_not_there_is_one_line(command, tmp_path):
     done = subprocess.run([sys.executable, *command, *out], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=cuda")
-    assert not (tmp_path / "out").exists()
+    # A study finds out in its worker, which alone takes the device; the same command goes on in the folder that it made.
+    assert command[0].endswith("degradation.py") or not (tmp_path / "out").exists()
