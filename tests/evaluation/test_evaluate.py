@@ -154,7 +154,7 @@ def test_every_mistake_is_one_line(arguments, message, tmp_path):
 def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     """Nor one that would take the place of another's; the same may be done again."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write .*file/run\.lock: .*choose another --out"):
+    with pytest.raises(InputError, match=r"file is a file, .* not a directory; choose another --out"):
         evaluated(tmp_path / "file", "--run", trained)
     about = described([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
     (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from deepjax.command import EXIT_INPUT
+from deepjax.training.claim import is_done
+from deepjax.training.logs import read_rows
 from deepjax.training.run_lock import NAME
 from tests.faults.kills import LONG, LONG_FLAGS
 from tests.faults.runs import finish, outcome, reference, start
@@ -34,7 +36,7 @@ def double_starts(tries: int, work: Path, seed: int = 0) -> Tally:
             time.sleep(rng.uniform(0.0, 1.0))
             second = _started(out)
             second.wait()
-            if winner.poll() is None:  # else it may have found the run done
+            if not is_done(read_rows(out / "metrics.jsonl")):  # else it found the run done, while the winner draws its curves
                 found.append(_refused(second, winner))
         code, said = finish(winner)
         same = code == 0 and outcome(out) == expected and not (out / NAME).exists()

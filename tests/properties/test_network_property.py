@@ -100,6 +100,6 @@ def test_labels_are_refused_where_one_is_no_class(labels, classes):
     if not outside:
         require_classes(labels, classes)
         return
-    with pytest.raises(InputError, match=f"in {len(outside)} of {len(labels)} places") as error:
+    with pytest.raises(InputError, match=f"{len(outside)} of {len(labels)} labels are outside") as error:
         require_classes(labels, classes)
     assert str(min(outside)) in str(error.value)
