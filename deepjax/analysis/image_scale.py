@@ -42,7 +42,8 @@ def _scale(value: Any) -> str:
     if jnp.shape(value)[-1] not in COLOURS or not jnp.size(value):
         return ""
     local = value.addressable_shards[0].data if isinstance(value, jax.Array) else value
-    image = np.asarray(local[:1], np.float32)
+    with jax.ensure_compile_time_eval():  # a value that is at hand, while a function around is traced
+        image = np.asarray(local[:1], np.float32)
     largest = image.max(initial=0.0)
     is_whole = largest >= LARGEST_WHOLE and np.array_equal(image, np.round(image))
     if image.min(initial=0.0) < 0 or not (largest > LARGEST or is_whole):

@@ -130,9 +130,10 @@ def trace(
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
     at = chosen(everywhere, layers, list(map(path_string, others)))
-    found = jax.device_get(_statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at))
+    pending = _statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at)
     named = [path for path in others if layers is None or path_string(path) in layers]
-    return report(found, at, named, train, mode_text(model, variables, batch, train))
+    mode = mode_text(model, variables, batch, train)  # while the devices compute
+    return report(jax.device_get(pending), at, named, train, mode)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))

@@ -22,7 +22,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from deepjax.analysis.batches import require_one
 from deepjax.analysis.calls import Ended, is_float, is_sum, watched
-from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of, shapes_of
+from deepjax.analysis.forward import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of
 from deepjax.analysis.probe import probe
 from deepjax.errors import InputError, unknown
 
@@ -81,8 +81,7 @@ def sites(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, r
 
     Nothing is computed. Raises InputError where the batch does not fit the network.
     """
-    check(model, variables, batch, loss, train, rngs)
-    return _sites(hashable(model), loss, train, *shapes_of((variables, batch, rngs)))
+    return _sites(hashable(model), loss, train, *check(model, variables, batch, loss, train, rngs))
 
 
 @functools.lru_cache(maxsize=256)

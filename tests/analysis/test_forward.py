@@ -338,7 +338,7 @@ def test_labels_outside_the_classes_are_nan_inside_jit_and_refused_in_any_batch_
         wrong = Y.at[2].set(label)
         value, gradient = jax.jit(jax.value_and_grad(lambda logits, wrong=wrong: cross_entropy(logits, (X, wrong))))(X[:, :CLASSES])
         assert np.isnan(value) and np.isnan(gradient).any()
-        with pytest.raises(InputError, match="1 of 16 places"):
+        with pytest.raises(InputError, match="1 of 16 labels"):
             hessian_trace(Sampled(), v, [(X, Y), (X, wrong)], probes=1)
 
 

@@ -51,6 +51,12 @@ def test_what_may_be_meant_is_not(images):
         warn_of_images((images,))
 
 
+def test_a_value_at_hand_is_judged_while_a_function_around_is_traced():
+    images = jnp.asarray(PIXELS)
+    with pytest.warns(UserWarning, match="not normalised"):
+        jax.make_jaxpr(lambda x: warn_of_images((images, x)))(1.0)
+
+
 def test_instruments_warn():
     class Net(nn.Module):
         @nn.compact
