@@ -185,7 +185,9 @@ def _guesses(network: Network, train: bool) -> frozenset[str]:
 
 
 def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs) -> Any:
-    call = lambda variables, inputs: _apply(network, variables, inputs, train, None, (), False, needs)[0]  # noqa: E731
+    def call(variables: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
+        return _apply(network, variables, inputs, train, None, (), False, needs)[0]
+
     return jax.eval_shape(call, variables, inputs)
 
 
@@ -293,12 +295,14 @@ def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any,
         classes.append(_classes(outputs, batch, loss))
         return _scalar(loss(outputs, batch), what)
 
+    def attempt(needs: Needs) -> Any:
+        return jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)
+
     try:
         memo, guesses = _memo(network, train, *shapes_of((variables, inputs_of(batch)))), _guesses(network, train)
         known = memo[0] or Needs()
         if isinstance(rngs, Mapping):  # what is asked for shows only without it
             _, known = satisfied(functools.partial(_traced, network, variables, inputs_of(batch), train), known, guesses)
-        attempt = lambda needs: jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)  # noqa: E731
         _, memo[0] = satisfied(attempt, known, guesses)
     except InputError:
         raise

@@ -1,7 +1,7 @@
 """Weights in and out of the PyTorch world: torchvision's and timm's names, safetensors files, Hugging Face repositories.
 
 The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round trip is equal to the bit. Only
-what a network keeps in fewer bits than the file is rounded, which is said.
+tensors that the network stores in fewer bits than the file are rounded, with a warning.
 Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of torch 2.10 or newer, or not at all.
 """
 
