@@ -37,7 +37,7 @@ demo: install
 
 # Every claim of the lecture on the digits (34 minutes on two cores); writes docs/results/README.md.
 studies: install
-	$(BIN)/python experiments/studies.py
+	$(BIN)/python experiments/run_studies.py
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
@@ -51,7 +51,7 @@ test-models: install
 
 # Preparing from archives, with TensorFlow, in its own environment; without it `make test` skips these.
 test-prepare: prepare-env
-	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/test_prepare_archives.py
+	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/prepare/test_prepare_archives.py
 
 # Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
 faults: install

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 
 from deepjax.analysis import drawn, loss_shares
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.claims import errors_compared
-from deepjax.study.course import epochs_compared, epochs_to, test_lines
-from deepjax.study.drawing import lines_figure, rows_figure
 from deepjax.study.heads import by_part
-from deepjax.study.report import Picture, percent_points
+from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.report.plots import lines_figure, rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.course import epochs_compared, epochs_to, test_lines
+from deepjax.study.stats.verdict import Verdict, all_above, all_below, mean_interval, paired_interval
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
-from deepjax.study.verdict import Verdict, all_above, all_below, mean_interval, paired_interval
 from deepjax.training import open_run
 
 # The rules, fixed before the runs. That some of the heads' gradient arrives below them is trivially so: the rule asks for a tenth

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepjax.analysis.plots import depth_profile, error_curves, save
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.data import dataset_info, sample
 from deepjax.errors import require
 from deepjax.models import create_model, model_info
 from deepjax.study import study
 from deepjax.study.arms import Arm
-from deepjax.study.claims import errors_compared
-from deepjax.study.figures import error_panels
-from deepjax.study.report import Picture
+from deepjax.study.report.curves import error_panels
+from deepjax.study.report.html import Picture
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, all_below
 from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of, conduct
 from deepjax.study.vanishing import profile_panels, sigmoid_norms, vanishing
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above, all_below
 
 # The rules, fixed before the runs. MARGIN is under half of the 5.1 points that 20 -> 56 layers without shortcuts cost on CIFAR-10
 # (Li et al. 2018: 8.18 -> 13.31 %). VANISHED is far above what vanishing would give: a factor of 0.9 a layer, over the 36 layers

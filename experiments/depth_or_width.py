@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.models import create_model
 from deepjax.models.resnet import cifar_stages
 from deepjax.study.arms import Arm
-from deepjax.study.budget import budgets_of, cost_table, short
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import rows_figure
-from deepjax.study.report import Picture, percent_points
+from deepjax.study.cost import budgets_of, cost_table, short
+from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below, mean_interval
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below, mean_interval
 
 # The rules, fixed before the runs. Differences are of test errors, seed by seed: a seed has the same images in the same order in
 # every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points apart on CIFAR-10, in favour of the wide one.

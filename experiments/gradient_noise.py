@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.data import dataset_info, sample
-from deepjax.study.drawing import lines_figure
-from deepjax.study.figures import times
-from deepjax.study.gains import as_factors
 from deepjax.study.networks import Stack
 from deepjax.study.noise import Look, noise_along
-from deepjax.study.report import Picture
-from deepjax.study.rules import Rule, within
+from deepjax.study.report.curves import times
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import lines_figure
+from deepjax.study.stats.gains import as_factors
+from deepjax.study.stats.rules import Rule, within
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, conduct
 from deepjax.study.targets import fewest_steps, fit_hyperbola, loss_on
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below
 from deepjax.training import RunOptions, TrainConfig, build
 
 # No batch norm, under which an image has no gradient of its own, and no momentum, as in the theory. The noise scale is taken at

@@ -14,14 +14,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from deepjax.analysis.plots import COLORS, STYLE, save
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import rows_figure
-from deepjax.study.figures import percent
-from deepjax.study.report import Picture, Table
+from deepjax.study.report.curves import percent
+from deepjax.study.report.html import Picture, Table
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, exact
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above, exact
 
 # A column of the chart: top-5 error in per cent on the test set, layers as charted, and what the number hides.
 Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))

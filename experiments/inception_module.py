@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis import macs_by_layer
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.budget import budgets_of, cost_table
-from deepjax.study.contest import better, each_needed, error_panel
-from deepjax.study.drawing import rows_figure
+from deepjax.study.cost import budgets_of, cost_table
 from deepjax.study.inceptions import BRANCHES, SLIDE_INPUT, InceptionNet, TrainingStep, median_seconds, slide_module
-from deepjax.study.report import Picture
-from deepjax.study.rules import above, worked_out
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.contest import better, each_needed, error_panel
+from deepjax.study.stats.rules import above, worked_out
+from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
-from deepjax.study.verdict import Verdict
 
-# The rules, fixed before the runs; those of accuracy stand in deepjax/study/contest.py. Controls: the rule that judges 358 million
+# The rules, fixed before the runs; those of accuracy stand in study/stats/contest.py. Controls: the rule that judges 358 million
 # must let 854 million stand; a module must not be found twice as fast as itself; and modules cut down to their 1x1 branch, which
 # see no neighbours, must be found worse than naive ones.
 NAIVE, BOTTLENECK = 854_196_224, 271_351_808

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.models import create_model
 from deepjax.study.arms import Arm
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import lines_figure, rows_figure
-from deepjax.study.gains import gains_compared
-from deepjax.study.report import Picture
-from deepjax.study.rows import largest_rate, rate_curves
-from deepjax.study.rules import Rule, above
+from deepjax.study.report.html import Picture
+from deepjax.study.report.metrics import largest_rate, rate_curves
+from deepjax.study.report.plots import lines_figure, rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.gains import gains_compared
+from deepjax.study.stats.rules import Rule, above
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below
 
 # The arms: equal shapes, two depths. ReZero is without the batch norm that its authors keep: can it stand in for that?
 SHALLOW, DEEP = 20, 56

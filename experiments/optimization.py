@@ -11,20 +11,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.construction import stage_moments, with_identities, with_others
-from deepjax.study.drawing import rows_figure
-from deepjax.study.further import error_of, fresh, trained_on
-from deepjax.study.measured import Claim, judge_claims
+from deepjax.study.finetune import error_of, fresh, trained_on
 from deepjax.study.networks import Stack
-from deepjax.study.report import Picture
-from deepjax.study.rules import lies
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.measured import Claim, judge_claims
+from deepjax.study.stats.rules import lies
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, all_below, all_within
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
 from deepjax.study.surface import planes_figure, surface
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above, all_below, all_within
 from deepjax.training import open_run
-from deepjax.training.logs import read_rows
+from deepjax.training.metrics_log import read_rows
 
 # Rules, fixed before the runs; errors in per cent, differences paired by seed. 0.1 points are under two of 1,437 digits, 2 points
 # are that of the degradation study, of which "worse from scratch" was known. Controls: layers as drawn in place of identities must

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.analysis import count_params, params_by_layer
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.models import create_model, model_info
 from deepjax.study.arms import Arm
-from deepjax.study.budget import budgets_of, cost_lines, cost_table, short
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import lines_figure
+from deepjax.study.cost import budgets_of, cost_lines, cost_table, short
 from deepjax.study.networks import PooledVGG
-from deepjax.study.report import Picture, percent_points
+from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.report.plots import lines_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below, exact, paired_interval
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below, exact, paired_interval
 
 # The rules, fixed before the runs; differences are of test errors, seed by seed. The margin of 1 point: the two papers' entries
 # of 2014 are 0.65 points apart in top-5 error, and their best single networks 0.9, the other way round. Controls: the majority rule

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.drawing import lines_figure, rows_figure
 from deepjax.study.fields import depth_panel, fields_of_run, numbers, shares, stack_field, theoretical_field, training_figure
 from deepjax.study.networks import Activation, Stack
-from deepjax.study.report import Picture
-from deepjax.study.rules import above, within, worked_out
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import lines_figure, rows_figure
+from deepjax.study.stats.rules import above, within, worked_out
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict
 
 # The rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of sigma sqrt(n (k^2 - 1) / 12), so
 # three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7. Controls: two 3x3 do not see 7 pixels; three other 3x3 are as

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 
 from deepjax.analysis import drawn
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.blocks import gradient_paths, lesion_rises, responses, signal_growth, tower
-from deepjax.study.measured import Claim, judge_claims
-from deepjax.study.profiles import profile_picture
-from deepjax.study.report import Picture
-from deepjax.study.rules import lies
+from deepjax.study.report.html import Picture
+from deepjax.study.report.profiles import profile_picture
+from deepjax.study.stats.measured import Claim, judge_claims
+from deepjax.study.stats.rules import lies
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Outcome, Verdict, all_above, all_below, all_within
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Outcome, Verdict, all_above, all_below, all_within
 from deepjax.training import open_run
 
 # The rules, fixed before the runs. Each claim's control is the same rule where it must fail: with norm in place of without and the

@@ -14,16 +14,16 @@ from jax import Array
 
 from deepjax.analysis import drawn, shattering
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.data import dataset_info, sample
 from deepjax.models import create_model
 from deepjax.models.resnet import cifar_stages
-from deepjax.study.drawing import lines_figure
-from deepjax.study.laws import curve, exponential, power
-from deepjax.study.measured import difference
-from deepjax.study.report import Picture
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import lines_figure
+from deepjax.study.stats.measured import difference
+from deepjax.study.stats.scaling_laws import curve, exponential, power
+from deepjax.study.stats.verdict import Verdict, all_above
 from deepjax.study.study import Evidence, Options, Preset, Study, Subject, conduct
-from deepjax.study.verdict import Verdict, all_above
 from deepjax.study.wide import WideNet
 
 # The rules, fixed before the runs. A law of c^L must be met to 10 % of its slope, log c, over the first blocks: that tells 1/2

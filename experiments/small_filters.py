@@ -8,18 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.budget import budgets_of, cost_table
-from deepjax.study.contest import better, error_panel, no_better
-from deepjax.study.drawing import rows_figure
+from deepjax.study.cost import budgets_of, cost_table
 from deepjax.study.filters import Stages, filter_cost
-from deepjax.study.report import Picture
-from deepjax.study.rules import worked_out
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.contest import better, error_panel, no_better
+from deepjax.study.stats.rules import worked_out
+from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import Verdict
 
-# The rules, fixed before the runs; those of accuracy stand in deepjax/study/contest.py. Controls: six 3x3 have more weights than
+# The rules, fixed before the runs; those of accuracy stand in study/stats/contest.py. Controls: six 3x3 have more weights than
 # one 7x7; one 7x7 keeps fewer activations than three 3x3; and three 1x1 filters, which see nothing around a pixel but what stem and
 # pool show, must be found worse than one 7x7.
 CHEAPER = "Worked out, not measured: supported if fewer, both weights and multiply-adds; else refuted."

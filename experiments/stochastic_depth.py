@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command import parse, run
+from deepjax.command_line import parse, run
 from deepjax.models.stochastic_depth import stochastic_depth
 from deepjax.study.arms import Arm
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import lines_figure, rows_figure
-from deepjax.study.gains import as_factors, gains_compared
-from deepjax.study.report import Picture
-from deepjax.study.rows import first_layer_norms, seconds_table
-from deepjax.study.rules import Rule, above
+from deepjax.study.report.html import Picture
+from deepjax.study.report.metrics import first_layer_norms, seconds_table
+from deepjax.study.report.plots import lines_figure, rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.gains import as_factors, gains_compared
+from deepjax.study.stats.rules import Rule, above
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
 from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_below
 
 # The arms: survival of the last block, and the budget. Survival 1 must change nothing, and 0.1 must not pass for an improvement.
 ARMS = {

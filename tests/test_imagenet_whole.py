@@ -1,6 +1,6 @@
 """From ImageNet's form to a score: each family in each precision, on photographs, prepared as tfds prepares them.
 
-`tests/data/test_prepare_archives.py` shows that these data are what tfds's builder makes of the archives, to the byte. Resume,
+`prepare/test_prepare_archives.py` shows that these data are what tfds's builder makes of the archives, to the byte. Resume,
 sizes and two processes: `tests/training/test_encoded_training.py`; every protocol: `tests/evaluation/test_each_protocol.py`.
 """
 
@@ -12,11 +12,11 @@ import pytest
 
 from deepjax.data import load_split
 from deepjax.evaluation import Member, find, predict, protocol_of
-from deepjax.evaluation.pictures import labels_of
+from deepjax.evaluation.images import labels_of
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, build, open_run, train
-from deepjax.training.logs import read_rows
-from deepjax.training.parallel import Spread, make_mesh
+from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.metrics_log import read_rows
 from tests.data.archives import small_imagenet
 
 NETWORKS = {  # pixels, weight of the auxiliary heads (Inception-v3's needs 299 pixels), fields

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from deepjax.data.source import data_directory
+from deepjax.cli import evaluate
+from deepjax.data.splits import data_directory
 from deepjax.errors import InputError
-from deepjax.evaluation.members import Choices, from_run
-from deepjax.models.files import read_tensors
+from deepjax.evaluation.models import Choices, from_run
+from deepjax.models.weights.files import read_tensors
 from deepjax.paths import run_directory, user_path
 from deepjax.training import TrainConfig, train
-from deepjax.training.run_directory import open_run
-from experiments import evaluate, studies
+from deepjax.training.run_dir import open_run
+from experiments import run_studies as studies
 
 
 @pytest.mark.parametrize("given", ["run", "a b/c", "\u65e5\u672c", "a/../b", "x=1,y:2", ".", "a~", "'\"$&;|<>(){}!#%^`", "/x"])

@@ -21,19 +21,20 @@ from tensorflow_datasets.core.download import extractor
 from tensorflow_datasets.proto import tf_example_pb2
 
 from deepjax import create_model, model_info
-from deepjax.data import catalog, dataset_info, list_datasets, load_split, source
-from deepjax.data.prepare import prepare
+from deepjax.data import catalog, dataset_info, list_datasets, load_split, splits
+from deepjax.data.prepare.__main__ import prepare
 from deepjax.errors import InputError
-from deepjax.models import files
-from deepjax.models.files import read_tensors
-from deepjax.models.weights import load_pretrained
+from deepjax.models.weights import files
+from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights.files import read_tensors
 from deepjax.study.arms import Arm
 from deepjax.study.study import conduct
 from deepjax.training import TrainConfig
-from deepjax.training.checkpoint import Checkpoints, digest
+from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import claim_directory
 from experiments import degradation
-from tests.data.test_decode import png_header
+from tests.data.image.test_fixed_size import png_header
 from tests.models.torch_reference import needs_torch
 
 ROOT = Path(__file__).parents[1]
@@ -304,7 +305,7 @@ def copied_digits(tmp_path, monkeypatch) -> Path:
     """The folder of a copy of the digits, which is then read in their place."""
     ignored = shutil.ignore_patterns("*.py", "__pycache__")
     copy = shutil.copytree(catalog.DIGITS_DIR / "digits", tmp_path / "digits" / "digits", ignore=ignored)
-    monkeypatch.setattr(source, "DIGITS_DIR", tmp_path / "digits")
+    monkeypatch.setattr(splits, "DIGITS_DIR", tmp_path / "digits")
     return next(copy.iterdir())
 
 

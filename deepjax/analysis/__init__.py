@@ -1,29 +1,29 @@
 """Instruments for any linen module: they know no model of deepjax by name."""
 
-from deepjax.analysis.cost_report import CostReport, cost
-from deepjax.analysis.counts import count_macs, count_params, macs_by_layer, params_by_layer
-from deepjax.analysis.curvature import HessianTrace, gnvp, hessian_trace, hvp
-from deepjax.analysis.directions import random_direction
-from deepjax.analysis.effective_field import EffectiveField, average_fields, effective_field
-from deepjax.analysis.examples import NoiseScale, PerExample, noise_scale, per_example_gradients
-from deepjax.analysis.finite import first_not_finite
-from deepjax.analysis.forward import cross_entropy, drawn, of_classes
-from deepjax.analysis.gradients import kernel_norms, kernel_order
-from deepjax.analysis.heads import Shares, loss_shares
-from deepjax.analysis.kernel import Drift, Kernel, kernel_drift, ntk
-from deepjax.analysis.landscape import Line, Plane, loss_between, loss_line, loss_plane
-from deepjax.analysis.layer_fields import LayerField, LayerFields, layer_fields
-from deepjax.analysis.layer_report import LayerReport, LayerRow, trace
-from deepjax.analysis.linearised import LinearisedRun, linearised, linearised_training, squared
-from deepjax.analysis.network import Network
-from deepjax.analysis.propagation import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
-from deepjax.analysis.receptive_field import ReceptiveField, receptive_fields
-from deepjax.analysis.residual import Lesions, PathLengths, error_rate, lesions, path_gradient, path_lengths
-from deepjax.analysis.shattering import GradientLine, Shattering, gradient_line, shattering
-from deepjax.analysis.spectrum import Density, Eigenvalues, GradientMass, gradient_mass, spectral_density, top_eigenvalues
-from deepjax.analysis.summary import StageRow, stage_table
-from deepjax.analysis.taps import Tap, taps
-from deepjax.analysis.trajectory import Trajectory, trajectory
+from deepjax.analysis.core.module import cross_entropy, drawn, of_classes
+from deepjax.analysis.core.network import Network
+from deepjax.analysis.core.taps import Tap, taps
+from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
+from deepjax.analysis.costs.report import CostReport, cost
+from deepjax.analysis.costs.stages import StageRow, stage_table
+from deepjax.analysis.curvature.operators import HessianTrace, gnvp, hessian_trace, hvp
+from deepjax.analysis.curvature.spectrum import Density, Eigenvalues, GradientMass, gradient_mass, spectral_density, top_eigenvalues
+from deepjax.analysis.gradients.auxiliary_losses import Shares, loss_shares
+from deepjax.analysis.gradients.per_example import NoiseScale, PerExample, noise_scale, per_example_gradients
+from deepjax.analysis.gradients.shattering import GradientLine, Shattering, gradient_line, shattering
+from deepjax.analysis.landscape.directions import random_direction
+from deepjax.analysis.landscape.surface import Line, Plane, loss_between, loss_line, loss_plane
+from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
+from deepjax.analysis.layers.finite import first_not_finite
+from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
+from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
+from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
+from deepjax.analysis.ntk.linearised import LinearisedRun, linearised, linearised_training, squared
+from deepjax.analysis.propagation.signal import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
+from deepjax.analysis.receptive_field.effective import EffectiveField, average_fields, effective_field
+from deepjax.analysis.receptive_field.layers import LayerField, LayerFields, layer_fields
+from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
+from deepjax.analysis.residual.lesions import Lesions, PathLengths, error_rate, lesions, path_gradient, path_lengths
 
 __all__ = [
     "CostReport",

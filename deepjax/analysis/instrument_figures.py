@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from deepjax.analysis.cost_report import CostReport, scaled
-from deepjax.analysis.effective_field import EffectiveField
-from deepjax.analysis.layer_fields import LayerFields
+from deepjax.analysis.costs.report import CostReport, scaled
 from deepjax.analysis.plots import COLORS, STYLE
-from deepjax.analysis.propagation import MeanField, Propagation
+from deepjax.analysis.propagation.signal import MeanField, Propagation
+from deepjax.analysis.receptive_field.effective import EffectiveField
+from deepjax.analysis.receptive_field.layers import LayerFields
 
 MOST_BARS = 28
 

@@ -1,11 +1,11 @@
 """Data sets by their tfds names, read as ArrayRecord without TensorFlow, in an order that is a pure function of (seed, epoch)."""
 
 from deepjax.data.catalog import Dataset, dataset_info, list_datasets, register
-from deepjax.data.crops import Crops
-from deepjax.data.encoded import EncodedSplit
+from deepjax.data.encoded_split import EncodedSplit
+from deepjax.data.image.crops import Crops
 from deepjax.data.loader import eval_batches, train_batches
 from deepjax.data.sample import sample
-from deepjax.data.source import Split, load_split
+from deepjax.data.splits import Split, load_split
 
 __all__ = [
     "Crops",

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from deepjax.data.declaration import checked_fields
-from deepjax.data.splits import SplitName
+from deepjax.data.dataset_checks import checked_fields
+from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, unknown
 
 DIGITS_DIR = Path(__file__).parent / "digits"

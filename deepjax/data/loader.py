@@ -10,11 +10,11 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
-from deepjax.data.cores import cores
-from deepjax.data.crops import Crops, centre_box, draws
-from deepjax.data.encoded import EncodedSplit
-from deepjax.data.pixels import opencv
-from deepjax.data.source import Split
+from deepjax.backend.cpu import cores
+from deepjax.data.encoded_split import EncodedSplit
+from deepjax.data.image.crops import Crops, centre_box, draws
+from deepjax.data.image.decode import opencv
+from deepjax.data.splits import Split
 from deepjax.errors import require
 
 Batch = dict[str, Any]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such

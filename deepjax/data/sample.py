@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from deepjax.data.augment import normalize, resize
+from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.catalog import Dataset
 from deepjax.data.loader import epoch_order, examples
-from deepjax.data.source import SplitName, load_split
+from deepjax.data.splits import SplitName, load_split
 from deepjax.errors import InputError, require
 
 

@@ -1,62 +1,157 @@
-"""Parts of splits, written as tfds writes them: 'train', 'train[:400]', 'train[80%:]', 'train[400:]+validation'."""
+"""A split of a prepared tfds data set, read without TensorFlow: as arrays, decoded once, or, of photographs, as encoded records."""
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
 
-from deepjax.errors import InputError
+import numpy as np
 
-SplitName = Literal["train", "test"]
-Range = tuple[str, int, int]  # split of the builder, first record, and the record after the last
+from deepjax.data.catalog import DIGITS_DIR, Dataset
+from deepjax.data.dataset_checks import check_features, check_statistics
+from deepjax.data.encoded_split import EncodedSplit
+from deepjax.data.fingerprint import NAME as FINGERPRINT
+from deepjax.data.fingerprint import check_fingerprint
+from deepjax.data.image.fixed_size import decode
+from deepjax.data.split_spec import SplitName, check_disjoint, ranges
+from deepjax.errors import InputError, require
+from deepjax.paths import user_path
 
-_RECORDS, _PERCENT = r"(?:-?\d{1,12})?", r"(?:-?(?:100|\d{1,2})%)?"  # tfds takes the 400 of 'train[400:50%]' as 400 %
-_PART = re.compile(rf"([\w-]+)(\[(?!:\])(?:{_RECORDS}:{_RECORDS}|{_PERCENT}:{_PERCENT})\])?", re.ASCII)
-ALLOWED = "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several joined by '+'"
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order; the index is the example's id.
 
-def parse_split(expression: str) -> list[tuple[str, bool]]:
-    """The builder's splits that an expression takes records from, and whether it takes all of them. ValueError for other text.
-
-    >>> parse_split("train[400:] + validation")
-    [('train', False), ('validation', True)]
+    Raises InputError for images of another type, which nothing converts, and where there are not as many labels.
     """
-    parts = [_PART.fullmatch(part.strip()) for part in expression.split("+")]
-    found = [(part[1], part[2] is None) for part in parts if part]
-    if len(found) < len(parts) or "all" in dict(found):  # tfds's 'all' takes the test images too
-        raise ValueError(f"{expression!r} names no split")
-    return found
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self):
+        given = f"{self.images.dtype} {self.images.shape}, {self.labels.dtype} {self.labels.shape}"
+        fits = self.images.dtype == np.uint8 and self.images.ndim == 4 and self.labels.dtype == np.int32
+        require(fits and self.labels.shape == self.images.shape[:1], "images, labels", given, "uint8 (n, h, w, c), int32 (n,)")
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
-def ranges(name: str, split: SplitName, expression: str, of_builder: Mapping[str, Any]) -> list[Range]:
-    """The records that an expression takes from the splits of a builder, `builder.info.splits`, in its order.
+def data_directory(data_dir: str | None = None) -> Path:
+    """Where prepared data sets live: the argument, else $TFDS_DATA_DIR, else ~/tensorflow_datasets (tfds's own default)."""
+    if data_dir is None and (named := os.environ.get("TFDS_DATA_DIR")):
+        return user_path(named, "TFDS_DATA_DIR")
+    return user_path("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
 
-    Raises InputError for a split that the builder does not have, for a part beyond its records, and for an empty one.
+
+def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split | EncodedSplit:
+    """Open one split of a prepared data set, and read and decode it where its images are of one size.
+
+    Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
+    fingerprint knows, when images, labels or classes are not those that the data set declares, when training and test images
+    overlap, when the number of records is not the declared one, when a record is damaged, when an image's header declares another
+    shape (before it is decoded), when a label lies outside the classes, or when mean and std cannot be those of the images. An
+    encoded split finds damage and such labels as its records are read.
     """
+    records, fingerprint = _open(dataset, split, data_dir)
+    if dataset.encoded:
+        return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
+    images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
+    for i in range(len(records)):
+        images[i], labels[i] = _read(records, i, dataset, split)
+    _check_labels(labels, dataset, split)
+    check_statistics(dataset, images)
+    return Split(images, labels.astype(np.int32))
+
+
+def check_opens(dataset: Dataset, data_dir: str | None = None) -> None:
+    """Raise InputError unless both splits can be opened: all that `load_split` checks without reading a record."""
+    for split in dataset.splits:
+        _open(dataset, split, data_dir)
+
+
+def _allocated(dataset: Dataset, count: int) -> np.ndarray:
+    try:
+        return np.empty((count, *dataset.shape), np.uint8)
+    except MemoryError as error:
+        size = f"{count * np.prod(dataset.shape, dtype=np.int64) / 1e9:.0f} GB"
+        raise InputError(
+            f"dataset {dataset.name!r} needs {size} of memory as arrays; declare encoded=True to decode images as they are read"
+        ) from error
+
+
+def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
+    """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
 
-    sizes = {each: info.num_examples for each, info in of_builder.items()}
+    fingerprint = ""
+    require(split in ("train", "test"), "split", split, "'train' or 'test'")
+    if split not in dataset.splits:
+        raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0")
     try:
-        parts = tfds.core.ReadInstruction.from_spec(expression).to_absolute(of_builder)  # pyright: ignore[reportArgumentType]
-        found = [(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to) for part in parts]
-        if any(start >= stop for _, start, stop in found):
-            raise ValueError("a part is empty")
-    except ValueError as error:
-        there = ", ".join(f"{each!r} with {size} records" for each, size in sizes.items())
-        raise InputError(
-            f"dataset {name!r}: {split}_split is {expression!r} ({error}); allowed: {there}, or parts of these"
-        ) from error
-    return found
-
-
-def check_disjoint(name: str, parts: Mapping[SplitName, Sequence[Range]]) -> None:
-    """Raise InputError where training and test images overlap, or where one of the two has a record twice."""
-    labelled = [(f"{which}_split", part) for which, ranges in parts.items() for part in ranges]
-    for (one, (split, *first)), (other, (same, *second)) in itertools.combinations(labelled, 2):
-        start, stop = max(first[0], second[0]), min(first[1], second[1])
-        if split == same and start < stop:
-            which = f"{one} holds" if one == other else "train_split and test_split both hold"
-            twice = " twice" if one == other else ""
+        if dataset.builder == "digits":
+            builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
+        else:
+            builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir), file_format="array_record")
+            if not builder.data_path.exists():
+                raise InputError(
+                    f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
+                    f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
+                )
+            fingerprint = _checked(Path(builder.data_path))
+        check_features(dataset, builder.info.features)
+        of_builder = builder.info.splits
+        check_disjoint(
+            dataset.name, {which: ranges(dataset.name, which, e, of_builder) for which, (e, _) in dataset.splits.items()}
+        )
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        name, count = dataset.splits[split]
+        records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
+        if len(records) != count:
             raise InputError(
-                f"dataset {name!r}: {which} records {start} to {stop - 1} of {split!r}{twice}; give parts that do not overlap"
+                f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected {count} ({split}_size); "
+                "declare its size, or prepare the data set again"
             )
+        return records, fingerprint
+    except InputError:
+        raise
+    except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
+        raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
+
+
+def _checked(folder: Path) -> str:
+    """The fingerprint of a data set that is still what was prepared; of both splits in one folder checked once."""
+    path = folder / FINGERPRINT
+    state = path.stat() if path.exists() else None
+    return _check_once(folder, state and (state.st_mtime_ns, state.st_size))
+
+
+@functools.cache
+def _check_once(folder: Path, _: tuple[int, int] | None) -> str:
+    return check_fingerprint(folder)
+
+
+def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:
+    where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
+    try:
+        record = records[index]
+        return decode(record["image"], dataset.shape), int(record[dataset.label])
+    except InputError as error:
+        raise InputError(f"{where}: {error}; prepare the data set again") from error
+    except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
+        raise InputError(f"{where} is damaged ({_line(error)}); prepare the data set again") from error
+
+
+def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= dataset.num_classes))
+    if outside.size:
+        first = int(outside[0])
+        raise InputError(
+            f"dataset {dataset.name!r}, split {split!r}, record {first} has label {int(labels[first])}; "
+            f"allowed: 0 to {dataset.num_classes - 1} ({outside.size} such records)"
+        )
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

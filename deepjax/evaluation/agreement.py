@@ -12,13 +12,13 @@ import numpy as np
 
 from deepjax.data import EncodedSplit, Split, dataset_info
 from deepjax.errors import InputError
+from deepjax.evaluation.metrics import Found
 from deepjax.evaluation.predict import Member
 from deepjax.evaluation.protocols import Protocol
-from deepjax.evaluation.report import Found
-from deepjax.training.data_claim import NAME as FINGERPRINT
-from deepjax.training.data_claim import read_description
-from deepjax.training.logs import Row, read_rows
-from deepjax.training.run_directory import read_config
+from deepjax.training.data_identity import NAME as FINGERPRINT
+from deepjax.training.data_identity import read_description
+from deepjax.training.metrics_log import Row, read_rows
+from deepjax.training.run_dir import read_config
 
 ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
 """How far rounding may move a logit, as a fraction of the range of its image's logits, by the type of activations.

@@ -9,7 +9,7 @@ What equals what, up to rounding:
 - A place does not have the score of the 224 x 224 crop under it. The crop has zeros around it, in every layer; the place sees the
   image's own pixels there, over a field of 404 pixels in VGG-16. Two images that agree all over the field of a place, where both
   have it whole and at the same offset modulo 32, agree in its score.
-- Images of several shapes share one program, in arrays that they do not fill (`deepjax.models.extents`): equal to each by itself.
+- Images of several shapes share one program, in arrays that they do not fill (`layers.valid_region`): equal to each by itself.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from flax import linen as nn
 from jax import Array
 
-from deepjax.models import extents
+from deepjax.models.layers import valid_region
 
 STEPS = 8  # sizes of arrays in each doubling of the longer side: one image fills 8/9 of its array, or more
 
@@ -38,7 +38,7 @@ def apply_within(model: nn.Module, variables: Any, images: Array, ends: Array) -
     images: (batch, height, width, channels), anything beyond the ends; ends: (batch, 2) int32, three quarters of the array's
     height and width or more -> (batch, classes). Raises InputError where this would not be exact (group normalisation).
     """
-    with extents.extents(images.shape, ends):
+    with valid_region.extents(images.shape, ends):
         return model.apply(variables, images, train=False)  # pyright: ignore[reportReturnType]
 
 

@@ -13,16 +13,16 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.data import Dataset, Split
-from deepjax.data.augment import normalize, resize
-from deepjax.data.encoded import EncodedSplit
+from deepjax.data.augment.basic import normalize, resize
+from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
-from deepjax.evaluation.batches import Batch, Reader
+from deepjax.evaluation.crops import Interpolation
 from deepjax.evaluation.dense import apply_within, needs_filled_arrays, whole_image_form
-from deepjax.evaluation.pictures import groups_of
+from deepjax.evaluation.images import groups_of
 from deepjax.evaluation.protocols import Average, Protocol
-from deepjax.evaluation.views import Interpolation
-from deepjax.training.parallel import Spread
-from deepjax.training.processes import told_by_all
+from deepjax.evaluation.reader import Batch, Reader
+from deepjax.training.distributed.collectives import told_by_all
+from deepjax.training.distributed.sharding import Spread
 
 Report = Callable[[int, int], None]  # (views done, views in all)
 IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for

@@ -22,7 +22,7 @@ import dataclasses
 from typing import Literal
 
 from deepjax.errors import require, unknown
-from deepjax.evaluation.views import Cut
+from deepjax.evaluation.crops import Cut
 
 Average = Literal["probabilities", "logits"]
 PAPER_CROP = 224  # pixels of the crops for which the papers give their shorter sides

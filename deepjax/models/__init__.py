@@ -1,10 +1,10 @@
 """Networks as Flax linen modules, found by name."""
 
 from deepjax.models.features import features
+from deepjax.models.layers.scanned_blocks import stack_blocks, unstack_blocks
 from deepjax.models.preact import preact_stages, wide_stages
 from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.resnet import ResNet, cifar_stages
-from deepjax.models.scan import stack_blocks, unstack_blocks
 from deepjax.models.table import ModelInfo
 
 __all__ = [

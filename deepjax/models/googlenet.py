@@ -19,11 +19,11 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.initializers import Initialization, gaussian, torch_bias
-from deepjax.models.inputs import as_images, at_least_float32
-from deepjax.models.layers import ModuleDef, check_fields, conv_factory, dense, expose
-from deepjax.models.norms import Norm, Scope, norm_factory
-from deepjax.models.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
+from deepjax.models.layers.basic import ModuleDef, check_fields, conv_factory, dense, expose
+from deepjax.models.layers.initializers import Initialization, gaussian, torch_bias
+from deepjax.models.layers.input_checks import as_images, at_least_float32
+from deepjax.models.layers.norms import Norm, Scope, norm_factory
+from deepjax.models.layers.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
 
 Unit = Callable[..., Array]
 

@@ -22,10 +22,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.convolution import convolve
-from deepjax.models.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
-from deepjax.models.inputs import as_images, at_least_float32
-from deepjax.models.layers import (
+from deepjax.models.layers.basic import (
     ModuleDef,
     Sum,
     broadcast_like,
@@ -36,10 +33,13 @@ from deepjax.models.layers import (
     expose,
     shortcut_a,
 )
-from deepjax.models.norms import Identity, Norm, Scope, norm_factory
-from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.conv_lowering import convolve
+from deepjax.models.layers.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
+from deepjax.models.layers.input_checks import as_images, at_least_float32
+from deepjax.models.layers.norms import Identity, Norm, Scope, norm_factory
+from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.scanned_blocks import run_blocks
 from deepjax.models.resnet import STAGES, Block
-from deepjax.models.scan import run_blocks
 
 Stem = Literal["imagenet", "cifar"]
 Shortcut = Literal["A", "B", "D"]

@@ -22,12 +22,12 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.inputs import as_images, at_least_float32
-from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
-from deepjax.models.norms import Norm, Scope, norm_factory
-from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, expose, shortcut_a
+from deepjax.models.layers.input_checks import as_images, at_least_float32
+from deepjax.models.layers.norms import Norm, Scope, norm_factory
+from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.scanned_blocks import run_blocks
 from deepjax.models.resnet import INITIALIZATION, STAGES, Block, Stem, StrideIn
-from deepjax.models.scan import run_blocks
 
 
 class PreActBlock(nn.Module):

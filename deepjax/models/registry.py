@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from deepjax.errors import unknown
-from deepjax.models.layers import check_fields
+from deepjax.models.layers.basic import check_fields
 from deepjax.models.table import ROWS, ModelInfo
 
 _TABLE = {row.name: row for row in ROWS}
@@ -29,7 +29,7 @@ def model_info(name: str) -> ModelInfo:
     269722
     """
     if name not in _TABLE:
-        raise unknown("model", name, _TABLE, listed_by="python -m deepjax.models")
+        raise unknown("model", name, _TABLE, listed_by="deepjax models")
     return _TABLE[name]
 
 

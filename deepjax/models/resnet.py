@@ -24,12 +24,12 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
-from deepjax.models.inputs import as_images, at_least_float32
-from deepjax.models.layers import ModuleDef, Sum, check_fields, conv_factory, dense, expose, relu_of_sum, shortcut_a
-from deepjax.models.norms import Norm, Scope, norm_factory
-from deepjax.models.pooling import global_avg_pool, max_pool, shortcut_pool
-from deepjax.models.scan import run_blocks
+from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, expose, relu_of_sum, shortcut_a
+from deepjax.models.layers.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
+from deepjax.models.layers.input_checks import as_images, at_least_float32
+from deepjax.models.layers.norms import Norm, Scope, norm_factory
+from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.scanned_blocks import run_blocks
 
 # Blocks of each stage: Table 1; 200 is of He et al. 2016 (arXiv:1603.05027, Table 5).
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}

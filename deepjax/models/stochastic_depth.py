@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.errors import InputError, require
-from deepjax.models.layers import Sum
+from deepjax.models.layers.basic import Sum
 from deepjax.models.registry import create_model
 
 

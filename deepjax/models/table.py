@@ -8,13 +8,13 @@ from typing import Any
 from flax import linen as nn
 
 from deepjax.models.googlenet import TORCHVISION, GoogLeNet
-from deepjax.models.inception import InceptionV3
-from deepjax.models.known_weights import KNOWN_WEIGHTS
+from deepjax.models.inception_v3 import InceptionV3
+from deepjax.models.layers.norms import Norm
 from deepjax.models.normfree import NFResNet, NormFreeResNet
-from deepjax.models.norms import Norm
 from deepjax.models.preact import PreActResNet, preact_stages, wide_stages
 from deepjax.models.resnet import STAGES, ResNet, cifar_stages
 from deepjax.models.vgg import VGG, Configuration
+from deepjax.models.weights_table import KNOWN_WEIGHTS
 
 VGG_PAPER = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"

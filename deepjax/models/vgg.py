@@ -19,12 +19,12 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
-from deepjax.models import extents
-from deepjax.models.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
-from deepjax.models.inputs import as_images, at_least_float32
-from deepjax.models.layers import broadcast_like, check_fields, conv_factory, expose
-from deepjax.models.norms import Norm, Scope, norm_factory
-from deepjax.models.pooling import adaptive_avg_pool, local_response_norm, max_pool
+from deepjax.models.layers import valid_region
+from deepjax.models.layers.basic import broadcast_like, check_fields, conv_factory, expose
+from deepjax.models.layers.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
+from deepjax.models.layers.input_checks import as_images, at_least_float32
+from deepjax.models.layers.norms import Norm, Scope, norm_factory
+from deepjax.models.layers.pooling import adaptive_avg_pool, local_response_norm, max_pool
 
 Configuration = Literal["A", "A-LRN", "B", "C", "D", "E"]
 
@@ -70,9 +70,9 @@ class FullyConnected(nn.Module):
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
-            x = extents.fill(x) if self.window > 1 else x
+            x = valid_region.fill(x) if self.window > 1 else x
             y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            extents.note(x, y, lambda size, axis: size - self.window + 1)
+            valid_region.note(x, y, lambda size, axis: size - self.window + 1)
         else:
             y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
         return y + broadcast_like(bias, y)
@@ -127,7 +127,7 @@ class VGG(nn.Module):
             layer_of = FullyConnected(64 * self.width, window, slide, init, self.dtype, self.param_dtype, name=f"head_fc{layer}")
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
         scores = FullyConnected(self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8")(x)
-        return extents.mean(scores)
+        return valid_region.mean(scores)
 
 
 def _check_size(shape: tuple[int, ...], head: str) -> None:

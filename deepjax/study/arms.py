@@ -14,7 +14,7 @@ from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
 from deepjax.training.config import OWN, TrainConfig, claim_directory
-from deepjax.training.logs import Row, read_rows
+from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import NAME as LOCK
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis import lesions, path_lengths, signal_propagation, trace
-from deepjax.analysis.forward import Batch, drawn
+from deepjax.analysis.core.module import Batch, drawn
 from deepjax.models.preact import PreActResNet
 
 Variables = Mapping[str, Any]

@@ -15,7 +15,7 @@ from jax import Array
 
 from deepjax.models.features import features
 
-EPSILON = 1e-5  # of batch norm in deepjax.models.norms
+EPSILON = 1e-5  # of batch norm in deepjax.models.layers.norms
 Variables = Mapping[str, Any]
 Moments = tuple[Array, Array]
 """Mean and variance by channel, (channels,) each."""

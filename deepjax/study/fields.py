@@ -14,9 +14,9 @@ from jax import Array
 
 from deepjax.analysis import EffectiveField, average_fields, drawn, effective_field, layer_fields
 from deepjax.analysis.plots import COLORS, STYLE, Curve, save
-from deepjax.study.figures import Panel
 from deepjax.study.networks import Activation, Stack
-from deepjax.study.verdict import mean_interval
+from deepjax.study.report.curves import Panel
+from deepjax.study.stats.verdict import mean_interval
 
 CHANNELS = 16  # of images and of maps in a random stack: |gradient|^2 is averaged over the images' channels
 
@@ -63,7 +63,7 @@ def fields_of_run(run: Path, layer: str, images: int, data_dir: str | None, make
     The images are drawn by the run's seed.
     """
     from deepjax.training import open_run
-    from deepjax.training.state import keys_of
+    from deepjax.training.step.state import keys_of
 
     trained = open_run(run, data_dir=data_dir, make=make)
     fresh = drawn(trained.model, keys_of(trained.config.seed)[0], (1, *trained.config.input_shape))

@@ -8,10 +8,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.analysis import cost
-from deepjax.models.initializers import he_normal
-from deepjax.models.layers import conv_factory
-from deepjax.models.norms import norm_factory
-from deepjax.models.pooling import global_avg_pool, max_pool
+from deepjax.models.layers.basic import conv_factory
+from deepjax.models.layers.initializers import he_normal
+from deepjax.models.layers.norms import norm_factory
+from deepjax.models.layers.pooling import global_avg_pool, max_pool
 from deepjax.study.networks import Stack
 
 

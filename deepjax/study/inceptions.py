@@ -14,10 +14,10 @@ from jax.typing import DTypeLike
 from deepjax.analysis import drawn
 from deepjax.errors import require, unknown
 from deepjax.models.googlenet import Inception, Row, Unit, conv_unit
-from deepjax.models.initializers import he_normal
-from deepjax.models.layers import conv_factory
-from deepjax.models.norms import norm_factory
-from deepjax.models.pooling import global_avg_pool, max_pool
+from deepjax.models.layers.basic import conv_factory
+from deepjax.models.layers.initializers import he_normal
+from deepjax.models.layers.norms import norm_factory
+from deepjax.models.layers.pooling import global_avg_pool, max_pool
 
 # cs231n 2017, lecture 9: the module on 28 x 28 x 256 with which the cost of both kinds is worked out.
 SLIDE, SLIDE_INPUT = Row(conv1x1=128, reduce3x3=64, conv3x3=192, reduce5x5=64, conv5x5=96, project=64), (28, 28, 256)

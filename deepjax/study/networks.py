@@ -8,10 +8,10 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.initializers import Initialization, he_normal
-from deepjax.models.layers import conv_factory, dense
-from deepjax.models.norms import norm_factory
-from deepjax.models.pooling import global_avg_pool
+from deepjax.models.layers.basic import conv_factory, dense
+from deepjax.models.layers.initializers import Initialization, he_normal
+from deepjax.models.layers.norms import norm_factory
+from deepjax.models.layers.pooling import global_avg_pool
 from deepjax.models.vgg import VGG
 
 Activation = Literal["relu", "sigmoid", "identity"]

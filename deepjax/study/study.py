@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepjax.backend.compilation_cache import keep_compilations
 from deepjax.data import dataset_info
-from deepjax.data.source import check_opens
+from deepjax.data.splits import check_opens
 from deepjax.errors import require, unknown
 from deepjax.paths import run_directory, user_path
+from deepjax.progress import display
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
-from deepjax.study.figures import percent, plain_values
-from deepjax.study.report import Page, Picture, Table, provenance, render, said
-from deepjax.study.verdict import Verdict
+from deepjax.study.report.curves import percent, plain_values
+from deepjax.study.report.html import Page, Picture, Table, provenance, render, said
+from deepjax.study.stats.verdict import Verdict
 from deepjax.study.workers import RunAll, Task, TaskReport, crew, default_jobs
-from deepjax.training.compilations import keep_compilations
 from deepjax.training.config import TrainConfig, claim_directory, write_text
-from deepjax.training.display import display
-from deepjax.training.launchers import require_one_process
-from deepjax.training.logs import Row
+from deepjax.training.distributed.launchers import require_one_process
+from deepjax.training.loop import say_on_stderr
+from deepjax.training.metrics_log import Row
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import hold
-from deepjax.training.trainer import say_on_stderr
 
 PARTS = 100  # into which the measurement of a seed is cut, for whoever watches
 

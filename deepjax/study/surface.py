@@ -13,10 +13,10 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis import loss_plane, random_direction, spectral_density
-from deepjax.analysis.forward import Batch
-from deepjax.analysis.landscape import Plane
+from deepjax.analysis.core.module import Batch
+from deepjax.analysis.landscape.surface import Plane
 from deepjax.analysis.plots import STYLE, save
-from deepjax.models.scan import stack_blocks
+from deepjax.models.layers.scanned_blocks import stack_blocks
 
 
 def surface(

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis import cross_entropy
-from deepjax.study.further import states
+from deepjax.study.finetune import states
 from deepjax.training import Programs, TrainConfig
 
 LossOf = Callable[[Any], float]  # parameters -> loss

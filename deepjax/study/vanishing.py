@@ -8,9 +8,9 @@ import numpy as np
 
 from deepjax.analysis import cross_entropy, drawn, kernel_norms
 from deepjax.study.arms import ArmResult
-from deepjax.study.figures import Panel, log_ratio, norm_lines, times
 from deepjax.study.networks import Stack
-from deepjax.study.verdict import Outcome, Verdict, all_above, mean_interval
+from deepjax.study.report.curves import Panel, log_ratio, norm_lines, times
+from deepjax.study.stats.verdict import Outcome, Verdict, all_above, mean_interval
 
 Profiles = Mapping[str, Sequence[Mapping[str, float]]]  # moment -> by seed: gradient norm by layer, from input to output
 MEASURE = (

@@ -7,8 +7,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.initializers import he_normal
-from deepjax.models.norms import norm_factory
+from deepjax.models.layers.initializers import he_normal
+from deepjax.models.layers.norms import norm_factory
 
 
 def mirrored(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:

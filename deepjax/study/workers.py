@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepjax.backend.compilation_cache import keep_compilations
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
-from deepjax.training.compilations import keep_compilations
-from deepjax.training.signals import free_stop_signals, handling
+from deepjax.training.preemption import free_stop_signals, handling
 
 TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
 Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from deepjax.errors import require
-from deepjax.training.guard import MOST_SKIPS
+from deepjax.training.step.guard import MOST_SKIPS
 
 MOST_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 

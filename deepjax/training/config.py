@@ -11,9 +11,9 @@ from deepjax.data import dataset_info
 from deepjax.errors import InputError, require
 from deepjax.models import model_info
 from deepjax.training.bounds import MOST_STEPS, check_bounds
-from deepjax.training.fields import check_types
-from deepjax.training.guard import Policy
-from deepjax.training.manifest import sync_folder
+from deepjax.training.checkpoint.manifest import sync_folder
+from deepjax.training.step.guard import Policy
+from deepjax.training.validation import check_types
 
 RESULTS = ("metrics.jsonl", "checkpoints", "measured", "result.json")  # of a run, a study or an evaluation
 OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry

@@ -8,10 +8,10 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis import first_not_finite
-from deepjax.analysis.params import Path, by_path, path_string
-from deepjax.data.augment import normalize, resize
-from deepjax.training.programs import Programs, step_options
-from deepjax.training.state import TrainState
+from deepjax.analysis.core.params import Path, by_path, path_string
+from deepjax.data.augment.basic import normalize, resize
+from deepjax.training.build import Programs, step_options
+from deepjax.training.step.state import TrainState
 
 
 def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepjax.errors import InputError
-from deepjax.training.processes import by_first
+from deepjax.training.distributed.collectives import by_first
 
 NAME = "run.lock"
 HEARTBEAT = 10.0  # seconds between two signs of life

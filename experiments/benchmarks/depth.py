@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from turns import keep, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.preflight import StepCost, compile_step
-from deepjax.training.programs import step_options
-from deepjax.training.state import init_state
-from deepjax.training.step import make_train_step
+from deepjax.training.build import step_options
+from deepjax.training.memory import StepCost, compile_step
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.state import init_state
+from deepjax.training.step.step import make_train_step
 
 Way = Literal["unrolled", "scanned", "scanned, remat"]
 
@@ -59,7 +59,7 @@ class Compiled:
 
 def main() -> None:
     """Print a line a depth and way: medians, and the ratio of trace and compilation to the first depth's in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     jax.config.update("jax_enable_compilation_cache", False)
     cases: list[tuple[Way, int]] = [(way, depth) for way in options.ways for depth in options.depths]
@@ -147,4 +147,4 @@ def _zeros(leaf: Any) -> Any:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from throughput_jax import own_state, own_step
 from turns import keep, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError
 
 COPY_RATE = 4.28e12  # bytes a second, read and written, of a copy on an H200: measured
@@ -70,7 +70,7 @@ class Kernel:
 
 def main() -> None:
     """Print a table of the networks' kernels by kind."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     throughput.check_names(options.models)
     jax.config.update("jax_platforms", "cpu")  # else JAX looks for the GPU
     found = [summary(name, kernels(program(name, options)), options) for name in options.models]
@@ -166,4 +166,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

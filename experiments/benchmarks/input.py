@@ -17,7 +17,7 @@ from typing import Any
 from input_files import write_files, write_records
 from turns import Server, heard, keep, serving, shown, summary, timed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import require
 
 OWN = "deepjax"
@@ -47,7 +47,7 @@ class Options:
 
 def main() -> None:
     """Print a table for each number of cores: median images a second, and the median ratio to deepjax's in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     require(options.images >= options.batch_size, "images", options.images, "at least batch_size")
     result: dict[str, Any] = {"options": dataclasses.asdict(options) | {"out": None, "tensorflow": "", "torch": ""}, "tables": {}}
@@ -93,4 +93,4 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -10,10 +10,9 @@ import numpy as np
 from contender import Block, input_arguments, serve
 from PIL import Image
 
-from deepjax.data import Crops, EncodedSplit, dataset_info, load_split, train_batches
-from deepjax.data import encoded as encoded_module
-from deepjax.data.crops import draws
-from deepjax.data.pixels import Choose, cut, decode_rgb
+from deepjax.data import Crops, EncodedSplit, dataset_info, encoded_split, load_split, train_batches
+from deepjax.data.image.crops import draws
+from deepjax.data.image.decode import Choose, cut, decode_rgb
 
 
 def main() -> None:
@@ -42,12 +41,12 @@ def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops
 
 def undecoded(loader: Block, size: int) -> int:
     """What is left when decoding takes no time: what Python does, which threads do one after the other."""
-    blank, real = np.zeros((size, size, 3), np.uint8), encoded_module.cut
-    encoded_module.cut = lambda *_: blank
+    blank, real = np.zeros((size, size, 3), np.uint8), encoded_split.cut
+    encoded_split.cut = lambda *_: blank
     try:
         return loader()
     finally:
-        encoded_module.cut = real
+        encoded_split.cut = real
 
 
 def processes(split: EncodedSplit, size: int, batch_size: int, cores: int) -> tuple[Block, Block]:

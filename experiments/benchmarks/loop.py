@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from turns import keep, shown, summary, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.data import Split, dataset_info
 from deepjax.errors import require
-from deepjax.training import RunOptions, TrainConfig, build, programs, train
-from deepjax.training.programs import Programs
-from deepjax.training.trainer import LOOK_EVERY
+from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training.build import Programs
+from deepjax.training.loop import LOOK_EVERY
 
 BARE = "bare step"
 
@@ -43,11 +43,11 @@ class Options:
 
 def main() -> None:
     """Print the median images a second of both, and the median ratio in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     require(options.steps % LOOK_EVERY == 0 and options.steps > 0, "steps", options.steps, f"a multiple of {LOOK_EVERY}")
     config = TrainConfig(options.model, "cifar10", steps=options.steps + 2 * LOOK_EVERY, batch_size=options.batch_size)
-    with mock.patch.object(programs, "_split", random_images):
+    with mock.patch.object(build, "_split", random_images):
         made = build(config)
     rates: dict[str, list[float]] = {BARE: [], "train": []}
     for _ in range(options.rounds):
@@ -102,4 +102,4 @@ def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -17,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from turns import keep, paired, shown, typed
 
-from deepjax import command
-from deepjax.analysis import drawn, hvp, loops, per_example_gradients
+from deepjax import command_line
+from deepjax.analysis import drawn, hvp, per_example_gradients
+from deepjax.backend import conv_layouts
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.programs import step_options
-from deepjax.training.state import init_state
-from deepjax.training.step import make_train_step
+from deepjax.training.build import step_options
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.state import init_state
+from deepjax.training.step.step import make_train_step
 
 MODEL, WIDTH, IMAGES, PARTS = "cifar_resnet20", 8, 128, 4
 
@@ -43,13 +44,13 @@ class Options:
 
 def main() -> None:
     """Print a line a case: median seconds each way, and the median ratio in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     rows = {}
     for name, make in CASES.items():
         seconds: dict[str, list[float]] = {"as written": [], "in order": []}
         for _ in range(options.rounds):
-            with mock.patch.object(loops, "_within", lambda value, _: value):
+            with mock.patch.object(conv_layouts, "_within", lambda value, _: value):
                 seconds["as written"].append(timed(make))
             seconds["in order"].append(timed(make))
         low, ratio, high = paired(seconds["as written"], seconds["in order"])
@@ -138,4 +139,4 @@ CASES: dict[str, Callable[[], Callable[[], Any]]] = {
 }
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -18,7 +18,7 @@ import scaling
 import startup
 import throughput
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError, unknown
 from deepjax.training.config import write_text
 
@@ -70,7 +70,7 @@ class Options:
 
 def main() -> None:
     """Measure, then write the page."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     for name in options.only:
         if name not in PARTS:
             raise unknown("part", name, PARTS)
@@ -109,4 +109,4 @@ def render(results: Path) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -15,7 +15,7 @@ from typing import Any
 
 from turns import keep, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -43,7 +43,7 @@ class Options:
 
 def main() -> None:
     """Print a table: collectives of the compiled step, seconds to compile it, compilations once two of three epochs are done."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     if options.alone:
         print(json.dumps(looked_at(options)))
         return
@@ -128,4 +128,4 @@ def collectives(program: str) -> tuple[dict[str, int], float]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

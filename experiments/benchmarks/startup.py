@@ -15,7 +15,7 @@ from typing import Any
 
 from turns import keep, paired, shown, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError, require
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class Options:
 
 def main() -> None:
     """Print a table of each: medians in seconds, and ratios in the same rounds."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     imports: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(options.rounds):
@@ -100,4 +100,4 @@ def first_step(line: list[str], cache: str) -> float:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

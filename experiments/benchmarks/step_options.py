@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.training import TrainConfig
-from deepjax.training import step as step_module
+from deepjax.training.build import make_model, step_options
 from deepjax.training.config import write_text
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.programs import make_model, step_options
-from deepjax.training.state import init_state
-from deepjax.training.step import make_train_step
+from deepjax.training.step import step as step_module
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.state import init_state
+from deepjax.training.step.step import make_train_step
 
 PLAIN = "plain"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ class Options:
 
 def main() -> None:
     """Print a line a variant: median time of a step, median ratio to the plain step, planned memory."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     require(set(options.only) <= set(VARIANTS), "only", options.only, ", ".join(VARIANTS))
     wanted = {name: fields for name, fields in VARIANTS.items() if not options.only or name in (PLAIN, *options.only)}
@@ -136,4 +136,4 @@ def _unguarded() -> Any:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from throughput_task import Task
 from turns import Server, heard, keep, serving, shown, summary, timed, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError, require
 
 OWN = "deepjax"
@@ -99,7 +99,7 @@ class Options:
 
 def main() -> None:
     """Print a table for each network: images a second, and the median ratio to deepjax's in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     check_names(options.models)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     what = "inference" if options.inference else "training"
@@ -217,4 +217,4 @@ def task_of(name: str, options: Options, folder: str) -> Task:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

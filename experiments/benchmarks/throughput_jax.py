@@ -18,16 +18,17 @@ from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, 
 
 from deepjax.analysis import drawn
 from deepjax.data import Dataset, register
-from deepjax.data.augment import normalize
-from deepjax.models import create_model, googlenet, inception, layers, norms, pooling, resnet, vgg
-from deepjax.models.weights import to_torch
+from deepjax.data.augment.basic import normalize
+from deepjax.models import create_model, googlenet, inception_v3, resnet, vgg
+from deepjax.models.layers import basic, norms, pooling
+from deepjax.models.weights.convert import to_torch
 from deepjax.training import TrainConfig
-from deepjax.training.optimizers import decay_mask, make_optimizer, make_schedule
-from deepjax.training.parallel import Spread, make_mesh
-from deepjax.training.preflight import compile_step
-from deepjax.training.programs import step_options
-from deepjax.training.state import TrainState, auxiliary_heads, init_state, keys_of
-from deepjax.training.step import TrainStep, make_train_step
+from deepjax.training.build import step_options
+from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.memory import compile_step
+from deepjax.training.step.optimizers import decay_mask, make_optimizer, make_schedule
+from deepjax.training.step.state import TrainState, auxiliary_heads, init_state, keys_of
+from deepjax.training.step.step import TrainStep, make_train_step
 
 Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
 
@@ -178,8 +179,8 @@ def placed(task: Task) -> dict[str, jax.Array]:
 @contextlib.contextmanager
 def changed(*flags: str) -> Iterator[None]:
     """The networks and their step with something else in the place of a lever, under the names that they have anyway."""
-    pools = [(module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception, vgg)]
-    norm, convolution = (norms, "BatchNorm", flax_norm), (layers, "convolve", lax.conv_general_dilated)
+    pools = [(module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception_v3, vgg)]
+    norm, convolution = (norms, "BatchNorm", flax_norm), (basic, "convolve", lax.conv_general_dilated)
     others: dict[str, list[tuple[Any, str, Any]]] = {
         "--flax": [convolution, norm, *pools],
         "--convolutions": [convolution],

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.analysis import trace
-from deepjax.data.augment import normalize, resize
+from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import require
 from deepjax.training import TrainConfig, build
-from deepjax.training.options import Tier
-from deepjax.training.programs import Programs
-from deepjax.training.tracing import make_tracer
+from deepjax.training.build import Programs
+from deepjax.training.probe import make_tracer
+from deepjax.training.run_options import Tier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Options:
 
 def main() -> None:
     """Print a line for the step and for each tier: median time, median ratio to the step, and what one look in 100 steps costs."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     config = TrainConfig(options.model, batch_size=options.batch_size, image_size=options.image_size, width=options.width)
     seconds = timed(build(config), options)
@@ -86,4 +86,4 @@ def timed(programs: Programs, options: Options) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 from turns import heard, keep, serving, shown, summary, typed
 
-from deepjax import command
+from deepjax import command_line
 from deepjax.errors import InputError, require
 
 Block = Literal["step", "trace", "per_example_gradients", "hessian_trace", "save"]
@@ -42,7 +42,7 @@ class Options:
 
 def main() -> None:
     """Print, for the step and each instrument, the median ratio of this checkout's rate to the other's in the same round."""
-    options = command.parse(Options)
+    options = command_line.parse(Options)
     require(options.rounds >= 6, "rounds", options.rounds, "6 or more")
     if not (options.other / "deepjax").is_dir():
         raise InputError(f"other is {options.other}, which has no folder deepjax; allowed: a checkout of deepjax")
@@ -90,4 +90,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -10,9 +10,9 @@ import numpy as np
 from contender import Block, serve
 
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
-from deepjax.data.augment import normalize, resize
+from deepjax.data.augment.basic import normalize, resize
 from deepjax.training import TrainConfig, build
-from deepjax.training.checkpoint import Checkpoints
+from deepjax.training.checkpoint.manager import Checkpoints
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Archives shaped as ILSVRC2012's and imagenette's are, of photographs; and data sets prepared from them without TensorFlow.
 
 Names, classes and labels are tfds's own: the n-th validation image has the n-th line of its `validation_labels.txt`. So the
-builders of tfds take these archives for the real ones, but for their checksums; `tests/data/test_prepare_archives.py` shows that
+builders of tfds take these archives for the real ones, but for their checksums; `prepare/test_prepare_archives.py` shows that
 `write_prepared` writes to the byte what they write.
 """
 

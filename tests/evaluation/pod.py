@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deepjax.data.pixels import decode_rgb
+from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation import Member, predict, protocol_of
-from deepjax.training.parallel import Spread
+from deepjax.training.distributed.sharding import Spread
 from tests.evaluation import reference
 
 

@@ -5,7 +5,7 @@ from flax import linen as nn
 from PIL import Image
 
 from deepjax.data import Dataset
-from deepjax.data.encoded import EncodedSplit
+from deepjax.data.encoded_split import EncodedSplit
 from tests.data.photographs import crops, jpeg, photograph
 
 CROP = 32

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from deepjax.command import parse
+from deepjax.cli.evaluate import Options, main
+from deepjax.command_line import parse
 from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
 from deepjax.evaluation.agreement import borderline
 from deepjax.training import TrainConfig, train
-from deepjax.training.run_directory import read_config
-from experiments.evaluate import Options, main
+from deepjax.training.run_dir import read_config
 from tests.data.made import write_made
 
 

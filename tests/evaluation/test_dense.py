@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.data.pixels import decode_rgb
+from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.dense import apply_within, array_size, needs_filled_arrays, whole_image_form
 from deepjax.evaluation.predict import Member, predict
 from deepjax.evaluation.protocols import protocol_of
 from deepjax.models import create_model, features
-from deepjax.models.extents import extents
+from deepjax.models.layers.valid_region import extents
 from deepjax.models.stochastic_depth import stochastic_depth
-from deepjax.training.parallel import Spread, make_mesh
+from deepjax.training.distributed.sharding import Spread, make_mesh
 from tests.evaluation import reference
 
 RNG = np.random.default_rng(0)

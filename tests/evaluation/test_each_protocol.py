@@ -5,12 +5,12 @@ import pytest
 
 from deepjax.data import load_split
 from deepjax.evaluation import PROTOCOLS, Member, find, predict, protocol_of
-from deepjax.evaluation.pictures import labels_of
+from deepjax.evaluation.images import labels_of
 from deepjax.models import create_model
-from deepjax.training.parallel import Spread, make_mesh
+from deepjax.training.distributed.sharding import Spread, make_mesh
 from tests.data.archives import small_imagenet
 from tests.evaluation.test_dense import ONE, drawn
-from tests.training.test_parallel import mesh_of
+from tests.training.distributed.test_sharding import mesh_of
 
 NETWORKS = {
     "resnet18": (32, {"stages": ONE, "width": 4}),

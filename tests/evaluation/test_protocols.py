@@ -9,17 +9,17 @@ import pytest
 from flax import linen as nn
 
 from deepjax.data import Split
-from deepjax.data.pixels import decode_rgb
+from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.batches import Reader
-from deepjax.evaluation.pictures import Group
+from deepjax.evaluation.images import Group
 from deepjax.evaluation.predict import Member, _Sums, among, average, ensemble, log_softmax, mirrored, predict
 from deepjax.evaluation.protocols import PROTOCOLS, protocol_of
-from deepjax.models import extents
-from deepjax.training.parallel import Spread, make_mesh
+from deepjax.evaluation.reader import Reader
+from deepjax.models.layers import valid_region
+from deepjax.training.distributed.sharding import Spread, make_mesh
 from tests.evaluation import reference
 from tests.evaluation.reference import CLASSES, CROP, DATASET, Small
-from tests.training.test_parallel import mesh_of
+from tests.training.distributed.test_sharding import mesh_of
 
 SPREAD = Spread(make_mesh())
 
@@ -29,7 +29,7 @@ class Mean(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        return jnp.tile(extents.mean(images), CLASSES // 3)
+        return jnp.tile(valid_region.mean(images), CLASSES // 3)
 
 
 MODEL = Small()

@@ -11,12 +11,12 @@ import numpy as np
 
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training import step as step_module
-from deepjax.training.guard import OnBad
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.programs import step_options
-from deepjax.training.state import TrainState, init_state
-from deepjax.training.step import make_eval_step, make_train_step
+from deepjax.training.build import step_options
+from deepjax.training.step import step as step_module
+from deepjax.training.step.guard import OnBad
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.state import TrainState, init_state
+from deepjax.training.step.step import make_eval_step, make_train_step
 from tests.faults.tally import Tally
 from tests.faults.trapped import BRIGHT, DIGITS, Trapped
 

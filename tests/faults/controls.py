@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepjax import paths
-from deepjax.data import source
-from deepjax.training import checkpoint, config, guard, run_lock, signals, step, stored, trainer
-from deepjax.training.checkpoint import Checkpoints
+from deepjax.data import splits
+from deepjax.training import config, loop, preemption, run_lock
+from deepjax.training.checkpoint import inspect, manager
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.step import guard, step
 from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
 
@@ -77,9 +79,9 @@ def _forgetful() -> Patch:
 
 def _unmasked() -> Patch:
     """Evaluation that counts the padding of the last batch too."""
-    make = trainer.eval_batches
+    make = loop.eval_batches
     return mock.patch.object(
-        trainer, "eval_batches", lambda *arguments: (batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments))
+        loop, "eval_batches", lambda *arguments: (batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments))
     )
 
 
@@ -89,7 +91,7 @@ def _stops_unsaved(run: Any, state: Any, batches: Any, at: int) -> None:
 
 def _only_the_newest(self: Checkpoints) -> int:
     newest = self.steps()[-1]
-    return -1 if checkpoint.defects(self.folder / str(newest)) else newest
+    return -1 if manager.defects(self.folder / str(newest)) else newest
 
 
 def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -98,7 +100,7 @@ def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 CONTROLS = {
     "sha256 manifest": Control(
-        _replaced(stored, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
+        _replaced(inspect, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
     ),
     "fallback to the older step": Control(
         _replaced(Checkpoints, "_look", _only_the_newest), lambda work: files.bit_flips(2, work, restores=1)
@@ -116,19 +118,19 @@ CONTROLS = {
     ),
     "configuration compared": Control(_replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)),
     "data position": Control(_forgetful, lambda work: spread.resumed_order(4, work)),
-    "SIGTERM noted": Control(_replaced(signals.Stopping, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
-    "save at SIGTERM": Control(_replaced(trainer._Run, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
+    "SIGTERM noted": Control(_replaced(preemption.Stopping, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
+    "save at SIGTERM": Control(_replaced(loop._Run, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
     "partial saves cleared": Control(_replaced(Checkpoints, "_clear", lambda *_: None), checked(guards.clears_partial_saves)),
     "last step saved": Control(_replaced(Checkpoints, "save_last", lambda *_: None), checked(guards.saves_the_last_step)),
     "abandoned branch removed": Control(_replaced(Checkpoints, "_abandon", lambda *_: None), checked(guards.abandons_the_branch)),
-    "best kept": Control(_replaced(checkpoint, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
+    "best kept": Control(_replaced(manager, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
     "errors of saving told": Control(_replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)),
-    "saves opened again": Control(_replaced(checkpoint, "defects", lambda folder: []), checked(guards.opens_what_it_saved)),
+    "saves opened again": Control(_replaced(manager, "defects", lambda folder: []), checked(guards.opens_what_it_saved)),
     "lock": Control(_replaced(run_lock.RunLock, "acquire", lambda self: None), checked(guards.refuses_a_second_run)),
     "names refused": Control(_replaced(paths, "_PATTERN", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))),
     "evaluation mask": Control(_unmasked, checked(guards.counts_every_image_once)),
-    "image cap": Control(_replaced(source, "decode", _resized), checked(guards.refuses_bombs)),
-    "watchdog": Control(_replaced(signals, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)),
+    "image cap": Control(_replaced(splits, "decode", _resized), checked(guards.refuses_bombs)),
+    "watchdog": Control(_replaced(preemption, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)),
 }
 
 

@@ -5,9 +5,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from deepjax.command import EXIT_INPUT
-from deepjax.training.claim import is_done
-from deepjax.training.logs import read_rows
+from deepjax.command_line import EXIT_INPUT
+from deepjax.training.metrics_log import read_rows
+from deepjax.training.run_identity import is_done
 from deepjax.training.run_lock import NAME
 from tests.faults.kills import LONG, LONG_FLAGS
 from tests.faults.runs import finish, outcome, reference, start

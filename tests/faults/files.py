@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from deepjax.training import train
-from deepjax.training.checkpoint import Checkpoints, steps_of
-from deepjax.training.manifest import problems
+from deepjax.training.checkpoint.inspect import steps_of
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.checkpoint.manifest import problems
 from tests.faults.runs import CONFIG, OPTIONS, complete, outcome, programs, reference
 from tests.faults.tally import Tally
 

@@ -15,16 +15,18 @@ import jax.numpy as jnp
 from orbax.checkpoint._src.serialization import ocdbt_utils
 from PIL import Image
 
-from deepjax.data import dataset_info, source
+from deepjax.data import dataset_info, splits
 from deepjax.errors import InputError, Stopped
-from deepjax.training import checkpoint, train
-from deepjax.training.checkpoint import Checkpoints, digest, steps_of
-from deepjax.training.guard import SPIKE_WARMUP, Policy, init_guard, judge
-from deepjax.training.logs import read_rows
+from deepjax.training import train
+from deepjax.training.checkpoint import manager
+from deepjax.training.checkpoint.inspect import digest, steps_of
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.metrics_log import read_rows
+from deepjax.training.preemption import EXIT_HUNG, watchdog
 from deepjax.training.run_lock import NAME as LOCK
 from deepjax.training.run_lock import hold
-from deepjax.training.signals import EXIT_HUNG, watchdog
-from deepjax.training.state import TrainState
+from deepjax.training.step.guard import SPIKE_WARMUP, Policy, init_guard, judge
+from deepjax.training.step.state import TrainState
 from tests.faults.runs import CONFIG, OPTIONS, complete, programs
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -92,7 +94,7 @@ def keeps_the_best(work: Path) -> bool:
 def tells_of_a_failed_save(work: Path) -> bool:
     """A save that finds the disk full is said in a warning, leaves nothing behind, and the next one is made."""
     said: list[str] = []
-    with mock.patch.object(checkpoint, "write_manifest", side_effect=FULL):
+    with mock.patch.object(manager, "write_manifest", side_effect=FULL):
         opened = _saved(work, {1: None}, said)
     opened.save(state_at(2), {"next_index": 2})
     opened.close()
@@ -135,7 +137,7 @@ def refuses_bombs(work: Path) -> bool:
     file = io.BytesIO()
     Image.new("L", (3000, 3000)).save(file, "PNG")
     with contextlib.suppress(InputError):
-        source._read([{"image": file.getvalue(), "label": 1}], 0, dataset_info("digits"), "train")
+        splits._read([{"image": file.getvalue(), "label": 1}], 0, dataset_info("digits"), "train")
         return False
     return True
 

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepjax.command import parse
-from deepjax.data import dataset_info, source
+from deepjax.cli.train import Options
+from deepjax.command_line import parse
+from deepjax.data import dataset_info, splits
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig, train
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from experiments.train import Options
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from tests.faults.runs import CONFIG, OPTIONS, ROOT, complete, outcome
 from tests.faults.tally import Tally
 
@@ -184,4 +184,4 @@ def _images(draw: st.DrawFn) -> bytes:
 
 
 def _read(image: bytes) -> object:
-    return source._read([{"image": image, "label": 1}], 0, dataset_info("digits"), "train")
+    return splits._read([{"image": image, "label": 1}], 0, dataset_info("digits"), "train")

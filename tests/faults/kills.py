@@ -8,8 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from deepjax.command import EXIT_STOPPED
-from deepjax.training.signals import EXIT_HUNG
+from deepjax.command_line import EXIT_STOPPED
+from deepjax.training.preemption import EXIT_HUNG
 from tests.faults.marked import SAVED, STEPPED
 from tests.faults.runs import CONFIG, complete, finish, outcome, reference, start
 from tests.faults.tally import Tally

@@ -9,7 +9,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import checkpoint, trainer  # noqa: E402
+from deepjax.training import loop  # noqa: E402
+from deepjax.training.checkpoint import manager  # noqa: E402
 
 STEPPED, SAVED = "STEPPED", "SAVED"
 
@@ -31,6 +32,6 @@ def then_says(function: Callable[..., Any], word: str, call: int) -> Callable[..
 
 if __name__ == "__main__":
     # Asked once before the first step, and then after each.
-    trainer._Run._epoch_ends = then_says(trainer._Run._epoch_ends, STEPPED, 2)
-    checkpoint.Checkpoints.save_last = then_says(checkpoint.Checkpoints.save_last, SAVED, 1)
+    loop._Run._epoch_ends = then_says(loop._Run._epoch_ends, STEPPED, 2)
+    manager.Checkpoints.save_last = then_says(manager.Checkpoints.save_last, SAVED, 1)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from deepjax.training import Programs, RunOptions, TrainConfig, build, train
-from deepjax.training.checkpoint import digest
-from deepjax.training.logs import TIMES, read_rows
+from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.metrics_log import TIMES, read_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=3)  # 5 steps an epoch

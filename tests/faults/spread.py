@@ -12,12 +12,12 @@ from jax.sharding import AxisType, Mesh
 from deepjax.data import Split, dataset_info, train_batches
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.checkpoint import Checkpoints
-from deepjax.training.optimizers import make_optimizer, make_schedule
-from deepjax.training.parallel import Spread, Strategy
-from deepjax.training.programs import step_options
-from deepjax.training.state import TrainState, init_state
-from deepjax.training.step import make_train_step
+from deepjax.training.build import step_options
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.distributed.sharding import Spread, Strategy
+from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.state import TrainState, init_state
+from deepjax.training.step.step import make_train_step
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
 from tests.faults.tally import Tally

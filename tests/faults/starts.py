@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deepjax.command import EXIT_INPUT, EXIT_STOPPED
+from deepjax.command_line import EXIT_INPUT, EXIT_STOPPED
 from tests.faults.kills import LONG, LONG_FLAGS, MARKED, pair, together, wait_for_first_step
 from tests.faults.marked import SAVED
 from tests.faults.runs import complete, finish, outcome, reference, start

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.data import dataset_info
-from deepjax.data.augment import normalize
+from deepjax.data.augment.basic import normalize
 
 DIGITS = dataset_info("digits")
 BRIGHT = {"loss": 1000.0, "statistics": 2000.0, "gradient": 3000.0, "parameters": 4000.0, "optimizer state": 5000.0}

@@ -13,9 +13,9 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 
-from deepjax.training import checkpoint  # noqa: E402
+from deepjax.training.checkpoint import manager  # noqa: E402
 
-WHERE = {"folder": (checkpoint.Checkpoints, "_make"), "manifest": (checkpoint, "write_manifest")}
+WHERE = {"folder": (manager.Checkpoints, "_make"), "manifest": (manager, "write_manifest")}
 
 
 def fails_once(function: Callable[..., Any]) -> Callable[..., Any]:

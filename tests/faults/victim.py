@@ -13,7 +13,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import checkpoint, parallel, preflight, programs, trainer  # noqa: E402
+from deepjax.training import build, loop, memory  # noqa: E402
+from deepjax.training.checkpoint import manager  # noqa: E402
+from deepjax.training.distributed import sharding  # noqa: E402
 
 PHASE, WHEN = os.environ.get("FAULT_PHASE"), int(os.environ.get("FAULT_WHEN", "1"))
 _sent: list[float] = []
@@ -44,23 +46,23 @@ def at(when: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def in_evaluation(when: int) -> None:
     """SIGTERM in the `when`-th batch that is evaluated."""
-    compile_eval = parallel.Spread.compile_eval
-    parallel.Spread.compile_eval = lambda *arguments: at(when, compile_eval(*arguments))
+    compile_eval = sharding.Spread.compile_eval
+    sharding.Spread.compile_eval = lambda *arguments: at(when, compile_eval(*arguments))
 
 
 def arm() -> None:
     """Put the signal where the phase is."""
-    run = trainer._Run
+    run = loop._Run
     if PHASE == "compile":
-        programs.compile_step = at(1, preflight.compile_step)
+        build.compile_step = at(1, memory.compile_step)
     elif PHASE in ("train", "twice"):
         run._epoch_ends = at(3 * WHEN, run._epoch_ends)
     elif PHASE == "save":
-        checkpoint.Checkpoints._finish = at(WHEN, checkpoint.Checkpoints._finish)
+        manager.Checkpoints._finish = at(WHEN, manager.Checkpoints._finish)
     elif PHASE == "eval":
         in_evaluation(2 * WHEN)  # two batches hold the test images
     elif PHASE == "last step":
-        checkpoint.Checkpoints.save_last = at(1, checkpoint.Checkpoints.save_last)
+        manager.Checkpoints.save_last = at(1, manager.Checkpoints.save_last)
     else:  # the final evaluation comes after three epochs of two batches
         in_evaluation(6 + WHEN)
 
@@ -84,7 +86,7 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     arm()
-    trainer._Run._epoch_ends = watched(trainer._Run._epoch_ends)
-    trainer._Run._stop_if_asked = watched(trainer._Run._stop_if_asked)  # comes right after compilation, and between batches
+    loop._Run._epoch_ends = watched(loop._Run._epoch_ends)
+    loop._Run._stop_if_asked = watched(loop._Run._stop_if_asked)  # comes right after compilation, and between batches
     atexit.register(leave)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

@@ -13,10 +13,10 @@ from jax.extend.core import Literal
 from deepjax.analysis import count_macs
 from deepjax.errors import InputError
 from deepjax.models.googlenet import INITIALIZATION, TABLE, TORCHVISION, AuxiliaryHead, GoogLeNet, Inception, Row, _pool, conv_unit
-from deepjax.models.initializers import Initialization, he_normal
-from deepjax.models.layers import conv_factory
-from deepjax.models.norms import norm_factory
-from deepjax.models.torch_inception import googlenet_names
+from deepjax.models.layers.basic import conv_factory
+from deepjax.models.layers.initializers import Initialization, he_normal
+from deepjax.models.layers.norms import norm_factory
+from deepjax.models.weights.torch_inception import googlenet_names
 
 IMAGENET = (224, 224, 3)
 MODULES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")

@@ -15,11 +15,11 @@ from jax import lax
 
 from deepjax import list_models, model_info
 from deepjax.errors import InputError
-from deepjax.models.layers import shortcut_a
+from deepjax.models.layers.basic import shortcut_a
+from deepjax.models.layers.scanned_blocks import stack_blocks
 from deepjax.models.normfree import GAMMA_RELU, NFResNet, NormFreeResNet, ScaledStdConv, expected_variances, standardize
 from deepjax.models.resnet import cifar_stages
-from deepjax.models.scan import stack_blocks
-from deepjax.models.torch_nf import nf_resnet_names
+from deepjax.models.weights.torch_nf import nf_resnet_names
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")

@@ -9,9 +9,9 @@ from jax import lax
 
 from deepjax import create_model
 from deepjax.models import ResNet, cifar_stages, stack_blocks, unstack_blocks
-from deepjax.models.initializers import he_normal
-from deepjax.models.layers import relu_of_sum, shortcut_a
-from deepjax.models.norms import BatchNorm
+from deepjax.models.layers.basic import relu_of_sum, shortcut_a
+from deepjax.models.layers.initializers import he_normal
+from deepjax.models.layers.norms import BatchNorm
 from deepjax.models.preact import preact_stages, wide_stages
 from tests.drawn import drawn
 
@@ -197,7 +197,7 @@ def test_zero_init_makes_every_block_its_shortcut(block):
 
 def test_the_shortcut_of_resnet_d_averages_before_it_projects():
     """Odd maps too: the last row is averaged over what there is, as timm does."""
-    from deepjax.models.pooling import shortcut_pool
+    from deepjax.models.layers.pooling import shortcut_pool
 
     x = jnp.arange(9, dtype=jnp.float32).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(shortcut_pool(x, 2)[0, :, :, 0], [[2, 3.5], [6.5, 8]])

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 
-from deepjax.analysis.computation import steps
-from deepjax.analysis.counts import macs_of, not_counted
+from deepjax.analysis.costs.counts import macs_of, not_counted
+from deepjax.analysis.jaxpr.module_paths import steps
 from tests.properties.examples import examples
 
 SMALL = st.integers(1, 3)

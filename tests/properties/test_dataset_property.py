@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepjax.data import Dataset, load_split, sample
 from deepjax.data.loader import epoch_order
-from deepjax.data.splits import check_disjoint, parse_split, ranges
+from deepjax.data.split_spec import check_disjoint, parse_split, ranges
 from deepjax.errors import InputError
 from tests.data.made import png, write_examples
 from tests.properties.examples import examples

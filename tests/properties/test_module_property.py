@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepjax.analysis import hvp, per_example_gradients, trace
-from tests.analysis.test_params import from_vector, to_vector
+from tests.analysis.core.test_params import from_vector, to_vector
 from tests.properties.examples import examples
 from tests.zoo import Attention, ComplexWeights, Partitioned, Tree, Weighted
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deepjax.analysis.forward import require_classes
-from deepjax.analysis.network import Network, demanded_switches, hashable, mode_of
+from deepjax.analysis.core.module import require_classes
+from deepjax.analysis.core.network import Network, demanded_switches, hashable, mode_of
 from deepjax.errors import InputError
 from tests.properties.examples import examples
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from deepjax.errors import InputError
 from deepjax.paths import run_directory, user_path
 from deepjax.training import TrainConfig
-from deepjax.training.checkpoint import Checkpoints
-from deepjax.training.optimizers import make_optimizer
-from deepjax.training.state import TrainState, init_state
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.step.optimizers import make_optimizer
+from deepjax.training.step.state import TrainState, init_state
 from tests.properties.examples import examples
 
 SPECIAL = "*?[]{}()!~\\:%$&|;<>'\"`# =,@^+-._"

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepjax.analysis.calls import each_array
-from deepjax.analysis.probe import probe
-from deepjax.analysis.taps import Site, labels
+from deepjax.analysis.core.calls import each_array
+from deepjax.analysis.core.cotangent_slot import probe
+from deepjax.analysis.core.taps import Site, labels
 from tests.properties.examples import examples
 
 SIZE = 3

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.config import claim_directory
-from deepjax.training.optimizers import make_schedule
-from deepjax.training.run_directory import read_config
+from deepjax.training.run_dir import read_config
+from deepjax.training.step.optimizers import make_schedule
 from tests.properties.examples import examples
 
 SCHEDULES = ("cosine", "linear", "root", "step", "exponential", "constant")

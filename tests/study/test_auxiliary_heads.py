@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from deepjax.analysis.heads import Share, Shares
+from deepjax.analysis.gradients.auxiliary_losses import Share, Shares
 from deepjax.study.arms import ArmResult
-from deepjax.study.course import epochs_to
 from deepjax.study.heads import by_part
+from deepjax.study.stats.course import epochs_to
 from deepjax.study.study import Evidence, Options
 from experiments.auxiliary_heads import ARMS, PARTS, PRESETS, judge, make_arms
 

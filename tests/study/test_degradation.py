@@ -6,7 +6,7 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.study.arms import ArmResult
-from deepjax.study.figures import log_ratio
+from deepjax.study.report.curves import log_ratio
 from deepjax.study.study import Evidence
 from experiments.degradation import PRESETS, Options, judge, make_arms
 

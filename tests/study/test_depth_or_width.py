@@ -3,7 +3,7 @@
 import pytest
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.budget import budgets_of
+from deepjax.study.cost import budgets_of
 from deepjax.study.study import Evidence, Options
 from experiments.depth_or_width import CHEAPER, DEEP, EQUAL, MIDDLE, NETS, PRESETS, SHALLOW, THIN, TINY, judge, make_arms, name_of
 

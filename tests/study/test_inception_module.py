@@ -7,10 +7,10 @@ import pytest
 from deepjax.analysis import count_macs, macs_by_layer
 from deepjax.errors import InputError
 from deepjax.study.arms import ArmResult
-from deepjax.study.budget import budgets_of
+from deepjax.study.cost import budgets_of
 from deepjax.study.inceptions import SLIDE_INPUT, InceptionNet, median_seconds, slide_module
 from deepjax.study.study import Evidence, Options
-from deepjax.training.programs import make_model
+from deepjax.training.build import make_model
 from experiments.inception_module import PRESETS, draw, judge, make_arms
 
 

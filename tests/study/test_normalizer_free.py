@@ -3,7 +3,7 @@
 import pytest
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.rows import largest_rate, rate_curves
+from deepjax.study.report.metrics import largest_rate, rate_curves
 from deepjax.study.study import Evidence, Options
 from experiments.normalizer_free import DEEP, NETWORKS, PRESETS, SCHEMES, SHALLOW, judge, make_arms
 

@@ -3,7 +3,7 @@
 import pytest
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.budget import budgets_of, cost_lines, short
+from deepjax.study.cost import budgets_of, cost_lines, short
 from deepjax.study.study import Evidence, Options
 from experiments.parameter_efficiency import PRESETS, judge, make_arms
 

@@ -7,11 +7,11 @@ import pytest
 
 from deepjax.analysis import layer_fields
 from deepjax.study.arms import ArmResult
-from deepjax.study.budget import budgets_of
-from deepjax.study.contest import needed
+from deepjax.study.cost import budgets_of
 from deepjax.study.filters import Stages, filter_cost
+from deepjax.study.stats.contest import needed
+from deepjax.study.stats.verdict import Interval
 from deepjax.study.study import Evidence, Options
-from deepjax.study.verdict import Interval
 from experiments.small_filters import PRESETS, draw, judge, make_arms
 
 

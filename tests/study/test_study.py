@@ -8,10 +8,10 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.study.arms import best_rate, collect, run_arm
-from deepjax.study.page import failed_controls, write_page
+from deepjax.study.report.index import failed_controls, write_page
 from deepjax.study.study import Options, conduct
 from deepjax.training.run_lock import hold
-from experiments import studies
+from experiments import run_studies as studies
 from tests.study import toy
 
 

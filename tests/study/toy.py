@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deepjax.study.claims import errors_compared
-from deepjax.study.drawing import rows_figure
 from deepjax.study.networks import Stack
-from deepjax.study.report import Picture
+from deepjax.study.report.html import Picture
+from deepjax.study.report.plots import rows_figure
+from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above
 from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of
-from deepjax.study.verdict import NOT_SUPPORTED, Verdict, all_above
 from deepjax.training import TrainConfig, open_run
 
 TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}

@@ -14,12 +14,12 @@ from deepjax.data.loader import batch_index, examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, build, train
-from deepjax.training.checkpoint import digest
-from deepjax.training.damages import Damages
-from deepjax.training.data_claim import claim_data
-from deepjax.training.logs import TIMES, read_rows
-from deepjax.training.pace import Pace
-from deepjax.training.trainer import _scores
+from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.data_identity import claim_data
+from deepjax.training.decode_errors import Damages
+from deepjax.training.loop import _scores
+from deepjax.training.metrics_log import TIMES, read_rows
+from deepjax.training.throughput import Pace
 from tests.data.archives import DAMAGED, small_imagenet
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
@@ -144,7 +144,7 @@ class Computed:
 def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
     """A clock that each batch moves on by 2 s, and each step by 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
     now = [0.0]
-    monkeypatch.setattr("deepjax.training.pace.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("deepjax.training.throughput.time.perf_counter", lambda: now[0])
 
     def batches():
         while True:
@@ -232,7 +232,7 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
 
 def test_one_device_trains_on_photographs_as_eight_do(prepared, config, programs, whole, tmp_path, monkeypatch):
     """The same pictures and damage; a step from the same state, up to rounding."""
-    monkeypatch.setattr("deepjax.training.programs.make_mesh", lambda: mesh_of(1))
+    monkeypatch.setattr("deepjax.training.build.make_mesh", lambda: mesh_of(1))
     alone = build(config, prepared[1], make=THIN)
     assert (alone.spread.mesh.size, programs.spread.mesh.size) == (1, 8)
     after = []

@@ -1,0 +1,1 @@
+"""How any network is called, intercepted and measured."""

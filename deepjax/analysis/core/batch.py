@@ -1,0 +1,58 @@
+"""How many examples a batch holds, and several batches as one: what a mean over the data is taken of."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deepjax.analysis.core.module import Batch, inputs_of
+from deepjax.errors import InputError, require
+
+Batches = Batch | list[Batch]
+"""One batch, or a list of batches of one size, whose mean loss it then is. Batch statistics are each batch's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Batches of one size along a leading axis."""
+
+    first: Batch
+    stacked: Any
+    examples: int
+    """Of all batches together."""
+    batches: int
+
+
+def stack(batch: Batches) -> Stack:
+    """One batch or several, stacked; raises InputError where they are not of one size."""
+    batches = batch if _is_list(batch) else [batch]
+    shapes = {str(jax.tree.map(jnp.shape, each)) for each in batches}
+    require(len(shapes) == 1, "batch", f"a list of batches of the shapes {', '.join(sorted(shapes))}", "batches of one size")
+    examples = sum(batch_size(each) for each in batches)
+    return Stack(batches[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), examples, len(batches))
+
+
+def require_one(batch: Batches, taker: str) -> None:
+    """Raise InputError for a list of batches."""
+    if _is_list(batch):
+        raise InputError(f"batch is a list of {len(batch)} batches; {taker} takes one")
+
+
+def batch_size(batch: Batch) -> int:
+    """Length of the first axis that all arrays of the batch share; raises InputError where they do not.
+
+    Numbers and single random keys, which have no axes, belong to all examples.
+    """
+    inputs_of(batch)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1:
+        raise InputError(f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples', and scalars")
+    return sizes.pop()
+
+
+def _is_list(batch: Batches) -> bool:
+    """Whether it is a list of batches rather than one batch that is written as a list."""
+    return isinstance(batch, list) and len(batch) > 0 and all(isinstance(each, Mapping | tuple | list) for each in batch)

@@ -1,0 +1,1 @@
+"""Parameters, multiply-adds, memory and bytes moved."""

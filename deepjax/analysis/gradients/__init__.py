@@ -1,0 +1,1 @@
+"""Gradients: per example, their noise, by loss, and their correlation."""

@@ -1,0 +1,1 @@
+"""Reading a traced computation: its modules, products, loops and primitives."""

@@ -1,0 +1,1 @@
+"""The loss along lines, on planes, and along the path of training."""

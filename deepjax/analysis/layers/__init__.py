@@ -1,0 +1,1 @@
+"""Statistics of activations and gradients, layer by layer."""

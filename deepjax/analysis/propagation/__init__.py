@@ -1,0 +1,1 @@
+"""How a signal travels through depth, measured and predicted."""

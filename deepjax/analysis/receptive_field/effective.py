@@ -1,0 +1,215 @@
+"""Effective receptive fields: how much each pixel moves the centre unit of a map.
+
+Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", 2016
+(arXiv:1701.04128): gradient 1 on the centre unit of an output plane, 0 elsewhere, back-propagated to the input (section 3.1).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
+from deepjax.analysis.core.module import Network, described, hashable, name_of, run, shapes_of
+from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
+from deepjax.errors import InputError, require, unknown
+
+THRESHOLD = 1 - 0.9545  # of the peak: where a Gaussian has fallen 2 standard deviations' mass from it
+Power = Literal["absolute", "square"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EffectiveField:
+    """How much each pixel moves the centre unit of a layer's output. Lengths in pixels of the input."""
+
+    layer: str
+    """Path of the module; "" is the network."""
+    unit: tuple[int, int]
+    """Row and column of the centre unit in its output."""
+    power: Power
+    map: np.ndarray
+    """(height, width): |gradient| or its square, averaged over channels and inputs."""
+    size: float
+    """Square root of the number of pixels above 4.55 % of the map's peak, which in a bell is the centre."""
+    sigma: tuple[float, float]
+    """Standard deviations of the map as a distribution over rows and over columns (its second moments)."""
+    r2: float
+    """Share of the map's variance that the Gaussian with those moments explains, its height by least squares."""
+    theoretical: tuple[int, int] | None
+    """Rows and columns of the theoretical receptive field in evaluation; None where it is the whole image or not known."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Effective over theoretical size: about 1 / sqrt(layers) in a plain stack."""
+        return self.theoretical and self.size / math.sqrt(math.prod(self.theoretical))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict of all numbers but the map."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "map"}
+        return [fields | {"ratio": self.ratio}]
+
+    def plot(self, ax: Any = None) -> Any:
+        """The map as an image with a scale bar, the theoretical field as a square around it; returns the matplotlib Axes."""
+        from deepjax.analysis.instrument_figures import draw_field
+
+        return draw_field(self, ax)
+
+
+def effective_field(
+    model: nn.Module | Network,
+    variables: Any,
+    inputs: Array,
+    *,
+    layer: str | None = None,
+    channel: int | None = None,
+    power: Power = "absolute",
+    train: bool = False,
+) -> EffectiveField:
+    """The pixels that the centre unit of a map depends on, weighted by how much, and the size of that spot.
+
+    inputs: (batch, height, width, channels) floats, some 100 images for a network with nonlinearities. `layer`: path of a module
+    that returns (batch, height, width, channels), default the network itself; of a shared one the last call. `channel`: of the
+    output, default all together. In a random network the mean of "square" is the one whose width theory gives,
+    sqrt(n (k^2 - 1) / 12) for n k x k convolutions; that of "absolute" is up to sqrt(2) times as wide.
+    `train`: batch norm by the batch, which ties each input's gradient to the others.
+    Raises InputError for an unknown layer (naming the nearest), one inside nn.scan or nn.remat, one that returns no map, inputs
+    that do not fit, and a unit that no pixel moves.
+    Cost: one forward and one backward pass over the inputs with all activations in memory; compiled once for a network and shape.
+    Source: Luo et al. 2016, sections 2 and 3.1.
+    """
+    model = hashable(model)
+    require(
+        jnp.ndim(inputs) == 4 and is_float(jnp.asarray(inputs)),
+        "inputs",
+        _described(inputs),
+        "floats (batch, height, width, channels)",
+    )
+    require(power in ("absolute", "square"), "power", power, "'absolute' or 'square'")
+    path = layer or ""
+    shape = _shape_of(model, variables, inputs, path, train)
+    require(channel is None or 0 <= channel < shape[3], "channel", channel, f"None, or 0 to {shape[3] - 1}")
+    found = _field_map(model, variables, inputs, layer=path, channel=channel, square=power == "square", train=train)
+    field = _theory(model, variables, inputs, path)
+    return _measured(np.asarray(found, np.float64), path, (shape[1] // 2, shape[2] // 2), power, field and field.size)
+
+
+def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
+    """The field of the mean of several maps of one layer, over draws of the weights for one.
+
+    Raises InputError for none, or for fields of different layers, shapes or powers. Cost: a mean of maps.
+    Source: Luo et al. 2016, section 3.1, whose pictures are averages over 20 draws.
+    """
+    kinds = {(field.layer, field.unit, field.power, field.map.shape) for field in fields}
+    require(len(kinds) == 1, "fields", f"{len(kinds)} kinds of fields", "fields of one layer, unit, power and image shape")
+    first = fields[0]
+    mean = np.mean([field.map for field in fields], axis=0)
+    return _measured(mean, first.layer, first.unit, first.power, first.theoretical)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "layer", "channel", "square", "train"))
+def _field_map(
+    model: nn.Module | Network, variables: Any, inputs: Array, *, layer: str, channel: int | None, square: bool, train: bool
+) -> Array:
+    def centre(inputs: Array) -> Array:
+        plane = _output_of(model, variables, inputs, layer, train)
+        units = plane[:, plane.shape[1] // 2, plane.shape[2] // 2].astype(jnp.float32)
+        return jnp.sum(units if channel is None else units[:, channel])  # the sum over inputs keeps their gradients apart
+
+    gradient = jax.grad(centre)(inputs).astype(jnp.float32)
+    return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
+
+
+def _output_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> Array:
+    """What the layer returns, in its last call."""
+    found: dict[str, Array] = {}
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> None:
+        if path_of(module) == layer:
+            found[layer] = output
+
+    outputs = visit_calls(model, variables, inputs, train, keep)
+    return found[layer] if layer else outputs
+
+
+def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
+    calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
+    if layer and layer not in calls:
+        raise unknown("layer", layer, filter(None, calls))
+    if layer and calls[layer].inside:
+        raise InputError(
+            f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
+            "allowed: layers outside"
+        )
+    shape = calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
+    if len(shape) != 4:
+        name = repr(layer) if layer else "the network's own output"
+        maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.inside]
+        raise InputError(f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as {maps[-1:] or 'none here'}")
+    return shape
+
+
+@functools.lru_cache(maxsize=256)
+def _own_shape(model: nn.Module | Network, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[int, ...]:
+    variables, inputs = jax.tree.unflatten(structure, shapes)
+    outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), train), variables, inputs)
+    if not (isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)):
+        raise InputError(
+            f"{name_of(model)} returns {described(outputs)}; allowed: one array of floats, which "
+            "Network(module, output=...) selects, or layer="
+        )
+    return outputs.shape
+
+
+def _theory(model: nn.Module | Network, variables: Any, inputs: Array, layer: str) -> ReceptiveField | None:
+    leaves, structure = jax.tree.flatten(variables)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return _kept_theory(model, structure, shapes, jnp.shape(inputs)[1:], layer)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_theory(
+    model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...], input_shape: tuple[int, ...], layer: str
+) -> ReceptiveField | None:
+    variables = jax.tree.unflatten(structure, shapes)
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    if layer and layer not in {call.path for call in all_calls(model, variables, images, False)}:
+        return None  # a head that only trains
+    return receptive_fields(lambda images, variables: _output_of(model, variables, images, layer, False), input_shape, variables)
+
+
+def _measured(
+    found: np.ndarray, layer: str, unit: tuple[int, int], power: Power, theoretical: tuple[int, int] | None
+) -> EffectiveField:
+    if not (np.isfinite(found).all() and found.max() > 0):
+        what = "no pixel moves" if np.isfinite(found).all() else "has a gradient that is not finite;"
+        raise InputError(f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, inputs or layer")
+    size = math.sqrt(np.count_nonzero(found > THRESHOLD * found.max()))
+    sigma, r2 = _gaussian(found)
+    return EffectiveField(layer, unit, power, found, size, sigma, r2, theoretical)
+
+
+def _gaussian(found: np.ndarray) -> tuple[tuple[float, float], float]:
+    """Second moments, exact for a convolution of many boxes; and R^2 of the Gaussian that has them."""
+    bells, sigma = [], []
+    for axis in (0, 1):
+        profile = found.sum(axis=1 - axis) / found.sum()
+        places = np.arange(len(profile))
+        mean = profile @ places
+        sigma.append(math.sqrt(profile @ (places - mean) ** 2))
+        bells.append(np.exp(-0.5 * ((places - mean) / max(sigma[-1], 1e-6)) ** 2))
+    bell = np.outer(*bells)
+    height = (found * bell).sum() / (bell**2).sum() if bell.any() else 0.0
+    spread = ((found - found.mean()) ** 2).sum()
+    r2 = 1 - ((found - height * bell) ** 2).sum() / spread if spread else math.nan
+    return (sigma[0], sigma[1]), float(r2)
+
+
+def _described(inputs: Any) -> str:
+    return f"{jnp.result_type(inputs)} {jnp.shape(inputs)}"

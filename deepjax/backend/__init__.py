@@ -1,0 +1,1 @@
+"""What XLA and a machine need to be told; imports nothing else of deepjax."""

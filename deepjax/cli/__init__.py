@@ -1,0 +1,1 @@
+"""The command line `deepjax NAME`: one file a command, each with `start(arguments)`."""

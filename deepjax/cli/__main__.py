@@ -1,0 +1,46 @@
+"""`deepjax NAME ...`, or `python -m deepjax.cli NAME ...`: runs the command of that name."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import deepjax
+from deepjax.command_line import run
+from deepjax.errors import unknown
+
+COMMANDS = {
+    "train": "train one network on one data set",
+    "evaluate": "test networks as their papers did, on every image of a set exactly once",
+    "models": "list the networks, or show one stage by stage",
+}
+USAGE = "\n".join(
+    [
+        "usage: deepjax NAME [OPTIONS]; `deepjax NAME --help` shows the options of a command.",
+        "",
+        *(f"  {name:10}{about}" for name, about in COMMANDS.items()),
+        "",
+        "  --version  the version of deepjax",
+    ]
+)
+
+
+def main() -> None:
+    """The entry point `deepjax`."""
+    run(lambda: start(sys.argv[1:]))
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Run a command; raises InputError for an unknown one."""
+    name, *rest = arguments or ["--help"]
+    if name in ("--help", "-h"):
+        print(USAGE)
+    elif name == "--version":
+        print(deepjax.__version__)
+    elif name in COMMANDS:
+        importlib.import_module(f"deepjax.cli.{name}").start(rest)
+    else:
+        raise unknown("command", name, list(COMMANDS), listed_by="deepjax --help")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Train one model on one data set.
+
+    deepjax train --model cifar_resnet20 --dataset digits --epochs 10 --out runs/resnet20
+    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --epochs 20 --out runs/a3
+    deepjax train --recipe list
+
+A recipe sets the options that its source states, and options beside it override them. The same command again carries on where it
+was stopped, to the same bits, or says that the run is done.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+
+from deepjax.analysis.plots import COLORS, Curve, error_curves, save
+from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.command_line import parse
+from deepjax.errors import InputError
+from deepjax.paths import run_directory
+from deepjax.progress import display
+from deepjax.training import RunOptions, RunResult, TrainConfig, train
+from deepjax.training.distributed.cluster import Hosts, be_deterministic, join
+from deepjax.training.loop import SHORT
+from deepjax.training.metrics_log import read_rows
+from deepjax.training.recipes.imagenet import recipe, recipes_page
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train one model on one data set; the same command again carries on, or says that the run is done."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    out: Path
+    """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
+    recipe: str = ""
+    """A preset that the other options override, such as resnet50_a3; `--recipe list` shows all."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+    hosts: Hosts = Hosts()
+    deterministic: bool = False
+    """Equal bits in every run on a GPU too, where that costs speed (on CPU they are equal anyway)."""
+
+
+def parsed(arguments: Sequence[str]) -> Options:
+    """The options of a command line, starting from its recipe where it names one; raises InputError for an unknown one."""
+    name = recipe_of(arguments)
+    start: Any = Options(recipe(name).config, tyro.MISSING, name) if name else None
+    return parse(Options, arguments, start)
+
+
+def recipe_of(arguments: Sequence[str]) -> str:
+    """The name after --recipe, or nothing."""
+    joined = [
+        word for argument in arguments for word in (argument.split("=", 1) if argument.startswith("--recipe=") else [argument])
+    ]
+    return dict(pairwise(joined)).get("--recipe", "")
+
+
+def main(options: Options) -> None:
+    """Train, draw the curves, print the result."""
+    config, out = options.config, run_directory(options.out)
+    if options.deterministic:
+        be_deterministic()
+    join(options.hosts)
+    keep_compilations()
+    title = f"{config.model} on {config.dataset}"
+    primary = jax.process_index() == 0
+    with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:
+        result = train(config, out, options.run, report=functools.partial(report, title))
+    if primary:
+        draw(out)
+        print(describe(result, out))
+
+
+def unheard(task: str, done: int, total: int, note: str = "") -> None:
+    """The progress of the other processes, which is the first one's."""
+
+
+def draw(out: Path) -> None:
+    """curves.png from the rows of the run; raises InputError when it cannot be written."""
+    rows = [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == "epoch"]
+    epochs = [row["epoch"] for row in rows]
+    curves = [
+        Curve(label, epochs, [[100 * row[key] for row in rows]], COLORS[0], line)
+        for label, key, line in (("train (running)", "running_error", "--"), ("test", "test_error", "-"))
+    ]
+    figure = error_curves([(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch")
+    try:
+        save(figure, out / "curves.png")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {out / 'curves.png'}: {error.strerror}; free space, and the same command draws it"
+        ) from error
+
+
+def describe(result: RunResult, out: Path) -> str:
+    """The end of a run in two lines; the digest is that of its last checkpoint."""
+    start = "was done already" if result.was_done else f"carried on after step {result.resumed_at}" if result.resumed_at else "done"
+    saved = f"; checkpoint {result.steps} has digest {result.digest[:SHORT]}" if result.digest else ""
+    return (
+        f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
+        f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
+        f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png{saved}"
+    )
+
+
+def start(arguments: Sequence[str]) -> None:
+    """The command: the list of recipes, or a training."""
+    if recipe_of(arguments) == "list":
+        print(recipes_page(), end="")
+    else:
+        main(parsed(arguments))

@@ -1,0 +1,44 @@
+"""Random erasing on the device: a box of an image becomes zero, the mean of a normalised image."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from deepjax.data.augment.basic import WHOLE, Share
+
+AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of the erased box: share of the image, height over width
+TRIES = 10
+
+
+def random_erase(key: Array, images: Array, probability: float, share: Share = WHOLE) -> Array:
+    """Erase a box of each image with a probability. images: (batch, height, width, channels), normalised floats.
+
+    Zhong et al. 2017 (arXiv:1708.04896), with the constants of torchvision: a box of 2 to 33 % of the area; the first of ten draws
+    that fits into the image, or none.
+    """
+    batch, height, width, _ = images.shape
+    whole = batch * share.count
+    of_which, of_box = random.split(key)
+    erased = share.of(random.bernoulli(of_which, probability, (whole,)))
+    boxes = jax.vmap(lambda key: random_box(key, height, width))(share.of(random.split(of_box, whole)))
+    return jnp.where((boxes & erased[:, None, None])[:, :, :, None], jnp.zeros((), images.dtype), images)
+
+
+def random_box(key: Array, height: int, width: int) -> Array:
+    """True in a random box inside of an image: (height, width) bools; false everywhere where no draw fits."""
+    of_area, of_ratio, of_place = random.split(key, 3)
+    area = height * width * random.uniform(of_area, (TRIES,), jnp.float32, *AREA)
+    ratio = jnp.exp(random.uniform(of_ratio, (TRIES,), jnp.float32, *jnp.log(jnp.asarray(RATIO))))
+    rows, columns = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    fits = (rows < height) & (columns < width)
+    first = jnp.argmax(fits)
+    start = random.uniform(of_place, (2,), jnp.float32)
+    down = _span(height, rows[first], start[0]) & fits[first]
+    return down[:, None] & _span(width, columns[first], start[1])[None, :]
+
+
+def _span(size: int, length: Array, start: Array) -> Array:
+    """Places of an axis in a stretch that begins anywhere it fits; start: in [0, 1)."""
+    begin = jnp.floor(start * (size - length + 1.0))
+    place = jnp.arange(size, dtype=jnp.float32)
+    return (place >= begin) & (place < begin + length)

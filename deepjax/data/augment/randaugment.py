@@ -1,0 +1,102 @@
+"""RandAugment and TrivialAugment on the device: uint8 in and out, pure functions of a key."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+
+from deepjax.data.augment.basic import WHOLE, Share
+from deepjax.data.augment.operations import OPERATIONS, operate
+
+DEVIATION, LEFT_OUT, HIGHEST = 0.5, 0.5, 10.0  # timm's mstd0.5, p0.5 and the end of its scale
+BINS = 30  # TrivialAugment's strengths are 0 to 30
+OF_RAND = [place for place, name in enumerate(OPERATIONS) if name != "identity"]
+OF_TRIVIAL = [place for place, name in enumerate(OPERATIONS) if name not in ("solarize_add", "invert")]
+
+
+def rand_augment(
+    key: Array, images: Array, fill: Array, operations: int = 2, magnitude: float = 9.0, share: Share = WHOLE
+) -> Array:
+    """RandAugment as timm has it, rand-m9-mstd0.5-inc1: so many of 15 operations on each image, each left out half of the times.
+
+    images: (batch, height, width, 1 or 3) uint8; fill: (channels,) uint8, the data set's mean in timm; magnitude: 0 to 10, around
+    which each operation draws its own (Cubuk et al. 2019, arXiv:1909.13719; timm's auto_augment.py, but always bilinear).
+    """
+    batch, *size, _ = images.shape
+    shape = (batch * share.count, operations)
+    of_place, of_doing, of_level, of_sign = random.split(key, 4)
+    places = jnp.asarray(OF_RAND)[random.randint(of_place, shape, 0, len(OF_RAND))]
+    places = jnp.where(random.bernoulli(of_doing, 1 - LEFT_OUT, shape), places, OPERATIONS.index("identity"))
+    level = jnp.clip(magnitude + DEVIATION * random.normal(of_level, shape, jnp.float32), 0.0, HIGHEST)
+    sign = random.rademacher(of_sign, shape, jnp.float32)
+    drawn = share.of(jnp.stack([places.astype(jnp.float32), level, sign], axis=-1))
+
+    def one_more(images: Array, drawn: Array) -> tuple[Array, None]:
+        places = drawn[:, 0].astype(jnp.int32)
+        arguments = jax.vmap(lambda level, sign: rand_arguments(level, sign, size))(drawn[:, 1], drawn[:, 2])
+        return operate(images, places, _chosen(arguments, places), fill), None
+
+    return lax.scan(one_more, images, jnp.swapaxes(drawn, 0, 1))[0]
+
+
+def trivial_augment(key: Array, images: Array, share: Share = WHOLE) -> Array:
+    """TrivialAugment Wide as torchvision has it: one of 14 operations on each image, at a random strength, on black.
+
+    images: (batch, height, width, 1 or 3) uint8 (Mueller and Hutter 2021, arXiv:2103.10158).
+    """
+    shape = (images.shape[0] * share.count,)
+    of_place, of_level, of_sign = random.split(key, 3)
+    places = share.of(jnp.asarray(OF_TRIVIAL)[random.randint(of_place, shape, 0, len(OF_TRIVIAL))])
+    level = share.of(random.randint(of_level, shape, 0, BINS + 1).astype(jnp.float32))
+    arguments = jax.vmap(trivial_arguments)(level, share.of(random.rademacher(of_sign, shape, jnp.float32)))
+    return operate(images, places, _chosen(arguments, places), jnp.zeros(images.shape[-1], jnp.uint8))
+
+
+def rand_arguments(level: Array, sign: Array, size: Sequence[int]) -> Array:
+    """What each of OPERATIONS is given at a level of 0 to 10, with a sign of 1 or -1: (operations,). size: (height, width)."""
+    share = level / HIGHEST
+    factor = jnp.maximum(0.1, 1.0 + sign * share * 0.9)
+    return _in_order(
+        rotate=sign * share * 30.0,
+        shear_x=sign * share * 0.3,
+        shear_y=sign * share * 0.3,
+        translate_x=sign * share * 0.45 * size[1],
+        translate_y=sign * share * 0.45 * size[0],
+        posterize=4.0 - jnp.floor(share * 4.0),
+        solarize=256.0 - jnp.floor(share * 256.0),
+        solarize_add=jnp.floor(share * 110.0),
+        brightness=factor,
+        contrast=factor,
+        color=factor,
+        sharpness=factor,
+    )
+
+
+def trivial_arguments(level: Array, sign: Array) -> Array:
+    """What each of OPERATIONS is given at a strength of 0 to 30, with a sign of 1 or -1: (operations,)."""
+    share = level / BINS
+    factor = 1.0 + sign * share * 0.99
+    return _in_order(
+        rotate=sign * share * 135.0,
+        shear_x=sign * share * 0.99,
+        shear_y=sign * share * 0.99,
+        translate_x=sign * jnp.floor(share * 32.0),
+        translate_y=sign * jnp.floor(share * 32.0),
+        posterize=8.0 - jnp.round(share * 6.0),
+        solarize=255.0 - share * 255.0,
+        brightness=factor,
+        contrast=factor,
+        color=factor,
+        sharpness=factor,
+    )
+
+
+def _in_order(**arguments: Array) -> Array:
+    """Arguments by name -> in the order of OPERATIONS; 0 for those that take none."""
+    return jnp.stack([jnp.asarray(arguments.get(name, 0.0), jnp.float32) for name in OPERATIONS])
+
+
+def _chosen(arguments: Array, places: Array) -> Array:
+    """Of each row the number at its place. arguments: (batch, operations), places: (batch,) -> (batch,)."""
+    return jnp.take_along_axis(arguments, places[:, None], axis=1)[:, 0]

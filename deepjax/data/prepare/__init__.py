@@ -1,0 +1,1 @@
+"""Preparing data sets as ArrayRecord: `python -m deepjax.data.prepare NAME`."""

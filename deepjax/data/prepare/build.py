@@ -1,0 +1,73 @@
+"""A data set prepared from its archives, by its own builder in tfds, as ArrayRecord."""
+
+import errno
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from deepjax.data.catalog import Dataset
+from deepjax.data.dataset_checks import check_features
+from deepjax.data.prepare.archives import check_archives
+from deepjax.data.split_spec import parse_split
+from deepjax.errors import InputError
+
+
+def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
+    """Have tfds write the data set to `data_dir`, from archives in `manual_dir` or that it downloads.
+
+    Raises InputError without TensorFlow, for missing or wrong archives, when tfds cannot get or read them, and where an earlier
+    preparation was interrupted.
+    """
+    require_tensorflow()
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(dataset.builder, data_dir=data_dir, file_format="array_record")
+    folder = Path(builder.data_path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_features(dataset, builder.info.features)
+    _refuse_leftovers(folder)
+    check_archives(dataset, builder, manual_dir, folder.parent)
+    _tell_sizes(dataset, builder)
+    # Every archive must have the sha256 that tfds knows, before it is opened.
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, force_checksums_validation=True)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise InputError(f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}") from error
+
+
+def require_tensorflow() -> None:
+    """Raise InputError where TensorFlow, with which tfds writes, is not installed; where it is, keep it off the accelerators."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError("preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it did not find on this machine is of no use here
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # it would take their whole memory
+
+
+def _advice(error: Exception, manual_dir: str | None) -> str:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "free space, or give another --data-dir"
+    return f"fetch the archives in {manual_dir} again" if manual_dir else "pass --manual-dir with its archives"
+
+
+def _refuse_leftovers(folder: Path) -> None:
+    """What tfds was writing when it was killed stays for ever, as large as the data set, and tfds cannot carry on with it."""
+    for left in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+        size = sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
+        raise InputError(
+            f"a preparation was interrupted, or is running: {left} ({size / 1e9:.1f} GB); tfds cannot carry on with it: "
+            f"unless it is running, begin anew after: rm -r {left}"
+        )
+
+
+def _tell_sizes(dataset: Dataset, builder: Any) -> None:
+    """How many images are to come, so that tfds can say how long that takes."""
+    import tensorflow_datasets as tfds
+
+    whole = [(name, size) for name, size in dataset.splits.values() if parse_split(name) == [(name, True)]]
+    expected = [tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in whole]
+    builder.info.set_splits(tfds.core.SplitDict(expected))

@@ -1,0 +1,118 @@
+"""A prepared data set written anew, shard by shard: what is finished is kept when it is interrupted, and nothing is half there."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deepjax.data.fingerprint import NAME as FINGERPRINT
+from deepjax.data.shards import INFO, Shard, list_splits, read_info, read_records, write_records
+from deepjax.data.threads import in_threads, progress
+from deepjax.errors import InputError
+
+Reader = Callable[[Path], Iterator[bytes]]
+ORIGIN = "origin.json"
+
+
+def rewrite(source: Path, target: Path, read: Reader, change: Callable[[bytes], bytes], origin: Mapping[str, Any]) -> None:
+    """Write `change` of every record of the data set in `source`, read by `read`, to `target` as ArrayRecord, with its metadata.
+
+    Until all is done it stands beside the target as `unfinished.VERSION`; the same call carries on there, and leaves out every
+    shard that is there. Each shard is read back and compared with what was to be written before it takes its name. `origin`
+    says what is written from what. Raises InputError where that is something else than when it was begun, where another
+    process is at it, or where a shard cannot be read or holds another number of records than it should.
+    """
+    work = target.with_name(f"unfinished.{target.name}")
+    work.mkdir(parents=True, exist_ok=True)
+    with _claimed(work, {"source": _sizes(source), **origin}):
+        shards = [shard for shards in list_splits(source).values() for shard in shards]
+        with progress(f"writing {target.parent.name}", sum(shard.count for shard in shards)) as advance:
+            in_threads(lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance), shards)
+        _write_metadata(source, work)
+        work.rename(target)
+        (target / ORIGIN).unlink()  # last, so that what is unfinished always says what it was begun from
+
+
+def _write(shard: Shard, path: Path, read: Reader, change: Callable[[bytes], bytes], advance: Callable[[int], None]) -> None:
+    if path.exists():
+        advance(shard.count)
+        return
+    partial, written, count = path.with_name(f"{path.name}.partial"), hashlib.sha256(), 0
+
+    def records() -> Iterator[bytes]:
+        nonlocal count
+        for record in map(change, read(shard.path)):
+            written.update(_framed(record))
+            count += 1
+            advance(1)
+            yield record
+
+    write_records(partial, records())
+    if count != shard.count:
+        raise InputError(f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected {shard.count}")
+    found = hashlib.sha256()
+    for record in read_records(partial):
+        found.update(_framed(record))
+    if found.digest() != written.digest():
+        raise InputError(f"{partial} does not hold what was written to it: the disk or its file system is at fault")
+    _keep(partial)
+    partial.rename(path)
+
+
+def _framed(record: bytes) -> bytes:
+    """A record after its length, so that the border between two cannot move."""
+    return len(record).to_bytes(8, "little") + record
+
+
+def _keep(path: Path) -> None:
+    """Have the file on the disk before it is renamed: a name must not outlive a power failure that its bytes do not."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _new_name(path: Path) -> str:
+    return path.name.replace(".tfrecord-", ".array_record-")
+
+
+def _sizes(source: Path) -> dict[str, int]:
+    """Names and sizes of the source's files; raises InputError where a shard is missing."""
+    for shard in (shard for shards in list_splits(source).values() for shard in shards):
+        if not shard.path.is_file():
+            raise InputError(f"shard {shard.path.name} is missing in {source}")
+    return {path.name: path.stat().st_size for path in sorted(source.iterdir()) if path.is_file()}
+
+
+@contextlib.contextmanager
+def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the folder alone, begun from this origin."""
+    text = json.dumps(origin, sort_keys=True)
+    with (work / ORIGIN).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process is writing {work}; wait for it, or end it") from error
+        file.seek(0)
+        begun = file.read()
+        if begun and begun != text:
+            raise InputError(f"{work} was begun from other data or for another size; to begin anew: rm -r {work}")
+        if not begun:
+            file.write(text)
+            file.flush()
+        yield
+
+
+def _write_metadata(source: Path, work: Path) -> None:
+    for path in source.iterdir():
+        if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (INFO, FINGERPRINT):
+            shutil.copy(path, work)
+    info = read_info(source)
+    info["fileFormat"] = "array_record"
+    for split in info["splits"]:
+        names = [_new_name(shard.path) for shard in list_splits(source)[split["name"]]]
+        split["numBytes"] = str(sum((work / name).stat().st_size for name in names))
+    (work / INFO).write_text(json.dumps(info, indent=2))

@@ -1,0 +1,71 @@
+"""A pass over many files in threads, with how far it is and the time left."""
+
+import concurrent.futures
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from deepjax.backend.cpu import cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of all items, in order, by one thread a core; the first error ends it, and what has not begun is left out."""
+    pool = concurrent.futures.ThreadPoolExecutor(cores())
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, unit: str = "images", every: float = 10.0) -> Iterator[Callable[[int], None]]:
+    """Gives a function that adds to what is done: a bar with the time left on a terminal, else a line now and then.
+
+    Threads may share it. What is done within `every` seconds says nothing where no terminal is.
+    """
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            task = bars.add_task(title, total=total)
+            yield lambda count: bars.advance(task, count)
+    else:
+        yield _Lines(title, total, unit, every).advance
+
+
+class _Lines:
+    def __init__(self, title: str, total: int, unit: str, every: float) -> None:
+        self.title, self.total, self.unit, self.every = title, total, unit, every
+        self.done, self.began, self.lock = 0, time.monotonic(), threading.Lock()
+        self.said = self.began
+
+    def advance(self, count: int) -> None:
+        with self.lock:
+            self.done += count
+            now = time.monotonic()
+            if now - self.said < self.every or not self.done:
+                return
+            self.said = now
+            left = (now - self.began) * (self.total - self.done) / self.done
+            line = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {describe_time(left)} left"
+        print(line, file=sys.stderr, flush=True)
+
+
+def describe_time(seconds: float) -> str:
+    """In words of one size.
+
+    >>> describe_time(59), describe_time(150), describe_time(9000)
+    ('59 s', '2 min', '2.5 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,116 @@
+"""Test images as a protocol takes them: photographs stored whole as JPEG, or arrays of the size that the network is given."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from deepjax.data import Split
+from deepjax.data.encoded_split import PASSING, EncodedSplit
+from deepjax.data.image.decode import decode_rgb
+from deepjax.data.image.fixed_size import FORMATS
+from deepjax.errors import InputError
+from deepjax.evaluation.accuracy import label_table
+from deepjax.evaluation.crops import Interpolation, cut, pixels, rescale, rescaled_size
+from deepjax.evaluation.dense import array_size
+from deepjax.evaluation.protocols import Protocol
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Images whose views are arrays of one shape: `views` of each, cut at each of `sides`."""
+
+    ids: np.ndarray
+    sides: tuple[int, ...]
+    views: int
+    height: int
+    width: int
+
+
+def groups_of(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False) -> list[Group]:
+    """All images once for each scale of a dense protocol, by the shapes of their arrays; once in all for any other.
+
+    `filled`: each whole image fills its array, so that there are as many shapes as images have.
+    """
+    everything = np.arange(len(split))
+    if isinstance(split, Split):
+        return [Group(everything, (), 1, *split.images.shape[1:3])]
+    if not protocol.dense:
+        return [Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)]
+    sizes = [_size(split, i) for i in range(len(split))]
+    groups = []
+    for side in protocol.sides:
+        scaled = [_scaled(split, i, size, side) for i, size in enumerate(sizes)]
+        shapes = scaled if filled else list(map(array_size, scaled))
+        for width, height in sorted(set(shapes)):
+            ids = np.flatnonzero([shape == (width, height) for shape in shapes])
+            groups.append(Group(ids, (side,), 1, height, width))
+    return groups
+
+
+def labels_of(split: Split | EncodedSplit) -> np.ndarray:
+    """The labels of every image: (images, most of an image), -1 where an image has fewer."""
+    if isinstance(split, Split):
+        return label_table(split.labels.tolist())
+    return label_table([_read(split, i)[1] for i in range(len(split))])
+
+
+def views_of(
+    split: Split | EncodedSplit, index: int, group: Group, protocol: Protocol, interpolation: Interpolation
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The views (views, height, width, channels) uint8 of an image, and where the last ends in its array: (height, width).
+
+    Raises InputError, naming the record, for an image that is damaged: every image counts.
+    """
+    if isinstance(split, Split):
+        return split.images[index][None], (group.height, group.width)
+    encoded, _ = _read(split, index)
+    views = np.zeros((group.views, group.height, group.width, 3), np.uint8)
+    ends, at = (group.height, group.width), 0
+    with _named(split, index):
+        image = Image.fromarray(decode_rgb(encoded))
+        for side in group.sides:
+            for piece in cut(rescale(image, side, interpolation), protocol.cut, group.height, interpolation):
+                ends = (piece.height, piece.width)
+                views[at, : piece.height, : piece.width] = pixels(piece)
+                at += 1
+    return views, ends
+
+
+def _read(split: EncodedSplit, index: int) -> tuple[bytes, list[int]]:
+    """The bytes of an image and its labels, of which there may be several or none."""
+    with _named(split, index):
+        encoded, label = split.read(index)
+        several: Sequence[int] = [label] if label >= 0 else np.asarray(split.records[index][split.dataset.label]).tolist()
+        return encoded, list(several)
+
+
+def _size(split: EncodedSplit, index: int) -> Size:
+    encoded, _ = _read(split, index)
+    with _named(split, index), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        return image.size
+
+
+def _scaled(split: EncodedSplit, index: int, size: Size, side: int) -> Size:
+    with _named(split, index):
+        return rescaled_size(size, side)
+
+
+@contextlib.contextmanager
+def _named(split: EncodedSplit, index: int) -> Iterator[None]:
+    """Damage of an image becomes an InputError that names its record."""
+    try:
+        yield
+    except (InputError, *PASSING):
+        raise
+    except Exception as error:  # Pillow and the record reader have a dozen kinds
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
+        raise InputError(
+            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data set again"
+        ) from error

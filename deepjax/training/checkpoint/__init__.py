@@ -1,0 +1,1 @@
+"""State on disk: saved asynchronously, verified, inspected."""

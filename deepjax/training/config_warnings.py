@@ -1,0 +1,176 @@
+"""What is legal and almost certainly a mistake: found before the first step, from the settings and one trace of the network."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from deepjax.backend.lowering import as_written
+from deepjax.errors import InputError
+from deepjax.models import model_info
+from deepjax.models.layers.norms import BatchNorm
+from deepjax.training.config import OWN, TrainConfig
+
+SHOWN = 4  # names in one line
+KEPT = 0.05  # of the initial weights: more in an average at the end is no average of the training
+MOST_SINGLE = 0.25  # share of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """The forward pass of one part of a training batch, traced; nothing is computed."""
+
+    jaxpr: Jaxpr
+    """Its first inputs are the leaves of the parameters."""
+    output: Any
+    """The shape of what the network returns."""
+    params: tuple[str, ...]
+    """Paths of the parameters."""
+    values_per_channel: Mapping[str, int]
+    """Over how many numbers each batch normalisation takes its statistics, by path."""
+
+
+def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, devices: int) -> Forward:
+    """Trace a network in training mode, its auxiliary heads included.
+
+    Arguments are arrays or their shapes; images: (batch, height, width, channels); `devices`: those that share the batch.
+    """
+    values: dict[str, int] = {}
+
+    def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
+            count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(arguments[0].shape[1:-1])
+            values["/".join(module.path)] = count
+            if count == 1:  # refused by `check_batch_norm`, which names all of them
+                return arguments[0]
+        return function(*arguments, **keywords)
+
+    def forward(params: Any, batch_stats: Any, images: Any, key: Any) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, sown = model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs={"dropout": key})
+        return output, sown.get("auxiliary", {})
+
+    with nn.intercept_methods(note), as_written():
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        jaxpr, (output, _) = jax.make_jaxpr(forward, return_shape=True)(params, batch_stats, images, key)
+    paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return Forward(jaxpr.jaxpr, output, tuple(paths), values)
+
+
+def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
+    """Raise InputError for statistics over a single value a channel: what is normalised is 0 then, and so is every gradient."""
+    single = [path for path, count in forward.values_per_channel.items() if count == 1]
+    if single:
+        raise InputError(
+            f"batch normalisation has one value a channel in {_listed(single)}, whose output is 0 whatever the image; allowed: "
+            f"two values or more (batch_size is {config.batch_size}, accumulate {config.accumulate}, bn_scope {config.bn_scope!r}, "
+            f"images {_smallest(config)}x{_smallest(config)}): give a larger part of the batch or larger images"
+        )
+
+
+def warnings_of(config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int) -> list[str]:
+    """A line for each setting that is almost certainly a mistake. labels: of the training split, (images,); None: not at hand."""
+    return [*_small_images(config, forward), *_cold_averages(config), *_unused(forward), *_missing_classes(labels, classes)]
+
+
+def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
+    """Too many convolutions see a single pixel: all but the centre of their kernels meets padding alone."""
+    extents = [_extents(each) for each in _equations(forward.jaxpr) if each.primitive.name == "conv_general_dilated"]
+    spatial = [pixels for pixels, kernel in extents if kernel > 1]
+    single = spatial.count(1)
+    if single > MOST_SINGLE * len(spatial):
+        size = _smallest(config)
+        row = None if config.model.startswith(OWN) else model_info(config.model)
+        made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
+        yield (
+            f"images of {size}x{size} are too small for {config.model}{made_for}: {single} of its {len(spatial)} convolutions with "
+            "kernels larger than 1x1 see a single pixel; give a larger image_size"
+        )
+
+
+def _cold_averages(config: TrainConfig) -> Iterator[str]:
+    kept = config.ema**config.total_steps
+    if config.ema and kept > KEPT:
+        steps = math.ceil(math.log(KEPT) / math.log(config.ema))
+        fitting = KEPT ** (1 / config.total_steps)
+        yield (
+            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
+            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
+        )
+
+
+def _unused(forward: Forward) -> Iterator[str]:
+    used = _used_inputs(forward.jaxpr, [True] * len(forward.jaxpr.outvars))
+    unused = [path for path, is_used in zip(forward.params, used, strict=False) if not is_used]
+    if unused:
+        yield f"{len(unused)} of {len(forward.params)} parameters do not influence the loss and stay as they are: {_listed(unused)}"
+
+
+def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
+    missing = [] if labels is None else np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
+    if missing:
+        yield f"{len(missing)} of {classes} classes have no training images: {_listed([str(label) for label in missing])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _smallest(config: TrainConfig) -> int:
+    return min(config.train_sizes or config.input_shape[:2])
+
+
+def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
+    return bn_scope if isinstance(bn_scope, int) else batch // (devices if bn_scope == "replica" else 1)
+
+
+def _inner(equation: JaxprEqn) -> list[Jaxpr]:
+    """The computations inside of an equation."""
+    values = [each for value in equation.params.values() for each in (value if isinstance(value, tuple) else (value,))]
+    return [each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in values if isinstance(each, Jaxpr | ClosedJaxpr)]
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in _inner(equation):
+            yield from _equations(inner)
+
+
+def _extents(convolution: JaxprEqn) -> tuple[int, int]:
+    """Pixels of a convolution's input, and of its kernel."""
+    layout = convolution.params["dimension_numbers"]
+    shapes: list[Any] = [variable.aval for variable in convolution.invars]
+    maps, kernel = (each.shape for each in shapes)
+    return math.prod(maps[axis] for axis in layout.lhs_spec[2:]), math.prod(kernel[axis] for axis in layout.rhs_spec[2:])
+
+
+def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
+    """Which inputs some used output depends on; of loops and branches every output counts as made of all inputs."""
+    used = {id(v) for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True) if is_used and not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        outputs = [id(variable) in used for variable in equation.outvars]
+        if not any(outputs):
+            continue
+        inner = _inner(equation)
+        inputs = [True] * len(equation.invars)
+        if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
+            same = (len(inner[0].invars), len(inner[0].outvars)) == (len(equation.invars), len(equation.outvars))
+            inputs = _used_inputs(inner[0], outputs) if same else inputs
+        used |= {id(v) for v, is_used in zip(equation.invars, inputs, strict=True) if is_used and not isinstance(v, Literal)}
+    return [id(variable) in used for variable in jaxpr.invars]
+
+
+def shape_of_part(config: TrainConfig) -> jax.ShapeDtypeStruct:
+    """The smallest images that a step computes at once: one part of a batch."""
+    size = _smallest(config)
+    height, width, channels = config.input_shape
+    shape = (size, size) if config.train_sizes else (height, width)
+    return jax.ShapeDtypeStruct((config.batch_size // config.accumulate, *shape, channels), jnp.float32)

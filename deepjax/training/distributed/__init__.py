@@ -1,0 +1,1 @@
+"""Devices and processes: sharding, collectives, and how processes join."""

@@ -1,0 +1,93 @@
+"""Several processes as one run: by the launcher that started them, or by flags; and devices that must be there."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import jax
+
+from deepjax.errors import InputError, require, require_devices
+from deepjax.training.distributed.launchers import TORCHRUN, Join, find_launcher
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The processes of a run; without flags they join as SLURM, torchrun, Open MPI, a JobSet or a TPU pod started them."""
+
+    coordinator: str = ""
+    """Address and port of the first process, e.g. 127.0.0.1:9876 on one machine."""
+    processes: int = 0
+    """How many processes there are."""
+    process_id: int = -1
+    """Which of them this one is, from 0."""
+    heartbeat: int = 100
+    """Seconds after which a process that is silent is taken for dead, and the others end."""
+
+    def __post_init__(self) -> None:
+        given = (bool(self.coordinator), self.processes > 0, self.process_id >= 0)
+        if any(given) and not all(given):
+            raise InputError("hosts: give coordinator, processes and process_id together, or none of them")
+        require(self.heartbeat >= 1, "heartbeat", self.heartbeat, "1 second or more")
+        if all(given):
+            require(self.process_id < self.processes, "process_id", self.process_id, f"0 to {self.processes - 1}")
+            is_address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})", self.coordinator)
+            port_fits = is_address is not None and 0 < int(is_address[2]) < 2**16
+            require(port_fits, "coordinator", self.coordinator, "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535")
+
+
+def join(hosts: Hosts) -> None:
+    """Join the other processes before any device is used; a process alone joins nothing. Then see that there is a device.
+
+    Raises InputError when the coordinator is not reached, when a launcher started several processes but does not say where the
+    first one is, and when the platform that JAX_PLATFORMS names is not there.
+    """
+    if hosts.processes > 0:
+        arguments: dict[str, object] = {
+            "coordinator_address": hosts.coordinator,
+            "num_processes": hosts.processes,
+            "process_id": hosts.process_id,
+            "cluster_detection_method": "deactivate",
+        }
+        _initialize(Join("--hosts", hosts.processes, arguments), hosts.heartbeat)
+    elif (found := find_launcher(os.environ, _on_tpu(), importlib.util.find_spec("mpi4py") is not None)) is not None:
+        _initialize(found, hosts.heartbeat)
+    require_devices()
+
+
+def _initialize(found: Join, heartbeat: int) -> None:
+    # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
+    wait = max(60, heartbeat)
+    options: dict[str, object] = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": wait} | dict(found.arguments)
+    coordinator = str(options.get("coordinator_address", ""))
+    if _is_loopback(coordinator) and options.get("process_id") == 0:  # otherwise it would listen on all interfaces
+        options["coordinator_bind_address"] = coordinator
+    try:
+        jax.distributed.initialize(**options)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, ValueError, LookupError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        at = f" at {coordinator}" if coordinator else ""
+        other = "; JAX_COORDINATOR_PORT chooses another port" if found.launcher == TORCHRUN.name else ""
+        raise InputError(f"hosts: the other processes were not reached{at} by {found.launcher} ({first}){other}") from error
+    if found.processes is not None and jax.process_count() != found.processes:
+        raise InputError(
+            f"hosts: {found.launcher} started {found.processes} processes and jax found {jax.process_count()}; "
+            "give --hosts.coordinator, --hosts.processes and --hosts.process-id"
+        )
+
+
+def be_deterministic() -> None:
+    """Have XLA choose deterministic kernels on a GPU, or refuse; before any device is used."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
+def _on_tpu() -> bool:
+    """Whether this is a TPU host: its library and its devices are there."""
+    devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
+    return importlib.util.find_spec("libtpu") is not None and any(device.exists() for device in devices)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rsplit(":", 1)[0].strip("[]")
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None

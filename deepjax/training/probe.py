@@ -1,0 +1,144 @@
+"""A look inside during training: what the instruments show of the state and batch that the next step takes, in three tiers.
+
+The tiers are those of Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool for the training of deep neural networks",
+2021 (arXiv:2102.06604): "economy" looks at the network's top-level modules, "business" at every layer, "full" at curvature and
+gradient noise too.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from deepjax.analysis.core.module import has_batch_norm, mode_text
+from deepjax.analysis.core.taps import Site, sites
+from deepjax.analysis.curvature.operators import hessian_trace
+from deepjax.analysis.curvature.spectrum import spectral_density
+from deepjax.analysis.gradients.per_example import noise_scale
+from deepjax.analysis.layers.report import LayerReport, LayerRow, layer_statistics, report, without_output
+from deepjax.backend.conv_layouts import fast_loops
+from deepjax.errors import require
+from deepjax.training.build import Programs, step_options
+from deepjax.training.run_options import Tier
+from deepjax.training.step.preprocess import prepared
+from deepjax.training.step.state import TrainState
+from deepjax.training.step.step import DROPOUT, classifier_loss
+
+LANCZOS, PROBES = 15, 4  # products with the Hessian for its extreme eigenvalues, and for its trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What was seen: every layer, and in the tier "full" numbers of the loss as a whole."""
+
+    layers: LayerReport
+    whole: dict[str, float]
+    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them), its trace with the standard
+    error, and the two parts of the noise scale, g2 and trace_sigma: to be averaged over rows before one is divided by the other
+    (McCandlish et al. 2018, appendix A.1)."""
+
+    def row(self) -> dict[str, Any]:
+        """Part of a row of metrics.jsonl: {"loss": ..., "layers": {path: {what: number}}, ...}, but for what is not known."""
+        layers = {(row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers}
+        layers = {name: numbers for name, numbers in layers.items() if numbers}
+        whole = {"curvature_and_noise": _finite(self.whole)} if self.whole else {}
+        return {"loss": self.layers.loss, "layers": layers} | whole
+
+
+Tracer = Callable[[TrainState, Any], Look]
+
+
+def make_tracer(programs: Programs, tier: Tier) -> Tracer:
+    """(state, batch on the devices) -> what is seen, compiled at its first call; the state is not donated.
+
+    The gradients are the classifier's over the whole batch at once: without auxiliary heads, accumulation and rematerialisation.
+    Cost: one forward and one backward pass; "full" adds 19 products with the Hessian, each about four passes, and one more forward
+    and backward pass. Raises InputError for "full" in several processes.
+    """
+    layers = _layer_tracer(programs, tier)
+    if tier != "full":
+        return lambda state, batch: Look(layers(state, batch), {})
+    require(jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes")
+    whole = _whole_tracer(programs)
+    return lambda state, batch: Look(layers(state, batch), whole(state, batch))
+
+
+def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
+    config, model, dataset = programs.config, programs.model, programs.dataset
+    loss = functools.partial(classifier_loss, kind=config.loss)
+    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}  # what `report` takes, by image size
+
+    def statistics(state: TrainState, batch: Any, size: int) -> Any:
+        key = jax.random.fold_in(state.key, state.step)
+        seen = prepared(key, batch, dataset, step_options(config, size=size))
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
+        rate = state.learning_rate * programs.schedule(state.step)
+        known = sites(model, variables, seen, loss, True, rngs)
+        others = without_output(known, state.params)
+        depth = 1 if tier == "economy" else math.inf
+        at = [site for site in known if len(site.path) <= depth]
+        mode = mode_text(model, variables, seen, True)
+        seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode
+
+        def updates_of(gradients: Any) -> Any:
+            updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
+            return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
+
+        return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def compiled(state: TrainState, batch: Any, size: int) -> Any:
+        return fast_loops(statistics)(state, batch, size=size)
+
+    def tracer(state: TrainState, batch: Any) -> LayerReport:
+        size = config.shape_at(int(state.step))[0]
+        with jax.set_mesh(programs.spread.mesh):
+            found = jax.device_get(compiled(state, batch, size))
+        return report(found, *seen_at[size])
+
+    return tracer
+
+
+def _whole_tracer(programs: Programs) -> Callable[[TrainState, Any], dict[str, float]]:
+    """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
+    config, model = programs.config, programs.model
+    loss = functools.partial(classifier_loss, kind=config.loss)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def prepare(state: TrainState, batch: Any, size: int) -> Any:
+        key = jax.random.fold_in(state.key, state.step)
+        return prepared(key, batch, programs.dataset, step_options(config, size=size))
+
+    def tracer(state: TrainState, batch: Any) -> dict[str, float]:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        with jax.set_mesh(programs.spread.mesh):
+            seen = prepare(state, batch, config.shape_at(int(state.step))[0])
+            ends = spectral_density(model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1)
+            trace = hessian_trace(model, variables, seen, probes=PROBES, bn="batch", loss=loss)
+            small = _part_of(len(seen["label"]))
+            ghost = small if has_batch_norm(variables) else "running"
+            noise = noise_scale(model, variables, [seen], small=small, bn=ghost, train=True, loss=loss) if small else None
+        whole = {"lambda_max": ends.lambda_max, "lambda_min": ends.lambda_min}
+        whole |= {"trace": trace.trace, "trace_error": trace.error}
+        return whole | ({"g2": noise.g2, "trace_sigma": noise.trace_sigma} if noise else {})
+
+    return tracer
+
+
+def _part_of(batch_size: int) -> int:
+    """The smaller batch of the noise scale: the largest divisor that leaves four parts or more; 0 where there is none."""
+    return next((size for size in range(batch_size // 4, 0, -1) if batch_size % size == 0), 0)
+
+
+def _numbers(row: LayerRow) -> dict[str, float]:
+    return _finite(
+        {name: value for name, value in dataclasses.asdict(row).items() if name not in ("layer", "output", "shape", "runs")}
+    )
+
+
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -1,0 +1,1 @@
+"""Presets for ImageNet, each with its source."""

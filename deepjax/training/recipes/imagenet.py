@@ -1,0 +1,195 @@
+"""Presets for ImageNet, each with its source, what the source reports, and what differs: `recipe("resnet50_a3").config`.
+
+Accuracies are the sources' own, as top-1 and top-5 in percent. No recipe scales its learning rate to another batch size: whoever
+overrides `batch_size` chooses the rate too.
+"""
+
+import dataclasses
+from typing import Any
+
+from deepjax.errors import unknown
+from deepjax.training.config import TrainConfig
+from deepjax.training.recipes.recipe import Recipe, page
+
+VGG = "Simonyan and Zisserman 2014, arXiv:1409.1556"
+GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
+INCEPTION = "Szegedy et al. 2015, arXiv:1512.00567"
+RESNET = "He et al. 2015, arXiv:1512.03385"
+STRIKES_BACK = "Wightman, Touvron and Jegou 2021, arXiv:2110.00476, table 2"
+CAFFE = "github.com/BVLC/caffe, models/bvlc_googlenet"
+SILENT = "not stated"
+
+_PLAIN: dict[str, Any] = {"nesterov": False, "warmup_epochs": 0.0, "decay_all": True}  # SGD as the papers before 2017 have it
+_DIVIDES = "the rate divides by ten after each quarter, where the paper does so when the error stops falling"
+_DEVIATION = "pixels are divided by their deviation, not only centred"
+_TWICE = "Caffe's biases learn at twice the rate"
+_FLOAT16 = "bfloat16, where the source has float16 with a scaled loss"
+_EACH_STEP = "the rate moves at each step, in the source once an epoch, and ends at 0"
+
+
+def _imagenet(model: str, **fields: Any) -> TrainConfig:
+    return TrainConfig(model=model, dataset="imagenet2012", **fields)
+
+
+def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: bool) -> Recipe:
+    """Section 3.1 and table 3."""
+    sides = (256, 512) if jitter else (256,)
+    fields: dict[str, Any] = {"weight_decay": 5e-4, "lighting": 0.1, "shorter_sides": sides} | _PLAIN
+    steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
+    config = _imagenet(name, epochs=74, batch_size=256, learning_rate=0.01, **steps, **fields)
+    differs = (_DIVIDES, "weights start from Glorot's draws, which section 3.1 recommends in the end", _DEVIATION)
+    if jitter:
+        differs += ("jittered from the first step, where the paper goes on from a network trained at 384",)
+    protocol = f"dense, shorter side {384 if jitter else 256}"
+    top = round(100 - top1_error, 2), round(100 - top5_error, 2)
+    return Recipe(
+        name, config, f"{VGG}, section 3.1 and table 3, {letter}", *top, protocol, "2 to 3 weeks on 4 Titan Black", differs
+    )
+
+
+def _resnet(depth: int, model: str, top1_error: float, top5_error: float | None) -> Recipe:
+    """Section 3.4, tables 2 and 3: 600,000 steps of 256 images are 120 epochs."""
+    steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
+    config = _imagenet(model, epochs=120, batch_size=256, shorter_sides=(256, 480), lighting=0.1, **steps, **_PLAIN)
+    top = round(100 - top1_error, 2), None if top5_error is None else round(100 - top5_error, 2)
+    where = f"{RESNET}, section 3.4 and table {2 if depth == 18 else 3}"
+    return Recipe(f"resnet{depth}", config, where, *top, "10 crops", SILENT, (_DIVIDES, _DEVIATION))
+
+
+def _googlenet() -> tuple[Recipe, Recipe]:
+    """Section 6, and Caffe's two solvers for what the paper does not say."""
+    fields: dict[str, Any] = {"batch_size": 32, "learning_rate": 0.01, "weight_decay": 2e-4} | _PLAIN | {"decay_all": False}
+    every = {"schedule": "exponential", "decay_rate": 0.96, "decay_epochs": 8.0}
+    paper = Recipe(
+        "googlenet", _imagenet("googlenet", epochs=250, ema=0.9999, **every, **fields), f"{GOOGLENET}, section 6 and table 3",
+        None, 89.93, "1 crop", "under a week on a few GPUs, as the paper estimates",
+        ("batch, rate, decay and length are those of Caffe's solver.prototxt, on which the paper is silent",
+         "one process, where the paper has asynchronous replicas", "averages of decay 0.9999, where the paper names Polyak's",
+         "no photometric distortions", _TWICE, _DEVIATION),
+    )  # fmt: skip
+    quick = Recipe(
+        "googlenet_quick", _imagenet("googlenet", epochs=60, schedule="root", shorter_sides=(256,), **fields),
+        f"{CAFFE}: quick_solver.prototxt and readme.md", 68.7, 88.9, "1 crop", SILENT,
+        ("images keep their ratio, where Caffe squeezes them to 256 x 256", _TWICE, _DEVIATION),
+    )  # fmt: skip
+    return paper, quick
+
+
+def _inception_v3() -> Recipe:
+    """Section 8 and table 3."""
+    fields: dict[str, Any] = {"optimizer": "rmsprop", "clip": 2.0, "label_smoothing": 0.1, "ema": 0.9999, "auxiliary_weight": 0.4}
+    rates = {"learning_rate": 0.045, "schedule": "exponential", "decay_rate": 0.94, "decay_epochs": 2.0}
+    sizes = {"image_size": 299, "batch_size": 1600, "epochs": 100}
+    return Recipe(
+        "inception_v3", _imagenet("inception_v3", weight_decay=4e-5, **sizes, **rates, **fields, **_PLAIN),
+        f"{INCEPTION}, section 8 and table 3", 78.8, 94.4, "1 crop, without the 1,762 blacklisted images", SILENT,
+        ("one batch of 50 replicas' 32 images", "momentum, decay of weights and averages, and the head's weight are TF-Slim's",
+         "no photometric distortions"),
+    )  # fmt: skip
+
+
+def _torchvision() -> Recipe:
+    """Issue 3995 with pull request 5201. Its averages keep 1 - (1 - 0.99998) 8 * 128 * 32 / 600 of themselves in 32 steps."""
+    fields: dict[str, Any] = {"label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.1, "repeats": 4}
+    sizes = {"image_size": 176, "eval_size": 224, "eval_crop": 224 / 232, "batch_size": 1024, "epochs": 600}
+    rates = {"learning_rate": 0.5, "warmup_epochs": 5.0, "weight_decay": 2e-5, "nesterov": False}
+    average = (1 - 2e-5 * 8 * 128 * 32 / 600) ** (1 / 32)
+    return Recipe(
+        "resnet50_tv2", _imagenet("resnet50", auto_augment="trivial", ema=average, **sizes, **rates, **fields),
+        "github.com/pytorch/vision, issue 3995 and pull requests 5051, 5084 and 5201, weights IMAGENET1K_V2",
+        80.858, 95.434, "1 crop, shorter side 232", SILENT,
+        (_EACH_STEP, "averages move at each step, by as much in 32 steps as the source's every 32, and from the first on",
+         "the classifier's bias is not decayed"),
+    )  # fmt: skip
+
+
+def _strikes_back(name: str, top1: float, top5: float, cost: str, epochs: int, rate: float, **fields: Any) -> Recipe:
+    whole = {"optimizer": "lamb", "clip": 1.0, "loss": "sigmoid", "cutmix": 1.0, "auto_augment": "rand", "warmup_epochs": 5.0}
+    sizes = {"batch_size": 2048, "epochs": epochs, "eval_size": 224, "eval_crop": 224 / 235, "precision": "bfloat16"}
+    config = _imagenet("resnet50", learning_rate=rate, **whole, **sizes, **fields)
+    differs = [
+        _FLOAT16,
+        _EACH_STEP,
+        "crops, those of evaluation too, and RandAugment are bilinear, in the source bicubic",
+        "gradients clipped as timm's LAMB does",
+    ]
+    counted = "targets above 0.2 count as 1, as in published commands for timm"
+    kept = "targets stay shares, as mmpretrain and PaddleClas have it (what timm's own run did was not found)"
+    differs.append(counted if config.target_threshold else kept)
+    if config.drop_path:
+        differs.append("a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)")
+    protocol = "1 crop of 95 %, weights re-evaluated by timm"
+    return Recipe(f"resnet50_{name}", config, f"{STRIKES_BACK}, {name.upper()}", top1, top5, protocol, cost, tuple(differs))
+
+
+def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) -> Recipe:
+    """rn50_configs/rn50_*_epochs.yaml: `at_160` epochs at 160 pixels, the rest at 192 (its ramp, rounded to a multiple of 32).
+
+    Its batch_size, 512, is that of each of 8 processes.
+    """
+    sizes = {"train_sizes": (160,) * at_160 + (192,) * (epochs - at_160), "eval_size": 256, "batch_size": 4096}
+    rates = {"learning_rate": 1.7, "schedule": "linear", "warmup_epochs": 2.0, "weight_decay": 1e-4, "nesterov": False}
+    config = _imagenet("resnet50", epochs=epochs, label_smoothing=0.1, precision="bfloat16", **sizes, **rates)
+    differs = (
+        "no blur before strided convolutions",
+        "no mean over mirror images in evaluation",
+        _FLOAT16,
+        "classifier's bias not decayed",
+    )
+    source = f"github.com/libffcv/ffcv-imagenet, rn50_configs/rn50_{epochs}_epochs.yaml and README"
+    return Recipe(f"resnet50_{epochs}", config, source, top1, top5, "1 crop and its mirror", f"{minutes} min on 8 A100", differs)
+
+
+_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _vgg("vgg11", "A", 29.6, 10.4, False),
+        _vgg("vgg11_lrn", "A-LRN", 29.7, 10.5, False),
+        _vgg("vgg13", "B", 28.7, 9.9, False),
+        _vgg("vgg16_c", "C", 27.3, 8.8, True),
+        _vgg("vgg16", "D", 25.6, 8.1, True),
+        _vgg("vgg19", "E", 25.5, 8.0, True),
+        *_googlenet(),
+        _inception_v3(),
+        _resnet(18, "resnet18_a", 27.88, None),
+        _resnet(34, "resnet34", 24.52, 7.46),
+        _resnet(50, "resnet50_v1", 22.85, 6.71),
+        _resnet(101, "resnet101_v1", 21.75, 6.05),
+        _resnet(152, "resnet152_v1", 21.43, 5.71),
+        _torchvision(),
+        _strikes_back("a1", 80.382, 94.598, "4.6 days on 4 V100", 600, 5e-3, weight_decay=0.01, mixup=0.2, augment_magnitude=7.0,
+                      label_smoothing=0.1, repeats=3, drop_path=0.05),
+        _strikes_back("a2", 79.828, 94.56, SILENT, 300, 5e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=7.0,
+                      target_threshold=0.2, repeats=3, drop_path=0.05),
+        _strikes_back("a3", 78.052, 93.78, SILENT, 100, 8e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=6.0,
+                      target_threshold=0.2, image_size=160),
+        _fast(16, 12, 73.8, 90.8, 14.9),
+        _fast(24, 19, 75.6, 92.1, 21.7),
+        _fast(32, 25, 76.6, 92.7, 28.7),
+        _fast(40, 32, 77.2, 93.2, 35.6),
+        _fast(56, 45, 78.0, 93.7, 49.4),
+        _fast(88, 71, 78.4, 94.1, 77.2),
+    )
+}  # fmt: skip
+
+
+def list_recipes() -> list[str]:
+    """The names of the recipes."""
+    return list(_RECIPES)
+
+
+def recipe(name: str, **overrides: Any) -> Recipe:
+    """The recipe of that name, with other values for some fields of its configuration; raises InputError with the nearest name.
+
+    >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimizer
+    'lamb'
+    """
+    if name not in _RECIPES:
+        raise unknown("recipe", name, _RECIPES)
+    found = _RECIPES[name]
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides)) if overrides else found
+
+
+def recipes_page() -> str:
+    """All recipes as a page in Markdown, docs/results/recipes.md."""
+    return page(_RECIPES.values())

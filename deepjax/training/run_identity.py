@@ -1,0 +1,59 @@
+"""What makes a run directory that of one run: its lock, its settings, its configuration."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from deepjax.errors import InputError
+from deepjax.training.config import TrainConfig, claim_directory
+from deepjax.training.distributed.collectives import by_first, together
+from deepjax.training.metrics_log import Row, read_rows
+from deepjax.training.numerics import NAME as NUMERICS
+from deepjax.training.numerics import claim_numerics
+from deepjax.training.run_lock import LockLost, hold
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
+    """The lock of a run directory for a block of code; a run that is done is only read, and needs none.
+
+    Yields what raises InputError when another process has taken the lock over. Raises InputError when it is in use.
+    """
+    if by_first(lambda: is_done(read_rows(out / "metrics.jsonl"))):
+        yield lambda: None
+        return
+    with hold(out, say) as lock:
+        yield lock.confirm
+
+
+def claim_run(out: Path, config: TrainConfig) -> None:
+    """Process 0 claims the directory for these settings and this configuration; the others see that theirs are the same.
+
+    Raises InputError that names what differs.
+    """
+    for claim in (lambda: claim_numerics(out), lambda: claim_directory(out, config)):
+        by_first(claim)
+        together(claim)
+
+
+@contextlib.contextmanager
+def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
+    """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
+    try:
+        yield
+    except LockLost:  # what is there now is another process's
+        raise
+    except InputError:
+        if is_new and jax.process_index() == 0:
+            for name in ("config.json", NUMERICS):
+                (out / name).unlink(missing_ok=True)
+        raise
+
+
+def is_done(rows: list[Row]) -> bool:
+    """Whether the rows of a run's log end with its final one."""
+    return bool(rows) and rows[-1]["kind"] == "final"

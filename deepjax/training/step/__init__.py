@@ -1,0 +1,1 @@
+"""The pure part of training: state, preprocessing, losses, optimizers, guard and step."""

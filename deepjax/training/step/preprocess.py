@@ -1,0 +1,86 @@
+"""What a train step makes of a batch before the network sees it: augmented, normalised, resized and mixed images, and targets."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from deepjax.data.augment.basic import WHOLE, Share, augment, normalize, resize
+from deepjax.data.augment.erasing import random_erase
+from deepjax.data.augment.lighting import shift_colors
+from deepjax.data.augment.mixup import mix
+from deepjax.data.augment.randaugment import rand_augment, trivial_augment
+from deepjax.data.catalog import Dataset
+from deepjax.training.step.guard import Policy
+from deepjax.training.step.losses import smooth
+from deepjax.training.step.remat import Remat
+
+Batch = dict[str, Array]
+
+# Folded into a step's key, far from the numbers that a split uses: "mixe", "oper", "ligh", "eras".
+MIX, OPERATE, LIGHT, ERASE = 0x6D697865, 0x6F706572, 0x6C696768, 0x65726173
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
+
+    augment: bool = True
+    lighting: float = 0.0
+    auto_augment: Literal["none", "rand", "trivial"] = "none"
+    augment_operations: int = 2
+    augment_magnitude: float = 9.0
+    random_erasing: float = 0.0
+    image_size: int = 0
+    auxiliary_weight: float = 0.3
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    target_threshold: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    accumulate: int = 1
+    remat: Remat = "none"
+    ema: float = 0.0
+    steps_per_epoch: int = 0  # the state's totals start anew at each; 0: never
+    policy: Policy = Policy()
+    axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
+
+
+def prepared(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
+    """What the network and its loss see of a batch: augmented, normalised, resized and mixed images, labels and targets.
+
+    key: the step's, `fold_in(state.key, state.step)`.
+    """
+    share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
+    images = _augmented(key, batch["image"], dataset, options, share)
+    if options.lighting:
+        images = shift_colors(jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share)
+    images = resize(normalize(images, dataset), options.image_size)
+    if options.random_erasing:
+        images = random_erase(jax.random.fold_in(key, ERASE), images, options.random_erasing, share)
+    images, targets = _targets(jax.random.fold_in(key, MIX), images, batch["label"], dataset.num_classes, options)
+    return {"image": images, "label": batch["label"], "target": targets}
+
+
+def _augmented(key: Array, images: Array, dataset: Dataset, options: StepOptions, share: Share) -> Array:
+    """The augmentations of uint8 images, still uint8."""
+    if options.augment:
+        images = augment(key, images, dataset, share)
+    key = jax.random.fold_in(key, OPERATE)
+    if options.auto_augment == "trivial":
+        return trivial_augment(key, images, share)
+    if options.auto_augment == "rand":
+        mean = jnp.round(jnp.asarray(dataset.mean, jnp.float32)).astype(jnp.uint8)
+        return rand_augment(key, images, mean, options.augment_operations, options.augment_magnitude, share)
+    return images
+
+
+def _targets(key: Array, images: Array, labels: Array, classes: int, options: StepOptions) -> tuple[Array, Array]:
+    """Images and what the loss compares with: the labels, or, where there is more to it, a number for each class."""
+    if options.loss == "softmax" and not (options.label_smoothing or options.mixup or options.cutmix):
+        return images, labels
+    targets = smooth(labels, classes, options.label_smoothing)
+    images, targets = mix(key, images, targets, options.mixup, options.cutmix, options.axis)
+    return images, (targets > options.target_threshold).astype(jnp.float32) if options.target_threshold else targets

@@ -1,0 +1,199 @@
+"""The pure train and eval step: (state, batch) -> (state, metrics), without Python state or I/O."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array, lax
+
+from deepjax.analysis import kernel_norms
+from deepjax.backend.conv_layouts import fast_loops
+from deepjax.data.augment.basic import normalize, resize
+from deepjax.data.catalog import Dataset
+from deepjax.training.step.guard import all_finite, judge, keep_if, labels_valid
+from deepjax.training.step.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, wrong
+from deepjax.training.step.preprocess import Batch, StepOptions, prepared
+from deepjax.training.step.remat import rematerialized
+from deepjax.training.step.state import TrainState
+
+Metrics = dict[str, Any]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[Any, Any, Batch], Metrics]
+Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
+
+DROPOUT = 0x64726F70  # "drop": folded into a step's key, far from the numbers that a split uses
+TOP5_FROM = 10  # classes: with fewer, five guesses are most of them
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    dataset: Dataset,
+    options: StepOptions = StepOptions(),  # noqa: B008  # frozen
+) -> TrainStep:
+    """A train step for batches {"image": (batch, height, width, channels) uint8, "label": (batch,) int32}.
+
+    `auxiliary_weight`: what the loss of each auxiliary head adds to the classifier's (GoogLeNet, section 5); with 0 the heads are
+    not computed. The metric "loss" is the classifier's. `accumulate`: gradients are the mean over so many parts of the batch, one
+    after the other; batch normalisation then has the statistics of a part, as a ghost batch would.
+    A step whose loss, gradients, batch statistics, labels, new parameters or optimizer state are bad leaves parameters, statistics
+    and optimizer as they were, and `guard` says what became of it (see `step.guard`). Once halted, every later step
+    does nothing: the caller finds out when it next looks, with the last good state in hand.
+    """
+    gradients_of = _gradients(model, dataset.num_classes, options)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        labels = batch["label"]
+        parts = _parts(prepared(key, batch, dataset, options), options.accumulate)
+        total, gradients, batch_stats, metrics = gradients_of(state.params, state.batch_stats, parts, key)
+        total, gradients, batch_stats, metrics = _over_devices(options.axis, total, gradients, batch_stats, metrics)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        rate = state.learning_rate * schedule(state.step)
+        params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
+        metrics |= {"steps": jnp.ones((), jnp.float32), "gradient_norms": kernel_norms(gradients)}
+
+        finite = all_finite(total, gradients, batch_stats, params, opt_state)
+        good = finite & _everywhere(options.axis, labels_valid(labels, dataset.num_classes))
+        totals = _of_epoch(state, options.steps_per_epoch)
+        counts, guard = judge(state.guard, options.policy, state.step, good, metrics["loss"], gradients)
+        new = state.replace(
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=_averaged(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
+            totals=jax.tree.map(jnp.add, totals, metrics),
+        )
+        after = keep_if(counts, new, state.replace(totals=keep_if(guard.halted < 0, totals, state.totals)))
+        return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
+
+    return fast_loops(step)
+
+
+def classifier_loss(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax") -> Array:
+    """Mean cross-entropy with the targets of a prepared batch: labels, or a number for each class ("sigmoid" needs these)."""
+    target = part["target"]
+    if kind == "sigmoid":
+        return jnp.mean(binary_cross_entropy(logits, target))
+    return jnp.mean(cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target))
+
+
+def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3) -> EvalStep:
+    """An eval step for batches with a "mask": sums of loss, errors and images over the examples whose mask is 1.
+
+    From 10 classes on also "top5_errors". The loss is cross-entropy over the classes, whatever is trained with. The sums of
+    auxiliary heads are under "auxiliary", by the head's name. The other arguments are those of `make_train_step`.
+    """
+
+    def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
+        images = resize(normalize(batch["image"], dataset), image_size)
+        variables = {"params": params, "batch_stats": batch_stats}
+        output: Any = model.apply(variables, images, train=False, mutable=_heads_wanted(auxiliary_weight))
+        logits, updated = output
+        label, mask = batch["label"], batch["mask"]
+
+        def sums(scores: Array) -> Metrics:
+            return {"loss": jnp.sum(mask * cross_entropy(scores, label)), "errors": jnp.sum(mask * wrong(scores, label))}
+
+        heads = {name: sums(scores) for name, scores in updated.get("auxiliary", {}).items()}
+        top5 = {"top5_errors": jnp.sum(mask * wrong(logits, label, 5))} if dataset.num_classes >= TOP5_FROM else {}
+        return sums(logits) | top5 | {"images": jnp.sum(mask), "auxiliary": heads}
+
+    return step
+
+
+def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable[..., Gradients]:
+    """(params, batch_stats, parts, key) -> the mean over the parts, which are run one after the other."""
+    mutable = ["batch_stats", *_heads_wanted(options.auxiliary_weight)]
+
+    def loss_of(params: Any, batch_stats: Any, part: Batch, key: Array) -> tuple[Array, tuple[Any, Metrics]]:
+        rngs = {"dropout": _own(options.axis, jax.random.fold_in(key, DROPOUT))}
+        variables = {"params": params, "batch_stats": batch_stats}
+        output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
+        logits, updated = output
+        metrics = _of_head(logits, part, options.loss)
+        heads = {name: _of_head(head, part, options.loss) for name, head in updated.get("auxiliary", {}).items()}
+        total = metrics["loss"] + options.auxiliary_weight * sum((h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32))
+        metrics |= {"images": jnp.asarray(logits.shape[0], jnp.float32), "auxiliary": heads}
+        return total, (updated.get("batch_stats", {}), metrics)
+
+    value_and_grad = jax.value_and_grad(rematerialized(loss_of, options.remat), has_aux=True)
+
+    def of_part(params: Any, batch_stats: Any, part: Batch, key: Array) -> Gradients:
+        (total, (batch_stats, metrics)), gradients = value_and_grad(params, batch_stats, part, key)
+        return total, gradients, batch_stats, metrics
+
+    def over_parts(params: Any, batch_stats: Any, parts: Batch, key: Array) -> Gradients:
+        if options.accumulate == 1:
+            return of_part(params, batch_stats, parts, key)
+
+        def body(carry: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], tuple[Array, Metrics]]:
+            stats, sums = carry
+            number, part = numbered
+            total, gradients, stats, metrics = of_part(params, stats, part, jax.random.fold_in(key, number))
+            return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
+
+        start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+        numbered = (jnp.arange(options.accumulate), parts)
+        (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered)
+        gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
+        return jnp.mean(totals), gradients, batch_stats, _of_all(jnp.mean, jnp.sum, metrics)
+
+    return over_parts
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """(batch, ...) -> (count, batch / count, ...), every count-th image in a part: so each device's images stay on it."""
+    if count == 1:
+        return batch
+    return {name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1) for name, leaf in batch.items()}
+
+
+def _of_head(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"]) -> Metrics:
+    """Mean loss and number of errors of a classifier, main or auxiliary."""
+    return {"loss": classifier_loss(logits, part, kind), "errors": jnp.sum(wrong(logits, part["label"]))}
+
+
+def _of_all(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:
+    """Metrics of several parts as those of one: losses are means, all else are counts."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: (mean if path[-1].key == "loss" else total)(leaf), metrics)
+
+
+def _over_devices(axis: str | None, total: Array, gradients: Any, batch_stats: Any, metrics: Metrics) -> Gradients:
+    """Under pmap: the means over its devices."""
+    if axis is None:
+        return total, gradients, batch_stats, metrics
+    total, gradients, batch_stats = lax.pmean((total, gradients, batch_stats), axis)
+    return total, gradients, batch_stats, _of_all(lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics)
+
+
+def _everywhere(axis: str | None, condition: Array) -> Array:
+    """Whether a condition holds on every device."""
+    return condition if axis is None else lax.pmin(condition.astype(jnp.int32), axis) == 1
+
+
+def _own(axis: str | None, key: Array) -> Array:
+    """Under pmap: a key of the device's own."""
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def _of_epoch(state: TrainState, steps_per_epoch: int) -> Any:
+    """The sums of the epoch so far: zero before its first step."""
+    if not steps_per_epoch:
+        return state.totals
+    return keep_if(state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals))
+
+
+def _averaged(averages: Any, values: Any, decay: float) -> Any:
+    """Exponential averages after one more value; empty where none are kept."""
+    return jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values) if averages else averages
+
+
+def _heads_wanted(auxiliary_weight: float) -> list[str]:
+    """The collection in which a network puts the logits of its auxiliary heads; it computes them only where this is mutable."""
+    return ["auxiliary"] if auxiliary_weight > 0 else []

@@ -1,0 +1,70 @@
+"""Compiled programs are kept between processes, where the user has not said otherwise; what is damaged is compiled again."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from deepjax.backend import compilation_cache
+from deepjax.backend.compilation_cache import keep_compilations
+
+PROGRAM = """
+import json, jax, jax.numpy as jnp
+from jax import monitoring
+from deepjax.training import compilations
+compilation_cache.WORTH_SECONDS = 0.0
+folder = compilation_cache.keep_compilations()
+heard = []
+monitoring.register_event_listener(lambda event, **_: heard.append(event))
+value = jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.arange(12.0).reshape(3, 4))
+hits = sum(event == "/jax/compilation_cache/cache_hits" for event in heard)
+print(json.dumps({"folder": str(folder), "hits": hits, "value": value.tolist()}))
+"""
+
+
+def run(folder, **environment):
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    whole = plain | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], env=whole, check=True, capture_output=True, text=True)
+    return json.loads(ended.stdout)
+
+
+def test_a_second_process_compiles_nothing_and_computes_the_same_bits(tmp_path):
+    first, second = run(tmp_path), run(tmp_path)
+    assert first["hits"] == 0
+    assert second["hits"] > 0
+    assert second["value"] == first["value"]
+    assert first["folder"].startswith(str(tmp_path / "deepjax" / "compiled"))
+
+
+def test_a_damaged_file_is_compiled_again(tmp_path):
+    first = run(tmp_path)
+    for path in tmp_path.rglob("*-cache"):
+        path.write_bytes(path.read_bytes()[:20])
+    assert run(tmp_path)["value"] == first["value"]
+
+
+@pytest.mark.parametrize("said", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}])
+def test_what_the_user_said_to_jax_goes_first(tmp_path, said):
+    assert run(tmp_path, **{name: value.format(tmp_path) for name, value in said.items()})["folder"] == "None"
+    assert not (tmp_path / "deepjax").exists()
+
+
+def test_nothing_is_kept_where_the_folder_cannot_be_made(tmp_path):
+    (tmp_path / "deepjax").write_text("a file in the way")
+    assert run(tmp_path)["folder"] == "None"
+
+
+def test_the_oldest_files_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "MOST_BYTES", 25)
+    for age, name in enumerate("abcd"):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    compilation_cache._forget_oldest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_the_suite_has_a_folder_of_its_own():
+    assert keep_compilations() is None

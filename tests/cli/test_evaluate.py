@@ -1,0 +1,246 @@
+"""experiments/evaluate.py: a run of our own, weights of a file, ensembles, further sets; on one device, eight, two processes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepjax.cli.evaluate import Options, main
+from deepjax.command_line import parse
+from deepjax.data import dataset_info, eval_batches, load_split, register
+from deepjax.errors import InputError
+from deepjax.evaluation import protocol_of
+from deepjax.evaluation.models import Choices, _expected, from_run, from_weights
+from deepjax.evaluation.result_file import RESULT, claim, described
+from deepjax.models import create_model
+from deepjax.models.stochastic_depth import StochasticDepth
+from deepjax.models.weights.convert import save_safetensors
+from deepjax.models.weights.files import read_tensors
+from deepjax.training import TrainConfig
+from deepjax.training.build import make_model
+from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.config import claim_directory
+from deepjax.training.run_lock import hold
+from deepjax.training.step.optimizers import make_optimizer
+from deepjax.training.step.state import init_state
+from deepjax.training.step.step import make_eval_step
+from tests.data.archives import small_imagenet
+from tests.evaluation.test_dense import drawn
+from tests.evaluation.test_protocols import MEMBER
+from tests.faults.runs import ROOT
+
+CONFIG = TrainConfig(model="cifar_plain20", width=4, ema=0.5, image_size=12)
+STATE = drawn(make_model(CONFIG), 12, channels=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory on the digits with a checkpoint whose averages are not its parameters."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    claim_directory(out, CONFIG)
+    state = init_state(make_model(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True)
+    state = state.replace(step=jnp.asarray(3, jnp.int32), ema={"params": STATE["params"], "batch_stats": STATE["batch_stats"]})
+    with contextlib.closing(Checkpoints(out)) as checkpoints:
+        checkpoints.save_last(state, {})
+    return out
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """24 images in tfds's own form, and weights of its 1000 classes."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    dataset = small_imagenet(folder / "data", train=16, validation=24)
+    variables = jax.tree.map(np.asarray, drawn(create_model("resnet18"), 32))
+    save_safetensors(folder / "drawn.safetensors", "resnet18", variables)
+    return dataset.name, folder
+
+
+def evaluated(out, *arguments):
+    main(parse(Options, [*map(str, arguments), "--out", str(out)]))
+    return json.loads((out / "result.json").read_text())
+
+
+def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys):
+    """Its averages, at its newest checkpoint: errors and loss as the trainer's evaluation counts them, in batches of 100."""
+    result = evaluated(tmp_path, "--run", trained)
+    (found,) = result["sets"]
+    digits = dataset_info("digits")
+    step = jax.jit(make_eval_step(make_model(CONFIG), digits, CONFIG.image_size))
+    sums = [step(STATE["params"], STATE["batch_stats"], batch) for batch in eval_batches(load_split(digits, "test"), 100)]
+    loss, errors, images = (sum(float(of[name]) for of in sums) for name in ("loss", "errors", "images"))
+    assert (found["images"], found["counted"], images) == (360, 360, 360)
+    assert found["top1_error"] == pytest.approx(errors / images) and 0 < errors < images
+    assert found["nll"] == pytest.approx(loss / images, rel=1e-5)
+    assert result["evaluation"][0]["weights"].endswith("step 3, averages")
+    assert {"command", "versions", "hardware", "wall time"} <= result.keys()
+    assert "digits: 360 images of 10 classes; top-1 error " in capsys.readouterr().out
+
+
+def processes(out, trained, devices, *hosts):
+    command = [sys.executable, "experiments/evaluate.py", "--run", str(trained), "--out", str(out), *hosts]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)})
+
+
+def equal(one, other):
+    for key, value in one["sets"][0].items():
+        assert other["sets"][0][key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)), key
+
+
+def test_one_device_finds_what_eight_find(trained, tmp_path):
+    started = processes(tmp_path / "one", trained, 1)
+    eight = evaluated(tmp_path / "eight", "--run", trained)
+    assert started.wait(120) == 0
+    one = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert (one["hardware"][:3], eight["hardware"][:3]) == ("1 x", "8 x")
+    equal(one, eight)
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hosts = [("--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.processes", "2", "--hosts.process-id", str(i)) for i in (0, 1)]
+    started = [processes(tmp_path / "two", trained, 2, *each) for each in hosts]
+    assert [process.wait(120) for process in started] == [0, 0]
+    equal(json.loads((tmp_path / "two" / "result.json").read_text()), evaluated(tmp_path / "eight", "--run", trained))
+
+
+def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
+    """The ensemble of a network with itself is that network; of the further sets each is read as its own."""
+    name, folder = imagenet
+    register(dataclasses.replace(dataset_info(name), name="again", builder="imagenet2012"))
+    common = ("--data-dir", folder / "data", "--dataset", name, "--crop", "32", "--protocol", "10-crop-whole")
+    alone = evaluated(tmp_path / "alone", "resnet18", "--weights", folder / "drawn.safetensors", *common, "--also", "again")
+    assert [(found["dataset"], found["images"]) for found in alone["sets"]] == [(name, 24), ("again", 24)]
+    assert alone["sets"][0] | {"dataset": "again"} == alone["sets"][1]
+    assert alone["sets"][0]["published"] == []  # papers do not speak of these images
+    twice = [f"resnet18={folder / 'drawn.safetensors'}"] * 2
+    together = evaluated(tmp_path / "twice", "--weights", *twice, *common)
+    equal(alone, together)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing is given to test; allowed: --weights SOURCE after the NAME"),
+        (["--weights", "x.safetensors"], "weights is 'x.safetensors'; allowed: a source after the NAME of a network"),
+        (["resnet50", "--weights", "missing.safetensors"], "there is no such file"),
+        (["resnet5O", "--weights", "x.safetensors"], "did you mean 'resnet50'"),
+        (["--run", "nowhere"], "nowhere holds no config.json"),
+        (["resnet18", "--weights", "x", "--protocol", "11-crop"], "11-crop"),
+        (["resnet18", "--weights", "x", "--dataset", "imagenet"], "did you mean 'imagenet"),
+        (["resnet18", "--weights", "x.npz", "--resize", "-1"], "resize is -1"),
+        (["resnet18", "--weights", "x.npz", "--resize", "256", "--protocol", "dense"], "resize is 256; allowed: 0 for a protocol"),
+        (["resnet18", "--weights", "x.npz", "--resize", "256", "--sides", "256"], "resize is 256; allowed: 0 for a protocol"),
+        (["resnet18", "--weights", "runs/step=3/x.npz"], "source is 'runs/step=3/x.npz'"),
+    ],
+)
+def test_every_mistake_is_one_line(arguments, message, tmp_path):
+    with pytest.raises(InputError) as caught:
+        main(parse(Options, [*arguments, "--out", str(tmp_path)]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
+    """Nor one that would take the place of another's; the same may be done again."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file is a file, .* not a directory; choose another --out"):
+        evaluated(tmp_path / "file", "--run", trained)
+    about = described([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
+    (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))
+    claim(tmp_path, about, ["digits"])
+    others = [
+        (described([dataclasses.replace(MEMBER, source="other")], [protocol_of("1-crop", "small", 32)], "float32"), ["digits"]),
+        (described([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"), ["digits"]),
+        (about, ["digits", "mnist"]),
+    ]
+    for other, names in others:
+        with pytest.raises(InputError, match=r"result\.json is of another evaluation; choose another --out, or remove it"):
+            claim(tmp_path, other, names)
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(trained, tmp_path):
+    with pytest.raises(InputError, match=r"10-crop|photographs"):
+        evaluated(tmp_path / "new", "--run", trained, "--protocol", "10-crop")
+    assert list(tmp_path.iterdir()) == []
+    with hold(tmp_path, print), pytest.raises(InputError, match="is in use by process"):
+        evaluated(tmp_path, "--run", trained)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
+    for option in ("--resize", "--sides"):
+        with pytest.raises(InputError, match="--sides and --resize are for photographs; those of digits"):
+            evaluated(tmp_path, "--run", trained, option, "40")
+    colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
+    with pytest.raises(InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"):
+        from_run(trained, colours, Choices())
+
+
+def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
+    """The network is made again as the run made it, around it what drops its blocks."""
+    config = dataclasses.replace(CONFIG, model="cifar_resnet20", drop_path=0.1, ema=0.0)
+    claim_directory(tmp_path / "run", config)
+    with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        model = make_model(config)
+        checkpoints.save_last(init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0), {})
+    member = from_run(tmp_path / "run", None, Choices(precision="bfloat16"))
+    assert isinstance(member.model, StochasticDepth) and member.model.network.dtype == jnp.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:a library is old")
+def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
+    """And repositories are known by either of their names; warnings of others are no matter of classes."""
+    name, folder = imagenet
+    dataset = dataset_info(name)
+    tensors = folder / "drawn.safetensors"
+    own = from_weights(str(tensors), "resnet18", dataset, Choices())
+    assert own.assumed == (
+        f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s mean assumed; "
+        "--known, --resize, --interpolation, --normalize say otherwise"
+    )
+    chosen = Choices(resize=256, interpolation="bilinear", normalize="half")
+    assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed
+    assert not from_weights(str(tensors), "resnet18", dataset, Choices(known="timm/resnet18.a1_in1k")).assumed
+
+    def read(source, revision):
+        warnings.warn("a library is old", stacklevel=1)
+        return read_tensors(tensors)
+
+    monkeypatch.setattr("deepjax.models.weights.convert.read_tensors", read)
+    at_288 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=288))
+    assert (at_288.resize, at_288.assumed) == (288, "")  # test_input_size and test_crop_pct of timm's configuration
+    at_256 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256))
+    assert (at_256.resize, at_256.assumed) == (
+        269,
+        "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single crop, in the proportion of 235 "
+        "for 224; --resize says otherwise",
+    )
+    assert not from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256, resize=256)).assumed
+    hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, Choices())
+    assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
+    with pytest.raises(InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"):
+        _expected("vgg16_c", "x", "x")
+
+
+def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
+    with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes and 1 channels"):
+        evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
+    with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on"):
+        evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
+
+
+@pytest.mark.slow
+def test_weights_of_other_classes_are_refused(imagenet, tmp_path):
+    with pytest.raises(InputError, match=r"drawn.safetensors is for other classes than those of digits"):
+        evaluated(tmp_path, "resnet18", "--weights", imagenet[1] / "drawn.safetensors", "--dataset", "digits")

@@ -1,0 +1,61 @@
+"""Preparing: every way in which it cannot work is one line that says what to do."""
+
+import errno
+import importlib.util
+
+import pytest
+
+from deepjax.data import dataset_info
+from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.build import _advice
+from deepjax.data.prepare.tfrecord import find_tfrecord
+from deepjax.errors import InputError
+from tests.data.archives import DAMAGED, small_imagenet
+
+
+def test_digits_need_no_preparing():
+    with pytest.raises(InputError, match="part of the package"):
+        prepare("digits")
+
+
+def test_an_unknown_name_gives_the_nearest_one():
+    with pytest.raises(InputError, match="did you mean 'cifar100'"):
+        prepare("cifar-100")
+
+
+def test_a_missing_folder_of_archives_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"manual_dir is .*absent"):
+        prepare("fashion_mnist", manual_dir=str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("error", "manual_dir", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), None, "free space, or give another --data-dir"),
+        (ValueError("checksum"), "in", "fetch the archives in in again"),
+        (ConnectionError(), None, "pass --manual-dir"),
+    ],
+)
+def test_the_advice_fits_what_failed(error, manual_dir, words):
+    assert words in _advice(error, manual_dir)
+
+
+def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match=r"cannot be opened as 'imagenet2012'"):
+        find_tfrecord(dataset_info("imagenet2012"), str(tmp_path))
+
+
+def test_damaged_images_are_told_with_options_that_train_all_the_same(tmp_path, capsys):
+    """Both splits count: what is damaged of either is found in a run."""
+    dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
+    prepare(dataset.name, str(tmp_path))
+    assert f"--on-damaged skip --damage-budget {DAMAGED}\n" in capsys.readouterr().out
+
+
+def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'deepjax\[prepare\]'"):
+        prepare("fashion_mnist", str(tmp_path))

@@ -1,0 +1,58 @@
+"""Several processes on one machine agree: a save that fails in one of them fails in all, and none waits for ever."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepjax.errors import InputError
+from deepjax.training.checkpoint.inspect import read_stored, steps_of
+from deepjax.training.distributed.collectives import all_well, by_first, together
+from tests.faults.kills import pair
+from tests.faults.runs import finish, outcome, start
+
+
+def test_alone_it_is_what_this_process_says():
+    assert all_well(True) and not all_well(False)
+    assert (by_first(lambda: 7), by_first(lambda: None)) == (7, 0)
+    assert together(lambda: 7) == 7
+    for agree in (by_first, together):
+        with pytest.raises(InputError, match="no room"):
+            agree(_fail)
+
+
+def _fail() -> None:
+    raise InputError("no room")
+
+
+def both_ways(work: Path, count: int, steps: int) -> None:
+    """The run on so many devices of one process, and by as many processes of one device each, over gloo."""
+    assert finish(start(work / "devices", "--steps", str(steps), JAX_NUM_CPU_DEVICES=str(count)))[0] == 0
+    ends = pair(work / "processes", 60, "--steps", str(steps), count=count)
+    assert [code for code, _ in ends] == [0] * count, ends
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_bits_of_two_devices(tmp_path):
+    both_ways(tmp_path, 2, steps=6)
+    assert outcome(tmp_path / "processes") == outcome(tmp_path / "devices")
+
+
+@pytest.mark.slow
+def test_four_processes_differ_from_four_devices_by_the_order_of_sums_alone(tmp_path):
+    """Gloo adds the shares of four in another order than one process does: one step ends within 1e-5, the same data behind it."""
+    both_ways(tmp_path, 4, steps=1)
+    one, other = read_stored(tmp_path / "devices"), read_stored(tmp_path / "processes")
+    assert (one.step, one.position, one.leaves.keys()) == (other.step, other.position, other.leaves.keys())
+    weights = [path for path in one.leaves if path.startswith(("['params']", "['batch_stats']"))]
+    flat = [np.concatenate([stored.leaves[path].ravel() for path in weights]) for stored in (one, other)]
+    assert weights and np.linalg.norm(flat[0] - flat[1]) <= 1e-5 * np.linalg.norm(flat[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["folder", "manifest"])
+def test_a_save_that_fails_in_one_process_fails_in_all_and_training_goes_on(part, tmp_path):
+    ends = pair(tmp_path, 30, "--steps", "6", script="tests/faults/unlucky.py", FAULT_PART=part)
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "checkpoint of step 2 could not be written" in ends[0][1] and "No space left" in ends[0][1]
+    assert steps_of(tmp_path / "checkpoints") == [4, 6]

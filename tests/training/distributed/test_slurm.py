@@ -1,0 +1,246 @@
+"""The launcher for SLURM: its decisions, and runs of two tasks by a SLURM on this machine that the test starts and ends."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deepjax.training.metrics_log import TIMES, read_rows
+from tests.training.distributed.test_cluster import free_port, listening
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+FLAGS = ["--model", "cifar_plain20", "--width", "2", "--batch-size", "240"]  # 5 steps an epoch
+CONFIG = """\
+ClusterName=deepjax
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ctld_port}
+SlurmdPort={slurmd_port}
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SwitchType=switch/none
+MpiDefault=none
+FirstJobId={first_job}
+SlurmdParameters=config_overrides
+NodeName=localhost NodeAddr=127.0.0.1 CPUs=2
+PartitionName=test Nodes=localhost Default=YES
+"""
+
+needs_slurm = pytest.mark.skipif(
+    not all(map(shutil.which, COMMANDS)) or os.geteuid() != 0, reason="needs SLURM and munge (slurm-wlm, munge), and root"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slurm:
+    """A SLURM of this test alone."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str) -> str:
+        """What one of SLURM's commands says."""
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout.strip()
+
+    def idle(self) -> bool:
+        """Whether nothing runs on the node."""
+        return self.run("sinfo", "-h", "-o", "%T") == "idle"
+
+    def submit(self, out: Path, *flags: str) -> str:
+        """The launcher with two tasks; returns the job's number."""
+        launcher = ["--parsable", "--ntasks", "2", "--output", str(self.folder / "%j.log"), "experiments/launch/slurm.sh"]
+        return self.run("sbatch", *launcher, *FLAGS, "--out", str(out), *flags)
+
+    def job(self, number: str) -> dict[str, str]:
+        """What SLURM knows of a job."""
+        return dict(fact.split("=", 1) for fact in self.run("scontrol", "show", "job", number).split() if "=" in fact)
+
+    def log(self, number: str) -> str:
+        """What a job and its tasks said."""
+        return (self.folder / f"{number}.log").read_text()
+
+    def wait(self, number: str) -> None:
+        """Until the job has ended with exit code 0."""
+        until(lambda: self.job(number)["JobState"] in ENDED, f"job {number} has ended", 300)
+        assert (self.job(number)["JobState"], self.job(number)["ExitCode"]) == ("COMPLETED", "0:0"), self.log(number)
+
+
+def until(true: Callable[[], bool], what: str, seconds: float) -> None:
+    """Wait until something is true."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, environment: dict[str, str], *command: str) -> Iterator[None]:
+    """A program in the foreground of its own, ended with the block."""
+    with (folder / f"{command[0]}.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[Slurm]:
+    folder = tmp_path_factory.mktemp("slurm")
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "munge.key").write_bytes(secrets.token_bytes(64))
+    (folder / "munge.key").chmod(0o400)
+    first_job = random.randrange(1, 4000)  # gives the coordinator's port, which another test on this machine may have
+    config = CONFIG.format(folder=folder, ctld_port=free_port(), slurmd_port=free_port(), first_job=first_job)
+    (folder / "slurm.conf").write_text(config)
+    outside = ("SLURM", "SBATCH", "SRUN", "SALLOC", "JAX_")  # this test may itself be a task of a job
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "JAX_PLATFORMS": "cpu"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    made = Slurm(folder, environment)
+    munge = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            daemon(folder, environment, "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge)
+        )
+        until((folder / "munge.socket").exists, "munged listens", 30)
+        stack.enter_context(daemon(folder, environment, "slurmctld", "-D"))
+        stack.enter_context(daemon(folder, environment, "slurmd", "-D", "-N", "localhost"))
+        until(made.idle, "the node is idle", 60)
+        try:
+            yield made
+        finally:
+            made.run("scancel", "--user", "root")
+            until(lambda: made.run("squeue", "-h") == "", "no job is left", 60)
+
+
+def launch(folder: Path, code: int, **environment: str) -> tuple[int, str]:
+    """The launcher's exit code and words, with an srun that shows its environment and exits with `code`."""
+    for name, body in {"srun": f"env; echo srun $*; exit {code}", "scontrol": "echo scontrol $*"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    given = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "4099", "SLURM_JOB_NUM_NODES": "1"}
+    command = ["bash", "experiments/launch/slurm.sh", "--out", "a folder"]
+    done = subprocess.run(command, env=given | environment, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    "code, restarts, again",
+    [
+        (0, 0, False),
+        (1, 0, False),
+        (2, 0, False),
+        (3, 0, False),
+        (75, 9, True),
+        (75, 10, False),
+        (134, 0, True),
+        (137, 9, True),
+        (137, 10, False),
+        (143, 0, True),
+        (143, 99, True),
+    ],
+)
+def test_a_job_is_requeued_by_exit_code(tmp_path, code, restarts, again):
+    ended, said = launch(tmp_path, code, SLURM_RESTART_COUNT=str(restarts))
+    assert ended == code
+    assert ("scontrol requeue 4099" in said) == again
+
+
+def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
+    _, said = launch(tmp_path, 0, https_proxy="proxy:1", HTTP_PROXY="proxy:1", SLURM_CPUS_PER_TASK="3")
+    assert "python experiments/train.py --out a folder" in said
+    assert "JAX_COORDINATOR_ADDRESS=127.0.0.1:61443" in said and "JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:61443" in said
+    assert "SRUN_CPUS_PER_TASK=3" in said and "proxy:1" not in said
+    _, said = launch(tmp_path, 0, SLURM_JOB_NUM_NODES="2")
+    assert "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said  # jax names the first node
+
+
+def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
+    """The same run as two processes that are told of each other."""
+    command = [sys.executable, "experiments/train.py", *FLAGS, "--out", str(out), *flags]
+    command += ["--hosts.coordinator", f"127.0.0.1:{free_port()}", "--hosts.processes", "2", "--hosts.process-id"]
+    pair = [subprocess.Popen([*command, str(number)], env=environment, cwd=ROOT) for number in range(2)]
+    try:
+        assert [process.wait(300) for process in pair] == [0, 0]
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+
+
+def digest(out: Path) -> str:
+    """Digest and step of a run's newest checkpoint, from the command line."""
+    command = [sys.executable, "-m", "deepjax.training.checkpoint", "digest", str(out)]
+    sha256, _, step, *_ = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    return f"{sha256} at step {step}"
+
+
+def rows(out: Path) -> list[dict[str, object]]:
+    """The log but for the times."""
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_job_of_two_tasks_ends_as_two_processes_by_flags(slurm, tmp_path):
+    job = slurm.submit(tmp_path / "job", "--epochs", "1")
+    slurm.wait(job)
+    by_flags(slurm.environment, tmp_path / "flags", "--epochs", "1")
+    assert [row["kind"] for row in rows(tmp_path / "job")] == ["first", "epoch", "final"]
+    assert len(list((tmp_path / "job").rglob("config.json"))) == 1
+    assert digest(tmp_path / "job") == digest(tmp_path / "flags")
+    assert rows(tmp_path / "job") == rows(tmp_path / "flags")
+    assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(job)  # two processes of one run, and not two runs
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_stopped_job_is_queued_again_and_ends_in_the_same_bits(slurm, tmp_path):
+    out, flags = tmp_path / "stopped", ["--epochs", "6", "--save-every", "1000"]  # what is carried on from is what SIGTERM saved
+    job = slurm.submit(out, *flags)
+    until(lambda: (out / "metrics.jsonl").exists(), "the first step is logged", 120)
+    assert listening(61440 + int(job) % 4096) == {"127.0.0.1"}
+    slurm.run("scancel", f"--signal={signal.SIGTERM.name}", job)  # to the tasks and not the script, as before the time is over
+    until(lambda: slurm.job(job)["Restarts"] == "1", "the job is in the queue again", 60)
+    assert "srun exited 143 after 0 restarts" in slurm.log(job)
+    until(slurm.idle, "SLURM has taken the job back", 60)
+    time.sleep(10)  # SLURM would wait for two minutes; within a second the node takes the new start for the old, which is over
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm.wait(job)
+    assert "srun exited 0 after 1 restarts" in slurm.log(job) and "carried on after step" in slurm.log(job)
+    # The reference needs no script either: jax finds the first process by the name of its node.
+    command = ["srun", "--ntasks", "2", "python", "experiments/train.py", *FLAGS, "--out", str(tmp_path / "whole"), *flags]
+    slurm.run(*command)
+    assert digest(out) == digest(tmp_path / "whole")
+    assert rows(out) == rows(tmp_path / "whole")
