@@ -21,7 +21,7 @@ ALLOWED = {
     "study": {"training", "models", "data", "analysis"},
     "cli": {"study", "evaluation", "training", "models", "data", "analysis", "__init__"},
     "__init__": {"models"},
-} | dict.fromkeys(BASE, set())
+} | {name: set() for name in BASE}
 
 
 def package(module: str) -> str:

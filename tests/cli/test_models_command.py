@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from deepjax.cli import __main__ as command
+from deepjax.cli.models import WIDE
 from deepjax.models import list_models, model_info
 
 
@@ -40,7 +41,7 @@ def test_a_row_of_the_list(monkeypatch, capsys, columns, table):
 
 
 def test_a_wide_window_folds_no_row(monkeypatch, capsys):
-    lines = printed(monkeypatch, capsys, columns=models.WIDE).splitlines()
+    lines = printed(monkeypatch, capsys, columns=WIDE).splitlines()
     for name in list_models():
         sources = [source for source, _ in model_info(name).weights]
         row = next(line for line in lines if line.split()[:1] == [name])
