@@ -19,7 +19,7 @@ class Stopped(RuntimeError):
     """A stop signal, such as SIGTERM, arrived; the state was saved and the run can be resumed (exit 143)."""
 
 
-def unknown(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:
+def unknown_name_error(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:
     """The error for a name outside a closed list: what was given, the nearest, and all that are allowed or what lists them."""
     names = sorted(allowed)
     near = [name for name in names if name.endswith(f"_{given}")]  # resnet20 means cifar_resnet20 rather than resnet200

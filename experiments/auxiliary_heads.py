@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.analysis import drawn, loss_shares
+from deepjax.analysis import init_variables, loss_contributions
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.heads import by_part
-from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.report.html import Figure, percent_points
 from deepjax.study.report.plots import lines_figure, rows_figure
-from deepjax.study.stats.claims import errors_compared
-from deepjax.study.stats.course import epochs_compared, epochs_to, test_lines
+from deepjax.study.stats.claims import compare_errors
+from deepjax.study.stats.course import compare_epochs_to_target, epochs_to, test_lines
 from deepjax.study.stats.verdict import Verdict, all_above, all_below, mean_interval, paired_interval
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
 from deepjax.training import open_run
 
 # The rules, fixed before the runs. That some of the heads' gradient arrives below them is trivially so: the rule asks for a tenth
@@ -60,23 +60,23 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     arms = {}
     for norm, weight in sorted((name.split("_") for name in preset.sizes["arms"]), key=lambda pair: pair[1]):
         fields: dict[str, Any] = {"auxiliary_weight": float(weight), "optimizer": NORMS[norm][2]}
-        arms[f"{norm}_{weight}"] = arm_of(f"{norm}_{weight}", NORMS[norm][0], options, preset, **fields)
+        arms[f"{norm}_{weight}"] = make_arm(f"{norm}_{weight}", NORMS[norm][0], options, preset, **fields)
     return arms
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """The heads' gradient in every module, before and after training with the paper's weight."""
     found: dict[str, Any] = {}
     for norm in list(NORMS)[:: 1 if subject.seed % 2 else -1]:  # two processes compile one norm each, and find the other's kept
         trained = open_run(subject.runs[f"{norm}_{PAPER:g}"], data_dir=subject.data_dir)
         batch = trained.batch(64, seed=subject.seed)
-        start = drawn(trained.model, jax.random.key(subject.seed), batch["image"].shape)
+        start = init_variables(trained.model, jax.random.key(subject.seed), batch["image"].shape)
         for moment, variables in (("start", start), ("end", trained.variables)):
-            found[f"{norm}_{moment}"] = by_part(loss_shares(trained.model, variables, batch, weights=PAPER), PARTS)
+            found[f"{norm}_{moment}"] = by_part(loss_contributions(trained.model, variables, batch, weights=PAPER), PARTS)
     return found
 
 
-def reach(evidence: Evidence, claim: str, part: str, key: str, rule: str, **more: Any) -> Verdict:
+def reach(evidence: StudyResults, claim: str, part: str, key: str, rule: str, **more: Any) -> Verdict:
     """Is the heads' share, or their cosine, above the rule's bound: with both norms, before and after training?"""
     looks = {f"{how}, {moment}": f"{norm}_{moment}" for norm, (_, how, _) in NORMS.items() for moment in ("start", "end")}
     values = {name: evidence.values(look, part, key) for name, look in looks.items()}
@@ -87,10 +87,10 @@ def reach(evidence: Evidence, claim: str, part: str, key: str, rule: str, **more
     return Verdict(claim, how, RULES[rule], outcome, found, effects, values, **more)
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """(a) two claims on gradients; (b) four on what they do; a control for each part."""
     less = {"rule": RULES["less"], "decide": partial(all_below, bound=0.0)}
-    sooner, lower = partial(epochs_compared, **less), partial(errors_compared, sets=("test",), paired=True, **less)
+    sooner, lower = partial(compare_epochs_to_target, **less), partial(compare_errors, sets=("test",), paired=True, **less)
     arms, target = evidence.arms, evidence.preset.sizes["target"]
     reached = {name: (f"{name} to {100 * target:g} %", epochs_to(arm, target)) for name, arm in arms.items()}
     third = f"none_0 to {100 * target / 3:.2g} %", epochs_to(arms["none_0"], target / 3)
@@ -105,7 +105,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Shares by module, test error by epoch, and epochs to the target by weight."""
     shares, curves, epochs, target = [], [], [], evidence.preset.sizes["target"]
     for norm, (_, how, _) in NORMS.items():
@@ -120,9 +120,9 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         epochs.append((title, f"epochs to {100 * target:g} % test error", reached))
     lines = lines_figure(curves, out / "error.png", "epoch", "test error (%)", y_scale="log")
     return [
-        Picture(rows_figure(shares, out / "shares.png"), "Before training, mean over a module's layers; seeds and 95 % intervals."),
-        Picture(lines, "Test error by weight of the heads' losses: mean over seeds, band from the best to the worst."),
-        Picture(rows_figure(epochs, out / "epochs.png"), "Epochs to the target: seeds, their mean and its 95 % interval."),
+        Figure(rows_figure(shares, out / "shares.png"), "Before training, mean over a module's layers; seeds and 95 % intervals."),
+        Figure(lines, "Test error by weight of the heads' losses: mean over seeds, band from the best to the worst."),
+        Figure(rows_figure(epochs, out / "epochs.png"), "Epochs to the target: seeds, their mean and its 95 % interval."),
     ]
 
 
@@ -146,4 +146,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -18,10 +18,10 @@ from deepjax.models import create_model, model_info
 from deepjax.study import study
 from deepjax.study.arms import Arm
 from deepjax.study.report.curves import error_panels
-from deepjax.study.report.html import Picture
-from deepjax.study.stats.claims import errors_compared
+from deepjax.study.report.html import Figure
+from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, all_below
-from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm, run_study
 from deepjax.study.vanishing import profile_panels, sigmoid_norms, vanishing
 
 # The rules, fixed before the runs. MARGIN is under half of the 5.1 points that 20 -> 56 layers without shortcuts cost on CIFAR-10
@@ -78,18 +78,18 @@ def make_arms(options: Any, preset: Preset) -> dict[str, Arm]:
     """The arms by name, deepest first: plain56, resnet56, plain20, resnet20."""
     names = [f"{kind}{depth}" for depth in reversed(options.depths) for kind in ("plain", "resnet")]
     if options.norm == "batch":
-        return {name: arm_of(name, f"cifar_{name}", options, preset) for name in names}
+        return {name: make_arm(name, f"cifar_{name}", options, preset) for name in names}
     bare = partial(partial, create_model, norm="none")
-    return {name: arm_of(name, f"own/cifar_{name}_bare", options, preset, bare(f"cifar_{name}")) for name in names}
+    return {name: make_arm(name, f"own/cifar_{name}_bare", options, preset, bare(f"cifar_{name}")) for name in names}
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """The control of the third claim."""
     batch = sample(dataset_info(subject.dataset), 64, subject.seed, data_dir=subject.data_dir)
     return {"sigmoid": sigmoid_norms(batch, subject.seed)}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Three claims, and three controls by the same rules."""
     arms, depths = evidence.arms, evidence.options.depths  # pyright: ignore[reportAttributeAccessIssue]
     first, *_, last = depths
@@ -101,7 +101,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
         one, other = ((f"{depth} layers", arms[f"{kind}{depth}"]) for depth in (last, first))
         name, worse = {"plain": "plain", "resnet": "residual"}[kind], {"worse": "worse", "repaired": "not worse"}[rule]
         claim = f"The {name} network of {last} layers is {worse} than that of {first} on training and on test images."
-        return errors_compared(claim, one, other, RULES[rule], DECIDE[rule], **more)
+        return compare_errors(claim, one, other, RULES[rule], DECIDE[rule], **more)
 
     return [
         compared("plain", "worse"),
@@ -113,7 +113,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Both figures, from the rows; each title states the finding."""
     depths, dataset = evidence.options.depths, evidence.options.dataset  # pyright: ignore[reportAttributeAccessIssue]
     plain, residual = ({d: evidence.arms[f"{kind}{d}"] for d in depths} for kind in ("plain", "resnet"))
@@ -123,7 +123,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     norms = "Norm of the loss's gradient by layer; geometric mean over seeds, band from least to greatest."
     profile = depth_profile(profile_panels(plain, residual), "gradient norm of the layer's kernel")
     error = save(error_curves(panels, x_label), out / "error.png")
-    return [Picture(error, band + circles), Picture(save(profile, out / "gradients.png"), norms)]
+    return [Figure(error, band + circles), Figure(save(profile, out / "gradients.png"), norms)]
 
 
 METHOD = (
@@ -146,4 +146,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

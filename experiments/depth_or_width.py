@@ -14,12 +14,12 @@ from deepjax.command_line import parse, run
 from deepjax.models import create_model
 from deepjax.models.resnet import cifar_stages
 from deepjax.study.arms import Arm
-from deepjax.study.cost import budgets_of, cost_table, short
-from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.cost import budgets_of, cost_table, format_count
+from deepjax.study.report.html import Figure, percent_points
 from deepjax.study.report.plots import rows_figure
-from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below, mean_interval
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # The rules, fixed before the runs. Differences are of test errors, seed by seed: a seed has the same images in the same order in
 # every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points apart on CIFAR-10, in favour of the wide one.
@@ -74,24 +74,24 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for depth, width in sorted(NETS, reverse=True):
         make = partial(create_model, "cifar_resnet20", stages=cifar_stages(depth))
         name = name_of((depth, width))
-        arms[name] = arm_of(name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"])
+        arms[name] = make_arm(name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"])
     return arms
 
 
-def labels(evidence: Evidence) -> dict[Net, str]:
+def labels(evidence: StudyResults) -> dict[Net, str]:
     """What the reader is told of each network."""
     cost, factor = budgets_of(make_arms(evidence.options, evidence.preset)), evidence.preset.sizes["factor"]
-    return {net: f"{net[0]} layers, width {net[1] * factor}, {short(cost[name_of(net)].macs)} MACs" for net in NETS}
+    return {net: f"{net[0]} layers, width {net[1] * factor}, {format_count(cost[name_of(net)].macs)} MACs" for net in NETS}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Four claims, and a control for either rule."""
     named = {net: (label, evidence.arms[name_of(net)]) for net, label in labels(evidence).items()}
     bounds = {"better": 0.0, "enough": MARGIN}
 
     def compare(rule: str, claim: str, one: Net, other: Net, **more: Any) -> Verdict:
         decide = partial(all_below, bound=bounds[rule])
-        return errors_compared(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
+        return compare_errors(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
 
     return [
         compare("better", "Deeper is better at equal width: 56 layers make fewer errors than 20.", DEEP, CHEAPER),
@@ -103,7 +103,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test errors at equal cost and of the cheaper network, and the differences that are judged."""
     test = {net: 100 * np.asarray(evidence.arms[name_of(net)].final("test_error")) for net in NETS}
     errors = {label: test[net].tolist() for net, label in labels(evidence).items() if net in (*EQUAL, CHEAPER)}
@@ -117,7 +117,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         (f"56 layers less 20, at equal cost:\n{effect}", "difference (points); below 0: deeper is better", gaps),
     ]
     caption = "MACs: multiply-adds for one image. Small dots are seeds, the large one is their mean, the bar its 95 % interval."
-    return [Picture(rows_figure(panels, out / "error.png"), caption)]
+    return [Figure(rows_figure(panels, out / "error.png"), caption)]
 
 
 METHOD = [
@@ -144,4 +144,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

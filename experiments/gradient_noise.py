@@ -16,16 +16,16 @@ from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command_line import parse, run
 from deepjax.data import dataset_info, sample
 from deepjax.study.networks import Stack
-from deepjax.study.noise import Look, noise_along
-from deepjax.study.report.curves import times
-from deepjax.study.report.html import Picture
+from deepjax.study.noise import NoiseScaleEstimator, noise_along
+from deepjax.study.report.curves import format_ratio
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import lines_figure
 from deepjax.study.stats.gains import as_factors
 from deepjax.study.stats.rules import Rule, within
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, run_study
 from deepjax.study.targets import fewest_steps, fit_hyperbola, loss_on
-from deepjax.training import RunOptions, TrainConfig, build
+from deepjax.training import RunOptions, TrainConfig, compile_training
 
 # No batch norm, under which an image has no gradient of its own, and no momentum, as in the theory. The noise scale is taken at
 # these shares of the steps that the probe's batch size needs to the target.
@@ -55,25 +55,25 @@ PRESETS = {
 }
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """Steps to the target by batch size, each at its best rate; and the noise scale in the course of the probe's training."""
     sizes, steps, rates, course = subject.preset.sizes, [], [], {}
     image_size = subject.preset.training.get("image_size", 0)
     data = sample(dataset_info(subject.dataset), sizes["images"], subject.seed, "train", image_size, subject.data_dir)
     for batch in sizes["batches"]:
         config = TrainConfig("own/stack", subject.dataset, batch_size=batch, seed=subject.seed, **subject.preset.training)
-        programs = build(config, RunOptions(data_dir=subject.data_dir), make=NETWORK)
+        programs = compile_training(config, RunOptions(data_dir=subject.data_dir), make=NETWORK)
         loss_of = loss_on(programs.model, data)
         taken, rate = fewest_steps(programs, config, loss_of, sizes["target"], subject.preset.rates)
         steps, rates = [*steps, taken], [*rates, rate]
         if batch == sizes["probe"]:
             at = [round(share * taken) for share in (*ON_THE_WAY, *BEYOND)]
-            course = noise_along(at, programs, replace(config, learning_rate=rate), loss_of, data, Look())
+            course = noise_along(at, programs, replace(config, learning_rate=rate), loss_of, data, NoiseScaleEstimator())
     subject.progress(1, 1)
     return {"steps": steps, "rates": rates, **course}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Two claims, and a control of each."""
     seeds, batches, way = evidence.measured, evidence.preset.sizes["batches"], len(ON_THE_WAY)
     critical = [fit_hyperbola(batches, seed["steps"]).critical for seed in seeds]
@@ -101,7 +101,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Noise scale against loss, and steps against batch size with the hyperbola."""
     sizes, grows, predicts = evidence.preset.sizes, *judge(evidence)[:2]
     by_loss = [
@@ -114,13 +114,15 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     counted = Curve("_counted", batches, evidence.values("steps"), COLORS[0], "o")
     slope, ratio = (next(iter(verdict.effects.values())) for verdict in (grows, predicts))
     first = f"The noise scale goes as the loss to the power of\n{slope.effect:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-    second = f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images,\nmean noise scale {times(ratio)} that"
+    second = (
+        f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images,\nmean noise scale {format_ratio(ratio)} that"
+    )
     return [
-        Picture(
+        Figure(
             lines_figure([(first, by_loss)], out / "noise.png", "training loss", "noise scale (images)", "log", "log"),
             "Noise scale against loss in the course of training, from right to left; a line a seed. At first the loss stands.",
         ),
-        Picture(
+        Figure(
             lines_figure([(second, [fitted, counted])], out / "steps.png", "batch size (images)", y_label, "log", "log"),
             "Steps to the target by batch size, each at its best rate (circles), and (S / S_min - 1)(E / E_min - 1) = 1.",
         ),
@@ -145,4 +147,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -17,11 +17,11 @@ from deepjax.analysis.plots import COLORS, STYLE, save
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.report.curves import percent
-from deepjax.study.report.html import Picture, Table
+from deepjax.study.report.html import Figure, Table
 from deepjax.study.report.plots import rows_figure
-from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, exact
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # A column of the chart: top-5 error in per cent on the test set, layers as charted, and what the number hides.
 Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
@@ -62,7 +62,7 @@ PRESETS = {
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """One arm a family, all with batch norm and one recipe."""
-    return {name: arm_of(name, name, options, preset) for name in reversed(FAMILIES)}
+    return {name: make_arm(name, name, options, preset) for name in reversed(FAMILIES)}
 
 
 def falling(numbers: Sequence[float]) -> bool:
@@ -76,7 +76,7 @@ def about_history(claim: str, rule: str, numbers: Sequence[float], holds: bool, 
     return Verdict(claim, "The published numbers, year by year.", RULES[rule], exact(holds), (found,), {}, {}, **more)
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """The chart's claims, the race, and their controls."""
     errors, layers = [winner.error for winner in WINNERS], [winner.layers for winner in WINNERS]
     backwards = errors[::-1]
@@ -84,7 +84,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     human = "supported" if len(below) == len(RESNET) else "inconclusive" if below else "refuted"
     found = tuple(f"{protocol}: {error:g} %" for protocol, error in RESNET.items())
     named = [(name, evidence.arms[name]) for name in FAMILIES]
-    race = partial(errors_compared, rule=RULES["race"], decide=partial(all_above, bound=0.0), sets=("test",))
+    race = partial(compare_errors, rule=RULES["race"], decide=partial(all_above, bound=0.0), sets=("test",))
     return [
         about_history("The winner's error fell with every year from 2012 to 2017.", "falls", errors, falling(errors)),
         about_history("Each winner was deeper than the last.", "deeper", layers, falling([-each for each in layers])),
@@ -96,7 +96,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """The chart, redrawn with its traps; and the race."""
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(9, 4.2))
@@ -115,10 +115,10 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     means = ", ".join(f"{name} {percent(evidence.arms[name].final('test_error'))}" for name in FAMILIES)
     race = rows_figure([(f"One recipe: {means}", "test error (%)", errors)], out / "race.png")
     return [
-        Picture(
+        Figure(
             path, "Winners of the classification task. All from 2014 on are ensembles; see the table for what each number hides."
         ),
-        Picture(race, f"Test error on {evidence.options.dataset}, one recipe for all; seeds, mean and 95 % interval."),
+        Figure(race, f"Test error on {evidence.options.dataset}, one recipe for all; seeds, mean and 95 % interval."),
     ]
 
 
@@ -143,4 +143,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -15,12 +15,12 @@ from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.cost import budgets_of, cost_table
 from deepjax.study.inceptions import BRANCHES, SLIDE_INPUT, InceptionNet, TrainingStep, median_seconds, slide_module
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import rows_figure
-from deepjax.study.stats.contest import better, each_needed, error_panel
-from deepjax.study.stats.rules import above, worked_out
+from deepjax.study.stats.contest import ablation_verdict, better, error_panel
+from deepjax.study.stats.rules import above, exact_verdict
 from deepjax.study.stats.verdict import Verdict
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
 
 # The rules, fixed before the runs; those of accuracy stand in study/stats/contest.py. Controls: the rule that judges 358 million
 # must let 854 million stand; a module must not be found twice as fast as itself; and modules cut down to their 1x1 branch, which
@@ -52,11 +52,11 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     arms = {}
     for name, (share, fields) in NETWORKS.items():
         width = int(preset.training["width"] * share)
-        arms[name] = arm_of(name, f"own/inception_{name}", options, preset, partial(InceptionNet, **fields), width=width)
+        arms[name] = make_arm(name, f"own/inception_{name}", options, preset, partial(InceptionNet, **fields), width=width)
     return arms
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """Time and memory of a training step of the slide's modules, naive over bottleneck, and of the latter over itself."""
     steps = {reduce: TrainingStep(reduce, subject.preset.sizes["batch"], subject.seed) for reduce in (False, True)}
     named = {"naive": steps[False], "bottleneck": steps[True], "itself": steps[True]}
@@ -64,7 +64,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     return {"seconds": seconds, "bytes": {name: step.temporary_bytes for name, step in named.items()}}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Six claims, and a control of three of their rules."""
     macs = {name: macs_by_layer(slide_module(name == "bottleneck"), SLIDE_INPUT) for name in ("naive", "bottleneck")}
     sums, three = {name: sum(by_layer.values()) for name, by_layer in macs.items()}, macs["bottleneck"]["conv3x3"]
@@ -74,7 +74,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     def taught(name: str, millions: int, *working: str, **more: Any) -> Verdict:
         claim = f"The {name} module takes {millions} million multiply-adds, as is widely taught."
         holds, found = round(sums[name] / 1e6) == millions, f"the {name} module's terms add up to {sums[name]:,}"
-        return worked_out(claim, f"Multiply-adds of {slide}, traced.", TAUGHT, holds, found, *working, **more)
+        return exact_verdict(claim, f"Multiply-adds of {slide}, traced.", TAUGHT, holds, found, *working, **more)
 
     def saves(claim: str, key: str, first: str = "naive", second: str = "bottleneck", **more: Any) -> Verdict:
         pairs = zip(evidence.values(key, first), evidence.values(key, second), strict=True)
@@ -88,19 +88,21 @@ def judge(evidence: Evidence) -> list[Verdict]:
     equal, alone = "At equal multiply-adds modules with bottleneck are more accurate.", "The 1x1 branches alone are more accurate."
     without = {f"the {branch} branch": arms[f"without_{branch}"] for branch in BRANCHES}
     return [
-        worked_out(claim, f"Multiply-adds of {slide}, traced.", COUNTS, exact, counted),
+        exact_verdict(claim, f"Multiply-adds of {slide}, traced.", COUNTS, exact, counted),
         taught("bottleneck", 358, slip),
         saves("The bottleneck at least halves the time of a training step.", "seconds"),
         saves("The bottleneck at least halves the memory of a training step.", "bytes"),
         better(equal, "bottleneck", "naive", arms, known),
-        each_needed("Each of the four branches is needed: without it the test error rises.", arms["bottleneck"], without, SPARE),
+        ablation_verdict(
+            "Each of the four branches is needed: without it the test error rises.", arms["bottleneck"], without, SPARE
+        ),
         taught("naive", 854, control=("supported",)),
         saves("Against itself the bottleneck halves the time.", "seconds", "bottleneck", "itself", control=("refuted",)),
         better(alone, "only_1x1", "naive", arms, known, control=("refuted",)),
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """What the naive module takes in times of the other; errors of each network but the control, which would stretch the axis."""
     budgets, names = budgets_of(make_arms(evidence.options, evidence.preset)), [name for name in NETWORKS if name != "only_1x1"]
     errors = [error_panel(names, evidence.arms, budgets, which, "bottleneck", ("naive",)) for which in ("test", "train")]
@@ -115,8 +117,8 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     panel = (title, "naive module over that with bottleneck (times)", steps)
     bars = "seeds as dots, their mean, and its 95 % interval as a bar."
     return [
-        Picture(rows_figure([panel], out / "step.png"), f"A training step of the slide's module on 28 x 28 x 256: {bars}"),
-        Picture(rows_figure(errors, out / "error.png"), f"Final error on {evidence.options.dataset}: {bars}"),
+        Figure(rows_figure([panel], out / "step.png"), f"A training step of the slide's module on 28 x 28 x 256: {bars}"),
+        Figure(rows_figure(errors, out / "error.png"), f"Final error on {evidence.options.dataset}: {bars}"),
     ]
 
 
@@ -145,4 +147,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -15,14 +15,14 @@ import numpy as np
 from deepjax.command_line import parse, run
 from deepjax.models import create_model
 from deepjax.study.arms import Arm
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.metrics import largest_rate, rate_curves
 from deepjax.study.report.plots import lines_figure, rows_figure
-from deepjax.study.stats.claims import errors_compared
-from deepjax.study.stats.gains import gains_compared
+from deepjax.study.stats.claims import compare_errors
+from deepjax.study.stats.gains import compare_gains
 from deepjax.study.stats.rules import Rule, above
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # The arms: equal shapes, two depths. ReZero is without the batch norm that its authors keep: can it stand in for that?
 SHALLOW, DEEP = 20, 56
@@ -75,16 +75,16 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
         for kind in kinds:
             family, fields = NETWORKS[kind]
             model, make = f"{family}{depth}", partial(create_model, f"{family}{depth}", **fields) if fields else None
-            arms[f"{kind}{depth}"] = arm_of(f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make)
+            arms[f"{kind}{depth}"] = make_arm(f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make)
     return arms
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Six claims, and two controls by the same rules."""
 
     def compared(claim: str, one: str, other: str, rule: Rule, **more: Any) -> Verdict:
         first, second = ((f"{LABELS[name[:-2]]} at {name[-2:]} layers", evidence.arms[name]) for name in (one, other))
-        return errors_compared(claim, first, second, rule.words, rule.decide, sets=("train",), **more)
+        return compare_errors(claim, first, second, rule.words, rule.decide, sets=("train",), **more)
 
     def as_well(kind: str, **more: Any) -> Verdict:
         claim = f"With {LABELS[kind]} in place of batch norm, a residual network of {DEEP} layers trains as well."
@@ -96,14 +96,14 @@ def judge(evidence: Evidence) -> list[Verdict]:
     deeper = f"With batch norm, a residual network of {DEEP} layers trains worse than one of {SHALLOW}."
     return [
         compared(without, f"none{DEEP}", f"batch{DEEP}", WORSE),
-        gains_compared(costs, pairs, "train_error", above("the difference", 0.0)),
+        compare_gains(costs, pairs, "train_error", above("the difference", 0.0)),
         *map(as_well, SCHEMES),
         as_well("none", control=NOT_SUPPORTED),
         compared(deeper, f"batch{DEEP}", f"batch{SHALLOW}", WORSE, control=NOT_SUPPORTED),
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Training error by arm, and by learning rate."""
     errors, tried = [], []
     for depth in (SHALLOW, DEEP):
@@ -114,11 +114,11 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         largest = ", ".join(f"{LABELS[kind]} {largest_rate(arms[LABELS[kind]])}" for kind in ("batch", "none"))
         tried.append((f"{depth} layers, largest rate that trains:\n{largest}", rate_curves(arms)))
     return [
-        Picture(
+        Figure(
             rows_figure(errors, out / "training_error.png"),
             "Final training error at each arm's best rate: seeds, their mean, and its 95 % interval.",
         ),
-        Picture(
+        Figure(
             lines_figure(tried, out / "rates.png", "learning rate", "training error (%)", x_scale="log"),
             "Final training error by learning rate, first seed; 100 % where numbers were not finite. A rate trains if it ends "
             "under 50 %: one seed, so this is described and not judged.",
@@ -146,4 +146,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -13,15 +13,15 @@ import numpy as np
 
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.construction import stage_moments, with_identities, with_others
-from deepjax.study.finetune import error_of, fresh, trained_on
+from deepjax.study.construction import stage_moments, with_identities, with_random_layers
+from deepjax.study.finetune import finetune, initial_variables, train_error
 from deepjax.study.networks import Stack
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import rows_figure
 from deepjax.study.stats.measured import Claim, judge_claims
-from deepjax.study.stats.rules import lies
+from deepjax.study.stats.rules import interval_rule
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, all_below, all_within
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
 from deepjax.study.surface import planes_figure, surface
 from deepjax.training import open_run
 from deepjax.training.metrics_log import read_rows
@@ -30,9 +30,9 @@ from deepjax.training.metrics_log import read_rows
 # are that of the degradation study, of which "worse from scratch" was known. Controls: layers as drawn in place of identities must
 # destroy the error; the residual network must not be found worse, nor a linear classifier, whose loss is convex, less convex.
 RULES = {
-    "equal": lies("within 0.1 points of 0", partial(all_within, low=-0.1, high=0.1)),
-    "kept": lies("below 2 points", partial(all_below, bound=2.0)),
-    "more": lies("above 0", partial(all_above, bound=0.0)),
+    "equal": interval_rule("within 0.1 points of 0", partial(all_within, low=-0.1, high=0.1)),
+    "kept": interval_rule("below 2 points", partial(all_below, bound=2.0)),
+    "more": interval_rule("above 0", partial(all_above, bound=0.0)),
 }
 CLAIMS = (
     Claim("Plain-20 with identity layers is a plain-56 of the same error.", "error", ("identities", "plain20"), "equal"),
@@ -79,21 +79,21 @@ PRESETS = {
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """Plain and residual networks from scratch."""
-    return {name: arm_of(name, f"cifar_{name}", options, preset) for name in ("plain56", "resnet56", "plain20")}
+    return {name: make_arm(name, f"cifar_{name}", options, preset) for name in ("plain56", "resnet56", "plain20")}
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """Training errors in per cent: from scratch, and of what is built from plain-20, before and after fine-tuning. And surfaces."""
     runs = {name: open_run(path, data_dir=subject.data_dir) for name, path in subject.runs.items()}
     shallow, deep, sizes = runs["plain20"], runs["plain56"], subject.preset.sizes
     config = dataclasses.replace(deep.config, steps=0, **sizes["finetune"])
     moments = stage_moments(shallow.model, shallow.variables, shallow.batch(1024)["image"])
     built = with_identities(shallow.variables, moments, deep.model.stages[0])  # pyright: ignore[reportAttributeAccessIssue]
-    drawn = with_others(shallow.variables, fresh(config, subject.data_dir))
+    drawn = with_random_layers(shallow.variables, initial_variables(config, subject.data_dir))
     errors = {name: 100 * read_rows(path / "metrics.jsonl")[-1]["train_error"] for name, path in subject.runs.items()}
     for name, variables in {"identities": built, "drawn": drawn}.items():
-        tuned = trained_on(config, variables, subject.data_dir)
-        errors[name], errors[f"{name}, tuned"] = (100 * error_of(config, each, subject.data_dir) for each in (variables, tuned))
+        tuned = finetune(config, variables, subject.data_dir)
+        errors[name], errors[f"{name}, tuned"] = (100 * train_error(config, each, subject.data_dir) for each in (variables, tuned))
     batch = shallow.batch(sizes["examples"], seed=subject.seed)
     networks: dict[str, Any] = {name: (runs[name].model, runs[name].variables) for name in ("plain56", "resnet56")}
     networks["identities"] = deep.model, built
@@ -104,12 +104,12 @@ def measure(subject: Subject) -> dict[str, Any]:
     return {"error": errors, **shapes, "surfaces": surfaces}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Capacity, search from scratch, search from the solution, and two looks at the surface; then their controls."""
     return judge_claims(CLAIMS, RULES, MEASURES, evidence)
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Errors, planes of the first seed, and the numbers of the surfaces; each title states the finding."""
     rows = {kind: {name: evidence.values(kind, name) for name in sorted(evidence.measured[0][kind])} for kind in MEASURES}
     mean = {kind: {name: f"{np.mean(values):.2g}" for name, values in of.items()} for kind, of in rows.items()}
@@ -119,9 +119,9 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     surfaces = evidence.measured[0]["surfaces"]
     planes = [(f"{name}: {100 * found['concave']:.0f} % concave", found) for name, found in surfaces.items() if name != "linear"]
     return [
-        Picture(rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), CAPTION),
-        Picture(planes_figure(planes, out / "planes.png"), "Training loss on a random plane around networks of the first seed."),
-        Picture(rows_figure(shapes, out / "surfaces.png"), f"The surface in two numbers. {CAPTION}"),
+        Figure(rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), CAPTION),
+        Figure(planes_figure(planes, out / "planes.png"), "Training loss on a random plane around networks of the first seed."),
+        Figure(rows_figure(shapes, out / "surfaces.png"), f"The surface in two numbers. {CAPTION}"),
     ]
 
 
@@ -145,4 +145,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

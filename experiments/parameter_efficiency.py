@@ -12,13 +12,13 @@ from deepjax.analysis import count_params, params_by_layer
 from deepjax.command_line import parse, run
 from deepjax.models import create_model, model_info
 from deepjax.study.arms import Arm
-from deepjax.study.cost import budgets_of, cost_lines, cost_table, short
+from deepjax.study.cost import budgets_of, cost_lines, cost_table, format_count
 from deepjax.study.networks import PooledVGG
-from deepjax.study.report.html import Picture, percent_points
+from deepjax.study.report.html import Figure, percent_points
 from deepjax.study.report.plots import lines_figure
-from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below, exact, paired_interval
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # The rules, fixed before the runs; differences are of test errors, seed by seed. The margin of 1 point: the two papers' entries
 # of 2014 are 0.65 points apart in top-5 error, and their best single networks 0.9, the other way round. Controls: the majority rule
@@ -63,7 +63,7 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for family, (widths, make) in FAMILIES.items():
         for width in widths:
             fields: dict[str, Any] = {"width": width * preset.sizes["factor"], "auxiliary_weight": 0.0}
-            arms[f"{family}_{width}"] = arm_of(f"{family}_{width}", f"own/{family}", options, preset, make, **fields)
+            arms[f"{family}_{width}"] = make_arm(f"{family}_{width}", f"own/{family}", options, preset, make, **fields)
     return arms
 
 
@@ -85,15 +85,18 @@ def twelve_times() -> Verdict:
     return Verdict(claim, "Parameters.", RULES["twelve"], exact(round(ALEXNET / bare) == SAID), (found,), {}, {})
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Two claims of exact counts, three of measured errors, two controls."""
     cost, arms = budgets_of(make_arms(evidence.options, evidence.preset)), evidence.arms
-    named = {name: (f"{name} ({short(cost[name].params)} parameters, {short(cost[name].macs)} MACs)", arms[name]) for name in cost}
+    named = {
+        name: (f"{name} ({format_count(cost[name].params)} parameters, {format_count(cost[name].macs)} MACs)", arms[name])
+        for name in cost
+    }
     part = {name: f"1/{cost['vgg11_8'].params / cost[name].params:.0f} of the parameters" for name in cost}
 
     def compare(rule: str, claim: str, one: str, other: str, **more: Any) -> Verdict:
         decide = partial(all_below, bound=BOUNDS[rule])
-        return errors_compared(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
+        return compare_errors(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
 
     bare, tiny = "VGG-11 without its fully connected layers, and", "GoogLeNet of a single filter in its stem, and"
     return [
@@ -107,7 +110,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test error against parameters, and against multiply-adds, a line a family."""
     cost = budgets_of(make_arms(evidence.options, evidence.preset))
     test = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
@@ -118,7 +121,7 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         ratio = getattr(cost["vgg11_8"], field) / getattr(cost["googlenet_8"], field)
         panel = (f"GoogLeNet: {ratio:.1f} times fewer {what}\nthan VGG-11, test error {gap}", cost_lines(points, field))
         path = lines_figure([panel], out / f"{field}.png", what, "test error (%)", "log", "log")
-        pictures.append(Picture(path, f"Test error by {what}; mean, seeds as dots, band from the best to the worst."))
+        pictures.append(Figure(path, f"Test error by {what}; mean, seeds as dots, band from the best to the worst."))
     return pictures
 
 
@@ -146,4 +149,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -11,13 +11,21 @@ import numpy as np
 
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.fields import depth_panel, fields_of_run, numbers, shares, stack_field, theoretical_field, training_figure
+from deepjax.study.fields import (
+    depth_panel,
+    field_statistics,
+    fields_of_run,
+    normalized_maps,
+    stack_field,
+    theoretical_field,
+    training_figure,
+)
 from deepjax.study.networks import Activation, Stack
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import lines_figure, rows_figure
-from deepjax.study.stats.rules import above, within, worked_out
+from deepjax.study.stats.rules import above, exact_verdict, within
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
 
 # The rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of sigma sqrt(n (k^2 - 1) / 12), so
 # three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7. Controls: two 3x3 do not see 7 pixels; three other 3x3 are as
@@ -44,23 +52,23 @@ PRESETS = {  # digits are enlarged, as 8 pixels would bound every field; to 24, 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """The network whose field is to grow, and one whose field cannot."""
-    residual = arm_of("resnet20", "cifar_resnet20", options, preset)
-    return {"resnet20": residual, "pointwise": arm_of("pointwise", "own/pointwise", options, preset, POINTWISE)}
+    residual = make_arm("resnet20", "cifar_resnet20", options, preset)
+    return {"resnet20": residual, "pointwise": make_arm("pointwise", "own/pointwise", options, preset, POINTWISE)}
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """Fields of random stacks by depth, of three 3x3 and one 7x7, and of each network before and after its training."""
     sizes, seed, draws, moments = subject.preset.sizes, subject.seed, subject.preset.sizes["draws"], {}
     deep = {kind: [stack_field((3,) * n, activation, seed, draws) for n in sizes["depths"]] for kind, activation in KINDS.items()}
     small = {name: [stack_field(kernels, "relu", seed + more, 5 * draws)] for name, (kernels, more) in SMALL.items()}
     for name, (arm, layer, make) in LAYERS.items():
         fields = fields_of_run(subject.runs[arm], layer, sizes["images"], subject.data_dir, make)
-        moments[name] = numbers(fields) | {"maps": shares(fields)}
-    stacks, few = ({name: numbers(fields) for name, fields in each.items()} for each in (deep, small))
+        moments[name] = field_statistics(fields) | {"maps": normalized_maps(fields)}
+    stacks, few = ({name: field_statistics(fields) for name, fields in each.items()} for each in (deep, small))
     return {"stacks": stacks, "small": few, "training": moments}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Six claims of the lecture and of Luo et al., and a control of each."""
     depths = evidence.preset.sizes["depths"]
 
@@ -68,7 +76,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
         one, other = theoretical_field(kernels), theoretical_field((7,))
         claim, how = f"{count} 3x3 convolutions see as many pixels as one 7x7.", "Theoretical field, from the traced computation."
         found = f"{count} 3x3 see {one} x {one} pixels, one 7x7 sees {other} x {other}"
-        return worked_out(claim, how, EQUAL, one == other, found, **more)
+        return exact_verdict(claim, how, EQUAL, one == other, found, **more)
 
     def alike(other: str, **more: Any) -> Verdict:
         three, one = (evidence.values("small", name, "sigma", 0) for name in ("three 3x3", other))
@@ -109,7 +117,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Growth over depth; the two ways to see seven pixels; the field before and after training."""
     depths = evidence.preset.sizes["depths"]
     panels = [depth_panel(kind, depths, *(evidence.values("stacks", kind, key) for key in ("size", "sigma"))) for kind in KINDS]
@@ -119,9 +127,9 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     trained = {name: [evidence.values("training", name, key) for key in ("maps", "sigma")] for name in ("middle map", "last map")}
     band = "Untrained stacks of 3x3. Band: from least to greatest seed; dotted: sqrt(2 n / 3), the theory of sigma."
     return [
-        Picture(lines_figure(panels, out / "depth.png", "layers of 3x3 convolutions", "pixels", "log", "log"), band),
-        Picture(rows_figure([(title, "sigma (pixels)", small)], out / "seven.png"), "Untrained; bar: 95 % interval."),
-        Picture(training_figure(trained, out / "training.png"), "What moves the centre unit of a map of ResNet-20."),
+        Figure(lines_figure(panels, out / "depth.png", "layers of 3x3 convolutions", "pixels", "log", "log"), band),
+        Figure(rows_figure([(title, "sigma (pixels)", small)], out / "seven.png"), "Untrained; bar: 95 % interval."),
+        Figure(training_figure(trained, out / "training.png"), "What moves the centre unit of a map of ResNet-20."),
     ]
 
 
@@ -146,4 +154,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

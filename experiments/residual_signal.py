@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.analysis import drawn
+from deepjax.analysis import init_variables
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.blocks import gradient_paths, lesion_rises, responses, signal_growth, tower
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.profiles import profile_picture
 from deepjax.study.stats.measured import Claim, judge_claims
-from deepjax.study.stats.rules import lies
+from deepjax.study.stats.rules import interval_rule
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Outcome, Verdict, all_above, all_below, all_within
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, arm_of, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
 from deepjax.training import open_run
 
 # The rules, fixed before the runs. Each claim's control is the same rule where it must fail: with norm in place of without and the
@@ -28,12 +28,12 @@ from deepjax.training import open_run
 # branch carries as much gradient as a shortcut, so that all paths count alike; responses as drawn, which batch norm makes equal.
 NETWORKS = ("resnet56", "resnet20", "plain20")
 RULES = {
-    "doubles": lies("between 1.87 and 2.14, 2 to the power of 0.9 and 1.1", partial(all_within, low=1.87, high=2.14)),
-    "linear": lies("between 0.5 and 1.25", partial(all_within, low=0.5, high=1.25)),
-    "gentle": lies("below 10 points", partial(all_below, bound=10.0)),
-    "collapse": lies("above 40 points", partial(all_above, bound=40.0)),
-    "short": lies("below 0.75", partial(all_below, bound=0.75)),
-    "smaller": lies("below -0.05, where responses start at 1", partial(all_below, bound=-0.05)),
+    "doubles": interval_rule("between 1.87 and 2.14, 2 to the power of 0.9 and 1.1", partial(all_within, low=1.87, high=2.14)),
+    "linear": interval_rule("between 0.5 and 1.25", partial(all_within, low=0.5, high=1.25)),
+    "gentle": interval_rule("below 10 points", partial(all_below, bound=10.0)),
+    "collapse": interval_rule("above 40 points", partial(all_above, bound=40.0)),
+    "short": interval_rule("below 0.75", partial(all_below, bound=0.75)),
+    "smaller": interval_rule("below -0.05, where responses start at 1", partial(all_below, bound=-0.05)),
 }
 REFUTED: tuple[Outcome] = ("refuted",)
 CLAIMS = (
@@ -83,23 +83,23 @@ PRESETS = {
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """A deep and a shallow residual network, and a plain one."""
-    return {name: arm_of(name, f"cifar_{name}", options, preset) for name in NETWORKS}
+    return {name: make_arm(name, f"cifar_{name}", options, preset) for name in NETWORKS}
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """Signal as drawn, on Gaussian inputs; lesions, responses and paths of what was trained."""
     key, seed, samples = jax.random.key(subject.seed), subject.seed, subject.preset.sizes["samples"]
     noise, bare = jax.random.normal(key, (8, 64, 64, 3)), tower(27, normed=False)
     small, towers = noise[:4, :16, :16], {"no norm": tower(16, False, width=32), "batch norm": tower(16, True, width=32)}
     signals = {name: signal_growth(model, key, noise) for name, model in towers.items()}
-    paths = {"drawn": gradient_paths(bare, drawn(bare, key, small.shape), (small, np.arange(len(small))), samples, seed)}
+    paths = {"drawn": gradient_paths(bare, init_variables(bare, key, small.shape), (small, np.arange(len(small))), samples, seed)}
     rises, deviations = {}, {}
     for name, path in subject.runs.items():
         trained = open_run(path, data_dir=subject.data_dir)
         model, variables, batch = trained.model, trained.variables, trained.batch(64, seed=seed)
         rises[name] = lesion_rises(model, variables, trained.batch(subject.preset.sizes["tested"], "test"))
         deviations[name] = responses(model, variables, batch)
-        deviations[f"{name}, drawn"] = responses(model, drawn(model, key, batch["image"].shape), batch)
+        deviations[f"{name}, drawn"] = responses(model, init_variables(model, key, batch["image"].shape), batch)
         if name == "resnet56":
             paths[name] = gradient_paths(model, variables, batch, samples, seed)
     found = {kind: {name: each[kind] for name, each in signals.items()} for kind in ("signal", "factor", "exponent")}
@@ -107,12 +107,12 @@ def measure(subject: Subject) -> dict[str, Any]:
     return found | {"rise": rises, "response": deviations}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """The signal's growth, lesions, paths and responses; then their controls."""
     return judge_claims(CLAIMS, RULES, MEASURES, evidence)
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Signal, lesions, paths and responses by depth; each title states the finding."""
     mean = {kind: {name: np.mean(evidence.values(kind, name)) for name in evidence.measured[0][kind]} for kind in MEASURES}
     signal = {name: evidence.values("signal", name) for name in ("no norm", "batch norm")}
@@ -146,4 +146,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

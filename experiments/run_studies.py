@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from deepjax.command_line import parse, run
-from deepjax.errors import unknown
+from deepjax.errors import unknown_name_error
 from deepjax.paths import run_directory, user_path
 from deepjax.study.report.index import write_page
 
@@ -56,7 +56,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in self.only:
             if name not in STUDIES:
-                raise unknown("study", name, STUDIES)
+                raise unknown_name_error("study", name, STUDIES)
 
 
 def main(options: Options) -> None:

@@ -12,18 +12,18 @@ import jax
 import numpy as np
 from jax import Array
 
-from deepjax.analysis import drawn, shattering
+from deepjax.analysis import init_variables, shattering
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command_line import parse, run
 from deepjax.data import dataset_info, sample
 from deepjax.models import create_model
 from deepjax.models.resnet import cifar_stages
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import lines_figure
 from deepjax.study.stats.measured import difference
 from deepjax.study.stats.scaling_laws import curve, exponential, power
 from deepjax.study.stats.verdict import Verdict, all_above
-from deepjax.study.study import Evidence, Options, Preset, Study, Subject, conduct
+from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, run_study
 from deepjax.study.wide import WideNet
 
 # The rules, fixed before the runs. A law of c^L must be met to 10 % of its slope, log c, over the first blocks: that tells 1/2
@@ -52,7 +52,7 @@ PRESETS = {
 }
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """The mean cosine by network and depth: of wide networks on Gaussian inputs, of convolutional ones on the data set's images."""
     sizes, key = subject.preset.sizes, jax.random.key(subject.seed)
     images = sample(dataset_info(subject.dataset), sizes["examples"], subject.seed, data_dir=subject.data_dir)["image"]
@@ -70,15 +70,15 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 def alike(model: Any, key: Array, inputs: Array) -> float:
     """The mean cosine of a network as it is drawn."""
-    return shattering(model, drawn(model, key, inputs.shape), inputs).cosine
+    return shattering(model, init_variables(model, key, inputs.shape), inputs).cosine
 
 
-def by_depth(evidence: Evidence, network: str, depths: Sequence[int]) -> dict[int, list[float]]:
+def by_depth(evidence: StudyResults, network: str, depths: Sequence[int]) -> dict[int, list[float]]:
     """By depth, seed by seed."""
     return {depth: evidence.values(network, str(depth)) for depth in depths}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Four laws and one comparison; three controls by the same rules."""
 
     def rate(claim: str, network: str, law: tuple[float, float], **more: Any) -> Verdict:
@@ -103,7 +103,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """The exponential laws, the powers, and the registry's networks."""
 
     def curves(names: Sequence[str], depths: Sequence[int]) -> list[Curve]:
@@ -118,9 +118,9 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
     third = (f"At images, 56 layers: residual {residual:.2g}, plain {plain:.2g}", curves(("resnet", "plain"), LAYERS))
     label, log, band = "mean cosine between gradients", "log", " Mean over seeds, band from the least to the greatest."
     return [
-        Picture(lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log), f"Wide networks.{band}"),
-        Picture(lines_figure([second], out / "power.png", "blocks", label, log, log), f"Wide residual networks by depth.{band}"),
-        Picture(lines_figure([third], out / "images.png", "layers", label), f"Convolutional networks of the registry.{band}"),
+        Figure(lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log), f"Wide networks.{band}"),
+        Figure(lines_figure([second], out / "power.png", "blocks", label, log, log), f"Wide residual networks by depth.{band}"),
+        Figure(lines_figure([third], out / "images.png", "layers", label), f"Convolutional networks of the registry.{band}"),
     ]
 
 
@@ -144,4 +144,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

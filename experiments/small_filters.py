@@ -12,12 +12,12 @@ from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.cost import budgets_of, cost_table
 from deepjax.study.filters import Stages, filter_cost
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import rows_figure
 from deepjax.study.stats.contest import better, error_panel, no_better
-from deepjax.study.stats.rules import worked_out
+from deepjax.study.stats.rules import exact_verdict
 from deepjax.study.stats.verdict import Verdict
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # The rules, fixed before the runs; those of accuracy stand in study/stats/contest.py. Controls: six 3x3 have more weights than
 # one 7x7; one 7x7 keeps fewer activations than three 3x3; and three 1x1 filters, which see nothing around a pixel but what stem and
@@ -50,11 +50,11 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     arms = {}
     for name, (kernels, linear, quarters) in NETWORKS.items():
         make, width = partial(Stages, kernels, linear=linear), preset.training["width"] * quarters // 4
-        arms[name] = arm_of(name, f"own/{name}", options, preset, make, width=width)
+        arms[name] = make_arm(name, f"own/{name}", options, preset, make, width=width)
     return arms
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Two claims on cost, four on accuracy, and a control of each kind."""
     arms, known = evidence.arms, budgets_of(make_arms(evidence.options, evidence.preset))
 
@@ -66,12 +66,12 @@ def judge(evidence: Evidence) -> list[Verdict]:
         macs = f"{one.macs:,} multiply-adds against {other.macs:,} on {SIDE} x {SIDE} pixels, C = {CHANNELS}"
         holds = one.weights < other.weights and one.macs < other.macs
         claim = f"{count} 3x3 convolutions cost less than one 7x7: fewer weights and multiply-adds."
-        return worked_out(claim, "From the traced computation.", CHEAPER, holds, weights, macs, **more)
+        return exact_verdict(claim, "From the traced computation.", CHEAPER, holds, weights, macs, **more)
 
     def smaller(claim: str, first: tuple[int, ...], second: tuple[int, ...], **more: Any) -> Verdict:
         one, other = (filter_cost(kernels, CHANNELS, SIDE).activations for kernels in (first, second))
         found = f"{one:,} bytes an image against {other:,}: {one / other:.0%}"
-        return worked_out(claim, "Outputs of the convolutions in float32.", SMALLER, one <= other, found, **more)
+        return exact_verdict(claim, "Outputs of the convolutions in float32.", SMALLER, one <= other, found, **more)
 
     return [
         cheaper("Three", 3),
@@ -88,13 +88,13 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test and training error of each network but the control, which would stretch the axis, with its cost."""
     budgets, names = budgets_of(make_arms(evidence.options, evidence.preset)), [name for name in NETWORKS if name != "three_1x1"]
     against = ("one_7x7", "one_narrow_7x7", "three_linear_3x3")
     panels = [error_panel(names, evidence.arms, budgets, which, "three_3x3", against) for which in ("test", "train")]
     caption = f"Final error on {evidence.options.dataset}: seeds as dots, their mean, and its 95 % interval as a bar."
-    return [Picture(rows_figure(panels, out / "error.png"), caption)]
+    return [Figure(rows_figure(panels, out / "error.png"), caption)]
 
 
 METHOD = (
@@ -118,4 +118,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

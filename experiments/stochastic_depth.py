@@ -13,14 +13,14 @@ from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command_line import parse, run
 from deepjax.models.stochastic_depth import stochastic_depth
 from deepjax.study.arms import Arm
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.metrics import first_layer_norms, seconds_table
 from deepjax.study.report.plots import lines_figure, rows_figure
-from deepjax.study.stats.claims import errors_compared
-from deepjax.study.stats.gains import as_factors, gains_compared
+from deepjax.study.stats.claims import compare_errors
+from deepjax.study.stats.gains import as_factors, compare_gains
 from deepjax.study.stats.rules import Rule, above
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
-from deepjax.study.study import Evidence, Options, Preset, Study, arm_of, conduct
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
 
 # The arms: survival of the last block, and the budget. Survival 1 must change nothing, and 0.1 must not pass for an improvement.
 ARMS = {
@@ -66,11 +66,11 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for name, (survival, budget) in ARMS.items():
         make = None if survival is None else partial(stochastic_depth, network, survival)
         model = network if survival is None else f"own/{network}_survival{survival:g}"
-        arms[name] = arm_of(name, model, options, preset, make, epochs=preset.sizes[budget])
+        arms[name] = make_arm(name, model, options, preset, make, epochs=preset.sizes[budget])
     return arms
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     """Five claims, and three controls by the same rules."""
     arms, sizes = evidence.arms, evidence.preset.sizes
 
@@ -78,7 +78,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
         survival, budget = ARMS[name]
         claim = f"Stochastic depth with survival {survival:g} lowers the test error in {sizes[budget]} epochs."
         pair = ((f"survival {survival:g}", arms[name]), ("full", arms[f"full-{budget}"]))
-        return errors_compared(claim, *pair, LOWER.words, LOWER.decide, sets=("test",), paired=True, **more)
+        return compare_errors(claim, *pair, LOWER.words, LOWER.decide, sets=("test",), paired=True, **more)
 
     def gradients(name: str, relative: bool = False, control: Any = ()) -> Verdict:
         survival, budget = ARMS[name]
@@ -93,7 +93,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     return [
         better("stochastic-short"),
         better("stochastic-long"),
-        gains_compared(grows, pairs, "test_error", LOWER),
+        compare_gains(grows, pairs, "test_error", LOWER),
         gradients("stochastic-long"),
         gradients("stochastic-long", relative=True),
         better("rarely-short", control=NOT_SUPPORTED),
@@ -102,7 +102,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test errors by arm, and the first layer's gradient by epoch."""
     arms, sizes, errors, norms = evidence.arms, evidence.preset.sizes, [], []
     for budget in ("short", "long"):
@@ -117,8 +117,8 @@ def draw(evidence: Evidence, out: Path) -> list[Picture]:
         ]
         norms.append((f"{what}:\nsurvival 0.5 has {np.mean(half) / np.mean(full):.2f} times the full network's", curves))
     return [
-        Picture(rows_figure(errors, out / "test_error.png"), "Final test error: seeds, mean, 95 % interval."),
-        Picture(
+        Figure(rows_figure(errors, out / "test_error.png"), "Final test error: seeds, mean, 95 % interval."),
+        Figure(
             lines_figure(norms, out / "gradients.png", "epoch", "gradient norm; ratio of norms", y_scale="log", share_y=False),
             "Gradient norm of the first convolution, and over the classifier's; mean over seeds, band from least to greatest.",
         ),
@@ -146,4 +146,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: conduct(STUDY, parse(Options)))
+    run(lambda: run_study(STUDY, parse(Options)))

@@ -11,11 +11,11 @@ import jax
 import pytest
 
 from deepjax.data import load_split
-from deepjax.evaluation import Member, find, predict, protocol_of
+from deepjax.evaluation import EvalModel, compute_metrics, predict, protocol_of
 from deepjax.evaluation.images import labels_of
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, build, open_run, train
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training import RunOptions, TrainConfig, compile_training, open_run, train
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.metrics_log import read_rows
 from tests.data.archives import small_imagenet
 
@@ -43,14 +43,17 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
     config = TrainConfig(
         f"own/{name}", dataset.name, steps=2, batch_size=16, image_size=size, precision=precision, auxiliary_weight=weight
     )
-    train(config, tmp_path, options, programs=build(config, options, make=make))
+    train(config, tmp_path, options, programs=compile_training(config, options, make=make))
     final = read_rows(tmp_path / "metrics.jsonl")[-1]
     assert (final["step"], final["test_images"], final["train_images"]) == (2, 9, 9)
     assert math.isfinite(final["test_loss"]) and 0 <= final["test_top5_error"] <= final["test_error"] <= 1
 
     run = open_run(tmp_path, data_dir=options.data_dir, make=make)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(run.variables["params"])} == {"float32"}
-    member, split = Member(name, "trained", run.model, run.variables, dataset, size), load_split(dataset, "test", options.data_dir)
-    scores = predict(member, split, protocol_of("1-crop", name, size), Spread(make_mesh()), 16)
-    found = find(scores, labels_of(split), dataset)
+    member, split = (
+        EvalModel(name, "trained", run.model, run.variables, dataset, size),
+        load_split(dataset, "test", options.data_dir),
+    )
+    scores = predict(member, split, protocol_of("1-crop", name, size), Partitioner(make_mesh()), 16)
+    found = compute_metrics(scores, labels_of(split), dataset)
     assert (found.images, found.counted, found.not_finite) == (9, 9, 0)

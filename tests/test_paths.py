@@ -7,7 +7,7 @@ import pytest
 from deepjax.cli import evaluate
 from deepjax.data.splits import data_directory
 from deepjax.errors import InputError
-from deepjax.evaluation.models import Choices, from_run
+from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.models.weights.files import read_tensors
 from deepjax.paths import run_directory, user_path
 from deepjax.training import TrainConfig, train
@@ -74,7 +74,7 @@ def test_where_checkpoints_cannot_be_saved_no_run_begins(character, tmp_path):
         open_run,
         data_directory,
         read_tensors,
-        lambda path: from_run(Path(path), None, Choices()),
+        lambda path: from_run(Path(path), None, PreprocessingOverrides()),
         lambda path: evaluate.gathered(evaluate.Options("resnet18", weights=(path,))),
         lambda path: studies.main(studies.Options(runs=Path(path))),
     ],

@@ -28,11 +28,11 @@ from deepjax.models.weights import files
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights.files import read_tensors
 from deepjax.study.arms import Arm
-from deepjax.study.study import conduct
+from deepjax.study.study import run_study
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 from experiments import degradation
 from tests.data.image.test_fixed_size import png_header
 from tests.models.torch_reference import needs_torch
@@ -115,7 +115,7 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: prepare(name, data_dir=str(tmp_path / "data")),
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
-        lambda: conduct(degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")),
+        lambda: run_study(degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")),
         lambda: Arm(name, config, (0.1,), (0,)),
     ):
         if name != "os.system" or attempt.__code__.co_names[0] != "Arm":  # a dot may stand inside an arm's name
@@ -127,7 +127,7 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(InputError, match=r"arm .* is unknown"):
-        conduct(degradation.STUDY, degradation.Options(arm=name, out=tmp_path / "out"))
+        run_study(degradation.STUDY, degradation.Options(arm=name, out=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,14 +253,14 @@ def test_sources_that_are_no_file_and_no_repository(name, tmp_path, monkeypatch)
 def test_hostile_configurations(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"config\.json cannot be read as a configuration"):
-        claim_directory(tmp_path, TrainConfig(model="cifar_resnet20"))
+        init_run_dir(tmp_path, TrainConfig(model="cifar_resnet20"))
 
 
 @pytest.mark.parametrize("stored", [{"__class__": "os.system"}, {"model": {"_target_": "os.system"}}, {"model": "os.system"}])
 def test_a_configuration_is_compared_and_never_run(stored, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(InputError, match="holds a run of another configuration"):
-        claim_directory(tmp_path, TrainConfig(model="cifar_resnet20"))
+        init_run_dir(tmp_path, TrainConfig(model="cifar_resnet20"))
 
 
 @pytest.fixture

@@ -1,24 +1,31 @@
 """Instruments for any linen module: they know no model of deepjax by name."""
 
-from deepjax.analysis.core.module import cross_entropy, drawn, of_classes
+from deepjax.analysis.core.module import cross_entropy, init_variables, of_classes
 from deepjax.analysis.core.network import Network
 from deepjax.analysis.core.taps import Tap, taps
 from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
 from deepjax.analysis.costs.report import CostReport, cost
 from deepjax.analysis.costs.stages import StageRow, stage_table
 from deepjax.analysis.curvature.operators import HessianTrace, gnvp, hessian_trace, hvp
-from deepjax.analysis.curvature.spectrum import Density, Eigenvalues, GradientMass, gradient_mass, spectral_density, top_eigenvalues
-from deepjax.analysis.gradients.auxiliary_losses import Shares, loss_shares
+from deepjax.analysis.curvature.spectrum import (
+    Density,
+    Eigenvalues,
+    GradientSubspace,
+    gradient_subspace_overlap,
+    spectral_density,
+    top_eigenvalues,
+)
+from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
 from deepjax.analysis.gradients.per_example import NoiseScale, PerExample, noise_scale, per_example_gradients
 from deepjax.analysis.gradients.shattering import GradientLine, Shattering, gradient_line, shattering
 from deepjax.analysis.landscape.directions import random_direction
-from deepjax.analysis.landscape.surface import Line, Plane, loss_between, loss_line, loss_plane
+from deepjax.analysis.landscape.surface import Line, Plane, linear_interpolation, loss_line, loss_plane
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
-from deepjax.analysis.layers.finite import first_not_finite
+from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
 from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
 from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
-from deepjax.analysis.ntk.linearised import LinearisedRun, linearised, linearised_training, squared
+from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
 from deepjax.analysis.propagation.signal import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
 from deepjax.analysis.receptive_field.effective import EffectiveField, average_fields, effective_field
 from deepjax.analysis.receptive_field.layers import LayerField, LayerFields, layer_fields
@@ -32,7 +39,7 @@ __all__ = [
     "EffectiveField",
     "Eigenvalues",
     "GradientLine",
-    "GradientMass",
+    "GradientSubspace",
     "HessianTrace",
     "Kernel",
     "LayerField",
@@ -42,6 +49,7 @@ __all__ = [
     "Lesions",
     "Line",
     "LinearisedRun",
+    "LossContributions",
     "MeanField",
     "Network",
     "NoiseScale",
@@ -50,7 +58,6 @@ __all__ = [
     "Plane",
     "Propagation",
     "ReceptiveField",
-    "Shares",
     "Shattering",
     "StageRow",
     "Tap",
@@ -61,26 +68,27 @@ __all__ = [
     "count_params",
     "critical_sigma_w",
     "cross_entropy",
-    "drawn",
     "effective_field",
     "error_rate",
-    "first_not_finite",
+    "first_nonfinite_layer",
     "gnvp",
     "gradient_line",
-    "gradient_mass",
+    "gradient_subspace_overlap",
+    "half_mse",
     "hessian_trace",
     "hvp",
+    "init_variables",
     "kernel_drift",
     "kernel_norms",
     "kernel_order",
     "layer_fields",
     "lesions",
+    "linear_interpolation",
     "linearised",
     "linearised_training",
-    "loss_between",
+    "loss_contributions",
     "loss_line",
     "loss_plane",
-    "loss_shares",
     "macs_by_layer",
     "mean_field",
     "noise_scale",
@@ -95,7 +103,6 @@ __all__ = [
     "shattering",
     "signal_propagation",
     "spectral_density",
-    "squared",
     "stage_table",
     "taps",
     "top_eigenvalues",

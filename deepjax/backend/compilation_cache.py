@@ -13,7 +13,7 @@ MOST_BYTES = 2 * 2**30  # of a folder; a step of ResNet-50 takes a few million
 WORTH_SECONDS = 0.2  # what compiles faster is compiled again
 
 
-def keep_compilations() -> Path | None:
+def enable_compilation_cache() -> Path | None:
     """Let this process's JAX keep compiled programs in the user's folder of caches; returns the folder.
 
     Commands call this; the library never does, for the setting is the whole process's. JAX's own settings go first:

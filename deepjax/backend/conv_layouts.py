@@ -19,7 +19,7 @@ CONVOLUTION = "conv_general_dilated"
 IN_ORDER = ("NHWC", "HWIO", "NHWC")
 
 
-def fast_loops(fun: Callable[..., Any]) -> Callable[..., Any]:
+def canonicalize_conv_layouts(fun: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, equal up to rounding, whose convolutions inside of loops are fast on a CPU; elsewhere `fun` itself.
 
     For a function that takes gradients, not one of which they are taken: the convolutions of gradients are there only afterwards.

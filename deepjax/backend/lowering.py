@@ -8,11 +8,11 @@ import jax
 _AS_WRITTEN = jax.make_user_context(default_value=False)  # JAX keeps what it traced within apart from what it traced outside
 
 
-def as_written() -> AbstractContextManager[Any]:
+def reference_lowering() -> AbstractContextManager[Any]:
     """While a network is traced within, no convolution takes the form that its backend computes fastest."""
     return _AS_WRITTEN(True)
 
 
-def is_as_written() -> bool:
+def in_reference_lowering() -> bool:
     """Whether what is traced now is only to be read."""
     return bool(_AS_WRITTEN.value)

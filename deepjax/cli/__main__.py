@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import deepjax
 from deepjax.command_line import run
-from deepjax.errors import unknown
+from deepjax.errors import unknown_name_error
 
 COMMANDS = {
     "train": "train one network on one data set",
@@ -39,7 +39,7 @@ def start(arguments: Sequence[str]) -> None:
     elif name in COMMANDS:
         importlib.import_module(f"deepjax.cli.{name}").start(rest)
     else:
-        raise unknown("command", name, list(COMMANDS), listed_by="deepjax --help")
+        raise unknown_name_error("command", name, list(COMMANDS), listed_by="deepjax --help")
 
 
 if __name__ == "__main__":

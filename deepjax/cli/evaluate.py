@@ -21,26 +21,26 @@ import jax
 import numpy as np
 import tyro
 
-from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
 from deepjax.evaluation.agreement import compare, differences, final_row
 from deepjax.evaluation.images import labels_of
-from deepjax.evaluation.metrics import Found, find, lines, row
-from deepjax.evaluation.models import Choices, from_run, from_weights
+from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics, format_metrics, row
+from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
 from deepjax.evaluation.paper_results import published
-from deepjax.evaluation.predict import Member, ensemble, predict
+from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, protocol_of
-from deepjax.evaluation.result_file import RESULT, claim, described
+from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.report.html import provenance
 from deepjax.training.config import write_text
-from deepjax.training.distributed.cluster import Hosts, join
-from deepjax.training.distributed.collectives import by_first
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.distributed.cluster import Hosts, initialize_distributed
+from deepjax.training.distributed.collectives import on_primary
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.loop import say_on_stderr
 from deepjax.training.run_lock import hold
 
@@ -69,7 +69,7 @@ class Options:
     """What is averaged over the views; default as the paper did."""
     batch_size: int = 64
     """Crops at once over all devices, or whole images of as many pixels; of each device all crops of an image, or more."""
-    choices: Annotated[Choices, tyro.conf.arg(name="")] = Choices()
+    choices: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     out: Path | None = None
@@ -91,20 +91,20 @@ def main(options: Options) -> None:
     """Predict, score, print, write."""
     began = time.monotonic()
     options = dataclasses.replace(options, run=tuple(run_directory(path, "run") for path in options.run))
-    join(options.hosts)
-    keep_compilations()
+    initialize_distributed(options.hosts)
+    enable_compilation_cache()
     members = gathered(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
     splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work
-    about = described(members, [protocol_for(member, options) for member in members], options.choices.precision)
+    about = evaluation_spec(members, [protocol_for(member, options) for member in members], options.choices.precision)
     out = user_path(options.out or default_folder(members, options), "out")
     with hold(out, say_on_stderr):
-        by_first(lambda: claim(out, about, names))
+        on_primary(lambda: check_result_folder(out, about, names))
         predict_and_write(members, splits, about, out, options, began)
 
 
 def predict_and_write(
-    members: list[Member],
+    members: list[EvalModel],
     splits: dict[str, Split | EncodedSplit],
     about: list[dict[str, Any]],
     out: Path,
@@ -120,7 +120,7 @@ def predict_and_write(
         scores = predicted(members, split, f"{name}, {options.protocol}", options)
         if jax.process_index() == 0:
             labels = labels_of(split)
-            found = find(scores, labels, dataset_info(name))
+            found = compute_metrics(scores, labels, dataset_info(name))
             rows.append(reported(found, members, options))
             if options.run and name == members[0].dataset.name:
                 agreement = functools.partial(agree, found, scores, labels, split, members, options)
@@ -129,10 +129,10 @@ def predict_and_write(
         result = {"evaluation": about, "sets": rows} | provenance(time.monotonic() - began, hardware)
         write_text(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
         print(f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
-    by_first(agreement)  # last: a result that does not agree is written all the same
+    on_primary(agreement)  # last: a result that does not agree is written all the same
 
 
-def gathered(options: Options) -> list[Member]:
+def gathered(options: Options) -> list[EvalModel]:
     """The networks that are tested; of public weights on ImageNet's classes, of runs on their own."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
     members = [from_run(path, of_runs, options.choices, options.data_dir) for path in options.run]
@@ -147,7 +147,7 @@ def gathered(options: Options) -> list[Member]:
     return members
 
 
-def opened(dataset: Dataset, members: list[Member], options: Options) -> Split | EncodedSplit:
+def opened(dataset: Dataset, members: list[EvalModel], options: Options) -> Split | EncodedSplit:
     """The test images of a set of the members' classes and channels."""
     for member in members:
         (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
@@ -162,9 +162,9 @@ def opened(dataset: Dataset, members: list[Member], options: Options) -> Split |
     return load_split(dataset, "test", options.data_dir)
 
 
-def predicted(members: list[Member], split: Split | EncodedSplit, title: str, options: Options) -> np.ndarray:
+def predicted(members: list[EvalModel], split: Split | EncodedSplit, title: str, options: Options) -> np.ndarray:
     """Every member on every image of a set: log-probabilities, of their mean where they are several."""
-    spread = Spread(make_mesh())
+    spread = Partitioner(make_mesh())
     protocols = [protocol_for(member, options) for member in members]
     tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
     totals = {task: len(split) * (len(of.sides) if of.dense else 1) for task, of in zip(tasks, protocols, strict=True)}
@@ -176,20 +176,20 @@ def predicted(members: list[Member], split: Split | EncodedSplit, title: str, op
     return ensemble(predictions)
 
 
-def reported(found: Found, members: list[Member], options: Options) -> dict[str, Any]:
+def reported(found: ClassificationMetrics, members: list[EvalModel], options: Options) -> dict[str, Any]:
     """Print what was found on a set, and what papers say beside it; returns the row of result.json."""
     alone = len(members) == 1 and found.dataset == "imagenet2012"  # what papers speak of
     beside = published(members[0].name, options.protocol) if alone else []
-    print("\n".join(lines(found, beside)))
+    print("\n".join(format_metrics(found, beside)))
     return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}
 
 
 def agree(
-    found: Found,
+    found: ClassificationMetrics,
     scores: np.ndarray,
     labels: np.ndarray,
     split: Split | EncodedSplit,
-    members: list[Member],
+    members: list[EvalModel],
     options: Options,
 ) -> None:
     """Print whether a run's own test set gave what its final row says; InputError where it did not and nothing explains it."""
@@ -204,12 +204,12 @@ def agree(
     print(compare(path, final, found, scores, labels, different))
 
 
-def protocol_for(member: Member, options: Options) -> Protocol:
+def protocol_for(member: EvalModel, options: Options) -> Protocol:
     """The protocol in pixels of a member's crops."""
     return protocol_of(options.protocol, member.name, member.crop, member.resize, options.sides, options.average)
 
 
-def default_folder(members: list[Member], options: Options) -> Path:
+def default_folder(members: list[EvalModel], options: Options) -> Path:
     """Of networks and protocol."""
     names = "-".join(dict.fromkeys(member.name for member in members)).replace("/", "-")
     return Path("runs") / f"evaluation-{names}-{options.protocol}"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deepjax.analysis.costs.stages import StageRow, stage_table
 from deepjax.command_line import parse
-from deepjax.errors import unknown
+from deepjax.errors import unknown_name_error
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 
 WIDE = 112  # columns of a window in which no row of the list takes two lines
@@ -70,7 +70,7 @@ def _print(name: str) -> None:
         return
     names = list_models(name)
     if not names:
-        raise unknown("model", name, list_models(), listed_by="deepjax models")
+        raise unknown_name_error("model", name, list_models(), listed_by="deepjax models")
     wide = console.width >= WIDE
     for table in list_tables(names, wide):
         console.print(table)

@@ -20,14 +20,14 @@ import jax
 import tyro
 
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
-from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
-from deepjax.training.distributed.cluster import Hosts, be_deterministic, join
-from deepjax.training.loop import SHORT
+from deepjax.training.distributed.cluster import Hosts, enable_deterministic_ops, initialize_distributed
+from deepjax.training.loop import DIGEST_CHARACTERS
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.recipes.imagenet import recipe, recipes_page
 
@@ -66,9 +66,9 @@ def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
     config, out = options.config, run_directory(options.out)
     if options.deterministic:
-        be_deterministic()
-    join(options.hosts)
-    keep_compilations()
+        enable_deterministic_ops()
+    initialize_distributed(options.hosts)
+    enable_compilation_cache()
     title = f"{config.model} on {config.dataset}"
     primary = jax.process_index() == 0
     with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:
@@ -102,7 +102,7 @@ def draw(out: Path) -> None:
 def describe(result: RunResult, out: Path) -> str:
     """The end of a run in two lines; the digest is that of its last checkpoint."""
     start = "was done already" if result.was_done else f"carried on after step {result.resumed_at}" if result.resumed_at else "done"
-    saved = f"; checkpoint {result.steps} has digest {result.digest[:SHORT]}" if result.digest else ""
+    saved = f"; checkpoint {result.steps} has digest {result.digest[:DIGEST_CHARACTERS]}" if result.digest else ""
     return (
         f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deepjax.data.dataset_checks import checked_fields
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import InputError, unknown
+from deepjax.errors import InputError, unknown_name_error
 
 DIGITS_DIR = Path(__file__).parent / "digits"
 
@@ -112,7 +112,7 @@ def dataset_info(name: str) -> Dataset:
     (8, 8, 1)
     """
     if name not in _CATALOG:
-        raise unknown("dataset", name, _CATALOG)
+        raise unknown_name_error("dataset", name, _CATALOG)
     return _CATALOG[name]
 
 

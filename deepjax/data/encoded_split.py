@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepjax.backend.cpu import cores
+from deepjax.backend.cpu import cpu_count
 from deepjax.data.catalog import Dataset
 from deepjax.data.image.decode import Choose, cut
 from deepjax.data.split_spec import SplitName
@@ -77,7 +77,7 @@ class EncodedSplit:
             for i in range(start, min(start + AT_ONCE, count)):
                 images[i], labels[i], damaged[i] = read(i)
 
-        threads = self.threads or cores()
+        threads = self.threads or cpu_count()
         over = map if threads == 1 else _pool(threads).map
         for _ in over(fill, range(0, count, AT_ONCE)):
             pass  # the first error of any is raised here

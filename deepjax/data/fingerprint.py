@@ -19,7 +19,7 @@ NAME = "fingerprint.json"
 HASHED = 512 * 2**20
 BLOCK = 64 * 2**10
 METADATA = (INFO, "features.json", "LICENSE")
-AGAIN = "delete that folder and prepare the data set again"
+REPREPARE_HINT = "delete that folder and prepare the data set again"
 _THREADS = 16
 
 
@@ -39,7 +39,7 @@ def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
     shards = [shard.path.name for several in splits.values() for shard in several]
     there = {path.name for path in folder.iterdir() if path.is_file()}
     if missing := [name for name in shards if name not in there]:
-        raise InputError(f"shard {missing[0]} is missing in {folder}; {AGAIN}")
+        raise InputError(f"shard {missing[0]} is missing in {folder}; {REPREPARE_HINT}")
     names = sorted([*shards, *(name for name in there if name in METADATA or name.endswith(".labels.txt"))])  # and no strays
     total = sum((folder / name).stat().st_size for name in names)
     share = total if total <= HASHED else max(BLOCK, HASHED // len(names))
@@ -69,12 +69,12 @@ def check_fingerprint(folder: Path) -> str:
     for name, (size, _) in files.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{name} is missing in {folder}; {AGAIN}")
+            raise InputError(f"{name} is missing in {folder}; {REPREPARE_HINT}")
         if path.stat().st_size != size:
-            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; {AGAIN}")
+            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; {REPREPARE_HINT}")
     for (name, before), now in zip(files.items(), _digests(folder, list(files), share), strict=True):
         if before != now:
-            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; {AGAIN}")
+            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; {REPREPARE_HINT}")
     return digest
 
 

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
-from deepjax.backend.cpu import cores
+from deepjax.backend.cpu import cpu_count
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.image.crops import Crops, centre_box, draws
 from deepjax.data.image.decode import opencv
@@ -18,7 +18,7 @@ from deepjax.data.splits import Split
 from deepjax.errors import require
 
 Batch = dict[str, Any]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
-PUT_AHEAD = 2  # batches on the devices beside the one in use
+DEVICE_PREFETCH = 2  # batches on the devices beside the one in use
 
 
 @functools.lru_cache(maxsize=2)
@@ -96,7 +96,7 @@ def train_batches(
     if isinstance(split, EncodedSplit) and not crops.exact:
         opencv()  # that it is missing is no damage of an image
     batches = _ahead(TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split)
-    return iter(batches if put is None else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=PUT_AHEAD))
+    return iter(batches if put is None else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=DEVICE_PREFETCH))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,6 @@ def eval_batches(
 
 def _ahead(batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit) -> grain.IterDataset[Batch]:
     """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""
-    several = isinstance(split, EncodedSplit) and (split.threads or cores()) > 1
+    several = isinstance(split, EncodedSplit) and (split.threads or cpu_count()) > 1
     options = grain.ReadOptions(num_threads=2 if several else 1, prefetch_buffer_size=4)
     return grain.MapDataset.source(batches).to_iter_dataset(options)

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from deepjax.backend.cpu import cores
+from deepjax.backend.cpu import cpu_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """The results of all items, in order, by one thread a core; the first error ends it, and what has not begun is left out."""
-    pool = concurrent.futures.ThreadPoolExecutor(cores())
+    pool = concurrent.futures.ThreadPoolExecutor(cpu_count())
     try:
         return list(pool.map(function, items))
     finally:

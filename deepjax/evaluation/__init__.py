@@ -1,7 +1,7 @@
 """Tests of networks as their papers have them: protocols, scores, calibration, published numbers beside."""
 
-from deepjax.evaluation.metrics import Found, find
-from deepjax.evaluation.predict import Member, ensemble, predict
+from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics
+from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 
-__all__ = ["PROTOCOLS", "Found", "Member", "Protocol", "ensemble", "find", "predict", "protocol_of"]
+__all__ = ["PROTOCOLS", "ClassificationMetrics", "EvalModel", "Protocol", "compute_metrics", "ensemble", "predict", "protocol_of"]

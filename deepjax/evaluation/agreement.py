@@ -12,8 +12,8 @@ import numpy as np
 
 from deepjax.data import EncodedSplit, Split, dataset_info
 from deepjax.errors import InputError
-from deepjax.evaluation.metrics import Found
-from deepjax.evaluation.predict import Member
+from deepjax.evaluation.metrics import ClassificationMetrics
+from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
 from deepjax.training.data_identity import NAME as FINGERPRINT
 from deepjax.training.data_identity import read_description
@@ -39,7 +39,7 @@ def final_row(path: Path) -> Row | None:
 
 
 def differences(
-    path: Path, final: Row, member: Member, protocol: Protocol, precision: str, split: Split | EncodedSplit
+    path: Path, final: Row, member: EvalModel, protocol: Protocol, precision: str, split: Split | EncodedSplit
 ) -> list[str]:
     """In what an evaluation of the run at `path` is not the one that ended its training; empty where both do the same.
 
@@ -76,7 +76,9 @@ def _fingerprint(path: Path, default: str) -> str:
         return default  # of a run that began without one nothing is known
 
 
-def compare(path: Path, final: Row, found: Found, scores: np.ndarray, labels: np.ndarray, different: Sequence[str]) -> str:
+def compare(
+    path: Path, final: Row, found: ClassificationMetrics, scores: np.ndarray, labels: np.ndarray, different: Sequence[str]
+) -> str:
     """A line that says whether what was found is what the run's final row says, and if not, in what the evaluation is another.
 
     scores: log-probabilities (images, classes) of all images; labels: (images, 1); `different`: from `differences`. Raises
@@ -124,6 +126,6 @@ def _ranges(scores: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(ranges), ranges, 0.0)
 
 
-def _loss(found: Found) -> float:
+def _loss(found: ClassificationMetrics) -> float:
     """The mean loss as training has it: not finite where that of an image is not."""
     return math.nan if found.nll is None or found.not_finite else found.nll

@@ -22,7 +22,7 @@ from deepjax.models.layers import valid_region
 STEPS = 8  # sizes of arrays in each doubling of the longer side: one image fills 8/9 of its array, or more
 
 
-def whole_image_form(model: nn.Module) -> nn.Module:
+def as_fully_convolutional(model: nn.Module) -> nn.Module:
     """The network that takes whole images with the same variables: VGG with its last layers as convolutions, others as they are."""
     return model.clone(head="conv") if hasattr(model, "head") else model
 
@@ -38,7 +38,7 @@ def apply_within(model: nn.Module, variables: Any, images: Array, ends: Array) -
     images: (batch, height, width, channels), anything beyond the ends; ends: (batch, 2) int32, three quarters of the array's
     height and width or more -> (batch, classes). Raises InputError where this would not be exact (group normalisation).
     """
-    with valid_region.extents(images.shape, ends):
+    with valid_region.valid_region(images.shape, ends):
         return model.apply(variables, images, train=False)  # pyright: ignore[reportReturnType]
 
 

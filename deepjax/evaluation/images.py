@@ -32,7 +32,7 @@ class Group:
     width: int
 
 
-def groups_of(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False) -> list[Group]:
+def shape_buckets(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False) -> list[Group]:
     """All images once for each scale of a dense protocol, by the shapes of their arrays; once in all for any other.
 
     `filled`: each whole image fills its array, so that there are as many shapes as images have.

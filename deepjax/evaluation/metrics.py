@@ -11,14 +11,14 @@ from deepjax.errors import require
 from deepjax.evaluation.accuracy import count_top_k, top_k, wilson
 from deepjax.evaluation.calibration import brier, calibration_error, negative_log_likelihood
 from deepjax.evaluation.paper_results import Published
-from deepjax.evaluation.predict import among
+from deepjax.evaluation.predict import restrict_to_classes
 
 FEWER_CLASSES = ("imagenet_a", "imagenet_r")  # tfds's builders of sets that have 200 of ImageNet's classes
 MIN_CLASSES = 10  # with fewer, one of five guesses is nothing to be proud of
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ClassificationMetrics:
     """Errors are fractions of the images that count: all, but for those without a label (ReaL)."""
 
     dataset: str
@@ -41,7 +41,7 @@ class Found:
     """Images with a NaN among their scores: wrong for every k, and left out of calibration, likelihood and Brier score."""
 
 
-def find(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) -> Found:
+def compute_metrics(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) -> ClassificationMetrics:
     """Score the log-probabilities (images, classes) of every image of a set. labels: (images, most of an image), -1: none.
 
     On ImageNet-A and -R only the classes that occur are guessed among. Raises InputError where no image has a label.
@@ -51,7 +51,7 @@ def find(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) ->
     require(bool(own.any()), "dataset", dataset.name, f"one with labels; none of its {images} images has any")
     if dataset.builder.split("/")[0] in FEWER_CLASSES:
         occurring = np.unique(labels[labels >= 0])
-        classes, log_probabilities = len(occurring), among(log_probabilities, occurring)
+        classes, log_probabilities = len(occurring), restrict_to_classes(log_probabilities, occurring)
     right, counted = count_top_k(log_probabilities, labels, 1)
     has_top5 = classes >= MIN_CLASSES
     right5 = count_top_k(log_probabilities, labels, 5)[0] if has_top5 else 0
@@ -59,7 +59,7 @@ def find(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) ->
     some, (kept, of) = bool(finite.any()), (log_probabilities[finite], labels[finite])
     confidence, correct = np.exp(np.max(kept, axis=1)), top_k(log_probabilities, labels, 1)[finite]
     one_each = some and labels.shape[1] == 1
-    return Found(
+    return ClassificationMetrics(
         dataset=dataset.name,
         images=images,
         counted=counted,
@@ -76,7 +76,7 @@ def find(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) ->
     )
 
 
-def lines(found: Found, beside: list[Published]) -> list[str]:
+def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> list[str]:
     """What is printed: the count first, then the errors, and the paper's beside them."""
     of = f"{found.counted:,} of {found.images:,} images" if found.counted < found.images else f"{found.images:,} images"
     parts = [f"top-1 error {_percent(found.top1_error, found.top1_interval)}"]
@@ -90,7 +90,7 @@ def lines(found: Found, beside: list[Published]) -> list[str]:
     return [f"{found.dataset}: {of} of {found.classes} classes; {'; '.join(parts)}", *map(_beside, beside)]
 
 
-def row(found: Found) -> dict[str, Any]:
+def row(found: ClassificationMetrics) -> dict[str, Any]:
     """For result.json."""
     return dataclasses.asdict(found)
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from deepjax.data import Dataset
-from deepjax.errors import InputError, require, unknown
-from deepjax.evaluation.predict import Member
+from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.weights_preprocessing import PUBLIC, Expected
 from deepjax.models import create_model, model_info
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.paths import run_directory, user_path
-from deepjax.training.build import make_model
+from deepjax.training.build import model_from
 from deepjax.training.run_dir import open_run, read_config
 
 Normalize = Literal["expected", "dataset", "half"]
@@ -23,7 +23,7 @@ HALF = (127.5,)  # for every channel
 
 
 @dataclasses.dataclass(frozen=True)
-class Choices:
+class PreprocessingOverrides:
     """What is chosen in place of what weights or a run expect; zeros and empty names leave it to them."""
 
     crop: int = 0
@@ -44,7 +44,7 @@ class Choices:
         require(self.resize == 0 or self.resize >= self.crop, "resize", self.resize, "0 (as expected), or the crop or more")
 
 
-def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> Member:
+def from_weights(given: str, name: str, dataset: Dataset, choices: PreprocessingOverrides) -> EvalModel:
     """A network with weights: `given` is "SOURCE", of the network `name`, or "NAME=SOURCE"; sources as `load_pretrained` has them.
 
     Raises InputError for an unknown network, for weights that are not the network's, or of another number of classes.
@@ -69,7 +69,7 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
         resize, assumed = _resize_of(weights, expected, crop, model_info(name).input_shape[0], choices)
     else:
         resize, assumed = choices.resize, _assumed(crop, dataset, choices)
-    return Member(
+    return EvalModel(
         name=name,
         source=f"{source}, {choices.known}" if choices.known else source,
         model=create_model(name, dtype=dtype, **fields),
@@ -83,7 +83,7 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Choices) -> M
     )
 
 
-def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: str | None = None) -> Member:
+def from_run(path: Path, dataset: Dataset | None, choices: PreprocessingOverrides, data_dir: str | None = None) -> EvalModel:
     """The network of a run of `experiments/train.py` at its newest checkpoint; its averages where it keeps some (--ema).
 
     dataset: what it is tested on, default what it was trained on. Raises InputError for a folder that is no run, and for a test on
@@ -101,10 +101,10 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     square = choices.crop or not tested.encoded or height == width
     require(bool(square), "crop", choices.crop, f"a number of pixels: the network was trained on {height} x {width}, no square")
     crop = choices.crop or height
-    return Member(
+    return EvalModel(
         name=config.model,
         source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
-        model=make_model(precise),
+        model=model_from(precise),
         variables=run.variables,
         dataset=_normalized(run.dataset, choices.normalize, half=False),
         crop=crop,
@@ -115,13 +115,13 @@ def from_run(path: Path, dataset: Dataset | None, choices: Choices, data_dir: st
     )
 
 
-def _stored(dataset: Dataset, shape: tuple[int, int, int], choices: Choices) -> tuple[int, int] | None:
+def _stored(dataset: Dataset, shape: tuple[int, int, int], choices: PreprocessingOverrides) -> tuple[int, int] | None:
     """Height and width that images stored as arrays are resized to, where they are no square and no other crop is chosen."""
     height, width, _ = shape
     return None if dataset.encoded or choices.crop or height == width else (height, width)
 
 
-def _resize_of(weights: str, expected: Expected, crop: int, own: int, choices: Choices) -> tuple[int, str]:
+def _resize_of(weights: str, expected: Expected, crop: int, own: int, choices: PreprocessingOverrides) -> tuple[int, str]:
     """The shorter side from which public weights expect a crop, and what is assumed. own: pixels of its own crop."""
     at = {own: expected.resize} | ({288: expected.at_288} if expected.at_288 else {})
     if choices.resize or crop in at:
@@ -138,11 +138,11 @@ def _expected(name: str, source: str, known: str) -> Expected:
     if known and not allowed:
         raise InputError(f"known is {known!r}; allowed: '', for {name} has no public weights; --resize, --normalize say what to do")
     if known and known not in allowed:
-        raise unknown(f"public weights of {name}", known, allowed)
+        raise unknown_name_error(f"public weights of {name}", known, allowed)
     return PUBLIC.get((name, source), Expected(0.0))
 
 
-def _assumed(crop: int, dataset: Dataset, choices: Choices) -> str:
+def _assumed(crop: int, dataset: Dataset, choices: PreprocessingOverrides) -> str:
     """What is done with the images of weights that are not known, as far as nobody has said it."""
     guesses = {
         "--resize": "" if choices.resize else f"a shorter side of {round(256 * crop / 224)} for a single crop",

@@ -17,19 +17,19 @@ from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
 from deepjax.evaluation.crops import Interpolation
-from deepjax.evaluation.dense import apply_within, needs_filled_arrays, whole_image_form
-from deepjax.evaluation.images import groups_of
+from deepjax.evaluation.dense import apply_within, as_fully_convolutional, needs_filled_arrays
+from deepjax.evaluation.images import shape_buckets
 from deepjax.evaluation.protocols import Average, Protocol
 from deepjax.evaluation.reader import Batch, Reader
-from deepjax.training.distributed.collectives import told_by_all
-from deepjax.training.distributed.sharding import Spread
+from deepjax.training.distributed.collectives import allgather_strings
+from deepjax.training.distributed.sharding import Partitioner
 
 Report = Callable[[int, int], None]  # (views done, views in all)
 IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Member:
+class EvalModel:
     """A network with its variables, and images as it expects them."""
 
     name: str
@@ -53,10 +53,10 @@ class Member:
 
 
 def predict(
-    member: Member,
+    member: EvalModel,
     split: Split | EncodedSplit,
     protocol: Protocol,
-    spread: Spread,
+    spread: Partitioner,
     batch_size: int = 64,
     report: Report = lambda done, total: None,
 ) -> np.ndarray:
@@ -69,7 +69,7 @@ def predict(
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if isinstance(split, Split) and protocol.name != "1-crop":
         raise InputError(f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the network's size")
-    groups = groups_of(split, protocol, member.crop, needs_filled_arrays(member.model))
+    groups = shape_buckets(split, protocol, member.crop, needs_filled_arrays(member.model))
     pixels = batch_size * (groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2)
     where = (spread.mesh.devices.size, jax.process_index(), jax.process_count())
     reader = Reader(split, protocol, member.interpolation, pixels, *where)
@@ -93,19 +93,19 @@ def _add(sums: "_Sums", batch: Batch, output: tuple[Array, Array]) -> None:
     """The scores of a batch; where an image of any process was damaged, all raise."""
     ids = np.asarray(output[1])
     if np.sum(ids >= 0) < batch.images:  # which every process sees
-        raise InputError(next(filter(None, told_by_all(batch.damaged))))
+        raise InputError(next(filter(None, allgather_strings(batch.damaged))))
     sums.add(ids, np.asarray(output[0]))
 
 
 def make_step(
-    member: Member, protocol: Protocol, stored: bool = False
+    member: EvalModel, protocol: Protocol, stored: bool = False
 ) -> Callable[[Any, Any, dict[str, Array]], tuple[Array, Array]]:
     """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each; ids.
 
     Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized. The ids
     come back beside the scores because the order of rows over processes is that of the devices in the mesh.
     """
-    model = whole_image_form(member.model) if protocol.dense else member.model
+    model = as_fully_convolutional(member.model) if protocol.dense else member.model
 
     def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         views, ends = batch["image"], batch["ends"]
@@ -182,7 +182,7 @@ def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
     return np.logaddexp.reduce(np.stack(members)) - np.float32(math.log(len(members)))
 
 
-def among(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def restrict_to_classes(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Probabilities among some classes alone, the others at zero: how ImageNet-A and -R are tested, on the 200 classes that occur.
 
     For one view this is the softmax of those classes' logits (Hendrycks et al. 2019, arXiv:1907.07174); of several views the mean

@@ -21,7 +21,7 @@ as in Krizhevsky; torchvision's TenCrop mirrors the image, whose centre then lie
 import dataclasses
 from typing import Literal
 
-from deepjax.errors import require, unknown
+from deepjax.errors import require, unknown_name_error
 from deepjax.evaluation.crops import Cut
 
 Average = Literal["probabilities", "logits"]
@@ -82,7 +82,7 @@ def protocol_of(
     Raises InputError for an unknown name, and for sides that are below the crop.
     """
     if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
+        raise unknown_name_error("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]
     if name == "multi-scale" and not model.startswith("vgg"):
         protocol = dataclasses.replace(protocol, sides=RESNET_SIDES, source="He et al. 2015, section 3.4")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from deepjax.data import Split
-from deepjax.data.encoded_split import EncodedSplit, cores
+from deepjax.data.encoded_split import EncodedSplit, cpu_count
 from deepjax.errors import InputError
 from deepjax.evaluation.crops import Interpolation
 from deepjax.evaluation.images import Group, views_of
@@ -44,7 +44,7 @@ class Reader:
 
     def batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
         """Every image of every group once."""
-        with concurrent.futures.ThreadPoolExecutor(cores(), "views") as pool:
+        with concurrent.futures.ThreadPoolExecutor(cpu_count(), "views") as pool:
             waiting: collections.deque[tuple[int, np.ndarray, Group, list[concurrent.futures.Future]]] = collections.deque()
             for group in groups:
                 count = self.images_of(group)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.errors import InputError
-from deepjax.evaluation.predict import Member
+from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
 
 RESULT = "result.json"
 
 
-def described(members: Sequence[Member], protocols: Sequence[Protocol], precision: str) -> list[dict[str, Any]]:
+def evaluation_spec(members: Sequence[EvalModel], protocols: Sequence[Protocol], precision: str) -> list[dict[str, Any]]:
     """What is tested, and how: what tells one evaluation from another."""
     return [
         {
@@ -30,7 +30,7 @@ def described(members: Sequence[Member], protocols: Sequence[Protocol], precisio
     ]
 
 
-def claim(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:
+def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:
     """Raise InputError, before hours of work, where a folder holds another evaluation's result, or a damaged one."""
     try:
         there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jax import Array
 
-from deepjax.errors import require, unknown
+from deepjax.errors import require, unknown_name_error
 
 
 def features(model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()) -> dict[str, Array]:
@@ -21,7 +21,7 @@ def features(model: nn.Module, variables: Mapping[str, Any], images: Array, name
     stages: dict[str, Array] = dict(output[1].get("features", {}))
     for name in names:
         if name not in stages:
-            raise unknown(f"stage of {type(model).__name__}", name, stages)
+            raise unknown_name_error(f"stage of {type(model).__name__}", name, stages)
     return {name: stages[name] for name in names or stages}
 
 

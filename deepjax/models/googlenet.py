@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers.basic import ModuleDef, check_fields, conv_factory, dense, expose
+from deepjax.models.layers.basic import ModuleDef, check_fields, conv_factory, dense, tag_stage
 from deepjax.models.layers.initializers import Initialization, gaussian, torch_bias
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
@@ -150,13 +150,13 @@ class GoogLeNet(nn.Module):
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
-        x = expose(self, "stem", self._stem(as_images(images, self.dtype), unit))
+        x = tag_stage(self, "stem", self._stem(as_images(images, self.dtype), unit))
         for name, row in TABLE.items():
             if row is None:
                 x = _pool(x, int(self.pool4[0]) if name == "pool4" else 3)
                 continue
             x = Inception(Row(*map(self._scaled, row)), int(self.largest_kernel[0]), self.reduce, unit, name=name)(x)
-            x = expose(self, name, x)
+            x = tag_stage(self, name, x)
             module = name.removeprefix("inception")
             if module in AUXILIARY and self.auxiliary and auxiliary_wanted(self):
                 head = AuxiliaryHead(

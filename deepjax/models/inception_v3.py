@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
 from deepjax.models.googlenet import Unit, auxiliary_wanted, conv_unit, sow_auxiliary
-from deepjax.models.layers.basic import check_fields, conv_factory, dense, expose
+from deepjax.models.layers.basic import check_fields, conv_factory, dense, tag_stage
 from deepjax.models.layers.initializers import Initialization, Initializer, gaussian, he_normal, torch_bias
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
@@ -179,9 +179,9 @@ class InceptionV3(nn.Module):
         init, wide = INITIALIZATION[self.initialization], at_least_float32(self.dtype)
         conv = conv_factory(init.net.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
-        x = expose(self, "stem", run(x, STEM, "stem", self.width, unit))
+        x = tag_stage(self, "stem", run(x, STEM, "stem", self.width, unit))
         for name, branches in TABLE.items():
-            x = expose(self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x))
+            x = tag_stage(self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x))
             if name == AUXILIARY and self.auxiliary and auxiliary_wanted(self):
                 head = AuxiliaryHead(self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e")
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))

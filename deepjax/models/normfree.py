@@ -30,8 +30,8 @@ from deepjax.models.layers.basic import (
     check_fields,
     conv_factory,
     dense,
-    expose,
     shortcut_a,
+    tag_stage,
 )
 from deepjax.models.layers.conv_lowering import convolve
 from deepjax.models.layers.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
@@ -159,13 +159,13 @@ class NormFreeResNet(nn.Module):
         init = INITIALIZATION[self.scheme]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.scheme != "fixup" and self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = expose(self, "stem", self._stem(as_images(images, self.dtype), conv, norm))
+        x = tag_stage(self, "stem", self._stem(as_images(images, self.dtype), conv, norm))
         fields = {"shortcut": self.shortcut, "conv": conv, "norm": norm, "param_dtype": self.param_dtype}
         block = {"fixup": FixupBlock, "skipinit": SkipInitBlock, "rezero": ReZeroBlock}[self.scheme]
         make = partial(block, initial=sum(self.stages) ** -0.5 if self.scheme == "fixup" else self.alpha, **fields)
         for stage, blocks in enumerate(self.stages):
             x = run_blocks(_maker(make, self.block, self.width * 2**stage), x, stage + 1, blocks, self.scan)
-            x = expose(self, f"stage{stage + 1}", x)
+            x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(x) if self.scheme == "skipinit" else x)
         if self.scheme == "fixup":
             x = x + _scalar(self, x, "head_bias")
@@ -265,13 +265,13 @@ class NFResNet(nn.Module):
         check_fields(self)
         conv = partial(ScaledStdConv, dtype=self.dtype, param_dtype=self.param_dtype)
         stem = partial(conv, gamma=GAMMA_RELU if self.stem == "imagenet" else 1.0)
-        x = expose(self, "stem", _stem(as_images(images, self.dtype), self.stem, self.width, stem))
+        x = tag_stage(self, "stem", _stem(as_images(images, self.dtype), self.stem, self.width, stem))
         fields = {"shortcut": self.shortcut, "conv": conv, "norm": Identity, "param_dtype": self.param_dtype}
         make = partial(NFBlock, initial=self.alpha, zero_init=self.zero_init, **fields)
         for stage, variances in enumerate(expected_variances(self.stages, self.alpha)):
             betas = jnp.asarray([variance**-0.5 for variance in variances], self.dtype)
             x = _run_nf_blocks(_maker(make, self.block, self.width * 2**stage), x, stage + 1, betas, self.scan)
-            x = expose(self, f"stage{stage + 1}", x)
+            x = tag_stage(self, f"stage{stage + 1}", x)
         x, wide = global_avg_pool(nn.relu(x)), at_least_float32(self.dtype)
         return dense(self.num_classes, x.shape[-1], INITIALIZATION["nf"], wide, self.param_dtype, "head")(x)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from deepjax.errors import unknown
+from deepjax.errors import unknown_name_error
 from deepjax.models.layers.basic import check_fields
 from deepjax.models.table import ROWS, ModelInfo
 
@@ -29,7 +29,7 @@ def model_info(name: str) -> ModelInfo:
     269722
     """
     if name not in _TABLE:
-        raise unknown("model", name, _TABLE, listed_by="deepjax models")
+        raise unknown_name_error("model", name, _TABLE, listed_by="deepjax models")
     return _TABLE[name]
 
 
@@ -45,7 +45,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     fields = {field.name for field in dataclasses.fields(build())} - {"parent", "name"}
     for field in overrides:
         if field not in fields:
-            raise unknown(f"field of {name}", field, fields)
+            raise unknown_name_error(f"field of {name}", field, fields)
     model = build(**overrides)
     check_fields(model)
     return model

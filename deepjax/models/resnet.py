@@ -24,7 +24,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, expose, relu_of_sum, shortcut_a
+from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, relu_of_sum, shortcut_a, tag_stage
 from deepjax.models.layers.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
@@ -125,7 +125,7 @@ class ResNet(nn.Module):
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
         x = stem(as_images(images, self.dtype), self.stem, self.width, conv, norm)
-        x = expose(self, "stem", x)
+        x = tag_stage(self, "stem", x)
         for stage, blocks in enumerate(self.stages):
             planes = self.width * 2**stage
 
@@ -147,7 +147,7 @@ class ResNet(nn.Module):
                 )
 
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
-            x = expose(self, f"stage{stage + 1}", x)
+            x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
         return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
 

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
 from deepjax.models.layers import valid_region
-from deepjax.models.layers.basic import broadcast_like, check_fields, conv_factory, expose
+from deepjax.models.layers.basic import broadcast_like, check_fields, conv_factory, tag_stage
 from deepjax.models.layers.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
@@ -72,7 +72,7 @@ class FullyConnected(nn.Module):
             filters = kernel.reshape(self.window, self.window, channels, self.features)
             x = valid_region.fill(x) if self.window > 1 else x
             y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            valid_region.note(x, y, lambda size, axis: size - self.window + 1)
+            valid_region.propagate_extent(x, y, lambda size, axis: size - self.window + 1)
         else:
             y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
         return y + broadcast_like(bias, y)
@@ -117,7 +117,7 @@ class VGG(nn.Module):
                     x = local_response_norm(nn.relu(x), 5, 5e-4, 0.75, 2.0)
                 # ReLU after the pool is the same to the bit, gradients too, and sees a quarter of the pixels.
                 x = nn.relu(max_pool(x, 2, 2) if layer == len(kernels) else x)
-            x = expose(self, f"stage{stage}", x)
+            x = tag_stage(self, f"stage{stage}", x)
         return self._head(x, init, train)
 
     def _head(self, x: Array, init: Initialization, train: bool) -> Array:

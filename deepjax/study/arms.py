@@ -13,7 +13,7 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
-from deepjax.training.config import OWN, TrainConfig, claim_directory
+from deepjax.training.config import OWN, TrainConfig, init_run_dir
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import NAME as LOCK
@@ -88,7 +88,7 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport, besid
 
     `beside`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
     """
-    from deepjax.training import RunOptions, build, train
+    from deepjax.training import RunOptions, compile_training, train
 
     programs = None
     options = RunOptions(save_every=arm.save_every, keep_best=0, data_dir=data_dir)
@@ -98,7 +98,7 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport, besid
         nonlocal done, programs
         folder = arm.folder(out, rate, seed)
         if not _finished(folder) and not (beside and _copied(arm.run(rate, seed), folder, beside)):
-            programs = programs or build(arm.config, options, make=arm.make)
+            programs = programs or compile_training(arm.config, options, make=arm.make)
             with contextlib.suppress(NonFiniteError):  # a training that diverges is a result: in the sweep its rate is not chosen
                 train(
                     arm.run(rate, seed),
@@ -132,7 +132,7 @@ def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
 def _is_of(folder: Path, config: TrainConfig) -> bool:
     try:
         claim_numerics(folder)
-        claim_directory(folder, config)
+        init_run_dir(folder, config)
     except InputError:
         return False
     return True

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis import lesions, path_lengths, signal_propagation, trace
-from deepjax.analysis.core.module import Batch, drawn
+from deepjax.analysis.core.module import Batch, init_variables
 from deepjax.models.preact import PreActResNet
 
 Variables = Mapping[str, Any]
@@ -28,7 +28,7 @@ def signal_growth(model: PreActResNet, key: Array, inputs: Array, draws: int = 4
     """
     squares = []
     for each in jax.random.split(key, draws):
-        blocks = signal_propagation(model, drawn(model, each, inputs.shape), inputs).blocks
+        blocks = signal_propagation(model, init_variables(model, each, inputs.shape), inputs).blocks
         squares.append([block.variance + block.squared_mean for block in blocks])
     depth, logs = np.arange(1, len(squares[0]) + 1), np.log(squares).T
     factors, exponents = np.exp(np.polyfit(depth, logs, 1)[0]), np.polyfit(np.log(depth[3:]), logs[3:], 1)[0]
@@ -53,7 +53,7 @@ def lesion_rises(model: Any, variables: Variables, batch: Batch) -> list[float]:
 def responses(model: Any, variables: Variables, batch: Batch) -> list[float]:
     """Standard deviation of each 3x3 layer's output after batch norm, before the sum and the ReLU (He et al. 2015, Figure 7)."""
     layers = ["stem_norm", *(f"{block}/norm{i}" for block in block_names(model) for i in (1, 2))]
-    return [row.deviation for row in trace(model, variables, batch, layers=layers).layers]
+    return [row.std for row in trace(model, variables, batch, layers=layers).layers]
 
 
 def gradient_paths(model: Any, variables: Variables, batch: Batch, samples: int, seed: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def identity_block(mean: Array, var: Array) -> tuple[dict[str, Any], dict[str, A
     return params, {name: {"mean": mean, "var": var} for name in ("norm1", "norm2")}
 
 
-def with_others(variables: Variables, deeper: Variables) -> dict[str, Any]:
+def with_random_layers(variables: Variables, deeper: Variables) -> dict[str, Any]:
     """The layers that both have are those of `variables`, the others are those of the deeper network: the control."""
     return {name: {**deeper[name], **variables[name]} for name in ("params", "batch_stats")}
 

@@ -11,7 +11,7 @@ from deepjax.analysis import count_macs, count_params
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Table
-from deepjax.training.build import make_model
+from deepjax.training.build import model_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Budget:
 
 def budget_of(arm: Arm) -> Budget:
     """Exact, from the traced network; auxiliary heads count among the parameters where the network has them."""
-    return _counted(make_model(arm.config, arm.make), arm.config.input_shape)
+    return _counted(model_from(arm.config, arm.make), arm.config.input_shape)
 
 
 @functools.cache  # a study asks for its verdicts, its figures and its tables
@@ -37,7 +37,7 @@ def budgets_of(arms: Mapping[str, Arm]) -> dict[str, Budget]:
     return {name: budget_of(arm) for name, arm in arms.items()}
 
 
-def short(count: int) -> str:
+def format_count(count: int) -> str:
     """Three digits and a letter: '67.9 k', '1.96 M'."""
     for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if count >= size:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis import EffectiveField, average_fields, drawn, effective_field, layer_fields
+from deepjax.analysis import EffectiveField, average_fields, effective_field, init_variables, layer_fields
 from deepjax.analysis.plots import COLORS, STYLE, Curve, save
 from deepjax.study.networks import Activation, Stack
 from deepjax.study.report.curves import Panel
@@ -40,18 +40,18 @@ def stack_field(kernels: tuple[int, ...], activation: Activation, seed: int, dra
     for draw in range(draws):
         weights_key, images_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
         noise = jax.random.normal(images_key, (images, side, side, CHANNELS))
-        variables = drawn(model, weights_key, noise.shape)
+        variables = init_variables(model, weights_key, noise.shape)
         fields.append(effective_field(model, variables, noise, layer=f"conv{len(kernels)}", power="square"))
     return average_fields(fields)
 
 
-def numbers(fields: Sequence[EffectiveField]) -> dict[str, list[float]]:
+def field_statistics(fields: Sequence[EffectiveField]) -> dict[str, list[float]]:
     """Of each field size and sigma in pixels (of sigma the mean over rows and columns), and R^2 of the Gaussian of its moments."""
     sigmas = [float(np.mean(field.sigma)) for field in fields]
     return {"size": [field.size for field in fields], "sigma": sigmas, "r2": [field.r2 for field in fields]}
 
 
-def shares(fields: Sequence[EffectiveField]) -> list[list[list[float]]]:
+def normalized_maps(fields: Sequence[EffectiveField]) -> list[list[list[float]]]:
     """Their maps as shares of 1, as JSON has them."""
     return [(field.map / field.map.sum()).round(6).tolist() for field in fields]
 
@@ -63,19 +63,21 @@ def fields_of_run(run: Path, layer: str, images: int, data_dir: str | None, make
     The images are drawn by the run's seed.
     """
     from deepjax.training import open_run
-    from deepjax.training.step.state import keys_of
+    from deepjax.training.step.state import split_seed
 
     trained = open_run(run, data_dir=data_dir, make=make)
-    fresh = drawn(trained.model, keys_of(trained.config.seed)[0], (1, *trained.config.input_shape))
+    fresh = init_variables(trained.model, split_seed(trained.config.seed)[0], (1, *trained.config.input_shape))
     batch = trained.batch(images, "test", trained.config.seed)["image"]
 
     def field(variables: dict[str, Any]) -> EffectiveField:
-        return effective_field(trained.model, settled(trained.model, variables, batch), batch, layer=layer, power="square")
+        return effective_field(
+            trained.model, recalibrate_batch_norm(trained.model, variables, batch), batch, layer=layer, power="square"
+        )
 
     return [field(fresh), field(trained.variables)]
 
 
-def settled(model: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Any]:
+def recalibrate_batch_norm(model: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Any]:
     """The variables with batch norm's running averages at the statistics of these images; without batch norm as they are.
 
     An untrained network has running averages of 0 and 1, in whose evaluation mode its signals are not what training sees.

@@ -10,52 +10,56 @@ import jax
 import jax.numpy as jnp
 
 from deepjax.data.loader import eval_batches, train_batches
-from deepjax.training import Programs, RunOptions, TrainConfig, build
+from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training
 from deepjax.training.step.state import TrainState
 
 
-def programs_of(config: TrainConfig, data_dir: str | None = None) -> Programs:
+def programs_of(config: TrainConfig, data_dir: str | None = None) -> CompiledTraining:
     """What the configuration compiles to, once in a process; the rate and the seed are not in it."""
     return _programs(dataclasses.replace(config, learning_rate=0.1, seed=0), data_dir)
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(config: TrainConfig, data_dir: str | None) -> Programs:
-    return build(config, RunOptions(data_dir=data_dir))
+def _programs(config: TrainConfig, data_dir: str | None) -> CompiledTraining:
+    return compile_training(config, RunOptions(data_dir=data_dir))
 
 
-def fresh(config: TrainConfig, data_dir: str | None = None) -> dict[str, Any]:
+def initial_variables(config: TrainConfig, data_dir: str | None = None) -> dict[str, Any]:
     """The variables that a run of this configuration starts from."""
     state = programs_of(config, data_dir).fresh_state(config)
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def states(programs: Programs, config: TrainConfig, start: TrainState | None = None) -> Iterator[tuple[int, TrainState]]:
+def iterate_training(
+    programs: CompiledTraining, config: TrainConfig, start: TrainState | None = None
+) -> Iterator[tuple[int, TrainState]]:
     """Steps done and the state, before the first step and after each, from a drawn state or from `start`.
 
     The next step donates the state: use it before.
     """
     state = programs.fresh_state(config) if start is None else start
     yield 0, state
-    for step, batch in enumerate(train_batches(programs.train, config.batch_size, config.seed, config.total_steps), 1):
-        state, _ = programs.train_step(state, programs.spread.put_batch(batch))
+    for step, batch in enumerate(train_batches(programs.train_split, config.batch_size, config.seed, config.total_steps), 1):
+        state, _ = programs.train_step(state, programs.partitioner.put_batch(batch))
         yield step, state
 
 
-def trained_on(config: TrainConfig, variables: Any, data_dir: str | None = None) -> dict[str, Any]:
+def finetune(config: TrainConfig, variables: Any, data_dir: str | None = None) -> dict[str, Any]:
     """The variables after the training that the configuration describes, from these ones instead of from drawn ones."""
     programs = programs_of(config, data_dir)
     start = {name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables[name]) for name in ("params", "batch_stats")}
-    first = programs.spread.put_state(programs.fresh_state(config).replace(**start))  # copied, since the step donates its state
-    _, last = collections.deque(states(programs, config, first), maxlen=1).pop()
+    first = programs.partitioner.put_state(
+        programs.fresh_state(config).replace(**start)
+    )  # copied, since the step donates its state
+    _, last = collections.deque(iterate_training(programs, config, first), maxlen=1).pop()
     return {"params": last.params, "batch_stats": last.batch_stats}
 
 
-def error_of(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:
+def train_error(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:
     """Share of wrong answers over all training images, in evaluation mode."""
     programs = programs_of(config, data_dir)
     errors = [
-        programs.eval_step(variables["params"], variables["batch_stats"], programs.spread.put_batch(batch))["errors"]
-        for batch in eval_batches(programs.train, config.batch_size)
+        programs.eval_step(variables["params"], variables["batch_stats"], programs.partitioner.put_batch(batch))["errors"]
+        for batch in eval_batches(programs.train_split, config.batch_size)
     ]
-    return sum(map(float, errors)) / len(programs.train)
+    return sum(map(float, errors)) / len(programs.train_split)

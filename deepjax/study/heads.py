@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deepjax.analysis import Shares
+from deepjax.analysis import LossContributions
 
 Part = dict[str, float | None]
 
 
-def by_part(shares: Shares, parts: Mapping[str, tuple[str, ...]]) -> dict[str, Part]:
+def by_part(shares: LossContributions, parts: Mapping[str, tuple[str, ...]]) -> dict[str, Part]:
     """Of each part, the layers whose names start so: "share" of all heads together and their "cosine" with the main loss.
 
     Means over the part's layers; the cosine is None where no head's gradient arrives.

@@ -11,8 +11,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.analysis import drawn
-from deepjax.errors import require, unknown
+from deepjax.analysis import init_variables
+from deepjax.errors import require, unknown_name_error
 from deepjax.models.googlenet import Inception, Row, Unit, conv_unit
 from deepjax.models.layers.basic import conv_factory
 from deepjax.models.layers.initializers import he_normal
@@ -53,7 +53,7 @@ class InceptionNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         for branch in self.without:
             if branch not in BRANCHES:
-                raise unknown("branch", branch, BRANCHES)
+                raise unknown_name_error("branch", branch, BRANCHES)
         require(self.reduce or "pool" not in self.without, "without", self.without, "no 'pool' in naive modules")
         conv = conv_factory(he_normal, self.dtype, jnp.float32)
         unit = conv_unit(conv, norm_factory("batch", train, "global", self.dtype, jnp.float32))
@@ -81,7 +81,7 @@ class TrainingStep:
     def __init__(self, reduce: bool, batch: int, seed: int) -> None:
         model, (init_key, key) = slide_module(reduce), jax.random.split(jax.random.key(seed))
         self._x = jax.random.normal(key, (batch, *SLIDE_INPUT))
-        self._variables = drawn(model, init_key, self._x.shape)
+        self._variables = init_variables(model, init_key, self._x.shape)
 
         def loss(variables: Any, x: Array) -> Array:
             maps: Any = model.apply(variables, x)

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis import noise_scale
-from deepjax.study.targets import LossOf, states
-from deepjax.training import Programs, TrainConfig
+from deepjax.study.targets import LossOf, iterate_training
+from deepjax.training import CompiledTraining, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class NoiseScaleEstimator:
     """How the noise scale is estimated: from `count` batches of `big` images, and their shares of `small`."""
 
     count: int = 8
     small: int = 16
     big: int = 256
 
-    def scale(self, programs: Programs, params: Any, data: Any, rng: np.random.Generator) -> float:
+    def scale(self, programs: CompiledTraining, params: Any, data: Any, rng: np.random.Generator) -> float:
         """The noise scale of the gradient of these images, which are drawn with replacement; NaN where no signal was found."""
         ids = [rng.integers(len(data["label"]), size=self.big) for _ in range(self.count)]
         batches = [{name: array[each] for name, array in data.items()} for each in ids]
@@ -27,12 +27,12 @@ class Look:
 
 
 def noise_along(
-    at: Sequence[int], programs: Programs, config: TrainConfig, loss_of: LossOf, data: Any, look: Look
+    at: Sequence[int], programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, data: Any, look: NoiseScaleEstimator
 ) -> dict[str, list[float]]:
     """Loss and noise scale at these steps of one training: {"at", "losses", "scales"}."""
     rng = np.random.default_rng(config.seed)
     losses, scales = [], []
-    for step, state in states(programs, config):
+    for step, state in iterate_training(programs, config):
         if step in at:
             losses.append(loss_of(state.params))
             scales.append(look.scale(programs, state.params, data, rng))

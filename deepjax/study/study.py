@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.data import dataset_info
 from deepjax.data.splits import check_opens
-from deepjax.errors import require, unknown
+from deepjax.errors import require, unknown_name_error
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.report.curves import percent, plain_values
-from deepjax.study.report.html import Page, Picture, Table, provenance, render, said
+from deepjax.study.report.html import Figure, Page, Table, format_outcome, provenance, render
 from deepjax.study.stats.verdict import Verdict
-from deepjax.study.workers import RunAll, Task, TaskReport, crew, default_jobs
-from deepjax.training.config import TrainConfig, claim_directory, write_text
+from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
+from deepjax.training.config import TrainConfig, init_run_dir, write_text
 from deepjax.training.distributed.launchers import require_one_process
 from deepjax.training.loop import say_on_stderr
 from deepjax.training.metrics_log import Row
@@ -73,7 +73,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class SeedContext:
     """What a measurement is of: one seed of the study."""
 
     dataset: str
@@ -87,7 +87,7 @@ class Subject:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class StudyResults:
     """What a study found, ready to be judged and drawn."""
 
     options: Options
@@ -111,19 +111,19 @@ class Study:
     title: str
     question: str
     presets: Mapping[str, Preset]
-    judge: Callable[[Evidence], list[Verdict]]
+    judge: Callable[[StudyResults], list[Verdict]]
     """The claims, then the controls."""
-    draw: Callable[[Evidence, Path], list[Picture]]
-    method: Callable[[Evidence], list[str]]
-    limits: Callable[[Evidence], list[str]]
+    draw: Callable[[StudyResults, Path], list[Figure]]
+    method: Callable[[StudyResults], list[str]]
+    limits: Callable[[StudyResults], list[str]]
     arms: Callable[[Options, Preset], Mapping[str, Arm]] = lambda options, preset: {}
     """The longest first."""
-    measure: Callable[[Subject], Mapping[str, Any]] | None = None
+    measure: Callable[[SeedContext], Mapping[str, Any]] | None = None
     """A function of a module (workers import it): what one seed gives, as JSON has it."""
-    tables: Callable[[Evidence], list[Table]] = lambda evidence: []
+    tables: Callable[[StudyResults], list[Table]] = lambda evidence: []
 
 
-def arm_of(name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any) -> Arm:
+def make_arm(name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any) -> Arm:
     """An arm of the preset's training, rates and seeds. `make`: see `Arm`; `fields`: of `TrainConfig`, over the preset's."""
     config = TrainConfig(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
     # A run of a few hundred steps is repeated faster than it is saved and restored; longer ones are saved as they go.
@@ -136,33 +136,33 @@ def seeds_of(options: Options, preset: Preset) -> tuple[int, ...]:
     return tuple(range(options.first_seed, options.first_seed + preset.seeds))
 
 
-def conduct(study: Study, options: Options) -> None:
+def run_study(study: Study, options: Options) -> None:
     """Run what is missing, judge, draw, and print the verdicts. Raises InputError for options that the study does not have."""
     began = time.monotonic()
     require_one_process(os.environ, "a study")
-    keep_compilations()
+    enable_compilation_cache()
     if options.dataset not in study.presets:
-        raise unknown("dataset", options.dataset, study.presets)
+        raise unknown_name_error("dataset", options.dataset, study.presets)
     preset = study.presets[options.dataset]
     preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
     out = run_directory(options.out or Path("runs") / f"{study.name}-{options.dataset}")
     options = dataclasses.replace(options, out=out, beside=options.beside and user_path(options.beside, "beside"))
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
-        raise unknown("arm", options.arm, arms)
+        raise unknown_name_error("arm", options.arm, arms)
     if any(collect(arm, out) is None for arm in arms.values()):
         check_opens(dataset_info(options.dataset), options.data_dir)  # says what to do where it is not prepared
     with hold(
         out / "runs" / options.arm if options.arm else out, say_on_stderr, one_process=True
     ):  # several arms may run at a time
         claim_numerics(out)
-        claim_directory(out, _identity(study, options, preset))
+        init_run_dir(out, _identity(study, options, preset))
         _run_and_conclude(study, options, preset, arms, out, began)
 
 
 def _run_and_conclude(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, began: float) -> None:
     """What is missing, then the verdicts, in a study directory that is locked."""
-    with crew(options.jobs or default_jobs()) as run_all:
+    with worker_pool(options.jobs or default_jobs()) as run_all:
         ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)
         if options.arm:
             print(f"arm {options.arm} is done in {out}; the same command without --arm concludes the study")
@@ -171,7 +171,7 @@ def _run_and_conclude(study: Study, options: Options, preset: Preset, arms: Mapp
     seconds = _seconds(out, time.monotonic() - began, ran)
     results = {name: result for name in sorted(arms) if (result := collect(arms[name], out)) is not None}
     measured = [_read(out, seed) for seed in seeds_of(options, preset)] if study.measure else []
-    verdicts = _conclude(study, Evidence(options, preset, results, measured), out, seconds)
+    verdicts = _conclude(study, StudyResults(options, preset, results, measured), out, seconds)
     if not ran:
         print("was done already; judged and drawn again from its rows")
     _print(verdicts)
@@ -197,7 +197,7 @@ def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, 
         return False
     tasks: dict[str, Task] = {}
     for seed in seeds_of(options, preset):
-        if not _place(out, seed).exists():
+        if not _measurement_path(out, seed).exists():
             runs = {name: arm.folder(out, result.rate, seed) for name, arm in arms.items() if (result := collect(arm, out))}
             given = (study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, *given)
@@ -213,7 +213,7 @@ def _run(study: Study, options: Options, tasks: Sequence[Task], run_all: RunAll,
 
 
 def _measure_seed(
-    measure: Callable[[Subject], Mapping[str, Any]],
+    measure: Callable[[SeedContext], Mapping[str, Any]],
     dataset: str,
     preset: Preset,
     seed: int,
@@ -227,20 +227,20 @@ def _measure_seed(
     def progress(done: int, total: int) -> None:
         report(f"seed {seed}", round(PARTS * done / total), PARTS)
 
-    measured = measure(Subject(dataset, preset, seed, runs, data_dir, progress))
-    write_text(_place(out, seed), json.dumps(measured) + "\n")
+    measured = measure(SeedContext(dataset, preset, seed, runs, data_dir, progress))
+    write_text(_measurement_path(out, seed), json.dumps(measured) + "\n")
     progress(1, 1)
 
 
-def _place(out: Path, seed: int) -> Path:
+def _measurement_path(out: Path, seed: int) -> Path:
     return out / "measured" / f"seed{seed}.json"
 
 
 def _read(out: Path, seed: int) -> Row:
-    return json.loads(_place(out, seed).read_text())
+    return json.loads(_measurement_path(out, seed).read_text())
 
 
-def _conclude(study: Study, evidence: Evidence, out: Path, seconds: float) -> list[Verdict]:
+def _conclude(study: Study, evidence: StudyResults, out: Path, seconds: float) -> list[Verdict]:
     """result.json, figures and report.html."""
     import jax
 
@@ -274,7 +274,7 @@ def _conclude(study: Study, evidence: Evidence, out: Path, seconds: float) -> li
     return verdicts
 
 
-def _data(evidence: Evidence) -> str:
+def _data(evidence: StudyResults) -> str:
     dataset = dataset_info(evidence.options.dataset)
     shape = "x".join(map(str, dataset.shape[:2]))
     trained = ", ".join(f"{name} {value}" for name, value in evidence.preset.training.items())
@@ -287,7 +287,7 @@ def _data(evidence: Evidence) -> str:
     return f"Data: {dataset.name} ({dataset.source}), {images}. {evidence.preset.seeds} seeds.{how}"
 
 
-def _arm_tables(evidence: Evidence) -> list[Table]:
+def _arm_tables(evidence: StudyResults) -> list[Table]:
     """Every final error by seed, and the sweep."""
     if not evidence.arms:
         return []
@@ -307,7 +307,7 @@ def _arm_tables(evidence: Evidence) -> list[Table]:
 def _print(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         print(f"{'control' if verdict.control else verdict.outcome.upper():13} {verdict.claim}")
-        for finding in ([said(verdict)] if verdict.control else []) + list(verdict.findings):
+        for finding in ([format_outcome(verdict)] if verdict.control else []) + list(verdict.findings):
             print(f"{'':13} - {finding}")
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis import cross_entropy
-from deepjax.study.finetune import states
-from deepjax.training import Programs, TrainConfig
+from deepjax.study.finetune import iterate_training
+from deepjax.training import CompiledTraining, TrainConfig
 
 LossOf = Callable[[Any], float]  # parameters -> loss
 
@@ -25,13 +25,13 @@ def loss_on(model: nn.Module, batch: Any) -> LossOf:
     return lambda params: float(compute(params, batch))
 
 
-def steps_to(programs: Programs, config: TrainConfig, loss_of: LossOf, target: float, most: float = math.inf) -> float:
+def steps_to(programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, target: float, most: float = math.inf) -> float:
     """Steps until the loss is at the target or below, looked at every 10 % of the steps so far; infinite if not within `most`.
 
     A training whose loss is not finite has not reached it.
     """
     look = 1
-    for step, state in states(programs, config):
+    for step, state in iterate_training(programs, config):
         if step > most:
             return math.inf
         if step < look:
@@ -44,7 +44,7 @@ def steps_to(programs: Programs, config: TrainConfig, loss_of: LossOf, target: f
 
 
 def fewest_steps(
-    programs: Programs, config: TrainConfig, loss_of: LossOf, target: float, rates: Sequence[float]
+    programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, target: float, rates: Sequence[float]
 ) -> tuple[float, float]:
     """Steps to the target at the best of several learning rates, and that rate; the first of equals."""
     best, chosen = math.inf, rates[0]

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.analysis import cross_entropy, drawn, kernel_norms
+from deepjax.analysis import cross_entropy, init_variables, kernel_norms
 from deepjax.study.arms import ArmResult
 from deepjax.study.networks import Stack
-from deepjax.study.report.curves import Panel, log_ratio, norm_lines, times
+from deepjax.study.report.curves import Panel, format_ratio, log_ratio, norm_lines
 from deepjax.study.stats.verdict import Outcome, Verdict, all_above, mean_interval
 
 Profiles = Mapping[str, Sequence[Mapping[str, float]]]  # moment -> by seed: gradient norm by layer, from input to output
@@ -23,7 +23,9 @@ def vanishing(claim: str, profiles: Profiles, rule: str, bound: float, control: 
     """Supported if the ratio near the input over near the output is above the bound at every moment: nothing has vanished."""
     values = {moment: [log_ratio(dict(norms)) for norms in by_seed] for moment, by_seed in profiles.items()}
     effects = {moment: mean_interval(logs) for moment, logs in values.items()}
-    found = tuple(f"{moment}, the gradient near the input is {times(e)} that near the output" for moment, e in effects.items())
+    found = tuple(
+        f"{moment}, the gradient near the input is {format_ratio(e)} that near the output" for moment, e in effects.items()
+    )
     outcome = all_above(list(effects.values()), float(np.log10(bound)))
     return Verdict(claim, MEASURE, rule, outcome, found, effects, values, control)
 
@@ -31,7 +33,7 @@ def vanishing(claim: str, profiles: Profiles, rule: str, bound: float, control: 
 def sigmoid_norms(batch: Mapping[str, Any], seed: int, layers: int = 20) -> dict[str, float]:
     """Gradient norm by layer of a network of sigmoids at the start, whose gradients do vanish (Glorot and Bengio 2010)."""
     model = Stack((3,) * layers, width=8, activation="sigmoid", norm=False)
-    params = drawn(model, jax.random.key(seed), batch["image"].shape)["params"]
+    params = init_variables(model, jax.random.key(seed), batch["image"].shape)["params"]
 
     def loss(params: Any) -> jax.Array:
         logits: Any = model.apply({"params": params}, batch["image"])

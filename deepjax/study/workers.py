@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
 from deepjax.training.preemption import free_stop_signals, handling
 
@@ -20,7 +20,7 @@ TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
 Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
 RunAll = Callable[[Sequence[Task], TaskReport], None]
 ENDED = "ended"  # in place of progress
-LAST_WORDS = 10.0  # seconds in which an error that a process left behind is looked for, while others go on talking
+ERROR_GRACE_SECONDS = 10.0  # seconds in which an error that a process left behind is looked for, while others go on talking
 
 
 def default_jobs() -> int:
@@ -32,7 +32,7 @@ def default_jobs() -> int:
 
 
 @contextlib.contextmanager
-def crew(jobs: int) -> Iterator[RunAll]:
+def worker_pool(jobs: int) -> Iterator[RunAll]:
     """Gives a function that runs every task in up to `jobs` processes, in order, and raises the first error of any of them.
 
     The processes start with the first tasks and stay for the next ones, which find libraries loaded and programs compiled. They
@@ -54,7 +54,7 @@ def crew(jobs: int) -> Iterator[RunAll]:
         left = len(tasks)
         while left:
             ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
-            until = time.monotonic() + (LAST_WORDS if ended else 0.0)
+            until = time.monotonic() + (ERROR_GRACE_SECONDS if ended else 0.0)
             while (heard := _hear(messages, report)) is not None:
                 left -= heard
                 if time.monotonic() > until:
@@ -104,7 +104,7 @@ def _hear(messages: Any, report: TaskReport) -> int | None:
 def _work(waiting: Any, messages: Any) -> None:
     """The life of a worker: tasks from the queue until it is told that there are no more."""
     threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
-    keep_compilations()
+    enable_compilation_cache()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
     try:
         require_devices()

@@ -1,9 +1,9 @@
 """One pure step, and the loop around it."""
 
-from deepjax.training.build import Programs, build
+from deepjax.training.build import CompiledTraining, compile_training
 from deepjax.training.config import TrainConfig
 from deepjax.training.loop import RunResult, train
 from deepjax.training.run_dir import OpenRun, open_run
 from deepjax.training.run_options import RunOptions
 
-__all__ = ["OpenRun", "Programs", "RunOptions", "RunResult", "TrainConfig", "build", "open_run", "train"]
+__all__ = ["CompiledTraining", "OpenRun", "RunOptions", "RunResult", "TrainConfig", "compile_training", "open_run", "train"]

@@ -20,18 +20,18 @@ from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import OWN, TrainConfig
 from deepjax.training.config_warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
 from deepjax.training.custom_network import make_network
-from deepjax.training.distributed.sharding import Spread, make_mesh
-from deepjax.training.memory import StepCost, advice, check_fits, compile_step
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, auxiliary_heads, init_state
 from deepjax.training.step.step import StepOptions, make_eval_step, make_train_step
 
-Maker = Callable[..., nn.Module]
+ModelFactory = Callable[..., nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
+class CompiledTraining:
     """What a configuration compiles to; the learning rate and the seed are not in it, so runs that differ in them share one."""
 
     config: TrainConfig
@@ -39,47 +39,51 @@ class Programs:
     dataset: Dataset
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    spread: Spread
+    partitioner: Partitioner
     layers: tuple[str, ...]
     heads: tuple[str, ...]
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     cost: StepCost
-    train: Split | EncodedSplit
-    test: Split | EncodedSplit
+    train_split: Split | EncodedSplit
+    test_split: Split | EncodedSplit
     warnings: tuple[str, ...] = ()  # what is legal and almost certainly a mistake
-    resized: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)  # train steps of other image sizes, by size
+    train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(
+        default_factory=dict
+    )  # train steps of other image sizes, by size
 
     def train_step_at(self, step: int) -> Callable[..., Any]:
         """The train step for the images of training step `step` (from 0)."""
-        return self.resized.get(self.config.shape_at(step)[0], self.train_step)
+        return self.train_steps_by_size.get(self.config.shape_at(step)[0], self.train_step)
 
     def batches(self, config: TrainConfig) -> Any:
         """This process's share of the batches of all steps, a few of them on the devices ahead: (batch, what was damaged)."""
 
         def put(batch: Batch) -> tuple[dict[str, jax.Array], Any]:
-            return self.spread.put_batch({name: batch[name] for name in ("image", "label")}), batch.get("damaged", ())
+            return self.partitioner.put_batch({name: batch[name] for name in ("image", "label")}), batch.get("damaged", ())
 
         share = (jax.process_index(), jax.process_count())
         of_run = (config.batch_size, config.seed, config.total_steps)
-        return train_batches(self.train, *of_run, *share, crops_of(config), functools.partial(_size_at, config), put)
+        return train_batches(self.train_split, *of_run, *share, crop_policy_from(config), functools.partial(_size_at, config), put)
 
     def batch_at(self, config: TrainConfig, step: int) -> Batch:
         """The whole batch of training step `step` (from 0), on the host."""
         of_run = (config.batch_size, config.seed, config.total_steps)
-        return TrainBatches(self.train, *of_run, crops=crops_of(config), size_at=functools.partial(_size_at, config))[step]
+        return TrainBatches(self.train_split, *of_run, crops=crop_policy_from(config), size_at=functools.partial(_size_at, config))[
+            step
+        ]
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with the rate and the seed of a configuration."""
-        return self.spread.put_state(_state(config, self.model, self.optimizer, self.heads))
+        return self.partitioner.put_state(_state(config, self.model, self.optimizer, self.heads))
 
 
-def build(
+def compile_training(
     config: TrainConfig,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     beat: Callable[[], None] = lambda: None,
-    make: Maker | None = None,
-) -> Programs:
+    make: ModelFactory | None = None,
+) -> CompiledTraining:
     """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
 
     `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
@@ -88,9 +92,9 @@ def build(
     """
     require_kinds(config, options)
     dataset = dataset_info(config.dataset)
-    spread = Spread(make_mesh(), options.strategy, options.fsdp)
+    spread = Partitioner(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
-    model = make_model(config, make)
+    model = model_from(config, make)
     optimizer = make_optimizer(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
@@ -106,22 +110,22 @@ def build(
     beat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
-    return Programs(
+    return CompiledTraining(
         config=config,
         model=model,
         dataset=dataset,
         optimizer=optimizer,
         schedule=make_schedule(config),
-        spread=spread,
+        partitioner=spread,
         layers=tuple(kernel_order(model, config.input_shape)),
         heads=heads,
         train_step=steps.pop(config.input_shape[0]),
         eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
         cost=cost,
-        train=train,
-        test=test,
+        train_split=train,
+        test_split=test,
         warnings=tuple(warnings_of(config, forward, labels, dataset.num_classes)),
-        resized=steps,
+        train_steps_by_size=steps,
     )
 
 
@@ -131,7 +135,7 @@ def require_kinds(config: object, options: object) -> None:
         require(isinstance(given, kind), name, given, f"a {kind.__name__}")
 
 
-def make_model(config: TrainConfig, make: Maker | None = None) -> nn.Module:
+def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
     """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
     named_own = config.model.startswith(OWN)
     require(named_own == (make is not None), "model", config.model, f"a name of the registry, or {OWN}... together with its maker")
@@ -154,7 +158,7 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
     return StepOptions(**values, image_size=size if config.train_sizes else config.image_size, policy=config.policy, axis=axis)
 
 
-def crops_of(config: TrainConfig) -> Crops:
+def crop_policy_from(config: TrainConfig) -> Crops:
     """How photographs are cut for training."""
     return Crops(config.crop_area, config.shorter_sides, config.augment, config.eval_crop, config.repeats, config.decode == "exact")
 
@@ -164,7 +168,7 @@ def _size_at(config: TrainConfig, step: int) -> int:
 
 
 def _train_steps(
-    config: TrainConfig, model: nn.Module, dataset: Dataset, spread: Spread, state: Any
+    config: TrainConfig, model: nn.Module, dataset: Dataset, spread: Partitioner, state: Any
 ) -> tuple[dict[int, Callable[..., Any]], StepCost]:
     """The compiled train step for each image size of the training, and what the largest of them needs."""
     steps: dict[int, Callable[..., Any]] = {}
@@ -179,7 +183,7 @@ def _train_steps(
             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         }
         with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
-            steps[size], cost = compile_step(spread.compile_train(step, state), state, batch, advice=advice(*sizes))
+            steps[size], cost = compile_step(spread.compile_train(step, state), state, batch, advice=memory_hint(*sizes))
         check_fits(cost, *sizes)
         costs.append(cost)
     largest = max(costs, key=lambda cost: cost.bytes_per_device)

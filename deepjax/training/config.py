@@ -185,7 +185,7 @@ class TrainConfig:
         return total
 
 
-def claim_directory(out: Path, config: Any) -> None:
+def init_run_dir(out: Path, config: Any) -> None:
     """Make `out` the directory of this configuration (a dataclass: of a run, or of a study), or see that it is already.
 
     Raises InputError when it belongs to another configuration (naming each field), cannot be read, or cannot be written, and when

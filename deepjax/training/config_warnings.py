@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
@@ -57,7 +57,7 @@ def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, 
         output, sown = model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs={"dropout": key})
         return output, sown.get("auxiliary", {})
 
-    with nn.intercept_methods(note), as_written():
+    with nn.intercept_methods(note), reference_lowering():
         key = jax.eval_shape(lambda: jax.random.key(0))
         jaxpr, (output, _) = jax.make_jaxpr(forward, return_shape=True)(params, batch_stats, images, key)
     paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]

@@ -8,12 +8,12 @@ from typing import Any
 from deepjax.data import Dataset, EncodedSplit, Split
 from deepjax.errors import InputError
 from deepjax.training.config import write_text
-from deepjax.training.distributed.collectives import by_first, told_by_all
+from deepjax.training.distributed.collectives import allgather_strings, on_primary
 
 NAME, DESCRIPTION = "data.json", "dataset.json"
 
 
-def claim_data(out: Path, split: Split | EncodedSplit) -> None:
+def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
     """Note in the run directory the fingerprint of the photographs, or see that it is still that one; all processes call this.
 
     Raises InputError where the processes have different data sets, or the run began with another. Nothing is known of a data set
@@ -21,14 +21,14 @@ def claim_data(out: Path, split: Split | EncodedSplit) -> None:
     """
     if not isinstance(split, EncodedSplit):
         return
-    given = told_by_all(split.fingerprint)
+    given = allgather_strings(split.fingerprint)
     if len(set(given) - {""}) > 1:
         raise InputError(f"the processes have different data sets {split.dataset.name!r}; copy one to all of their data_dir")
     if mine := max(given):
-        by_first(lambda: _note(out / NAME, mine, split.dataset.name))
+        on_primary(lambda: _note(out / NAME, mine, split.dataset.name))
 
 
-def claim_description(out: Path, dataset: Dataset) -> None:
+def pin_description(out: Path, dataset: Dataset) -> None:
     """Note in the run directory what the description of its data set says, or see that it still says that.
 
     Raises InputError, naming the fields, where another one is registered under the name that config.json has.

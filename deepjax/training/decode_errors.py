@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from deepjax.data.encoded_split import Damaged
 from deepjax.errors import InputError
-from deepjax.training.distributed.collectives import told_by_all
+from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.metrics_log import Row
 
 Found = tuple[int, str, int, str]  # after how many steps, in which split, which record, what is wrong with it
 
 
-class Damages:
+class DecodeErrorLog:
     """Notes what batches say of damaged images, and writes a row of kind "damaged" for each that is new."""
 
     def __init__(self, rows: Iterable[Row], budget: int, say: Callable[[str], None]) -> None:
@@ -24,9 +24,9 @@ class Damages:
         """What this process found in a batch, after so many steps."""
         self._new += [(step, split, image, why) for image, why in damaged if (split, image) not in self._known]
 
-    def tell(self, write: Callable[[Row], None]) -> None:
+    def flush(self, write: Callable[[Row], None]) -> None:
         """Write what any process found since the last time; all of them call this. Raises InputError beyond the budget."""
-        found = sorted(tuple(each) for words in told_by_all(json.dumps(self._new)) for each in json.loads(words))
+        found = sorted(tuple(each) for words in allgather_strings(json.dumps(self._new)) for each in json.loads(words))
         self._new = []
         for step, split, image, why in found:
             if (split, image) not in self._known:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deepjax.analysis import first_not_finite
+from deepjax.analysis import first_nonfinite_layer
 from deepjax.analysis.core.params import Path, by_path, path_string
 from deepjax.data.augment.basic import normalize, resize
-from deepjax.training.build import Programs, step_options
+from deepjax.training.build import CompiledTraining, step_options
 from deepjax.training.step.state import TrainState
 
 
-def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray) -> str:
+def explain(programs: CompiledTraining, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray) -> str:
     """What is wrong with the step that comes after `state`, in a line. batch: the whole of it, ids: (batch,) of its examples."""
     labels, classes = batch["label"], programs.dataset.num_classes
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -25,13 +25,13 @@ def explain(programs: Programs, state: TrainState, batch: dict[str, np.ndarray],
     size = step_options(programs.config, size=programs.config.shape_at(int(state.step))[0]).image_size
     images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), size)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    layer = first_not_finite(programs.model, variables, images, train=True)
+    layer = first_nonfinite_layer(programs.model, variables, images, train=True)
     if layer is not None:
         return f"an output that is not finite, first of {layer or 'the network'}"
     return "finite outputs: the loss, a gradient or a batch statistic is not finite, or jumped"
 
 
-def _first_leaf(programs: Programs, params: Any) -> str:
+def _first_leaf(programs: CompiledTraining, params: Any) -> str:
     """The first in the order of the forward pass."""
     order = _call_order(programs.model, programs.config.input_shape)
     bad = [path for path, leaf in by_path(jax.device_get(params)).items() if not np.isfinite(leaf).all()]

@@ -16,27 +16,27 @@ from deepjax.data import EncodedSplit, Split, eval_batches
 from deepjax.data.loader import batch_index
 from deepjax.errors import NonFiniteError, Stopped
 from deepjax.paths import AnyPath, run_directory
-from deepjax.training.build import Programs, build, require_kinds
+from deepjax.training.build import CompiledTraining, compile_training, require_kinds
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
-from deepjax.training.data_identity import claim_data, claim_description
-from deepjax.training.decode_errors import Damages
+from deepjax.training.data_identity import pin_dataset, pin_description
+from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.diagnosis import explain
-from deepjax.training.distributed.collectives import by_first, together, told_by_all
+from deepjax.training.distributed.collectives import allgather_strings, on_primary, sync_errors
 from deepjax.training.metrics_log import MetricsLog, Row, Tensorboard, read_rows
-from deepjax.training.preemption import Stopping, stop_signals, watchdog
+from deepjax.training.preemption import PreemptionSignal, stop_signals, watchdog
 from deepjax.training.probe import Tracer, make_tracer
 from deepjax.training.run_identity import claim_run, is_done, locked, unclaimed_if_refused
 from deepjax.training.run_options import RunOptions
-from deepjax.training.step.state import TrainState, evaluated
-from deepjax.training.throughput import Pace
+from deepjax.training.step.state import TrainState, eval_variables
+from deepjax.training.throughput import ThroughputMeter
 
 Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
-Say = Callable[[str], None]
-Beat = Callable[[], None]
+Log = Callable[[str], None]
+Heartbeat = Callable[[], None]
 
-SHORT = 12  # characters of a digest that a message shows
-LOOK_EVERY = 20  # steps between looks at the device: the guard's flag, the progress display
+DIGEST_CHARACTERS = 12  # characters of a digest that a message shows
+SYNC_EVERY_STEPS = 20  # steps between looks at the device: the guard's flag, the progress display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,9 @@ def train(
     out: AnyPath,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
-    programs: Programs | None = None,
+    programs: CompiledTraining | None = None,
     report: Report = lambda done, total, note: None,
-    say: Say = say_on_stderr,
+    say: Log = say_on_stderr,
 ) -> RunResult:
     """Train one network on one data set in the run directory `out`, or carry on from its newest whole checkpoint to the same bits.
 
@@ -88,18 +88,18 @@ def train(
         is_new = not (out / "config.json").exists()
         claim_run(out, config)
         rows = read_rows(out / "metrics.jsonl")
-        if by_first(lambda: is_done(rows)):
+        if on_primary(lambda: is_done(rows)):
             return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
         stopping = stack.enter_context(stop_signals())
         beat = _both(stack.enter_context(watchdog(options.watchdog)), confirm)
         if programs is None:
             with unclaimed_if_refused(out, is_new):
-                programs = together(lambda: build(config, options, beat))
+                programs = sync_errors(lambda: compile_training(config, options, beat))
             say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
-        claim_data(out, programs.train)
-        by_first(functools.partial(claim_description, out, programs.dataset))
+        pin_dataset(out, programs.train_split)
+        on_primary(functools.partial(pin_description, out, programs.dataset))
         shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
         if shared != config:
             raise ValueError("programs were built for another configuration")
@@ -116,14 +116,16 @@ def train(
             stack.callback(board.close)
         tracer = make_tracer(programs, options.trace_tier) if options.trace_every else None
         rows = [row for row in rows if row["step"] <= first]
-        damages = Damages(rows, config.damage_budget, say)
+        damages = DecodeErrorLog(rows, config.damage_budget, say)
         said = (report, say, stopping, beat)
-        run = _Run(config, options, programs, checkpoints, log, boards, *said, _noted(rows), tracer, damages, Pace())
+        run = TrainLoop(
+            config, options, programs, checkpoints, log, boards, *said, _noted(rows), tracer, damages, ThroughputMeter()
+        )
         final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
 
 
-def _both(one: Beat, other: Beat) -> Beat:
+def _both(one: Heartbeat, other: Heartbeat) -> Heartbeat:
     def act() -> None:
         one()
         other()
@@ -131,7 +133,7 @@ def _both(one: Beat, other: Beat) -> Beat:
     return act
 
 
-def _start(config: TrainConfig, programs: Programs, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
+def _start(config: TrainConfig, programs: CompiledTraining, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
     """The state to go on from and the batches after it."""
     state = programs.fresh_state(config)
     batches = programs.batches(config)
@@ -147,23 +149,23 @@ def _noted(rows: list[Row]) -> set[tuple[str, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class TrainLoop:
     """The loop of one run."""
 
     config: TrainConfig
     options: RunOptions
-    programs: Programs
+    programs: CompiledTraining
     checkpoints: Checkpoints
     log: MetricsLog | None
     boards: list[Tensorboard]
     report: Report
-    say: Say
-    stopping: Stopping
-    beat: Beat
+    say: Log
+    stopping: PreemptionSignal
+    beat: Heartbeat
     noted: set[tuple[str, int]]
     tracer: Tracer | None
-    damages: Damages
-    pace: Pace
+    damages: DecodeErrorLog
+    pace: ThroughputMeter
 
     def whole(self, state: TrainState, batches: Any) -> Row:
         """From the state to the final row."""
@@ -178,7 +180,7 @@ class _Run:
             final["digest"] = self.checkpoints.digest(int(state.step))
             self.write(final)
 
-        by_first(conclude)
+        on_primary(conclude)
         return final
 
     def _steps(self, state: TrainState, batches: Any) -> TrainState:
@@ -189,7 +191,7 @@ class _Run:
         metrics: Any = {"loss": None}
         self.pace.start()
         while step < total:
-            batch, damaged = self._taken(functools.partial(self.pace.take, batches, metrics["loss"], self.config.batch_size))
+            batch, damaged = self._taken(functools.partial(self.pace.next_batch, batches, metrics["loss"], self.config.batch_size))
             self._trace(state, batch, step)
             state, metrics = self.programs.train_step_at(step)(state, batch)
             step += 1
@@ -197,7 +199,7 @@ class _Run:
             self.beat()
             stops, ends = self.stopping(), self._epoch_ends(step)
             saves = step % every == 0 or step == total
-            if ends or saves or stops or step == 1 or step % LOOK_EVERY == 0:
+            if ends or saves or stops or step == 1 or step % SYNC_EVERY_STEPS == 0:
                 halted = self._look(state, metrics, step)
                 if halted is not None:
                     state = self._go_back(state, batches, halted)
@@ -224,7 +226,7 @@ class _Run:
 
     def _taken(self, take: Callable[[], Any]) -> Any:
         """The next batch. Of photographs all processes wait for each other's: one that cannot read its share ends all of them."""
-        return together(take) if isinstance(self.programs.train, EncodedSplit) else take()
+        return sync_errors(take) if isinstance(self.programs.train_split, EncodedSplit) else take()
 
     def _trace(self, state: TrainState, batch: Any, step: int) -> None:
         """Every so often, what the layers do with the batch that comes next."""
@@ -246,7 +248,7 @@ class _Run:
 
     def _stop(self, step: int, what: str) -> NoReturn:
         digest = self.checkpoints.digest(step) if step else ""
-        what += f" (digest {digest[:SHORT]})" if digest else ""
+        what += f" (digest {digest[:DIGEST_CHARACTERS]})" if digest else ""
         where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
         raise Stopped(f"stopped by {self.stopping.signal.name} {where}; the same command carries on")
 
@@ -257,7 +259,7 @@ class _Run:
             if ("skipped", left_out + 1) not in self.noted:
                 self.noted.add(("skipped", left_out + 1))
                 self.write({"kind": "skipped", "step": left_out + 1, "images": self._ids(left_out).tolist()})
-        self._tell_damages(self.programs.train)
+        self._tell_damages(self.programs.train_split)
         if halted >= 0:
             return int(halted)
         left = int(np.sum(skipped >= 0))
@@ -266,7 +268,7 @@ class _Run:
 
     def _tell_damages(self, split: Split | EncodedSplit) -> None:
         if isinstance(split, EncodedSplit) and self.config.on_damaged == "skip":
-            self.damages.tell(self.write)
+            self.damages.flush(self.write)
 
     def _go_back(self, state: TrainState, batches: Any, halted: int) -> TrainState:
         """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
@@ -276,7 +278,7 @@ class _Run:
             self._halt(state, halted, count)
         fresh = self.programs.fresh_state(self.config)
         position = self.programs.batches(self.config).get_state()
-        self.checkpoints.settle()
+        self.checkpoints.wait_until_finished()
         if self.checkpoints.latest() is not None:
             fresh, position = self.checkpoints.restore(fresh, before=halted + 1)
         batches.set_state(position)
@@ -288,7 +290,7 @@ class _Run:
         self.damages.rewind(step)
         self.write({"kind": "rollback", "step": step, "bad_step": halted + 1})
         self.say(f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)")
-        return fresh.replace(guard=jax.device_put(guard, self.programs.spread.state_shardings(guard)))
+        return fresh.replace(guard=jax.device_put(guard, self.programs.partitioner.state_shardings(guard)))
 
     def _halt(self, state: TrainState, halted: int, left_out: int) -> NoReturn:
         self.write({"kind": "halted", "step": halted + 1})
@@ -302,7 +304,7 @@ class _Run:
         )
 
     def _ids(self, step: int) -> np.ndarray:
-        return batch_index(len(self.programs.train), self.config.batch_size, self.config.seed, step, self.config.repeats)
+        return batch_index(len(self.programs.train_split), self.config.batch_size, self.config.seed, step, self.config.repeats)
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
         totals = jax.device_get(state.totals)
@@ -333,32 +335,32 @@ class _Run:
 
     def evaluate(self, state: TrainState, name: str) -> Row:
         """Error, loss and number of images of a split, each image counted once. Raises Stopped when a stop signal arrives."""
-        split = self.programs.train if name == "train" else self.programs.test
-        params, batch_stats = evaluated(state)
+        split = self.programs.train_split if name == "train" else self.programs.test_split
+        params, batch_stats = eval_variables(state)
         parts, lost = [], []
         batches = self._eval_batches(split, name)
         for batch in iter(lambda: self._taken(functools.partial(next, batches, None)), None):
             self._stop_if_asked(int(state.step), "saved before evaluation")
             lost += batch.pop("damaged", ())
-            parts.append(self.programs.eval_step(params, batch_stats, self.programs.spread.put_batch(batch)))
+            parts.append(self.programs.eval_step(params, batch_stats, self.programs.partitioner.put_batch(batch)))
             self.beat()
         self.damages.note(int(state.step), name, lost)
         self._tell_damages(split)
         whole: Any = jax.tree.map(lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts))
-        return _scores(name, whole, sum(map(int, told_by_all(str(len(lost))))))
+        return _scores(name, whole, sum(map(int, allgather_strings(str(len(lost))))))
 
     def _eval_batches(self, split: Split | EncodedSplit, name: str) -> Iterator[Any]:
         """This process's share; of photographs that were trained on only the first, as many as there are test images."""
         config, most = self.config, None
         if name == "train" and isinstance(split, EncodedSplit):
-            most = len(self.programs.test)
+            most = len(self.programs.test_split)
         share = (jax.process_index(), jax.process_count())
         return eval_batches(split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most)
 
     def _catch_up(self) -> None:
         """Before a checkpoint: rows that wait for room would be lost to the run that starts from it."""
         if self.log is not None:
-            self.log.catch_up()
+            self.log.flush()
 
     def write(self, row: Row) -> None:
         """One row to every log, by the first process."""

@@ -16,12 +16,12 @@ class StepCost:
     """What one step needs."""
 
     bytes_per_device: int  # peak: arguments, results and temporaries, less what is reused
-    bytes_there: int | None  # memory of the device; None where it is not known
+    device_memory_bytes: int | None  # memory of the device; None where it is not known
     flops: float  # of one device, as XLA counts them; 0 where it does not
     compile_seconds: float
 
     def __str__(self) -> str:
-        there = f" of {_gib(self.bytes_there)}" if self.bytes_there else ""
+        there = f" of {_gib(self.device_memory_bytes)}" if self.device_memory_bytes else ""
         flops = f", {self.flops / 1e9:.3g} GFLOPs" if self.flops else ""
         return (
             f"compiled in {self.compile_seconds:.1f} s; a step takes {_gib(self.bytes_per_device)}{there} of memory{flops} a device"
@@ -53,13 +53,13 @@ def compile_step(step: Any, *arguments: Any, advice: str = "a smaller batch") ->
 
 def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> None:
     """Raise InputError, with what may help, when a step needs more memory than a device has."""
-    if cost.bytes_there is None or cost.bytes_per_device <= cost.bytes_there:
+    if cost.device_memory_bytes is None or cost.bytes_per_device <= cost.device_memory_bytes:
         return
-    needs, has = _gib(cost.bytes_per_device), _gib(cost.bytes_there)
-    raise InputError(f"a step takes {needs} of memory a device, which has {has}; try {advice(batch_size, accumulate, remat)}")
+    needs, has = _gib(cost.bytes_per_device), _gib(cost.device_memory_bytes)
+    raise InputError(f"a step takes {needs} of memory a device, which has {has}; try {memory_hint(batch_size, accumulate, remat)}")
 
 
-def advice(batch_size: int, accumulate: int, remat: str) -> str:
+def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:
     """What makes a step smaller than it is with these."""
     ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
     ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])

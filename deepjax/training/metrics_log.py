@@ -60,12 +60,12 @@ class MetricsLog:
         if self._behind and row["kind"] == "final":
             raise InputError(f"cannot write {self._path} (see above); free space, and the same command carries on")
 
-    def catch_up(self) -> None:
+    def flush(self) -> None:
         """Try again to write what waits, if anything does; never raises."""
         if self._behind:
             self._try(self._rewrite)
 
-    close = catch_up  # the file is open only while a row is written
+    close = flush  # the file is open only while a row is written
 
     def _try(self, write: Callable[[], None]) -> None:
         try:

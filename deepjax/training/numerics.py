@@ -56,7 +56,7 @@ def claim_numerics(out: Path) -> None:
     path = out / NAME
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
-    elif not any((out / name).exists() for name in RESULTS):  # results without a configuration are refused by `claim_directory`
+    elif not any((out / name).exists() for name in RESULTS):  # results without a configuration are refused by `init_run_dir`
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
 

@@ -21,7 +21,7 @@ EXIT_HUNG = 75  # EX_TEMPFAIL: worth trying again
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP)
 
 
-class Stopping:
+class PreemptionSignal:
     """Whether a stop signal has arrived, here or at another process; asked once a step and once a batch of evaluation."""
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Stopping:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stopping]:
+def stop_signals() -> Iterator[PreemptionSignal]:
     """Listen to the free stop signals; only the main thread can, and among several processes jax.distributed has SIGTERM."""
-    stopping = Stopping()
+    stopping = PreemptionSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return

@@ -19,11 +19,11 @@ from deepjax.analysis.curvature.operators import hessian_trace
 from deepjax.analysis.curvature.spectrum import spectral_density
 from deepjax.analysis.gradients.per_example import noise_scale
 from deepjax.analysis.layers.report import LayerReport, LayerRow, layer_statistics, report, without_output
-from deepjax.backend.conv_layouts import fast_loops
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
-from deepjax.training.build import Programs, step_options
+from deepjax.training.build import CompiledTraining, step_options
 from deepjax.training.run_options import Tier
-from deepjax.training.step.preprocess import prepared
+from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.state import TrainState
 from deepjax.training.step.step import DROPOUT, classifier_loss
 
@@ -31,7 +31,7 @@ LANCZOS, PROBES = 15, 4  # products with the Hessian for its extreme eigenvalues
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class LayerProbe:
     """What was seen: every layer, and in the tier "full" numbers of the loss as a whole."""
 
     layers: LayerReport
@@ -48,10 +48,10 @@ class Look:
         return {"loss": self.layers.loss, "layers": layers} | whole
 
 
-Tracer = Callable[[TrainState, Any], Look]
+Tracer = Callable[[TrainState, Any], LayerProbe]
 
 
-def make_tracer(programs: Programs, tier: Tier) -> Tracer:
+def make_tracer(programs: CompiledTraining, tier: Tier) -> Tracer:
     """(state, batch on the devices) -> what is seen, compiled at its first call; the state is not donated.
 
     The gradients are the classifier's over the whole batch at once: without auxiliary heads, accumulation and rematerialisation.
@@ -60,20 +60,20 @@ def make_tracer(programs: Programs, tier: Tier) -> Tracer:
     """
     layers = _layer_tracer(programs, tier)
     if tier != "full":
-        return lambda state, batch: Look(layers(state, batch), {})
+        return lambda state, batch: LayerProbe(layers(state, batch), {})
     require(jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes")
     whole = _whole_tracer(programs)
-    return lambda state, batch: Look(layers(state, batch), whole(state, batch))
+    return lambda state, batch: LayerProbe(layers(state, batch), whole(state, batch))
 
 
-def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
+def _layer_tracer(programs: CompiledTraining, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.loss)
     seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}  # what `report` takes, by image size
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
-        seen = prepared(key, batch, dataset, step_options(config, size=size))
+        seen = preprocess_batch(key, batch, dataset, step_options(config, size=size))
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
         rate = state.learning_rate * programs.schedule(state.step)
@@ -92,18 +92,18 @@ def _layer_tracer(programs: Programs, tier: Tier) -> Callable[[TrainState, Any],
 
     @functools.partial(jax.jit, static_argnums=2)
     def compiled(state: TrainState, batch: Any, size: int) -> Any:
-        return fast_loops(statistics)(state, batch, size=size)
+        return canonicalize_conv_layouts(statistics)(state, batch, size=size)
 
     def tracer(state: TrainState, batch: Any) -> LayerReport:
         size = config.shape_at(int(state.step))[0]
-        with jax.set_mesh(programs.spread.mesh):
+        with jax.set_mesh(programs.partitioner.mesh):
             found = jax.device_get(compiled(state, batch, size))
         return report(found, *seen_at[size])
 
     return tracer
 
 
-def _whole_tracer(programs: Programs) -> Callable[[TrainState, Any], dict[str, float]]:
+def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:
     """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
     config, model = programs.config, programs.model
     loss = functools.partial(classifier_loss, kind=config.loss)
@@ -111,11 +111,11 @@ def _whole_tracer(programs: Programs) -> Callable[[TrainState, Any], dict[str, f
     @functools.partial(jax.jit, static_argnums=2)
     def prepare(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
-        return prepared(key, batch, programs.dataset, step_options(config, size=size))
+        return preprocess_batch(key, batch, programs.dataset, step_options(config, size=size))
 
     def tracer(state: TrainState, batch: Any) -> dict[str, float]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        with jax.set_mesh(programs.spread.mesh):
+        with jax.set_mesh(programs.partitioner.mesh):
             seen = prepare(state, batch, config.shape_at(int(state.step))[0])
             ends = spectral_density(model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1)
             trace = hessian_trace(model, variables, seen, probes=PROBES, bn="batch", loss=loss)

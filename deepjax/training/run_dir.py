@@ -14,7 +14,7 @@ from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.splits import SplitName
 from deepjax.errors import InputError, require
 from deepjax.paths import run_directory
-from deepjax.training.build import Maker, make_model
+from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
 
@@ -54,7 +54,7 @@ def open_run(
     *,
     averaged: bool = False,
     data_dir: str | None = None,
-    make: Maker | None = None,
+    make: ModelFactory | None = None,
 ) -> OpenRun:
     """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
 
@@ -69,7 +69,7 @@ def open_run(
     source = state["ema"] if averaged else state
     variables = {name: jax.tree.map(jnp.asarray, source[name]) for name in ("params", "batch_stats") if source.get(name)}
     steps = tuple(steps_of(folder.parent))
-    model, dataset = make_model(config, make), dataset_info(config.dataset)
+    model, dataset = model_from(config, make), dataset_info(config.dataset)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import TrainConfig, claim_directory
-from deepjax.training.distributed.collectives import by_first, together
+from deepjax.training.config import TrainConfig, init_run_dir
+from deepjax.training.distributed.collectives import on_primary, sync_errors
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import NAME as NUMERICS
 from deepjax.training.numerics import claim_numerics
@@ -23,7 +23,7 @@ def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
 
     Yields what raises InputError when another process has taken the lock over. Raises InputError when it is in use.
     """
-    if by_first(lambda: is_done(read_rows(out / "metrics.jsonl"))):
+    if on_primary(lambda: is_done(read_rows(out / "metrics.jsonl"))):
         yield lambda: None
         return
     with hold(out, say) as lock:
@@ -35,9 +35,9 @@ def claim_run(out: Path, config: TrainConfig) -> None:
 
     Raises InputError that names what differs.
     """
-    for claim in (lambda: claim_numerics(out), lambda: claim_directory(out, config)):
-        by_first(claim)
-        together(claim)
+    for claim in (lambda: claim_numerics(out), lambda: init_run_dir(out, config)):
+        on_primary(claim)
+        sync_errors(claim)
 
 
 @contextlib.contextmanager

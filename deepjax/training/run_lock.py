@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepjax.errors import InputError
-from deepjax.training.distributed.collectives import by_first
+from deepjax.training.distributed.collectives import on_primary
 
 NAME = "run.lock"
 HEARTBEAT = 10.0  # seconds between two signs of life
@@ -186,7 +186,7 @@ def hold(folder: Path, say: Say, one_process: bool = False) -> Iterator[RunLock]
         if one_process:
             lock.acquire()
         else:
-            by_first(lock.acquire)
+            on_primary(lock.acquire)
         yield lock
     finally:
         lock.release()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Pace:
+class ThroughputMeter:
     """Images per second of the steps since the last `start`, and the share of that time in which data were waited for.
 
     A wait counts when the devices had finished all that they were given by its end. They may have finished only shortly before, so
@@ -19,7 +19,7 @@ class Pace:
         """Begin anew."""
         self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
 
-    def take(self, batches: Iterator[Any], last: Any, images: int) -> Any:
+    def next_batch(self, batches: Iterator[Any], last: Any, images: int) -> Any:
         """The next batch, of so many images. last: an array that the step before it computes; None for no step."""
         began = time.perf_counter()
         batch = next(batches)

@@ -18,9 +18,9 @@ from turns import keep, shown, summary, typed
 from deepjax import command_line
 from deepjax.data import Split, dataset_info
 from deepjax.errors import require
-from deepjax.training import RunOptions, TrainConfig, build, train
-from deepjax.training.build import Programs
-from deepjax.training.loop import LOOK_EVERY
+from deepjax.training import RunOptions, TrainConfig, build, compile_training, train
+from deepjax.training.build import CompiledTraining
+from deepjax.training.loop import SYNC_EVERY_STEPS
 
 BARE = "bare step"
 
@@ -45,10 +45,12 @@ def main() -> None:
     """Print the median images a second of both, and the median ratio in the same round."""
     options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
-    require(options.steps % LOOK_EVERY == 0 and options.steps > 0, "steps", options.steps, f"a multiple of {LOOK_EVERY}")
-    config = TrainConfig(options.model, "cifar10", steps=options.steps + 2 * LOOK_EVERY, batch_size=options.batch_size)
+    require(
+        options.steps % SYNC_EVERY_STEPS == 0 and options.steps > 0, "steps", options.steps, f"a multiple of {SYNC_EVERY_STEPS}"
+    )
+    config = TrainConfig(options.model, "cifar10", steps=options.steps + 2 * SYNC_EVERY_STEPS, batch_size=options.batch_size)
     with mock.patch.object(build, "_split", random_images):
-        made = build(config)
+        made = compile_training(config)
     rates: dict[str, list[float]] = {BARE: [], "train": []}
     for _ in range(options.rounds):
         rates[BARE].append(bare(made, options))
@@ -69,10 +71,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def bare(made: Programs, options: Options) -> float:
+def bare(made: CompiledTraining, options: Options) -> float:
     """Images a second of the compiled step alone, its batch on the device."""
     state = made.fresh_state(made.config)
-    batch = made.spread.put_batch(made.batch_at(made.config, 0))
+    batch = made.partitioner.put_batch(made.batch_at(made.config, 0))
     state, _ = jax.block_until_ready(made.train_step(state, batch))
     began = time.perf_counter()
     for _ in range(options.steps):
@@ -81,17 +83,17 @@ def bare(made: Programs, options: Options) -> float:
     return options.steps * options.batch_size / (time.perf_counter() - began)
 
 
-def looped(made: Programs, options: Options) -> float:
+def looped(made: CompiledTraining, options: Options) -> float:
     """Images a second of `train` between two of its looks at the device."""
     seen: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run = RunOptions(save_every=LOOK_EVERY + options.steps // 2)
+        run = RunOptions(save_every=SYNC_EVERY_STEPS + options.steps // 2)
 
         def heard(done: int, total: int, note: str) -> None:
             seen.setdefault(done, time.perf_counter())
 
         train(made.config, Path(folder) / "run", run, programs=made, report=heard, say=lambda line: None)
-    return options.steps * options.batch_size / (seen[LOOK_EVERY + options.steps] - seen[LOOK_EVERY])
+    return options.steps * options.batch_size / (seen[SYNC_EVERY_STEPS + options.steps] - seen[SYNC_EVERY_STEPS])
 
 
 def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:

@@ -18,7 +18,7 @@ import numpy as np
 from turns import keep, paired, shown, typed
 
 from deepjax import command_line
-from deepjax.analysis import drawn, hvp, per_example_gradients
+from deepjax.analysis import hvp, init_variables, per_example_gradients
 from deepjax.backend import conv_layouts
 from deepjax.data import dataset_info
 from deepjax.errors import require
@@ -114,7 +114,7 @@ def per_example() -> Callable[[], Any]:
 def network() -> tuple[Any, Any]:
     """The network and its variables."""
     model = create_model(MODEL, width=WIDTH)
-    return model, drawn(model, jax.random.key(0), (1, 32, 32, 3))
+    return model, init_variables(model, jax.random.key(0), (1, 32, 32, 3))
 
 
 def images() -> dict[str, jax.Array]:

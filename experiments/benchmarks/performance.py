@@ -19,7 +19,7 @@ import startup
 import throughput
 
 from deepjax import command_line
-from deepjax.errors import InputError, unknown
+from deepjax.errors import InputError, unknown_name_error
 from deepjax.training.config import write_text
 
 HERE = Path(__file__).parent
@@ -73,7 +73,7 @@ def main() -> None:
     options = command_line.parse(Options)
     for name in options.only:
         if name not in PARTS:
-            raise unknown("part", name, PARTS)
+            raise unknown_name_error("part", name, PARTS)
     for name in () if options.render_only else options.only:
         measure(name, options)
     write_text(options.results / "performance.md", render(options.results))

@@ -85,11 +85,11 @@ def looked_at(options: Options) -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.devices[0])
     jax.config.update("jax_enable_compilation_cache", False)
-    from deepjax.training import RunOptions, TrainConfig, build, train
+    from deepjax.training import RunOptions, TrainConfig, compile_training, train
 
     config = TrainConfig(options.model, "digits", epochs=EPOCHS, batch_size=options.batch_size)
     run = RunOptions(fsdp=options.fsdp)
-    programs = build(config, run)
+    programs = compile_training(config, run)
     counts, megabytes = collectives(programs.train_step.as_text())
     compilations: list[int] = []
     epoch = [0]

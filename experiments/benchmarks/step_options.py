@@ -21,7 +21,7 @@ from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.training import TrainConfig
-from deepjax.training.build import make_model, step_options
+from deepjax.training.build import model_from, step_options
 from deepjax.training.config import write_text
 from deepjax.training.step import step as step_module
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
@@ -99,7 +99,7 @@ def main() -> None:
 def prepared(name: str, fields: dict[str, Any], options: Options) -> tuple[Callable[[], float], int]:
     """A function that times a block of steps, in seconds a step, and the bytes of temporaries of one."""
     config = TrainConfig(model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields)
-    optimizer, model = make_optimizer(config), make_model(config)
+    optimizer, model = make_optimizer(config), model_from(config)
     step = make_train_step(model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config))
     state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema > 0)
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def _unguarded() -> Any:
         all_finite=lambda *_: passed,
         labels_valid=lambda *_: passed,
         judge=lambda guard, *_: (passed, guard),
-        keep_if=lambda good, new, old: new,
+        tree_where=lambda good, new, old: new,
     )
 
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import lax
 from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
 
-from deepjax.analysis import drawn
+from deepjax.analysis import init_variables
 from deepjax.data import Dataset, register
 from deepjax.data.augment.basic import normalize
 from deepjax.models import create_model, googlenet, inception_v3, resnet, vgg
@@ -24,10 +24,10 @@ from deepjax.models.layers import basic, norms, pooling
 from deepjax.models.weights.convert import to_torch
 from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.memory import compile_step
 from deepjax.training.step.optimizers import decay_mask, make_optimizer, make_schedule
-from deepjax.training.step.state import TrainState, auxiliary_heads, init_state, keys_of
+from deepjax.training.step.state import TrainState, auxiliary_heads, init_state, split_seed
 from deepjax.training.step.step import TrainStep, make_train_step
 
 Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
@@ -72,7 +72,7 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
         task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
-    spread = Spread(make_mesh())
+    spread = Partitioner(make_mesh())
     images, labels = task.batch()
     state, batch = spread.put_state(state), spread.put_batch({"image": images, "label": labels})
     compiled, _ = compile_step(spread.compile_train(step, state), state, batch)
@@ -90,7 +90,7 @@ def flax_steps(task: Task) -> tuple[Block, list[float]]:
     In its strongest form: jit in place of pmap, the images as bytes, bfloat16 without loss scaling, symmetric padding.
     """
     model, batch = network(task), placed(task)
-    variables = drawn(model, keys_of(0)[0], (1, task.size, task.size, 3))  # as init_state draws
+    variables = init_variables(model, split_seed(0)[0], (1, task.size, task.size, 3))  # as init_state draws
     params, statistics = variables["params"], variables["batch_stats"]
     if task.inference:
         return inference(task, model, params, statistics, batch["image"])

@@ -18,8 +18,8 @@ from deepjax import command_line
 from deepjax.analysis import trace
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import require
-from deepjax.training import TrainConfig, build
-from deepjax.training.build import Programs
+from deepjax.training import TrainConfig, compile_training
+from deepjax.training.build import CompiledTraining
 from deepjax.training.probe import make_tracer
 from deepjax.training.run_options import Tier
 
@@ -47,20 +47,20 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     config = TrainConfig(options.model, batch_size=options.batch_size, image_size=options.image_size, width=options.width)
-    seconds = timed(build(config), options)
+    seconds = timed(compile_training(config), options)
     for name, times in seconds.items():
         ratio = statistics.median(mine / step for mine, step in zip(times, seconds["step"], strict=True))
         share = "" if name in ("step", "trace") else f"  once in 100 steps: {ratio:.1f} %"
         print(f"{name:10} {1e3 * statistics.median(times):9.1f} ms  {ratio:.2f} x{share}")
 
 
-def timed(programs: Programs, options: Options) -> dict[str, list[float]]:
+def timed(programs: CompiledTraining, options: Options) -> dict[str, list[float]]:
     """Seconds of each, in rounds."""
     state = programs.fresh_state(programs.config)
     rng = np.random.default_rng(0)
     shape = (options.batch_size, *programs.dataset.shape)
     labels = rng.integers(0, programs.dataset.num_classes, options.batch_size).astype(np.int32)
-    batch = programs.spread.put_batch({"image": rng.integers(0, 17, shape, np.uint8), "label": labels})
+    batch = programs.partitioner.put_batch({"image": rng.integers(0, 17, shape, np.uint8), "label": labels})
     looks = {tier: make_tracer(programs, tier) for tier in options.tiers}
     images = resize(normalize(batch["image"], programs.dataset), options.image_size)
     fixed = jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})  # the step donates the state's

@@ -11,7 +11,7 @@ from contender import Block, serve
 
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
 from deepjax.data.augment.basic import normalize, resize
-from deepjax.training import TrainConfig, build
+from deepjax.training import TrainConfig, compile_training
 from deepjax.training.checkpoint.manager import Checkpoints
 
 
@@ -19,12 +19,12 @@ def main() -> None:
     """Compile, then serve blocks. Arguments: network, images of a step, calls of a block, names of blocks."""
     model, batch_size, calls, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     config = TrainConfig(model, batch_size=batch_size, image_size=32)
-    programs = build(config)
+    programs = compile_training(config)
     state = programs.fresh_state(config)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 17, (batch_size, *programs.dataset.shape), np.uint8)
     labels = rng.integers(0, programs.dataset.num_classes, batch_size).astype(np.int32)
-    batch = programs.spread.put_batch({"image": images, "label": labels})
+    batch = programs.partitioner.put_batch({"image": images, "label": labels})
     kept = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), kept)
     inputs = (resize(normalize(batch["image"], programs.dataset), config.image_size), batch["label"])
@@ -48,7 +48,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder))
             checkpoints.save(state, {})
-            checkpoints.settle()
+            checkpoints.wait_until_finished()
             checkpoints.close()
         return batch_size
 

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from deepjax.backend import compilation_cache
-from deepjax.backend.compilation_cache import keep_compilations
+from deepjax.backend.compilation_cache import enable_compilation_cache
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax import monitoring
 from deepjax.training import compilations
 compilation_cache.WORTH_SECONDS = 0.0
-folder = compilation_cache.keep_compilations()
+folder = compilation_cache.enable_compilation_cache()
 heard = []
 monitoring.register_event_listener(lambda event, **_: heard.append(event))
 value = jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.arange(12.0).reshape(3, 4))
@@ -67,4 +67,4 @@ def test_the_oldest_files_go_first(tmp_path, monkeypatch):
 
 
 def test_the_suite_has_a_folder_of_its_own():
-    assert keep_compilations() is None
+    assert enable_compilation_cache() is None

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from deepjax.analysis import hvp
-from deepjax.backend.conv_layouts import CONVOLUTION, LOOPS, fast_loops
+from deepjax.backend.conv_layouts import CONVOLUTION, LOOPS, canonicalize_conv_layouts
 from deepjax.data import dataset_info
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
@@ -54,7 +54,7 @@ def test_the_same_gradients_and_every_convolution_in_order(options):
     x = jnp.asarray(rng.normal(size=(2, 7, 6, 8)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 8 // options.get("feature_group_count", 1), 8)), jnp.float32) / 10
     plain = gradients_in_a_loop(**options)
-    fast = fast_loops(plain)
+    fast = canonicalize_conv_layouts(plain)
     for mine, theirs in zip(jax.jit(fast)(x, kernels), jax.jit(plain)(x, kernels), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
     order = lax.conv_dimension_numbers(x.shape, kernels.shape[1:], ("NHWC", "HWIO", "NHWC"))
@@ -68,11 +68,11 @@ def test_outside_of_loops_and_on_other_backends_nothing_changes(monkeypatch):
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     step = jax.grad(lambda variables, x: jnp.sum(model.apply(variables, x)))
     x = jnp.ones((2, 8, 8, 3))
-    assert jax.jit(fast_loops(step)).lower(variables, x).as_text() == jax.jit(step).lower(variables, x).as_text()
+    assert jax.jit(canonicalize_conv_layouts(step)).lower(variables, x).as_text() == jax.jit(step).lower(variables, x).as_text()
     looped = gradients_in_a_loop()
     arguments = jnp.ones((2, 6, 6, 4)), jnp.ones((2, 3, 3, 4, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert str(jax.make_jaxpr(fast_loops(looped))(*arguments)) == str(jax.make_jaxpr(looped)(*arguments))
+    assert str(jax.make_jaxpr(canonicalize_conv_layouts(looped))(*arguments)) == str(jax.make_jaxpr(looped)(*arguments))
 
 
 def a_step(scan=False, accumulate=1):

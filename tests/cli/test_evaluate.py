@@ -19,16 +19,16 @@ from deepjax.command_line import parse
 from deepjax.data import dataset_info, eval_batches, load_split, register
 from deepjax.errors import InputError
 from deepjax.evaluation import protocol_of
-from deepjax.evaluation.models import Choices, _expected, from_run, from_weights
-from deepjax.evaluation.result_file import RESULT, claim, described
+from deepjax.evaluation.models import PreprocessingOverrides, _expected, from_run, from_weights
+from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights.convert import save_safetensors
 from deepjax.models.weights.files import read_tensors
 from deepjax.training import TrainConfig
-from deepjax.training.build import make_model
+from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 from deepjax.training.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state
@@ -39,15 +39,15 @@ from tests.evaluation.test_protocols import MEMBER
 from tests.faults.runs import ROOT
 
 CONFIG = TrainConfig(model="cifar_plain20", width=4, ema=0.5, image_size=12)
-STATE = drawn(make_model(CONFIG), 12, channels=1)
+STATE = drawn(model_from(CONFIG), 12, channels=1)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run directory on the digits with a checkpoint whose averages are not its parameters."""
     out = tmp_path_factory.mktemp("runs") / "trained"
-    claim_directory(out, CONFIG)
-    state = init_state(make_model(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True)
+    init_run_dir(out, CONFIG)
+    state = init_state(model_from(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True)
     state = state.replace(step=jnp.asarray(3, jnp.int32), ema={"params": STATE["params"], "batch_stats": STATE["batch_stats"]})
     with contextlib.closing(Checkpoints(out)) as checkpoints:
         checkpoints.save_last(state, {})
@@ -74,7 +74,7 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     result = evaluated(tmp_path, "--run", trained)
     (found,) = result["sets"]
     digits = dataset_info("digits")
-    step = jax.jit(make_eval_step(make_model(CONFIG), digits, CONFIG.image_size))
+    step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.image_size))
     sums = [step(STATE["params"], STATE["batch_stats"], batch) for batch in eval_batches(load_split(digits, "test"), 100)]
     loss, errors, images = (sum(float(of[name]) for of in sums) for name in ("loss", "errors", "images"))
     assert (found["images"], found["counted"], images) == (360, 360, 360)
@@ -156,17 +156,20 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file is a file, .* not a directory; choose another --out"):
         evaluated(tmp_path / "file", "--run", trained)
-    about = described([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
+    about = evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
     (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))
-    claim(tmp_path, about, ["digits"])
+    check_result_folder(tmp_path, about, ["digits"])
     others = [
-        (described([dataclasses.replace(MEMBER, source="other")], [protocol_of("1-crop", "small", 32)], "float32"), ["digits"]),
-        (described([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"), ["digits"]),
+        (
+            evaluation_spec([dataclasses.replace(MEMBER, source="other")], [protocol_of("1-crop", "small", 32)], "float32"),
+            ["digits"],
+        ),
+        (evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"), ["digits"]),
         (about, ["digits", "mnist"]),
     ]
     for other, names in others:
         with pytest.raises(InputError, match=r"result\.json is of another evaluation; choose another --out, or remove it"):
-            claim(tmp_path, other, names)
+            check_result_folder(tmp_path, other, names)
 
 
 def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(trained, tmp_path):
@@ -184,17 +187,17 @@ def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
             evaluated(tmp_path, "--run", trained, option, "40")
     colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
     with pytest.raises(InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"):
-        from_run(trained, colours, Choices())
+        from_run(trained, colours, PreprocessingOverrides())
 
 
 def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
     """The network is made again as the run made it, around it what drops its blocks."""
     config = dataclasses.replace(CONFIG, model="cifar_resnet20", drop_path=0.1, ema=0.0)
-    claim_directory(tmp_path / "run", config)
+    init_run_dir(tmp_path / "run", config)
     with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
-        model = make_model(config)
+        model = model_from(config)
         checkpoints.save_last(init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0), {})
-    member = from_run(tmp_path / "run", None, Choices(precision="bfloat16"))
+    member = from_run(tmp_path / "run", None, PreprocessingOverrides(precision="bfloat16"))
     assert isinstance(member.model, StochasticDepth) and member.model.network.dtype == jnp.bfloat16
 
 
@@ -204,30 +207,30 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
     name, folder = imagenet
     dataset = dataset_info(name)
     tensors = folder / "drawn.safetensors"
-    own = from_weights(str(tensors), "resnet18", dataset, Choices())
+    own = from_weights(str(tensors), "resnet18", dataset, PreprocessingOverrides())
     assert own.assumed == (
         f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s mean assumed; "
         "--known, --resize, --interpolation, --normalize say otherwise"
     )
-    chosen = Choices(resize=256, interpolation="bilinear", normalize="half")
+    chosen = PreprocessingOverrides(resize=256, interpolation="bilinear", normalize="half")
     assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed
-    assert not from_weights(str(tensors), "resnet18", dataset, Choices(known="timm/resnet18.a1_in1k")).assumed
+    assert not from_weights(str(tensors), "resnet18", dataset, PreprocessingOverrides(known="timm/resnet18.a1_in1k")).assumed
 
     def read(source, revision):
         warnings.warn("a library is old", stacklevel=1)
         return read_tensors(tensors)
 
     monkeypatch.setattr("deepjax.models.weights.convert.read_tensors", read)
-    at_288 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=288))
+    at_288 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=288))
     assert (at_288.resize, at_288.assumed) == (288, "")  # test_input_size and test_crop_pct of timm's configuration
-    at_256 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256))
+    at_256 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256))
     assert (at_256.resize, at_256.assumed) == (
         269,
         "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single crop, in the proportion of 235 "
         "for 224; --resize says otherwise",
     )
-    assert not from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, Choices(crop=256, resize=256)).assumed
-    hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, Choices())
+    assert not from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256, resize=256)).assumed
+    hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides())
     assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
     with pytest.raises(InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"):
         _expected("vgg16_c", "x", "x")

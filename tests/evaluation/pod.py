@@ -12,8 +12,8 @@ from flax import linen as nn
 
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation import Member, predict, protocol_of
-from deepjax.training.distributed.sharding import Spread
+from deepjax.evaluation import EvalModel, predict, protocol_of
+from deepjax.training.distributed.sharding import Partitioner
 from tests.evaluation import reference
 
 
@@ -38,11 +38,11 @@ def main():
     expected = [by_hand(decode_rgb(record["image"])) for record in split.records]
     if damaged >= 0:
         split.records[damaged]["image"] = split.records[damaged]["image"][:100]
-    member = Member("mean", "made up", Mean(), {"params": {"scale": np.ones(1, np.float32)}}, reference.DATASET, reference.CROP)
+    member = EvalModel("mean", "made up", Mean(), {"params": {"scale": np.ones(1, np.float32)}}, reference.DATASET, reference.CROP)
     own = {process: [of for of in jax.devices() if of.process_index == process] for process in (0, 1)}
     mesh = jax.sharding.Mesh(np.array([own[1][0], own[0][0], own[1][1], own[0][1]]), "data")
     try:
-        got = predict(member, split, protocol_of("1-crop", "mean", reference.CROP), Spread(mesh), 4)
+        got = predict(member, split, protocol_of("1-crop", "mean", reference.CROP), Partitioner(mesh), 4)
         print("equal" if np.allclose(np.exp(got), expected, atol=1e-6) else "other images' scores")
     except InputError as error:
         print(error)

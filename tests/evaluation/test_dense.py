@@ -7,13 +7,13 @@ import pytest
 
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.dense import apply_within, array_size, needs_filled_arrays, whole_image_form
-from deepjax.evaluation.predict import Member, predict
+from deepjax.evaluation.dense import apply_within, array_size, as_fully_convolutional, needs_filled_arrays
+from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.evaluation.protocols import protocol_of
 from deepjax.models import create_model, features
-from deepjax.models.layers.valid_region import extents
+from deepjax.models.layers.valid_region import valid_region
 from deepjax.models.stochastic_depth import stochastic_depth
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from tests.evaluation import reference
 
 RNG = np.random.default_rng(0)
@@ -44,13 +44,13 @@ def images(*shape):
 def test_vgg_on_224_pixels_is_the_plain_network():
     plain = create_model("vgg11", **VGG)
     variables, x = drawn(plain, 224), images(2, 224, 224, 3)
-    dense = jax.jit(whole_image_form(plain).apply)(variables, x)
+    dense = jax.jit(as_fully_convolutional(plain).apply)(variables, x)
     np.testing.assert_allclose(dense, jax.jit(plain.apply)(variables, x), rtol=1e-4, atol=1e-5)
 
 
 def test_vgg_scores_each_7x7_window_of_its_map_and_takes_the_mean():
     """The plain layers, applied to one window after the other; 290 x 301 pixels have a map of 9 x 9."""
-    model = whole_image_form(create_model("vgg11", **VGG))
+    model = as_fully_convolutional(create_model("vgg11", **VGG))
     variables = drawn(model, 224)
     x, weights = images(1, 290, 301, 3), variables["params"]
     (last,) = np.asarray(last_map(model, variables, x, "stage5"))
@@ -82,7 +82,7 @@ def test_places_whose_whole_field_two_images_share_have_one_score():
 )
 def test_a_linear_classifier_at_every_place_then_the_mean_is_the_network(name, stage, overrides):
     model = create_model(name, width=4, num_classes=12, **overrides)
-    assert whole_image_form(model) is model
+    assert as_fully_convolutional(model) is model
     variables, x = drawn(model, 64), images(1, 97, 161, 3)
     (places,) = np.asarray(last_map(model, variables, x, stage))
     head = variables["params"]["head"]
@@ -154,7 +154,7 @@ def test_layers_are_what_they_were_outside_of_extents():
     model = create_model("resnet50d", width=4, stages=ONE)
     variables, x = drawn(model, 64), images(1, 64, 64, 3)
     before = str(jax.make_jaxpr(model.apply)(variables, x))
-    with extents(x.shape, jnp.array([[64, 60]], jnp.int32)):
+    with valid_region(x.shape, jnp.array([[64, 60]], jnp.int32)):
         assert str(jax.make_jaxpr(model.apply)(variables, x)) != before
     assert str(jax.make_jaxpr(model.apply)(variables, x)) == before
 
@@ -176,9 +176,9 @@ def test_predictions_of_whole_images_against_slow_code(norm):
     model = create_model("cifar_plain20", width=4, stages=(1, 1), norm=norm, num_classes=reference.CLASSES)
     variables, data = drawn(model, 64), reference.DATASET
     split = reference.split_of(reference.pictures(((47, 101), (64, 64), (9, 13))))
-    member = Member("cifar_plain20", "made up", model, variables, data, reference.CROP)
+    member = EvalModel("cifar_plain20", "made up", model, variables, data, reference.CROP)
     protocol = protocol_of("dense", "cifar_plain20", reference.CROP, sides=(32, 41))  # of group norm, a program for each shape
-    got = np.exp(predict(member, split, protocol, Spread(make_mesh()), 8))
+    got = np.exp(predict(member, split, protocol, Partitioner(make_mesh()), 8))
     apply = jax.jit(model.apply)
 
     def logits(view):

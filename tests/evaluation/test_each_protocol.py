@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from deepjax.data import load_split
-from deepjax.evaluation import PROTOCOLS, Member, find, predict, protocol_of
+from deepjax.evaluation import PROTOCOLS, EvalModel, compute_metrics, predict, protocol_of
 from deepjax.evaluation.images import labels_of
 from deepjax.models import create_model
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from tests.data.archives import small_imagenet
 from tests.evaluation.test_dense import ONE, drawn
 from tests.training.distributed.test_sharding import mesh_of
@@ -37,11 +37,11 @@ def test_one_device_and_eight(name, protocol, tested):
     dataset, split = tested
     crop, fields = NETWORKS[name]
     model = create_model(name, **fields)
-    member = Member(name, "drawn", model, drawn(model, crop), dataset, crop)
+    member = EvalModel(name, "drawn", model, drawn(model, crop), dataset, crop)
     how = protocol_of(protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ())  # else many shapes
-    eight, one = (predict(member, split, how, Spread(mesh), 16) for mesh in (make_mesh(), mesh_of(1)))
+    eight, one = (predict(member, split, how, Partitioner(mesh), 16) for mesh in (make_mesh(), mesh_of(1)))
     assert eight.shape == (5, 1000)
     np.testing.assert_allclose(np.exp(eight).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.exp(one), np.exp(eight), atol=1e-4)
-    found = find(eight, labels_of(split), dataset)
+    found = compute_metrics(eight, labels_of(split), dataset)
     assert (found.images, found.counted, found.classes, found.not_finite) == (5, 5, 1000, 0)

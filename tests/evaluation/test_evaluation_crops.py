@@ -11,7 +11,7 @@ from deepjax.data.image.decode import cut as cut_one
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.crops import centre, corners, cut, grid, pixels, rescale, rescaled_size, squares
-from deepjax.evaluation.images import groups_of, views_of
+from deepjax.evaluation.images import shape_buckets, views_of
 from deepjax.evaluation.protocols import protocol_of
 from tests.data.photographs import jpeg
 from tests.evaluation.reference import AWKWARD, pictures, split_of
@@ -72,7 +72,7 @@ def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
     for name in ("1-crop", "dense"):  # in an array, and when the arrays are chosen
         protocol = protocol_of(name, "small", 256)
         with pytest.raises(InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"):
-            for group in groups_of(thin, protocol, 256):
+            for group in shape_buckets(thin, protocol, 256):
                 views_of(thin, 0, group, protocol, "bilinear")
 
 

@@ -10,7 +10,7 @@ from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.evaluation.accuracy import label_table
 from deepjax.evaluation.images import labels_of
-from deepjax.evaluation.metrics import find, lines, row
+from deepjax.evaluation.metrics import compute_metrics, format_metrics, row
 from deepjax.evaluation.paper_results import PUBLISHED, published
 from deepjax.evaluation.predict import log_softmax
 from deepjax.models import list_models
@@ -30,7 +30,7 @@ def test_by_hand():
     own = np.array([0.7, 0.62, 0.55, 0.38])
     scores = np.full((4, 12), 1e-12)
     scores[:, 0], scores[range(4), [1, 2, 3, 4]] = 1 - own, own
-    found = find(np.log(scores), label_table([1, 2, 3, 4]), DATASET)
+    found = compute_metrics(np.log(scores), label_table([1, 2, 3, 4]), DATASET)
     assert (found.images, found.counted, found.classes, found.not_finite) == (4, 4, 12, 0)
     assert found.top1_error == 0.25 and found.top5_error == 0.0
     assert found.ece == pytest.approx((0.3 + abs(1 - 2 * 0.62) + 0.45) / 4)
@@ -46,10 +46,10 @@ def test_images_without_a_label_do_not_count_and_any_of_several_is_right():
     assert labels.tolist() == [[3, 5], [-1, -1], [0, -1], [1, 2]]
     scores = np.full((4, 12), -10.0, np.float32)
     scores[range(4), [5, 0, 1, 2]] = 0  # right, uncounted, wrong, right
-    found = find(log_softmax(scores), labels, REAL)
+    found = compute_metrics(log_softmax(scores), labels, REAL)
     assert (found.images, found.counted, found.top1_error) == (4, 3, pytest.approx(1 / 3))
     assert found.nll is None and found.brier is None
-    assert "3 of 4 images of 12 classes" in lines(found, [])[0]
+    assert "3 of 4 images of 12 classes" in format_metrics(found, [])[0]
 
 
 def test_of_imagenet_a_and_r_the_classes_that_occur_are_guessed_among():
@@ -58,11 +58,11 @@ def test_of_imagenet_a_and_r_the_classes_that_occur_are_guessed_among():
     labels = np.arange(40) % 6 * 2
     scores = log_probabilities(40, 12)
     scores[:, 1] = 5.0
-    found = find(log_softmax(scores), labels[:, None], dataset)
+    found = compute_metrics(log_softmax(scores), labels[:, None], dataset)
     assert found.classes == 6
     best = np.array([max((row[c], -c) for c in range(0, 12, 2))[1] for row in scores])
     assert found.top1_error == np.mean(-best != labels)
-    assert find(log_softmax(scores), labels[:, None], DATASET).top1_error == 1.0
+    assert compute_metrics(log_softmax(scores), labels[:, None], DATASET).top1_error == 1.0
     assert found.top5_error is None  # five of six guesses
 
 
@@ -70,24 +70,24 @@ def test_an_image_with_a_nan_is_wrong_and_told():
     scores = log_probabilities(5, 12)
     labels = scores.argmax(axis=1)[:, None]
     scores[2, 3] = np.nan
-    found = find(scores, labels, DATASET)
+    found = compute_metrics(scores, labels, DATASET)
     assert found.top1_error == found.top5_error == pytest.approx(0.2)
-    assert found.not_finite == 1 and "NOT FINITE: 1 images" in lines(found, [])[0]
-    others = find(np.delete(scores, 2, axis=0), np.delete(labels, 2, axis=0), DATASET)
+    assert found.not_finite == 1 and "NOT FINITE: 1 images" in format_metrics(found, [])[0]
+    others = compute_metrics(np.delete(scores, 2, axis=0), np.delete(labels, 2, axis=0), DATASET)
     for name in ("ece", "ece_adaptive", "nll", "brier"):
         assert getattr(found, name) == getattr(others, name)
 
 
 def test_where_nothing_is_finite_no_number_is_made_up():
-    found = find(np.full((3, 12), np.nan), np.zeros((3, 1), int), DATASET)
+    found = compute_metrics(np.full((3, 12), np.nan), np.zeros((3, 1), int), DATASET)
     assert (found.top1_error, found.ece, found.nll, found.brier, found.not_finite) == (1.0, None, None, None, 3)
     json.dumps(row(found), allow_nan=False)
-    assert "ECE 0" not in lines(found, [])[0]
+    assert "ECE 0" not in format_metrics(found, [])[0]
 
 
 def test_a_set_without_labels_is_refused():
     with pytest.raises(InputError, match="dataset is 'photographs'; allowed: one with labels; none of its 3 images has any"):
-        find(log_probabilities(3, 12), np.full((3, 1), -1), DATASET)
+        compute_metrics(log_probabilities(3, 12), np.full((3, 1), -1), DATASET)
 
 
 def test_published_numbers():
@@ -105,7 +105,7 @@ def test_published_numbers():
 
 
 def test_the_paper_stands_beside():
-    found = find(log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012"))
-    told = lines(found, published("googlenet", "10-crop"))
+    found = compute_metrics(log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012"))
+    told = format_metrics(found, published("googlenet", "10-crop"))
     assert told[0].startswith("imagenet2012: 50 images of 1000 classes; top-1 error ")
     assert told[1] == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop of 224 at 256)"

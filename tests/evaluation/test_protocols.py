@@ -12,16 +12,16 @@ from deepjax.data import Split
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.images import Group
-from deepjax.evaluation.predict import Member, _Sums, among, average, ensemble, log_softmax, mirrored, predict
+from deepjax.evaluation.predict import EvalModel, _Sums, average, ensemble, log_softmax, mirrored, predict, restrict_to_classes
 from deepjax.evaluation.protocols import PROTOCOLS, protocol_of
 from deepjax.evaluation.reader import Reader
 from deepjax.models.layers import valid_region
-from deepjax.training.distributed.sharding import Spread, make_mesh
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from tests.evaluation import reference
 from tests.evaluation.reference import CLASSES, CROP, DATASET, Small
 from tests.training.distributed.test_sharding import mesh_of
 
-SPREAD = Spread(make_mesh())
+SPREAD = Partitioner(make_mesh())
 
 
 class Mean(nn.Module):
@@ -34,7 +34,7 @@ class Mean(nn.Module):
 
 MODEL = Small()
 VARIABLES = jax.tree.map(np.asarray, MODEL.init(jax.random.key(0), jnp.zeros((1, CROP, CROP, 3))))
-MEMBER = Member("small", "made up", MODEL, VARIABLES, DATASET, CROP)
+MEMBER = EvalModel("small", "made up", MODEL, VARIABLES, DATASET, CROP)
 SLOW = {
     "1-crop": lambda image: [reference.centre(reference.scaled(image, 37), CROP)],
     "10-crop": reference.ten_crop,
@@ -88,12 +88,12 @@ def test_devices_and_batches_change_nothing(name, batch_size, devices):
     """11 images: on 8 devices the last batch has three of its own, on two devices at 16 crops it has 11."""
     split, protocol = reference.many(11), protocol_of(name, "small", CROP)
     whole = predict(MEMBER, split, protocol, SPREAD, 64)
-    other = predict(MEMBER, split, protocol, Spread(mesh_of(devices)), batch_size)
+    other = predict(MEMBER, split, protocol, Partitioner(mesh_of(devices)), batch_size)
     assert whole.shape == (11, CLASSES)
     np.testing.assert_allclose(np.exp(other), np.exp(whole), atol=1e-6)
 
 
-class Pod(Spread):
+class Pod(Partitioner):
     """Rows of a batch come in another order than they were given in: that of the devices in a mesh of several processes."""
 
     def put_batch(self, batch):
@@ -141,7 +141,7 @@ def test_among_some_classes_is_their_own_softmax():
     """ImageNet-A and -R: of one view, the softmax of the logits of the classes that occur."""
     logits = np.random.default_rng(0).standard_normal((4, 9)).astype(np.float32) * 5
     classes = np.array([1, 4, 8])
-    got = np.exp(among(log_softmax(logits), classes))
+    got = np.exp(restrict_to_classes(log_softmax(logits), classes))
     np.testing.assert_allclose(got[:, classes], [reference.probabilities(row[classes]) for row in logits], atol=1e-6)
     assert not got[:, [0, 2, 3, 5, 6, 7]].any()
 

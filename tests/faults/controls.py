@@ -118,11 +118,13 @@ CONTROLS = {
     ),
     "configuration compared": Control(_replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)),
     "data position": Control(_forgetful, lambda work: spread.resumed_order(4, work)),
-    "SIGTERM noted": Control(_replaced(preemption.Stopping, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
-    "save at SIGTERM": Control(_replaced(loop._Run, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
+    "SIGTERM noted": Control(_replaced(preemption.PreemptionSignal, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
+    "save at SIGTERM": Control(_replaced(loop.TrainLoop, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
     "partial saves cleared": Control(_replaced(Checkpoints, "_clear", lambda *_: None), checked(guards.clears_partial_saves)),
     "last step saved": Control(_replaced(Checkpoints, "save_last", lambda *_: None), checked(guards.saves_the_last_step)),
-    "abandoned branch removed": Control(_replaced(Checkpoints, "_abandon", lambda *_: None), checked(guards.abandons_the_branch)),
+    "abandoned branch removed": Control(
+        _replaced(Checkpoints, "_delete_from_step", lambda *_: None), checked(guards.abandons_the_branch)
+    ),
     "best kept": Control(_replaced(manager, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
     "errors of saving told": Control(_replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)),
     "saves opened again": Control(_replaced(manager, "defects", lambda folder: []), checked(guards.opens_what_it_saved)),

@@ -72,7 +72,7 @@ def _saved(work: Path, metrics: dict[int, float | None], said: list[str], **opti
     opened = Checkpoints(work, warn=said.append, **options)
     for step, metric in metrics.items():
         opened.save(state_at(step), {"next_index": step}, metric)
-    opened.settle()
+    opened.wait_until_finished()
     return opened
 
 

@@ -32,6 +32,6 @@ def then_says(function: Callable[..., Any], word: str, call: int) -> Callable[..
 
 if __name__ == "__main__":
     # Asked once before the first step, and then after each.
-    loop._Run._epoch_ends = then_says(loop._Run._epoch_ends, STEPPED, 2)
+    loop.TrainLoop._epoch_ends = then_says(loop.TrainLoop._epoch_ends, STEPPED, 2)
     manager.Checkpoints.save_last = then_says(manager.Checkpoints.save_last, SAVED, 1)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

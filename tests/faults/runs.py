@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deepjax.training import Programs, RunOptions, TrainConfig, build, train
+from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.metrics_log import TIMES, read_rows
 
@@ -40,9 +40,9 @@ def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, s
 
 
 @functools.cache
-def programs(config: TrainConfig = CONFIG) -> Programs:
+def programs(config: TrainConfig = CONFIG) -> CompiledTraining:
     """Compiled once for all runs in this process."""
-    return build(config, OPTIONS)
+    return compile_training(config, OPTIONS)
 
 
 def complete(out: Path, config: TrainConfig = CONFIG) -> list[str]:

@@ -12,12 +12,12 @@ sys.path.insert(0, str(ROOT))
 from deepjax.training import loop  # noqa: E402
 
 if __name__ == "__main__":
-    epoch_ends = loop._Run._epoch_ends  # asked after each step
+    epoch_ends = loop.TrainLoop._epoch_ends  # asked after each step
 
-    def slowly(run: loop._Run, step: int) -> bool:
+    def slowly(run: loop.TrainLoop, step: int) -> bool:
         """The same answer, later."""
         time.sleep(float(os.environ["FAULT_PAUSE"]))
         return epoch_ends(run, step)
 
-    loop._Run._epoch_ends = slowly
+    loop.TrainLoop._epoch_ends = slowly
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

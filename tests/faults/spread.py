@@ -14,7 +14,7 @@ from deepjax.models import create_model
 from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.distributed.sharding import Spread, Strategy
+from deepjax.training.distributed.sharding import Partitioner, Strategy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, init_state
 from deepjax.training.step.step import make_train_step
@@ -78,7 +78,7 @@ class Thin:
     """A thin network in training, spread in some way."""
 
     name: str
-    spread: Spread
+    spread: Partitioner
     config: TrainConfig = TrainConfig(model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.001)
 
     def start(self) -> tuple[TrainState, object]:
@@ -148,14 +148,14 @@ def moved(tries: int, work: Path, seed: int = 0) -> Tally:
     """Save on 1, 2, 4, 8 devices, restore on each: bitwise equal; then five steps on each, each from equal states."""
     tally = Tally("save on 1, 2, 4, 8 devices, restore on each", "bitwise equal state; five further steps within 1e-5 each")
     counts = (1, 2, 4, 8)[: tries or None]
-    thin = {count: Thin("cifar_resnet20", Spread(mesh_of(count))) for count in counts}
+    thin = {count: Thin("cifar_resnet20", Partitioner(mesh_of(count))) for count in counts}
     ready = {count: each.start() for count, each in thin.items()}
     worst = 0.0
     for saver in counts:
         path = path_of(thin[saver], ready[saver], 7)
         checkpoints = Checkpoints(work / f"saved-{saver}")
         checkpoints.save(put(thin[saver], path[2]), {"next_index": 2})
-        checkpoints.settle()
+        checkpoints.wait_until_finished()
         for count in counts:
             restored, _ = checkpoints.restore(ready[count][0])
             same = all(a.tobytes() == b.tobytes() for a, b in zip(numbers(restored), numbers(path[2]), strict=True))
@@ -172,11 +172,11 @@ def strategies(tries: int, work: Path, seed: int = 0) -> Tally:
     tally = Tally("jit = pmap, 1 versus 8 devices, 10 steps of 5 networks", "at most 1e-5 apart after each step from equal states")
     errors = []
     for name in list(NETWORKS)[: tries or None]:
-        thin = Thin(name, Spread(mesh_of(8)))
+        thin = Thin(name, Partitioner(mesh_of(8)))
         path = path_of(thin, thin.start(), 10)
         ways: list[tuple[str, int, Strategy]] = [("1 device", 1, "jit"), ("pmap", 8, "pmap")]
         for way, devices, strategy in ways:
-            other = Thin(name, Spread(mesh_of(devices), strategy))
+            other = Thin(name, Partitioner(mesh_of(devices), strategy))
             ready = other.start()
             error = largest_apart(other, ready[1], path)
             free = apart(path_of(other, ready, 10)[-1], path[-1])

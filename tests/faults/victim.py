@@ -46,13 +46,13 @@ def at(when: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def in_evaluation(when: int) -> None:
     """SIGTERM in the `when`-th batch that is evaluated."""
-    compile_eval = sharding.Spread.compile_eval
-    sharding.Spread.compile_eval = lambda *arguments: at(when, compile_eval(*arguments))
+    compile_eval = sharding.Partitioner.compile_eval
+    sharding.Partitioner.compile_eval = lambda *arguments: at(when, compile_eval(*arguments))
 
 
 def arm() -> None:
     """Put the signal where the phase is."""
-    run = loop._Run
+    run = loop.TrainLoop
     if PHASE == "compile":
         build.compile_step = at(1, memory.compile_step)
     elif PHASE in ("train", "twice"):
@@ -86,7 +86,7 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     arm()
-    loop._Run._epoch_ends = watched(loop._Run._epoch_ends)
-    loop._Run._stop_if_asked = watched(loop._Run._stop_if_asked)  # comes right after compilation, and between batches
+    loop.TrainLoop._epoch_ends = watched(loop.TrainLoop._epoch_ends)
+    loop.TrainLoop._stop_if_asked = watched(loop.TrainLoop._stop_if_asked)  # comes right after compilation, and between batches
     atexit.register(leave)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

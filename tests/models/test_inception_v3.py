@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from deepjax.analysis import count_macs
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models.googlenet import conv_unit
 from deepjax.models.inception_v3 import INITIALIZATION, MODULE_B, MODULE_E, AuxiliaryHead, InceptionV3, Mixed
@@ -44,7 +44,7 @@ def trace(model, shape, train=False, mutable=()):
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     rngs = {"dropout": jax.random.key(0)} if train else None
     apply = lambda v, x: model.apply(v, x, train=train, rngs=rngs, mutable=list(mutable))  # noqa: E731
-    with as_written():  # on a CPU 1x1 convolutions are products
+    with reference_lowering():  # on a CPU 1x1 convolutions are products
         jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(abstract(model, (75, 75, shape[2])), images)
     return str(jaxpr), logits, state
 

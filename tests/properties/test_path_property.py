@@ -71,7 +71,7 @@ def test_checkpoints_in_a_folder_of_any_name_are_restored_bitwise_or_the_name_is
         opened = Checkpoints(run, warn=warned.append)
         saved = state().replace(step=jnp.asarray(3, jnp.int32))
         opened.save(saved, {"next_index": 7})
-        assert opened.settle(), warned
+        assert opened.wait_until_finished(), warned
         restored, position = opened.restore(state())
         opened.close()
         assert position == {"next_index": 7} and not warned

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 from deepjax.training.run_dir import read_config
 from deepjax.training.step.optimizers import make_schedule
 from tests.properties.examples import examples
@@ -134,5 +134,5 @@ def test_a_configuration_that_is_stored_is_read_again(config):
 
 def test_a_claimed_directory_holds_the_configuration(tmp_path):
     config = TrainConfig(model="cifar_resnet20", milestones=(1 / 3, 2 / 3), warmup_epochs=0.1)
-    claim_directory(tmp_path, config)
+    init_run_dir(tmp_path, config)
     assert read_config(tmp_path) == config

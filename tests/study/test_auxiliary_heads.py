@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from deepjax.analysis.gradients.auxiliary_losses import Share, Shares
+from deepjax.analysis.gradients.auxiliary_losses import LossContributions, Share
 from deepjax.study.arms import ArmResult
 from deepjax.study.heads import by_part
 from deepjax.study.stats.course import epochs_to
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.auxiliary_heads import ARMS, PARTS, PRESETS, judge, make_arms
 
 
@@ -48,9 +48,9 @@ def looks(share: float = 0.4, cosine: float = 0.3) -> list[dict[str, Any]]:
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, measured, expected):
-    verdicts = judge(Evidence(Options(), PRESETS["digits"], TRAINED | change, measured))
+    verdicts = judge(StudyResults(Options(), PRESETS["digits"], TRAINED | change, measured))
     assert [verdict.outcome for verdict in verdicts[:-2]] == expected
-    assert [(verdict.outcome, verdict.as_it_must) for verdict in verdicts[-2:]] == [("refuted", True)] * 2
+    assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[-2:]] == [("refuted", True)] * 2
 
 
 def test_epochs_to_a_target():
@@ -64,7 +64,7 @@ def test_shares_are_gathered_by_part():
     for layer, share in (("stem_conv1", 0.2), ("inception3a/conv1x1", 0.1), ("head", 0.0), ("auxiliary4a/logits", 1.0)):
         rows.append(Share(layer, "main", 1.0, 1 - 2 * share, 1.0))
         rows += [Share(layer, head, 1.0, share, 0.5 if share else math.nan) for head in ("4a", "4d")]
-    parts = by_part(Shares(True, {}, {}, tuple(rows)), {"low": ("stem", "inception3"), "high": ("head",)})
+    parts = by_part(LossContributions(True, {}, {}, tuple(rows)), {"low": ("stem", "inception3"), "high": ("head",)})
     assert parts == {"low": {"share": pytest.approx(0.3), "cosine": 0.5}, "high": {"share": 0.0, "cosine": None}}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.construction import stage_moments, with_identities, with_others
+from deepjax.study.construction import stage_moments, with_identities, with_random_layers
 
 BLOCKS = {8: 1, 14: 2}
 
@@ -52,7 +52,7 @@ def test_in_training_mode_it_does_on_the_images_of_the_moments_alone(networks):
 
 def test_other_layers_do_not(networks):
     models, variables, images = networks
-    control = with_others(variables[8], variables[14])
+    control = with_random_layers(variables[8], variables[14])
     name = "stage1_block2"
     assert control["params"][name] is variables[14]["params"][name] and control["params"]["head"] is variables[8]["params"]["head"]
     gap = models[14].apply(control, images) - models[8].apply(variables[8], images)

@@ -7,7 +7,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.study.arms import ArmResult
 from deepjax.study.report.curves import log_ratio
-from deepjax.study.study import Evidence
+from deepjax.study.study import StudyResults
 from experiments.degradation import PRESETS, Options, judge, make_arms
 
 
@@ -43,18 +43,18 @@ SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
-    verdicts = judge(Evidence(Options(), PRESETS["digits"], BASE | change, SIGMOIDS))
+    verdicts = judge(StudyResults(Options(), PRESETS["digits"], BASE | change, SIGMOIDS))
     assert [verdict.outcome for verdict in verdicts[:3]] == outcomes
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(Evidence(Options(), PRESETS["digits"], BASE, SIGMOIDS))[3:]
+    controls = judge(StudyResults(Options(), PRESETS["digits"], BASE, SIGMOIDS))[3:]
     assert [control.outcome for control in controls] == ["refuted", "refuted", "refuted"]
-    assert all(control.as_it_must for control in controls)
+    assert all(control.is_as_expected for control in controls)
     swapped = {"plain20": BASE["resnet20"], "plain56": BASE["resnet56"], "resnet20": BASE["plain20"], "resnet56": BASE["plain56"]}
     healthy = [{"sigmoid": profile(1.0)}] * 3
-    controls = judge(Evidence(Options(), PRESETS["digits"], swapped, healthy))[3:]
-    assert not any(control.as_it_must for control in controls)
+    controls = judge(StudyResults(Options(), PRESETS["digits"], swapped, healthy))[3:]
+    assert not any(control.is_as_expected for control in controls)
 
 
 def test_the_ratio_leaves_the_classifier_out():

@@ -4,7 +4,7 @@ import pytest
 
 from deepjax.study.arms import ArmResult
 from deepjax.study.cost import budgets_of
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.depth_or_width import CHEAPER, DEEP, EQUAL, MIDDLE, NETS, PRESETS, SHALLOW, THIN, TINY, judge, make_arms, name_of
 
 NOISE = (-0.002, 0.001, 0.001)
@@ -24,8 +24,8 @@ BASE = {DEEP: near(0.02), MIDDLE: arm(0.02, 0.02, 0.02), SHALLOW: near(0.03), CH
 
 def outcomes(change: dict) -> list[str]:
     arms = {name_of(net): result for net, result in (BASE | change).items()}
-    verdicts = judge(Evidence(Options(), PRESETS["digits"], arms, []))
-    assert [verdict.as_it_must for verdict in verdicts[-2:]] == [True, True]
+    verdicts = judge(StudyResults(Options(), PRESETS["digits"], arms, []))
+    assert [verdict.is_as_expected for verdict in verdicts[-2:]] == [True, True]
     assert [verdict.outcome for verdict in verdicts[-2:]] == ["refuted", "refuted"]  # the starved networks are found out
     return [verdict.outcome for verdict in verdicts[:-2]]
 
@@ -46,7 +46,10 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 def test_a_control_that_does_not_flip_is_noticed():
     arms = {name_of(net): result for net, result in (BASE | {THIN: near(0.0), TINY: near(0.02)}).items()}
-    assert [verdict.as_it_must for verdict in judge(Evidence(Options(), PRESETS["digits"], arms, []))[-2:]] == [False, False]
+    assert [verdict.is_as_expected for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))[-2:]] == [
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])

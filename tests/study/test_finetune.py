@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from deepjax.study.finetune import error_of, fresh, trained_on
+from deepjax.study.finetune import finetune, initial_variables, train_error
 from deepjax.training import TrainConfig, open_run, train
 
 
@@ -12,9 +12,9 @@ from deepjax.training import TrainConfig, open_run, train
 def test_from_a_runs_own_start_it_comes_to_the_runs_end(tmp_path):
     config = TrainConfig(model="cifar_plain20", width=2, batch_size=240, steps=3, warmup_epochs=0.0, seed=3)
     result = train(config, tmp_path)
-    start = fresh(config)
-    ends = trained_on(config, start), open_run(tmp_path).variables
+    start = initial_variables(config)
+    ends = finetune(config, start), open_run(tmp_path).variables
     jax.tree.map(np.testing.assert_array_equal, *ends)
-    again = trained_on(config, start)  # the step donates its state, never what it was given
+    again = finetune(config, start)  # the step donates its state, never what it was given
     jax.tree.map(np.testing.assert_array_equal, again, ends[0])
-    assert error_of(config, ends[0]) == result.train_error
+    assert train_error(config, ends[0]) == result.train_error

@@ -9,10 +9,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis import cross_entropy
-from deepjax.study.noise import Look
-from deepjax.study.study import Evidence, Options
-from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, states, steps_to
-from deepjax.training import TrainConfig, build
+from deepjax.study.noise import NoiseScaleEstimator
+from deepjax.study.study import Options, StudyResults
+from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, iterate_training, steps_to
+from deepjax.training import TrainConfig, compile_training
 from experiments.gradient_noise import BEYOND, NETWORK, ON_THE_WAY, PRESETS, judge
 
 PRESET = PRESETS["digits"]
@@ -30,7 +30,7 @@ def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
 
 def verdicts(power: float, ratio: float, critical: float = 50):
     seeds = [seed(power * (1 + shift / 9), ratio, shift, critical) for shift in (-0.1, 0.0, 0.1)]
-    return judge(Evidence(Options(), PRESET, {}, seeds))
+    return judge(StudyResults(Options(), PRESET, {}, seeds))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_each_verdict_can_come_out_either_way(power, ratio, expected):
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts(-1.0, 1.0)[2:]
-    assert [control.as_it_must for control in controls] == [True, True]
-    assert not verdicts(-1.0, 1.0, critical=500)[3].as_it_must  # the digits have 1437 training images
+    assert [control.is_as_expected for control in controls] == [True, True]
+    assert not verdicts(-1.0, 1.0, critical=500)[3].is_as_expected  # the digits have 1437 training images
 
 
 def test_the_hyperbola_is_found_again():
@@ -66,12 +66,12 @@ def test_the_hyperbola_is_found_again():
 @pytest.fixture(scope="module")
 def tiny():
     config = TrainConfig("own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0)
-    return build(config, make=NETWORK), config
+    return compile_training(config, make=NETWORK), config
 
 
 def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
     programs, config = tiny
-    assert [(step, int(state.step)) for step, state in states(programs, config)] == [(step, step) for step in range(31)]
+    assert [(step, int(state.step)) for step, state in iterate_training(programs, config)] == [(step, step) for step in range(31)]
     seen = []
 
     def falls(params) -> float:
@@ -109,4 +109,4 @@ def test_the_noise_scale_is_that_of_all_the_images(tiny):
     gradient = jax.jit(lambda params, batch: ravel_pytree(jax.grad(loss)(params, batch))[0])
     each = np.array([gradient(params, {name: array[i : i + 1] for name, array in data.items()}) for i in range(32)])
     exact = each.var(axis=0).sum() / (each.mean(axis=0) ** 2).sum()
-    assert Look(count=4).scale(programs, params, data, rng) == pytest.approx(exact, rel=0.2)
+    assert NoiseScaleEstimator(count=4).scale(programs, params, data, rng) == pytest.approx(exact, rel=0.2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.imagenet_history import PRESETS, RESNET, WINNERS, judge
 from tests.study.made_up import arm
 
@@ -10,7 +10,7 @@ ARMS = {"vgg11_bn": arm(0.1, 0.12), "googlenet_bn": arm(0.1, 0.11), "resnet18": 
 
 
 def outcomes(**arms):
-    return [verdict.outcome for verdict in judge(Evidence(Options(), PRESETS["digits"], ARMS | arms, []))]
+    return [verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], ARMS | arms, []))]
 
 
 def test_the_chart():

@@ -9,8 +9,8 @@ from deepjax.errors import InputError
 from deepjax.study.arms import ArmResult
 from deepjax.study.cost import budgets_of
 from deepjax.study.inceptions import SLIDE_INPUT, InceptionNet, median_seconds, slide_module
-from deepjax.study.study import Evidence, Options
-from deepjax.training.build import make_model
+from deepjax.study.study import Options, StudyResults
+from deepjax.training.build import model_from
 from experiments.inception_module import PRESETS, draw, judge, make_arms
 
 
@@ -59,7 +59,7 @@ def test_naive_modules_of_half_the_width_cost_the_same(dataset):
     assert abs(known["naive"].macs / known["bottleneck"].macs - 1) < 0.04
     modules = {}
     for name in ("naive", "bottleneck"):
-        by_layer = macs_by_layer(make_model(arms[name].config, arms[name].make), arms[name].config.input_shape)
+        by_layer = macs_by_layer(model_from(arms[name].config, arms[name].make), arms[name].config.input_shape)
         modules[name] = sum(macs for layer, macs in by_layer.items() if layer.startswith("inception"))
     assert modules["naive"] == pytest.approx(modules["bottleneck"], rel=0.002)
 
@@ -82,13 +82,13 @@ BASE = {"bottleneck": 0.03, "naive": 0.06, "only_1x1": 0.4} | {
 }
 
 
-def evidence(ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float) -> Evidence:
+def evidence(ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float) -> StudyResults:
     """Made-up errors of every arm, and times and bytes of five seeds."""
     measured = []
     for offset in (-0.02, -0.01, 0.0, 0.01, 0.02):
         seconds = {"naive": ratio + offset, "bottleneck": 1.0, "itself": 1 / itself + offset}
         measured.append({"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}})
-    return Evidence(Options(), PRESETS["digits"], {name: arm(error) for name, error in (BASE | errors).items()}, measured)
+    return StudyResults(Options(), PRESETS["digits"], {name: arm(error) for name, error in (BASE | errors).items()}, measured)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_each_verdict_can_come_out_either_way(change, outcomes):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = judge(evidence())[6:]
     assert [control.outcome for control in controls] == ["supported", "refuted", "refuted"]
-    assert all(control.as_it_must for control in controls)
-    assert [control.as_it_must for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]] == [True, False, False]
+    assert all(control.is_as_expected for control in controls)
+    assert [control.is_as_expected for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]] == [True, False, False]
 
 
 def test_every_figure_is_drawn(tmp_path):

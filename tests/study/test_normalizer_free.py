@@ -4,7 +4,7 @@ import pytest
 
 from deepjax.study.arms import ArmResult
 from deepjax.study.report.metrics import largest_rate, rate_curves
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.normalizer_free import DEEP, NETWORKS, PRESETS, SCHEMES, SHALLOW, judge, make_arms
 
 
@@ -19,7 +19,7 @@ FOUND = GOOD | {f"none{DEEP}": arm(0.9), f"none{SHALLOW}": arm(0.1)}
 
 
 def outcomes(arms: dict[str, ArmResult]) -> list[str]:
-    return [verdict.outcome for verdict in judge(Evidence(Options(), PRESETS["digits"], arms, []))]
+    return [verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))]
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(Evidence(Options(), PRESETS["digits"], FOUND, []))[6:]
+    controls = judge(StudyResults(Options(), PRESETS["digits"], FOUND, []))[6:]
     assert [control.outcome for control in controls] == ["refuted", "refuted"]
-    assert all(control.as_it_must for control in controls)
+    assert all(control.is_as_expected for control in controls)
     blind = FOUND | {f"none{DEEP}": arm(0.01), f"batch{DEEP}": arm(0.2)}
-    assert not any(control.as_it_must for control in judge(Evidence(Options(), PRESETS["digits"], blind, []))[6:])
+    assert not any(control.is_as_expected for control in judge(StudyResults(Options(), PRESETS["digits"], blind, []))[6:])
 
 
 def test_no_arm_but_the_baseline_has_batch_norm():

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from deepjax.study.networks import Stack
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from deepjax.study.surface import surface
 from experiments.optimization import CLAIMS, PRESETS, judge
 
@@ -17,17 +17,17 @@ FOUND = {
 CLAIMED = sum(not claim.control for claim in CLAIMS)
 
 
-def evidence(**changed) -> Evidence:
+def evidence(**changed) -> StudyResults:
     """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
     values = {kind: named | dict([changed[kind]] if kind in changed else []) for kind, named in FOUND.items()}
     seeds = [{kind: {name: f * v for name, v in named.items()} for kind, named in values.items()} for f in (0.99, 1.0, 1.01)]
-    return Evidence(Options(), PRESETS["digits"], {}, seeds)
+    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
 
 
 def test_what_the_paper_says_supports_the_claims_and_fails_the_controls():
     verdicts = judge(evidence())
     assert [verdict.outcome for verdict in verdicts[:CLAIMED]] == ["supported"] * CLAIMED
-    assert all(verdict.control and verdict.as_it_must for verdict in verdicts[CLAIMED:])
+    assert all(verdict.control and verdict.is_as_expected for verdict in verdicts[CLAIMED:])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_other_numbers_do_not(number, kind, name, value, outcome):
 
 @pytest.mark.parametrize(("number", "name", "value"), [(5, "drawn", 2.0), (6, "drawn, tuned", 2.0), (7, "resnet56", 9.0)])
 def test_a_control_that_fails_is_told(number, name, value):
-    assert not judge(evidence(error=(name, value)))[number].as_it_must
+    assert not judge(evidence(error=(name, value)))[number].is_as_expected
 
 
 def test_the_surface_of_a_linear_classifier_is_convex():

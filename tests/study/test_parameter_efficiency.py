@@ -3,8 +3,8 @@
 import pytest
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.cost import budgets_of, cost_lines, short
-from deepjax.study.study import Evidence, Options
+from deepjax.study.cost import budgets_of, cost_lines, format_count
+from deepjax.study.study import Options, StudyResults
 from experiments.parameter_efficiency import PRESETS, judge, make_arms
 
 
@@ -32,14 +32,14 @@ BASE = {name: near(0.02, 0.0) for name in make_arms(Options(), PRESETS["digits"]
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, expected):
-    verdicts = judge(Evidence(Options(), PRESETS["digits"], BASE | change, []))
+    verdicts = judge(StudyResults(Options(), PRESETS["digits"], BASE | change, []))
     assert [verdict.outcome for verdict in verdicts[2:5]] == expected
-    assert [(verdict.outcome, verdict.as_it_must) for verdict in verdicts[5:]] == [("refuted", True)] * 2
+    assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[5:]] == [("refuted", True)] * 2
 
 
 def test_exact_claims():
     """VGG-16's 123,642,856 in three linear layers; 61.1 M of AlexNet over 6,998,552 is 8.7, not 12."""
-    fully_connected, twelve, *_, resnet, _ = judge(Evidence(Options(), PRESETS["digits"], BASE, []))
+    fully_connected, twelve, *_, resnet, _ = judge(StudyResults(Options(), PRESETS["digits"], BASE, []))
     assert (fully_connected.outcome, twelve.outcome, resnet.outcome) == ("supported", "refuted", "refuted")
     assert fully_connected.findings == ("123,642,856 of 138,357,544 parameters: 89.4 %",)
     assert "GoogLeNet 6,998,552: 8.7 times" in twelve.findings[0] and "13,378,280: 4.6 times" in twelve.findings[0]
@@ -61,7 +61,7 @@ def test_lines_over_cost():
     line, seeds = cost_lines({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
     assert (line.x, line.y) == ([1929.0, 1929.0], [[10.0, 30.0], [20.0, 40.0]])
     assert (seeds.x, seeds.y) == ([1929.0] * 4, [[10.0, 30.0, 20.0, 40.0]])
-    assert [short(count) for count in (999, 67_906, 1_958_720, 1_582_671_872)] == ["999", "67.9 k", "1.96 M", "1.58 G"]
+    assert [format_count(count) for count in (999, 67_906, 1_958_720, 1_582_671_872)] == ["999", "67.9 k", "1.96 M", "1.58 G"]
 
 
 def test_preset_of_the_papers():

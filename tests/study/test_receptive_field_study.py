@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.fields import numbers, settled, shares, stack_field, theoretical_field
-from deepjax.study.study import Evidence, Options
+from deepjax.study.fields import field_statistics, normalized_maps, recalibrate_batch_norm, stack_field, theoretical_field
+from deepjax.study.study import Options, StudyResults
 from experiments.receptive_field import LAYERS, PRESETS, draw, judge, make_arms
 
 DEPTHS = np.array([5, 10, 20, 40])
@@ -22,21 +22,21 @@ def test_theoretical_fields_are_those_of_the_formula(kernels, pixels):
 def test_untrained_stacks_are_as_wide_as_theory_has_it(kernels, sigma):
     field = stack_field(kernels, "identity", seed=1000, draws=40, images=1)
     assert field.map.shape == (7, 7)
-    assert numbers([field])["sigma"][0] == pytest.approx(sigma, rel=0.05)
-    assert np.sum(shares([field])) == pytest.approx(1, abs=1e-3)
+    assert field_statistics([field])["sigma"][0] == pytest.approx(sigma, rel=0.05)
+    assert np.sum(normalized_maps([field])) == pytest.approx(1, abs=1e-3)
 
 
 def test_settled_statistics_are_those_of_the_images():
     model = create_model("cifar_resnet20", width=4, num_classes=10)
     images = 3 + jax.random.normal(jax.random.key(0), (32, 8, 8, 1))
     variables = model.init(jax.random.key(1), images)
-    found = settled(model, variables, images)
+    found = recalibrate_batch_norm(model, variables, images)
     evaluated = model.apply(found, images)
     trained, _ = model.apply(found, images, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(evaluated, trained, rtol=1e-3, atol=1e-3)
     assert found["params"] is variables["params"]
     bare = {"params": variables["params"]}
-    assert settled(model, bare, images) is bare
+    assert recalibrate_batch_norm(model, bare, images) is bare
 
 
 def measured(power: float = 0.5, three: float = 1.41, r2: float = 0.98, after: float = 5.0, box: float = 0.3, other: float = 1.41):
@@ -51,7 +51,7 @@ def measured(power: float = 0.5, three: float = 1.41, r2: float = 0.98, after: f
         pointwise = {"size": [1.0, 1.0], "sigma": [0.0, 0.0]}
         training = {"last map": residual, "middle map": residual, "1x1 map": pointwise}
         seeds.append({"stacks": stacks, "small": small, "training": training})
-    return Evidence(Options(), PRESETS["digits"], {}, seeds)
+    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_each_verdict_can_come_out_either_way(change, outcomes):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = judge(measured())[6:]
     assert [control.outcome for control in controls] == ["refuted", "supported", "refuted", "refuted", "inconclusive"]
-    assert all(control.as_it_must for control in controls)
+    assert all(control.is_as_expected for control in controls)
     broken = judge(measured(box=0.99, other=2.0))[6:]
-    assert [control.as_it_must for control in broken] == [True, False, True, False, True]
+    assert [control.is_as_expected for control in broken] == [True, False, True, False, True]
 
 
 def test_every_figure_is_drawn(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from deepjax.models import create_model
 from deepjax.study.blocks import block_names, lesion_rises, tower
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.residual_signal import CLAIMS, PRESETS, judge
 
 THEORY = {
@@ -21,7 +21,7 @@ THEORY = {
 CLAIMED = sum(not claim.control for claim in CLAIMS)
 
 
-def evidence(**changed) -> Evidence:
+def evidence(**changed) -> StudyResults:
     """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
     values = {kind: named | dict([changed[kind]] if kind in changed else []) for kind, named in THEORY.items()}
 
@@ -29,13 +29,13 @@ def evidence(**changed) -> Evidence:
         return [factor * each for each in value] if isinstance(value, list) else factor * value
 
     seeds = [{kind: {n: scaled(v, f) for n, v in named.items()} for kind, named in values.items()} for f in (0.99, 1.0, 1.01)]
-    return Evidence(Options(), PRESETS["digits"], {}, seeds)
+    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
 
 
 def test_theory_supports_the_claims_and_fails_the_controls():
     verdicts = judge(evidence())
     assert [verdict.outcome for verdict in verdicts[:CLAIMED]] == ["supported"] * CLAIMED
-    assert all(verdict.control and verdict.as_it_must for verdict in verdicts[CLAIMED:])
+    assert all(verdict.control and verdict.is_as_expected for verdict in verdicts[CLAIMED:])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_other_numbers_do_not(number, kind, name, value, outcome):
     [(7, "factor", "batch norm", 2.0), (9, "rise", "plain20", [1.0, 1.0]), (11, "ratio", "drawn", 0.3)],
 )
 def test_a_control_that_fails_is_told(number, kind, name, value):
-    assert not judge(evidence(**{kind: (name, value)}))[number].as_it_must
+    assert not judge(evidence(**{kind: (name, value)}))[number].is_as_expected
 
 
 def test_the_blocks_are_those_of_the_network():

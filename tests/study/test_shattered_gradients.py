@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from deepjax.study.wide import WideNet
 from experiments.shattered_gradients import LAYERS, LONG, PRESETS, SHORT, WIDE, judge
 
@@ -21,7 +21,7 @@ LAWS = {  # by network of WIDE, as theory has them
 }
 
 
-def evidence(**other) -> Evidence:
+def evidence(**other) -> StudyResults:
     """Three seeds that keep to the laws but for 1 %, and `other` laws in place of some."""
     laws = LAWS | {name.replace("_", " "): law for name, law in other.items()}
 
@@ -30,21 +30,21 @@ def evidence(**other) -> Evidence:
         depths = {*SHORT, *LONG, *LAYERS}
         return {name: {str(d): law(d) * rng.uniform(0.99, 1.01) for d in depths} for name, law in laws.items()}
 
-    return Evidence(Options(), PRESETS["digits"], {}, [seed(number) for number in range(3)])
+    return StudyResults(Options(), PRESETS["digits"], {}, [seed(number) for number in range(3)])
 
 
-def outcomes(found: Evidence) -> list[str]:
+def outcomes(found: StudyResults) -> list[str]:
     return [verdict.outcome for verdict in judge(found)]
 
 
 def test_theory_supports_the_claims_and_fails_the_controls():
     assert outcomes(evidence()) == ["supported"] * 5 + ["refuted"] * 3
-    assert all(verdict.as_it_must for verdict in judge(evidence()))
+    assert all(verdict.is_as_expected for verdict in judge(evidence()))
 
 
 def test_other_laws_refute_them():
     found = evidence(**{"plain,_batch_norm": LAWS["residual, no norm"], "residual,_no_norm": lambda depth: 0.5**depth})
-    found = Evidence(
+    found = StudyResults(
         found.options, found.preset, {}, [seed | {"plain": seed["resnet"], "resnet": seed["plain"]} for seed in found.measured]
     )
     assert outcomes(found) == ["refuted", "supported", "refuted", "supported", "refuted"] + ["refuted"] * 3
@@ -57,7 +57,7 @@ def test_cosines_that_are_not_above_zero_have_no_logarithm_and_decide_nothing(va
 
 def test_a_control_that_fails_is_told():
     halves = evidence(**{"plain,_looks_linear": lambda depth: 0.5**depth})
-    assert [verdict.as_it_must for verdict in judge(halves) if verdict.control] == [True, False, True]
+    assert [verdict.is_as_expected for verdict in judge(halves) if verdict.control] == [True, False, True]
 
 
 def test_what_looks_linear_is_linear():

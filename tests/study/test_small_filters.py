@@ -11,7 +11,7 @@ from deepjax.study.cost import budgets_of
 from deepjax.study.filters import Stages, filter_cost
 from deepjax.study.stats.contest import needed
 from deepjax.study.stats.verdict import Interval
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.small_filters import PRESETS, draw, judge, make_arms
 
 
@@ -60,7 +60,7 @@ BASE = {"one_7x7": 0.06, "three_3x3": 0.03, "three_linear_3x3": 0.06, "one_narro
 
 def verdicts(**change: float):
     errors = {name: arm(error) for name, error in (BASE | change).items()}
-    return judge(Evidence(Options(), PRESETS["digits"], errors, []))
+    return judge(StudyResults(Options(), PRESETS["digits"], errors, []))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_each_verdict_can_come_out_either_way(change, outcomes):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts()[6:]
     assert [control.outcome for control in controls] == ["refuted", "supported", "refuted"]
-    assert all(control.as_it_must for control in controls)
-    assert not verdicts(three_1x1=0.01)[-1].as_it_must
+    assert all(control.is_as_expected for control in controls)
+    assert not verdicts(three_1x1=0.01)[-1].is_as_expected
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_each_part_is_needed_or_one_is_spare(rises, outcome):
 
 
 def test_the_figure_is_drawn(tmp_path):
-    evidence = Evidence(Options(), PRESETS["digits"], {name: arm(error) for name, error in BASE.items()}, [])
+    evidence = StudyResults(Options(), PRESETS["digits"], {name: arm(error) for name, error in BASE.items()}, [])
     assert draw(evidence, tmp_path)[0].path.stat().st_size > 0

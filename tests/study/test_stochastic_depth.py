@@ -4,7 +4,7 @@ import pytest
 
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.study.arms import ArmResult
-from deepjax.study.study import Evidence, Options
+from deepjax.study.study import Options, StudyResults
 from experiments.stochastic_depth import ARMS, PRESETS, judge, make_arms
 
 
@@ -23,7 +23,7 @@ PAPER = FULL | {"stochastic-long": arm(0.08, 3.0), "stochastic-short": arm(0.20)
 
 
 def verdicts(arms: dict[str, ArmResult]):
-    return judge(Evidence(Options(), PRESETS["digits"], arms, []))
+    return judge(StudyResults(Options(), PRESETS["digits"], arms, []))
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts(PAPER)[5:]
     assert [control.outcome for control in controls] == ["refuted", "inconclusive", "inconclusive"]
-    assert all(control.as_it_must for control in controls)
+    assert all(control.is_as_expected for control in controls)
     blind = PAPER | {"rarely-short": arm(0.1), "always-short": arm(0.1, 2.0)}
-    assert not any(control.as_it_must for control in verdicts(blind)[5:])
+    assert not any(control.is_as_expected for control in verdicts(blind)[5:])
 
 
 def test_the_arms_are_the_network_bare_and_wrapped_at_two_budgets():

@@ -9,7 +9,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.study.arms import best_rate, collect, run_arm
 from deepjax.study.report.index import failed_controls, write_page
-from deepjax.study.study import Options, conduct
+from deepjax.study.study import Options, run_study
 from deepjax.training.run_lock import hold
 from experiments import run_studies as studies
 from tests.study import toy
@@ -18,7 +18,7 @@ from tests.study import toy
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("study") / "toy-digits"
-    conduct(toy.STUDY, Options(out=out, jobs=2))
+    run_study(toy.STUDY, Options(out=out, jobs=2))
     return out
 
 
@@ -57,12 +57,12 @@ def test_data_that_is_not_prepared_is_noticed_first_and_leaves_nothing(tmp_path)
     """Before a worker is started; the same folder takes the corrected command."""
     study = dataclasses.replace(toy.STUDY, presets={"cifar10": toy.STUDY.presets["digits"]})
     with pytest.raises(InputError, match="'cifar10' is not prepared"):
-        conduct(study, Options(dataset="cifar10", out=tmp_path / "study", data_dir=str(tmp_path)))
+        run_study(study, Options(dataset="cifar10", out=tmp_path / "study", data_dir=str(tmp_path)))
     assert not (tmp_path / "study").exists()
 
 
 def test_again_it_only_draws(finished, record, capsys):
-    conduct(toy.STUDY, Options(out=finished))
+    run_study(toy.STUDY, Options(out=finished))
     assert "was done already" in capsys.readouterr().out
     after = json.loads((finished / "result.json").read_text())
     assert {k: v for k, v in after.items() if k != "command"} == {k: v for k, v in record.items() if k != "command"}
@@ -79,21 +79,21 @@ def test_again_it_only_draws(finished, record, capsys):
 )
 def test_another_study_in_the_same_directory_and_unknown_names_are_refused(finished, options, message):
     with pytest.raises(InputError, match=message):
-        conduct(toy.STUDY, Options(out=finished, **options))
+        run_study(toy.STUDY, Options(out=finished, **options))
 
 
 def test_where_the_data_is_not_prepared_nothing_is_begun(tmp_path):
     study = dataclasses.replace(toy.STUDY, presets={"fashion_mnist": toy.STUDY.presets["digits"]})
     options = Options(dataset="fashion_mnist", data_dir=str(tmp_path / "data"), out=tmp_path / "study")
     with pytest.raises(InputError, match=r"'fashion_mnist' is not prepared in .*data; prepare it with"):
-        conduct(study, options)
+        run_study(study, options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("lock", "options"), [("study", {}), ("study/runs/deep", {"arm": "deep"})])
 def test_a_study_and_each_of_its_arms_run_once_at_a_time(lock, options, tmp_path):
     with hold(tmp_path / lock, print), pytest.raises(InputError, match=f"{lock} is in use by process"):
-        conduct(toy.STUDY, Options(out=tmp_path / "study", **options))
+        run_study(toy.STUDY, Options(out=tmp_path / "study", **options))
     assert list(tmp_path.rglob("config.json")) == []
 
 
@@ -105,7 +105,7 @@ def test_options_out_of_range_are_refused(wrong):
 
 def test_an_arm_alone_gives_the_same_numbers(finished, tmp_path, capsys):
     """What a scheduler runs as a job of its own is what the whole study runs: to the bit, whatever runs beside it."""
-    conduct(toy.STUDY, Options(out=tmp_path, arm="deep"))
+    run_study(toy.STUDY, Options(out=tmp_path, arm="deep"))
     assert "concludes the study" in capsys.readouterr().out
     assert not (tmp_path / "result.json").exists()
     preset = toy.STUDY.presets["digits"]
@@ -121,7 +121,7 @@ def test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configur
     arm = dataclasses.replace(arm, config=dataclasses.replace(arm.config, model="cifar_plain20", width=2))
     run_arm(arm, tmp_path / "first", None, lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr("deepjax.training.build", None)  # nothing may be built
+        patch.setattr("deepjax.training.compile_training", None)  # nothing may be built
         run_arm(arm, tmp_path / "second", None, lambda *_: None, beside=tmp_path)
         assert collect(arm, tmp_path / "second") == collect(arm, tmp_path / "first")
         other = dataclasses.replace(arm, config=dataclasses.replace(arm.config, width=3))
@@ -130,10 +130,10 @@ def test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configur
 
 
 def test_a_network_of_ones_own_needs_its_maker():
-    from deepjax.training import TrainConfig, build
+    from deepjax.training import TrainConfig, compile_training
 
     with pytest.raises(InputError, match="together with its maker"):
-        build(TrainConfig("own/deep"))
+        compile_training(TrainConfig("own/deep"))
 
 
 def test_the_page_says_every_verdict_and_what_is_missing(finished, record, tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.study.workers import crew
+from deepjax.study.workers import worker_pool
 
 
 def tell_process(report):
@@ -48,7 +48,7 @@ def alive(process):
 
 def test_second_round_runs_in_the_processes_of_the_first():
     seen = []
-    with crew(jobs=1) as run_all:
+    with worker_pool(jobs=1) as run_all:
         for _ in range(2):
             run_all([tell_process, tell_process], lambda name, done, total: seen.append(done))
     assert len(seen) == 4
@@ -58,7 +58,7 @@ def test_second_round_runs_in_the_processes_of_the_first():
 
 def test_no_more_processes_than_tasks_and_more_when_more_come():
     counts = []
-    with crew(jobs=3) as run_all:
+    with worker_pool(jobs=3) as run_all:
         for tasks in (1, 12):
             run_all([tell_process] * tasks, lambda *progress: None)
             counts.append(len(multiprocessing.active_children()))
@@ -68,20 +68,20 @@ def test_no_more_processes_than_tasks_and_more_when_more_come():
 
 def test_error_of_a_task_is_raised_in_the_study():
     error = InputError("depth is 21; allowed: 6n + 2")
-    with pytest.raises(InputError, match=r"6n \+ 2"), crew(jobs=2) as run_all:
+    with pytest.raises(InputError, match=r"6n \+ 2"), worker_pool(jobs=2) as run_all:
         run_all([functools.partial(fail, error), tell_process], lambda *progress: None)
 
 
 def test_error_is_found_behind_progress_that_is_slow_to_hear():
     error = InputError("depth is 21; allowed: 6n + 2")
-    with pytest.raises(InputError), crew(jobs=1) as run_all:
+    with pytest.raises(InputError), worker_pool(jobs=1) as run_all:
         run_all([functools.partial(fail, error)], lambda *progress: time.sleep(1))
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_death_of_a_process_is_told(rounds):
     """At work, or while it waits for the next round."""
-    with pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"), crew(jobs=1) as run_all:
+    with pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"), worker_pool(jobs=1) as run_all:
         for _ in range(rounds):
             run_all([tell_process], lambda name, done, total: None)
             (worker,) = multiprocessing.active_children()
@@ -120,6 +120,6 @@ def test_leaving_by_an_error_stops_what_is_at_work():
         seen.append(done)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), crew(jobs=1) as run_all:
+    with pytest.raises(KeyboardInterrupt), worker_pool(jobs=1) as run_all:
         run_all([wait], interrupt)
     assert not alive(seen[0])

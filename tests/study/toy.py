@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.study.networks import Stack
-from deepjax.study.report.html import Picture
+from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import rows_figure
-from deepjax.study.stats.claims import errors_compared
+from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above
-from deepjax.study.study import Evidence, Preset, Study, Subject, arm_of
+from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm
 from deepjax.training import TrainConfig, open_run
 
 TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
@@ -18,24 +18,24 @@ MAKERS = {name: partial(Stack, kernels, width=4) for name, kernels in {"deep": (
 
 
 def make_arms(options: Any, preset: Preset) -> dict[str, Any]:
-    return {name: arm_of(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()}
+    return {name: make_arm(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()}
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: SeedContext) -> dict[str, Any]:
     """What a study reads from its runs: the steps that each has behind it."""
     subject.progress(0, 2)
     return {"steps": {name: open_run(run, make=MAKERS[name]).step for name, run in subject.runs.items()}, "seed": subject.seed}
 
 
-def judge(evidence: Evidence) -> list[Verdict]:
+def judge(evidence: StudyResults) -> list[Verdict]:
     deep, shallow = (("deep", evidence.arms["deep"]), ("shallow", evidence.arms["shallow"]))
-    above = partial(errors_compared, rule="Supported above 0.", decide=partial(all_above, bound=0.0))
+    above = partial(compare_errors, rule="Supported above 0.", decide=partial(all_above, bound=0.0))
     return [above("Deep is worse.", deep, shallow), above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED)]
 
 
-def draw(evidence: Evidence, out: Path) -> list[Picture]:
+def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     rows = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
-    return [Picture(rows_figure([("Two stacks", "test error", rows)], out / "rows.png"), "Seeds, means, intervals.")]
+    return [Figure(rows_figure([("Two stacks", "test error", rows)], out / "rows.png"), "Seeds, means, intervals.")]
 
 
 STUDY = Study(

@@ -6,7 +6,7 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 
 CONFIG = TrainConfig(model="cifar_resnet20")
 
@@ -76,37 +76,37 @@ def test_progressive_resizing_has_equal_parts():
     "change", [{"seed": 1}, {"width": 8}, {"dataset": "cifar10"}, {"learning_rate": 0.2}, {"milestones": (0.1,)}]
 )
 def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, change):
-    claim_directory(tmp_path / "run", CONFIG)
-    claim_directory(tmp_path / "run", CONFIG)
+    init_run_dir(tmp_path / "run", CONFIG)
+    init_run_dir(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match=next(iter(change))):
-        claim_directory(tmp_path / "run", dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path / "run", dataclasses.replace(CONFIG, **change))
 
 
 @pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints", "measured", "result.json"])
 def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_path):
     (tmp_path / "notes.txt").write_text("no result")
-    claim_directory(tmp_path, CONFIG)
+    init_run_dir(tmp_path, CONFIG)
     (tmp_path / "config.json").unlink()
     (tmp_path / left).mkdir()
     with pytest.raises(InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"):
-        claim_directory(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
+        init_run_dir(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
     assert not (tmp_path / "config.json").exists()
 
 
 def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "cif')
     with pytest.raises(InputError, match=r"config\.json cannot be read"):
-        claim_directory(tmp_path, CONFIG)
+        init_run_dir(tmp_path, CONFIG)
 
 
 def test_an_unwritable_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot write"):
-        claim_directory(tmp_path / "file" / "run", CONFIG)
+        init_run_dir(tmp_path / "file" / "run", CONFIG)
 
 
 @pytest.mark.parametrize("change", [{"epochs": 20}, {"steps": 7}, {"epochs": 20, "steps": 500}])
 def test_a_run_of_another_length_is_told_why(tmp_path, change):
-    claim_directory(tmp_path, CONFIG)
+    init_run_dir(tmp_path, CONFIG)
     with pytest.raises(InputError, match="the learning-rate schedule depends on the number of steps: a run of another length"):
-        claim_directory(tmp_path, dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path, dataclasses.replace(CONFIG, **change))

@@ -13,8 +13,8 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.models.layers.norms import BatchNorm
-from deepjax.training import TrainConfig, build, train
-from deepjax.training.build import make_model
+from deepjax.training import TrainConfig, compile_training, train
+from deepjax.training.build import model_from
 from deepjax.training.config_warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
 from deepjax.training.recipes.imagenet import list_recipes, recipe
 from experiments.run_studies import STUDIES
@@ -22,7 +22,7 @@ from experiments.run_studies import STUDIES
 
 def found(config: TrainConfig, make: Any = None, labels: Any = None, devices: int = 1) -> list[str]:
     """The warnings of a configuration, without compiling anything."""
-    forward = traced(make_model(config, make), shape_of_part(config), devices)
+    forward = traced(model_from(config, make), shape_of_part(config), devices)
     check_batch_norm(forward, config)
     return warnings_of(config, forward, labels, dataset_info(config.dataset).num_classes)
 
@@ -145,7 +145,7 @@ def test_the_run_is_refused_before_its_first_step(tmp_path):
 def test_the_run_says_its_warnings_once(tmp_path):
     said = []
     config = TrainConfig("own/idle", steps=1, batch_size=128)
-    programs = build(config, make=Idle)
+    programs = compile_training(config, make=Idle)
     train(config, tmp_path, programs=programs, say=said.append)
     assert [line for line in said if line.startswith("warning: ")] == [f"warning: {line}" for line in programs.warnings]
     assert len(programs.warnings) == 1

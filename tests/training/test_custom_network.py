@@ -9,7 +9,7 @@ from flax import nnx
 
 from deepjax.errors import InputError
 from deepjax.models import create_model
-from deepjax.training import TrainConfig, build, train
+from deepjax.training import TrainConfig, compile_training, train
 
 CONFIG = TrainConfig("own/network", steps=1, batch_size=240)
 
@@ -81,7 +81,7 @@ class OfNNX(nnx.Module):
 )
 def test_a_network_of_one_s_own_that_does_not_fit_is_refused_in_a_line(make, said):
     with pytest.raises(InputError, match=said) as refused:
-        build(CONFIG, make=make)
+        compile_training(CONFIG, make=make)
     assert "\n" not in str(refused.value)
 
 

@@ -13,13 +13,13 @@ from deepjax.data import EncodedSplit
 from deepjax.data.loader import batch_index, examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
-from deepjax.training.data_identity import claim_data
-from deepjax.training.decode_errors import Damages
+from deepjax.training.data_identity import pin_dataset
+from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.loop import _scores
 from deepjax.training.metrics_log import TIMES, read_rows
-from deepjax.training.throughput import Pace
+from deepjax.training.throughput import ThroughputMeter
 from tests.data.archives import DAMAGED, small_imagenet
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
@@ -43,7 +43,7 @@ def config(prepared):
 
 @pytest.fixture(scope="module")
 def programs(prepared, config):
-    return build(config, prepared[1], make=THIN)
+    return compile_training(config, prepared[1], make=THIN)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,10 @@ def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, prog
 def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(there, prepared, config, programs, tmp_path):
     """A data set without a fingerprint may be any; one with another fingerprint is named."""
     moved = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint="1" * 64))
-    claim_data(tmp_path, moved.train)
+    pin_dataset(tmp_path, moved.train)
     given = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint=there))
     if not there:
-        claim_data(tmp_path, given.train)
+        pin_dataset(tmp_path, given.train)
         return
     with pytest.raises(InputError, match=r"is another one than this run began with .*choose another --out"):
         train(config, tmp_path, prepared[1], programs=given)
@@ -151,9 +151,9 @@ def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
             now[0] += 2
             yield "batch"
 
-    pace, source = Pace(), batches()
+    pace, source = ThroughputMeter(), batches()
     for last in (None, Computed(False), Computed(True)):
-        assert pace.take(source, last, 30) == "batch"
+        assert pace.next_batch(source, last, 30) == "batch"
         now[0] += 1
     assert pace.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
     pace.start()
@@ -174,35 +174,35 @@ def test_an_image_that_cannot_be_decoded_counts_as_an_error():
 
 def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     rows, said = [{"kind": "damaged", "step": 2, "split": "train", "image": 7}], []
-    damages = Damages(rows, 3, said.append)
+    damages = DecodeErrorLog(rows, 3, said.append)
     written = []
     damages.note(5, "train", [(7, "cut"), (9, "cut")])
     damages.note(6, "test", [(7, "cut")])
-    damages.tell(written.append)
+    damages.flush(written.append)
     assert [(row["step"], row["split"], row["image"]) for row in written] == [(5, "train", 9), (6, "test", 7)]
     assert said[-1].endswith("3 of 3 such images")
     damages.rewind(5)
     damages.note(6, "test", [(7, "cut")])
-    damages.tell(written.append)
+    damages.flush(written.append)
     assert len(written) == 3
     damages.note(7, "train", [(1, "cut")])
     with pytest.raises(InputError, match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3"):
-        damages.tell(written.append)
+        damages.flush(written.append)
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((16, 24), marks=pytest.mark.slow), (24, 16, 24)])
 def test_image_sizes_follow_the_step_with_a_program_each(sizes, prepared, config, tmp_path, monkeypatch):
     resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
-    built = build(resizing, prepared[1], make=THIN)
-    assert sorted({*built.resized, 24}) == [16, 24]
+    built = compile_training(resizing, prepared[1], make=THIN)
+    assert sorted({*built.train_steps_by_size, 24}) == [16, 24]
     seen = []
-    put = type(built.spread).put_batch
+    put = type(built.partitioner).put_batch
 
     def watched(spread, batch):
         seen.append((batch["image"].shape[1], "mask" in batch))
         return put(spread, batch)
 
-    monkeypatch.setattr(type(built.spread), "put_batch", watched)
+    monkeypatch.setattr(type(built.partitioner), "put_batch", watched)
     train(resizing, tmp_path, prepared[1], programs=built)
     trained = [size for size, evaluates in seen if not evaluates]
     assert trained == [sizes[step * len(sizes) // 12] for step in range(12)]
@@ -211,8 +211,8 @@ def test_image_sizes_follow_the_step_with_a_program_each(sizes, prepared, config
 
 def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
     config = TrainConfig("own/thin", batch_size=240, epochs=1, train_sizes=(8, 12))
-    built = build(config, make=THIN)
-    assert list(built.resized) == [8]
+    built = compile_training(config, make=THIN)
+    assert list(built.train_steps_by_size) == [8]
     assert [built.train_step_at(step) is built.train_step for step in range(5)] == [False, False, False, True, True]
     assert train(config, tmp_path, programs=built).steps == 5
 
@@ -233,8 +233,8 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
 def test_one_device_trains_on_photographs_as_eight_do(prepared, config, programs, whole, tmp_path, monkeypatch):
     """The same pictures and damage; a step from the same state, up to rounding."""
     monkeypatch.setattr("deepjax.training.build.make_mesh", lambda: mesh_of(1))
-    alone = build(config, prepared[1], make=THIN)
-    assert (alone.spread.mesh.size, programs.spread.mesh.size) == (1, 8)
+    alone = compile_training(config, prepared[1], make=THIN)
+    assert (alone.partitioner.mesh.size, programs.spread.mesh.size) == (1, 8)
     after = []
     for each in (alone, programs):
         state, batches = each.fresh_state(config), each.batches(config)

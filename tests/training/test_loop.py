@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from deepjax.errors import InputError, NonFiniteError, Stopped
-from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.metrics_log import TIMES, read_rows
 
@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
 
 @pytest.fixture(scope="module")
 def programs():
-    return build(CONFIG)
+    return compile_training(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, progr
 def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, monkeypatch):
     """Parameters that turn NaN before step 4, as an overflow would leave them."""
     config = dataclasses.replace(CONFIG, learning_rate=9e3)
-    weights = build(config)
+    weights = compile_training(config)
     step = weights.train_step
 
     def poisoned(state, batch):
@@ -151,7 +151,7 @@ def test_tensorboard_gets_the_same_rows(programs, tmp_path):
 
 def test_eight_devices_must_share_the_batch():
     with pytest.raises(InputError, match="a multiple of the 8 devices"):
-        build(dataclasses.replace(CONFIG, batch_size=100))
+        compile_training(dataclasses.replace(CONFIG, batch_size=100))
 
 
 def command(out: Path) -> list[str]:

@@ -121,7 +121,7 @@ def test_rows_that_were_taken_back_while_it_was_full_do_not_come_again(tmp_path,
     full_disk[0] = True
     log.rewind(1)
     full_disk[0] = False
-    log.catch_up()
+    log.flush()
     assert read_rows(path) == [row(1)]
 
 

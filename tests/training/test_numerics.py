@@ -10,7 +10,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.study.arms import _is_of
 from deepjax.training import TrainConfig, train
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 from deepjax.training.numerics import DEFAULTS, NAME, XLA_FLAGS, claim_numerics, numerics
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2)
@@ -45,7 +45,7 @@ def test_jax_s_own_settings_are_those_of_older_runs():
 def test_a_changed_setting_is_refused_by_name(name, recorded, tmp_path):
     if recorded:
         claim_numerics(tmp_path)
-    claim_directory(tmp_path, CONFIG)
+    init_run_dir(tmp_path, CONFIG)
     claim_numerics(tmp_path)
     with setting(name, CHANGES[name]), pytest.raises(InputError, match=f"{name} is {CHANGES[name]!r}, there") as refused:
         train(CONFIG, tmp_path)
@@ -58,7 +58,7 @@ def test_a_changed_setting_is_refused_by_name(name, recorded, tmp_path):
 def test_a_run_under_other_settings_goes_on_under_them(tmp_path):
     with setting("jax_default_prng_impl", "rbg"):
         claim_numerics(tmp_path)
-        claim_directory(tmp_path, CONFIG)
+        init_run_dir(tmp_path, CONFIG)
         claim_numerics(tmp_path)
     with pytest.raises(InputError, match="jax_default_prng_impl is 'threefry2x32', there 'rbg'"):
         claim_numerics(tmp_path)
@@ -104,7 +104,7 @@ def test_a_damaged_record_is_named(text, tmp_path):
 
 def test_a_refused_run_leaves_nothing_behind(tmp_path):
     claim_numerics(tmp_path)
-    claim_directory(tmp_path, CONFIG)
+    init_run_dir(tmp_path, CONFIG)
     names = sorted(path.name for path in tmp_path.iterdir())
     with setting("jax_enable_x64", True), pytest.raises(InputError):
         train(dataclasses.replace(CONFIG, seed=1), tmp_path)

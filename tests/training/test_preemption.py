@@ -12,7 +12,7 @@ import time
 import pytest
 
 from deepjax.errors import Stopped
-from deepjax.training import RunOptions, TrainConfig, build, loop, preemption, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, loop, preemption, train
 from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.checkpoint.manifest import problems, read_manifest
 from deepjax.training.metrics_log import read_rows
@@ -25,7 +25,7 @@ EVERY_2 = RunOptions(save_every=2)
 
 @pytest.fixture(scope="module")
 def programs():
-    return build(CONFIG)
+    return compile_training(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path)
         raise InterruptedError
 
     monkeypatch.setattr(loop, "watchdog", watching)
-    monkeypatch.setattr(loop, "build", built)
+    monkeypatch.setattr(loop, "compile_training", built)
     with pytest.raises(InterruptedError):
         train(CONFIG, tmp_path, RunOptions(watchdog=5.0))
     assert watched == [5.0, "beat"]

@@ -11,19 +11,19 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from deepjax.analysis import trace
 from deepjax.errors import InputError
-from deepjax.training import RunOptions, TrainConfig, build, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, train
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.probe import make_tracer
-from deepjax.training.step.step import DROPOUT, classifier_loss, prepared
+from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
 CONFIG = TrainConfig(model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1)  # 5 steps an epoch
 
 
 @pytest.fixture(scope="module")
 def programs():
-    return build(CONFIG)
+    return compile_training(CONFIG)
 
 
 def rows_of(out):
@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     by_hand = trace(
         programs.model,
         {"params": state.params, "batch_stats": state.batch_stats},
-        prepared(key, batch, programs.dataset, step_options(CONFIG)),
+        preprocess_batch(key, batch, programs.dataset, step_options(CONFIG)),
         loss=classifier_loss,
         rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
     )
@@ -95,7 +95,7 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     state = programs.fresh_state(CONFIG)
     batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
     row = make_tracer(programs, "full")(state, batch).row()
-    seen = jax.device_get(prepared(jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)))
+    seen = jax.device_get(preprocess_batch(jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)))
     params, variables = ravel_pytree(state.params), {"batch_stats": state.batch_stats}
 
     def loss(flat, part):  # by hand: of the network in training

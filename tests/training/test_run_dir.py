@@ -11,7 +11,7 @@ from deepjax.analysis import trace
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, train
 from deepjax.training.checkpoint.inspect import read_state
-from deepjax.training.config import claim_directory
+from deepjax.training.config import init_run_dir
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.run_dir import open_run
 
@@ -96,6 +96,6 @@ def test_a_configuration_that_is_none(tmp_path, text):
 
 
 def test_a_run_without_checkpoints(tmp_path):
-    claim_directory(tmp_path, CONFIG)
+    init_run_dir(tmp_path, CONFIG)
     with pytest.raises(InputError, match="holds no checkpoint"):
         open_run(tmp_path)

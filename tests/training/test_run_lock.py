@@ -42,7 +42,7 @@ def test_a_second_owner_is_refused_and_told_the_first(tmp_path):
 
 
 def test_training_is_refused_before_anything_is_compiled_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepjax.training.loop.build", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("deepjax.training.loop.compile_training", lambda *_: pytest.fail("compiled"))
     with hold(tmp_path, SAY.append), pytest.raises(InputError, match="is in use by process"):
         train(TrainConfig(model="cifar_resnet20"), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ Batches = Batch | list[Batch]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stack:
+class BatchStack:
     """Batches of one size along a leading axis."""
 
     first: Batch
@@ -25,13 +25,13 @@ class Stack:
     batches: int
 
 
-def stack(batch: Batches) -> Stack:
+def stack(batch: Batches) -> BatchStack:
     """One batch or several, stacked; raises InputError where they are not of one size."""
     batches = batch if _is_list(batch) else [batch]
     shapes = {str(jax.tree.map(jnp.shape, each)) for each in batches}
     require(len(shapes) == 1, "batch", f"a list of batches of the shapes {', '.join(sorted(shapes))}", "batches of one size")
     examples = sum(batch_size(each) for each in batches)
-    return Stack(batches[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), examples, len(batches))
+    return BatchStack(batches[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), examples, len(batches))
 
 
 def require_one(batch: Batches, taker: str) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import tracers
 
-from deepjax.analysis.core.module import Model, check, hashable, no_loss, run, shapes_of
+from deepjax.analysis.core.module import Model, hashable, no_loss, run, shapes_of, validate_inputs
 from deepjax.analysis.core.nn_jit import RUN
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
@@ -28,7 +28,7 @@ class Call:
     """Name of the module's class."""
     shape: tuple[int, ...]
     """Of the output."""
-    inside: bool
+    in_transform: bool
     """Whether it runs inside nn.scan, nn.remat or the like, where its output cannot be taken out of the forward pass."""
 
 
@@ -113,14 +113,14 @@ def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[C
 def _all_calls(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
     found: list[Call] = []
     variables, inputs = jax.tree.unflatten(structure, shapes)
-    check(model, variables, (inputs, None), no_loss, train)
+    validate_inputs(model, variables, (inputs, None), no_loss, train)
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any, inside: bool) -> None:
         found.append(Call(path_of(module), type(module).__name__, output.shape, inside))
 
     jax.eval_shape(lambda variables, inputs: visit_calls(model, variables, inputs, train, note), variables, inputs)
-    inside = dict.fromkeys(call for call in found if call.inside)  # nn.scan traces its body more than once
-    return tuple(call for call in found if not call.inside or inside.pop(call, True) is None)
+    inside = dict.fromkeys(call for call in found if call.in_transform)  # nn.scan traces its body more than once
+    return tuple(call for call in found if not call.in_transform or inside.pop(call, True) is None)
 
 
 def path_of(module: nn.Module) -> str:

@@ -54,7 +54,7 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     return nn.meta.unbox(satisfied(attempt, guesses=guessed(network, demanded))[0])
 
 
-def drawn(model: Model, key: Array, shape: Any) -> dict[str, Any]:
+def init_variables(model: Model, key: Array, shape: Any) -> dict[str, Any]:
     """A fresh network's "params", and its "batch_stats" where it has them.
 
     shape: of one float32 array, batch included; or, for other dtypes and several inputs, `jax.ShapeDtypeStruct`s or arrays of
@@ -257,7 +257,7 @@ def _scalar(value: Any, what: str) -> Array:
     return value
 
 
-def check(
+def validate_inputs(
     model: Model,
     variables: Any,
     batch: Batch,

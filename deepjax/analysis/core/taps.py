@@ -23,8 +23,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from deepjax.analysis.core.batch import require_one
 from deepjax.analysis.core.calls import Ended, is_float, is_sum, watched
 from deepjax.analysis.core.cotangent_slot import probe
-from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, check, cross_entropy, entry, hashable, loss_of
-from deepjax.errors import InputError, unknown
+from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, cross_entropy, entry, hashable, loss_of, validate_inputs
+from deepjax.errors import InputError, unknown_name_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +81,14 @@ def sites(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, r
 
     Nothing is computed. Raises InputError where the batch does not fit the network.
     """
-    return _sites(hashable(model), loss, train, *check(model, variables, batch, loss, train, rngs))
+    return _sites(hashable(model), loss, train, *validate_inputs(model, variables, batch, loss, train, rngs))
 
 
 @functools.lru_cache(maxsize=256)
 def _sites(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
     found: dict[Site, Site] = {}
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
-    check(model, variables, batch, loss, train, rngs)
+    validate_inputs(model, variables, batch, loss, train, rngs)
 
     marked: list[Site] = []
 
@@ -179,7 +179,7 @@ def _differing(group: Sequence[Site]) -> list[Callable[[Site], str]]:
     return chosen
 
 
-def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequence[str] = ()) -> tuple[Site, ...]:
+def select_sites(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequence[str] = ()) -> tuple[Site, ...]:
     """The sites of these layers, in their order in the network; None: all.
 
     Layers are named by path, which takes all outputs, or by path and label. `others`: names that have no site. Raises InputError
@@ -191,11 +191,11 @@ def chosen(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequ
     known = dict.fromkeys(name for pair in names for name in pair if name) | dict.fromkeys(others)
     for layer in layers:
         if layer not in known:
-            raise unknown("layer", layer, known)
+            raise unknown_name_error("layer", layer, known)
     return tuple(site for site, pair in zip(all_sites, names, strict=True) if not set(pair).isdisjoint(layers))
 
 
-def measured(
+def loss_grads_and_measurements(
     model: Model,
     variables: Any,
     batch: Batch,
@@ -262,7 +262,7 @@ def taps(
     """
     require_one(batch, "taps")
     model, variables = entry(model, variables)
-    at = chosen(sites(model, variables, batch, loss, train, rngs), layers)
+    at = select_sites(sites(model, variables, batch, loss, train, rngs), layers)
     names = [site.layer + label for site, label in zip(at, labels(at), strict=True)]
     for name, site in zip(names, at, strict=True):
         if site.in_custom_vjp:
@@ -290,7 +290,7 @@ def taps(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
 def _taps(model: Model, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]) -> Any:
-    return measured(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
+    return loss_grads_and_measurements(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 
 _WHOLE = Measure(lambda arguments, output: (output, jnp.ones((), jnp.float32)), lambda cotangent: cotangent)

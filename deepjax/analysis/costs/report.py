@@ -28,13 +28,13 @@ class LayerCost:
     """Multiply-adds of convolutions and matrix products, padding included."""
     activations: int
     """Bytes of what the module returns, in its own dtype; an array that several modules hand on belongs to the innermost."""
-    moved: int
+    bytes_moved: int
     """Bytes of inputs, weights and outputs of its convolutions and matrix products, each read or written once."""
 
     @property
     def intensity(self) -> float:
         """FLOPs, two a multiply-add, per byte moved; NaN where nothing is moved."""
-        return 2 * self.macs / self.moved if self.moved else math.nan
+        return 2 * self.macs / self.bytes_moved if self.bytes_moved else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,5 +217,5 @@ def _compiled(forward: Callable[..., Any], variables: Any, images: Any) -> Compi
 
 def _cells(row: LayerCost) -> tuple[str, ...]:
     counts = [scaled(value).strip() for value in (row.params, row.macs)]
-    memory = [f"{scaled(value)}B" for value in (row.activations, row.moved)]
+    memory = [f"{scaled(value)}B" for value in (row.activations, row.bytes_moved)]
     return (row.layer or "(network)", *counts, *memory, "-" if math.isnan(row.intensity) else f"{row.intensity:.1f}")

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from deepjax.analysis.curvature.operators import HessianTrace, Matrix
-from deepjax.analysis.curvature.spectrum import Density, Eigenvalues, GradientMass
+from deepjax.analysis.curvature.operators import HessianTrace, MatrixSpec
+from deepjax.analysis.curvature.spectrum import Density, Eigenvalues, GradientSubspace
 from deepjax.analysis.instrument_figures import canvas
 from deepjax.analysis.plots import COLORS
 
@@ -70,7 +70,7 @@ def draw_trace(found: HessianTrace, ax: Any = None) -> Axes:
     return axes
 
 
-def draw_mass(found: GradientMass, ax: Any = None) -> Axes:
+def draw_mass(found: GradientSubspace, ax: Any = None) -> Axes:
     """The share in the first 1, 2, ... eigenvectors, and that of a random direction."""
     places = np.arange(1, len(found.shares) + 1)
     with canvas(ax, 5.2, 3.8) as axes:
@@ -85,11 +85,11 @@ def draw_mass(found: GradientMass, ax: Any = None) -> Axes:
     return axes
 
 
-def _name(matrix: Matrix) -> str:
+def _name(matrix: MatrixSpec) -> str:
     return matrix.name if len(matrix.name) <= 48 else f"{matrix.name[:45]}..."
 
 
-def _under(matrix: Matrix) -> str:
+def _under(matrix: MatrixSpec) -> str:
     """On how many examples, and with which statistics where the network keeps any."""
     statistics = f", {matrix.bn} statistics" if matrix.normalised else ""
     return f"{matrix.examples:,} examples{statistics}"

@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.core.batch import Batches, stack
-from deepjax.analysis.core.module import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
+from deepjax.analysis.core.module import Batch, Loss, base_key, cross_entropy, entry, has_batch_norm, run, validate_inputs
 from deepjax.analysis.core.params import (
     Path,
     by_path,
@@ -37,8 +37,8 @@ from deepjax.analysis.core.params import (
     sum_dtype,
     widened,
 )
-from deepjax.backend.conv_layouts import fast_loops
-from deepjax.errors import require, unknown
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
+from deepjax.errors import require, unknown_name_error
 
 Kind = Literal["hessian", "gauss_newton"]
 Statistics = Literal["running", "batch"]
@@ -49,7 +49,7 @@ Progress = Callable[[int, int], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Matrix:
+class MatrixSpec:
     """What matrix the numbers are of."""
 
     operator: Kind
@@ -109,7 +109,7 @@ class Operator:
         def step(total: Array, part: Any) -> tuple[Array, None]:
             return total + function(*part), None
 
-        summed = fast_loops(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
+        summed = canonicalize_conv_layouts(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
         return summed(data[1]) / count
 
     def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
@@ -185,7 +185,7 @@ def gnvp(
 class HessianTrace:
     """The trace of a matrix: the sum of its eigenvalues, estimated."""
 
-    matrix: Matrix
+    matrix: MatrixSpec
     trace: float
     error: float
     """Standard error; 0 for a diagonal matrix, NaN for one probe."""
@@ -244,17 +244,17 @@ def hessian_trace(
 
 def prepare(
     model: nn.Module, variables: Any, batch: Batches, operator: Kind, layers: Layers, bn: Statistics, loss: Loss
-) -> tuple[Operator, Any, Matrix]:
+) -> tuple[Operator, Any, MatrixSpec]:
     """The operator, the data that it takes, and what it is; raises InputError for what does not fit before anything is computed."""
     model, variables = entry(model, variables)
     require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
+    validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     layers = _known((layers,) if isinstance(layers, str) else layers, variables["params"])
     product = Operator(model, loss, operator, bn == "batch", layers)
     parameters = sum(map(real_count, product.block(variables).values()))
-    matrix = Matrix(operator, bn, has_batch_norm(variables), layers, parameters, data.examples, data.batches)
+    matrix = MatrixSpec(operator, bn, has_batch_norm(variables), layers, parameters, data.examples, data.batches)
     return product, (variables, data.stacked), matrix
 
 
@@ -267,7 +267,7 @@ def to_tree(product: Operator, variables: Any, vector: Array) -> dict[str, Any]:
 def check_finite(value: Array) -> float:
     """The number, which the curvature must have."""
     number = float(value)
-    require(math.isfinite(number), "curvature", number, "finite values; `first_not_finite` finds the layer")
+    require(math.isfinite(number), "curvature", number, "finite values; `first_nonfinite_layer` finds the layer")
     return number
 
 
@@ -306,7 +306,7 @@ def _known(layers: tuple[str, ...] | None, params: Any) -> tuple[str, ...] | Non
     modules, names = modules_of(leaves), {path_string(path) for path in leaves}
     for layer in layers:
         if layer not in modules and layer not in names:
-            raise unknown("layer", layer, modules or names)
+            raise unknown_name_error("layer", layer, modules or names)
     return tuple(layers)
 
 

@@ -23,7 +23,7 @@ from deepjax.analysis.core.module import Loss, cross_entropy
 from deepjax.analysis.curvature.operators import (
     Kind,
     Layers,
-    Matrix,
+    MatrixSpec,
     Operator,
     Progress,
     Statistics,
@@ -43,7 +43,7 @@ ROUNDING = 1e-6  # of the largest entry or eigenvalue: what is below is no more 
 class Eigenvalues:
     """Extreme eigenvalues of a matrix, each with how far it can be off."""
 
-    matrix: Matrix
+    matrix: MatrixSpec
     which: Which
     values: np.ndarray
     """(k,), the most extreme first."""
@@ -97,10 +97,10 @@ def top_eigenvalues(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GradientMass:
+class GradientSubspace:
     """How much of the squared gradient lies in the space of a matrix's top eigenvectors."""
 
-    matrix: Matrix
+    matrix: MatrixSpec
     eigenvalues: np.ndarray
     """(k,), largest first."""
     residuals: np.ndarray
@@ -134,7 +134,7 @@ class GradientMass:
         return draw_mass(self, ax)
 
 
-def gradient_mass(
+def gradient_subspace_overlap(
     model: nn.Module,
     variables: Any,
     batch: Batches,
@@ -147,7 +147,7 @@ def gradient_mass(
     steps: int = 80,
     seed: int = 0,
     progress: Progress = None,
-) -> GradientMass:
+) -> GradientSubspace:
     """The share of the squared gradient norm in the space of the k largest eigenvalues' vectors.
 
     The gradient is of the same loss, over the same batches and by the same parameters. Arguments and errors as of
@@ -158,14 +158,14 @@ def gradient_mass(
     values, vectors, residuals, _ = _extremes(product, data, matrix, k, "largest", steps, seed, progress)
     parts, norm = jax.device_get(_in_space(data, vectors, product=product))
     shares = np.cumsum(np.square(parts, dtype=float)) / float(norm) ** 2 if norm > 0 else np.full(k, math.nan)
-    return GradientMass(matrix, values, residuals, np.minimum(shares, 1), float(norm))
+    return GradientSubspace(matrix, values, residuals, np.minimum(shares, 1), float(norm))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Density:
     """How many of a matrix's eigenvalues lie where: their density, smoothed by a Gaussian."""
 
-    matrix: Matrix
+    matrix: MatrixSpec
     nodes: np.ndarray
     """(probes, steps): Ritz values, ascending."""
     weights: np.ndarray
@@ -312,7 +312,7 @@ def _norm(vector: Array) -> Array:
 
 
 def _extremes(
-    product: Operator, data: Any, matrix: Matrix, k: int, which: Which, steps: int, seed: int, progress: Progress
+    product: Operator, data: Any, matrix: MatrixSpec, k: int, which: Which, steps: int, seed: int, progress: Progress
 ) -> tuple[np.ndarray, Array, np.ndarray, int]:
     """(eigenvalues, unit vectors (k, parameters), residuals, steps)."""
     steps = _at_most(steps, matrix)
@@ -347,7 +347,7 @@ def _in_space(data: Any, vectors: Array, *, product: Operator) -> tuple[Array, A
     return jnp.matmul(vectors, gradient, precision="highest"), _norm(gradient)
 
 
-def _at_most(steps: int, matrix: Matrix) -> int:
+def _at_most(steps: int, matrix: MatrixSpec) -> int:
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
     return min(steps, matrix.parameters)
 

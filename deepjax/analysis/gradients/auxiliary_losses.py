@@ -14,10 +14,21 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.core.module import Batch, Loss, Model, check, cross_entropy, entry, mode_text, name_of, run, shapes_of
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    Model,
+    cross_entropy,
+    entry,
+    mode_text,
+    name_of,
+    run,
+    shapes_of,
+    validate_inputs,
+)
 from deepjax.analysis.core.params import Path, as_real, path_string, restored, widened
 from deepjax.analysis.gradients.per_example import by_layer, call_order
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 
 MAIN = "main"
 
@@ -39,7 +50,7 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
+class LossContributions:
     """Every layer in the order of the forward pass, those of heads last, and in each every loss."""
 
     train: bool
@@ -69,7 +80,7 @@ class Shares:
         return draw_shares(self, ax)
 
 
-def loss_shares(
+def loss_contributions(
     model: Model,
     variables: Any,
     batch: Batch,
@@ -77,7 +88,7 @@ def loss_shares(
     weights: float | Mapping[str, float] = 0.3,
     loss: Loss = cross_entropy,
     train: bool = True,
-) -> Shares:
+) -> LossContributions:
     """Per layer: norm of each loss's gradient, its share of the total, and its cosine with the main loss's.
 
     batch: as in `forward`. Heads are the logits, or tuples of logits, in the collection "auxiliary"; a head's name is its path
@@ -89,7 +100,7 @@ def loss_shares(
     """
     model, variables = entry(model, variables)
     variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}  # else sow would append to it
-    check(model, variables, batch, loss, train)
+    validate_inputs(model, variables, batch, loss, train)
     names = _names(model, loss, train, *shapes_of((variables, batch)))
     scales = _weights(weights, names)
     values, found = jax.device_get(_measure(model, variables, batch, loss=loss, train=train))
@@ -101,7 +112,7 @@ def loss_shares(
             rows.append(
                 Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
             )
-    return Shares(
+    return LossContributions(
         train,
         {name: float(value) for name, value in zip(names, values, strict=True)},
         scales,
@@ -137,7 +148,7 @@ def _weights(weights: float | Mapping[str, float], names: tuple[str, ...]) -> di
     given = dict(weights) if isinstance(weights, Mapping) else dict.fromkeys(heads, weights)
     for name, weight in given.items():
         if name not in heads:
-            raise unknown("head", name, heads)
+            raise unknown_name_error("head", name, heads)
         require(weight >= 0, f"weight of {name}", weight, "0 or more")
     return {MAIN: 1.0} | {name: float(given.get(name, 0.3)) for name in heads}
 

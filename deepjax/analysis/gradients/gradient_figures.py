@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from deepjax.analysis.gradients.auxiliary_losses import MAIN, Shares
+from deepjax.analysis.gradients.auxiliary_losses import MAIN, LossContributions
 from deepjax.analysis.gradients.per_example import NoiseScale, PerExample
 from deepjax.analysis.gradients.shattering import GradientLine, Shattering
 from deepjax.analysis.instrument_figures import canvas
@@ -54,7 +54,7 @@ def draw_noise(found: NoiseScale, ax: Any = None) -> Axes:
     return axes
 
 
-def draw_shares(found: Shares, ax: Any = None) -> Axes:
+def draw_shares(found: LossContributions, ax: Any = None) -> Axes:
     """Each loss's share of the layer's gradient, stacked, for the layers that more than one loss reaches."""
     layers = list(found.shared)
     with canvas(ax, 6.4, 4.2) as axes:

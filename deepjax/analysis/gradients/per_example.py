@@ -24,15 +24,15 @@ from deepjax.analysis.core.module import (
     Loss,
     Model,
     base_key,
-    check,
     cross_entropy,
     entry,
     has_batch_norm,
     inputs_of,
     loss_of,
+    validate_inputs,
 )
 from deepjax.analysis.core.params import Path, as_real, by_path, from_real, path_string, real_count, restored, sum_dtype
-from deepjax.backend.conv_layouts import fast_loops
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 
 Statistics = Literal["running"] | int
@@ -116,7 +116,7 @@ def per_example_gradients(
     count = examples // size
     require(count >= 2, "bn", bn, f"what leaves two gradients or more; the batch of {examples} leaves {count}")
     groups = _split(batch, count, size)
-    check(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
+    validate_inputs(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
     found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
     numbers = jax.device_get(found)
     sizes = {layer: sum(map(real_count, leaves)) for layer, leaves in by_layer(variables["params"]).items()}
@@ -186,7 +186,7 @@ def noise_scale(
     norms, size = [], 0
     for batch in batches:
         groups, size = _shares(batch, small, bn, size)
-        check(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train, every=groups)
+        validate_inputs(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train, every=groups)
         norms.append(_square_norms(variables, groups, model=model, loss=loss, train=train))
     require(bool(norms), "batches", "empty", "one batch or more")
     estimates = _estimates(np.array(jax.device_get(norms), float), small, size)
@@ -275,7 +275,7 @@ def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "chunk", "keep"))
-@fast_loops
+@canonicalize_conv_layouts
 def _statistics(
     variables: Any, groups: Any, *, model: nn.Module, loss: Loss, train: bool, chunk: int, keep: bool
 ) -> tuple[dict[Path, tuple[Array, ...]], Any]:
@@ -345,7 +345,7 @@ def _squares(leaves: list[Array], first: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-@fast_loops
+@canonicalize_conv_layouts
 def _square_norms(variables: Any, shares: Any, *, model: nn.Module, loss: Loss, train: bool) -> tuple[Array, Array]:
     """Mean squared norm of the shares' gradients, squared norm of their mean. shares: (shares, ghost batches, examples, ...)."""
     count, ghosts = jax.tree.leaves(shares)[0].shape[:2]

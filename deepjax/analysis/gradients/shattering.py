@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.module import Model, check, entry, has_batch_norm, mode_text, run
+from deepjax.analysis.core.module import Model, entry, has_batch_norm, mode_text, run, validate_inputs
 from deepjax.errors import require
 
 Output = Callable[[Any], Array]
@@ -147,7 +147,7 @@ def _check(model: Model, variables: Any, inputs: Any, output: Output) -> None:
     fits = hasattr(inputs, "dtype") and jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.ndim >= 1
     require(fits, "inputs", getattr(inputs, "dtype", type(inputs).__name__), "one array of floats, (examples, ...)")
     for train in (True, False):
-        check(model, variables, (inputs, None), _OfOutputs(output), train)
+        validate_inputs(model, variables, (inputs, None), _OfOutputs(output), train)
 
 
 @dataclasses.dataclass(frozen=True)

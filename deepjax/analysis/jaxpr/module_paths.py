@@ -13,13 +13,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from deepjax.analysis.core.input_shapes import typed_shapes
-from deepjax.analysis.core.module import Network, check, hashable, initialise, name_of, no_loss, reason, run, shapes_of
+from deepjax.analysis.core.module import Network, hashable, initialise, name_of, no_loss, reason, run, shapes_of, validate_inputs
 from deepjax.analysis.core.nn_jit import RUN
 from deepjax.analysis.jaxpr.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.jaxpr.primitives import WITHOUT_PRODUCTS
 from deepjax.analysis.jaxpr.products import PRODUCTS, equation_macs
 from deepjax.analysis.jaxpr.trip_count import Known
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 
 OUTPUT = "output of "  # before the path, in the name of the identity that marks a module's output
@@ -78,8 +78,8 @@ def _computation(
         variables = _shapes_of_variables(model, inputs)
     for collection in sow:  # what initialisation has sown is none of the network's state
         variables.pop(collection, None)
-    check(model, variables, (inputs, None), no_loss, train)
-    with nn.intercept_methods(_marker({}, called)), as_written():
+    validate_inputs(model, variables, (inputs, None), no_loss, train)
+    with nn.intercept_methods(_marker({}, called)), reference_lowering():
         forward = jax.make_jaxpr(lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow), return_shape=True)
         jaxpr, (output, changed) = forward(variables, inputs)
     return Computation(jaxpr, variables, output, changed, tuple(initialized), tuple(called))

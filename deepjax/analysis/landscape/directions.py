@@ -24,7 +24,7 @@ from deepjax.analysis.core.params import (
     path_string,
     squares,
 )
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 
 Normalise = Literal["filter", "layer"] | None
 Apart = tuple[tuple[int, ...], tuple[int, ...]]
@@ -61,7 +61,7 @@ def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, 
     names = modules_of(shapes) | dict.fromkeys(map(path_string, shapes))
     for name in axes:
         if name not in names:
-            raise unknown("path in axes", name, names)
+            raise unknown_name_error("path in axes", name, names)
     return tuple((path, _apart(path, shapes, axes)) for path in shapes)
 
 

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis.core.batch import Batches, stack
-from deepjax.analysis.core.module import Batch, Loss, base_key, check, cross_entropy, entry, has_batch_norm, run
+from deepjax.analysis.core.module import Batch, Loss, base_key, cross_entropy, entry, has_batch_norm, run, validate_inputs
 from deepjax.analysis.core.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, widened
 from deepjax.analysis.landscape.trajectory import Trajectory
 from deepjax.errors import require
@@ -171,7 +171,7 @@ def loss_line(
     return Line(bn, task.normalised, task.examples, False, points, *found)
 
 
-def loss_between(
+def linear_interpolation(
     model: nn.Module,
     variables_a: Any,
     variables_b: Any,
@@ -261,7 +261,7 @@ def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: S
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
-    check(model, variables, data.first, loss, bn == "batch", every=data.stacked)
+    validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     return _Task(model, loss, bn == "batch", data.stacked, data.examples, has_batch_norm(variables), chunk, progress)
 
 

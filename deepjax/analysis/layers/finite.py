@@ -9,10 +9,10 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.core.module import Model, check, entry, no_loss, run, shapes_of
+from deepjax.analysis.core.module import Model, entry, no_loss, run, shapes_of, validate_inputs
 
 
-def first_not_finite(model: Model, variables: Any, images: Any, train: bool = False) -> str | None:
+def first_nonfinite_layer(model: Model, variables: Any, images: Any, train: bool = False) -> str | None:
     """Path of the first module, in the order of the forward pass, whose output is not finite; "" is the network; None: all are.
 
     images: what the network takes, an array or a tuple of arrays. Random streams are from key 0. Blocks under nn.scan are seen
@@ -20,7 +20,7 @@ def first_not_finite(model: Model, variables: Any, images: Any, train: bool = Fa
     Raises InputError where the network cannot take the inputs.
     """
     model, variables = entry(model, variables)
-    check(model, variables, (images, None), no_loss, train)
+    validate_inputs(model, variables, (images, None), no_loss, train)
     finite = jax.device_get(_finite_layers(model, variables, images, train=train))
     order = _order(model, train, *shapes_of((variables, images)))
     return next((path for path in order if path in finite and not finite[path]), None)

@@ -29,7 +29,7 @@ def draw(report: LayerReport) -> Figure:
 
 
 def _outputs(ax: Axes, rows: Sequence[LayerRow]) -> None:
-    mean, deviation = _column(rows, lambda row: row.mean), _column(rows, lambda row: row.deviation)
+    mean, deviation = _column(rows, lambda row: row.mean), _column(rows, lambda row: row.std)
     places = np.arange(len(rows))
     ax.plot(places, mean, color=COLORS[0], label="mean")
     ax.fill_between(places, mean - deviation, mean + deviation, color=COLORS[0], alpha=0.2, linewidth=0, label="± deviation")
@@ -56,7 +56,7 @@ def _gradients(ax: Axes, rows: Sequence[LayerRow]) -> None:
 
 def _dead(ax: Axes, rows: Sequence[LayerRow], logits: Sequence[tuple[int, ...]]) -> None:
     """What has the shape of the network's own output is left out: no ReLU follows on logits."""
-    dead = 100 * _column(rows, lambda row: 0.0 if row.shape in logits else row.dead)
+    dead = 100 * _column(rows, lambda row: 0.0 if row.shape in logits else row.dead_fraction)
     ax.bar(np.arange(len(rows)), dead, color=COLORS[6], width=0.8)
     ax.set(
         title=f"Dead channels: up to {dead.max():.0f} % of a layer" if dead.any() else "No channel is dead",

@@ -17,8 +17,8 @@ from deepjax.analysis.core.batch import require_one
 from deepjax.analysis.core.calls import is_float
 from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.core.params import Path, by_path, check_like, path_string, widened
-from deepjax.analysis.core.taps import Measure, Site, chosen, labels, measured, sites
-from deepjax.backend.conv_layouts import fast_loops
+from deepjax.analysis.core.taps import Measure, Site, labels, loss_grads_and_measurements, select_sites, sites
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError
 
 
@@ -40,11 +40,11 @@ class LayerRow:
     runs: int
     """How often it ran; 0: nothing leads from its output to the loss, and nothing is known of it (see `LayerReport.unseen`)."""
     mean: float
-    deviation: float
+    std: float
     """Mean and standard deviation of the output over all its entries."""
-    largest: float
+    max_abs: float
     """Largest absolute value of the output."""
-    dead: float
+    dead_fraction: float
     """Share of channels (last axis) that are nowhere above 0 in the batch: after a ReLU, or under the one that follows."""
     gradient_norm: float
     """L2 norm of the loss's gradient with respect to the output, all examples together; nan where it is not seen."""
@@ -129,7 +129,7 @@ def trace(
     if updates is not None:
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
-    at = chosen(everywhere, layers, list(map(path_string, others)))
+    at = select_sites(everywhere, layers, list(map(path_string, others)))
     pending = _statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at)
     named = [path for path in others if layers is None or path_string(path) in layers]
     mode = mode_text(model, variables, batch, train)  # while the devices compute
@@ -137,7 +137,7 @@ def trace(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-@fast_loops
+@canonicalize_conv_layouts
 def _statistics(
     variables: Any,
     batch: Batch,
@@ -163,7 +163,7 @@ def layer_statistics(
     updates_of: Callable[[Any], Any] = lambda gradients: None,
 ) -> dict[str, Any]:
     """What `report` turns into rows: pure, for use inside a compiled function. `updates_of`: gradients -> updates, or None."""
-    value, gradients, statistics = measured(model, variables, batch, loss, train, rngs, at, STATISTICS)
+    value, gradients, statistics = loss_grads_and_measurements(model, variables, batch, loss, train, rngs, at, STATISTICS)
     updates = updates_of(gradients)
     norms = {"weights": _layer_squares(variables["params"]), "gradients": _layer_squares(gradients)}
     return {"loss": value, "outputs": statistics, **norms, "updates": {} if updates is None else _layer_squares(updates)}
@@ -332,7 +332,7 @@ def _columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
         "runs": [str(row.runs) if row.runs != 1 else "" for row in rows],
         "mean": numbers("mean"),
         "deviation": numbers("deviation"),
-        "dead": [f"{100 * row.dead:.0f} %" if row.runs else "-" for row in rows],
+        "dead": [f"{100 * row.dead_fraction:.0f} %" if row.runs else "-" for row in rows],
         "gradient": numbers("gradient_norm"),
         "weights": numbers("weight_norm"),
         "their gradient": numbers("parameter_gradient_norm"),

@@ -20,12 +20,12 @@ from deepjax.analysis.core.batch import batch_size
 from deepjax.analysis.core.module import (
     Batch,
     Model,
-    check,
     described,
     entry,
     mode_text,
     run,
     shapes_of,
+    validate_inputs,
 )
 from deepjax.analysis.core.params import as_real, check_like, real_count, restored, sum_dtype, widened
 from deepjax.errors import require
@@ -205,7 +205,7 @@ def _half(progress: Callable[[int, int], None], which: int, done: int, total: in
 def outputs_of(model: Model, variables: Any, inputs: Any) -> int:
     """How many numbers the network returns for an example; raises InputError where it cannot take the inputs."""
     batch_size((inputs, None))
-    check(model, variables, (inputs, None), _one_array, False)
+    validate_inputs(model, variables, (inputs, None), _one_array, False)
     return _outputs_of(model, *shapes_of((variables, inputs)))
 
 

@@ -15,7 +15,18 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis.core.batch import batch_size
-from deepjax.analysis.core.module import Batch, Loss, Model, check, entry, inputs_of, labels_of, mode_text, of_classes, run
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    Model,
+    entry,
+    inputs_of,
+    labels_of,
+    mode_text,
+    of_classes,
+    run,
+    validate_inputs,
+)
 from deepjax.analysis.core.params import as_real, check_like, filled, restored, sum_dtype, widened
 from deepjax.analysis.ntk.kernel import Progress, outputs_of
 from deepjax.errors import InputError, require
@@ -39,7 +50,7 @@ def linearised(model: Model, variables: Any) -> Callable[[Any, Any], Array]:
 
 
 @of_classes
-def squared(outputs: Array, batch: Batch) -> Array:
+def half_mse(outputs: Array, batch: Batch) -> Array:
     """Half the squared distance of outputs and labels, mean over examples; integer labels stand for one-hot rows."""
     labels = labels_of(batch)
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == outputs.shape[:-1]:
@@ -91,7 +102,7 @@ def linearised_training(
     *,
     steps: int,
     learning_rate: float,
-    loss: Loss = squared,
+    loss: Loss = half_mse,
     progress: Progress = None,
 ) -> LinearisedRun:
     """Full-batch gradient descent on the network and on its linearisation, and how far their outputs come apart.
@@ -105,7 +116,7 @@ def linearised_training(
     model, variables = entry(model, variables)
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "1 or more")
     require(learning_rate > 0, "learning_rate", learning_rate, "above 0")
-    check(model, variables, batch, loss, False)
+    validate_inputs(model, variables, batch, loss, False)
     outputs_of(model, variables, inputs_of(batch))
     state, found = (variables["params"], variables["params"]), []
     rate = np.asarray(learning_rate, sum_dtype(*jax.tree.leaves(state)))

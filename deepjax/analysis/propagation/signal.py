@@ -20,7 +20,7 @@ from jax import Array
 
 from deepjax.analysis.core.calls import Call, all_calls, is_float, is_sum, path_of, visit_calls
 from deepjax.analysis.core.module import Model, entry, mode_text, name_of
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 
 Activation = Callable[[Array], Array]
 
@@ -92,9 +92,9 @@ def signal_propagation(
     paths = _default_blocks(calls) if blocks is None else tuple(blocks)
     for path in paths:
         if path not in {call.path for call in calls}:
-            raise unknown("block", path, {call.path for call in calls if call.path})
-    hidden = tuple(dict.fromkeys(call.path for call in calls if call.inside and call.path in paths))
-    seen = [call for call in calls if call.path in paths and not call.inside]
+            raise unknown_name_error("block", path, {call.path for call in calls if call.path})
+    hidden = tuple(dict.fromkeys(call.path for call in calls if call.in_transform and call.path in paths))
+    seen = [call for call in calls if call.path in paths and not call.in_transform]
     if hidden and (blocks is not None or not seen):
         raise InputError(
             f"blocks {', '.join(hidden)} run inside nn.scan or nn.remat, where their outputs cannot be read; "
@@ -116,7 +116,7 @@ def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
     named = dict.fromkeys(call.path for call in calls if call.path and "Block" in call.kind)
     outermost = [path for path in named if not any(path.startswith(f"{other}/") for other in named)]
     first = dict.fromkeys(call.path for call in calls if call.path and "/" not in call.path)
-    return tuple(outermost or first or dict.fromkeys(call.path for call in calls if call.inside))
+    return tuple(outermost or first or dict.fromkeys(call.path for call in calls if call.in_transform))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "paths", "train"))

@@ -19,7 +19,7 @@ from jax import Array
 from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
 from deepjax.analysis.core.module import Network, described, hashable, name_of, run, shapes_of
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 
 THRESHOLD = 1 - 0.9545  # of the peak: where a Gaussian has fallen 2 standard deviations' mass from it
 Power = Literal["absolute", "square"]
@@ -141,8 +141,8 @@ def _output_of(model: nn.Module | Network, variables: Any, inputs: Array, layer:
 def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
     calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
     if layer and layer not in calls:
-        raise unknown("layer", layer, filter(None, calls))
-    if layer and calls[layer].inside:
+        raise unknown_name_error("layer", layer, filter(None, calls))
+    if layer and calls[layer].in_transform:
         raise InputError(
             f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
             "allowed: layers outside"
@@ -150,7 +150,7 @@ def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: 
     shape = calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
     if len(shape) != 4:
         name = repr(layer) if layer else "the network's own output"
-        maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.inside]
+        maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.in_transform]
         raise InputError(f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as {maps[-1:] or 'none here'}")
     return shape
 

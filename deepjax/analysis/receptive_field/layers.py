@@ -50,7 +50,7 @@ class LayerFields:
 
     input_shape: tuple[int, int, int]
     layers: tuple[LayerField, ...]
-    unseen: tuple[str, ...]
+    skipped_layers: tuple[str, ...]
     """Layers inside nn.scan, nn.remat or the like, whose outputs cannot be taken out of the forward pass."""
 
     def rows(self) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerF
         LayerField(path, shape, field.size, field.stride, field.padding)  # type: ignore[arg-type]
         for (path, shape), field in zip(found, fields, strict=True)
     )
-    return LayerFields(input_shape, layers, tuple(dict.fromkeys(call.path for call in calls if call.inside)))
+    return LayerFields(input_shape, layers, tuple(dict.fromkeys(call.path for call in calls if call.in_transform)))
 
 
 def _loses_space(module: nn.Module, arguments: tuple[Any, ...], spaceless: set[tuple[int, ...]]) -> bool:

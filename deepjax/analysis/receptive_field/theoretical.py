@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from deepjax.analysis.jaxpr.primitives import CALLS, ELEMENTWISE, REDUCTIONS, WINDOWS
 from deepjax.analysis.receptive_field.intervals import Span, cut, join, merge, move, pad, pixels, union, whole, window
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import require
 
 Reach = tuple[Span, ...] | None  # what the units of an array see of the image's rows and columns; None: nothing
@@ -48,7 +48,7 @@ def receptive_fields(function: Callable[..., Any], input_shape: tuple[int, ...],
     """
     require(len(input_shape) == 3, "input_shape", input_shape, "(height, width, channels)")
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    with as_written():
+    with reference_lowering():
         jaxpr, output = jax.make_jaxpr(function, return_shape=True)(images, *others)
     return jax.tree.unflatten(jax.tree.structure(output), fields_of(jaxpr, 0))
 

@@ -19,10 +19,10 @@ from deepjax.analysis.core.calls import in_order, path_of
 from deepjax.analysis.core.module import Batch, Loss, Model, hashable, name_of, run, shapes_of
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 
 
-def places_of(
+def residual_sites(
     model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, modules: Sequence[str] | None = None
 ) -> tuple[Site, ...]:
     """The residual sums, or the named modules, in the order of the forward pass; nothing is computed.
@@ -44,7 +44,7 @@ def places_of(
         require(len(modules) > 0, "modules", modules, "paths of modules that keep their input's shape")
         for name in modules:
             if name not in everywhere:
-                raise unknown("module", name, keepers)
+                raise unknown_name_error("module", name, keepers)
             require(name in keepers, "module", name, "one that keeps its input's shape, unlike this one")
         chosen = tuple(site for site in single if site.layer in modules)
     calls = Counter(site.layer for site in single)
@@ -65,7 +65,7 @@ def gate_names(places: tuple[Site, ...]) -> tuple[str, ...]:
     return tuple(site.layer if site.calls == 1 else f"{site.layer}#{i + 1}" for site in places for i in range(site.calls))
 
 
-def without(places: tuple[Site, ...], keep: Any) -> Any:
+def ablate_branches(places: tuple[Site, ...], keep: Any) -> Any:
     """In this context, where `keep` is False a sum's branch is 0 and a module that is no sum returns its input.
 
     keep: (gates,) booleans. Where it is True the module does exactly what it always does.
@@ -73,7 +73,7 @@ def without(places: tuple[Site, ...], keep: Any) -> Any:
     return _gated(places, keep, _removed)
 
 
-def along(places: tuple[Site, ...], passes: Any) -> Any:
+def route_gradient(places: tuple[Site, ...], passes: Any) -> Any:
     """In this context the backward pass of a sum goes to the shortcut where passes[i, 0], to the branch where passes[i, 1].
 
     passes: (gates, 2) booleans. The forward pass knows nothing of them: under `jax.vmap` over them it is one for all.
@@ -136,11 +136,11 @@ def _removed(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 
 
 def _routed(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], passes: Any, is_sum: bool) -> Any:
-    return function(*(_valve(value, passes[i]) for i, value in enumerate(arguments)))
+    return function(*(_gradient_gate(value, passes[i]) for i, value in enumerate(arguments)))
 
 
 @jax.custom_vjp
-def _valve(x: Array, passes: Array) -> Array:
+def _gradient_gate(x: Array, passes: Array) -> Array:
     """x, whose gradient passes or is 0. The forward pass knows nothing of it, and so is one for a batch of paths."""
     return x
 
@@ -149,4 +149,4 @@ def _shut(passes: Array, cotangent: Array) -> tuple[Array, None]:
     return jnp.where(passes, cotangent, jnp.zeros_like(cotangent)), None
 
 
-_valve.defvjp(lambda x, passes: (x, passes), _shut)
+_gradient_gate.defvjp(lambda x, passes: (x, passes), _shut)

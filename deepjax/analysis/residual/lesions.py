@@ -22,7 +22,6 @@ from deepjax.analysis.core.module import (
     Batch,
     Loss,
     Model,
-    check,
     cross_entropy,
     entry,
     inputs_of,
@@ -30,10 +29,11 @@ from deepjax.analysis.core.module import (
     mode_text,
     of_classes,
     run,
+    validate_inputs,
 )
 from deepjax.analysis.core.taps import Site
-from deepjax.analysis.residual.gates import along, gate_names, places_of, without
-from deepjax.errors import InputError, require, unknown
+from deepjax.analysis.residual.gates import ablate_branches, gate_names, residual_sites, route_gradient
+from deepjax.errors import InputError, require, unknown_name_error
 
 Progress = Callable[[int, int], None] | None
 """Called with (evaluations done, evaluations in all)."""
@@ -119,8 +119,8 @@ def lesions(
     Source: Veit et al. 2016, sections 4.1 and 4.2.
     """
     model, variables = entry(model, variables)
-    places = places_of(model, variables, batch, loss, train, modules)
-    check(model, variables, batch, metric, train, what="metric")
+    places = residual_sites(model, variables, batch, loss, train, modules)
+    validate_inputs(model, variables, batch, metric, train, what="metric")
     names = gate_names(places)
     require(isinstance(draws, int) and draws >= 1, "draws", draws, "a number of sets, 1 or more")
     for count in removed:
@@ -271,7 +271,7 @@ def path_gradient(
     names = gate_names(places)
     for name in branches:
         if name not in names:
-            raise unknown("residual sum", name, names)
+            raise unknown_name_error("residual sum", name, names)
     taken = np.isin(names, list(branches))
     passes = np.stack([~taken, taken], axis=-1)
     return _path_gradient(model, variables, batch, passes, loss=loss, train=train, places=places)
@@ -321,7 +321,7 @@ def _evaluate(
     train: bool,
     places: tuple[Site, ...],
 ) -> tuple[Array, Array]:
-    with without(places, keep):
+    with ablate_branches(places, keep):
         outputs, _ = run(model, variables, batch, train)
     return loss(outputs, batch).astype(jnp.float32), metric(outputs, batch).astype(jnp.float32)
 
@@ -357,7 +357,7 @@ def _gradient(
     def value(floats: tuple[Array, ...]) -> Array:
         rest = iter(floats)
         given = tuple(next(rest) if _is_floating(each) else each for each in inputs)
-        with along(places, passes):
+        with route_gradient(places, passes):
             outputs, _ = run(model, variables, (given, None), train)
         return loss(outputs, batch)  # what a loss takes from the inputs themselves is on no path
 
@@ -365,7 +365,7 @@ def _gradient(
 
 
 def _gradient_places(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[Site, ...]:
-    places = places_of(model, variables, batch, loss, train)
+    places = residual_sites(model, variables, batch, loss, train)
     dtypes = ", ".join(str(jnp.result_type(each)) for each in inputs_of(batch))
     require(any(map(_is_floating, inputs_of(batch))), "inputs", dtypes, "floats, which have gradients")
     return places

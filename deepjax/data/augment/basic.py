@@ -11,7 +11,7 @@ from deepjax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class BatchSlice:
     """Which part of the whole batch the images at hand are: random numbers are drawn for the whole, so its parts fit together."""
 
     index: Array | int = 0
@@ -25,10 +25,10 @@ class Share:
         return jax.lax.dynamic_slice_in_dim(numbers, self.index * rows, rows)
 
 
-WHOLE = Share()
+WHOLE = BatchSlice()
 
 
-def random_crop(key: Array, images: Array, padding: int, share: Share = WHOLE) -> Array:
+def random_crop(key: Array, images: Array, padding: int, share: BatchSlice = WHOLE) -> Array:
     """Pad every side with black and cut a window of the old size at a random place, one place per image.
 
     images: (batch, height, width, channels), any dtype (He et al. 2015, section 4.2).
@@ -44,7 +44,7 @@ def random_crop(key: Array, images: Array, padding: int, share: Share = WHOLE) -
     return jax.vmap(cut)(padded, offsets)
 
 
-def random_flip(key: Array, images: Array, share: Share = WHOLE) -> Array:
+def random_flip(key: Array, images: Array, share: BatchSlice = WHOLE) -> Array:
     """Mirror each image left to right with probability one half. images: (batch, height, width, channels)."""
     flip = share.of(random.bernoulli(key, 0.5, (images.shape[0] * share.count,)))
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
@@ -69,7 +69,7 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
     return images if new == old else jax.image.resize(images, (batch, *new, channels), "bilinear")
 
 
-def augment(key: Array, images: Array, dataset: Dataset, share: Share = WHOLE) -> Array:
+def augment(key: Array, images: Array, dataset: Dataset, share: BatchSlice = WHOLE) -> Array:
     """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
     crop_key, flip_key = random.split(key)
     images = random_crop(crop_key, images, dataset.crop, share) if dataset.crop else images

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from deepjax.data.augment.basic import WHOLE, Share
+from deepjax.data.augment.basic import WHOLE, BatchSlice
 
 AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of the erased box: share of the image, height over width
 TRIES = 10
 
 
-def random_erase(key: Array, images: Array, probability: float, share: Share = WHOLE) -> Array:
+def random_erase(key: Array, images: Array, probability: float, share: BatchSlice = WHOLE) -> Array:
     """Erase a box of each image with a probability. images: (batch, height, width, channels), normalised floats.
 
     Zhong et al. 2017 (arXiv:1708.04896), with the constants of torchvision: a box of 2 to 33 % of the area; the first of ten draws

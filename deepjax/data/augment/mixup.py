@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 
-def mix(key: Array, images: Array, targets: Array, mixup: float, cutmix: float, axis: str | None = None) -> tuple[Array, Array]:
+def mixup_or_cutmix(
+    key: Array, images: Array, targets: Array, mixup: float, cutmix: float, axis: str | None = None
+) -> tuple[Array, Array]:
     """Mixup or CutMix, each for half of the batches where both are on (their strengths above 0); neither: as they are.
 
     images: (batch, height, width, channels) floats, targets: (batch, classes) -> the same shapes. The partner of an image is its

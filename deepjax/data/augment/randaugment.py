@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from deepjax.data.augment.basic import WHOLE, Share
+from deepjax.data.augment.basic import WHOLE, BatchSlice
 from deepjax.data.augment.operations import OPERATIONS, operate
 
 DEVIATION, LEFT_OUT, HIGHEST = 0.5, 0.5, 10.0  # timm's mstd0.5, p0.5 and the end of its scale
 BINS = 30  # TrivialAugment's strengths are 0 to 30
-OF_RAND = [place for place, name in enumerate(OPERATIONS) if name != "identity"]
+RANDAUGMENT_OPS = [place for place, name in enumerate(OPERATIONS) if name != "identity"]
 OF_TRIVIAL = [place for place, name in enumerate(OPERATIONS) if name not in ("solarize_add", "invert")]
 
 
 def rand_augment(
-    key: Array, images: Array, fill: Array, operations: int = 2, magnitude: float = 9.0, share: Share = WHOLE
+    key: Array, images: Array, fill: Array, operations: int = 2, magnitude: float = 9.0, share: BatchSlice = WHOLE
 ) -> Array:
     """RandAugment as timm has it, rand-m9-mstd0.5-inc1: so many of 15 operations on each image, each left out half of the times.
 
@@ -26,7 +26,7 @@ def rand_augment(
     batch, *size, _ = images.shape
     shape = (batch * share.count, operations)
     of_place, of_doing, of_level, of_sign = random.split(key, 4)
-    places = jnp.asarray(OF_RAND)[random.randint(of_place, shape, 0, len(OF_RAND))]
+    places = jnp.asarray(RANDAUGMENT_OPS)[random.randint(of_place, shape, 0, len(RANDAUGMENT_OPS))]
     places = jnp.where(random.bernoulli(of_doing, 1 - LEFT_OUT, shape), places, OPERATIONS.index("identity"))
     level = jnp.clip(magnitude + DEVIATION * random.normal(of_level, shape, jnp.float32), 0.0, HIGHEST)
     sign = random.rademacher(of_sign, shape, jnp.float32)
@@ -40,7 +40,7 @@ def rand_augment(
     return lax.scan(one_more, images, jnp.swapaxes(drawn, 0, 1))[0]
 
 
-def trivial_augment(key: Array, images: Array, share: Share = WHOLE) -> Array:
+def trivial_augment(key: Array, images: Array, share: BatchSlice = WHOLE) -> Array:
     """TrivialAugment Wide as torchvision has it: one of 14 operations on each image, at a random strength, on black.
 
     images: (batch, height, width, 1 or 3) uint8 (Mueller and Hutter 2021, arXiv:2103.10158).

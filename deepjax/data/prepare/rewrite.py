@@ -12,7 +12,7 @@ from typing import Any
 
 from deepjax.data.fingerprint import NAME as FINGERPRINT
 from deepjax.data.shards import INFO, Shard, list_splits, read_info, read_records, write_records
-from deepjax.data.threads import in_threads, progress
+from deepjax.data.threads import progress, thread_map
 from deepjax.errors import InputError
 
 Reader = Callable[[Path], Iterator[bytes]]
@@ -32,7 +32,7 @@ def rewrite(source: Path, target: Path, read: Reader, change: Callable[[bytes], 
     with _claimed(work, {"source": _sizes(source), **origin}):
         shards = [shard for shards in list_splits(source).values() for shard in shards]
         with progress(f"writing {target.parent.name}", sum(shard.count for shard in shards)) as advance:
-            in_threads(lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance), shards)
+            thread_map(lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance), shards)
         _write_metadata(source, work)
         work.rename(target)
         (target / ORIGIN).unlink()  # last, so that what is unfinished always says what it was begun from

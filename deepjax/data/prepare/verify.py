@@ -8,7 +8,7 @@ from deepjax.data.fingerprint import Damage
 from deepjax.data.image.decode import opened
 from deepjax.data.prepare.tf_example import file_name_of, image_of, parse_example
 from deepjax.data.shards import Shard, list_splits, read_records
-from deepjax.data.threads import in_threads, progress
+from deepjax.data.threads import progress, thread_map
 from deepjax.errors import InputError
 
 
@@ -24,7 +24,7 @@ def find_damage(folder: Path) -> list[Damage]:
         def check(place: tuple[str, Shard, int]) -> list[Damage]:
             return list(_damaged(*place, advance))
 
-        return list(itertools.chain(*in_threads(check, _places(splits))))
+        return list(itertools.chain(*thread_map(check, _places(splits))))
 
 
 def _places(splits: dict[str, list[Shard]]) -> Iterator[tuple[str, Shard, int]]:
@@ -39,13 +39,13 @@ def _damaged(split: str, shard: Shard, start: int, advance) -> Iterator[Damage]:
     for count, record in enumerate(read_records(shard.path), 1):
         advance(1)
         example = parse_example(record)
-        if why := why_damaged(image_of(example)):
+        if why := decode_error(image_of(example)):
             yield Damage(split, start + count - 1, file_name_of(example), why)
     if count != shard.count:
         raise InputError(f"shard {shard.path.name} holds {count} records, expected {shard.count}; prepare the data set again")
 
 
-def why_damaged(image: bytes) -> str:
+def decode_error(image: bytes) -> str:
     """Why the image cannot be decoded, "" where it can: `opened` or Pillow's decoder refuses it.
 
     Bytes that changed within the compressed pixels of a JPEG decode to other pixels, and no decoder can tell.

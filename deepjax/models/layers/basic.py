@@ -124,7 +124,7 @@ def shortcut_a(x: Array, channels: int, stride: int) -> Array:
     x: (batch, height, width, c) -> (batch, ceil(height / stride), ceil(width / stride), channels), channels >= c.
     """
     strided = x[:, ::stride, ::stride, :]
-    valid_region.note(x, strided, lambda size, axis: -(-size // stride))
+    valid_region.propagate_extent(x, strided, lambda size, axis: -(-size // stride))
     return jnp.pad(strided, ((0, 0), (0, 0), (0, 0), (0, channels - strided.shape[-1])))
 
 
@@ -152,7 +152,7 @@ class Sum(nn.Module):
         return shortcut + branch
 
 
-def expose(module: nn.Module, name: str, x: Array) -> Array:
+def tag_stage(module: nn.Module, name: str, x: Array) -> Array:
     """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
     if not module.is_initializing() and module.is_mutable_collection("features"):
         module.put_variable("features", name, x)  # sow would refuse the name of a stage that is one module

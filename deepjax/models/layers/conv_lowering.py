@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deepjax.backend.lowering import is_as_written
+from deepjax.backend.lowering import in_reference_lowering
 from deepjax.models.layers import valid_region
 
 Padding = Sequence[tuple[int, int]]
@@ -20,7 +20,7 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, 
     """
     if valid_region.active():
         return _convolve_within(x, kernel, strides, padding, **options)
-    if not is_as_written() and _is_plain(options):
+    if not in_reference_lowering() and _is_plain(options):
         if _is_better_as_product(x, kernel, strides, padding):
             return _as_product(x, kernel, strides, padding, options.get("precision"))
         if _is_better_in_blocks(x, strides):
@@ -106,5 +106,7 @@ def _convolve_within(x: Array, kernel: Array, strides: Sequence[int], padding: P
     """A convolution of images that end before their array does: their padding begins where they end."""
     reaches = kernel.shape[:2] != (1, 1)
     y = lax.conv_general_dilated(valid_region.fill(x) if reaches else x, kernel, strides, padding, **options)
-    valid_region.note(x, y, lambda size, axis: (size + sum(padding[axis - 1]) - kernel.shape[axis - 1]) // strides[axis - 1] + 1)
+    valid_region.propagate_extent(
+        x, y, lambda size, axis: (size + sum(padding[axis - 1]) - kernel.shape[axis - 1]) // strides[axis - 1] + 1
+    )
     return y

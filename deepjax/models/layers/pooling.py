@@ -26,8 +26,8 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
     for size in (x.shape[2], x.shape[1]):
         if _extent(size, window, stride, padding, ceil)[0] < 1:
             raise ValueError(f"a window of {window} does not fit a map of {size} pixels; give larger images")
-    y = (_largest_by_place if _is_faster_by_place(window, stride) else _largest)(x, window, stride, padding, ceil)
-    valid_region.note(given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
+    y = (_max_pool_argmax_vjp if _is_faster_by_place(window, stride) else _largest)(x, window, stride, padding, ceil)
+    valid_region.propagate_extent(given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
     return y
 
 
@@ -49,12 +49,12 @@ def _largest(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Ar
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def _largest_by_place(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+def _max_pool_argmax_vjp(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
     """The same, of which the backward pass keeps only the place of the largest in each window, a byte."""
     return _largest(x, window, stride, padding, ceil)
 
 
-@_largest_by_place.defjvp
+@_max_pool_argmax_vjp.defjvp
 def _largest_by_place_jvp(
     window: int, stride: int, padding: int, ceil: bool, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
@@ -126,7 +126,7 @@ def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
         (1, stride, stride, 1),
         ((0, 0), *((padding, padding),) * 2, (0, 0)),
     )
-    valid_region.note(x, sums, lambda size, axis: (size + 2 * padding - window) // stride + 1)
+    valid_region.propagate_extent(x, sums, lambda size, axis: (size + 2 * padding - window) // stride + 1)
     return (sums / (window * window)).astype(x.dtype)
 
 
@@ -135,7 +135,7 @@ def shortcut_pool(x: Array, stride: int) -> Array:
     if stride == 1:
         return x
     y = _strided_mean(valid_region.fill(x), stride)
-    valid_region.note(x, y, lambda size, axis: -(-size // stride))
+    valid_region.propagate_extent(x, y, lambda size, axis: -(-size // stride))
     if not valid_region.active():
         return y
     shares = _strided_mean(valid_region.inside(x).astype(x.dtype), stride)  # what there is of each region

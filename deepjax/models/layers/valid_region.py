@@ -38,7 +38,7 @@ _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextV
 
 
 @contextlib.contextmanager
-def extents(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
+def valid_region(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
     """While the network is applied to images (batch, height, width, channels) of this shape, they end where `ends` says.
 
     ends: (batch, 2) int32, height and width of each image in pixels, three quarters of the array's or more. Jit a function that
@@ -67,7 +67,7 @@ def fill(x: Array, value: ArrayLike = 0.0) -> Array:
     return jnp.where(inside(x), x, jnp.asarray(value, x.dtype))
 
 
-def note(x: Array, y: Array, rule: Rule) -> None:
+def propagate_extent(x: Array, y: Array, rule: Rule) -> None:
     """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
     for axis, along in (_CURRENT.get() or {}).items():
         sizes = np.array([max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])])  # 0: no image is so small

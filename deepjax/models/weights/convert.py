@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from deepjax.errors import InputError, require, unknown
+from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.weights.files import SOURCES, read_tensors, write_safetensors
 from deepjax.models.weights.torch_names import TorchLayout, layouts
@@ -125,7 +125,7 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     allowed = layouts(model)
     chosen = layout or next(iter(allowed))
     if chosen not in allowed:
-        raise unknown(f"layout of {name}", chosen, allowed)
+        raise unknown_name_error(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
     pairs = _pairs(_leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)), allowed[chosen])
     expected = {pair.path: pair for pair in pairs}

@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from deepjax.errors import InputError, unknown
+from deepjax.errors import InputError, unknown_name_error
 
 # Parts that PyTorch's wrappers add anywhere in a name: DistributedDataParallel and AveragedModel, compile, FSDP, checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -67,7 +67,7 @@ def _chosen(found: list[str], entry: str | None) -> str | None:
     if entry is not None:
         plain = ".".join(part for part in entry.split(".") if part not in WRAPPERS)
         if plain not in entries:
-            raise unknown("entry", entry, entries)
+            raise unknown_name_error("entry", entry, entries)
         return found[entries.index(plain)]
     if len(found) > 1:
         listed = " or ".join(f"entry={each!r}" for each in entries)

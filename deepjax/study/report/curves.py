@@ -78,7 +78,7 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * float(np.mean(values)):.2f} %"
 
 
-def times(interval: Interval) -> str:
+def format_ratio(interval: Interval) -> str:
     """An effect in log10 as a factor with its interval: '166 times [124, 193]'."""
     return f"{10**interval.effect:.3g} times [{10**interval.low:.3g}, {10**interval.high:.3g}]"
 

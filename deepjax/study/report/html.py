@@ -26,7 +26,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Figure:
     """A figure that was saved, with what to see in it."""
 
     path: Path
@@ -41,7 +41,7 @@ class Page:
     question: str
     verdicts: Sequence[Verdict]
     method: Sequence[str]
-    pictures: Sequence[Picture]
+    pictures: Sequence[Figure]
     tables: Sequence[Table]
     limits: Sequence[str]
     provenance: dict[str, str]
@@ -90,7 +90,7 @@ def render(page: Page) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     rows = "".join(f"<li>{html.escape(finding)}</li>" for finding in verdict.findings)
-    label = f"control: {said(verdict)}" if verdict.control else verdict.outcome
+    label = f"control: {format_outcome(verdict)}" if verdict.control else verdict.outcome
     return (
         f"<section class='verdict {'control' if verdict.control else verdict.outcome}'>"
         f"<h3><span>{label}</span> {html.escape(verdict.claim)}</h3>"
@@ -99,15 +99,15 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def said(verdict: Verdict) -> str:
+def format_outcome(verdict: Verdict) -> str:
     """The outcome; of a control with whether it is one that it must have."""
     if not verdict.control:
         return verdict.outcome
     must = " or ".join(verdict.control)
-    return f"{verdict.outcome}, as it must be" if verdict.as_it_must else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
+    return f"{verdict.outcome}, as it must be" if verdict.is_as_expected else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
 
 
-def _picture(picture: Picture) -> str:
+def _picture(picture: Figure) -> str:
     data = base64.b64encode(picture.path.read_bytes()).decode()
     caption = html.escape(picture.caption)
     return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'

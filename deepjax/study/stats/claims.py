@@ -11,7 +11,7 @@ Named = tuple[str, ArmResult]
 SETS = {"train": "training", "test": "test"}
 
 
-def errors_compared(
+def compare_errors(
     claim: str,
     first: Named,
     second: Named,

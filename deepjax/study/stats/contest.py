@@ -4,11 +4,11 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.cost import Budget, short
+from deepjax.study.cost import Budget, format_count
 from deepjax.study.report.curves import percent
 from deepjax.study.report.html import percent_points
 from deepjax.study.report.plots import Rows
-from deepjax.study.stats.claims import SETS, errors_compared
+from deepjax.study.stats.claims import SETS, compare_errors
 from deepjax.study.stats.verdict import Interval, Outcome, Verdict, all_above, all_below, difference_interval
 
 Arms = Mapping[str, ArmResult]
@@ -21,17 +21,17 @@ def better(claim: str, one: str, other: str, arms: Arms, budgets: Budgets, contr
     """Has arm `one` less test error than arm `other`?"""
     rule = "Supported if the interval of the difference lies above 0; refuted if it lies below; else inconclusive."
     decide = functools.partial(all_above, bound=0.0)
-    return errors_compared(claim, _named(other, arms, budgets), _named(one, arms, budgets), rule, decide, ("test",), control)
+    return compare_errors(claim, _named(other, arms, budgets), _named(one, arms, budgets), rule, decide, ("test",), control)
 
 
 def no_better(claim: str, one: str, other: str, arms: Arms, budgets: Budgets, margin: float, control: Control = ()) -> Verdict:
     """Has arm `one` not less test error than arm `other` by a margin or more?"""
     rule = f"Supported if the interval lies below {100 * margin:g} points; refuted if it lies above that; else inconclusive."
     decide = functools.partial(all_below, bound=margin)
-    return errors_compared(claim, _named(other, arms, budgets), _named(one, arms, budgets), rule, decide, ("test",), control)
+    return compare_errors(claim, _named(other, arms, budgets), _named(one, arms, budgets), rule, decide, ("test",), control)
 
 
-def each_needed(claim: str, whole: ArmResult, without: Arms, spare: float) -> Verdict:
+def ablation_verdict(claim: str, whole: ArmResult, without: Arms, spare: float) -> Verdict:
     """Does the test error rise with each part that is left out? `spare`: a rise below which a part is not needed."""
     rule = f"Supported if every interval lies above 0; else refuted if one lies below {100 * spare:g} points; else inconclusive."
     how = "Final test error of networks trained without the part, less that of the whole, means over seeds; Welch's 95 % interval."
@@ -45,7 +45,7 @@ def each_needed(claim: str, whole: ArmResult, without: Arms, spare: float) -> Ve
 
 
 def needed(rises: Sequence[Interval], spare: float) -> Outcome:
-    """The rule of `each_needed`."""
+    """The rule of `ablation_verdict`."""
     if all(rise.low > 0 for rise in rises):
         return "supported"
     return "refuted" if any(rise.high < spare for rise in rises) else "inconclusive"
@@ -62,7 +62,7 @@ def error_panel(names: Sequence[str], arms: Arms, budgets: Budgets, which: str, 
         f"{SETS[which].capitalize()} error of {_words(one)}, less that of",
         *(f"{_words(n)}: {gap}" for n, gap in gaps.items()),
     ]
-    rows = {f"{_words(name)}\n{short(budgets[name].macs)} multiply-adds": [100 * e for e in errors[name]] for name in names}
+    rows = {f"{_words(name)}\n{format_count(budgets[name].macs)} multiply-adds": [100 * e for e in errors[name]] for name in names}
     return "\n".join(lines), f"final {SETS[which]} error (%)", rows
 
 

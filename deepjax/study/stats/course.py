@@ -18,7 +18,7 @@ def epochs_to(arm: ArmResult, target: float) -> list[float]:
     return found
 
 
-def epochs_compared(
+def compare_epochs_to_target(
     claim: str,
     first: tuple[str, Sequence[float]],
     second: tuple[str, Sequence[float]],

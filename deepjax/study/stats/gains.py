@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from deepjax.study.arms import ArmResult
-from deepjax.study.report.curves import times
+from deepjax.study.report.curves import format_ratio
 from deepjax.study.report.html import percent_points
 from deepjax.study.stats.claims import SETS
 from deepjax.study.stats.rules import Rule
@@ -15,7 +15,7 @@ from deepjax.study.stats.verdict import Outcome, Verdict, mean_interval, paired_
 Pair = tuple[ArmResult, ArmResult]  # with the change, without it
 
 
-def gains_compared(
+def compare_gains(
     claim: str,
     pairs: Mapping[str, Pair],
     of: str,
@@ -45,4 +45,6 @@ def gains_compared(
 
 def as_factors(verdict: Verdict) -> Verdict:
     """A verdict on decimal logarithms of ratios, whose findings tell the ratios: '3.2 times [2.9, 3.5]'."""
-    return dataclasses.replace(verdict, findings=tuple(f"{name} {times(effect)}" for name, effect in verdict.effects.items()))
+    return dataclasses.replace(
+        verdict, findings=tuple(f"{name} {format_ratio(effect)}" for name, effect in verdict.effects.items())
+    )

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from deepjax.study.stats.rules import Rule, plain
+from deepjax.study.stats.rules import Rule, format_interval
 from deepjax.study.stats.verdict import Interval, Outcome, Verdict, mean_interval, paired_interval
-from deepjax.study.study import Evidence
+from deepjax.study.study import StudyResults
 
 Decide = Callable[[Sequence[Interval]], Outcome]
 """From the interval of the effect, as a list of one, to the outcome."""
@@ -30,7 +30,7 @@ class Claim:
 
 
 def judge_claims(
-    claims: Sequence[Claim], rules: Mapping[str, Rule], measures: Mapping[str, tuple[str, str]], evidence: Evidence
+    claims: Sequence[Claim], rules: Mapping[str, Rule], measures: Mapping[str, tuple[str, str]], evidence: StudyResults
 ) -> list[Verdict]:
     """Each claim by its rule. measures: by kind, what was measured and its unit. Differences are paired by seed."""
     verdicts = []
@@ -50,7 +50,7 @@ def average(
     """The mean over seeds of one number with Student's interval. values: by its name."""
     ((name, each),) = values.items()
     mean = mean_interval(each)
-    finding = f"{name}: {plain(mean)}{unit}"
+    finding = f"{name}: {format_interval(mean)}{unit}"
     return Verdict(claim, measure, rule, decide([mean]), (finding,), {name: mean}, {name: list(each)}, control)
 
 
@@ -60,6 +60,6 @@ def difference(
     """The first of two less the second, paired by seed, with Student's interval. values: by name, seed by seed."""
     (first, one), (second, other) = values.items()
     less = paired_interval(one, other)
-    finding = f"{first} {np.mean(one):.3g}{unit}, {second} {np.mean(other):.3g}{unit}; difference {plain(less, '+')}"
+    finding = f"{first} {np.mean(one):.3g}{unit}, {second} {np.mean(other):.3g}{unit}; difference {format_interval(less, '+')}"
     kept = {name: list(each) for name, each in values.items()}
     return Verdict(claim, measure, rule, decide([less]), (finding,), {"difference": less}, kept, control)

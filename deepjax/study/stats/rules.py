@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from deepjax.study.stats.verdict import Interval, Outcome, Verdict, all_above, all_within, exact, mean_interval
 
 
-def plain(interval: Interval, sign: str = "") -> str:
+def format_interval(interval: Interval, sign: str = "") -> str:
     """An effect with its interval: '0.52 [0.49, 0.55]'; with sign "+": '+0.52 [+0.49, +0.55]'."""
     low, middle, high = (f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high))
     return f"{middle} [{low}, {high}]"
@@ -29,12 +29,12 @@ class Rule:
     ) -> Verdict:
         """The verdict on quantities that are measured seed by seed, each by its mean with Student's 95 % interval."""
         effects = {name: mean_interval(by_seed) for name, by_seed in values.items()}
-        findings = tuple(f"{name}: {plain(effect)}" for name, effect in effects.items())
+        findings = tuple(f"{name}: {format_interval(effect)}" for name, effect in effects.items())
         kept = {name: list(by_seed) for name, by_seed in values.items()}
         return Verdict(claim, measure, self.words, self.decide(list(effects.values())), findings, effects, kept, control)
 
 
-def lies(where: str, decide: Callable[[Sequence[Interval]], Outcome]) -> Rule:
+def interval_rule(where: str, decide: Callable[[Sequence[Interval]], Outcome]) -> Rule:
     """One interval. where: what follows "the interval lies", such as "above 0"."""
     return Rule(f"Supported if the interval lies {where}; refuted if it lies all outside of that; else inconclusive.", decide)
 
@@ -51,6 +51,6 @@ def within(what: str, low: float, high: float) -> Rule:
     return Rule(words + "else inconclusive.", functools.partial(all_within, low=low, high=high))
 
 
-def worked_out(claim: str, measure: str, rule: str, holds: bool, *findings: str, control: tuple[Outcome, ...] = ()) -> Verdict:
+def exact_verdict(claim: str, measure: str, rule: str, holds: bool, *findings: str, control: tuple[Outcome, ...] = ()) -> Verdict:
     """The verdict on integers that were worked out rather than measured, which need no seeds."""
     return Verdict(claim, measure, rule, exact(holds), findings, {}, {}, control)

@@ -41,7 +41,7 @@ class Verdict:
     """Of a control: the outcomes that it may have, if the rule can tell; none: this is a claim."""
 
     @property
-    def as_it_must(self) -> bool:
+    def is_as_expected(self) -> bool:
         """Whether a control came out as it must; true for a claim."""
         return not self.control or self.outcome in self.control
 

@@ -10,7 +10,7 @@ import tyro
 from deepjax.command_line import parse, run
 from deepjax.errors import InputError
 from deepjax.paths import run_directory
-from deepjax.training.checkpoint.inspect import differences, digest, read_stored, steps_of
+from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
 
 
@@ -41,7 +41,7 @@ def look(options: Options) -> None:
     elif options.action == "diff":
         if options.other is None:
             raise InputError("diff takes two runs: python -m deepjax.training.checkpoint diff RUN OTHER")
-        lines = differences(read_stored(run), read_stored(run_directory(options.other, "other")))
+        lines = differences(read_contents(run), read_contents(run_directory(options.other, "other")))
         print("\n".join(lines) or "no difference")
     else:
         _list(run, options.action == "verify")
@@ -56,7 +56,7 @@ def _list(run: Path, verify: bool) -> None:
         found = ""
         if verify:
             try:
-                found = f"  OK  digest {read_stored(run, step).digest}"
+                found = f"  OK  digest {read_contents(run, step).digest}"
             except InputError as error:
                 damaged.append(str(error))
                 found = "  DAMAGED"

@@ -26,7 +26,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class CheckpointContents:
     """A checkpoint as it lies on disk, read without a network."""
 
     step: int
@@ -135,23 +135,23 @@ def _state(folder: Path) -> Any:
     return folder / "state"
 
 
-def read_stored(run: Path, step: int | None = None) -> Stored:
+def read_contents(run: Path, step: int | None = None) -> CheckpointContents:
     """A checkpoint of a run, default the newest: params, statistics, optimizer state, key, step, sums and data position.
 
     Raises InputError when there is none or it is damaged.
     """
     folder, state = read_state(run, step)
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    return Stored(int(folder.name), read_manifest(folder)["position"], leaves)
+    return CheckpointContents(int(folder.name), read_manifest(folder)["position"], leaves)
 
 
 def digest(run: Path) -> tuple[int, str]:
     """Step and digest of the newest checkpoint of a run."""
-    stored = read_stored(run)
+    stored = read_contents(run)
     return stored.step, stored.digest
 
 
-def differences(one: Stored, other: Stored) -> list[str]:
+def differences(one: CheckpointContents, other: CheckpointContents) -> list[str]:
     """What differs between two checkpoints, a line for each leaf."""
     lines = [f"step {one.step}, {other.step}"] if one.step != other.step else []
     lines += [f"data position {one.position}, {other.position}"] if one.position != other.position else []

@@ -27,13 +27,13 @@ from deepjax.training.checkpoint.inspect import (
     defects,
     differing_values,
     local_values,
-    read_stored,
+    read_contents,
     reason,
     steps_of,
     structure,
 )
 from deepjax.training.checkpoint.manifest import change_manifest, read_manifest, sync_folder, write_manifest
-from deepjax.training.distributed.collectives import all_well, by_first
+from deepjax.training.distributed.collectives import all_processes_ok, on_primary
 from deepjax.training.step.state import TrainState
 
 Verify = Literal["structure", "full"]
@@ -55,7 +55,7 @@ class Checkpoints:
         self.folder = run_directory(run) / "checkpoints"
         self._keep_last, self._keep_best, self._warn, self._verify = keep_last, keep_best, warn, verify
         self._primary = jax.process_index() == 0
-        by_first(self._clear)
+        on_primary(self._clear)
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_not_of_failed_saves)  # which `_failed` tells in a line
         self._orbax = ocp.StandardCheckpointer()
@@ -68,7 +68,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint on disk, or None; as the first process sees it."""
-        newest = by_first(lambda: next(reversed(self.steps()), -1))
+        newest = on_primary(lambda: next(reversed(self.steps()), -1))
         return None if newest < 0 else newest
 
     def save(self, state: TrainState, position: Position, metric: float | None = None) -> None:
@@ -77,29 +77,29 @@ class Checkpoints:
         Returns when the state is copied off the devices. `metric`: what keep_best compares, lower is better.
         """
         step = int(state.step)
-        self.settle()
+        self.wait_until_finished()
         if self._has(step):
             return
         partial, saved = self.folder / f"{step}.partial", _storable(state)
         facts = {"step": step, "position": position, "metric": metric, "time": time.time(), "leaves": structure(saved)}
         values: Values = {}
-        if self._all_can(step, lambda: self._make(partial, saved, values)) and self._all_can(
+        if self._on_all_processes(step, lambda: self._make(partial, saved, values)) and self._on_all_processes(
             step, lambda: self._begin(partial, saved)
         ):
             self._saving = step, self._thread.submit(self._finish, partial, facts, values)
 
-    def settle(self) -> bool:
+    def wait_until_finished(self) -> bool:
         """Wait for the save under way, in all processes; warn if it failed. Returns whether all is well."""
         if self._saving is None:
             return True
         (step, future), self._saving = self._saving, None
-        return self._all_can(step, future.result)
+        return self._on_all_processes(step, future.result)
 
     def save_last(self, state: TrainState, position: Position, metric: float | None = None) -> None:
         """Write the state and wait for it, a second time if need be; raises InputError when it cannot be written."""
         for _ in range(2):
             self.save(state, position, metric)
-            if self.settle() and self._has(int(state.step)):
+            if self.wait_until_finished() and self._has(int(state.step)):
                 return
         raise InputError(f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out")
 
@@ -108,7 +108,7 @@ class Checkpoints:
 
         Empty in other processes than 0, and where that checkpoint is not the newest. Raises InputError when it cannot be read.
         """
-        return read_stored(self.folder.parent, step).digest if self._primary and self.steps()[-1:] == [step] else ""
+        return read_contents(self.folder.parent, step).digest if self._primary and self.steps()[-1:] == [step] else ""
 
     def note_metric(self, step: int, metric: float) -> None:
         """Tell a checkpoint the metric that was measured after it was saved."""
@@ -122,11 +122,11 @@ class Checkpoints:
         Damaged ones are named in a warning and moved aside, to STEP.damaged. `before`: go back behind that step; what was saved at
         it or later is an abandoned branch and is removed. Raises InputError when no whole one is left.
         """
-        self.settle()
+        self.wait_until_finished()
         try:
             if before is not None:
-                by_first(lambda: self._abandon(before))
-            step = by_first(self._look)
+                on_primary(lambda: self._delete_from_step(before))
+            step = on_primary(self._look)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         if step < 0:
@@ -159,12 +159,12 @@ class Checkpoints:
             raise _unwritable(self.folder, error) from error
 
     def _has(self, step: int) -> bool:
-        return bool(by_first(lambda: step in self.steps()))
+        return bool(on_primary(lambda: step in self.steps()))
 
-    def _all_can(self, step: int, act: Callable[[], object]) -> bool:
+    def _on_all_processes(self, step: int, act: Callable[[], object]) -> bool:
         """A part of a save, done in every process; if one cannot, the save has failed in all, and none waits for the others."""
         error = _error_of(act)
-        if all_well(error is None):
+        if all_processes_ok(error is None):
             return True
         self._failed(step, error or OSError("another process could not"))
         return False
@@ -189,7 +189,7 @@ class Checkpoints:
                 raise OSError(f"read again it differs: {'; '.join(wrong[:3])}")
             partial.rename(partial.with_suffix(""))
             sync_folder(self.folder)
-            if (error := _error_of(self._let_go)) is not None:  # no fault of the save, which is whole
+            if (error := _error_of(self._delete_old)) is not None:  # no fault of the save, which is whole
                 self._warn(f"old checkpoints in {self.folder} could not be removed ({reason(error)}); training goes on")
 
     def _failed(self, step: int, error: Exception) -> None:
@@ -199,14 +199,14 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)  # it would keep a full disk full
         self._warn(f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); training goes on")
 
-    def _let_go(self) -> None:
+    def _delete_old(self) -> None:
         steps = self.steps()
         metrics = {step: _metric(self.folder / str(step)) for step in steps} if self._keep_best else {}
         ranked = sorted((step for step, metric in metrics.items() if metric is not None), key=lambda s: (metrics[s], -s))
         for step in set(steps) - set(steps[-self._keep_last :]) - set(ranked[: self._keep_best]):
             _remove(self.folder / str(step))
 
-    def _abandon(self, before: int) -> None:
+    def _delete_from_step(self, before: int) -> None:
         """Remove a branch that is not gone on with."""
         for step in self.steps():
             if step >= before:

@@ -37,7 +37,7 @@ class Hosts:
             require(port_fits, "coordinator", self.coordinator, "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535")
 
 
-def join(hosts: Hosts) -> None:
+def initialize_distributed(hosts: Hosts) -> None:
     """Join the other processes before any device is used; a process alone joins nothing. Then see that there is a device.
 
     Raises InputError when the coordinator is not reached, when a launcher started several processes but does not say where the
@@ -77,7 +77,7 @@ def _initialize(found: Join, heartbeat: int) -> None:
         )
 
 
-def be_deterministic() -> None:
+def enable_deterministic_ops() -> None:
     """Have XLA choose deterministic kernels on a GPU, or refuse; before any device is used."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 

@@ -15,14 +15,14 @@ from deepjax.errors import InputError
 Result = TypeVar("Result")
 
 
-def all_well(here: bool) -> bool:
+def all_processes_ok(here: bool) -> bool:
     """Whether all is well in every process."""
     if jax.process_count() == 1:
         return here
     return bool(np.all(multihost_utils.process_allgather(np.asarray(here, np.int32))))
 
 
-def by_first(act: Callable[[], int | None]) -> int:
+def on_primary(act: Callable[[], int | None]) -> int:
     """The first process acts, and all get its answer (None: 0). Where it raises all raise: it the error, the others InputError."""
     if jax.process_count() == 1:
         return act() or 0
@@ -40,18 +40,18 @@ def by_first(act: Callable[[], int | None]) -> int:
     return int(told[0])
 
 
-def together(act: Callable[[], Result]) -> Result:
+def sync_errors(act: Callable[[], Result]) -> Result:
     """What each process's own `act` gives. Where it raises InputError in any of them, all raise the first such error."""
     try:
         given, wrong = act(), None
     except InputError as error:
         given, wrong = None, error
-    if all_well(wrong is None):
+    if all_processes_ok(wrong is None):
         return given  # pyright: ignore[reportReturnType]  # of `act`, as nothing is wrong
-    raise InputError(next(filter(None, told_by_all(str(wrong or ""))))) from wrong
+    raise InputError(next(filter(None, allgather_strings(str(wrong or ""))))) from wrong
 
 
-def told_by_all(words: str) -> list[str]:
+def allgather_strings(words: str) -> list[str]:
     """What each process says, in their order."""
     if jax.process_count() == 1:
         return [words]

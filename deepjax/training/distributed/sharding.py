@@ -24,18 +24,18 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class Partitioner:
     """Where batches and state live, and how a step is compiled for that; what is computed does not depend on it, but for dropout.
 
     jit: one program over the mesh, which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too.
@@ -76,7 +76,7 @@ class Spread:
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's share of a batch -> global arrays, split over the devices."""
-        sharding = split_batch(self.mesh)
+        sharding = batch_sharding(self.mesh)
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
     def compile_train(self, step: Callable[..., Any], state: Any) -> Any:
@@ -84,20 +84,20 @@ class Spread:
         if self.strategy == "pmap":
             return self._pmapped(step)
         where = self.state_shardings(state)
-        whole, shares = replicated(self.mesh), split_batch(self.mesh)
+        whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
         return jax.jit(step, donate_argnums=0, in_shardings=(where, shares), out_shardings=(where, whole))
 
     def compile_eval(self, step: Callable[..., Any], params: Any, batch_stats: Any) -> Any:
         """(params, batch_stats, batch) -> sums, under jit with either strategy."""
-        where = (self.state_shardings(params), self.state_shardings(batch_stats), split_batch(self.mesh))
-        return jax.jit(step, in_shardings=where, out_shardings=replicated(self.mesh))
+        where = (self.state_shardings(params), self.state_shardings(batch_stats), batch_sharding(self.mesh))
+        return jax.jit(step, in_shardings=where, out_shardings=replicated_sharding(self.mesh))
 
     def _pmapped(self, step: Callable[..., Any]) -> Any:
         count = self.mesh.devices.size
         mapped = jax.pmap(
             step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=list(self.mesh.devices.flat), donate_argnums=0
         )
-        whole, shares = replicated(self.mesh), split_batch(self.mesh)
+        whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
 
         def run(state: Any, batch: Any) -> Any:
             rows = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)

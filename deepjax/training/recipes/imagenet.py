@@ -7,7 +7,7 @@ overrides `batch_size` chooses the rate too.
 import dataclasses
 from typing import Any
 
-from deepjax.errors import unknown
+from deepjax.errors import unknown_name_error
 from deepjax.training.config import TrainConfig
 from deepjax.training.recipes.recipe import Recipe, page
 
@@ -185,7 +185,7 @@ def recipe(name: str, **overrides: Any) -> Recipe:
     'lamb'
     """
     if name not in _RECIPES:
-        raise unknown("recipe", name, _RECIPES)
+        raise unknown_name_error("recipe", name, _RECIPES)
     found = _RECIPES[name]
     return dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides)) if overrides else found
 

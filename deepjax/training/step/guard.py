@@ -88,7 +88,7 @@ def judge(guard: GuardState, policy: Policy, step: Array, finite: Array, loss: A
     )
     if policy.spike_sigmas:
         seen = guard.replace(loss=guard.loss.then(loss, step), norm=guard.norm.then(norm, step))
-        after = after.replace(loss=keep_if(counts, seen.loss, guard.loss), norm=keep_if(counts, seen.norm, guard.norm))
+        after = after.replace(loss=tree_where(counts, seen.loss, guard.loss), norm=tree_where(counts, seen.norm, guard.norm))
     return counts, after
 
 
@@ -113,7 +113,7 @@ def labels_valid(labels: Array, classes: int) -> Array:
     return jnp.all((wide >= 0) & (wide < classes))
 
 
-def keep_if(good: Array, new: Any, old: Any) -> Any:
+def tree_where(good: Array, new: Any, old: Any) -> Any:
     """`new` where good, else `old`, leaf by leaf. good: bool scalar; both trees of equal structure."""
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 

@@ -16,7 +16,7 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
-def smooth(labels: Array, classes: int, smoothing: float) -> Array:
+def smooth_labels(labels: Array, classes: int, smoothing: float) -> Array:
     """Label smoothing: the label has 1 - smoothing, and all classes share the rest (Szegedy et al. 2015, section 7).
 
     labels: (batch,) ints -> (batch, classes) float32.
@@ -32,7 +32,7 @@ def binary_cross_entropy(logits: Array, targets: Array) -> Array:
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets), axis=-1)
 
 
-def wrong(logits: Array, labels: Array, guesses: int = 1) -> Array:
+def top_k_error(logits: Array, labels: Array, guesses: int = 1) -> Array:
     """1 where the label is not among so many largest logits. logits: (batch, classes), labels: (batch,) -> (batch,) float32.
 
     Of equal logits the first count as larger, as in argmax and top_k. NaN is larger than all, and a label of NaN is wrong.

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deepjax.data.augment.basic import WHOLE, Share, augment, normalize, resize
+from deepjax.data.augment.basic import WHOLE, BatchSlice, augment, normalize, resize
 from deepjax.data.augment.erasing import random_erase
 from deepjax.data.augment.lighting import shift_colors
-from deepjax.data.augment.mixup import mix
+from deepjax.data.augment.mixup import mixup_or_cutmix
 from deepjax.data.augment.randaugment import rand_augment, trivial_augment
 from deepjax.data.catalog import Dataset
 from deepjax.training.step.guard import Policy
-from deepjax.training.step.losses import smooth
+from deepjax.training.step.losses import smooth_labels
 from deepjax.training.step.remat import Remat
 
 Batch = dict[str, Array]
@@ -48,12 +48,12 @@ class StepOptions:
     axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
 
 
-def prepared(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
+def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
     """What the network and its loss see of a batch: augmented, normalised, resized and mixed images, labels and targets.
 
     key: the step's, `fold_in(state.key, state.step)`.
     """
-    share = WHOLE if options.axis is None else Share(lax.axis_index(options.axis), lax.axis_size(options.axis))
+    share = WHOLE if options.axis is None else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
     images = _augmented(key, batch["image"], dataset, options, share)
     if options.lighting:
         images = shift_colors(jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share)
@@ -64,7 +64,7 @@ def prepared(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -
     return {"image": images, "label": batch["label"], "target": targets}
 
 
-def _augmented(key: Array, images: Array, dataset: Dataset, options: StepOptions, share: Share) -> Array:
+def _augmented(key: Array, images: Array, dataset: Dataset, options: StepOptions, share: BatchSlice) -> Array:
     """The augmentations of uint8 images, still uint8."""
     if options.augment:
         images = augment(key, images, dataset, share)
@@ -81,6 +81,6 @@ def _targets(key: Array, images: Array, labels: Array, classes: int, options: St
     """Images and what the loss compares with: the labels, or, where there is more to it, a number for each class."""
     if options.loss == "softmax" and not (options.label_smoothing or options.mixup or options.cutmix):
         return images, labels
-    targets = smooth(labels, classes, options.label_smoothing)
-    images, targets = mix(key, images, targets, options.mixup, options.cutmix, options.axis)
+    targets = smooth_labels(labels, classes, options.label_smoothing)
+    images, targets = mixup_or_cutmix(key, images, targets, options.mixup, options.cutmix, options.axis)
     return images, (targets > options.target_threshold).astype(jnp.float32) if options.target_threshold else targets

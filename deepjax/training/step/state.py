@@ -12,7 +12,7 @@ from flax import struct
 from jax import Array
 
 from deepjax.analysis import kernel_norms
-from deepjax.analysis.core.module import drawn
+from deepjax.analysis.core.module import init_variables
 from deepjax.training.step.guard import GuardState, init_guard
 
 
@@ -43,12 +43,12 @@ def init_state(
 
     `ema`: keep exponential averages of parameters and statistics.
     """
-    init_key, key = keys_of(seed)
-    variables = drawn(model, init_key, (1, *image_shape))
+    init_key, key = split_seed(seed)
+    variables = init_variables(model, init_key, (1, *image_shape))
     return _fresh(optimizer, tuple(heads), ema, variables, key, jnp.asarray(learning_rate, jnp.float32))
 
 
-def keys_of(seed: int) -> tuple[Array, Array]:
+def split_seed(seed: int) -> tuple[Array, Array]:
     """That of the parameters' draw, and that of the training."""
     init_key, key = jax.random.split(jax.random.key(seed))
     return init_key, key
@@ -72,18 +72,18 @@ def _fresh(
         key=key,
         learning_rate=learning_rate,
         guard=init_guard(),
-        ema=averages_of(variables) if ema else {},
+        ema=init_ema(variables) if ema else {},
         totals=zero_totals(variables["params"], heads),
     )
 
 
-def averages_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+def init_ema(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Where the averages start: at the parameters and statistics themselves, copied, since the step donates its state."""
     copy = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), copy)
 
 
-def evaluated(state: TrainState) -> tuple[Any, Any]:
+def eval_variables(state: TrainState) -> tuple[Any, Any]:
     """The parameters and statistics that are evaluated: their averages, where those are kept."""
     return (state.ema["params"], state.ema["batch_stats"]) if state.ema else (state.params, state.batch_stats)
 

@@ -10,12 +10,12 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis import kernel_norms
-from deepjax.backend.conv_layouts import fast_loops
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.training.step.guard import all_finite, judge, keep_if, labels_valid
-from deepjax.training.step.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, wrong
-from deepjax.training.step.preprocess import Batch, StepOptions, prepared
+from deepjax.training.step.guard import all_finite, judge, labels_valid, tree_where
+from deepjax.training.step.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, top_k_error
+from deepjax.training.step.preprocess import Batch, StepOptions, preprocess_batch
 from deepjax.training.step.remat import rematerialized
 from deepjax.training.step.state import TrainState
 
@@ -49,7 +49,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         labels = batch["label"]
-        parts = _parts(prepared(key, batch, dataset, options), options.accumulate)
+        parts = _parts(preprocess_batch(key, batch, dataset, options), options.accumulate)
         total, gradients, batch_stats, metrics = gradients_of(state.params, state.batch_stats, parts, key)
         total, gradients, batch_stats, metrics = _over_devices(options.axis, total, gradients, batch_stats, metrics)
 
@@ -59,20 +59,20 @@ def make_train_step(
         metrics |= {"steps": jnp.ones((), jnp.float32), "gradient_norms": kernel_norms(gradients)}
 
         finite = all_finite(total, gradients, batch_stats, params, opt_state)
-        good = finite & _everywhere(options.axis, labels_valid(labels, dataset.num_classes))
-        totals = _of_epoch(state, options.steps_per_epoch)
+        good = finite & _all_reduce_and(options.axis, labels_valid(labels, dataset.num_classes))
+        totals = _reset_at_epoch_start(state, options.steps_per_epoch)
         counts, guard = judge(state.guard, options.policy, state.step, good, metrics["loss"], gradients)
         new = state.replace(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema=_averaged(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
+            ema=_ema_update(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
             totals=jax.tree.map(jnp.add, totals, metrics),
         )
-        after = keep_if(counts, new, state.replace(totals=keep_if(guard.halted < 0, totals, state.totals)))
+        after = tree_where(counts, new, state.replace(totals=tree_where(guard.halted < 0, totals, state.totals)))
         return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
 
-    return fast_loops(step)
+    return canonicalize_conv_layouts(step)
 
 
 def classifier_loss(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax") -> Array:
@@ -93,15 +93,15 @@ def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxi
     def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         images = resize(normalize(batch["image"], dataset), image_size)
         variables = {"params": params, "batch_stats": batch_stats}
-        output: Any = model.apply(variables, images, train=False, mutable=_heads_wanted(auxiliary_weight))
+        output: Any = model.apply(variables, images, train=False, mutable=_mutable_aux_collection(auxiliary_weight))
         logits, updated = output
         label, mask = batch["label"], batch["mask"]
 
         def sums(scores: Array) -> Metrics:
-            return {"loss": jnp.sum(mask * cross_entropy(scores, label)), "errors": jnp.sum(mask * wrong(scores, label))}
+            return {"loss": jnp.sum(mask * cross_entropy(scores, label)), "errors": jnp.sum(mask * top_k_error(scores, label))}
 
         heads = {name: sums(scores) for name, scores in updated.get("auxiliary", {}).items()}
-        top5 = {"top5_errors": jnp.sum(mask * wrong(logits, label, 5))} if dataset.num_classes >= TOP5_FROM else {}
+        top5 = {"top5_errors": jnp.sum(mask * top_k_error(logits, label, 5))} if dataset.num_classes >= TOP5_FROM else {}
         return sums(logits) | top5 | {"images": jnp.sum(mask), "auxiliary": heads}
 
     return step
@@ -109,15 +109,15 @@ def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxi
 
 def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable[..., Gradients]:
     """(params, batch_stats, parts, key) -> the mean over the parts, which are run one after the other."""
-    mutable = ["batch_stats", *_heads_wanted(options.auxiliary_weight)]
+    mutable = ["batch_stats", *_mutable_aux_collection(options.auxiliary_weight)]
 
     def loss_of(params: Any, batch_stats: Any, part: Batch, key: Array) -> tuple[Array, tuple[Any, Metrics]]:
-        rngs = {"dropout": _own(options.axis, jax.random.fold_in(key, DROPOUT))}
+        rngs = {"dropout": _per_device_key(options.axis, jax.random.fold_in(key, DROPOUT))}
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
         logits, updated = output
-        metrics = _of_head(logits, part, options.loss)
-        heads = {name: _of_head(head, part, options.loss) for name, head in updated.get("auxiliary", {}).items()}
+        metrics = _head_metrics(logits, part, options.loss)
+        heads = {name: _head_metrics(head, part, options.loss) for name, head in updated.get("auxiliary", {}).items()}
         total = metrics["loss"] + options.auxiliary_weight * sum((h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32))
         metrics |= {"images": jnp.asarray(logits.shape[0], jnp.float32), "auxiliary": heads}
         return total, (updated.get("batch_stats", {}), metrics)
@@ -142,7 +142,7 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
         numbered = (jnp.arange(options.accumulate), parts)
         (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered)
         gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
-        return jnp.mean(totals), gradients, batch_stats, _of_all(jnp.mean, jnp.sum, metrics)
+        return jnp.mean(totals), gradients, batch_stats, _reduce_metrics(jnp.mean, jnp.sum, metrics)
 
     return over_parts
 
@@ -154,12 +154,12 @@ def _parts(batch: Batch, count: int) -> Batch:
     return {name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1) for name, leaf in batch.items()}
 
 
-def _of_head(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"]) -> Metrics:
+def _head_metrics(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"]) -> Metrics:
     """Mean loss and number of errors of a classifier, main or auxiliary."""
-    return {"loss": classifier_loss(logits, part, kind), "errors": jnp.sum(wrong(logits, part["label"]))}
+    return {"loss": classifier_loss(logits, part, kind), "errors": jnp.sum(top_k_error(logits, part["label"]))}
 
 
-def _of_all(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:
+def _reduce_metrics(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:
     """Metrics of several parts as those of one: losses are means, all else are counts."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: (mean if path[-1].key == "loss" else total)(leaf), metrics)
 
@@ -169,31 +169,36 @@ def _over_devices(axis: str | None, total: Array, gradients: Any, batch_stats: A
     if axis is None:
         return total, gradients, batch_stats, metrics
     total, gradients, batch_stats = lax.pmean((total, gradients, batch_stats), axis)
-    return total, gradients, batch_stats, _of_all(lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics)
+    return (
+        total,
+        gradients,
+        batch_stats,
+        _reduce_metrics(lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics),
+    )
 
 
-def _everywhere(axis: str | None, condition: Array) -> Array:
+def _all_reduce_and(axis: str | None, condition: Array) -> Array:
     """Whether a condition holds on every device."""
     return condition if axis is None else lax.pmin(condition.astype(jnp.int32), axis) == 1
 
 
-def _own(axis: str | None, key: Array) -> Array:
+def _per_device_key(axis: str | None, key: Array) -> Array:
     """Under pmap: a key of the device's own."""
     return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 
 
-def _of_epoch(state: TrainState, steps_per_epoch: int) -> Any:
+def _reset_at_epoch_start(state: TrainState, steps_per_epoch: int) -> Any:
     """The sums of the epoch so far: zero before its first step."""
     if not steps_per_epoch:
         return state.totals
-    return keep_if(state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals))
+    return tree_where(state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals))
 
 
-def _averaged(averages: Any, values: Any, decay: float) -> Any:
+def _ema_update(averages: Any, values: Any, decay: float) -> Any:
     """Exponential averages after one more value; empty where none are kept."""
     return jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values) if averages else averages
 
 
-def _heads_wanted(auxiliary_weight: float) -> list[str]:
+def _mutable_aux_collection(auxiliary_weight: float) -> list[str]:
     """The collection in which a network puts the logits of its auxiliary heads; it computes them only where this is mutable."""
     return ["auxiliary"] if auxiliary_weight > 0 else []

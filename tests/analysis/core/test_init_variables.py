@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis import drawn
+from deepjax.analysis import init_variables
 from deepjax.models import create_model
 
 SHAPE = (2, 32, 32, 3)
@@ -17,13 +17,13 @@ def test_what_init_draws(name):
     model = create_model(name, num_classes=10, width=4)
     key = jax.random.key(1)
     expected = jax.jit(model.init)(key, jnp.zeros(SHAPE))
-    found = drawn(model, key, SHAPE)
+    found = init_variables(model, key, SHAPE)
     assert set(found) == {"params", "batch_stats"}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7), found, {name: expected[name] for name in found})
 
 
 def test_network_without_statistics_has_parameters_alone():
-    assert set(drawn(nn.Dense(3), jax.random.key(0), (1, 2))) == {"params"}
+    assert set(init_variables(nn.Dense(3), jax.random.key(0), (1, 2))) == {"params"}
 
 
 class Centred(nn.Module):
@@ -38,5 +38,5 @@ class Centred(nn.Module):
 
 
 def test_network_with_an_array_among_its_fields():
-    found = drawn(Centred(np.zeros((1, 3))), jax.random.key(0), (1, 3))
+    found = init_variables(Centred(np.zeros((1, 3))), jax.random.key(0), (1, 3))
     np.testing.assert_array_equal(found["params"]["Dense_0"]["bias"], np.zeros(2))

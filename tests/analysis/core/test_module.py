@@ -18,21 +18,21 @@ from deepjax.analysis import (
     count_macs,
     count_params,
     cross_entropy,
-    drawn,
-    first_not_finite,
+    first_nonfinite_layer,
     gradient_line,
-    gradient_mass,
+    gradient_subspace_overlap,
     hessian_trace,
     hvp,
+    init_variables,
     kernel_drift,
     kernel_order,
     lesions,
+    linear_interpolation,
     linearised,
     linearised_training,
-    loss_between,
+    loss_contributions,
     loss_line,
     loss_plane,
-    loss_shares,
     noise_scale,
     ntk,
     path_gradient,
@@ -266,14 +266,14 @@ LABELLED: dict[str, Callable[[Any, Any, Any], Any]] = {
     "hvp": lambda m, v, b: hvp(m, v, b, v["params"]),
     "hessian_trace": lambda m, v, b: hessian_trace(m, v, b, probes=1),
     "top_eigenvalues": lambda m, v, b: top_eigenvalues(m, v, b, k=1, steps=2),
-    "gradient_mass": lambda m, v, b: gradient_mass(m, v, b, k=1, steps=2),
+    "gradient_subspace_overlap": lambda m, v, b: gradient_subspace_overlap(m, v, b, k=1, steps=2),
     "spectral_density": lambda m, v, b: spectral_density(m, v, b, steps=2, probes=1),
     "per_example_gradients": lambda m, v, b: per_example_gradients(m, v, b),
     "noise_scale": lambda m, v, b: noise_scale(m, v, [(X, Y), b], small=4),
     "loss_line": lambda m, v, b: loss_line(m, v, b, _direction(v, 0), at=[0, 1]),
-    "loss_between": lambda m, v, b: loss_between(m, v, v, b, at=[0, 1]),
+    "linear_interpolation": lambda m, v, b: linear_interpolation(m, v, v, b, at=[0, 1]),
     "loss_plane": lambda m, v, b: loss_plane(m, v, b, _direction(v, 0), _direction(v, 1), grid=([-1, 0, 1], [-1, 0, 1])),
-    "loss_shares": lambda m, v, b: loss_shares(m, v, b),
+    "loss_contributions": lambda m, v, b: loss_contributions(m, v, b),
     "lesions": lambda m, v, b: lesions(m, v, b),
     "lesions, metric": lambda m, v, b: lesions(m, v, b, loss=lambda outputs, batch: jnp.sum(outputs)),
     "path_lengths": lambda m, v, b: path_lengths(m, v, b),
@@ -287,12 +287,12 @@ OTHERS: dict[str, Callable[[Any, Any], Any]] = {
     "signal_propagation": lambda m, v: signal_propagation(m, v, X),
     "shattering": lambda m, v: shattering(m, v, X),
     "gradient_line": lambda m, v: gradient_line(m, v, X[0], X[1], 3),
-    "first_not_finite": lambda m, v: first_not_finite(m, v, X),
+    "first_nonfinite_layer": lambda m, v: first_nonfinite_layer(m, v, X),
     "kernel_order": lambda m, v: kernel_order(m, (FEATURES,)),
 }
 
 
-QUICK = ("taps", "hvp", "per_example_gradients", "loss_between", "ntk", "shattering", "kernel_order")
+QUICK = ("taps", "hvp", "per_example_gradients", "linear_interpolation", "ntk", "shattering", "kernel_order")
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_scalars_among_the_inputs_belong_to_all_examples():
     norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))))
     first = next(row for row in per_example_gradients(Keyed(), v, batch).layers if row.layer == "first")
     assert first.mean_norm == pytest.approx(norm, rel=1e-5)
-    value = loss_between(Keyed(), v, v, [batch, batch], at=[0, 1]).loss
+    value = linear_interpolation(Keyed(), v, v, [batch, batch], at=[0, 1]).loss
     np.testing.assert_allclose(value, _loss(outputs(v["params"])), rtol=1e-5)
 
 
@@ -502,12 +502,12 @@ class TwoInputs(nn.Module):
 
 def test_first_not_finite_of_several_inputs_and_under_vmap():
     v = initialise(TwoInputs(), (X, X))
-    assert first_not_finite(TwoInputs(), v, (X, X)) is None
-    assert first_not_finite(TwoInputs(), v, (X, X / 0)) == "first"
+    assert first_nonfinite_layer(TwoInputs(), v, (X, X)) is None
+    assert first_nonfinite_layer(TwoInputs(), v, (X, X / 0)) == "first"
 
     each = nn.vmap(ByField, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True})(False)
-    assert first_not_finite(each, initialise(each, X), X) is None
-    assert first_not_finite(each, initialise(each, X), X / 0) == ""
+    assert first_nonfinite_layer(each, initialise(each, X), X) is None
+    assert first_nonfinite_layer(each, initialise(each, X), X / 0) == ""
 
 
 def test_a_switch_that_does_not_reach_the_network_is_said():
@@ -608,14 +608,14 @@ class Tokens(nn.Module):
 
 def test_initialisation_of_tokens_and_several_inputs():
     shapes = (jax.ShapeDtypeStruct((2, 6), jnp.int32), jax.ShapeDtypeStruct((2, 6), jnp.float32))
-    found = drawn(Tokens(), jax.random.key(4), shapes)
+    found = init_variables(Tokens(), jax.random.key(4), shapes)
     keys = {"params": jax.random.key(4), "dropout": jax.random.key(4)}
     expected = Tokens().init(keys, jnp.zeros((2, 6), jnp.int32), jnp.zeros((2, 6)), False)
     jax.tree.map(np.testing.assert_allclose, found, dict(expected))
     with pytest.raises(InputError, match=r"Tokens cannot take inputs float32\[2, 6\]: .*'mask'"):
-        drawn(Tokens(), jax.random.key(4), (2, 6))
+        init_variables(Tokens(), jax.random.key(4), (2, 6))
     with pytest.raises(InputError, match=r"Embed cannot take inputs float32\[2, 6\]: .*integer; for other dtypes give a jax.Shape"):
-        drawn(nn.Embed(7, 4), jax.random.key(4), (2, 6))
+        init_variables(nn.Embed(7, 4), jax.random.key(4), (2, 6))
 
 
 class Partitioned(nn.Module):
@@ -686,7 +686,7 @@ class Jitting(nn.Module):
 
 
 REPEATED: dict[str, Callable[[Any], Any]] = {
-    "first_not_finite": lambda v: first_not_finite(Jitting(), v, X),
+    "first_nonfinite_layer": lambda v: first_nonfinite_layer(Jitting(), v, X),
     "ntk": lambda v: ntk(Jitting(), v, X),
     "linearised": lambda v: linearised(Jitting(), v)(v["params"], X),
     "count_params": lambda v: count_params(Jitting(), (FEATURES,)),
@@ -716,8 +716,8 @@ class ComplexInside(nn.Module):
 
 def test_complex_numbers_that_are_not_finite_are_seen():
     v = initialise(ComplexInside(), X)
-    assert first_not_finite(ComplexInside(), v, X) is None
-    assert first_not_finite(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
+    assert first_nonfinite_layer(ComplexInside(), v, X) is None
+    assert first_nonfinite_layer(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
 
 
 class Branching(nn.Module):

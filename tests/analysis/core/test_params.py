@@ -11,13 +11,13 @@ from flax import linen as nn
 
 from deepjax.analysis import (
     gnvp,
-    gradient_mass,
+    gradient_subspace_overlap,
     hessian_trace,
     hvp,
     kernel_norms,
+    linear_interpolation,
     linearised,
     linearised_training,
-    loss_between,
     loss_line,
     noise_scale,
     ntk,
@@ -124,7 +124,7 @@ def test_trace_density_and_gradient_mass(case):
     expected, vectors = np.linalg.eigh(this.hessian)
     density = spectral_density(this.model, this.variables, this.batch, probes=1)
     same([density.lambda_max, density.lambda_min], [expected[-1], expected[0]])
-    mass = gradient_mass(this.model, this.variables, this.batch, 2)
+    mass = gradient_subspace_overlap(this.model, this.variables, this.batch, 2)
     same(mass.gradient_norm, np.linalg.norm(this.gradient))
     same(mass.share, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
 
@@ -153,7 +153,7 @@ def test_losses_on_lines(case):
     along = loss_line(this.model, this.variables, this.batch, direction, at=points)
     same(along.loss, [this.mean(this.vector + t * to_vector(direction)) for t in points])
     other = {"params": random_like(params, 4)}
-    between = loss_between(this.model, this.variables, other, this.batch, at=[0, 0.5, 1])
+    between = linear_interpolation(this.model, this.variables, other, this.batch, at=[0, 0.5, 1])
     ends = this.vector, to_vector(other["params"])
     same(between.loss, [this.mean((1 - t) * ends[0] + t * ends[1]) for t in (0, 0.5, 1)])
 
@@ -215,7 +215,7 @@ def test_float32_networks_under_x64():
             *spectral_density(*given, probes=1, steps=5).nodes.ravel(),
             hessian_trace(*given, probes=1).trace,
             noise_scale(model, variables, [given[2]], small=2).g2,
-            gradient_mass(*given, 2).share,
+            gradient_subspace_overlap(*given, 2).share,
             *loss_line(*given, direction, at=[0, 1]).loss,
             *ntk(model, variables, x).eigenvalues[:2],
             *(row.parameter_gradient_norm for row in trace(*given).layers if row.weight_norm),

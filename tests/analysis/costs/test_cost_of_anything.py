@@ -16,7 +16,7 @@ from deepjax.analysis.core.input_shapes import input_shapes
 from deepjax.analysis.core.module import run
 from deepjax.analysis.costs.counts import macs_of
 from deepjax.analysis.jaxpr.module_paths import steps
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import create_model, model_info
 from tests import zoo
@@ -174,7 +174,7 @@ def test_rows_add_up_to_the_whole(name):
     inputs = input_shapes(given)
     variables = jax.eval_shape(lambda inputs: model.init(jax.random.key(0), *inputs), inputs)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-    with as_written():
+    with reference_lowering():
         plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(variables, inputs)
     macs = sum(macs_of(steps(plain.jaxpr)).values())
     report, stages = cost(model, given), stage_table(model, given)

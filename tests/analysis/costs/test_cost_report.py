@@ -69,14 +69,14 @@ def test_convolutions_by_hand():
     report = cost(Cnn(), (8, 8, 3), batch=BATCH)
     assert numbers(report) == BY_HAND
     total = report.total
-    assert (total.params, total.macs, total.activations, total.moved) == tuple(map(sum, zip(*BY_HAND.values(), strict=True)))
+    assert (total.params, total.macs, total.activations, total.bytes_moved) == tuple(map(sum, zip(*BY_HAND.values(), strict=True)))
     assert report.rows()[0]["intensity"] == 2 * BY_HAND["conv1"][1] / BY_HAND["conv1"][3]
 
 
 def test_half_precision_halves_what_is_stored_and_moved():
     half, full = cost(Cnn(jnp.bfloat16), (8, 8, 3)), cost(Cnn(), (8, 8, 3))
     assert 2 * half.total.activations == full.total.activations
-    assert 2 * half.total.moved == full.total.moved
+    assert 2 * half.total.bytes_moved == full.total.bytes_moved
     assert half.total.params == full.total.params
 
 
@@ -114,7 +114,7 @@ def test_the_compiler_counts_as_we_do():
     assert report.xla.output_bytes == 4 * 2 * 32 * 32 * 16
     assert report.xla.argument_bytes >= 4 * (report.total.params + 2 * 32 * 32 * 3)
     # It reads and writes what the products do, and once more for a kernel that is not fused with them.
-    assert 0.8 < report.xla.bytes_accessed / report.total.moved < 4
+    assert 0.8 < report.xla.bytes_accessed / report.total.bytes_moved < 4
     assert "XLA:" in str(report)
     hits = _cost.cache_info().hits
     assert cost(Deep(), (32, 32, 3), batch=2, xla=True) is report  # kept, not compiled again
@@ -138,7 +138,7 @@ def test_a_network_without_products():
             return x.mean((1, 2))
 
     report = cost(Pool(), (4, 4, 2))
-    assert (report.total.macs, report.total.moved, report.total.activations) == (0, 0, 8)
+    assert (report.total.macs, report.total.bytes_moved, report.total.activations) == (0, 0, 8)
     assert math.isnan(report.total.intensity)
     assert "no multiply-adds" in report.plot().get_title("left")
 

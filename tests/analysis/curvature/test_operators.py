@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.curvature.operators import apply, gnvp, hessian_trace, hvp
-from deepjax.analysis.curvature.spectrum import _step, gradient_mass, spectral_density, top_eigenvalues
+from deepjax.analysis.curvature.spectrum import _step, gradient_subspace_overlap, spectral_density, top_eigenvalues
 from deepjax.errors import InputError
 
 
@@ -258,7 +258,7 @@ def test_nothing_compiles_twice():
         hessian_trace(Mlp(), variables, batch, probes=2)
         spectral_density(Mlp(), variables, batch, steps=5, probes=2)
         top_eigenvalues(Mlp(), variables, batch, 2, steps=5)
-        gradient_mass(Mlp(), variables, batch, 2, steps=5)
+        gradient_subspace_overlap(Mlp(), variables, batch, 2, steps=5)
         return apply._cache_size(), _step._cache_size()
 
     variables = init(Mlp())

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from deepjax.analysis.curvature.operators import hessian_trace
-from deepjax.analysis.curvature.spectrum import gradient_mass, spectral_density, top_eigenvalues
+from deepjax.analysis.curvature.spectrum import gradient_subspace_overlap, spectral_density, top_eigenvalues
 from deepjax.errors import InputError
 
 
@@ -136,14 +136,14 @@ def test_the_gradients_share_in_the_top_eigenvectors():
     """The gradient is A w: of a diagonal matrix its part along the i-th axis is lambda_i w_i, with w = 1, 2, ..., n."""
     values = np.array([4.0, -3, 2, 1, 0.5])
     squares = (values * np.arange(1, 6)) ** 2
-    found = gradient_mass(*of(np.diag(values)), 3, loss=bowl)
+    found = gradient_subspace_overlap(*of(np.diag(values)), 3, loss=bowl)
     np.testing.assert_allclose(found.eigenvalues, [4, 2, 1], rtol=1e-5)
     np.testing.assert_allclose(found.shares, np.cumsum(squares[[0, 2, 3]]) / squares.sum(), rtol=1e-4)
     assert found.gradient_norm == pytest.approx(math.sqrt(squares.sum()), rel=1e-5)
     assert (found.share, found.chance) == (found.shares[-1], 3 / 5)
     assert [row["share"] for row in found.rows()] == found.shares.tolist()
-    assert gradient_mass(*of(np.diag(values)), 5, loss=bowl).share == pytest.approx(1, rel=1e-5)
-    assert math.isnan(gradient_mass(*of(np.zeros((5, 5))), 2, loss=bowl).share)
+    assert gradient_subspace_overlap(*of(np.diag(values)), 5, loss=bowl).share == pytest.approx(1, rel=1e-5)
+    assert math.isnan(gradient_subspace_overlap(*of(np.zeros((5, 5))), 2, loss=bowl).share)
 
 
 def test_an_unknown_outlier_ratio():
@@ -156,7 +156,7 @@ def test_an_unknown_outlier_ratio():
     [
         (top_eigenvalues, {"k": 0}, "k is 0; allowed: 1 to 20"),
         (top_eigenvalues, {"k": 21}, "k is 21; allowed: 1 to 20: no more than steps, and than parameters"),
-        (gradient_mass, {"k": 6, "steps": 5}, "k is 6; allowed: 1 to 5"),
+        (gradient_subspace_overlap, {"k": 6, "steps": 5}, "k is 6; allowed: 1 to 5"),
         (top_eigenvalues, {"which": "top"}, "which is 'top'; allowed: 'magnitude', 'largest', 'smallest'"),
         (top_eigenvalues, {"steps": 0}, "steps is 0; allowed: 1 or more"),
         (spectral_density, {"probes": 0}, "probes is 0; allowed: 1 or more"),
@@ -194,7 +194,7 @@ def test_the_figures_say_what_was_found():
             {"classes": 3},
             "Hessian: $\\lambda_{max}$ = 10, $\\lambda_{min}$ = -2, $\\lambda_1/\\lambda_{3}$ = 2\n",
         ),
-        (gradient_mass, {"k": 4, "operator": "gauss_newton"}, " of the squared gradient in the top 4 of 20 directions"),
+        (gradient_subspace_overlap, {"k": 4, "operator": "gauss_newton"}, " of the squared gradient in the top 4 of 20 directions"),
     ]:
         found = instrument(*given, loss=bowl, **options)
         ax = found.plot()

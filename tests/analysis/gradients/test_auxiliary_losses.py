@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.gradients.auxiliary_losses import _measure, loss_shares
+from deepjax.analysis.gradients.auxiliary_losses import _measure, loss_contributions
 from deepjax.errors import InputError
 
 
@@ -74,7 +74,7 @@ def test_each_loss_by_its_own_gradient(weights, scales, train):
     batch = batch_of()
     variables = initialised(Net())
     expected = separately(variables, batch, train)
-    found = loss_shares(Net(), variables, batch, weights=weights, train=train)
+    found = loss_contributions(Net(), variables, batch, weights=weights, train=train)
     assert found.weights == pytest.approx(scales) and list(found.losses) == ["main", "zeta", "alpha"]
     assert found.losses == pytest.approx({name: value for name, (value, _) in expected.items()}, rel=1e-5)
     assert len(found.layers) == 3 * len(variables["params"])
@@ -93,7 +93,7 @@ def test_each_loss_by_its_own_gradient(weights, scales, train):
 
 def test_which_loss_reaches_which_layer():
     """The order is the forward pass's: the last layer is the last call but the network's."""
-    found = loss_shares(Net(), initialised(Net()), batch_of())
+    found = loss_contributions(Net(), initialised(Net()), batch_of())
     reached = {}
     for row in found.rows():
         reached.setdefault(row["layer"], set()).update({row["loss"]} if row["share"] > 0 else set())
@@ -113,7 +113,7 @@ def test_which_loss_reaches_which_layer():
 def test_two_logits_under_one_name_are_two_losses():
     batch, model = batch_of(), Net(twice=True)
     variables = initialised(Net())  # the same parameters
-    twice, once = loss_shares(model, variables, batch), loss_shares(Net(), variables, batch)
+    twice, once = loss_contributions(model, variables, batch), loss_contributions(Net(), variables, batch)
     assert list(twice.losses) == ["main", "zeta/0", "zeta/1"]
     assert list(twice.losses.values()) == pytest.approx(list(once.losses.values()), rel=1e-6)
 
@@ -122,7 +122,7 @@ def test_what_initialisation_has_sown_does_not_count():
     variables = initialised(Net())
     assert "auxiliary" in variables
     bare = {name: tree for name, tree in variables.items() if name != "auxiliary"}
-    assert loss_shares(Net(), variables, batch_of()).rows()[0] == loss_shares(Net(), bare, batch_of()).rows()[0]
+    assert loss_contributions(Net(), variables, batch_of()).rows()[0] == loss_contributions(Net(), bare, batch_of()).rows()[0]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_initialisation_has_sown_does_not_count():
 def test_what_has_no_shares(model, options, message):
     given = {"batch": batch_of()} | options
     with pytest.raises(InputError, match=message):
-        loss_shares(model, initialised(model), given.pop("batch"), **given)
+        loss_contributions(model, initialised(model), given.pop("batch"), **given)
 
 
 def test_a_loss_that_is_no_scalar_for_a_head():
@@ -155,13 +155,13 @@ def test_a_loss_that_is_no_scalar_for_a_head():
             return nn.Dense(3)(x)
 
     with pytest.raises(InputError, match=r"loss is 'of shape \(6, 4\) for wide'; allowed: a scalar"):
-        loss_shares(Wide(), Wide().init(jax.random.key(0), batch_of()[0]), batch_of(), loss=loss)
+        loss_contributions(Wide(), Wide().init(jax.random.key(0), batch_of()[0]), batch_of(), loss=loss)
 
 
 def test_nothing_compiles_twice_and_the_figure_says_what_was_found():
-    found = loss_shares(Net(), initialised(Net()), batch_of())
+    found = loss_contributions(Net(), initialised(Net()), batch_of())
     before = _measure._cache_size()
-    loss_shares(Net(), initialised(Net(), 1), batch_of(seed=1), weights={"alpha": 1.0})  # weights are not compiled in
+    loss_contributions(Net(), initialised(Net(), 1), batch_of(seed=1), weights={"alpha": 1.0})  # weights are not compiled in
     assert _measure._cache_size() == before
     main = [row.share for row in found.layers if row.loss == "main" and row.layer in found.shared]
     ax = found.plot()

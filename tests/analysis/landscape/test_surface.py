@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from deepjax.analysis.landscape.directions import _direction, random_direction
-from deepjax.analysis.landscape.surface import Plane, _losses, loss_between, loss_line, loss_plane
+from deepjax.analysis.landscape.surface import Plane, _losses, linear_interpolation, loss_line, loss_plane
 from deepjax.analysis.landscape.trajectory import trajectory
 from deepjax.errors import InputError
 
@@ -195,15 +195,15 @@ def test_a_list_of_batches_is_their_mean_whatever_the_chunk(bn):
 
 
 def test_the_barrier_of_a_double_well():
-    line = loss_between(Point(), at(-1, 0), at(1, 0), NOTHING, at=np.linspace(-0.5, 1.5, 41), loss=double_well)
+    line = linear_interpolation(Point(), at(-1, 0), at(1, 0), NOTHING, at=np.linspace(-0.5, 1.5, 41), loss=double_well)
     assert line.barrier == pytest.approx(1, rel=1e-6) and line.barrier_at == pytest.approx(0.5)
-    assert loss_between(Point(), at(1, 0), at(1, 1), NOTHING, loss=double_well).barrier == pytest.approx(0, abs=1e-6)
+    assert linear_interpolation(Point(), at(1, 0), at(1, 1), NOTHING, loss=double_well).barrier == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("bn", ["running", "batch"])
 def test_the_way_between_two_networks_written_out_by_hand(bn):
     a, b, batch = init(0), init(1), batch_of()
-    line = loss_between(Cnn(), a, b, batch, at=[0, 0.25, 0.5, 1], bn=bn)
+    line = linear_interpolation(Cnn(), a, b, batch, at=[0, 0.25, 0.5, 1], bn=bn)
     hand = [by_hand(jax.tree.map(lambda x, y, t=t: (1 - t) * x + t * y, a, b), batch, bn) for t in line.at.tolist()]
     np.testing.assert_allclose(list(zip(line.loss, line.accuracy, strict=True)), hand, rtol=1e-5)
     above = [loss - ((1 - t) * hand[0][0] + t * hand[-1][0]) for t, (loss, _) in zip(line.at, hand, strict=True)]
@@ -290,7 +290,7 @@ def test_nothing_compiles_twice():
     def everything(variables, batch, points):
         x, y = (random_direction(variables, jax.random.key(seed)) for seed in (1, 2))
         loss_line(Cnn(), variables, batch, x, at=np.linspace(-1, 1, points))
-        loss_between(Cnn(), variables, moved(variables, x, 1.0), batch, at=np.linspace(0, 1, points))
+        linear_interpolation(Cnn(), variables, moved(variables, x, 1.0), batch, at=np.linspace(0, 1, points))
         loss_plane(Cnn(), variables, batch, x, y, grid=(np.linspace(-1, 1, points),) * 2, chunk=2)
         return _losses._cache_size(), _direction._cache_size()
 
@@ -299,7 +299,7 @@ def test_nothing_compiles_twice():
 
 
 def test_figures_say_what_was_found():
-    between = loss_between(Point(), at(-1, 0), at(1, 0), NOTHING, loss=double_well)
+    between = linear_interpolation(Point(), at(-1, 0), at(1, 0), NOTHING, loss=double_well)
     ax = between.plot()
     assert ax.get_title("left").startswith("Barrier of the loss 1") and between.plot(ax) is ax
     line = loss_line(Point(), at(0, 0), NOTHING, at(1, 0)["params"], loss=bowl, at=[-1, 0, 1])
@@ -344,10 +344,10 @@ def test_lines_that_cannot_be_drawn(options, message):
             lambda v: random_direction(v, jax.random.key(0), axes={"head": (2,)}),
             r"axes of head/kernel is \(2,\); allowed: different",
         ),
-        (lambda v: loss_between(Cnn(), v, v, batch_of(), at=[0, 0.5]), "at is 'without 0 or 1'"),
-        (lambda v: loss_between(Cnn(), v, {"params": v["params"]}, batch_of()), r"variables_b is \"with \['params'\]\""),
+        (lambda v: linear_interpolation(Cnn(), v, v, batch_of(), at=[0, 0.5]), "at is 'without 0 or 1'"),
+        (lambda v: linear_interpolation(Cnn(), v, {"params": v["params"]}, batch_of()), r"variables_b is \"with \['params'\]\""),
         (
-            lambda v: loss_between(Cnn(), v, {**v, "params": {}}, batch_of()),
+            lambda v: linear_interpolation(Cnn(), v, {**v, "params": {}}, batch_of()),
             "variables_b is a tree without 'params/blocks/dense/bias'",
         ),
         (lambda v: loss_plane(Cnn(), v, batch_of(), v["params"], v["params"], grid=([0, 1, 3],) * 2), "rise evenly"),

@@ -188,7 +188,7 @@ def test_the_rows_of_networks_that_are_not_ours(model):
         if isinstance(seen.get("__call__", (None,))[0], jax.Array):
             outputs = np.stack(seen["__call__"]) if row.layer != "again" else np.stack([*seen["__call__"]])
             close(row.mean, outputs.mean(), atol=1e-5)
-            close(row.deviation, outputs.std(), rtol=1e-4)
+            close(row.std, outputs.std(), rtol=1e-4)
 
 
 def test_activations_and_gradients_are_those_of_a_perturbation_by_hand():
@@ -233,7 +233,7 @@ def test_instances_under_vmap_have_one_row_for_all(shared):
     parts = np.stack([x[:, i::4] for i in range(4)], 1)
     outputs = np.einsum("nik,ko->nio" if shared else "nik,iko->nio", parts, params["kernel"]) + params["bias"]
     assert row.runs == 4
-    close([row.mean, row.deviation], [outputs.mean(), outputs.std()], rtol=1e-4)
+    close([row.mean, row.std], [outputs.mean(), outputs.std()], rtol=1e-4)
     with pytest.raises(InputError, match="layer 'each' runs 4 times inside a scan or vmap"):
         taps(model, variables, batch, ["each"])
 
@@ -299,7 +299,7 @@ def test_dead_channels_are_counted():
     bias = variables["params"]["Conv_0"]["bias"].at[0].set(-100.0)
     variables["params"]["Conv_0"]["bias"] = bias
     rows = {row.layer: row for row in trace(model, variables, batch).layers}
-    assert rows["Conv_0"].dead == 0.25
+    assert rows["Conv_0"].dead_fraction == 0.25
 
 
 def test_the_update_ratio_is_the_optimizers():

@@ -12,9 +12,9 @@ from flax import linen as nn
 import deepjax
 from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
-from deepjax.analysis.residual.gates import places_of
+from deepjax.analysis.residual.gates import residual_sites
 from deepjax.errors import InputError
-from deepjax.training.probe import Look
+from deepjax.training.probe import LayerProbe
 from tests.drawn import drawn
 from tests.zoo import (  # fmt: skip
     FORCES,
@@ -101,7 +101,7 @@ def test_under_nn_jit_every_layer_has_the_numbers_that_it_has_without(monkeypatc
     at_the_top = trace(nn.jit(Jitted)(), variables, batch_of(), train=False)
     for a, b in zip((*report.layers, *at_the_top.layers), plain.layers * 2, strict=True):
         assert (a.layer, a.shape, a.runs) == (b.layer, b.shape, b.runs)
-        close([a.mean, a.deviation, a.gradient_norm], [b.mean, b.deviation, b.gradient_norm], rtol=1e-4)
+        close([a.mean, a.std, a.gradient_norm], [b.mean, b.std, b.gradient_norm], rtol=1e-4)
         close(a.parameter_gradient_norm or 0.0, b.parameter_gradient_norm or 0.0, rtol=1e-4)
 
 
@@ -161,7 +161,7 @@ def test_outputs_leaf_by_leaf_and_of_other_methods():
     attended = (last * params["gain"] + 2.0 * code) @ params["embed"]["embedding"].T
     outputs = {"encoder.encode().mean": mean, "encoder.encode().scale": scale, "parts['z']": last, "parts['a']": code}
     for label, output in {**outputs, "embed.attend()": attended, "(network)": attended}.items():
-        close([rows[label].mean, rows[label].deviation], [output.mean(), output.std()], rtol=1e-4)
+        close([rows[label].mean, rows[label].std], [output.mean(), output.std()], rtol=1e-4)
         assert rows[label].shape == output.shape
     assert set(rows) == {*outputs, "embed.attend()", "(network)", "encoder/trunk", "encoder/mean", "encoder/scale", "parts/Dense_0"}
     seen = taps(model, variables, batch, ["encoder", "embed.attend()"])
@@ -190,7 +190,7 @@ def test_other_shapes_are_counted_apart():
 
 def test_branches_of_sums_that_are_called_with_other_shapes_are_refused():
     with pytest.raises(InputError, match="mix is called with several shapes, whose gates cannot be told apart"):
-        places_of(Shapes(), traced(Shapes())[0], batch_of(), cross_entropy, False)
+        residual_sites(Shapes(), traced(Shapes())[0], batch_of(), cross_entropy, False)
 
 
 def test_two_modules_that_share_a_scope_have_rows_apart():
@@ -221,7 +221,7 @@ def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_are_unseen
     assert report.unseen == (f"inner/Dense_0: {reason}",) and f"unseen: inner/Dense_0: {reason}" in repr(report)
     (only,) = trace(model, variables, batch, layers=["inner/Dense_0"], train=False).layers
     close(only.weight_norm, rows["inner/Dense_0"].weight_norm)
-    in_training = Look(report, {}).row()["layers"]
+    in_training = LayerProbe(report, {}).row()["layers"]
     assert set(in_training) == {"Dense_0", "inner/Dense_0", "network"}
     assert set(in_training["inner/Dense_0"]) == {"weight_norm", "parameter_gradient_norm"}
 
@@ -239,8 +239,8 @@ def test_complex_numbers_count_as_pairs_of_real_ones():
     row = rows["complex"]
     close([row.weight_norm, row.parameter_gradient_norm], [np.linalg.norm(pair), np.linalg.norm(jax.grad(loss)(pair))])
     entries = np.stack([output.real, output.imag])
-    close([row.mean, row.deviation, row.largest], [entries.mean(), entries.std(), np.abs(output).max()])
-    assert row.dead == 0.0
+    close([row.mean, row.std, row.max_abs], [entries.mean(), entries.std(), np.abs(output).max()])
+    assert row.dead_fraction == 0.0
     close(row.gradient_norm, rows["(network)"].gradient_norm)  # |z| has a gradient of length 1
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.ntk.kernel import _contract, _jacobian, kernel_drift, ntk
-from deepjax.analysis.ntk.linearised import _descend, _linear, linearised, linearised_training, squared
+from deepjax.analysis.ntk.linearised import _descend, _linear, half_mse, linearised, linearised_training
 from deepjax.errors import InputError
 
 
@@ -365,4 +365,4 @@ def test_networks_that_return_no_single_array():
     variables = Two(True).init(jax.random.key(0), x, x)
     with pytest.raises(InputError, match="the network's output is"):
         ntk(Two(True), variables, (x, x))
-    assert float(squared(x, (x, x))) == 0
+    assert float(half_mse(x, (x, x))) == 0

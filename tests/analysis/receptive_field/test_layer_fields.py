@@ -62,7 +62,7 @@ def test_a_foreign_module_by_hand():
     assert [layer.stride for layer in report.layers] == [(1, 1), (2, 2), (2, 2), (2, 2)]
     assert [layer.padding for layer in report.layers] == [(0, 0), (1, 1), (5, 5), (7, 7)]
     assert [layer.centre for layer in report.layers] == [(2, 1), (2, 1), (2, 1), (2, 1)]
-    assert report.unseen == ("inside",)
+    assert report.skipped_layers == ("inside",)
 
 
 def test_centres_are_where_gradients_are_symmetric():

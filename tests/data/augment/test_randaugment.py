@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deepjax.data.augment import randaugment
-from deepjax.data.augment.basic import Share
+from deepjax.data.augment.basic import BatchSlice
 from deepjax.data.augment.erasing import random_box, random_erase
 from deepjax.data.augment.lighting import COMPONENTS, EIGENVALUES, shift_colors
 from deepjax.data.augment.operations import OPERATIONS
@@ -68,7 +68,7 @@ def test_strengths_are_timm_s(level, monkeypatch):
 @needs_torch
 def test_operations_are_timm_s():
     timm = of_library("timm", "timm.data.auto_augment")
-    mine = {OPERATIONS[place] for place in randaugment.OF_RAND}
+    mine = {OPERATIONS[place] for place in randaugment.RANDAUGMENT_OPS}
     assert {OF_TIMM[name] for name in timm.rand_augment_choices("", increasing=True)} == mine
     transform = timm.rand_augment_transform("rand-m7-mstd0.5-inc1", {})
     assert (transform.num_layers, {op.prob for op in transform.ops}, {op.magnitude_std for op in transform.ops}) == (
@@ -131,7 +131,7 @@ def test_each_image_is_changed_by_its_own_operations():
 @pytest.mark.parametrize("augment", [lambda k, i, s: rand_augment(k, i, jnp.zeros(1, jnp.uint8), 2, 9.0, s), trivial_augment])
 def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
     given = recorded(monkeypatch)
-    for count, share in ((8, Share()), (4, Share(1, 2))):
+    for count, share in ((8, BatchSlice()), (4, BatchSlice(1, 2))):
         augment(jax.random.key(3), jnp.zeros((count, 4, 4, 1), jnp.uint8), share)
         jax.effects_barrier()
     whole, second = given[: len(given) // 2], given[len(given) // 2 :]
@@ -162,7 +162,7 @@ def test_erased_boxes_have_the_stated_areas_and_ratios():
 
 
 def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole():
-    half = jax.jit(lambda part: random_erase(jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, Share(part, 2)))
+    half = jax.jit(lambda part: random_erase(jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, BatchSlice(part, 2)))
     halves = np.stack([half(0), half(1)])
     assert set(np.unique(halves)) == {0.0, 1.0}
     assert np.mean(halves.min((2, 3, 4)) == 0) == pytest.approx(0.25, abs=0.1)

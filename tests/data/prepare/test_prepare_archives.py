@@ -206,7 +206,7 @@ def test_a_conversion_carries_on_where_it_was_interrupted(records, tmp_path, mon
         return read(path)
 
     monkeypatch.setattr(tfrecord, "read_tfrecord", stops_at_the_third)
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(threads, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         prepare("small", str(tmp_path), from_tfrecord=str(records))
     unfinished = tmp_path / "imagenet2012" / "unfinished.5.1.0"

@@ -13,7 +13,7 @@ from deepjax.data import load_split, threads
 from deepjax.data.prepare.__main__ import resize, rewrite
 from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
-from deepjax.data.threads import in_threads, progress
+from deepjax.data.threads import progress, thread_map
 from deepjax.errors import InputError
 from tests.data.archives import small_files, small_imagenet, write_prepared
 
@@ -44,7 +44,7 @@ def test_every_record_and_the_metadata_is_written(source, tmp_path):
 @pytest.mark.parametrize("stop", [0, 1, 3, 8, 17, 24])
 def test_interrupted_at_any_record_it_carries_on(source, tmp_path, monkeypatch, stop):
     """What was finished is not read again, and the result is that of one go."""
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(threads, "cpu_count", lambda: 1)
     target, seen = tmp_path / "5.1.0", itertools.count()
 
     def stops(record: bytes) -> bytes:
@@ -140,7 +140,7 @@ def test_what_cannot_be_resized(name, side, said, tmp_path):
 
 
 def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(threads, "cpu_count", lambda: 1)
     seen = []
 
     def fails(item: int) -> int:
@@ -151,8 +151,8 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
         return -item
 
     with pytest.raises(InputError, match="three"):
-        in_threads(fails, range(1000))
-    assert len(seen) < 1000 and in_threads(lambda item: -item, range(5)) == [0, -1, -2, -3, -4]
+        thread_map(fails, range(1000))
+    assert len(seen) < 1000 and thread_map(lambda item: -item, range(5)) == [0, -1, -2, -3, -4]
 
 
 def test_progress_says_how_far_and_how_long(capsys, monkeypatch):

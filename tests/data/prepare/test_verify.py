@@ -11,7 +11,7 @@ from deepjax.data.image.crops import Box
 from deepjax.data.image.decode import cut
 from deepjax.data.prepare.shrink import shrink
 from deepjax.data.prepare.tf_example import file_name_of, image_of, parse_example, with_image
-from deepjax.data.prepare.verify import find_damage, why_damaged
+from deepjax.data.prepare.verify import decode_error, find_damage
 from deepjax.data.shards import list_splits, read_records, write_records
 from deepjax.errors import InputError
 from tests.data.archives import DAMAGED as FEW
@@ -22,7 +22,7 @@ from tests.data.photographs import DAMAGED, crops, jpeg, photograph, variants
 
 @pytest.mark.parametrize("name", variants())
 def test_exactly_the_damaged_are_found(name):
-    why = why_damaged(variants()[name])
+    why = decode_error(variants()[name])
     assert bool(why) == (name in DAMAGED) and "\n" not in why and "0x" not in why
 
 
@@ -33,7 +33,7 @@ def test_a_file_cut_short_anywhere_is_found(form, share):
     cut = variants()[form][: int(share * len(variants()[form]))]
     with pytest.raises((OSError, SyntaxError)):
         Image.open(io.BytesIO(cut)).load()
-    assert why_damaged(cut)
+    assert decode_error(cut)
 
 
 @pytest.mark.parametrize("share", [0.7, 0.9, 0.99])
@@ -44,7 +44,7 @@ def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
     kept = int(share * len(whole))
     for rest in (bytes(len(whole) - kept), b"\xff" * 9, b"\x12\x34" * 40):
         file = whole[:kept] + rest
-        assert "JPEG without its end marker" in why_damaged(file)
+        assert "JPEG without its end marker" in decode_error(file)
         for exact in (True, False):
             with pytest.raises(ValueError, match="JPEG without its end marker"):
                 cut(file, lambda h, w: Box(0, 0, h, w), 32, exact)
@@ -57,15 +57,15 @@ def test_what_follows_the_end_and_what_a_thumbnail_ends_with_do_not_matter(after
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", exif=b"Exif\0\0" + jpeg(pixels[:40, :40]), comment=b"\xff\xd9")
     whole = file.getvalue()
-    assert not why_damaged(whole + after)
-    assert "end marker" in why_damaged(whole[:-2] + after)
+    assert not decode_error(whole + after)
+    assert "end marker" in decode_error(whole[:-2] + after)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("side", "words"), [(10_000, "allowed: 89478485"), (65_535, "exceeds limit")])
 def test_an_image_of_too_many_pixels_is_damaged(side, words):
     """As in training: above Pillow's first limit, and above its second, which it refuses itself."""
-    assert words in why_damaged(png_header(side, side))
+    assert words in decode_error(png_header(side, side))
 
 
 def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
@@ -77,7 +77,7 @@ def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
     records = [record for shard in list_splits(folder)["train"] for record in read_records(shard.path)]
     for damage in found:
         example = parse_example(records[damage.record])
-        assert damage.split == "train" and file_name_of(example) == damage.file and why_damaged(image_of(example)) == damage.why
+        assert damage.split == "train" and file_name_of(example) == damage.file and decode_error(image_of(example)) == damage.why
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "short"])

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from deepjax.analysis import count_macs, receptive_fields
-from deepjax.backend.lowering import as_written
+from deepjax.backend.lowering import reference_lowering
 from deepjax.models import create_model
 from deepjax.models.layers.conv_lowering import convolve
 
@@ -77,7 +77,7 @@ def test_other_convolutions_on_a_gpu_stay_as_they_are(monkeypatch, dtype, stride
 
 
 def test_what_reads_a_network_sees_the_convolutions_that_are_written(monkeypatch):
-    """The paper's counts and receptive fields on every backend; outside of `as_written` the form is the backend's."""
+    """The paper's counts and receptive fields on every backend; outside of `reference_lowering` the form is the backend's."""
     kernel = jnp.ones((7, 7, 3, 8), jnp.bfloat16)
 
     def stem(images):
@@ -95,5 +95,5 @@ def test_what_reads_a_network_sees_the_convolutions_that_are_written(monkeypatch
         assert in_blocks() == (backend == "gpu")
         assert receptive_fields(jitted, (64, 64, 3)).size == (7, 7)
         assert in_blocks() == (backend == "gpu")
-        with as_written():
+        with reference_lowering():
             assert not in_blocks()

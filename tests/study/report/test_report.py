@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
-from deepjax.study.report.html import Page, Picture, Table, percent_points, provenance, render
+from deepjax.study.report.html import Figure, Page, Table, percent_points, provenance, render
 from deepjax.study.stats.verdict import Interval, Verdict
 
 CURVE = Curve("20 layers", [1, 2, 3], [[90.0, 50.0, 10.0], [80.0, 40.0, 20.0]], "#0072B2", "--")
@@ -37,7 +37,7 @@ def test_on_a_logarithmic_axis_the_mean_is_geometric():
 
 @pytest.fixture
 def page(tmp_path) -> str:
-    picture = Picture(save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png"), "A <caption>")
+    picture = Figure(save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png"), "A <caption>")
     effects = {"train": Interval(0.7, 0.6, 0.8)}
     verdict = Verdict("Deep & plain is worse", "how", "the rule", "supported", ("found <it>",), effects, {"a": [0.7]})
     table = Table("numbers", ("arm", "error"), [("plain56", "70 %")])

@@ -119,8 +119,8 @@ def test_a_control_says_whether_it_came_out_as_it_must():
     def verdict(outcome, control):
         return Verdict("c", "m", "r", outcome, (), {}, {}, control)
 
-    assert verdict("refuted", ("refuted",)).as_it_must and verdict("supported", ()).as_it_must
-    assert not verdict("supported", ("refuted", "inconclusive")).as_it_must
+    assert verdict("refuted", ("refuted",)).is_as_expected and verdict("supported", ()).is_as_expected
+    assert not verdict("supported", ("refuted", "inconclusive")).is_as_expected
 
 
 ABOVE, BELOW, ACROSS = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 1)

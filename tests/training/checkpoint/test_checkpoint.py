@@ -31,7 +31,7 @@ OPTIMIZER = make_optimizer(TrainConfig(model="cifar_resnet20"))
 def state_at(step: int, devices: int = 1, seed: int = 0) -> TrainState:
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     state = init_state(ResNet(cifar_stages(8), "basic", 10, 2, stem="cifar", shortcut="A"), OPTIMIZER, (8, 8, 1), 0.1, seed)
-    return jax.device_put(state.replace(step=jnp.asarray(step, jnp.int32)), sharding.replicated(mesh))
+    return jax.device_put(state.replace(step=jnp.asarray(step, jnp.int32)), sharding.replicated_sharding(mesh))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def save_all(folder, metrics: dict[int, float | None], **options) -> Checkpoints
     opened = Checkpoints(folder, **options)
     for step, metric in metrics.items():
         opened.save(state_at(step), {"next_index": step}, metric)
-    assert opened.settle()
+    assert opened.wait_until_finished()
     return opened
 
 
@@ -122,7 +122,7 @@ def test_a_save_that_fails_is_said_and_the_next_is_made(tmp_path):
     opened = Checkpoints(tmp_path, warn=said.append)
     with mock.patch.object(manager, "write_manifest", side_effect=OSError(28, "No space left on device")):
         opened.save(state_at(1), {"next_index": 1})
-        assert not opened.settle()
+        assert not opened.wait_until_finished()
     assert "checkpoint of step 1 could not be written" in said[0] and "No space left" in said[0]
     opened.save(state_at(2), {"next_index": 2})
     opened.close()
@@ -139,7 +139,7 @@ def test_a_save_that_orbax_left_incomplete_has_failed(tmp_path):
     opened = Checkpoints(tmp_path, warn=said.append)
     with mock.patch.object(ocdbt_utils, "merge_ocdbt_per_process_files", nothing):
         opened.save(state_at(1), {"next_index": 1})
-        assert not opened.settle()
+        assert not opened.wait_until_finished()
     assert len(said) == 1 and "checkpoint of step 1 could not be written" in said[0] and "cannot be opened" in said[0]
     opened.save(state_at(2), {"next_index": 2})
     opened.close()
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, caps
         mock.patch.object(manager, "defects", lambda folder: []),
     ):
         opened.save(state_at(2), {"next_index": 2})
-        assert opened.settle() and problems(tmp_path / "checkpoints" / "2") == []
+        assert opened.wait_until_finished() and problems(tmp_path / "checkpoints" / "2") == []
     with pytest.raises(InputError, match=r"checkpoints/2 is damaged: its arrays cannot be opened"):
         look(Options("verify", tmp_path))
     first, second = capsys.readouterr().out.splitlines()
@@ -179,9 +179,9 @@ def test_what_was_written_is_compared_with_what_was_to_be_saved(change, tmp_path
         save = opened._orbax.save
         with mock.patch.object(opened._orbax, "save", lambda path, state, save=save: save(path, changed(state))):
             opened.save(state_at(1), {"next_index": 1})
-            assert opened.settle() is not fails
+            assert opened.wait_until_finished() is not fails
         opened.save(state_at(2, devices=8), {"next_index": 2})
-        assert opened.settle()
+        assert opened.wait_until_finished()
         opened.close()
     name = "batch_stats" if change == "missing" else "learning_rate"
     assert len(said) == 1 + (change != "value") and all("read again it differs" in line and name in line for line in said)
@@ -195,12 +195,12 @@ def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
     if file == "manifest of the oldest":
         (tmp_path / "checkpoints" / "1" / "manifest.json").write_text("damaged")
         opened.save(state_at(4), {"next_index": 4}, 0.4)
-        assert opened.settle() and not said
+        assert opened.wait_until_finished() and not said
         assert opened.steps() == [2, 3, 4]  # the best of those whose metric is known; the unreadable one has none
     else:
         with mock.patch.object(manager, "_remove", side_effect=OSError(13, "Permission denied")):
             opened.save(state_at(4), {"next_index": 4}, 0.4)
-            assert opened.settle()
+            assert opened.wait_until_finished()
         assert opened.steps() == [1, 2, 3, 4]
         assert len(said) == 1 and "could not be removed" in said[0] and "Permission denied" in said[0]
     opened.close()

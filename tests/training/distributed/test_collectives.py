@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.training.checkpoint.inspect import read_stored, steps_of
-from deepjax.training.distributed.collectives import all_well, by_first, together
+from deepjax.training.checkpoint.inspect import read_contents, steps_of
+from deepjax.training.distributed.collectives import all_processes_ok, on_primary, sync_errors
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
 
 
 def test_alone_it_is_what_this_process_says():
-    assert all_well(True) and not all_well(False)
-    assert (by_first(lambda: 7), by_first(lambda: None)) == (7, 0)
-    assert together(lambda: 7) == 7
-    for agree in (by_first, together):
+    assert all_processes_ok(True) and not all_processes_ok(False)
+    assert (on_primary(lambda: 7), on_primary(lambda: None)) == (7, 0)
+    assert sync_errors(lambda: 7) == 7
+    for agree in (on_primary, sync_errors):
         with pytest.raises(InputError, match="no room"):
             agree(_fail)
 
@@ -42,7 +42,7 @@ def test_two_processes_end_in_the_bits_of_two_devices(tmp_path):
 def test_four_processes_differ_from_four_devices_by_the_order_of_sums_alone(tmp_path):
     """Gloo adds the shares of four in another order than one process does: one step ends within 1e-5, the same data behind it."""
     both_ways(tmp_path, 4, steps=1)
-    one, other = read_stored(tmp_path / "devices"), read_stored(tmp_path / "processes")
+    one, other = read_contents(tmp_path / "devices"), read_contents(tmp_path / "processes")
     assert (one.step, one.position, one.leaves.keys()) == (other.step, other.position, other.leaves.keys())
     weights = [path for path in one.leaves if path.startswith(("['params']", "['batch_stats']"))]
     flat = [np.concatenate([stored.leaves[path].ravel() for path in weights]) for stored in (one, other)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from deepjax.data.augment.mixup import mix
+from deepjax.data.augment.mixup import mixup_or_cutmix
 from deepjax.errors import InputError
-from deepjax.training import RunOptions, TrainConfig, build, memory
-from deepjax.training.distributed.sharding import SMALLEST_SHARD, Spread, make_mesh
+from deepjax.training import RunOptions, TrainConfig, compile_training, memory
+from deepjax.training.distributed.sharding import SMALLEST_SHARD, Partitioner, make_mesh
 from deepjax.training.memory import StepCost, check_fits
 from tests.faults import spread as faults
 from tests.faults.spread import Thin, apart, largest_apart, mesh_of, path_of
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def test_fsdp_shards_the_longest_axis_that_divides():
-    sharded = Spread(make_mesh(), fsdp=True)
+    sharded = Partitioner(make_mesh(), fsdp=True)
     shapes = {"conv": (3, 3, 64, 128), "odd": (3, 3, 64, 100), "bias": (128,), "prime": (101, 103), "last": (128, 128)}
     got = {name: sharded.state_shardings(jax.ShapeDtypeStruct(shape, np.float32)).spec for name, shape in shapes.items()}
     assert got == {
@@ -40,14 +40,18 @@ def eight_layers(monkeypatch):
     monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", {"width": 4, "stages": (1, 1, 1)})
 
 
-WAYS = {"pmap": Spread(make_mesh(), "pmap"), "two devices": Spread(mesh_of(2)), "fsdp": Spread(make_mesh(), fsdp=True)}
+WAYS = {
+    "pmap": Partitioner(make_mesh(), "pmap"),
+    "two devices": Partitioner(mesh_of(2)),
+    "fsdp": Partitioner(make_mesh(), fsdp=True),
+}
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     monkeypatch.setattr("deepjax.training.distributed.sharding.SMALLEST_SHARD", 16)
     mixed = dataclasses.replace(Thin.config, mixup=0.5, cutmix=1.0, label_smoothing=0.1)
-    jit = Thin("cifar_resnet20", Spread(mesh_of(8)), mixed)
+    jit = Thin("cifar_resnet20", Partitioner(mesh_of(8)), mixed)
     path = path_of(jit, jit.start(), 2)
     other = Thin("cifar_resnet20", way, mixed)
     state, step = other.start()
@@ -59,11 +63,11 @@ def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
 
 def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eight_layers):
     """The negative control of the test above."""
-    jit = Thin("cifar_resnet20", Spread(mesh_of(8)))
+    jit = Thin("cifar_resnet20", Partitioner(mesh_of(8)))
     path = path_of(jit, jit.start(), 1)
     monkeypatch.setattr("deepjax.training.step.step._over_devices", lambda axis, *rest: rest)
     monkeypatch.setattr("deepjax.models.layers.norms._is_mapped", lambda axis: False)
-    other = Thin("cifar_resnet20", Spread(make_mesh(), "pmap"))
+    other = Thin("cifar_resnet20", Partitioner(make_mesh(), "pmap"))
     assert largest_apart(other, other.start()[1], path) > 1e-5
 
 
@@ -72,7 +76,7 @@ def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
     fields = {"width": 4, "stages": (1, 1, 1)}
     monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", fields | {"bn_scope": "replica"})
-    jit, pmap = (Thin("cifar_resnet20", Spread(make_mesh(), strategy)) for strategy in ("jit", "pmap"))
+    jit, pmap = (Thin("cifar_resnet20", Partitioner(make_mesh(), strategy)) for strategy in ("jit", "pmap"))
     with jax.set_mesh(jit.spread.mesh):
         path = path_of(jit, jit.start(), 2)
     assert largest_apart(pmap, pmap.start()[1], path) <= 1e-5
@@ -87,8 +91,8 @@ def test_images_are_mixed_with_the_same_partners_on_all_devices_of_pmap(fields):
     images = rng.standard_normal((16, 8, 8, 1)).astype(np.float32)
     targets = np.eye(16, dtype=np.float32)
     strengths = (fields.get("mixup", 0.0), fields.get("cutmix", 0.0))
-    whole_of = jax.jit(lambda i, t, key: mix(key, i, t, *strengths))
-    shares_of = jax.pmap(lambda i, t, key: mix(key, i, t, *strengths, axis="data"), "data", in_axes=(0, 0, None))
+    whole_of = jax.jit(lambda i, t, key: mixup_or_cutmix(key, i, t, *strengths))
+    shares_of = jax.pmap(lambda i, t, key: mixup_or_cutmix(key, i, t, *strengths, axis="data"), "data", in_axes=(0, 0, None))
     shares = [leaf.reshape(8, 2, *leaf.shape[1:]) for leaf in (images, targets)]
     for seed in range(3):
         whole, mixed = whole_of(images, targets, jax.random.key(seed)), shares_of(*shares, jax.random.key(seed))
@@ -98,9 +102,9 @@ def test_images_are_mixed_with_the_same_partners_on_all_devices_of_pmap(fields):
 
 def test_pmap_says_what_it_cannot_do():
     with pytest.raises(InputError, match=r"strategy is 'pmap'; .* drop --fsdp"):
-        Spread(make_mesh(), "pmap", fsdp=True)
+        Partitioner(make_mesh(), "pmap", fsdp=True)
     with pytest.raises(InputError, match="strategy is 'xmap'"):
-        Spread(make_mesh(), "xmap")  # pyright: ignore[reportArgumentType]
+        Partitioner(make_mesh(), "xmap")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
@@ -110,7 +114,7 @@ def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
     check_fits(StepCost(3 * GIB, 4 * GIB, 1e9, 1.0), 64, 1, "none")
     monkeypatch.setattr(memory, "device_memory", lambda: 1000)
     with pytest.raises(InputError, match="remat='convolutions' or 'blocks'"):
-        build(TrainConfig(model="cifar_plain20", width=2, batch_size=16), RunOptions())
+        compile_training(TrainConfig(model="cifar_plain20", width=2, batch_size=16), RunOptions())
 
 
 def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
@@ -119,7 +123,7 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
     with pytest.raises(InputError, match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1"):
-        memory.compile_step(step, advice=memory.advice(64, 1, "none"))
+        memory.compile_step(step, advice=memory.memory_hint(64, 1, "none"))
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: ptxas failed")
     with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
         memory.compile_step(step)

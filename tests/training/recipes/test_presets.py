@@ -13,7 +13,7 @@ import pytest
 from deepjax.cli.train import parsed, recipe_of
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
-from deepjax.training.build import make_model, step_options
+from deepjax.training.build import model_from, step_options
 from deepjax.training.recipes.imagenet import list_recipes, recipe, recipes_page
 from deepjax.training.recipes.recipe import NOT_MEASURED
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
@@ -47,7 +47,7 @@ def test_a_step_of_each_recipe_has_the_shapes_of_its_state(name):
 @functools.cache
 def traced(config):
     """Shapes and types of the state after a step, and before it."""
-    model, optimizer, dataset = make_model(config), make_optimizer(config), dataset_info(config.dataset)
+    model, optimizer, dataset = model_from(config), make_optimizer(config), dataset_info(config.dataset)
     step = make_train_step(model, optimizer, make_schedule(config), dataset, step_options(config))
     heads = HEADS.get(config.model, ())
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its step count with its rates

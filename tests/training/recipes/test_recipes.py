@@ -11,14 +11,14 @@ import optax
 import pytest
 
 from deepjax.data import dataset_info
-from deepjax.data.augment.mixup import mix, random_box
+from deepjax.data.augment.mixup import mixup_or_cutmix, random_box
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
-from deepjax.training.build import make_model, step_options
-from deepjax.training.step.losses import cross_entropy, smooth, soft_cross_entropy
+from deepjax.training.build import model_from, step_options
+from deepjax.training.step.losses import cross_entropy, smooth_labels, soft_cross_entropy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized
-from deepjax.training.step.state import evaluated, init_state
+from deepjax.training.step.state import eval_variables, init_state
 from deepjax.training.step.step import make_train_step
 from tests.drawn import drawn
 
@@ -115,7 +115,7 @@ def test_smoothed_targets_have_the_closed_form():
     logits, labels = jax.random.normal(jax.random.key(0), (5, 10)), jnp.arange(5)
     mean = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     expected = 0.9 * cross_entropy(logits, labels) + 0.1 * mean
-    np.testing.assert_allclose(soft_cross_entropy(logits, smooth(labels, 10, 0.1)), expected, rtol=1e-5)
+    np.testing.assert_allclose(soft_cross_entropy(logits, smooth_labels(labels, 10, 0.1)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
@@ -124,7 +124,7 @@ def test_mixed_pixels_and_targets_have_one_share(mixup, cutmix):
     images = jnp.stack([jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))])
     shares = []
     for seed in range(30):
-        mixed, targets = mix(jax.random.key(seed), images, jnp.eye(2), mixup, cutmix)
+        mixed, targets = mixup_or_cutmix(jax.random.key(seed), images, jnp.eye(2), mixup, cutmix)
         np.testing.assert_allclose(jnp.mean(mixed, axis=(1, 2, 3)), targets[:, 1], atol=1e-6)
         np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
         shares.append(float(targets[0, 0]))
@@ -199,17 +199,17 @@ def test_averages_are_exponential_and_are_what_is_evaluated():
     expected = states[0].params
     for state in states[1:]:
         expected = jax.tree.map(lambda a, v: 0.75 * a + 0.25 * v, expected, state.params)
-    params, _ = evaluated(states[2])
+    params, _ = eval_variables(states[2])
     assert_close(params, expected)
-    assert evaluated(after_steps(1)[0])[0] is not None
+    assert eval_variables(after_steps(1)[0])[0] is not None
 
 
 def test_bfloat16_keeps_float32_where_it_matters():
-    model = make_model(dataclasses.replace(CONFIG, precision="bfloat16"))
+    model = model_from(dataclasses.replace(CONFIG, precision="bfloat16"))
     assert model.dtype == jnp.bfloat16
     state, metrics = after_steps(1, model)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, metrics))} == {jnp.dtype("float32")}
-    whole, _ = after_steps(1, make_model(CONFIG))
+    whole, _ = after_steps(1, model_from(CONFIG))
     moved = [float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (state.params, whole.params)), strict=True)]
     assert 0 < max(moved) < 0.1
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.models import googlenet
-from deepjax.training import TrainConfig, build, train
+from deepjax.training import TrainConfig, compile_training, train
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.step import DROPOUT
 
@@ -29,7 +29,7 @@ def programs():
     """GoogLeNet of the stem, the two modules with heads, and the classifier: all nine modules would compile for a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(googlenet, "TABLE", MODULES)
-        yield build(CONFIG)
+        yield compile_training(CONFIG)
 
 
 def losses_and_errors(programs, params, images, labels, **options):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.analysis import first_not_finite
+from deepjax.analysis import first_nonfinite_layer
 from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, build, diagnosis, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, diagnosis, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.diagnosis import explain
 from deepjax.training.metrics_log import read_rows
@@ -69,7 +69,7 @@ def test_the_running_mean_and_variance_are_those_of_the_first_values():
 
 @pytest.fixture(scope="module")
 def programs():
-    return build(CONFIG)
+    return compile_training(CONFIG)
 
 
 def with_bad_labels(programs, config: TrainConfig, step: int):
@@ -83,7 +83,7 @@ def with_bad_labels(programs, config: TrainConfig, step: int):
 
 def build_with(programs, **fields):
     config = dataclasses.replace(CONFIG, **fields)
-    return config, dataclasses.replace(build(config), train=programs.train)
+    return config, dataclasses.replace(compile_training(config), train=programs.train)
 
 
 def test_a_bad_label_halts_with_its_image(programs, tmp_path):
@@ -116,7 +116,7 @@ def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pa
 
 def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypatch):
     seen = []
-    monkeypatch.setattr(diagnosis, "first_not_finite", lambda model, variables, images, train: seen.append(images.shape[1]))
+    monkeypatch.setattr(diagnosis, "first_nonfinite_layer", lambda model, variables, images, train: seen.append(images.shape[1]))
     resizing = dataclasses.replace(programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12)))
     batch, state = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}, programs.fresh_state(CONFIG)
     for step in (0, CONFIG.total_steps - 1):
@@ -128,10 +128,10 @@ def test_the_first_layer_that_is_not_finite_is_named():
     model = create_model("cifar_resnet20", width=2, stages=(1, 1))
     variables = drawn(model, (8, 8, 1))
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-    assert first_not_finite(model, variables, images) is None
+    assert first_nonfinite_layer(model, variables, images) is None
     kernel = variables["params"]["stage2_block1"]["conv2"]["kernel"]
     variables["params"]["stage2_block1"]["conv2"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
-    assert first_not_finite(model, variables, images, train=True) == "stage2_block1/conv2"
+    assert first_nonfinite_layer(model, variables, images, train=True) == "stage2_block1/conv2"
 
 
 def test_one_number_that_is_not_finite_is_found_wherever_it_is():

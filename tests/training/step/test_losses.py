@@ -11,10 +11,10 @@ import pytest
 
 from deepjax.data import dataset_info
 from deepjax.training import TrainConfig
-from deepjax.training.build import make_model, step_options
-from deepjax.training.step.losses import wrong
+from deepjax.training.build import model_from, step_options
+from deepjax.training.step.losses import top_k_error
 from deepjax.training.step.optimizers import make_optimizer
-from deepjax.training.step.preprocess import prepared
+from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.step import classifier_loss, make_eval_step
 from tests.drawn import drawn
 from tests.models.torch_reference import library, needs_torch
@@ -39,7 +39,7 @@ def test_binary_cross_entropy_is_timm_s(threshold, mixed, smoothing):
     mixes = {"mixup": 0.2, "cutmix": 1.0} if mixed else {}
     config = dataclasses.replace(CONFIG, loss="sigmoid", target_threshold=threshold, label_smoothing=smoothing, **mixes)
     options = step_options(config)
-    prepare = jax.jit(prepared, static_argnums=(2, 3))
+    prepare = jax.jit(preprocess_batch, static_argnums=(2, 3))
     seen = prepare(jax.random.key(2), batch(), DIGITS, options)
     soft = prepare(jax.random.key(2), batch(), DIGITS, dataclasses.replace(options, target_threshold=0.0))["target"]
     given = torch.from_numpy(np.array(soft) if mixed else batch()["label"].astype(np.int64))
@@ -115,27 +115,27 @@ def test_guesses_are_the_largest_logits():
     order = np.argsort(-logits, axis=1, kind="stable")
     for guesses in (1, 5, 12):
         expected = [label not in row[:guesses] for row, label in zip(order, labels, strict=True)]
-        np.testing.assert_array_equal(wrong(jnp.asarray(logits), jnp.asarray(labels), guesses), np.float32(expected))
-    np.testing.assert_array_equal(wrong(jnp.asarray(logits), jnp.asarray(labels)), np.argmax(logits, axis=1) != labels)
+        np.testing.assert_array_equal(top_k_error(jnp.asarray(logits), jnp.asarray(labels), guesses), np.float32(expected))
+    np.testing.assert_array_equal(top_k_error(jnp.asarray(logits), jnp.asarray(labels)), np.argmax(logits, axis=1) != labels)
 
 
 @pytest.mark.parametrize("guesses", [1, 5])
 def test_a_logit_that_is_no_number_is_never_right(guesses):
     nothing = jnp.full((12, 12), jnp.nan)
-    assert float(jnp.sum(wrong(nothing, jnp.arange(12), guesses))) == 12
+    assert float(jnp.sum(top_k_error(nothing, jnp.arange(12), guesses))) == 12
     best = jnp.where(jnp.eye(12) > 0, jnp.inf, jnp.where(jnp.arange(12)[None, :] < guesses, jnp.nan, 0.0))
-    assert float(wrong(best, jnp.arange(12), guesses)[-1]) == 1  # so many are not numbers, and stand before it
+    assert float(top_k_error(best, jnp.arange(12), guesses)[-1]) == 1  # so many are not numbers, and stand before it
 
 
 def test_drop_path_is_stochastic_depth_of_each_image():
     """Survival of the l-th of 9 branches: 1 - 0.3 l / 9; the parameters keep their names."""
-    plain, dropping = make_model(CONFIG), make_model(dataclasses.replace(CONFIG, drop_path=0.3))
+    plain, dropping = model_from(CONFIG), model_from(dataclasses.replace(CONFIG, drop_path=0.3))
     assert (dropping.survival, dropping.per) == (pytest.approx(0.7), "example")
     assert jax.tree.structure(drawn(dropping, DIGITS.shape)) == jax.tree.structure(drawn(plain, DIGITS.shape))
 
 
 def test_top5_errors_are_counted_from_ten_classes_on():
-    model = make_model(CONFIG).clone(stages=(1, 1))
+    model = model_from(CONFIG).clone(stages=(1, 1))
     variables, data = drawn(model, DIGITS.shape), batch() | {"mask": np.float32([1] * 13 + [0] * 3)}
     data["label"] = np.arange(16, dtype=np.int32) % 10
     sums = jax.jit(make_eval_step(model, DIGITS))(variables["params"], variables["batch_stats"], data)

@@ -30,7 +30,7 @@ def batch(seed: int = 0, size: int = 16) -> dict[str, np.ndarray]:
 
 
 def fresh_state(mesh):
-    return jax.device_put(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), sharding.replicated(mesh))
+    return jax.device_put(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), sharding.replicated_sharding(mesh))
 
 
 def mesh_of(devices: int):
@@ -42,10 +42,10 @@ def steps_on_one_and_eight():
     results = []
     for devices in (1, 8):
         mesh = mesh_of(devices)
-        step = sharding.Spread(mesh).compile_train(STEP, fresh_state(mesh))
+        step = sharding.Partitioner(mesh).compile_train(STEP, fresh_state(mesh))
         state = fresh_state(mesh)
         for i in range(5):
-            state, metrics = step(state, sharding.Spread(mesh).put_batch(batch(i)))
+            state, metrics = step(state, sharding.Partitioner(mesh).put_batch(batch(i)))
         results.append(jax.device_get((state.params, state.batch_stats, metrics["loss"])))
     return results
 
@@ -60,22 +60,22 @@ def test_one_and_eight_devices_agree(steps_on_one_and_eight):
 def test_the_step_compiles_once_per_shape():
     mesh = sharding.make_mesh()
     chex.clear_trace_counter()
-    step = sharding.Spread(mesh).compile_train(chex.assert_max_traces(STEP, n=1), fresh_state(mesh))
+    step = sharding.Partitioner(mesh).compile_train(chex.assert_max_traces(STEP, n=1), fresh_state(mesh))
     state = fresh_state(mesh)
     for i in range(3):
-        state, _ = step(state, sharding.Spread(mesh).put_batch(batch(i)))
+        state, _ = step(state, sharding.Partitioner(mesh).put_batch(batch(i)))
         state = state.replace(learning_rate=state.learning_rate * 0.5)
     with pytest.raises(AssertionError, match="traced"):
-        step(state, sharding.Spread(mesh).put_batch(batch(size=32)))
+        step(state, sharding.Partitioner(mesh).put_batch(batch(size=32)))
 
 
 def test_state_is_donated_and_sums_add_up():
     mesh = sharding.make_mesh()
-    step = sharding.Spread(mesh).compile_train(STEP, fresh_state(mesh))
+    step = sharding.Partitioner(mesh).compile_train(STEP, fresh_state(mesh))
     before = fresh_state(mesh)
-    state, first = step(before, sharding.Spread(mesh).put_batch(batch(0)))
+    state, first = step(before, sharding.Partitioner(mesh).put_batch(batch(0)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
-    state, second = step(state, sharding.Spread(mesh).put_batch(batch(1)))
+    state, second = step(state, sharding.Partitioner(mesh).put_batch(batch(1)))
     assert int(state.step) == 2
     np.testing.assert_allclose(state.totals["loss"], first["loss"] + second["loss"], rtol=1e-6)
     assert float(state.totals["images"]) == 32
