@@ -36,10 +36,15 @@ def judge(report: str, messages: str) -> tuple[int, list[str]]:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
         reason = messages.strip().splitlines()[-1:] or ["no message"]
-        return 3, [f"audit: nothing was looked up: pip-audit or its vulnerability service failed ({reason[0][:300]})"]
+        return 3, [
+            f"audit: nothing was looked up: pip-audit or its vulnerability service failed ({reason[0][:300]})"
+        ]
     skipped = [package for package in packages if "skip_reason" in package]
     found = [(package, each) for package in packages for each in package.get("vulns", [])]
-    lines = [f"{p['name']} {p['version']}: {v['id']}, mended in {', '.join(v['fix_versions']) or 'no version'}" for p, v in found]
+    lines = [
+        f"{p['name']} {p['version']}: {v['id']}, mended in {', '.join(v['fix_versions']) or 'no version'}"
+        for p, v in found
+    ]
     looked_up = f"{len(packages) - len(skipped)} of {len(packages)} packages were looked up"
     if skipped:
         unknown = "of the others nothing is known: the vulnerability service was not reached, or lacks them"

@@ -22,22 +22,40 @@ _TITLES = {  # titles of tyro's boxes, in the words of the house; the message af
     r"^Required options Missing from \S+: ": "an option is missing: ",
     r"^Invalid choice (?=invalid choice)": "",
 }
-_PATHS = ("--out", "--run", "--beside", "--runs", "--results", "--data-dir", "--manual-dir", "--from-tfrecord")
+_PATHS = (
+    "--out",
+    "--run",
+    "--beside",
+    "--runs",
+    "--results",
+    "--data-dir",
+    "--manual-dir",
+    "--from-tfrecord",
+)
 EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 130, 143, 1
 
 
-def parse(options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None) -> Options:
+def parse(
+    options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None
+) -> Options:
     """Parse the command line into a dataclass; every mistake becomes an InputError of one line. `default`: what it starts from."""
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    for flag, value in [*pairwise(arguments), *(argument.split("=", 1) for argument in arguments if "=" in argument)]:
+    for flag, value in [
+        *pairwise(arguments),
+        *(argument.split("=", 1) for argument in arguments if "=" in argument),
+    ]:
         if flag in _PATHS and not value:  # pathlib would make it the current folder
             raise InputError(f"option {flag} is empty; allowed: a path")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(options, args=arguments) if default is None else tyro.cli(options, args=arguments, default=default)
+            return (
+                tyro.cli(options, args=arguments)
+                if default is None
+                else tyro.cli(options, args=arguments, default=default)
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -47,7 +65,9 @@ def parse(options: type[Options], arguments: Sequence[str] | None = None, defaul
             if flag.startswith("--") and flag.replace("_", "-") not in known:
                 near = difflib.get_close_matches(flag, known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise InputError(f"option {flag} is unknown; {hint}allowed: {', '.join(known)}") from None
+                raise InputError(
+                    f"option {flag} is unknown; {hint}allowed: {', '.join(known)}"
+                ) from None
         raise InputError(_one_line(messages.getvalue())) from None
 
 
@@ -57,7 +77,9 @@ def run(command: Callable[[], None]) -> None:
     Where the reader of stdout has gone, as `head` does, it ends quietly with 1, as rich and the documentation of Python have it.
     """
     sys.unraisablehook = _unless_of_closed_loops
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # another trace of failed writes
+    warnings.filterwarnings(
+        "ignore", "coroutine .* was never awaited", RuntimeWarning
+    )  # another trace of failed writes
     try:
         command()
         print(end="", flush=True)
@@ -70,7 +92,10 @@ def run(command: Callable[[], None]) -> None:
     except Stopped as error:
         _exit(EXIT_STOPPED, error)
     except KeyboardInterrupt:
-        _exit(EXIT_INTERRUPTED, Stopped("interrupted; the same command carries on from the last checkpoint"))
+        _exit(
+            EXIT_INTERRUPTED,
+            Stopped("interrupted; the same command carries on from the last checkpoint"),
+        )
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
@@ -111,7 +136,9 @@ def _exit_without_devices() -> None:
 
 def _exit(code: int, error: Exception) -> None:
     print(str(error) if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-    logging.getLogger("asyncio").disabled = True  # the tasks of a failed write, at the end, would bury the line above
+    logging.getLogger(
+        "asyncio"
+    ).disabled = True  # the tasks of a failed write, at the end, would bury the line above
     sys.exit(code)
 
 

@@ -19,14 +19,22 @@ class Stopped(RuntimeError):
     """A stop signal, such as SIGTERM, arrived; the state was saved and the run can be resumed (exit 143)."""
 
 
-def unknown_name_error(what: str, given: object, allowed: Iterable[str], listed_by: str = "") -> InputError:
+def unknown_name_error(
+    what: str, given: object, allowed: Iterable[str], listed_by: str = ""
+) -> InputError:
     """The error for a name outside a closed list: what was given, the nearest, and all that are allowed or what lists them."""
     names = sorted(allowed)
-    near = [name for name in names if name.endswith(f"_{given}")]  # resnet20 means cifar_resnet20 rather than resnet200
-    near = near or [name for name in names if re.match(rf"{re.escape(str(given))}[_/]", name)]  # stage1: stage1_block1
+    near = [
+        name for name in names if name.endswith(f"_{given}")
+    ]  # resnet20 means cifar_resnet20 rather than resnet200
+    near = near or [
+        name for name in names if re.match(rf"{re.escape(str(given))}[_/]", name)
+    ]  # stage1: stage1_block1
     near = near or difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+    shown = ", ".join(names[:MOST_SHOWN]) + (
+        f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    )
     rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else shown
     return InputError(f"{what} {given!r} is unknown; {hint}allowed: {rest}")
 
@@ -43,7 +51,10 @@ def require_devices() -> None:
 
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # an AssertionError without words where the plugin is not installed
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # an AssertionError without words where the plugin is not installed
         named = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         why = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()
         raise InputError(

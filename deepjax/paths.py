@@ -11,8 +11,17 @@ AnyPath = str | os.PathLike[str]
 
 _LONGEST_NAME = 255  # bytes, on every common file system
 _LONGEST_PATH = 4095 - 256  # bytes: PATH_MAX of Linux, less what a run writes below its directory
-_NOT_IN_A_LINE = ("Cc", "Zl", "Zp")  # Unicode's control characters and separators of lines and paragraphs
-_BUCKETS = ("gs", "s3", "az", "hf")  # /gs/bucket is gs://bucket to etils.epath, by which Orbax and tfds open files
+_NOT_IN_A_LINE = (
+    "Cc",
+    "Zl",
+    "Zp",
+)  # Unicode's control characters and separators of lines and paragraphs
+_BUCKETS = (
+    "gs",
+    "s3",
+    "az",
+    "hf",
+)  # /gs/bucket is gs://bucket to etils.epath, by which Orbax and tfds open files
 _PATTERN = "*?[\\"  # what Orbax's own search for its files takes as a pattern, and tensorstore as a separator
 
 
@@ -26,14 +35,21 @@ def user_path(given: AnyPath, field: str) -> Path:
     text = os.fsdecode(given)
     require(bool(text), field, text, "a path that is not empty")
     remote = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text)
-    require(not remote, field, text, "a path of this machine, mounted storage too; URLs are not supported")
+    require(
+        not remote,
+        field,
+        text,
+        "a path of this machine, mounted storage too; URLs are not supported",
+    )
     expanded = os.path.expanduser(text)
     known = not text.startswith("~") or expanded.startswith("/")
     require(known, field, text, "~, ~USER of a user of this machine, or an absolute path")
     try:
         path = Path(expanded).absolute()
     except FileNotFoundError:
-        raise InputError(f"{field} is {text!r}; allowed: an absolute path, as the current folder was deleted") from None
+        raise InputError(
+            f"{field} is {text!r}; allowed: an absolute path, as the current folder was deleted"
+        ) from None
     _check(path, field)
     return path
 
@@ -55,13 +71,35 @@ def _check(path: Path, field: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise InputError(f"{field} is {text!r}; allowed: a path in UTF-8, which its bytes are not") from None
+        raise InputError(
+            f"{field} is {text!r}; allowed: a path in UTF-8, which its bytes are not"
+        ) from None
     in_a_line = not any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text)
     require(in_a_line, field, text, "a path without line breaks and other control characters")
     remote = path.parts[1:2] and path.parts[1] in _BUCKETS
-    require(not remote, field, text, f"a path that does not begin with /{path.parts[1:2][0] if remote else ''}/, read as a URL")
+    require(
+        not remote,
+        field,
+        text,
+        f"a path that does not begin with /{path.parts[1:2][0] if remote else ''}/, read as a URL",
+    )
     scheme = next((name for name in path.parts if name.endswith(":")), "")
-    require(not scheme, field, text, f"a path without a name that ends in a colon ({scheme}), read as a URL")
+    require(
+        not scheme,
+        field,
+        text,
+        f"a path without a name that ends in a colon ({scheme}), read as a URL",
+    )
     longest = max(len(name.encode()) for name in path.parts)
-    require(longest <= _LONGEST_NAME, field, f"{text[:40]}...", f"names of up to {_LONGEST_NAME} bytes; one has {longest}")
-    require(size <= _LONGEST_PATH, field, f"{text[:40]}...", f"a path of up to {_LONGEST_PATH} bytes; it has {size}")
+    require(
+        longest <= _LONGEST_NAME,
+        field,
+        f"{text[:40]}...",
+        f"names of up to {_LONGEST_NAME} bytes; one has {longest}",
+    )
+    require(
+        size <= _LONGEST_PATH,
+        field,
+        f"{text[:40]}...",
+        f"a path of up to {_LONGEST_PATH} bytes; it has {size}",
+    )

@@ -29,17 +29,30 @@ def _live(title: str, tasks: Mapping[str, int], unit: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = ("{task.description}", BarColumn(), TextColumn("{task.completed}/{task.total}"), "{task.fields[note]}")
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        "{task.fields[note]}",
+    )
     pace = _Pace(tasks)
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
-        rows = {name: bars.add_task(f"  {name}", total=total, note="waiting") for name, total in tasks.items() if len(tasks) > 1}
+        rows = {
+            name: bars.add_task(f"  {name}", total=total, note="waiting")
+            for name, total in tasks.items()
+            if len(tasks) > 1
+        }
         whole = bars.add_task(title, total=sum(tasks.values()), note="compiling")
 
         def report(task: str, done: int, total: int, note: str = "") -> None:
             pace.update(task, done)
             if task in rows:
                 bars.update(rows[task], completed=done, total=total, note=note)
-            bars.update(whole, completed=pace.done, note=f"{pace.describe(unit)}{'' if rows else ', ' + note}")
+            bars.update(
+                whole,
+                completed=pace.done,
+                note=f"{pace.describe(unit)}{'' if rows else ', ' + note}",
+            )
 
         yield report
 
@@ -56,8 +69,14 @@ def _plain(title: str, tasks: Mapping[str, int], unit: str, every: float = 10.0)
             return
         last = now
         beside = f", {note}" if len(tasks) == 1 and note else ""
-        with contextlib.suppress(OSError, ValueError):  # a reader of stderr that has gone is no reason to stop
-            print(f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}", file=sys.stderr, flush=True)
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a reader of stderr that has gone is no reason to stop
+            print(
+                f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return report
 
@@ -93,4 +112,10 @@ class _Pace:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {seconds} s"
+        if minutes
+        else f"{seconds} s"
+    )

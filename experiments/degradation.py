@@ -52,7 +52,13 @@ PRESETS = {
     "cifar10": Preset(
         "test error: residual 20 / 56 8.75 / 6.97 % (He et al.), plain 8.18 / 13.31 % (Li et al. 2018); not measured here",
         seeds=5,
-        training={"steps": 64_000, "schedule": "step", "warmup_epochs": 0.0, "nesterov": False, "decay_all": True},
+        training={
+            "steps": 64_000,
+            "schedule": "step",
+            "warmup_epochs": 0.0,
+            "nesterov": False,
+            "decay_all": True,
+        },
     ),
 }
 
@@ -80,7 +86,10 @@ def make_arms(options: Any, preset: Preset) -> dict[str, Arm]:
     if options.norm == "batch":
         return {name: make_arm(name, f"cifar_{name}", options, preset) for name in names}
     bare = partial(partial, create_model, norm="none")
-    return {name: make_arm(name, f"own/cifar_{name}_bare", options, preset, bare(f"cifar_{name}")) for name in names}
+    return {
+        name: make_arm(name, f"own/cifar_{name}_bare", options, preset, bare(f"cifar_{name}"))
+        for name in names
+    }
 
 
 def measure(subject: SeedContext) -> dict[str, Any]:
@@ -93,13 +102,19 @@ def judge(evidence: StudyResults) -> list[Verdict]:
     """Three claims, and three controls by the same rules."""
     arms, depths = evidence.arms, evidence.options.depths  # pyright: ignore[reportAttributeAccessIssue]
     first, *_, last = depths
-    profiles = {"at the first step": arms[f"plain{last}"].first(), "in the last epoch": arms[f"plain{last}"].last()}
+    profiles = {
+        "at the first step": arms[f"plain{last}"].first(),
+        "in the last epoch": arms[f"plain{last}"].last(),
+    }
     sigmoids = {"at the start": evidence.values("sigmoid")}
     fine = partial(vanishing, rule=RULES["gradients"], bound=VANISHED)
 
     def compared(kind: str, rule: str, **more: Any) -> Verdict:
         one, other = ((f"{depth} layers", arms[f"{kind}{depth}"]) for depth in (last, first))
-        name, worse = {"plain": "plain", "resnet": "residual"}[kind], {"worse": "worse", "repaired": "not worse"}[rule]
+        name, worse = (
+            {"plain": "plain", "resnet": "residual"}[kind],
+            {"worse": "worse", "repaired": "not worse"}[rule],
+        )
         claim = f"The {name} network of {last} layers is {worse} than that of {first} on training and on test images."
         return compare_errors(claim, one, other, RULES[rule], DECIDE[rule], **more)
 
@@ -109,14 +124,20 @@ def judge(evidence: StudyResults) -> list[Verdict]:
         fine(f"The gradients of the plain network of {last} layers have not vanished.", profiles),
         compared("resnet", "worse", control=NOT_SUPPORTED),
         compared("plain", "repaired", control=NOT_SUPPORTED),
-        fine("The gradients of twenty layers of sigmoids have not vanished.", sigmoids, control=("refuted",)),
+        fine(
+            "The gradients of twenty layers of sigmoids have not vanished.",
+            sigmoids,
+            control=("refuted",),
+        ),
     ]
 
 
 def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Both figures, from the rows; each title states the finding."""
     depths, dataset = evidence.options.depths, evidence.options.dataset  # pyright: ignore[reportAttributeAccessIssue]
-    plain, residual = ({d: evidence.arms[f"{kind}{d}"] for d in depths} for kind in ("plain", "resnet"))
+    plain, residual = (
+        {d: evidence.arms[f"{kind}{d}"] for d in depths} for kind in ("plain", "resnet")
+    )
     panels, x_label, how = error_panels({"Plain": plain, "Residual": residual})
     band = f"Error on {dataset} {how}; mean over seeds, band from the best to the worst seed. "
     circles = "Circles: final training error in evaluation mode. After He et al. 2015, Fig. 6."
@@ -142,7 +163,9 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     method=lambda evidence: [METHOD],
-    limits=lambda evidence: ["Per-channel mean and deviation are used, where the paper subtracts the mean of each pixel."],
+    limits=lambda evidence: [
+        "Per-channel mean and deviation are used, where the paper subtracts the mean of each pixel."
+    ],
 )
 
 if __name__ == "__main__":

@@ -57,7 +57,13 @@ PRESETS = {
         "ResNet-56 near 6.97 % (He et al. 2015, Table 6); of other networks of about equal size, 1001 thin layers 4.92 % (10.3 M), "
         "WRN-40-4 4.53 % (8.9 M), WRN-16-8 4.27 % (11.0 M parameters; Zagoruyko and Komodakis 2016); not measured here",
         seeds=5,
-        training={"epochs": 200, "batch_size": 128, "warmup_epochs": 1.0, "weight_decay": 5e-4, "decay_all": True},
+        training={
+            "epochs": 200,
+            "batch_size": 128,
+            "warmup_epochs": 1.0,
+            "weight_decay": 5e-4,
+            "decay_all": True,
+        },
         sizes={"factor": 2},
     ),
 }
@@ -74,14 +80,22 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for depth, width in sorted(NETS, reverse=True):
         make = partial(create_model, "cifar_resnet20", stages=cifar_stages(depth))
         name = name_of((depth, width))
-        arms[name] = make_arm(name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"])
+        arms[name] = make_arm(
+            name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"]
+        )
     return arms
 
 
 def labels(evidence: StudyResults) -> dict[Net, str]:
     """What the reader is told of each network."""
-    cost, factor = budgets_of(make_arms(evidence.options, evidence.preset)), evidence.preset.sizes["factor"]
-    return {net: f"{net[0]} layers, width {net[1] * factor}, {format_count(cost[name_of(net)].macs)} MACs" for net in NETS}
+    cost, factor = (
+        budgets_of(make_arms(evidence.options, evidence.preset)),
+        evidence.preset.sizes["factor"],
+    )
+    return {
+        net: f"{net[0]} layers, width {net[1] * factor}, {format_count(cost[name_of(net)].macs)} MACs"
+        for net in NETS
+    }
 
 
 def judge(evidence: StudyResults) -> list[Verdict]:
@@ -91,22 +105,60 @@ def judge(evidence: StudyResults) -> list[Verdict]:
 
     def compare(rule: str, claim: str, one: Net, other: Net, **more: Any) -> Verdict:
         decide = partial(all_below, bound=bounds[rule])
-        return compare_errors(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
+        return compare_errors(
+            claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more
+        )
 
     return [
-        compare("better", "Deeper is better at equal width: 56 layers make fewer errors than 20.", DEEP, CHEAPER),
-        compare("better", "Deeper is better at equal cost: 56 layers make fewer errors than 20 wider ones.", DEEP, MIDDLE),
-        compare("better", "Deeper is better at equal cost: 20 layers make fewer errors than 8 wider ones.", MIDDLE, SHALLOW),
-        compare("enough", "Wide is enough at equal cost: 20 layers are not worse than 56 thinner ones.", MIDDLE, DEEP),
-        compare("better", "56 layers of a sixteenth of the cost make fewer errors than 20.", THIN, MIDDLE, control=("refuted",)),
-        compare("enough", "8 layers of a fortieth of the cost are not worse than 56.", TINY, DEEP, control=NOT_SUPPORTED),
+        compare(
+            "better",
+            "Deeper is better at equal width: 56 layers make fewer errors than 20.",
+            DEEP,
+            CHEAPER,
+        ),
+        compare(
+            "better",
+            "Deeper is better at equal cost: 56 layers make fewer errors than 20 wider ones.",
+            DEEP,
+            MIDDLE,
+        ),
+        compare(
+            "better",
+            "Deeper is better at equal cost: 20 layers make fewer errors than 8 wider ones.",
+            MIDDLE,
+            SHALLOW,
+        ),
+        compare(
+            "enough",
+            "Wide is enough at equal cost: 20 layers are not worse than 56 thinner ones.",
+            MIDDLE,
+            DEEP,
+        ),
+        compare(
+            "better",
+            "56 layers of a sixteenth of the cost make fewer errors than 20.",
+            THIN,
+            MIDDLE,
+            control=("refuted",),
+        ),
+        compare(
+            "enough",
+            "8 layers of a fortieth of the cost are not worse than 56.",
+            TINY,
+            DEEP,
+            control=NOT_SUPPORTED,
+        ),
     ]
 
 
 def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test errors at equal cost and of the cheaper network, and the differences that are judged."""
     test = {net: 100 * np.asarray(evidence.arms[name_of(net)].final("test_error")) for net in NETS}
-    errors = {label: test[net].tolist() for net, label in labels(evidence).items() if net in (*EQUAL, CHEAPER)}
+    errors = {
+        label: test[net].tolist()
+        for net, label in labels(evidence).items()
+        if net in (*EQUAL, CHEAPER)
+    }
     pairs = {"56 less 20, equal width": (DEEP, CHEAPER), "56 less 20, equal cost": (DEEP, MIDDLE)}
     pairs |= {"20 less 8, equal cost": (MIDDLE, SHALLOW)}
     gaps = {label: (test[one] - test[other]).tolist() for label, (one, other) in pairs.items()}
@@ -114,7 +166,11 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     means = " / ".join(f"{test[net].mean():.2f}" for net in EQUAL)
     panels = [
         (f"At equal cost, 56 / 20 / 8 layers:\n{means} % test error", "test error (%)", errors),
-        (f"56 layers less 20, at equal cost:\n{effect}", "difference (points); below 0: deeper is better", gaps),
+        (
+            f"56 layers less 20, at equal cost:\n{effect}",
+            "difference (points); below 0: deeper is better",
+            gaps,
+        ),
     ]
     caption = "MACs: multiply-adds for one image. Small dots are seeds, the large one is their mean, the bar its 95 % interval."
     return [Figure(rows_figure(panels, out / "error.png"), caption)]

@@ -36,15 +36,35 @@ ON_THE_WAY, BEYOND = tuple(np.linspace(0, 1, 7)), (1.5, 2.0, 3.0)
 # steps add up to S_min + E_min / B, and E_min / S_min is the mean noise scale on the way; "within an order of magnitude" is the
 # paper's own claim. Controls: losses in an order drawn by lot must not show the growth, and the number of training images, another
 # size at which the noise of a step is gone, must not pass for the critical batch size.
-GROWS = Rule("Supported if the interval lies below 0; refuted if above; else inconclusive.", partial(all_below, bound=0.0))
+GROWS = Rule(
+    "Supported if the interval lies below 0; refuted if above; else inconclusive.",
+    partial(all_below, bound=0.0),
+)
 PREDICTS = within("the decimal logarithm of the ratio", -1.0, 1.0)
-SGD = {"schedule": "constant", "warmup_epochs": 0.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "augment": False}
+SGD = {
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "augment": False,
+}
 RATES = (0.4, 0.2, 0.1, 0.05)
 SIZES = {"batches": (2, 8, 32, 128), "probe": 32, "target": 0.4, "images": 1437}
 PRESETS = {
-    "digits": Preset("growth, and a factor below ten; no number for this data is known", 4, RATES, SGD | {"steps": 3000}, SIZES),
+    "digits": Preset(
+        "growth, and a factor below ten; no number for this data is known",
+        4,
+        RATES,
+        SGD | {"steps": 3000},
+        SIZES,
+    ),
     "fashion_mnist": Preset(
-        "as on digits", 3, RATES, SGD | {"steps": 5000, "image_size": 14}, SIZES | {"target": 0.7, "images": 2048}
+        "as on digits",
+        3,
+        RATES,
+        SGD | {"steps": 5000, "image_size": 14},
+        SIZES | {"target": 0.7, "images": 2048},
     ),
     "cifar10": Preset(
         "growth, and a factor below ten, as the paper claims; not measured here",
@@ -59,16 +79,36 @@ def measure(subject: SeedContext) -> dict[str, Any]:
     """Steps to the target by batch size, each at its best rate; and the noise scale in the course of the probe's training."""
     sizes, steps, rates, course = subject.preset.sizes, [], [], {}
     image_size = subject.preset.training.get("image_size", 0)
-    data = sample(dataset_info(subject.dataset), sizes["images"], subject.seed, "train", image_size, subject.data_dir)
+    data = sample(
+        dataset_info(subject.dataset),
+        sizes["images"],
+        subject.seed,
+        "train",
+        image_size,
+        subject.data_dir,
+    )
     for batch in sizes["batches"]:
-        config = TrainConfig("own/stack", subject.dataset, batch_size=batch, seed=subject.seed, **subject.preset.training)
+        config = TrainConfig(
+            "own/stack",
+            subject.dataset,
+            batch_size=batch,
+            seed=subject.seed,
+            **subject.preset.training,
+        )
         programs = compile_training(config, RunOptions(data_dir=subject.data_dir), make=NETWORK)
         loss_of = loss_on(programs.model, data)
         taken, rate = fewest_steps(programs, config, loss_of, sizes["target"], subject.preset.rates)
         steps, rates = [*steps, taken], [*rates, rate]
         if batch == sizes["probe"]:
             at = [round(share * taken) for share in (*ON_THE_WAY, *BEYOND)]
-            course = noise_along(at, programs, replace(config, learning_rate=rate), loss_of, data, NoiseScaleEstimator())
+            course = noise_along(
+                at,
+                programs,
+                replace(config, learning_rate=rate),
+                loss_of,
+                data,
+                NoiseScaleEstimator(),
+            )
     subject.progress(1, 1)
     return {"steps": steps, "rates": rates, **course}
 
@@ -79,25 +119,48 @@ def judge(evidence: StudyResults) -> list[Verdict]:
     critical = [fit_hyperbola(batches, seed["steps"]).critical for seed in seeds]
 
     def grows(claim: str, losses: list[list[float]], control: Any = ()) -> Verdict:
-        slopes = [float(np.polyfit(np.log(x), np.log(seed["scales"]), 1)[0]) for x, seed in zip(losses, seeds, strict=True)]
+        slopes = [
+            float(np.polyfit(np.log(x), np.log(seed["scales"]), 1)[0])
+            for x, seed in zip(losses, seeds, strict=True)
+        ]
         how = "Slope of the logarithm of the noise scale over that of the training loss, by seed; Student's 95 % interval."
         return GROWS.verdict(claim, how, {"exponent of the loss": slopes}, control=control)
 
     def predicts(claim: str, what: str, sizes: list[float], control: Any = ()) -> Verdict:
-        logs = [float(np.log10(size / fitted)) for size, fitted in zip(sizes, critical, strict=True)]
+        logs = [
+            float(np.log10(size / fitted)) for size, fitted in zip(sizes, critical, strict=True)
+        ]
         how = f"The {what} over the critical batch size of the hyperbola; log10, by seed, Student's 95 % interval."
-        found = f"critical batch size {np.mean(critical):.0f}, {what} {np.mean(sizes):.0f} images, or"
+        found = (
+            f"critical batch size {np.mean(critical):.0f}, {what} {np.mean(sizes):.0f} images, or"
+        )
         return as_factors(PREDICTS.verdict(claim, how, {found: logs}, control=control))
 
-    rng, losses, order = np.random.default_rng(0), evidence.values("losses"), "an order of magnitude of the critical batch size"
+    rng, losses, order = (
+        np.random.default_rng(0),
+        evidence.values("losses"),
+        "an order of magnitude of the critical batch size",
+    )
     lots = [rng.permutation(each).tolist() for each in losses]
-    mean = [float(np.trapezoid(seed["scales"][:way], seed["at"][:way]) / seed["at"][way - 1]) for seed in seeds]
+    mean = [
+        float(np.trapezoid(seed["scales"][:way], seed["at"][:way]) / seed["at"][way - 1])
+        for seed in seeds
+    ]
     images = [float(dataset_info(evidence.options.dataset).train_size)] * len(seeds)
     return [
         grows("The noise scale grows as the loss falls.", losses),
-        predicts(f"The mean noise scale on the way to the target is within {order}.", "mean noise scale", mean),
+        predicts(
+            f"The mean noise scale on the way to the target is within {order}.",
+            "mean noise scale",
+            mean,
+        ),
         grows("The noise scale grows as losses fall that are drawn by lot.", lots, NOT_SUPPORTED),
-        predicts(f"The number of training images is within {order}.", "number of training images", images, NOT_SUPPORTED),
+        predicts(
+            f"The number of training images is within {order}.",
+            "number of training images",
+            images,
+            NOT_SUPPORTED,
+        ),
     ]
 
 
@@ -105,7 +168,8 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Noise scale against loss, and steps against batch size with the hyperbola."""
     sizes, grows, predicts = evidence.preset.sizes, *judge(evidence)[:2]
     by_loss = [
-        Curve(f"_{i}", seed["losses"], [seed["scales"]], COLORS[i % len(COLORS)], "o-") for i, seed in enumerate(evidence.measured)
+        Curve(f"_{i}", seed["losses"], [seed["scales"]], COLORS[i % len(COLORS)], "o-")
+        for i, seed in enumerate(evidence.measured)
     ]
     batches, y_label = sizes["batches"], f"steps to a loss of {sizes['target']:g}"
     fits = [fit_hyperbola(batches, seed["steps"]) for seed in evidence.measured]
@@ -114,16 +178,28 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     counted = Curve("_counted", batches, evidence.values("steps"), COLORS[0], "o")
     slope, ratio = (next(iter(verdict.effects.values())) for verdict in (grows, predicts))
     first = f"The noise scale goes as the loss to the power of\n{slope.effect:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
-    second = (
-        f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images,\nmean noise scale {format_ratio(ratio)} that"
-    )
+    second = f"Critical batch size {np.mean([fit.critical for fit in fits]):.0f} images,\nmean noise scale {format_ratio(ratio)} that"
     return [
         Figure(
-            lines_figure([(first, by_loss)], out / "noise.png", "training loss", "noise scale (images)", "log", "log"),
+            lines_figure(
+                [(first, by_loss)],
+                out / "noise.png",
+                "training loss",
+                "noise scale (images)",
+                "log",
+                "log",
+            ),
             "Noise scale against loss in the course of training, from right to left; a line a seed. At first the loss stands.",
         ),
         Figure(
-            lines_figure([(second, [fitted, counted])], out / "steps.png", "batch size (images)", y_label, "log", "log"),
+            lines_figure(
+                [(second, [fitted, counted])],
+                out / "steps.png",
+                "batch size (images)",
+                y_label,
+                "log",
+                "log",
+            ),
             "Steps to the target by batch size, each at its best rate (circles), and (S / S_min - 1)(E / E_min - 1) = 1.",
         ),
     ]
@@ -143,7 +219,9 @@ STUDY = Study(
         "Three 3x3 convolutions without batch norm under plain SGD. Steps to the target are counted, to 10 %, for each batch size "
         "at the best of the rates of each seed; the noise scale is estimated from gradients of 16 and of 256 images.",
     ],
-    limits=lambda evidence: ["The theory asks for the best rate at each batch size; rates are a factor of two apart."],
+    limits=lambda evidence: [
+        "The theory asks for the best rate at each batch size; rates are a factor of two apart."
+    ],
 )
 
 if __name__ == "__main__":

@@ -28,7 +28,13 @@ Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
 # He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org for 2016 and 2017.
 WINNERS = (
     Winner(2012, "AlexNet", 16.4, 8, "without outside data; 15.3 with ImageNet-22k"),
-    Winner(2013, "Clarifai", 11.7, 8, "often charted as ZFNet, whose own entry had 14.8; 11.2 with outside data"),
+    Winner(
+        2013,
+        "Clarifai",
+        11.7,
+        8,
+        "often charted as ZFNet, whose own entry had 14.8; 11.2 with outside data",
+    ),
     Winner(
         2014,
         "GoogLeNet",
@@ -42,7 +48,12 @@ WINNERS = (
 )
 HUMAN = 5.1  # one trained annotator on a sample of the test set (Karpathy 2014), top-5
 # ResNet-152's top-5 error by protocol (He et al. 2015, Tables 3 to 5, and the authors' release).
-RESNET = {"6 networks, test": 3.57, "one, multi-scale": 4.49, "one, 10 crops": 5.71, "one, 1 crop": 6.7}
+RESNET = {
+    "6 networks, test": 3.57,
+    "one, multi-scale": 4.49,
+    "one, 10 crops": 5.71,
+    "one, 1 crop": 6.7,
+}
 RULES = {
     "falls": "Arithmetic: supported if the numbers fall from each year to the next; else refuted.",
     "deeper": "Arithmetic: supported if the layers as charted rise from each year to the next; else refuted.",
@@ -55,7 +66,9 @@ NOTHING = "nothing for the race: the networks are narrow, the training short"
 CIFAR = "test error of VGG-16-BN 7.4 %, ResNet-18 7.0 % (kuangliu/pytorch-cifar, 200 epochs); not measured here"
 PRESETS = {
     "digits": Preset(NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 8, "batch_size": 64}),
-    "fashion_mnist": Preset(NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 1, "steps": 300}),
+    "fashion_mnist": Preset(
+        NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 1, "steps": 300}
+    ),
     "cifar10": Preset(CIFAR, rates=(0.1, 0.03), training={"epochs": 200, "auxiliary_weight": 0.0}),
 }
 
@@ -70,10 +83,23 @@ def falling(numbers: Sequence[float]) -> bool:
     return all(later < earlier for earlier, later in pairwise(numbers))
 
 
-def about_history(claim: str, rule: str, numbers: Sequence[float], holds: bool, **more: Any) -> Verdict:
+def about_history(
+    claim: str, rule: str, numbers: Sequence[float], holds: bool, **more: Any
+) -> Verdict:
     """A claim about the chart: arithmetic on published numbers."""
-    found = ", ".join(f"{winner.year}: {number:g}" for winner, number in zip(WINNERS, numbers, strict=True))
-    return Verdict(claim, "The published numbers, year by year.", RULES[rule], exact(holds), (found,), {}, {}, **more)
+    found = ", ".join(
+        f"{winner.year}: {number:g}" for winner, number in zip(WINNERS, numbers, strict=True)
+    )
+    return Verdict(
+        claim,
+        "The published numbers, year by year.",
+        RULES[rule],
+        exact(holds),
+        (found,),
+        {},
+        {},
+        **more,
+    )
 
 
 def judge(evidence: StudyResults) -> list[Verdict]:
@@ -84,14 +110,40 @@ def judge(evidence: StudyResults) -> list[Verdict]:
     human = "supported" if len(below) == len(RESNET) else "inconclusive" if below else "refuted"
     found = tuple(f"{protocol}: {error:g} %" for protocol, error in RESNET.items())
     named = [(name, evidence.arms[name]) for name in FAMILIES]
-    race = partial(compare_errors, rule=RULES["race"], decide=partial(all_above, bound=0.0), sets=("test",))
+    race = partial(
+        compare_errors, rule=RULES["race"], decide=partial(all_above, bound=0.0), sets=("test",)
+    )
     return [
-        about_history("The winner's error fell with every year from 2012 to 2017.", "falls", errors, falling(errors)),
-        about_history("Each winner was deeper than the last.", "deeper", layers, falling([-each for each in layers])),
-        Verdict("ResNet is better than a human.", "Top-5 error by protocol.", RULES["human"], human, found, {}, {}),
+        about_history(
+            "The winner's error fell with every year from 2012 to 2017.",
+            "falls",
+            errors,
+            falling(errors),
+        ),
+        about_history(
+            "Each winner was deeper than the last.",
+            "deeper",
+            layers,
+            falling([-each for each in layers]),
+        ),
+        Verdict(
+            "ResNet is better than a human.",
+            "Top-5 error by protocol.",
+            RULES["human"],
+            human,
+            found,
+            {},
+            {},
+        ),
         race("GoogLeNet beats VGG here, as in 2014.", named[0], named[1]),
         race("ResNet beats GoogLeNet here, as in 2015.", named[1], named[2]),
-        about_history("Read backwards, the error falls too.", "falls", backwards, falling(backwards), control=("refuted",)),
+        about_history(
+            "Read backwards, the error falls too.",
+            "falls",
+            backwards,
+            falling(backwards),
+            control=("refuted",),
+        ),
         race("ResNet beats itself.", named[2], named[2], control=NOT_SUPPORTED),
     ]
 
@@ -101,24 +153,48 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(9, 4.2))
         ax.axhline(HUMAN, color=COLORS[1], linestyle="--", linewidth=1.2, zorder=1)
-        ax.annotate(f"one annotator {HUMAN} %", (5.45, HUMAN + 0.15), ha="right", va="bottom", color=COLORS[1], fontsize=9)
-        bars = ax.bar([str(w.year) for w in WINNERS], [w.error for w in WINNERS], color=COLORS[0], width=0.62, zorder=2)
+        ax.annotate(
+            f"one annotator {HUMAN} %",
+            (5.45, HUMAN + 0.15),
+            ha="right",
+            va="bottom",
+            color=COLORS[1],
+            fontsize=9,
+        )
+        bars = ax.bar(
+            [str(w.year) for w in WINNERS],
+            [w.error for w in WINNERS],
+            color=COLORS[0],
+            width=0.62,
+            zorder=2,
+        )
         labels = [f"{w.entry}\n{w.error:g} %, {w.layers} layers" for w in WINNERS]
-        ax.bar_label(bars, labels, fontsize=9, padding=3, bbox={"color": "white", "pad": 0.5}, zorder=3)
+        ax.bar_label(
+            bars, labels, fontsize=9, padding=3, bbox={"color": "white", "pad": 0.5}, zorder=3
+        )
         (first, *_, last) = WINNERS
         less, more = first.error / last.error, last.layers / first.layers
         title = f"ILSVRC: top-5 error fell {less:.1f}-fold in five years, layers rose {more:g}-fold"
         ax.set(title=title, ylabel="top-5 error (%)", ylim=(0, 19.5))
         ax.grid(visible=False, axis="x")
     path = save(figure, out / "winners.png")
-    errors = {name: [100 * error for error in evidence.arms[name].final("test_error")] for name in FAMILIES}
-    means = ", ".join(f"{name} {percent(evidence.arms[name].final('test_error'))}" for name in FAMILIES)
+    errors = {
+        name: [100 * error for error in evidence.arms[name].final("test_error")]
+        for name in FAMILIES
+    }
+    means = ", ".join(
+        f"{name} {percent(evidence.arms[name].final('test_error'))}" for name in FAMILIES
+    )
     race = rows_figure([(f"One recipe: {means}", "test error (%)", errors)], out / "race.png")
     return [
         Figure(
-            path, "Winners of the classification task. All from 2014 on are ensembles; see the table for what each number hides."
+            path,
+            "Winners of the classification task. All from 2014 on are ensembles; see the table for what each number hides.",
         ),
-        Figure(race, f"Test error on {evidence.options.dataset}, one recipe for all; seeds, mean and 95 % interval."),
+        Figure(
+            race,
+            f"Test error on {evidence.options.dataset}, one recipe for all; seeds, mean and 95 % interval.",
+        ),
     ]
 
 
@@ -138,7 +214,11 @@ STUDY = Study(
     ],
     arms=make_arms,
     tables=lambda evidence: [
-        Table("The winners, and the trap in each number", Winner._fields, [tuple(map(str, winner)) for winner in WINNERS])
+        Table(
+            "The winners, and the trap in each number",
+            Winner._fields,
+            [tuple(map(str, winner)) for winner in WINNERS],
+        )
     ],
 )
 

@@ -34,7 +34,14 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "rezero": ("cifar_rezero", {"norm": "none"}),
     "nf": ("cifar_nf", {}),
 }
-LABELS = {"batch": "batch norm", "none": "nothing", "fixup": "Fixup", "skipinit": "SkipInit", "rezero": "ReZero", "nf": "NF-ResNet"}
+LABELS = {
+    "batch": "batch norm",
+    "none": "nothing",
+    "fixup": "Fixup",
+    "skipinit": "SkipInit",
+    "rezero": "ReZero",
+    "nf": "NF-ResNet",
+}
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")
 
 # The rules, fixed before the runs. MARGIN is half of the four points by which Fixup alone stays behind batch norm on ImageNet
@@ -58,7 +65,14 @@ PRESETS = {
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
         rates=(0.3, 0.1, 0.01, 3e-5),
-        training={"epochs": 1, "batch_size": 64, "steps": 500, "width": 8, "image_size": 14, "warmup_epochs": 0.1},
+        training={
+            "epochs": 1,
+            "batch_size": 64,
+            "steps": 500,
+            "width": 8,
+            "image_size": 14,
+            "warmup_epochs": 0.1,
+        },
     ),
     "cifar10": Preset(
         "ResNet-56's test error 6.27 % with batch norm, 6.58 % with ReZero beside it (Bachlechner et al.); not measured here",
@@ -74,8 +88,13 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for depth, kinds in ((DEEP, NETWORKS), (SHALLOW, ("batch", "none"))):
         for kind in kinds:
             family, fields = NETWORKS[kind]
-            model, make = f"{family}{depth}", partial(create_model, f"{family}{depth}", **fields) if fields else None
-            arms[f"{kind}{depth}"] = make_arm(f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make)
+            model, make = (
+                f"{family}{depth}",
+                partial(create_model, f"{family}{depth}", **fields) if fields else None,
+            )
+            arms[f"{kind}{depth}"] = make_arm(
+                f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make
+            )
     return arms
 
 
@@ -83,17 +102,27 @@ def judge(evidence: StudyResults) -> list[Verdict]:
     """Six claims, and two controls by the same rules."""
 
     def compared(claim: str, one: str, other: str, rule: Rule, **more: Any) -> Verdict:
-        first, second = ((f"{LABELS[name[:-2]]} at {name[-2:]} layers", evidence.arms[name]) for name in (one, other))
-        return compare_errors(claim, first, second, rule.words, rule.decide, sets=("train",), **more)
+        first, second = (
+            (f"{LABELS[name[:-2]]} at {name[-2:]} layers", evidence.arms[name])
+            for name in (one, other)
+        )
+        return compare_errors(
+            claim, first, second, rule.words, rule.decide, sets=("train",), **more
+        )
 
     def as_well(kind: str, **more: Any) -> Verdict:
         claim = f"With {LABELS[kind]} in place of batch norm, a residual network of {DEEP} layers trains as well."
         return compared(claim, f"{kind}{DEEP}", f"batch{DEEP}", AS_WELL, **more)
 
-    pairs = {f"{d} layers": (evidence.arms[f"none{d}"], evidence.arms[f"batch{d}"]) for d in (DEEP, SHALLOW)}
+    pairs = {
+        f"{d} layers": (evidence.arms[f"none{d}"], evidence.arms[f"batch{d}"])
+        for d in (DEEP, SHALLOW)
+    }
     costs = f"Taking batch norm out costs a residual network of {DEEP} layers more than one of {SHALLOW}."
     without = f"Without batch norm, and with nothing in its place, a residual network of {DEEP} layers trains worse."
-    deeper = f"With batch norm, a residual network of {DEEP} layers trains worse than one of {SHALLOW}."
+    deeper = (
+        f"With batch norm, a residual network of {DEEP} layers trains worse than one of {SHALLOW}."
+    )
     return [
         compared(without, f"none{DEEP}", f"batch{DEEP}", WORSE),
         compare_gains(costs, pairs, "train_error", above("the difference", 0.0)),
@@ -107,11 +136,22 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Training error by arm, and by learning rate."""
     errors, tried = [], []
     for depth in (SHALLOW, DEEP):
-        arms = {LABELS[kind]: evidence.arms[f"{kind}{depth}"] for kind in NETWORKS if f"{kind}{depth}" in evidence.arms}
-        rows = {label: [100 * error for error in arm.final("train_error")] for label, arm in arms.items()}
-        ends = ", ".join(f"with {LABELS[kind]} {np.mean(rows[LABELS[kind]]):.1f} %" for kind in ("batch", "none"))
+        arms = {
+            LABELS[kind]: evidence.arms[f"{kind}{depth}"]
+            for kind in NETWORKS
+            if f"{kind}{depth}" in evidence.arms
+        }
+        rows = {
+            label: [100 * error for error in arm.final("train_error")]
+            for label, arm in arms.items()
+        }
+        ends = ", ".join(
+            f"with {LABELS[kind]} {np.mean(rows[LABELS[kind]]):.1f} %" for kind in ("batch", "none")
+        )
         errors.append((f"{depth} layers: {ends}", "training error (%)", rows))
-        largest = ", ".join(f"{LABELS[kind]} {largest_rate(arms[LABELS[kind]])}" for kind in ("batch", "none"))
+        largest = ", ".join(
+            f"{LABELS[kind]} {largest_rate(arms[LABELS[kind]])}" for kind in ("batch", "none")
+        )
         tried.append((f"{depth} layers, largest rate that trains:\n{largest}", rate_curves(arms)))
     return [
         Figure(
@@ -119,7 +159,9 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
             "Final training error at each arm's best rate: seeds, their mean, and its 95 % interval.",
         ),
         Figure(
-            lines_figure(tried, out / "rates.png", "learning rate", "training error (%)", x_scale="log"),
+            lines_figure(
+                tried, out / "rates.png", "learning rate", "training error (%)", x_scale="log"
+            ),
             "Final training error by learning rate, first seed; 100 % where numbers were not finite. A rate trains if it ends "
             "under 50 %: one seed, so this is described and not judged.",
         ),

@@ -21,7 +21,15 @@ from deepjax.study.report.plots import rows_figure
 from deepjax.study.stats.measured import Claim, judge_claims
 from deepjax.study.stats.rules import interval_rule
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, all_below, all_within
-from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
+from deepjax.study.study import (
+    Options,
+    Preset,
+    SeedContext,
+    Study,
+    StudyResults,
+    make_arm,
+    run_study,
+)
 from deepjax.study.surface import planes_figure, surface
 from deepjax.training import open_run
 from deepjax.training.metrics_log import read_rows
@@ -35,20 +43,81 @@ RULES = {
     "more": interval_rule("above 0", partial(all_above, bound=0.0)),
 }
 CLAIMS = (
-    Claim("Plain-20 with identity layers is a plain-56 of the same error.", "error", ("identities", "plain20"), "equal"),
-    Claim("From scratch, plain-56 ends with a higher training error than plain-20.", "error", ("plain56", "plain20"), "more"),
-    Claim("Fine-tuned from there, plain-56 stays as good as plain-20.", "error", ("identities, tuned", "plain20"), "kept"),
-    Claim("The Hessian at plain-56 is less convex than at residual-56.", "ratio", ("plain56", "resnet56"), "more"),
-    Claim("The loss around plain-56 is less convex than around residual-56.", "concave", ("plain56", "resnet56"), "more"),
-    Claim("Plain-20 with layers as drawn is a plain-56 of the same error.", "error", ("drawn", "plain20"), "equal", ("refuted",)),
-    Claim("Fine-tuned from there, it is as good as plain-20.", "error", ("drawn, tuned", "plain20"), "kept", NOT_SUPPORTED),
-    Claim("Residual-56 ends with a higher error than plain-20.", "error", ("resnet56", "plain20"), "more", NOT_SUPPORTED),
-    Claim("The Hessian of a linear classifier is less convex.", "ratio", ("linear", "resnet56"), "more", NOT_SUPPORTED),
-    Claim("The loss around a linear classifier is less convex.", "concave", ("linear", "resnet56"), "more", NOT_SUPPORTED),
+    Claim(
+        "Plain-20 with identity layers is a plain-56 of the same error.",
+        "error",
+        ("identities", "plain20"),
+        "equal",
+    ),
+    Claim(
+        "From scratch, plain-56 ends with a higher training error than plain-20.",
+        "error",
+        ("plain56", "plain20"),
+        "more",
+    ),
+    Claim(
+        "Fine-tuned from there, plain-56 stays as good as plain-20.",
+        "error",
+        ("identities, tuned", "plain20"),
+        "kept",
+    ),
+    Claim(
+        "The Hessian at plain-56 is less convex than at residual-56.",
+        "ratio",
+        ("plain56", "resnet56"),
+        "more",
+    ),
+    Claim(
+        "The loss around plain-56 is less convex than around residual-56.",
+        "concave",
+        ("plain56", "resnet56"),
+        "more",
+    ),
+    Claim(
+        "Plain-20 with layers as drawn is a plain-56 of the same error.",
+        "error",
+        ("drawn", "plain20"),
+        "equal",
+        ("refuted",),
+    ),
+    Claim(
+        "Fine-tuned from there, it is as good as plain-20.",
+        "error",
+        ("drawn, tuned", "plain20"),
+        "kept",
+        NOT_SUPPORTED,
+    ),
+    Claim(
+        "Residual-56 ends with a higher error than plain-20.",
+        "error",
+        ("resnet56", "plain20"),
+        "more",
+        NOT_SUPPORTED,
+    ),
+    Claim(
+        "The Hessian of a linear classifier is less convex.",
+        "ratio",
+        ("linear", "resnet56"),
+        "more",
+        NOT_SUPPORTED,
+    ),
+    Claim(
+        "The loss around a linear classifier is less convex.",
+        "concave",
+        ("linear", "resnet56"),
+        "more",
+        NOT_SUPPORTED,
+    ),
 )
 MEASURES = {
-    "error": ("Error on all training images, in evaluation mode, where batch norm has its stored statistics.", " %"),
-    "ratio": ("|least / greatest| eigenvalue of the Hessian of the training loss (batch statistics), by Lanczos' method.", ""),
+    "error": (
+        "Error on all training images, in evaluation mode, where batch norm has its stored statistics.",
+        " %",
+    ),
+    "ratio": (
+        "|least / greatest| eigenvalue of the Hessian of the training loss (batch statistics), by Lanczos' method.",
+        "",
+    ),
     "concave": (
         "Share of a random plane, filter-normalised (Li et al. 2018), where the training loss curves down in a direction.",
         "",
@@ -61,25 +130,56 @@ PRESETS = {
         seeds=4,
         rates=(0.1,),
         training={"epochs": 12, "batch_size": 64, "width": 8, "warmup_epochs": 4.0},
-        sizes={"finetune": {"epochs": 3, "learning_rate": 0.01, "warmup_epochs": 0.0}, "examples": 64, "points": 9, "steps": 15},
+        sizes={
+            "finetune": {"epochs": 3, "learning_rate": 0.01, "warmup_epochs": 0.0},
+            "examples": 64,
+            "points": 9,
+            "steps": 15,
+        },
     ),
     "fashion_mnist": Preset(
         "nothing: no source is known for so short a training",
         rates=(0.1,),
-        training={"epochs": 1, "batch_size": 128, "width": 8, "warmup_epochs": 0.3, "image_size": 16},
-        sizes={"finetune": {"steps": 100, "learning_rate": 0.01, "warmup_epochs": 0.0}, "examples": 256, "points": 15, "steps": 40},
+        training={
+            "epochs": 1,
+            "batch_size": 128,
+            "width": 8,
+            "warmup_epochs": 0.3,
+            "image_size": 16,
+        },
+        sizes={
+            "finetune": {"steps": 100, "learning_rate": 0.01, "warmup_epochs": 0.0},
+            "examples": 256,
+            "points": 15,
+            "steps": 40,
+        },
     ),
     "cifar10": Preset(
         "test error of plain 20 / 56: 8.18 / 13.31 % (Li et al. 2018, whose plain-56 has a chaotic surface); not measured here",
-        training={"epochs": 164, "steps": 64_000, "schedule": "step", "warmup_epochs": 0.0, "nesterov": False, "decay_all": True},
-        sizes={"finetune": {"steps": 4000, "learning_rate": 0.01}, "examples": 1024, "points": 51, "steps": 90},
+        training={
+            "epochs": 164,
+            "steps": 64_000,
+            "schedule": "step",
+            "warmup_epochs": 0.0,
+            "nesterov": False,
+            "decay_all": True,
+        },
+        sizes={
+            "finetune": {"steps": 4000, "learning_rate": 0.01},
+            "examples": 1024,
+            "points": 51,
+            "steps": 90,
+        },
     ),
 }
 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """Plain and residual networks from scratch."""
-    return {name: make_arm(name, f"cifar_{name}", options, preset) for name in ("plain56", "resnet56", "plain20")}
+    return {
+        name: make_arm(name, f"cifar_{name}", options, preset)
+        for name in ("plain56", "resnet56", "plain20")
+    }
 
 
 def measure(subject: SeedContext) -> dict[str, Any]:
@@ -90,17 +190,29 @@ def measure(subject: SeedContext) -> dict[str, Any]:
     moments = stage_moments(shallow.model, shallow.variables, shallow.batch(1024)["image"])
     built = with_identities(shallow.variables, moments, deep.model.stages[0])  # pyright: ignore[reportAttributeAccessIssue]
     drawn = with_random_layers(shallow.variables, initial_variables(config, subject.data_dir))
-    errors = {name: 100 * read_rows(path / "metrics.jsonl")[-1]["train_error"] for name, path in subject.runs.items()}
+    errors = {
+        name: 100 * read_rows(path / "metrics.jsonl")[-1]["train_error"]
+        for name, path in subject.runs.items()
+    }
     for name, variables in {"identities": built, "drawn": drawn}.items():
         tuned = finetune(config, variables, subject.data_dir)
-        errors[name], errors[f"{name}, tuned"] = (100 * train_error(config, each, subject.data_dir) for each in (variables, tuned))
+        errors[name], errors[f"{name}, tuned"] = (
+            100 * train_error(config, each, subject.data_dir) for each in (variables, tuned)
+        )
     batch = shallow.batch(sizes["examples"], seed=subject.seed)
-    networks: dict[str, Any] = {name: (runs[name].model, runs[name].variables) for name in ("plain56", "resnet56")}
+    networks: dict[str, Any] = {
+        name: (runs[name].model, runs[name].variables) for name in ("plain56", "resnet56")
+    }
     networks["identities"] = deep.model, built
     networks["linear"] = Stack(()), Stack(()).init(jax.random.key(0), batch["image"])
-    around = partial(surface, batch=batch, seed=subject.seed, points=sizes["points"], steps=sizes["steps"])
+    around = partial(
+        surface, batch=batch, seed=subject.seed, points=sizes["points"], steps=sizes["steps"]
+    )
     surfaces = {name: around(*network) for name, network in networks.items()}
-    shapes = {kind: {name: found[kind] for name, found in surfaces.items()} for kind in ("ratio", "concave")}
+    shapes = {
+        kind: {name: found[kind] for name, found in surfaces.items()}
+        for kind in ("ratio", "concave")
+    }
     return {"error": errors, **shapes, "surfaces": surfaces}
 
 
@@ -111,16 +223,34 @@ def judge(evidence: StudyResults) -> list[Verdict]:
 
 def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Errors, planes of the first seed, and the numbers of the surfaces; each title states the finding."""
-    rows = {kind: {name: evidence.values(kind, name) for name in sorted(evidence.measured[0][kind])} for kind in MEASURES}
-    mean = {kind: {name: f"{np.mean(values):.2g}" for name, values in of.items()} for kind, of in rows.items()}
+    rows = {
+        kind: {name: evidence.values(kind, name) for name in sorted(evidence.measured[0][kind])}
+        for kind in MEASURES
+    }
+    mean = {
+        kind: {name: f"{np.mean(values):.2g}" for name, values in of.items()}
+        for kind, of in rows.items()
+    }
     title = f"Plain-56: {mean['error']['identities']} % by construction,\n{mean['error']['plain56']} % from scratch"
     label = {"ratio": "|least / greatest| eigenvalue", "concave": "concave share of the plane"}
-    shapes = [(f"Plain-56 {mean[k]['plain56']},\nresidual-56 {mean[k]['resnet56']}", label[k], rows[k]) for k in label]
+    shapes = [
+        (f"Plain-56 {mean[k]['plain56']},\nresidual-56 {mean[k]['resnet56']}", label[k], rows[k])
+        for k in label
+    ]
     surfaces = evidence.measured[0]["surfaces"]
-    planes = [(f"{name}: {100 * found['concave']:.0f} % concave", found) for name, found in surfaces.items() if name != "linear"]
+    planes = [
+        (f"{name}: {100 * found['concave']:.0f} % concave", found)
+        for name, found in surfaces.items()
+        if name != "linear"
+    ]
     return [
-        Figure(rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), CAPTION),
-        Figure(planes_figure(planes, out / "planes.png"), "Training loss on a random plane around networks of the first seed."),
+        Figure(
+            rows_figure([(title, "training error (%)", rows["error"])], out / "errors.png"), CAPTION
+        ),
+        Figure(
+            planes_figure(planes, out / "planes.png"),
+            "Training loss on a random plane around networks of the first seed.",
+        ),
         Figure(rows_figure(shapes, out / "surfaces.png"), f"The surface in two numbers. {CAPTION}"),
     ]
 
@@ -141,7 +271,9 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     method=lambda evidence: METHOD,
-    limits=lambda evidence: ["Surfaces are looked at where trainings ended, which is not at equal losses."],
+    limits=lambda evidence: [
+        "Surfaces are looked at where trainings ended, which is not at equal losses."
+    ],
 )
 
 if __name__ == "__main__":

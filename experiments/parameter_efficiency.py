@@ -62,51 +62,111 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     arms = {}
     for family, (widths, make) in FAMILIES.items():
         for width in widths:
-            fields: dict[str, Any] = {"width": width * preset.sizes["factor"], "auxiliary_weight": 0.0}
-            arms[f"{family}_{width}"] = make_arm(f"{family}_{width}", f"own/{family}", options, preset, make, **fields)
+            fields: dict[str, Any] = {
+                "width": width * preset.sizes["factor"],
+                "auxiliary_weight": 0.0,
+            }
+            arms[f"{family}_{width}"] = make_arm(
+                f"{family}_{width}", f"own/{family}", options, preset, make, **fields
+            )
     return arms
 
 
 def majority(name: str, linear: str, **more: Any) -> Verdict:
     """Are most of a network's parameters in its linear layers, those whose names start so?"""
     layers = params_by_layer(create_model(name), model_info(name).input_shape)
-    part, whole = sum(count for layer, count in layers.items() if layer.startswith(linear)), model_info(name).params
+    part, whole = (
+        sum(count for layer, count in layers.items() if layer.startswith(linear)),
+        model_info(name).params,
+    )
     found = f"{part:,} of {whole:,} parameters: {100 * part / whole:.1f} %"
     claim = f"Most of the parameters of {name} are in its fully connected layers."
-    return Verdict(claim, "Parameters by layer.", RULES["majority"], exact(2 * part > whole), (found,), {}, {}, **more)
+    return Verdict(
+        claim,
+        "Parameters by layer.",
+        RULES["majority"],
+        exact(2 * part > whole),
+        (found,),
+        {},
+        {},
+        **more,
+    )
 
 
 def twelve_times() -> Verdict:
     """GoogLeNet's abstract, in exact numbers."""
-    trained, bare = model_info("googlenet").params, count_params(create_model("googlenet", auxiliary=False), (224, 224, 3))
+    trained, bare = (
+        model_info("googlenet").params,
+        count_params(create_model("googlenet", auxiliary=False), (224, 224, 3)),
+    )
     found = f"AlexNet {ALEXNET:,}, GoogLeNet {bare:,}: {ALEXNET / bare:.1f} times; with the two heads that it is trained with, "
     found += f"{trained:,}: {ALEXNET / trained:.1f} times; VGG-16 has {model_info('vgg16').params / bare:.1f} times GoogLeNet's"
     claim = f"GoogLeNet has {SAID} times fewer parameters than AlexNet (Szegedy et al. 2014, section 1)."
-    return Verdict(claim, "Parameters.", RULES["twelve"], exact(round(ALEXNET / bare) == SAID), (found,), {}, {})
+    return Verdict(
+        claim,
+        "Parameters.",
+        RULES["twelve"],
+        exact(round(ALEXNET / bare) == SAID),
+        (found,),
+        {},
+        {},
+    )
 
 
 def judge(evidence: StudyResults) -> list[Verdict]:
     """Two claims of exact counts, three of measured errors, two controls."""
     cost, arms = budgets_of(make_arms(evidence.options, evidence.preset)), evidence.arms
     named = {
-        name: (f"{name} ({format_count(cost[name].params)} parameters, {format_count(cost[name].macs)} MACs)", arms[name])
+        name: (
+            f"{name} ({format_count(cost[name].params)} parameters, {format_count(cost[name].macs)} MACs)",
+            arms[name],
+        )
         for name in cost
     }
-    part = {name: f"1/{cost['vgg11_8'].params / cost[name].params:.0f} of the parameters" for name in cost}
+    part = {
+        name: f"1/{cost['vgg11_8'].params / cost[name].params:.0f} of the parameters"
+        for name in cost
+    }
 
     def compare(rule: str, claim: str, one: str, other: str, **more: Any) -> Verdict:
         decide = partial(all_below, bound=BOUNDS[rule])
-        return compare_errors(claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more)
+        return compare_errors(
+            claim, named[one], named[other], RULES[rule], decide, ("test",), paired=True, **more
+        )
 
-    bare, tiny = "VGG-11 without its fully connected layers, and", "GoogLeNet of a single filter in its stem, and"
+    bare, tiny = (
+        "VGG-11 without its fully connected layers, and",
+        "GoogLeNet of a single filter in its stem, and",
+    )
     return [
         majority("vgg16", "head_fc"),
         twelve_times(),
-        compare("as good", f"GoogLeNet, with {part['googlenet_8']}, is as good as VGG-11.", "googlenet_8", "vgg11_8"),
-        compare("better", "With no more parameters than VGG-11, GoogLeNet makes fewer errors.", "googlenet_8", "vgg11_2"),
-        compare("as good", f"{bare} {part['vgg11_pooled_8']}, is as good as with them.", "vgg11_pooled_8", "vgg11_8"),
+        compare(
+            "as good",
+            f"GoogLeNet, with {part['googlenet_8']}, is as good as VGG-11.",
+            "googlenet_8",
+            "vgg11_8",
+        ),
+        compare(
+            "better",
+            "With no more parameters than VGG-11, GoogLeNet makes fewer errors.",
+            "googlenet_8",
+            "vgg11_2",
+        ),
+        compare(
+            "as good",
+            f"{bare} {part['vgg11_pooled_8']}, is as good as with them.",
+            "vgg11_pooled_8",
+            "vgg11_8",
+        ),
         majority("resnet50", "head", control=("refuted",)),
-        compare("as good", f"{tiny} {part['googlenet_1']}, is as good as VGG-11.", "googlenet_1", "vgg11_8", control=NOT_SUPPORTED),
+        compare(
+            "as good",
+            f"{tiny} {part['googlenet_1']}, is as good as VGG-11.",
+            "googlenet_1",
+            "vgg11_8",
+            control=NOT_SUPPORTED,
+        ),
     ]
 
 
@@ -115,13 +175,23 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     cost = budgets_of(make_arms(evidence.options, evidence.preset))
     test = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
     gap = percent_points(paired_interval(test["googlenet_8"], test["vgg11_8"]))
-    points = {family: [(cost[f"{family}_{w}"], test[f"{family}_{w}"]) for w in widths] for family, (widths, _) in FAMILIES.items()}
+    points = {
+        family: [(cost[f"{family}_{w}"], test[f"{family}_{w}"]) for w in widths]
+        for family, (widths, _) in FAMILIES.items()
+    }
     pictures = []
     for field, what in (("params", "parameters"), ("macs", "multiply-adds")):
         ratio = getattr(cost["vgg11_8"], field) / getattr(cost["googlenet_8"], field)
-        panel = (f"GoogLeNet: {ratio:.1f} times fewer {what}\nthan VGG-11, test error {gap}", cost_lines(points, field))
+        panel = (
+            f"GoogLeNet: {ratio:.1f} times fewer {what}\nthan VGG-11, test error {gap}",
+            cost_lines(points, field),
+        )
         path = lines_figure([panel], out / f"{field}.png", what, "test error (%)", "log", "log")
-        pictures.append(Figure(path, f"Test error by {what}; mean, seeds as dots, band from the best to the worst."))
+        pictures.append(
+            Figure(
+                path, f"Test error by {what}; mean, seeds as dots, band from the best to the worst."
+            )
+        )
     return pictures
 
 

@@ -25,7 +25,15 @@ from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import lines_figure, rows_figure
 from deepjax.study.stats.rules import above, exact_verdict, within
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm, run_study
+from deepjax.study.study import (
+    Options,
+    Preset,
+    SeedContext,
+    Study,
+    StudyResults,
+    make_arm,
+    run_study,
+)
 
 # The rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of sigma sqrt(n (k^2 - 1) / 12), so
 # three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7. Controls: two 3x3 do not see 7 pixels; three other 3x3 are as
@@ -36,35 +44,70 @@ ROOT = within("the slopes", 0.4, 0.6)
 BELL = above("R^2", 0.95)
 GROWS = above("pixels after less before", 0.0)
 KINDS: dict[str, Activation] = {"linear": "identity", "ReLU": "relu"}
-SMALL = {"three 3x3": ((3, 3, 3), 0), "three other 3x3": ((3, 3, 3), 10_000), "one 7x7": ((7,), 0)}  # kernels, added to the seed
+SMALL = {
+    "three 3x3": ((3, 3, 3), 0),
+    "three other 3x3": ((3, 3, 3), 10_000),
+    "one 7x7": ((7,), 0),
+}  # kernels, added to the seed
 POINTWISE = partial(Stack, (1,) * 4)
 # The middle map was added after the first run on digits: untrained, the last map's field was 22 of 24 pixels wide already.
-LAYERS = {"last map": ("resnet20", "stage3_block3", None), "middle map": ("resnet20", "stage2_block3", None)}
+LAYERS = {
+    "last map": ("resnet20", "stage3_block3", None),
+    "middle map": ("resnet20", "stage2_block3", None),
+}
 LAYERS |= {"1x1 map": ("pointwise", "conv4", POINTWISE)}  # arm, layer, what makes the network
-SHARED: dict[str, Any] = {"seeds": 5, "rates": (0.1,), "sizes": {"depths": [5, 10, 20, 40], "draws": 12, "images": 100}}
+SHARED: dict[str, Any] = {
+    "seeds": 5,
+    "rates": (0.1,),
+    "sizes": {"depths": [5, 10, 20, 40], "draws": 12, "images": 100},
+}
 LUO = "slopes of 0.5; sigma 1.41 and 2 pixels (theory); growth, as Luo et al. show for CIFAR-10 and CamVid (Figure 5)"
 PRESETS = {  # digits are enlarged, as 8 pixels would bound every field; to 24, not 32, and 4 epochs for time (a pilot, seed 1000)
-    "digits": Preset(LUO, training={"epochs": 4, "batch_size": 64, "width": 8, "image_size": 24}, **SHARED),
-    "fashion_mnist": Preset(LUO, training={"steps": 300, "batch_size": 128, "width": 8, "warmup_epochs": 0.1}, **SHARED),
-    "cifar10": Preset(f"{LUO}; not measured here", training={"steps": 64_000, "batch_size": 128, "schedule": "step"}, **SHARED),
+    "digits": Preset(
+        LUO, training={"epochs": 4, "batch_size": 64, "width": 8, "image_size": 24}, **SHARED
+    ),
+    "fashion_mnist": Preset(
+        LUO, training={"steps": 300, "batch_size": 128, "width": 8, "warmup_epochs": 0.1}, **SHARED
+    ),
+    "cifar10": Preset(
+        f"{LUO}; not measured here",
+        training={"steps": 64_000, "batch_size": 128, "schedule": "step"},
+        **SHARED,
+    ),
 }
 
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """The network whose field is to grow, and one whose field cannot."""
     residual = make_arm("resnet20", "cifar_resnet20", options, preset)
-    return {"resnet20": residual, "pointwise": make_arm("pointwise", "own/pointwise", options, preset, POINTWISE)}
+    return {
+        "resnet20": residual,
+        "pointwise": make_arm("pointwise", "own/pointwise", options, preset, POINTWISE),
+    }
 
 
 def measure(subject: SeedContext) -> dict[str, Any]:
     """Fields of random stacks by depth, of three 3x3 and one 7x7, and of each network before and after its training."""
-    sizes, seed, draws, moments = subject.preset.sizes, subject.seed, subject.preset.sizes["draws"], {}
-    deep = {kind: [stack_field((3,) * n, activation, seed, draws) for n in sizes["depths"]] for kind, activation in KINDS.items()}
-    small = {name: [stack_field(kernels, "relu", seed + more, 5 * draws)] for name, (kernels, more) in SMALL.items()}
+    sizes, seed, draws, moments = (
+        subject.preset.sizes,
+        subject.seed,
+        subject.preset.sizes["draws"],
+        {},
+    )
+    deep = {
+        kind: [stack_field((3,) * n, activation, seed, draws) for n in sizes["depths"]]
+        for kind, activation in KINDS.items()
+    }
+    small = {
+        name: [stack_field(kernels, "relu", seed + more, 5 * draws)]
+        for name, (kernels, more) in SMALL.items()
+    }
     for name, (arm, layer, make) in LAYERS.items():
         fields = fields_of_run(subject.runs[arm], layer, sizes["images"], subject.data_dir, make)
         moments[name] = field_statistics(fields) | {"maps": normalized_maps(fields)}
-    stacks, few = ({name: field_statistics(fields) for name, fields in each.items()} for each in (deep, small))
+    stacks, few = (
+        {name: field_statistics(fields) for name, fields in each.items()} for each in (deep, small)
+    )
     return {"stacks": stacks, "small": few, "training": moments}
 
 
@@ -74,20 +117,37 @@ def judge(evidence: StudyResults) -> list[Verdict]:
 
     def sees(count: str, kernels: tuple[int, ...], **more: Any) -> Verdict:
         one, other = theoretical_field(kernels), theoretical_field((7,))
-        claim, how = f"{count} 3x3 convolutions see as many pixels as one 7x7.", "Theoretical field, from the traced computation."
+        claim, how = (
+            f"{count} 3x3 convolutions see as many pixels as one 7x7.",
+            "Theoretical field, from the traced computation.",
+        )
         found = f"{count} 3x3 see {one} x {one} pixels, one 7x7 sees {other} x {other}"
         return exact_verdict(claim, how, EQUAL, one == other, found, **more)
 
     def alike(other: str, **more: Any) -> Verdict:
         three, one = (evidence.values("small", name, "sigma", 0) for name in ("three 3x3", other))
-        ratios = {f"sigma {np.mean(three):.2f} over {np.mean(one):.2f} pixels": [a / b for a, b in zip(three, one, strict=True)]}
+        ratios = {
+            f"sigma {np.mean(three):.2f} over {np.mean(one):.2f} pixels": [
+                a / b for a, b in zip(three, one, strict=True)
+            ]
+        }
         how = "Standard deviation of the untrained field (mean of gradient^2), ratio seed by seed; Student's 95 % interval."
-        return ALIKE.verdict(f"Three 3x3 convolutions have the same effective field as {other}.", how, ratios, **more)
+        return ALIKE.verdict(
+            f"Three 3x3 convolutions have the same effective field as {other}.", how, ratios, **more
+        )
 
     def root(what: str, by_seed: dict[str, Any], **more: Any) -> Verdict:
-        values = {name: [float(np.polyfit(np.log(depths), np.log(y), 1)[0]) for y in rows] for name, rows in by_seed.items()}
+        values = {
+            name: [float(np.polyfit(np.log(depths), np.log(y), 1)[0]) for y in rows]
+            for name, rows in by_seed.items()
+        }
         how = "Slope of log(pixels) over log(layers) by least squares, seed by seed; Student's 95 % interval over seeds."
-        return ROOT.verdict(f"The {what} field of an untrained stack grows as the square root of its depth.", how, values, **more)
+        return ROOT.verdict(
+            f"The {what} field of an untrained stack grows as the square root of its depth.",
+            how,
+            values,
+            **more,
+        )
 
     def bell(what: str, r2: dict[str, list[float]], **more: Any) -> Verdict:
         how = "R^2 of the Gaussian with the map's own moments, a map a seed (mean over draws); Student's 95 % interval."
@@ -95,12 +155,25 @@ def judge(evidence: StudyResults) -> list[Verdict]:
 
     def grows(what: str, name: str, **more: Any) -> Verdict:
         values = {key: evidence.values("training", name, key) for key in ("size", "sigma")}
-        changes = {f"{key} in pixels, after less before": [b - a for a, b in by_seed] for key, by_seed in values.items()}
+        changes = {
+            f"{key} in pixels, after less before": [b - a for a, b in by_seed]
+            for key, by_seed in values.items()
+        }
         how = "Effective field of the map's centre unit, after less before training, seed by seed; Student's 95 % interval."
-        return GROWS.verdict(f"The effective field of {what} grows with training.", how, changes, **more)
+        return GROWS.verdict(
+            f"The effective field of {what} grows with training.", how, changes, **more
+        )
 
-    stacks = {f"{key}, {kind}": evidence.values("stacks", kind, key) for kind in KINDS for key in ("size", "sigma")}
-    bells = {f"{kind}, {n} layers": evidence.values("stacks", kind, "r2", i) for kind in KINDS for i, n in enumerate(depths)}
+    stacks = {
+        f"{key}, {kind}": evidence.values("stacks", kind, key)
+        for kind in KINDS
+        for key in ("size", "sigma")
+    }
+    bells = {
+        f"{kind}, {n} layers": evidence.values("stacks", kind, "r2", i)
+        for kind in KINDS
+        for i, n in enumerate(depths)
+    }
     paper = [[theoretical_field((3,) * depth) for depth in depths]] * len(evidence.measured)
     return [
         sees("Three", (3, 3, 3)),
@@ -112,7 +185,11 @@ def judge(evidence: StudyResults) -> list[Verdict]:
         sees("Two", (3, 3), control=("refuted",)),
         alike("three other 3x3", control=("supported",)),
         root("theoretical", {"pixels": paper}, control=("refuted",)),
-        bell("one 7x7 convolution", {"one 7x7": evidence.values("small", "one 7x7", "r2", 0)}, control=("refuted",)),
+        bell(
+            "one 7x7 convolution",
+            {"one 7x7": evidence.values("small", "one 7x7", "r2", 0)},
+            control=("refuted",),
+        ),
         grows("a network of 1x1 convolutions", "1x1 map", control=NOT_SUPPORTED),
     ]
 
@@ -120,16 +197,37 @@ def judge(evidence: StudyResults) -> list[Verdict]:
 def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Growth over depth; the two ways to see seven pixels; the field before and after training."""
     depths = evidence.preset.sizes["depths"]
-    panels = [depth_panel(kind, depths, *(evidence.values("stacks", kind, key) for key in ("size", "sigma"))) for kind in KINDS]
+    panels = [
+        depth_panel(
+            kind, depths, *(evidence.values("stacks", kind, key) for key in ("size", "sigma"))
+        )
+        for kind in KINDS
+    ]
     small = {name: evidence.values("small", name, "sigma", 0) for name in ("three 3x3", "one 7x7")}
     three, one = map(np.mean, small.values())
-    title = f"Both see 7 pixels; in effect three 3x3\nare {three / one:.2f} times as wide as one 7x7"
-    trained = {name: [evidence.values("training", name, key) for key in ("maps", "sigma")] for name in ("middle map", "last map")}
+    title = (
+        f"Both see 7 pixels; in effect three 3x3\nare {three / one:.2f} times as wide as one 7x7"
+    )
+    trained = {
+        name: [evidence.values("training", name, key) for key in ("maps", "sigma")]
+        for name in ("middle map", "last map")
+    }
     band = "Untrained stacks of 3x3. Band: from least to greatest seed; dotted: sqrt(2 n / 3), the theory of sigma."
     return [
-        Figure(lines_figure(panels, out / "depth.png", "layers of 3x3 convolutions", "pixels", "log", "log"), band),
-        Figure(rows_figure([(title, "sigma (pixels)", small)], out / "seven.png"), "Untrained; bar: 95 % interval."),
-        Figure(training_figure(trained, out / "training.png"), "What moves the centre unit of a map of ResNet-20."),
+        Figure(
+            lines_figure(
+                panels, out / "depth.png", "layers of 3x3 convolutions", "pixels", "log", "log"
+            ),
+            band,
+        ),
+        Figure(
+            rows_figure([(title, "sigma (pixels)", small)], out / "seven.png"),
+            "Untrained; bar: 95 % interval.",
+        ),
+        Figure(
+            training_figure(trained, out / "training.png"),
+            "What moves the centre unit of a map of ResNet-20.",
+        ),
     ]
 
 

@@ -84,7 +84,9 @@ def main(options: Options) -> None:
     page = write_page(results, STUDIES, DATASETS)
     print(f"\n{(time.monotonic() - began) / 60:.1f} min in all. Read {page}")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; the message of each stands above, and the same command tries again")
+        sys.exit(
+            f"failed: {', '.join(failed)}; the message of each stands above, and the same command tries again"
+        )
 
 
 def publish(work: Path, place: Path) -> None:

@@ -31,11 +31,19 @@ ARMS = {
     "always-short": (1.0, "short"),
     "rarely-short": (0.1, "short"),
 }
-LABELS = {"full": "full", "stochastic": "survival 0.5", "always": "survival 1", "rarely": "survival 0.1"}
+LABELS = {
+    "full": "full",
+    "stochastic": "survival 0.5",
+    "always": "survival 1",
+    "rarely": "survival 0.1",
+}
 # The rules, fixed before the runs; differences are paired, as a seed means equal weights at the start and equal batches. Only the
 # ratio of gradients was changed after a run: over the last convolution's, which gave 1.80 times [1.60, 2.02], it is doubled by that
 # one's being left out in half of the steps; over the classifier's it is not.
-LOWER = Rule("Supported if the interval lies below 0; refuted if above; else inconclusive.", partial(all_below, bound=0.0))
+LOWER = Rule(
+    "Supported if the interval lies below 0; refuted if above; else inconclusive.",
+    partial(all_below, bound=0.0),
+)
 LARGER = above("the logarithm of the ratio", 0.0)
 PRESETS = {
     "digits": Preset(
@@ -78,17 +86,34 @@ def judge(evidence: StudyResults) -> list[Verdict]:
         survival, budget = ARMS[name]
         claim = f"Stochastic depth with survival {survival:g} lowers the test error in {sizes[budget]} epochs."
         pair = ((f"survival {survival:g}", arms[name]), ("full", arms[f"full-{budget}"]))
-        return compare_errors(claim, *pair, LOWER.words, LOWER.decide, sets=("test",), paired=True, **more)
+        return compare_errors(
+            claim, *pair, LOWER.words, LOWER.decide, sets=("test",), paired=True, **more
+        )
 
     def gradients(name: str, relative: bool = False, control: Any = ()) -> Verdict:
         survival, budget = ARMS[name]
-        one, full = (np.log10(np.mean(first_layer_norms(arms[n], relative), axis=1)) for n in (name, f"full-{budget}"))
-        what = "gradient norm of the first convolution" + (" over the classifier's" if relative else "")
+        one, full = (
+            np.log10(np.mean(first_layer_norms(arms[n], relative), axis=1))
+            for n in (name, f"full-{budget}")
+        )
+        what = "gradient norm of the first convolution" + (
+            " over the classifier's" if relative else ""
+        )
         claim = f"With survival {survival:g} the {what} is larger, over {sizes[budget]} epochs."
         how = f"The {what}, mean over training; difference of log10 paired by seed, Student's 95 % interval."
-        return as_factors(LARGER.verdict(claim, how, {f"the {what}, beside the full network's:": (one - full).tolist()}, control))
+        return as_factors(
+            LARGER.verdict(
+                claim,
+                how,
+                {f"the {what}, beside the full network's:": (one - full).tolist()},
+                control,
+            )
+        )
 
-    pairs = {f"{sizes[b]} epochs": (arms[f"stochastic-{b}"], arms[f"full-{b}"]) for b in ("long", "short")}
+    pairs = {
+        f"{sizes[b]} epochs": (arms[f"stochastic-{b}"], arms[f"full-{b}"])
+        for b in ("long", "short")
+    }
     grows = "The longer the training, the better stochastic depth does beside the full network on test images."
     return [
         better("stochastic-short"),
@@ -106,20 +131,47 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     """Test errors by arm, and the first layer's gradient by epoch."""
     arms, sizes, errors, norms = evidence.arms, evidence.preset.sizes, [], []
     for budget in ("short", "long"):
-        rows = {LABELS[a]: [100 * e for e in arms[f"{a}-{budget}"].final("test_error")] for a in LABELS if f"{a}-{budget}" in arms}
+        rows = {
+            LABELS[a]: [100 * e for e in arms[f"{a}-{budget}"].final("test_error")]
+            for a in LABELS
+            if f"{a}-{budget}" in arms
+        }
         gain = np.mean(rows["survival 0.5"]) - np.mean(rows["full"])
-        title = f"{sizes[budget]} epochs: survival 0.5 changes\nthe test error by {gain:+.2f} points"
+        title = (
+            f"{sizes[budget]} epochs: survival 0.5 changes\nthe test error by {gain:+.2f} points"
+        )
         errors.append((title, "test error (%)", rows))
-    for relative, what in ((False, "gradient of the first convolution"), (True, "first convolution's over classifier's")):
-        full, half = (first_layer_norms(arms[name], relative) for name in ("full-long", "stochastic-long"))
+    for relative, what in (
+        (False, "gradient of the first convolution"),
+        (True, "first convolution's over classifier's"),
+    ):
+        full, half = (
+            first_layer_norms(arms[name], relative) for name in ("full-long", "stochastic-long")
+        )
         curves = [
-            Curve(label, range(1, len(y[0]) + 1), y, c) for label, y, c in zip(LABELS.values(), (full, half), COLORS, strict=False)
+            Curve(label, range(1, len(y[0]) + 1), y, c)
+            for label, y, c in zip(LABELS.values(), (full, half), COLORS, strict=False)
         ]
-        norms.append((f"{what}:\nsurvival 0.5 has {np.mean(half) / np.mean(full):.2f} times the full network's", curves))
+        norms.append(
+            (
+                f"{what}:\nsurvival 0.5 has {np.mean(half) / np.mean(full):.2f} times the full network's",
+                curves,
+            )
+        )
     return [
-        Figure(rows_figure(errors, out / "test_error.png"), "Final test error: seeds, mean, 95 % interval."),
         Figure(
-            lines_figure(norms, out / "gradients.png", "epoch", "gradient norm; ratio of norms", y_scale="log", share_y=False),
+            rows_figure(errors, out / "test_error.png"),
+            "Final test error: seeds, mean, 95 % interval.",
+        ),
+        Figure(
+            lines_figure(
+                norms,
+                out / "gradients.png",
+                "epoch",
+                "gradient norm; ratio of norms",
+                y_scale="log",
+                share_y=False,
+            ),
             "Gradient norm of the first convolution, and over the classifier's; mean over seeds, band from least to greatest.",
         ),
     ]
@@ -142,7 +194,9 @@ STUDY = Study(
         "weights at the start and equal batches for equal seeds, the best of the same rates for each. A gradient is larger also "
         "where the loss is; the ratio of the first layer's to the classifier's is free of that.",
     ],
-    limits=lambda evidence: ["A branch that is left out is computed all the same: the paper's saving of time is not seen here."],
+    limits=lambda evidence: [
+        "A branch that is left out is computed all the same: the paper's saving of time is not seen here."
+    ],
 )
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 
 # One compilation serves all tests of a session, and the processes that they start.
 _SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"deepjax-tests-{_SESSION}")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(tempfile.gettempdir()) / f"deepjax-tests-{_SESSION}"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax  # noqa: E402  # reads the environment when it is imported

@@ -20,8 +20,12 @@ def drawn(model: Any, shape: tuple[int, ...], seed: int = 0) -> dict[str, Any]:
         if name == "kernel":
             stacked = leaf.ndim % 2  # by a scan: one more axis in front
             deviation = math.sqrt(2 / math.prod(leaf.shape[stacked:-1]))
-            return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * np.float32(deviation), leaf.dtype)
+            return jnp.asarray(
+                rng.standard_normal(leaf.shape, np.float32) * np.float32(deviation), leaf.dtype
+            )
         return jnp.asarray(np.full(leaf.shape, float(name in ("scale", "gain", "var"))), leaf.dtype)
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    )
     return jax.tree_util.tree_map_with_path(one, dict(shapes))

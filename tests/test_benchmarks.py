@@ -35,13 +35,23 @@ def test_the_median_ratio_and_the_order_statistics_around_it(script):
 def test_a_contender_that_computes_something_else_is_not_timed(script):
     throughput = script("throughput")
     throughput.check({"deepjax": [2.0, 1.0], "flax": [2.0, 1.0005]}, throughput.Options())
-    with pytest.raises(InputError, match=r"flax computes something else: after 1 steps 1\.01, deepjax 1"):
+    with pytest.raises(
+        InputError, match=r"flax computes something else: after 1 steps 1\.01, deepjax 1"
+    ):
         throughput.check({"deepjax": [2.0, 1.0], "flax": [2.0, 1.01]}, throughput.Options())
 
 
 def test_a_command_is_shown_with_what_was_not_the_default(script):
     throughput, turns = script("throughput"), script("turns")
-    given = {"models": ["resnet50"], "steps": 1, "levers": True, "compiled": False, "rounds": 9, "torch": "PYTHON", "out": None}
+    given = {
+        "models": ["resnet50"],
+        "steps": 1,
+        "levers": True,
+        "compiled": False,
+        "rounds": 9,
+        "torch": "PYTHON",
+        "out": None,
+    }
     assert turns.typed("throughput.py", given, throughput.Options()) == (
         "`python experiments/benchmarks/throughput.py --models resnet50 --steps 1 --levers --no-compiled --torch PYTHON`"
     )
@@ -54,7 +64,10 @@ def test_collectives_of_a_compiled_program_are_counted_with_their_bytes(script):
       ROOT %gathered = f32[10]{0} all-gather(%d)
       %add = f32[100]{0} add(%all-reduce.1, %e)
     """
-    assert script("scaling").collectives(program) == ({"all-reduce": 2, "all-gather": 1}, 4 * (16 + 12 + 8 + 10) / 1e6)
+    assert script("scaling").collectives(program) == (
+        {"all-reduce": 2, "all-gather": 1},
+        4 * (16 + 12 + 8 + 10) / 1e6,
+    )
 
 
 def test_what_the_kernels_of_a_program_move(script):
@@ -86,5 +99,7 @@ def test_what_the_kernels_of_a_program_move(script):
 
 
 def test_compile_times_are_compared_within_a_round(script):
-    found = script("depth").of_rounds([(1.0, 2.0), (2.0, 4.0), (1.0, 3.0)], [(1.0, 1.0), (2.0, 2.0), (1.0, 1.0)])
+    found = script("depth").of_rounds(
+        [(1.0, 2.0), (2.0, 4.0), (1.0, 3.0)], [(1.0, 1.0), (2.0, 2.0), (1.0, 1.0)]
+    )
     assert found == {"trace_s": 1.0, "compile_s": 3.0, "ratio": 1.5}

@@ -15,16 +15,28 @@ GOOD = ["--model", "cifar_resnet20", "--out", "somewhere"]
 
 
 def test_a_good_command_line():
-    options = parse(Options, [*GOOD, "--epochs", "3", "--no-nesterov", "--milestones", "0.2", "0.4"])
-    assert (options.config.epochs, options.config.nesterov, options.config.milestones) == (3, False, (0.2, 0.4))
+    options = parse(
+        Options, [*GOOD, "--epochs", "3", "--no-nesterov", "--milestones", "0.2", "0.4"]
+    )
+    assert (options.config.epochs, options.config.nesterov, options.config.milestones) == (
+        3,
+        False,
+        (0.2, 0.4),
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([*GOOD, "--epoch", "3"], "option --epoch is unknown; did you mean --epochs"),
-        ([*GOOD, "--hosts.coordinator", "x:1", "--epoch", "3"], "option --epoch is unknown; did you mean --epochs"),
-        ([*GOOD, "--hosts.process", "2"], "option --hosts.process is unknown; did you mean --hosts.processes"),
+        (
+            [*GOOD, "--hosts.coordinator", "x:1", "--epoch", "3"],
+            "option --epoch is unknown; did you mean --epochs",
+        ),
+        (
+            [*GOOD, "--hosts.process", "2"],
+            "option --hosts.process is unknown; did you mean --hosts.processes",
+        ),
         ([*GOOD, "--epochs", "three"], "--epochs"),
         ([*GOOD, "--epochs", "0"], "epochs is 0"),
         ([*GOOD, "--schedule", "cosin"], "cosin"),
@@ -42,7 +54,13 @@ def test_every_mistake_is_one_line(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(InputError("x"), 2), (NonFiniteError("x"), 3), (Stopped("x"), 143), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [
+        (InputError("x"), 2),
+        (NonFiniteError("x"), 3),
+        (Stopped("x"), 143),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_exit_codes(error, code, capsys):
     def fail() -> None:
@@ -87,13 +105,18 @@ def test_as_a_process_it_exits_with_2_and_one_line(command, tmp_path):
     "command",
     [
         ["-m", "deepjax.cli", "models"],
-        ["-c", "from deepjax.command_line import run; run(lambda: print(*range(10**5), sep='\\n'))"],
+        [
+            "-c",
+            "from deepjax.command_line import run; run(lambda: print(*range(10**5), sep='\\n'))",
+        ],
         ["experiments/train.py", "--recipe", "list"],
     ],
 )
 def test_where_the_reader_has_gone_it_ends_quietly(command):
     """As `deepjax.models | head -1` has it: the pipe is closed before the first line is written."""
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", EXIT_PIPE)
     process.stderr.close()

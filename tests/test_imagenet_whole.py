@@ -41,12 +41,21 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
     size, weight, fields = NETWORKS[name]
     make = functools.partial(create_model, name, **fields)
     config = TrainConfig(
-        f"own/{name}", dataset.name, steps=2, batch_size=16, image_size=size, precision=precision, auxiliary_weight=weight
+        f"own/{name}",
+        dataset.name,
+        steps=2,
+        batch_size=16,
+        image_size=size,
+        precision=precision,
+        auxiliary_weight=weight,
     )
     train(config, tmp_path, options, programs=compile_training(config, options, make=make))
     final = read_rows(tmp_path / "metrics.jsonl")[-1]
     assert (final["step"], final["test_images"], final["train_images"]) == (2, 9, 9)
-    assert math.isfinite(final["test_loss"]) and 0 <= final["test_top5_error"] <= final["test_error"] <= 1
+    assert (
+        math.isfinite(final["test_loss"])
+        and 0 <= final["test_top5_error"] <= final["test_error"] <= 1
+    )
 
     run = open_run(tmp_path, data_dir=options.data_dir, make=make)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(run.variables["params"])} == {"float32"}

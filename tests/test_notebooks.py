@@ -21,7 +21,13 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
     code = "\n\n".join("".join(cell["source"]) for cell in cells(path))
     script = tmp_path / "notebook.py"
     script.write_text(f"import matplotlib\n\nmatplotlib.use('agg')\n\n{code}\n")
-    done = subprocess.run([sys.executable, "-W", "ignore", script], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -15,10 +15,18 @@ from deepjax.training.run_dir import open_run
 from experiments import run_studies as studies
 
 
-@pytest.mark.parametrize("given", ["run", "a b/c", "\u65e5\u672c", "a/../b", "x=1,y:2", ".", "a~", "'\"$&;|<>(){}!#%^`", "/x"])
+@pytest.mark.parametrize(
+    "given",
+    ["run", "a b/c", "\u65e5\u672c", "a/../b", "x=1,y:2", ".", "a~", "'\"$&;|<>(){}!#%^`", "/x"],
+)
 def test_a_usual_path_becomes_absolute_and_is_else_unchanged(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert user_path(given, "out") == run_directory(given) == user_path(Path(given), "out") == tmp_path / given
+    assert (
+        user_path(given, "out")
+        == run_directory(given)
+        == user_path(Path(given), "out")
+        == tmp_path / given
+    )
 
 
 def test_home_is_expanded(monkeypatch):

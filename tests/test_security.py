@@ -38,7 +38,18 @@ from tests.data.image.test_fixed_size import png_header
 from tests.models.torch_reference import needs_torch
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ["../x", "..", "/etc/passwd", "a/../../x", "cifar_resnet20/../../x", "..\\x", "", "x\0y", "cifar_resnet20\n", "os.system"]
+OUTSIDE = [
+    "../x",
+    "..",
+    "/etc/passwd",
+    "a/../../x",
+    "cifar_resnet20/../../x",
+    "..\\x",
+    "",
+    "x\0y",
+    "cifar_resnet20\n",
+    "os.system",
+]
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -64,14 +75,26 @@ def payload(tmp_path):
 
 # No code from files, and names only from closed tables.
 
-UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "joblib",
+    "jsonpickle",
+}
 PACKAGE = sorted([*(ROOT / "deepjax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")])
 
 
 def is_fixed(name: ast.expr) -> bool:
     """A module's name that the code gives, or that lies in deepjax whatever the rest is."""
     first = name.values[0] if isinstance(name, ast.JoinedStr) else name
-    return isinstance(first, ast.Constant) and (name is first or str(first.value).startswith("deepjax."))
+    return isinstance(first, ast.Constant) and (
+        name is first or str(first.value).startswith("deepjax.")
+    )
 
 
 def suspects(tree: ast.AST) -> list[str]:
@@ -79,12 +102,20 @@ def suspects(tree: ast.AST) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             found += [name for name in names if name.split(".")[0] in UNPICKLERS]
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            by_text = name in ("importlib.import_module", "__import__") and not is_fixed(node.args[0])
-            allowing = any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords)
+            by_text = name in ("importlib.import_module", "__import__") and not is_fixed(
+                node.args[0]
+            )
+            allowing = any(
+                k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
+            )
             unsafe = name == "torch.load" and not any(
                 k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
             )
@@ -115,10 +146,14 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: prepare(name, data_dir=str(tmp_path / "data")),
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
-        lambda: run_study(degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")),
+        lambda: run_study(
+            degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")
+        ),
         lambda: Arm(name, config, (0.1,), (0,)),
     ):
-        if name != "os.system" or attempt.__code__.co_names[0] != "Arm":  # a dot may stand inside an arm's name
+        if (
+            name != "os.system" or attempt.__code__.co_names[0] != "Arm"
+        ):  # a dot may stand inside an arm's name
             with pytest.raises(InputError):
                 attempt()
     assert list(tmp_path.iterdir()) == []
@@ -133,7 +168,12 @@ def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tm
 
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
     arms = degradation.make_arms(degradation.Options(out=tmp_path), degradation.PRESETS["digits"])
-    folders = [arm.folder(tmp_path, rate, seed) for arm in arms.values() for rate in arm.rates for seed in arm.seeds]
+    folders = [
+        arm.folder(tmp_path, rate, seed)
+        for arm in arms.values()
+        for rate in arm.rates
+        for seed in arm.seeds
+    ]
     assert all(folder.resolve().is_relative_to(tmp_path / "runs") for folder in folders)
 
 
@@ -159,10 +199,18 @@ def test_torch_files_are_not_run(payload, tmp_path):
     import torch
 
     path = tmp_path / "evil.pth"
-    for content in ({"model": payload}, payload, [payload], {"conv1.weight": torch.zeros(3), "x": payload}):
+    for content in (
+        {"model": payload},
+        payload,
+        [payload],
+        {"conv1.weight": torch.zeros(3), "x": payload},
+    ):
         for new_format in (True, False):
             torch.save(content, path, _use_new_zipfile_serialization=new_format)
-            with pytest.raises(InputError, match=r"cannot be read with weights_only=True .* not read in any other way"):
+            with pytest.raises(
+                InputError,
+                match=r"cannot be read with weights_only=True .* not read in any other way",
+            ):
                 load_pretrained("resnet18", path)
 
 
@@ -172,7 +220,16 @@ def test_torch_files_of_other_things_are_refused(tmp_path):
 
     path = tmp_path / "odd.pt"
     sparse = torch.zeros(3, 3).to_sparse()
-    for content in (torch.zeros(3), [torch.zeros(3)], 7, None, {"a": 1}, {1: torch.zeros(3)}, {"model": {"a": "b"}}, {"a": sparse}):
+    for content in (
+        torch.zeros(3),
+        [torch.zeros(3)],
+        7,
+        None,
+        {"a": 1},
+        {1: torch.zeros(3)},
+        {"model": {"a": "b"}},
+        {"a": sparse},
+    ):
         torch.save(content, path)
         with pytest.raises(InputError, match=r"odd.pt holds"):
             load_pretrained("resnet18", path)
@@ -187,7 +244,17 @@ def npy_header(shape: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-@pytest.mark.parametrize("shape", ["(1099511627776,)", "(4611686018427387904, 8)", "(-1,)", "(3,)", "__import__('os')", "(" * 5000])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(1099511627776,)",
+        "(4611686018427387904, 8)",
+        "(-1,)",
+        "(3,)",
+        "__import__('os')",
+        "(" * 5000,
+    ],
+)
 def test_array_headers_that_lie(shape, tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.npz", "w") as archive:
         archive.writestr("conv1.weight.npy", npy_header(shape))
@@ -199,7 +266,9 @@ def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", zeros=np.zeros(10**6, np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 5000
     monkeypatch.setattr(files, "MOST_BYTES", 10**6)
-    with pytest.raises(InputError, match=r"unpacked size of .*bomb.npz is 1000128; allowed: up to 1000000 bytes"):
+    with pytest.raises(
+        InputError, match=r"unpacked size of .*bomb.npz is 1000128; allowed: up to 1000000 bytes"
+    ):
         read_tensors(tmp_path / "bomb.npz")
 
 
@@ -227,7 +296,10 @@ def safetensors(header: str, data: bytes = b"", length: int | None = None) -> by
         b"",
         safetensors("{}", length=2**63),
         safetensors(DEEP),
-        safetensors('{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}', bytes(4)),
+        safetensors(
+            '{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}',
+            bytes(4),
+        ),
         safetensors('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}', bytes(4)),
         safetensors('{"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}}', bytes(8)),
         safetensors('{"__class__": "os.system"}'),
@@ -239,24 +311,33 @@ def test_hostile_safetensors(content, tmp_path):
         load_pretrained("resnet18", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../x", "../..", "/x/y", "hf-hub:../x", "a/b/../c", "file:///etc/passwd", "x\0/y"])
+@pytest.mark.parametrize(
+    "name", ["../x", "../..", "/x/y", "hf-hub:../x", "a/b/../c", "file:///etc/passwd", "x\0/y"]
+)
 def test_sources_that_are_no_file_and_no_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"is not there|there is no such file|is no file|URLs are not|control char"):
+    with pytest.raises(
+        InputError, match=r"is not there|there is no such file|is no file|URLs are not|control char"
+    ):
         load_pretrained("resnet18", name)
 
 
 # Configurations and checkpoints.
 
 
-@pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, "[]", "null", "1" * 5000, "\xff\xfe", '{"model": NaN', ""])
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"a":' * 100_000, "[]", "null", "1" * 5000, "\xff\xfe", '{"model": NaN', ""]
+)
 def test_hostile_configurations(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"config\.json cannot be read as a configuration"):
         init_run_dir(tmp_path, TrainConfig(model="cifar_resnet20"))
 
 
-@pytest.mark.parametrize("stored", [{"__class__": "os.system"}, {"model": {"_target_": "os.system"}}, {"model": "os.system"}])
+@pytest.mark.parametrize(
+    "stored",
+    [{"__class__": "os.system"}, {"model": {"_target_": "os.system"}}, {"model": "os.system"}],
+)
 def test_a_configuration_is_compared_and_never_run(stored, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(InputError, match="holds a run of another configuration"):
@@ -291,7 +372,13 @@ def test_checkpoints_that_are_none(precious, payload, tmp_path):
     with pytest.raises(InputError, match=r"checkpoint .*/7 "):
         digest(tmp_path / "run")
     (folder / "8" / "state").mkdir(parents=True)
-    for name in ("../manifest.json", "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "_sharding"):
+    for name in (
+        "../manifest.json",
+        "_METADATA",
+        "_CHECKPOINT_METADATA",
+        "manifest.ocdbt",
+        "_sharding",
+    ):
         (folder / "8" / "state" / name).write_bytes(pickle.dumps(payload))
     with pytest.raises(InputError, match=r"checkpoint .*/8 "):
         digest(tmp_path / "run")
@@ -304,7 +391,9 @@ def test_checkpoints_that_are_none(precious, payload, tmp_path):
 def copied_digits(tmp_path, monkeypatch) -> Path:
     """The folder of a copy of the digits, which is then read in their place."""
     ignored = shutil.ignore_patterns("*.py", "__pycache__")
-    copy = shutil.copytree(catalog.DIGITS_DIR / "digits", tmp_path / "digits" / "digits", ignore=ignored)
+    copy = shutil.copytree(
+        catalog.DIGITS_DIR / "digits", tmp_path / "digits" / "digits", ignore=ignored
+    )
     monkeypatch.setattr(splits, "DIGITS_DIR", tmp_path / "digits")
     return next(copy.iterdir())
 
@@ -347,10 +436,17 @@ def test_metadata_of_a_prepared_data_set_names_no_code(copied_digits, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     version = str(tfds.builder("fashion_mnist", data_dir=tmp_path).version)
     folder = shutil.copytree(copied_digits, tmp_path / "data" / "fashion_mnist" / version)
-    text = (folder / "dataset_info.json").read_text().replace("digits", "fashion_mnist").replace('"1.0.0"', f'"{version}"')
+    text = (
+        (folder / "dataset_info.json")
+        .read_text()
+        .replace("digits", "fashion_mnist")
+        .replace('"1.0.0"', f'"{version}"')
+    )
     (folder / "dataset_info.json").write_text(text)
     features = (folder / "features.json").read_text()
-    (folder / "features.json").write_text(features.replace("tensorflow_datasets.core.features.image_feature", "evil_features"))
+    (folder / "features.json").write_text(
+        features.replace("tensorflow_datasets.core.features.image_feature", "evil_features")
+    )
     with pytest.raises(InputError, match=r"fashion_mnist.* holds 360 records, expected 10000"):
         load_split(dataset_info("fashion_mnist"), "test", str(tmp_path / "data"))
     assert "evil_features" not in sys.modules and "EVIL" not in os.environ
@@ -359,7 +455,10 @@ def test_metadata_of_a_prepared_data_set_names_no_code(copied_digits, tmp_path, 
     assert os.environ.pop("EVIL") == "1"  # the trap works
 
 
-@pytest.mark.parametrize("text", ["", "[]", DEEP, '{"splits": [{"name": "test", "shardLengths": ["9223372036854775807"]}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", DEEP, '{"splits": [{"name": "test", "shardLengths": ["9223372036854775807"]}]}'],
+)
 def test_hostile_metadata_of_a_data_set(text, copied_digits):
     (copied_digits / "dataset_info.json").write_text(text)
     with pytest.raises(InputError, match="dataset 'digits', split 'test'"):
@@ -378,7 +477,11 @@ def test_archives_stay_in_their_folder_in_the_hands_of_tfds(tmp_path):
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name in ("../x", "/etc/x", "a/../../x", "good"):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-        for name, kind in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("device", tarfile.CHRTYPE)):
+        for name, kind in (
+            ("link", tarfile.SYMTYPE),
+            ("hard", tarfile.LNKTYPE),
+            ("device", tarfile.CHRTYPE),
+        ):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
@@ -388,7 +491,11 @@ def test_archives_stay_in_their_folder_in_the_hands_of_tfds(tmp_path):
     tar.seek(0)
     assert [path for path, _ in extractor.iter_tar(tar)] == ["good"]
     assert [path for path, _ in extractor.iter_zip(zipped)] == ["good"]
-    checksums = {name: tfds.builder(name, data_dir=tmp_path).url_infos for name in list_datasets() if name != "digits"}
+    checksums = {
+        name: tfds.builder(name, data_dir=tmp_path).url_infos
+        for name in list_datasets()
+        if name != "digits"
+    }
     assert all(checksums.values())  # without them preparing would refuse
 
 
@@ -397,7 +504,10 @@ def test_archives_stay_in_their_folder_in_the_hands_of_tfds(tmp_path):
 
 def test_the_audit_never_calls_unanswered_questions_clean():
     judge = runpy.run_path(str(ROOT / ".ci" / "audit.py"))["judge"]
-    good, bad = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "not found"}
+    good, bad = (
+        {"name": "a", "version": "1", "vulns": []},
+        {"name": "b", "skip_reason": "not found"},
+    )
     hit = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
 
     def code(*packages: dict) -> int:

@@ -33,10 +33,14 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "deepjax":
             names |= {alias.name if alias.name in ALLOWED else "__init__" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("deepjax."):
+        elif (
+            isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("deepjax.")
+        ):
             names.add(package(node.module))
         elif isinstance(node, ast.Import):
-            names |= {package(alias.name) for alias in node.names if alias.name.startswith("deepjax")}
+            names |= {
+                package(alias.name) for alias in node.names if alias.name.startswith("deepjax")
+            }
     return names
 
 
@@ -69,5 +73,7 @@ def test_lock_files_have_hashes_and_no_index():
         text = path.read_text()
         pins = re.findall(r"^[a-zA-Z0-9._-]+==", text, re.MULTILINE)
         assert len(pins) > 50
-        assert len(re.findall(r"^\S+==\S+.*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
+        assert len(re.findall(r"^\S+==\S+.*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(
+            pins
+        )
         assert "://" not in text and "index-url" not in text

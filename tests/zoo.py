@@ -79,7 +79,9 @@ class Lstm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        forward, backward = (nn.RNN(nn.OptimizedLSTMCell(3), name=name) for name in ("forward", "backward"))
+        forward, backward = (
+            nn.RNN(nn.OptimizedLSTMCell(3), name=name) for name in ("forward", "backward")
+        )
         x = nn.Bidirectional(forward, backward)(jnp.stack([x, 2.0 * x, -x], axis=1))
         return nn.Dense(3)(x[:, -1])
 
@@ -261,15 +263,23 @@ ZOO = [Jitted(), nn.jit(Jitted)(), JittedMethod(), Outputs(), Lstm(), *FORCES, S
 
 def batch_of(examples: int = 4) -> Any:
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(size=(examples, 5)), jnp.float32), jnp.asarray(rng.integers(0, 3, examples), jnp.int32)
+    return jnp.asarray(rng.normal(size=(examples, 5)), jnp.float32), jnp.asarray(
+        rng.integers(0, 3, examples), jnp.int32
+    )
 
 
 def variables_of(model: nn.Module) -> Any:
-    return jax.jit(model.init)({"params": jax.random.key(1), "dropout": jax.random.key(2)}, batch_of()[0])
+    return jax.jit(model.init)(
+        {"params": jax.random.key(1), "dropout": jax.random.key(2)}, batch_of()[0]
+    )
 
 
 def name_of(value: Any) -> str | None:
-    return f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
+    return (
+        f"{type(value).__name__}{getattr(value, 'how', '')}"
+        if isinstance(value, nn.Module)
+        else None
+    )
 
 
 class Block(nn.Module):
@@ -328,7 +338,9 @@ class TwoInputs(nn.Module):
     @nn.compact
     def __call__(self, images, tokens):
         x = nn.Conv(4, (3, 3), name="conv")(images).mean((1, 2))
-        return nn.Dense(2, name="head")(jnp.concatenate([x, nn.Embed(10, 4, name="embed")(tokens).mean(1)], -1))
+        return nn.Dense(2, name="head")(
+            jnp.concatenate([x, nn.Embed(10, 4, name="embed")(tokens).mean(1)], -1)
+        )
 
 
 class Force(nn.Module):
@@ -413,7 +425,9 @@ class Partitioned(nn.Module):
     def __call__(self, x):
         init = nn.initializers.lecun_normal()
         x = nn.Dense(3, kernel_init=nn.with_partitioning(init, (None, "model")), name="mesh")(x)
-        return nn.Dense(3, kernel_init=nn.with_logical_partitioning(init, ("in", "out")), name="logical")(jnp.tanh(x))
+        return nn.Dense(
+            3, kernel_init=nn.with_logical_partitioning(init, ("in", "out")), name="logical"
+        )(jnp.tanh(x))
 
 
 class Attention(nn.Module):
@@ -424,7 +438,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x):
         tokens = x.reshape(len(x), 2, -1)
-        attention = nn.MultiHeadDotProductAttention(2, qkv_features=4, out_features=3, use_bias=self.use_bias)
+        attention = nn.MultiHeadDotProductAttention(
+            2, qkv_features=4, out_features=3, use_bias=self.use_bias
+        )
         return attention(tokens).mean(1)
 
 
@@ -444,7 +460,9 @@ class Tree(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        weight, bias = self.param("affine", lambda key: (jax.random.normal(key, (x.shape[-1], 3)), jnp.ones(3)))
+        weight, bias = self.param(
+            "affine", lambda key: (jax.random.normal(key, (x.shape[-1], 3)), jnp.ones(3))
+        )
         return jnp.tanh(x @ weight) + bias[None]
 
 
@@ -453,6 +471,11 @@ class Odd(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        for layer in (Partitioned(name="boxed"), Weighted(name="named"), Tree(name="nested"), ComplexWeights(name="complex")):
+        for layer in (
+            Partitioned(name="boxed"),
+            Weighted(name="named"),
+            Tree(name="nested"),
+            ComplexWeights(name="complex"),
+        ):
             x = layer(x)
         return x

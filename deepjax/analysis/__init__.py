@@ -16,21 +16,54 @@ from deepjax.analysis.curvature.spectrum import (
     top_eigenvalues,
 )
 from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
-from deepjax.analysis.gradients.per_example import NoiseScale, PerExample, noise_scale, per_example_gradients
-from deepjax.analysis.gradients.shattering import GradientLine, Shattering, gradient_line, shattering
+from deepjax.analysis.gradients.per_example import (
+    NoiseScale,
+    PerExample,
+    noise_scale,
+    per_example_gradients,
+)
+from deepjax.analysis.gradients.shattering import (
+    GradientLine,
+    Shattering,
+    gradient_line,
+    shattering,
+)
 from deepjax.analysis.landscape.directions import random_direction
-from deepjax.analysis.landscape.surface import Line, Plane, linear_interpolation, loss_line, loss_plane
+from deepjax.analysis.landscape.surface import (
+    Line,
+    Plane,
+    linear_interpolation,
+    loss_line,
+    loss_plane,
+)
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
 from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
 from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
-from deepjax.analysis.propagation.signal import MeanField, Propagation, critical_sigma_w, mean_field, signal_propagation
-from deepjax.analysis.receptive_field.effective import EffectiveField, average_fields, effective_field
+from deepjax.analysis.propagation.signal import (
+    MeanField,
+    Propagation,
+    critical_sigma_w,
+    mean_field,
+    signal_propagation,
+)
+from deepjax.analysis.receptive_field.effective import (
+    EffectiveField,
+    average_fields,
+    effective_field,
+)
 from deepjax.analysis.receptive_field.layers import LayerField, LayerFields, layer_fields
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
-from deepjax.analysis.residual.lesions import Lesions, PathLengths, error_rate, lesions, path_gradient, path_lengths
+from deepjax.analysis.residual.lesions import (
+    Lesions,
+    PathLengths,
+    error_rate,
+    lesions,
+    path_gradient,
+    path_lengths,
+)
 
 __all__ = [
     "CostReport",

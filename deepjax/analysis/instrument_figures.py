@@ -31,13 +31,28 @@ def draw_field(field: EffectiveField, ax: Any = None) -> Axes:
     """The map relative to its peak, a scale bar as long as the effective field, and the theoretical field's square."""
     with canvas(ax, 4.8, 4.4) as axes:
         rows, columns = field.map.shape
-        image = axes.imshow(field.map / field.map.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        image = axes.imshow(
+            field.map / field.map.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest"
+        )
         kind = "|gradient|" if field.power == "absolute" else "gradient²"
         axes.figure.colorbar(image, ax=axes, shrink=0.85, label=f"mean {kind} / its peak")
         _outline(axes, field)
         left, bottom = 0.04 * columns, 0.95 * rows
-        axes.plot([left, left + field.size], [bottom, bottom], color="white", linewidth=3, solid_capstyle="butt")
-        axes.text(left, bottom - 0.02 * rows, f"{field.size:.1f} pixels", color="white", va="bottom", fontsize=9)
+        axes.plot(
+            [left, left + field.size],
+            [bottom, bottom],
+            color="white",
+            linewidth=3,
+            solid_capstyle="butt",
+        )
+        axes.text(
+            left,
+            bottom - 0.02 * rows,
+            f"{field.size:.1f} pixels",
+            color="white",
+            va="bottom",
+            fontsize=9,
+        )
         axes.set(title=_field_title(field), xlabel="column (pixels)", ylabel="row (pixels)")
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
         axes.grid(False)
@@ -54,7 +69,12 @@ def _outline(ax: Axes, field: EffectiveField) -> None:
     corner = (round(2 * (column - width / 2)) / 2, round(2 * (row - height / 2)) / 2)
     ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=COLORS[5], linewidth=1.4))
     ax.text(
-        max(corner[0], 0) + 0.5, max(corner[1], 0) + 0.5, f"theoretical {height} x {width}", color=COLORS[5], fontsize=9, va="top"
+        max(corner[0], 0) + 0.5,
+        max(corner[1], 0) + 0.5,
+        f"theoretical {height} x {width}",
+        color=COLORS[5],
+        fontsize=9,
+        va="top",
     )
 
 
@@ -80,19 +100,35 @@ def draw_layer_fields(found: LayerFields, ax: Any = None) -> Axes:
             if stride > before:
                 axes.axvline(place, color="0.85", linewidth=1, zorder=0)
                 axes.text(
-                    place, 0.01, f" stride {stride}", color="0.4", fontsize=8, rotation=90, transform=axes.get_xaxis_transform()
+                    place,
+                    0.01,
+                    f" stride {stride}",
+                    color="0.4",
+                    fontsize=8,
+                    rotation=90,
+                    transform=axes.get_xaxis_transform(),
                 )
                 before = stride
-        beyond = next((row.layer for row, size in zip(rows, sizes, strict=True) if size >= side), None)
-        title = "No layer's field covers the image" if beyond is None else f"Fields as large as the image from {beyond} on"
-        axes.set(title=title, xlabel="layer, from input to output", ylabel="receptive field (pixels)")
+        beyond = next(
+            (row.layer for row, size in zip(rows, sizes, strict=True) if size >= side), None
+        )
+        title = (
+            "No layer's field covers the image"
+            if beyond is None
+            else f"Fields as large as the image from {beyond} on"
+        )
+        axes.set(
+            title=title, xlabel="layer, from input to output", ylabel="receptive field (pixels)"
+        )
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return axes
 
 
 def draw_propagation(found: Propagation, ax: Any = None) -> Axes:
     """Squared mean, variance and branch variance against the block, labelled where they end."""
-    branch = [np.nan if block.branch_variance is None else block.branch_variance for block in found.blocks]
+    branch = [
+        np.nan if block.branch_variance is None else block.branch_variance for block in found.blocks
+    ]
     lines = {
         "channel variance": [block.variance for block in found.blocks],
         "squared channel mean": [block.squared_mean for block in found.blocks],
@@ -101,7 +137,9 @@ def draw_propagation(found: Propagation, ax: Any = None) -> Axes:
     with canvas(ax, 6.0, 4.0) as axes:
         axes.set_yscale("log")
         ends = {}
-        for (label, values), color, style in zip(lines.items(), COLORS, ("o-", "s--", "^:"), strict=False):
+        for (label, values), color, style in zip(
+            lines.items(), COLORS, ("o-", "s--", "^:"), strict=False
+        ):
             places = [i for i, value in enumerate(values, 1) if value > 0]
             if places:
                 axes.plot(places, [values[i - 1] for i in places], style, color=color, markersize=4)
@@ -131,7 +169,13 @@ def _label_ends(ax: Axes, ends: dict[str, tuple[float, str]], last: int) -> None
     for label, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
         taken = max(np.log(value), taken + 0.06 * (high - low))
         ax.annotate(
-            label, (last, np.exp(taken)), (8, 0), textcoords="offset points", color=color, va="center", annotation_clip=False
+            label,
+            (last, np.exp(taken)),
+            (8, 0),
+            textcoords="offset points",
+            color=color,
+            va="center",
+            annotation_clip=False,
         )
 
 
@@ -145,7 +189,13 @@ def draw_mean_field(found: MeanField, ax: Any = None) -> Axes:
         label = f"fixed point c* = {found.c_star:.3f}\napproached over {_layers(found.xi_c)}"
         axes.text(0.97, 0.12, label, color=COLORS[1], ha="right", va="bottom")
         axes.text(0.97, 0.04, "dashed: no change", color="0.45", ha="right", va="bottom")
-        phase = "critical" if abs(found.chi_1 - 1) < 1e-6 else "ordered" if found.chi_1 < 1 else "chaotic"
+        phase = (
+            "critical"
+            if abs(found.chi_1 - 1) < 1e-6
+            else "ordered"
+            if found.chi_1 < 1
+            else "chaotic"
+        )
         settings = f"$\\sigma_w$ = {found.sigma_w:.3g}, $\\sigma_b$ = {found.sigma_b:.3g}"
         axes.set(
             title=f"{found.activation}, {settings}: {phase}, $\\chi_1$ = {found.chi_1:.3f}",
@@ -171,8 +221,14 @@ def draw_cost(report: CostReport, ax: Any = None) -> Axes:
             text = f" {scaled(row.macs)}MAC, {row.intensity:.3g} FLOP/B"
             axes.text(row.macs, i, text, va="center", fontsize=8, color="0.3")
         axes.set_yticks(range(len(shown)), [row.layer or "(network)" for row in shown], fontsize=8)
-        axes.set(title=_cost_title(report, len(shown), len(rows)), xlabel=f"multiply-adds, {report.inputs} (MAC)")
-        axes.set(ylim=(len(shown) - 0.4, -0.6), xlim=(0, 1.45 * max((row.macs for row in shown), default=1)))
+        axes.set(
+            title=_cost_title(report, len(shown), len(rows)),
+            xlabel=f"multiply-adds, {report.inputs} (MAC)",
+        )
+        axes.set(
+            ylim=(len(shown) - 0.4, -0.6),
+            xlim=(0, 1.45 * max((row.macs for row in shown), default=1)),
+        )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value).strip()))
         axes.grid(False, axis="y")
     return axes
@@ -185,4 +241,6 @@ def _cost_title(report: CostReport, shown: int, layers: int) -> str:
     rest = "" if shown == layers else f"; the {shown} costliest shown"
     macs = np.sort([row.macs for row in report.layers])[::-1]
     half = int(np.searchsorted(np.cumsum(macs), total.macs / 2)) + 1
-    return f"{report.model}: {scaled(total.macs)}MAC, half of them in {half} of {layers} layers{rest}"
+    return (
+        f"{report.model}: {scaled(total.macs)}MAC, half of them in {half} of {layers} layers{rest}"
+    )

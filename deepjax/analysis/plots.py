@@ -39,7 +39,9 @@ def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str) ->
     panels: (title, curves); by that figure's custom training error is dashed and test error solid.
     """
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False
+        )
         for ax, (title, curves) in zip(axes[0], panels, strict=True):
             for curve in curves:
                 draw_curve(ax, curve)
@@ -52,7 +54,9 @@ def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str) ->
 def depth_profile(panels: Sequence[tuple[str, Sequence[Curve]]], y_label: str) -> Figure:
     """A quantity by layer on a logarithmic axis, one panel a moment of training; x is the layer's place between 0 and 1."""
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False
+        )
         for ax, (title, curves) in zip(axes[0], panels, strict=True):
             ax.set_yscale("log")
             for curve in curves:

@@ -48,8 +48,12 @@ def _processor() -> str:
     can = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        can += "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
-    threads = os.environ.get("NPROC") or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        can += "".join(
+            sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+        )
+    threads = os.environ.get("NPROC") or (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
     return f"{platform.machine()}-{hashlib.sha256(can.encode()).hexdigest()[:12]}-{threads}"
 
 

@@ -54,24 +54,39 @@ def _within(value: Any, in_loop: bool) -> Any:
 
 def _equation(equation: JaxprEqn, in_loop: bool) -> JaxprEqn:
     name = equation.primitive.name
-    if name == CONVOLUTION and in_loop and len(equation.params["dimension_numbers"].out_spec) == len(IN_ORDER[0]):
+    if (
+        name == CONVOLUTION
+        and in_loop
+        and len(equation.params["dimension_numbers"].out_spec) == len(IN_ORDER[0])
+    ):
         ordered = jax.jit(functools.partial(_in_order, **equation.params))
         (call,) = jax.make_jaxpr(ordered)(*(variable.aval for variable in equation.invars)).eqns
         return call.replace(invars=equation.invars, outvars=equation.outvars)
-    params = {key: _within(value, in_loop or name in LOOPS) for key, value in equation.params.items()}
-    return equation if _same(params.values(), equation.params.values()) else equation.replace(params=params)
+    params = {
+        key: _within(value, in_loop or name in LOOPS) for key, value in equation.params.items()
+    }
+    return (
+        equation
+        if _same(params.values(), equation.params.values())
+        else equation.replace(params=params)
+    )
 
 
 def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
     return all(a is b for a, b in zip(new, old, strict=True))
 
 
-def _in_order(x: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any) -> Array:
+def _in_order(
+    x: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
+) -> Array:
     """lax.conv_general_dilated of any order of axes, by one in order between transpositions."""
     batch, feature, *space = dimension_numbers.lhs_spec
     out, into, *window = dimension_numbers.rhs_spec
     result_batch, result_feature, *result_space = dimension_numbers.out_spec
-    x, kernel = jnp.transpose(x, (batch, *space, feature)), jnp.transpose(kernel, (*window, into, out))
+    x, kernel = (
+        jnp.transpose(x, (batch, *space, feature)),
+        jnp.transpose(kernel, (*window, into, out)),
+    )
     y = lax.conv_general_dilated(x, kernel, dimension_numbers=IN_ORDER, **params)
     there = (result_batch, *result_space, result_feature)
     return jnp.transpose(y, [there.index(axis) for axis in range(y.ndim)])

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 
-_AS_WRITTEN = jax.make_user_context(default_value=False)  # JAX keeps what it traced within apart from what it traced outside
+_AS_WRITTEN = jax.make_user_context(
+    default_value=False
+)  # JAX keeps what it traced within apart from what it traced outside
 
 
 def reference_lowering() -> AbstractContextManager[Any]:

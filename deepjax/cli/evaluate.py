@@ -44,7 +44,9 @@ from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.loop import say_on_stderr
 from deepjax.training.run_lock import hold
 
-ProtocolName = Literal["1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"]
+ProtocolName = Literal[
+    "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,9 @@ class Options:
 
     def __post_init__(self) -> None:
         single = self.protocol == "1-crop" and not self.sides
-        allowed = "0 for a protocol other than 1-crop, and beside --sides, which choose the shorter sides"
+        allowed = (
+            "0 for a protocol other than 1-crop, and beside --sides, which choose the shorter sides"
+        )
         require(single or not self.choices.resize, "resize", self.choices.resize, allowed)
 
 
@@ -90,13 +94,19 @@ def start(arguments: Sequence[str]) -> None:
 def main(options: Options) -> None:
     """Predict, score, print, write."""
     began = time.monotonic()
-    options = dataclasses.replace(options, run=tuple(run_directory(path, "run") for path in options.run))
+    options = dataclasses.replace(
+        options, run=tuple(run_directory(path, "run") for path in options.run)
+    )
     initialize_distributed(options.hosts)
     enable_compilation_cache()
     members = gathered(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
-    splits = {name: opened(dataset_info(name), members, options) for name in names}  # all, before hours of work
-    about = evaluation_spec(members, [protocol_for(member, options) for member in members], options.choices.precision)
+    splits = {
+        name: opened(dataset_info(name), members, options) for name in names
+    }  # all, before hours of work
+    about = evaluation_spec(
+        members, [protocol_for(member, options) for member in members], options.choices.precision
+    )
     out = user_path(options.out or default_folder(members, options), "out")
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, names))
@@ -126,9 +136,13 @@ def predict_and_write(
                 agreement = functools.partial(agree, found, scores, labels, split, members, options)
     if jax.process_index() == 0:
         hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        result = {"evaluation": about, "sets": rows} | provenance(time.monotonic() - began, hardware)
+        result = {"evaluation": about, "sets": rows} | provenance(
+            time.monotonic() - began, hardware
+        )
         write_text(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        print(f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}")
+        print(
+            f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}"
+        )
     on_primary(agreement)  # last: a result that does not agree is written all the same
 
 
@@ -138,12 +152,19 @@ def gathered(options: Options) -> list[EvalModel]:
     members = [from_run(path, of_runs, options.choices, options.data_dir) for path in options.run]
     trained_on = sorted({member.dataset.name for member in members})
     require(
-        len(trained_on) < 2 or bool(options.dataset), "dataset", options.dataset, f"one of {', '.join(trained_on)}, of the runs"
+        len(trained_on) < 2 or bool(options.dataset),
+        "dataset",
+        options.dataset,
+        f"one of {', '.join(trained_on)}, of the runs",
     )
     dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
-    members += [from_weights(given, options.name, dataset, options.choices) for given in options.weights]
+    members += [
+        from_weights(given, options.name, dataset, options.choices) for given in options.weights
+    ]
     if not members:
-        raise InputError("nothing is given to test; allowed: --weights SOURCE after the NAME of a network, --run DIRECTORY")
+        raise InputError(
+            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, --run DIRECTORY"
+        )
     return members
 
 
@@ -152,9 +173,16 @@ def opened(dataset: Dataset, members: list[EvalModel], options: Options) -> Spli
     for member in members:
         (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
         fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
-        require(fits, "dataset", dataset.name, f"sets of the {classes} classes and {channels} channels of {member.name}")
+        require(
+            fits,
+            "dataset",
+            dataset.name,
+            f"sets of the {classes} classes and {channels} channels of {member.name}",
+        )
     if not dataset.encoded and (options.sides or options.choices.resize):
-        raise InputError(f"--sides and --resize are for photographs; those of {dataset.name} are resized to the crop as they are")
+        raise InputError(
+            f"--sides and --resize are for photographs; those of {dataset.name} are resized to the crop as they are"
+        )
     if not dataset.encoded and options.protocol != "1-crop":
         raise InputError(
             f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images are all of one size"
@@ -162,21 +190,37 @@ def opened(dataset: Dataset, members: list[EvalModel], options: Options) -> Spli
     return load_split(dataset, "test", options.data_dir)
 
 
-def predicted(members: list[EvalModel], split: Split | EncodedSplit, title: str, options: Options) -> np.ndarray:
+def predicted(
+    members: list[EvalModel], split: Split | EncodedSplit, title: str, options: Options
+) -> np.ndarray:
     """Every member on every image of a set: log-probabilities, of their mean where they are several."""
     spread = Partitioner(make_mesh())
     protocols = [protocol_for(member, options) for member in members]
     tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
-    totals = {task: len(split) * (len(of.sides) if of.dense else 1) for task, of in zip(tasks, protocols, strict=True)}
+    totals = {
+        task: len(split) * (len(of.sides) if of.dense else 1)
+        for task, of in zip(tasks, protocols, strict=True)
+    }
     shown = display(title, totals, "image")
     predictions = []
     with shown if jax.process_index() == 0 else contextlib.nullcontext(lambda *_: None) as report:
         for (task, member), protocol in zip(tasks.items(), protocols, strict=True):
-            predictions.append(predict(member, split, protocol, spread, options.batch_size, functools.partial(report, task)))
+            predictions.append(
+                predict(
+                    member,
+                    split,
+                    protocol,
+                    spread,
+                    options.batch_size,
+                    functools.partial(report, task),
+                )
+            )
     return ensemble(predictions)
 
 
-def reported(found: ClassificationMetrics, members: list[EvalModel], options: Options) -> dict[str, Any]:
+def reported(
+    found: ClassificationMetrics, members: list[EvalModel], options: Options
+) -> dict[str, Any]:
     """Print what was found on a set, and what papers say beside it; returns the row of result.json."""
     alone = len(members) == 1 and found.dataset == "imagenet2012"  # what papers speak of
     beside = published(members[0].name, options.protocol) if alone else []
@@ -206,7 +250,9 @@ def agree(
 
 def protocol_for(member: EvalModel, options: Options) -> Protocol:
     """The protocol in pixels of a member's crops."""
-    return protocol_of(options.protocol, member.name, member.crop, member.resize, options.sides, options.average)
+    return protocol_of(
+        options.protocol, member.name, member.crop, member.resize, options.sides, options.average
+    )
 
 
 def default_folder(members: list[EvalModel], options: Options) -> Path:

@@ -27,12 +27,29 @@ class Options:
 def list_tables(names: Sequence[str], wide: bool) -> Iterator[Table]:
     """One table a paper, their columns in line. `wide`: with the table of the paper that a network is from."""
     infos = [model_info(name) for name in names]
-    columns = {"name": max(len(info.name) for info in infos), "params": 7, "MACs": 7, "input": 7} | ({"table": 15} if wide else {})
+    columns = {
+        "name": max(len(info.name) for info in infos),
+        "params": 7,
+        "MACs": 7,
+        "input": 7,
+    } | ({"table": 15} if wide else {})
     for number, paper in enumerate(dict.fromkeys(info.paper for info in infos)):
-        table = Table(title=paper, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=number == 0)
+        table = Table(
+            title=paper,
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            show_header=number == 0,
+        )
         table.padding = (0, 2 if wide else 1, 0, 0)
         for head, width in columns.items():
-            table.add_column(head, min_width=width, no_wrap=True, justify="left" if head in ("name", "table") else "right")
+            table.add_column(
+                head,
+                min_width=width,
+                no_wrap=True,
+                justify="left" if head in ("name", "table") else "right",
+            )
         table.add_column("top-1", min_width=5, no_wrap=True, justify="right")
         table.add_column("best known weights", overflow="fold")
         for info in infos:
@@ -48,7 +65,9 @@ def model_table(name: str) -> Table:
     table = Table(box=None, pad_edge=False, show_footer=True)
     table.add_column("stage", "total", no_wrap=True)
     table.add_column("output", no_wrap=True)
-    table.add_column("params", f"{sum(row.params for row in rows):,}", no_wrap=True, justify="right")
+    table.add_column(
+        "params", f"{sum(row.params for row in rows):,}", no_wrap=True, justify="right"
+    )
     table.add_column("MACs", f"{sum(row.macs for row in rows):,}", no_wrap=True, justify="right")
     table.add_column("sees", justify="right")
     table.add_column("stride", no_wrap=True, justify="right")
@@ -76,7 +95,9 @@ def _print(name: str) -> None:
         console.print(table)
         console.print()
     console.print("MACs: multiply-adds for one image of the input size, in evaluation.")
-    console.print("top-1: accuracy on ImageNet, in per cent, as the source of the weights states it.")
+    console.print(
+        "top-1: accuracy on ImageNet, in per cent, as the source of the weights states it."
+    )
     console.print("All known weights of a network: deepjax models NAME")
     if not wide:
         console.print(f"The tables of the papers stand in a window of {WIDE} columns or more.")
@@ -85,7 +106,9 @@ def _print(name: str) -> None:
 def _print_model(console: Console, info: ModelInfo) -> None:
     console.print(f"{info.name}: {info.paper}, {info.table}; input {_by(info.input_shape)}\n")
     console.print(model_table(info.name))
-    console.print("\nsees: receptive field in pixels, past the edges too; MACs: multiply-adds for one image, in evaluation.")
+    console.print(
+        "\nsees: receptive field in pixels, past the edges too; MACs: multiply-adds for one image, in evaluation."
+    )
     if info.weights:
         console.print("\nknown weights, with top-1 accuracy on ImageNet in per cent:")
         width = max(len(source) for source, _ in info.weights)

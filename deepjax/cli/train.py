@@ -26,7 +26,11 @@ from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
-from deepjax.training.distributed.cluster import Hosts, enable_deterministic_ops, initialize_distributed
+from deepjax.training.distributed.cluster import (
+    Hosts,
+    enable_deterministic_ops,
+    initialize_distributed,
+)
 from deepjax.training.loop import DIGEST_CHARACTERS
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.recipes.imagenet import recipe, recipes_page
@@ -57,7 +61,9 @@ def parsed(arguments: Sequence[str]) -> Options:
 def recipe_of(arguments: Sequence[str]) -> str:
     """The name after --recipe, or nothing."""
     joined = [
-        word for argument in arguments for word in (argument.split("=", 1) if argument.startswith("--recipe=") else [argument])
+        word
+        for argument in arguments
+        for word in (argument.split("=", 1) if argument.startswith("--recipe=") else [argument])
     ]
     return dict(pairwise(joined)).get("--recipe", "")
 
@@ -71,7 +77,11 @@ def main(options: Options) -> None:
     enable_compilation_cache()
     title = f"{config.model} on {config.dataset}"
     primary = jax.process_index() == 0
-    with display(title, {title: config.total_steps}) if primary else contextlib.nullcontext(unheard) as report:
+    with (
+        display(title, {title: config.total_steps})
+        if primary
+        else contextlib.nullcontext(unheard) as report
+    ):
         result = train(config, out, options.run, report=functools.partial(report, title))
     if primary:
         draw(out)
@@ -88,9 +98,14 @@ def draw(out: Path) -> None:
     epochs = [row["epoch"] for row in rows]
     curves = [
         Curve(label, epochs, [[100 * row[key] for row in rows]], COLORS[0], line)
-        for label, key, line in (("train (running)", "running_error", "--"), ("test", "test_error", "-"))
+        for label, key, line in (
+            ("train (running)", "running_error", "--"),
+            ("test", "test_error", "-"),
+        )
     ]
-    figure = error_curves([(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch")
+    figure = error_curves(
+        [(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch"
+    )
     try:
         save(figure, out / "curves.png")
     except OSError as error:
@@ -101,8 +116,18 @@ def draw(out: Path) -> None:
 
 def describe(result: RunResult, out: Path) -> str:
     """The end of a run in two lines; the digest is that of its last checkpoint."""
-    start = "was done already" if result.was_done else f"carried on after step {result.resumed_at}" if result.resumed_at else "done"
-    saved = f"; checkpoint {result.steps} has digest {result.digest[:DIGEST_CHARACTERS]}" if result.digest else ""
+    start = (
+        "was done already"
+        if result.was_done
+        else f"carried on after step {result.resumed_at}"
+        if result.resumed_at
+        else "done"
+    )
+    saved = (
+        f"; checkpoint {result.steps} has digest {result.digest[:DIGEST_CHARACTERS]}"
+        if result.digest
+        else ""
+    )
     return (
         f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"

@@ -64,10 +64,31 @@ def _unit(*values: float) -> tuple[float, ...]:
 _IMAGENETTE = "fast.ai, github.com/fastai/imagenette"
 
 
-def _imagenet(name: str, train_size: int, test_size: int, source: str, side: int = 224, classes: int = 1000, **rest) -> Dataset:
+def _imagenet(
+    name: str,
+    train_size: int,
+    test_size: int,
+    source: str,
+    side: int = 224,
+    classes: int = 1000,
+    **rest,
+) -> Dataset:
     """A set of photographs in ImageNet's form, with ImageNet's mean and deviation (those of torchvision's weights)."""
     shape, mean, std = (side, side, 3), _unit(0.485, 0.456, 0.406), _unit(0.229, 0.224, 0.225)
-    return Dataset(name, shape, classes, train_size, test_size, mean, std, True, 0, source, encoded=True, **rest)
+    return Dataset(
+        name,
+        shape,
+        classes,
+        train_size,
+        test_size,
+        mean,
+        std,
+        True,
+        0,
+        source,
+        encoded=True,
+        **rest,
+    )
 
 
 _CATALOG = {
@@ -126,5 +147,7 @@ def register(dataset: Dataset) -> Dataset:
         raise InputError(f"dataset is {dataset!r}; allowed: a deepjax.data.Dataset")
     known = _CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
-        raise InputError(f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name")
+        raise InputError(
+            f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name"
+        )
     return known

@@ -33,7 +33,11 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     encoded = take("encoded", _boolean, "True or False")
     shape = take("shape", _shape(encoded), _allowed_shape(encoded))
     height, width, channels = shape
-    each = "one number" if channels == 1 else f"{channels} numbers, one a channel, or one number for all"
+    each = (
+        "one number"
+        if channels == 1
+        else f"{channels} numbers, one a channel, or one number for all"
+    )
     checked = {
         "name": name,
         "encoded": encoded,
@@ -41,10 +45,18 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "num_classes": take("num_classes", _whole(2, MOST), "2 or more"),
         "train_size": take("train_size", _whole(0, MOST), f"0 (none) to {MOST}"),
         "test_size": take("test_size", _whole(0, MOST), f"0 (none) to {MOST}"),
-        "mean": take("mean", _numbers(channels, least=0), f"{each}, 0 to 255 as the pixels are stored"),
-        "std": take("std", _numbers(channels, least=1e-6), f"{each}, above 0 to 255 as the pixels are stored"),
+        "mean": take(
+            "mean", _numbers(channels, least=0), f"{each}, 0 to 255 as the pixels are stored"
+        ),
+        "std": take(
+            "std",
+            _numbers(channels, least=1e-6),
+            f"{each}, above 0 to 255 as the pixels are stored",
+        ),
         "flip": take("flip", _boolean, "True or False"),
-        "crop": take("crop", _whole(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"),
+        "crop": take(
+            "crop", _whole(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"
+        ),
         "source": take("source", _text, "text"),
         "builder": take("builder", _text, "text: a name of tfds, '' for the data set's own"),
         "train_split": take("train_split", _split, ALLOWED),
@@ -57,7 +69,9 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-_UNITS = "mean and std are in units of stored pixels, 0 to 255 (those of images in 0 to 1 times 255)"
+_UNITS = (
+    "mean and std are in units of stored pixels, 0 to 255 (those of images in 0 to 1 times 255)"
+)
 
 
 def _boolean(value: Any) -> bool:
@@ -89,7 +103,9 @@ def _whole(least: int, most: int) -> Callable[[Any], int]:
 def _numbers(channels: int, least: float) -> Callable[[Any], tuple[float, ...]]:
     def convert(value: Any) -> tuple[float, ...]:
         several: list[Any] = [value] if isinstance(value, numbers.Real) else list(value)
-        if len(several) not in (1, channels) or any(isinstance(v, bool) or not isinstance(v, numbers.Real) for v in several):
+        if len(several) not in (1, channels) or any(
+            isinstance(v, bool) or not isinstance(v, numbers.Real) for v in several
+        ):
             raise TypeError
         if not all(least <= number <= 255 for number in several):  # NaN is not
             raise ValueError
@@ -118,7 +134,9 @@ def _allowed_shape(encoded: bool) -> str:
 def _check_splits(where: str, fields: Mapping[str, Any]) -> None:
     """Overlaps that show without the data; `check_disjoint` finds the others when it is opened."""
     if not fields["train_size"] and not fields["test_size"]:
-        raise InputError(f"{where}train_size and test_size are both 0; allowed: one of them at least is above 0")
+        raise InputError(
+            f"{where}train_size and test_size are both 0; allowed: one of them at least is above 0"
+        )
     if fields["train_size"] and fields["test_size"]:
         train, test = (dict(parse_split(fields[field])) for field in ("train_split", "test_split"))
         if common := [name for name in train if name in test and (train[name] or test[name])]:
@@ -135,16 +153,26 @@ def check_features(fields: Any, given: Any) -> None:
     """
     import tensorflow_datasets as tfds
 
-    features: dict[str, Any] = dict(given.items()) if isinstance(given, tfds.features.FeaturesDict) else {}
+    features: dict[str, Any] = (
+        dict(given.items()) if isinstance(given, tfds.features.FeaturesDict) else {}
+    )
     where, entries = f"dataset {fields.name!r}: ", ", ".join(map(repr, sorted(features))) or "none"
     image, label = features.get("image"), features.get(fields.label)
     if not isinstance(image, tfds.features.Image):
-        raise InputError(f"{where}records need an entry 'image' that is an Image of tfds; their entries are {entries}")
+        raise InputError(
+            f"{where}records need an entry 'image' that is an Image of tfds; their entries are {entries}"
+        )
     dtype, shape = _tensor(image)
     if dtype != np.uint8:
-        raise InputError(f"{where}images are stored as {dtype}; allowed: uint8; prepare them with 8 bits a channel")
-    if not fields.encoded and any(have not in (None, want) for have, want in zip(shape, fields.shape, strict=True)):
-        raise InputError(f"{where}shape is {fields.shape}; its images are stored with shape {shape}")
+        raise InputError(
+            f"{where}images are stored as {dtype}; allowed: uint8; prepare them with 8 bits a channel"
+        )
+    if not fields.encoded and any(
+        have not in (None, want) for have, want in zip(shape, fields.shape, strict=True)
+    ):
+        raise InputError(
+            f"{where}shape is {fields.shape}; its images are stored with shape {shape}"
+        )
     several = fields.encoded and not fields.train_size
     allowed = f"an entry with one class{' or a sequence of classes' if several else ''} (ClassLabel or integer) of: {entries}"
     if label is not None and several and isinstance(label, tfds.features.Sequence):
@@ -153,7 +181,9 @@ def check_features(fields: Any, given: Any) -> None:
         raise InputError(f"{where}label is {fields.label!r}; allowed: {allowed}")
     classes = getattr(label, "num_classes", None)
     if classes not in (None, fields.num_classes):
-        raise InputError(f"{where}num_classes is {fields.num_classes}; the entry {fields.label!r} of its records has {classes}")
+        raise InputError(
+            f"{where}num_classes is {fields.num_classes}; the entry {fields.label!r} of its records has {classes}"
+        )
 
 
 def _is_integer(feature: Any) -> bool:
@@ -176,7 +206,9 @@ def check_statistics(fields: Any, images: np.ndarray) -> None:
     as those of ImageNet do for most; so do mean 0 and std 1, which leave the pixels as they are.
     """
     some = images[:: max(1, -(-len(images) // MEASURED))]
-    mean, std = (np.asarray(measure(some, axis=(0, 1, 2), dtype=np.float64)) for measure in (np.mean, np.std))
+    mean, std = (
+        np.asarray(measure(some, axis=(0, 1, 2), dtype=np.float64)) for measure in (np.mean, np.std)
+    )
     declared = list(zip(fields.mean, fields.std, strict=True))
     far = np.maximum(np.abs(mean - fields.mean), std) > FARTHEST * np.asarray(fields.std)
     if far.any() and declared != [RAW] * len(declared):

@@ -16,7 +16,9 @@ from deepjax.errors import InputError
 
 OnDamaged = Literal["halt", "skip"]
 Damaged = tuple[int, str]  # the record's number and what is wrong with it
-Read = tuple[np.ndarray, int, list[Damaged]]  # an image, its label, and what was found damaged on the way to it
+Read = tuple[
+    np.ndarray, int, list[Damaged]
+]  # an image, its label, and what was found damaged on the way to it
 PASSING = (MemoryError, ImportError)  # errors that say nothing about an image
 AT_ONCE = 4  # images that a thread takes at a time
 
@@ -50,7 +52,9 @@ class EncodedSplit:
         try:
             record = self.records[index]
         except RuntimeError as error:
-            if "pread()" in str(error):  # ArrayRecord's words where the disk or the network fails, not the record
+            if "pread()" in str(
+                error
+            ):  # ArrayRecord's words where the disk or the network fails, not the record
                 raise OSError(f"{self._where(index)} cannot be read: {error}") from error
             raise
         classes = self.dataset.num_classes
@@ -59,9 +63,13 @@ class EncodedSplit:
             raise InputError(f"{self._where(index)} has label {label}; allowed: 0 to {classes - 1}")
         return record["image"], -1 if isinstance(label, list) else label
 
-    def train_images(self, ids: Sequence[int], choose: Sequence[Choose], size: int, exact: bool = False) -> dict[str, Any]:
+    def train_images(
+        self, ids: Sequence[int], choose: Sequence[Choose], size: int, exact: bool = False
+    ) -> dict[str, Any]:
         """{"image", "label"} and, if any, "damaged" of these ids, each image cut to (size, size) as its own `choose` tells."""
-        return self._gathered(lambda i: self._or_next(ids[i], choose[i], size, exact), len(ids), size)
+        return self._gathered(
+            lambda i: self._or_next(ids[i], choose[i], size, exact), len(ids), size
+        )
 
     def eval_images(self, ids: Sequence[int], choose: Choose, size: int) -> dict[str, Any]:
         """{"image", "label", "mask"} and, if any, "damaged" of these ids, cut exactly; a damaged image's mask is 0."""
@@ -99,9 +107,15 @@ class EncodedSplit:
 
     def _or_black(self, index: int, choose: Choose, size: int) -> Read:
         tried = self._tried(index, choose, size, True)
-        return (np.zeros((size, size, 3), np.uint8), 0, [(index, tried)]) if isinstance(tried, str) else (*tried, [])
+        return (
+            (np.zeros((size, size, 3), np.uint8), 0, [(index, tried)])
+            if isinstance(tried, str)
+            else (*tried, [])
+        )
 
-    def _tried(self, index: int, choose: Choose, size: int, exact: bool) -> tuple[np.ndarray, int] | str:
+    def _tried(
+        self, index: int, choose: Choose, size: int, exact: bool
+    ) -> tuple[np.ndarray, int] | str:
         """The image and its label, or, where it is damaged and that is no error, why. Of an OSError a decoder's alone is damage."""
         try:
             encoded, label = self.read(index)

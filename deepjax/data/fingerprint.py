@@ -40,13 +40,17 @@ def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
     there = {path.name for path in folder.iterdir() if path.is_file()}
     if missing := [name for name in shards if name not in there]:
         raise InputError(f"shard {missing[0]} is missing in {folder}; {REPREPARE_HINT}")
-    names = sorted([*shards, *(name for name in there if name in METADATA or name.endswith(".labels.txt"))])  # and no strays
+    names = sorted(
+        [*shards, *(name for name in there if name in METADATA or name.endswith(".labels.txt"))]
+    )  # and no strays
     total = sum((folder / name).stat().st_size for name in names)
     share = total if total <= HASHED else max(BLOCK, HASHED // len(names))
     content = {
         "name": info["name"],
         "version": info["version"],
-        "records": {split: sum(shard.count for shard in shards) for split, shards in splits.items()},
+        "records": {
+            split: sum(shard.count for shard in shards) for split, shards in splits.items()
+        },
         "damaged": [dataclasses.asdict(damage) for damage in damaged],
         "hashed_bytes_of_a_file": share,
         "files": dict(zip(names, _digests(folder, names, share), strict=True)),
@@ -71,10 +75,16 @@ def check_fingerprint(folder: Path) -> str:
         if not path.is_file():
             raise InputError(f"{name} is missing in {folder}; {REPREPARE_HINT}")
         if path.stat().st_size != size:
-            raise InputError(f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; {REPREPARE_HINT}")
-    for (name, before), now in zip(files.items(), _digests(folder, list(files), share), strict=True):
+            raise InputError(
+                f"{name} in {folder} has {path.stat().st_size:,} bytes, not {size:,}; {REPREPARE_HINT}"
+            )
+    for (name, before), now in zip(
+        files.items(), _digests(folder, list(files), share), strict=True
+    ):
         if before != now:
-            raise InputError(f"{name} in {folder} is not what was prepared: its sha256 is another; {REPREPARE_HINT}")
+            raise InputError(
+                f"{name} in {folder} is not what was prepared: its sha256 is another; {REPREPARE_HINT}"
+            )
     return digest
 
 
@@ -82,12 +92,22 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
     """Digest, files and bytes of each that are hashed, of a fingerprint that is whole."""
     try:
         content = json.loads((folder / NAME).read_text())
-        digest, files, share = content.pop("sha256"), content["files"], content["hashed_bytes_of_a_file"]
-        whole = digest == _digest_of(content) and share > 0 and all(Path(name).name == name for name in files)
+        digest, files, share = (
+            content.pop("sha256"),
+            content["files"],
+            content["hashed_bytes_of_a_file"],
+        )
+        whole = (
+            digest == _digest_of(content)
+            and share > 0
+            and all(Path(name).name == name for name in files)
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise InputError(f"{folder / NAME} is damaged or was edited; delete it and prepare again, which writes it anew")
+        raise InputError(
+            f"{folder / NAME} is damaged or was edited; delete it and prepare again, which writes it anew"
+        )
     return digest, files, share
 
 

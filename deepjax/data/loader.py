@@ -17,7 +17,9 @@ from deepjax.data.image.decode import opencv
 from deepjax.data.splits import Split
 from deepjax.errors import require
 
-Batch = dict[str, Any]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
+Batch = dict[
+    str, Any
+]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
 DEVICE_PREFETCH = 2  # batches on the devices beside the one in use
 
 
@@ -63,7 +65,9 @@ class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
 
     def __getitem__(self, step: SupportsIndex) -> Batch:
         step = operator.index(step)
-        ids = self._own(batch_index(len(self.split), self.batch_size, self.seed, step, self.crops.repeats))
+        ids = self._own(
+            batch_index(len(self.split), self.batch_size, self.seed, step, self.crops.repeats)
+        )
         if isinstance(self.split, Split):
             return {"image": self.split.images[ids], "label": self.split.labels[ids]}
         size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
@@ -91,12 +95,28 @@ def train_batches(
     Neither the order nor a pixel depends on the number of processes or of reading threads. `put`: what a thread of its own makes of
     each batch, a few ahead of the one that is taken (it puts them on the devices); the position is that of the one taken.
     """
-    require(0 < batch_size <= len(split), "batch_size", batch_size, f"1 to {len(split)} (the training images)")
-    require(batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    require(
+        0 < batch_size <= len(split),
+        "batch_size",
+        batch_size,
+        f"1 to {len(split)} (the training images)",
+    )
+    require(
+        batch_size % processes == 0,
+        "batch_size",
+        batch_size,
+        f"a multiple of the {processes} processes",
+    )
     if isinstance(split, EncodedSplit) and not crops.exact:
         opencv()  # that it is missing is no damage of an image
-    batches = _ahead(TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split)
-    return iter(batches if put is None else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=DEVICE_PREFETCH))
+    batches = _ahead(
+        TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split
+    )
+    return iter(
+        batches
+        if put is None
+        else ThreadPrefetchIterDataset(batches.map(put), prefetch_buffer_size=DEVICE_PREFETCH)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +151,17 @@ class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
         }
 
 
-def examples(split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, share: float = 0.875) -> Batch:
+def examples(
+    split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, share: float = 0.875
+) -> Batch:
     """{"image", "label", "mask"} of these ids as they are evaluated; the other arguments are those of `eval_batches`."""
     if isinstance(split, Split):
         rows = np.asarray(ids, np.intp)
-        return {"image": split.images[rows], "label": split.labels[rows], "mask": np.ones(len(rows), np.float32)}
+        return {
+            "image": split.images[rows],
+            "label": split.labels[rows],
+            "mask": np.ones(len(rows), np.float32),
+        }
     size = size or split.dataset.shape[0]
     return split.eval_images(ids, functools.partial(centre_box, size=size, share=share), size)
 
@@ -154,13 +180,24 @@ def eval_batches(
     Of an encoded split the images are the squares of `size` (0: the data set's) at the centre, `share` of the shorter side, cut
     exactly; one that is damaged has mask 0 and is told under "damaged". `most`: the first so many alone.
     """
-    require(batch_size >= 1 and batch_size % processes == 0, "batch_size", batch_size, f"a multiple of the {processes} processes")
+    require(
+        batch_size >= 1 and batch_size % processes == 0,
+        "batch_size",
+        batch_size,
+        f"a multiple of the {processes} processes",
+    )
     require(0 < share <= 1, "share", share, "above 0 up to 1")
     batches = EvalBatches(split, batch_size, process, processes, size, share, most)
-    return (batches[i] for i in range(len(batches))) if isinstance(split, Split) else iter(_ahead(batches, split))
+    return (
+        (batches[i] for i in range(len(batches)))
+        if isinstance(split, Split)
+        else iter(_ahead(batches, split))
+    )
 
 
-def _ahead(batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit) -> grain.IterDataset[Batch]:
+def _ahead(
+    batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit
+) -> grain.IterDataset[Batch]:
     """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""
     several = isinstance(split, EncodedSplit) and (split.threads or cpu_count()) > 1
     options = grain.ReadOptions(num_threads=2 if several else 1, prefetch_buffer_size=4)

@@ -29,7 +29,12 @@ def sample(
     require(seed >= 0, "seed", seed, "0 or more")
     require(image_size >= 0, "image_size", image_size, "0 (the data set's) or more")
     images = load_split(dataset, split, data_dir)
-    require(1 <= size <= len(images), "size", size, f"1 to {len(images)}, the images of {dataset.name}'s {split} split")
+    require(
+        1 <= size <= len(images),
+        "size",
+        size,
+        f"1 to {len(images)}, the images of {dataset.name}'s {split} split",
+    )
     chosen = examples(images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size, share)
     if np.any(chosen["label"] < 0):
         raise InputError(

@@ -26,20 +26,29 @@ def read_info(folder: Path) -> dict[str, Any]:
         info = json.loads((folder / INFO).read_text())
         return {"name": str(info["name"]), "version": str(info["version"])} | info
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{folder} is no prepared data set: {INFO} is missing or unreadable ({type(error).__name__})") from error
+        raise InputError(
+            f"{folder} is no prepared data set: {INFO} is missing or unreadable ({type(error).__name__})"
+        ) from error
 
 
 def list_splits(folder: Path) -> dict[str, list[Shard]]:
     """The shards of each split, in order, whether they exist or not: names as tfds gives them."""
     info = read_info(folder)
     try:
-        form = info.get("fileFormat", "tfrecord")  # tfds names no format where it is the old default
-        lengths = {str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]}
+        form = info.get(
+            "fileFormat", "tfrecord"
+        )  # tfds names no format where it is the old default
+        lengths = {
+            str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / INFO} lists no splits with their shards: prepare the data set again") from error
+        raise InputError(
+            f"{folder / INFO} lists no splits with their shards: prepare the data set again"
+        ) from error
     return {
         split: [
-            Shard(folder / f"{info['name']}-{split}.{form}-{i:05d}-of-{len(counts):05d}", count) for i, count in enumerate(counts)
+            Shard(folder / f"{info['name']}-{split}.{form}-{i:05d}-of-{len(counts):05d}", count)
+            for i, count in enumerate(counts)
         ]
         for split, counts in lengths.items()
     }
@@ -57,7 +66,9 @@ def read_records(path: Path) -> Iterator[bytes]:
         reader.close()
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set again") from error
+        raise InputError(
+            f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set again"
+        ) from error
 
 
 def write_records(path: Path, records: Iterator[bytes]) -> None:

@@ -10,8 +10,13 @@ from deepjax.errors import InputError
 SplitName = Literal["train", "test"]
 Range = tuple[str, int, int]  # split of the builder, first record, and the record after the last
 
-_RECORDS, _PERCENT = r"(?:-?\d{1,12})?", r"(?:-?(?:100|\d{1,2})%)?"  # tfds takes the 400 of 'train[400:50%]' as 400 %
-_PART = re.compile(rf"([\w-]+)(\[(?!:\])(?:{_RECORDS}:{_RECORDS}|{_PERCENT}:{_PERCENT})\])?", re.ASCII)
+_RECORDS, _PERCENT = (
+    r"(?:-?\d{1,12})?",
+    r"(?:-?(?:100|\d{1,2})%)?",
+)  # tfds takes the 400 of 'train[400:50%]' as 400 %
+_PART = re.compile(
+    rf"([\w-]+)(\[(?!:\])(?:{_RECORDS}:{_RECORDS}|{_PERCENT}:{_PERCENT})\])?", re.ASCII
+)
 ALLOWED = "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several joined by '+'"
 
 
@@ -28,7 +33,9 @@ def parse_split(expression: str) -> list[tuple[str, bool]]:
     return found
 
 
-def ranges(name: str, split: SplitName, expression: str, of_builder: Mapping[str, Any]) -> list[Range]:
+def ranges(
+    name: str, split: SplitName, expression: str, of_builder: Mapping[str, Any]
+) -> list[Range]:
     """The records that an expression takes from the splits of a builder, `builder.info.splits`, in its order.
 
     Raises InputError for a split that the builder does not have, for a part beyond its records, and for an empty one.
@@ -38,7 +45,10 @@ def ranges(name: str, split: SplitName, expression: str, of_builder: Mapping[str
     sizes = {each: info.num_examples for each, info in of_builder.items()}
     try:
         parts = tfds.core.ReadInstruction.from_spec(expression).to_absolute(of_builder)  # pyright: ignore[reportArgumentType]
-        found = [(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to) for part in parts]
+        found = [
+            (part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
+            for part in parts
+        ]
         if any(start >= stop for _, start, stop in found):
             raise ValueError("a part is empty")
     except ValueError as error:

@@ -31,8 +31,17 @@ class Split:
 
     def __post_init__(self):
         given = f"{self.images.dtype} {self.images.shape}, {self.labels.dtype} {self.labels.shape}"
-        fits = self.images.dtype == np.uint8 and self.images.ndim == 4 and self.labels.dtype == np.int32
-        require(fits and self.labels.shape == self.images.shape[:1], "images, labels", given, "uint8 (n, h, w, c), int32 (n,)")
+        fits = (
+            self.images.dtype == np.uint8
+            and self.images.ndim == 4
+            and self.labels.dtype == np.int32
+        )
+        require(
+            fits and self.labels.shape == self.images.shape[:1],
+            "images, labels",
+            given,
+            "uint8 (n, h, w, c), int32 (n,)",
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,7 +54,9 @@ def data_directory(data_dir: str | None = None) -> Path:
     return user_path("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
 
 
-def load_split(dataset: Dataset, split: SplitName, data_dir: str | None = None) -> Split | EncodedSplit:
+def load_split(
+    dataset: Dataset, split: SplitName, data_dir: str | None = None
+) -> Split | EncodedSplit:
     """Open one split of a prepared data set, and read and decode it where its images are of one size.
 
     Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
@@ -88,12 +99,16 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
     fingerprint = ""
     require(split in ("train", "test"), "split", split, "'train' or 'test'")
     if split not in dataset.splits:
-        raise InputError(f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0")
+        raise InputError(
+            f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0"
+        )
     try:
         if dataset.builder == "digits":
             builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
         else:
-            builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir), file_format="array_record")
+            builder = tfds.builder(
+                dataset.builder, data_dir=data_directory(data_dir), file_format="array_record"
+            )
             if not builder.data_path.exists():
                 raise InputError(
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
@@ -103,7 +118,11 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         check_features(dataset, builder.info.features)
         of_builder = builder.info.splits
         check_disjoint(
-            dataset.name, {which: ranges(dataset.name, which, e, of_builder) for which, (e, _) in dataset.splits.items()}
+            dataset.name,
+            {
+                which: ranges(dataset.name, which, e, of_builder)
+                for which, (e, _) in dataset.splits.items()
+            },
         )
         decoders = {"image": tfds.decode.SkipDecoding()}
         name, count = dataset.splits[split]
@@ -116,8 +135,12 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         return records, fingerprint
     except InputError:
         raise
-    except Exception as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
-        raise InputError(f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
+        raise InputError(
+            f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}"
+        ) from error
 
 
 def _checked(folder: Path) -> str:
@@ -140,7 +163,9 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     except InputError as error:
         raise InputError(f"{where}: {error}; prepare the data set again") from error
     except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
-        raise InputError(f"{where} is damaged ({_line(error)}); prepare the data set again") from error
+        raise InputError(
+            f"{where} is damaged ({_line(error)}); prepare the data set again"
+        ) from error
 
 
 def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> None:

@@ -25,16 +25,29 @@ def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, unit: str = "images", every: float = 10.0) -> Iterator[Callable[[int], None]]:
+def progress(
+    title: str, total: int, unit: str = "images", every: float = 10.0
+) -> Iterator[Callable[[int], None]]:
     """Gives a function that adds to what is done: a bar with the time left on a terminal, else a line now and then.
 
     Threads may share it. What is done within `every` seconds says nothing where no terminal is.
     """
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bars:
             task = bars.add_task(title, total=total)
             yield lambda count: bars.advance(task, count)

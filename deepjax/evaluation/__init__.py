@@ -4,4 +4,13 @@ from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 
-__all__ = ["PROTOCOLS", "ClassificationMetrics", "EvalModel", "Protocol", "compute_metrics", "ensemble", "predict", "protocol_of"]
+__all__ = [
+    "PROTOCOLS",
+    "ClassificationMetrics",
+    "EvalModel",
+    "Protocol",
+    "compute_metrics",
+    "ensemble",
+    "predict",
+    "protocol_of",
+]

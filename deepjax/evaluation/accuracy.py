@@ -62,7 +62,12 @@ def wilson(right: int, images: int, z: float = 1.959964) -> tuple[float, float]:
     >>> [round(end, 4) for end in wilson(0, 10)]
     [0.0, 0.2775]
     """
-    require(0 <= right <= images and images >= 1, "right", right, f"0 to the number of images, here {images}, which is 1 or more")
+    require(
+        0 <= right <= images and images >= 1,
+        "right",
+        right,
+        f"0 to the number of images, here {images}, which is 1 or more",
+    )
     share, spread = right / images, z * z / images
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / images / 4)

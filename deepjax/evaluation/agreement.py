@@ -33,13 +33,22 @@ def final_row(path: Path) -> Row | None:
     rows = read_rows(path / "metrics.jsonl")
     if not rows or rows[-1]["kind"] != "final":
         return None
-    if missing := [name for name in ("test_error", "test_loss", "test_images") if name not in rows[-1]]:
-        raise InputError(f"the final row of {path / 'metrics.jsonl'} has no {missing[0]}; allowed: a row as training wrote it")
+    if missing := [
+        name for name in ("test_error", "test_loss", "test_images") if name not in rows[-1]
+    ]:
+        raise InputError(
+            f"the final row of {path / 'metrics.jsonl'} has no {missing[0]}; allowed: a row as training wrote it"
+        )
     return rows[-1]
 
 
 def differences(
-    path: Path, final: Row, member: EvalModel, protocol: Protocol, precision: str, split: Split | EncodedSplit
+    path: Path,
+    final: Row,
+    member: EvalModel,
+    protocol: Protocol,
+    precision: str,
+    split: Split | EncodedSplit,
 ) -> list[str]:
     """In what an evaluation of the run at `path` is not the one that ended its training; empty where both do the same.
 
@@ -60,13 +69,23 @@ def differences(
             "crop": (member.crop, height),
             "shorter side": (protocol.sides, (round(height / config.eval_crop),)),
             "interpolation": (member.interpolation, "bilinear"),
-            "fingerprint of the data set": (split.fingerprint, _fingerprint(path, split.fingerprint)),
+            "fingerprint of the data set": (
+                split.fingerprint,
+                _fingerprint(path, split.fingerprint),
+            ),
         }
     else:
         pairs["size of images"] = (member.stored or (member.crop, member.crop), (height, width))
     mine = json.loads(json.dumps(dataclasses.asdict(own)))
-    pairs |= {f"{field} of the data set": (mine[field], value) for field, value in read_description(path).items()}
-    return [f"{what} is {here}, in the run {there}" for what, (here, there) in pairs.items() if here != there]
+    pairs |= {
+        f"{field} of the data set": (mine[field], value)
+        for field, value in read_description(path).items()
+    }
+    return [
+        f"{what} is {here}, in the run {there}"
+        for what, (here, there) in pairs.items()
+        if here != there
+    ]
 
 
 def _fingerprint(path: Path, default: str) -> str:
@@ -77,7 +96,12 @@ def _fingerprint(path: Path, default: str) -> str:
 
 
 def compare(
-    path: Path, final: Row, found: ClassificationMetrics, scores: np.ndarray, labels: np.ndarray, different: Sequence[str]
+    path: Path,
+    final: Row,
+    found: ClassificationMetrics,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    different: Sequence[str],
 ) -> str:
     """A line that says whether what was found is what the run's final row says, and if not, in what the evaluation is another.
 
@@ -92,7 +116,13 @@ def compare(
         pairs["top-5 error"] = (found.top5_error, final["test_top5_error"], 5)
     loss = _loss(found), float(final["test_loss"])
     here, there = (
-        ", ".join([*(f"{what} {100 * pair[i]:.2f} %" for what, pair in pairs.items()), f"loss {loss[i]:.4g}"]) for i in (0, 1)
+        ", ".join(
+            [
+                *(f"{what} {100 * pair[i]:.2f} %" for what, pair in pairs.items()),
+                f"loss {loss[i]:.4g}",
+            ]
+        )
+        for i in (0, 1)
     )
     both = f"{here}; the row has {there}"
     if different:
@@ -101,9 +131,17 @@ def compare(
     near = {k: borderline(scores, labels, k, part) for _, _, k in pairs.values()}
     off = [round(abs(one - other) * found.counted) for one, other, _ in pairs.values()]
     allowed = 2 * part * float(np.mean(_ranges(scores))) * max(0.1, len(scores) ** -0.5) + 1e-6
-    same_loss = abs(loss[0] - loss[1]) <= allowed if math.isfinite(loss[1]) else not math.isfinite(loss[0])
-    if same_loss and all(count <= near[k] for count, (_, _, k) in zip(off, pairs.values(), strict=True)):
-        within = f" within rounding ({max(off)} of {max(near.values())} borderline images judged otherwise)" if any(off) else ""
+    same_loss = (
+        abs(loss[0] - loss[1]) <= allowed if math.isfinite(loss[1]) else not math.isfinite(loss[0])
+    )
+    if same_loss and all(
+        count <= near[k] for count, (_, _, k) in zip(off, pairs.values(), strict=True)
+    ):
+        within = (
+            f" within rounding ({max(off)} of {max(near.values())} borderline images judged otherwise)"
+            if any(off)
+            else ""
+        )
         return f"agrees with the final row of {path}{within}: {both}"
     raise InputError(
         f"the evaluation does not agree with the final row of {path}: {both}; rounding explains {near[1]} images and {allowed:.2g} "

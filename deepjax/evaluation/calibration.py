@@ -7,7 +7,9 @@ from deepjax.errors import require
 BINS = 15  # Guo et al. 2017, section 2; Table 1
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS, adaptive: bool = False) -> float:
+def calibration_error(
+    confidence: np.ndarray, right: np.ndarray, bins: int = BINS, adaptive: bool = False
+) -> float:
     """Mean gap of accuracy and confidence over bins, weighted by their images (ECE; Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
     confidence: (images,) probability of the class that is predicted; right: (images,) whether it is the label's -> a fraction.
@@ -37,6 +39,8 @@ def negative_log_likelihood(log_probabilities: np.ndarray, labels: np.ndarray) -
 
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared distance of the probabilities from the label's one-hot vector, summed over classes: 0 to 2 (Brier 1950)."""
-    own = np.take_along_axis(probabilities, labels[:, None].astype(np.intp), axis=1)[:, 0].astype(np.float64)
+    own = np.take_along_axis(probabilities, labels[:, None].astype(np.intp), axis=1)[:, 0].astype(
+        np.float64
+    )
     squares = np.sum(np.square(probabilities, dtype=np.float64), axis=1)
     return float(np.mean(squares - 2 * own + 1))

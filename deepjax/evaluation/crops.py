@@ -9,7 +9,9 @@ from PIL import Image
 from deepjax.data.image.decode import MOST_PIXELS
 from deepjax.errors import require
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; what lies outside the image is black
+Box = tuple[
+    int, int, int, int
+]  # left, top, right, bottom, in pixels; what lies outside the image is black
 Interpolation = Literal["bilinear", "bicubic"]
 Cut = Literal["centre", "corners", "square corners", "squares", "grid", "whole"]
 
@@ -31,7 +33,9 @@ def rescaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     return (side, long) if size[0] <= size[1] else (long, side)
 
 
-def rescale(image: Image.Image, side: int, interpolation: Interpolation = "bilinear") -> Image.Image:
+def rescale(
+    image: Image.Image, side: int, interpolation: Interpolation = "bilinear"
+) -> Image.Image:
     """The image with its shorter side at `side` pixels, smoothed where it becomes smaller; itself where it has that size."""
     size = rescaled_size(image.size, side)
     return image if size == image.size else image.resize(size, FILTERS[interpolation])
@@ -45,7 +49,12 @@ def centre(size: tuple[int, int], width: int, height: int) -> Box:
 
 def corners(size: tuple[int, int], side: int) -> list[Box]:
     """Squares at the four corners and in the centre, in the order of torchvision's FiveCrop; InputError where they do not fit."""
-    require(side <= min(size), "crop", side, f"up to {min(size)}, the shorter side of the rescaled image")
+    require(
+        side <= min(size),
+        "crop",
+        side,
+        f"up to {min(size)}, the shorter side of the rescaled image",
+    )
     right, low = size[0] - side, size[1] - side
     at = [(0, 0), (right, 0), (0, low), (right, low)]
     return [(left, top, left + side, top + side) for left, top in at] + [centre(size, side, side)]
@@ -61,12 +70,21 @@ def squares(size: tuple[int, int]) -> list[Box]:
 
 def grid(size: tuple[int, int], side: int) -> list[Box]:
     """Squares whose corners lie on a regular grid of 5x5 places over the image, row by row."""
-    require(side <= min(size), "crop", side, f"up to {min(size)}, the shorter side of the rescaled image")
-    lefts, tops = ([round(i * (extent - side) / (GRID - 1)) for i in range(GRID)] for extent in size)
+    require(
+        side <= min(size),
+        "crop",
+        side,
+        f"up to {min(size)}, the shorter side of the rescaled image",
+    )
+    lefts, tops = (
+        [round(i * (extent - side) / (GRID - 1)) for i in range(GRID)] for extent in size
+    )
     return [(left, top, left + side, top + side) for top in tops for left in lefts]
 
 
-def cut(image: Image.Image, how: Cut, side: int, interpolation: Interpolation = "bilinear") -> Iterator[Image.Image]:
+def cut(
+    image: Image.Image, how: Cut, side: int, interpolation: Interpolation = "bilinear"
+) -> Iterator[Image.Image]:
     """The pieces of a rescaled image, side x side pixels each, unmirrored; "whole" is the image itself.
 
     "square corners": corners and centre of the central square (Krizhevsky et al. 2012, section 4.1, cut that out first);

@@ -32,7 +32,9 @@ class Group:
     width: int
 
 
-def shape_buckets(split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False) -> list[Group]:
+def shape_buckets(
+    split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False
+) -> list[Group]:
     """All images once for each scale of a dense protocol, by the shapes of their arrays; once in all for any other.
 
     `filled`: each whole image fills its array, so that there are as many shapes as images have.
@@ -41,7 +43,9 @@ def shape_buckets(split: Split | EncodedSplit, protocol: Protocol, crop: int, fi
     if isinstance(split, Split):
         return [Group(everything, (), 1, *split.images.shape[1:3])]
     if not protocol.dense:
-        return [Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)]
+        return [
+            Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)
+        ]
     sizes = [_size(split, i) for i in range(len(split))]
     groups = []
     for side in protocol.sides:
@@ -61,7 +65,11 @@ def labels_of(split: Split | EncodedSplit) -> np.ndarray:
 
 
 def views_of(
-    split: Split | EncodedSplit, index: int, group: Group, protocol: Protocol, interpolation: Interpolation
+    split: Split | EncodedSplit,
+    index: int,
+    group: Group,
+    protocol: Protocol,
+    interpolation: Interpolation,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The views (views, height, width, channels) uint8 of an image, and where the last ends in its array: (height, width).
 
@@ -75,7 +83,9 @@ def views_of(
     with _named(split, index):
         image = Image.fromarray(decode_rgb(encoded))
         for side in group.sides:
-            for piece in cut(rescale(image, side, interpolation), protocol.cut, group.height, interpolation):
+            for piece in cut(
+                rescale(image, side, interpolation), protocol.cut, group.height, interpolation
+            ):
                 ends = (piece.height, piece.width)
                 views[at, : piece.height, : piece.width] = pixels(piece)
                 at += 1
@@ -86,7 +96,11 @@ def _read(split: EncodedSplit, index: int) -> tuple[bytes, list[int]]:
     """The bytes of an image and its labels, of which there may be several or none."""
     with _named(split, index):
         encoded, label = split.read(index)
-        several: Sequence[int] = [label] if label >= 0 else np.asarray(split.records[index][split.dataset.label]).tolist()
+        several: Sequence[int] = (
+            [label]
+            if label >= 0
+            else np.asarray(split.records[index][split.dataset.label]).tolist()
+        )
         return encoded, list(several)
 
 

@@ -13,7 +13,10 @@ from deepjax.evaluation.calibration import brier, calibration_error, negative_lo
 from deepjax.evaluation.paper_results import Published
 from deepjax.evaluation.predict import restrict_to_classes
 
-FEWER_CLASSES = ("imagenet_a", "imagenet_r")  # tfds's builders of sets that have 200 of ImageNet's classes
+FEWER_CLASSES = (
+    "imagenet_a",
+    "imagenet_r",
+)  # tfds's builders of sets that have 200 of ImageNet's classes
 MIN_CLASSES = 10  # with fewer, one of five guesses is nothing to be proud of
 
 
@@ -41,17 +44,27 @@ class ClassificationMetrics:
     """Images with a NaN among their scores: wrong for every k, and left out of calibration, likelihood and Brier score."""
 
 
-def compute_metrics(log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset) -> ClassificationMetrics:
+def compute_metrics(
+    log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset
+) -> ClassificationMetrics:
     """Score the log-probabilities (images, classes) of every image of a set. labels: (images, most of an image), -1: none.
 
     On ImageNet-A and -R only the classes that occur are guessed among. Raises InputError where no image has a label.
     """
     images, classes = log_probabilities.shape
     own = np.any(labels >= 0, axis=1)
-    require(bool(own.any()), "dataset", dataset.name, f"one with labels; none of its {images} images has any")
+    require(
+        bool(own.any()),
+        "dataset",
+        dataset.name,
+        f"one with labels; none of its {images} images has any",
+    )
     if dataset.builder.split("/")[0] in FEWER_CLASSES:
         occurring = np.unique(labels[labels >= 0])
-        classes, log_probabilities = len(occurring), restrict_to_classes(log_probabilities, occurring)
+        classes, log_probabilities = (
+            len(occurring),
+            restrict_to_classes(log_probabilities, occurring),
+        )
     right, counted = count_top_k(log_probabilities, labels, 1)
     has_top5 = classes >= MIN_CLASSES
     right5 = count_top_k(log_probabilities, labels, 5)[0] if has_top5 else 0
@@ -78,16 +91,29 @@ def compute_metrics(log_probabilities: np.ndarray, labels: np.ndarray, dataset: 
 
 def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> list[str]:
     """What is printed: the count first, then the errors, and the paper's beside them."""
-    of = f"{found.counted:,} of {found.images:,} images" if found.counted < found.images else f"{found.images:,} images"
+    of = (
+        f"{found.counted:,} of {found.images:,} images"
+        if found.counted < found.images
+        else f"{found.images:,} images"
+    )
     parts = [f"top-1 error {_percent(found.top1_error, found.top1_interval)}"]
     if found.top5_error is not None and found.top5_interval is not None:
         parts.append(f"top-5 error {_percent(found.top5_error, found.top5_interval)}")
     if found.ece is not None and found.ece_adaptive is not None:
         parts.append(f"ECE {100 * found.ece:.2f} % (adaptive {100 * found.ece_adaptive:.2f} %)")
-    parts += [f"{name} {value:.3f}" for name, value in (("NLL", found.nll), ("Brier", found.brier)) if value is not None]
+    parts += [
+        f"{name} {value:.3f}"
+        for name, value in (("NLL", found.nll), ("Brier", found.brier))
+        if value is not None
+    ]
     if found.not_finite:
-        parts.append(f"NOT FINITE: {found.not_finite} images, wrong, and left out of ECE, NLL and Brier")
-    return [f"{found.dataset}: {of} of {found.classes} classes; {'; '.join(parts)}", *map(_beside, beside)]
+        parts.append(
+            f"NOT FINITE: {found.not_finite} images, wrong, and left out of ECE, NLL and Brier"
+        )
+    return [
+        f"{found.dataset}: {of} of {found.classes} classes; {'; '.join(parts)}",
+        *map(_beside, beside),
+    ]
 
 
 def row(found: ClassificationMetrics) -> dict[str, Any]:
@@ -109,7 +135,9 @@ def _percent(error: float, interval: tuple[float, float]) -> str:
 
 
 def _beside(paper: Published) -> str:
-    errors = " / ".join("-" if error is None else f"{error:g}" for error in (paper.top1, paper.top5))
+    errors = " / ".join(
+        "-" if error is None else f"{error:g}" for error in (paper.top1, paper.top5)
+    )
     sides = ", ".join(map(str, paper.sides))
     note = f"; {paper.note}" if paper.note else ""
     how = f"{paper.protocol} of {paper.crop} at {sides}"

@@ -41,10 +41,17 @@ class PreprocessingOverrides:
 
     def __post_init__(self) -> None:
         require(self.crop >= 0, "crop", self.crop, "0 (the network's own) or more")
-        require(self.resize == 0 or self.resize >= self.crop, "resize", self.resize, "0 (as expected), or the crop or more")
+        require(
+            self.resize == 0 or self.resize >= self.crop,
+            "resize",
+            self.resize,
+            "0 (as expected), or the crop or more",
+        )
 
 
-def from_weights(given: str, name: str, dataset: Dataset, choices: PreprocessingOverrides) -> EvalModel:
+def from_weights(
+    given: str, name: str, dataset: Dataset, choices: PreprocessingOverrides
+) -> EvalModel:
     """A network with weights: `given` is "SOURCE", of the network `name`, or "NAME=SOURCE"; sources as `load_pretrained` has them.
 
     Raises InputError for an unknown network, for weights that are not the network's, or of another number of classes.
@@ -56,17 +63,25 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Preprocessing
     if "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}:
         fields["auxiliary"] = False  # heads take no part in tests
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*drawn anew", UserWarning)  # a classifier with nothing to be tested
+        warnings.filterwarnings(
+            "error", ".*drawn anew", UserWarning
+        )  # a classifier with nothing to be tested
         try:
             variables = load_pretrained(name, source, **fields)
         except UserWarning as warning:
-            raise InputError(f"{source} is for other classes than those of {dataset.name} ({warning})") from None
+            raise InputError(
+                f"{source} is for other classes than those of {dataset.name} ({warning})"
+            ) from None
     dtype = jnp.dtype("float32" if choices.precision == "expected" else choices.precision)
     weights = choices.known or re.sub("^hf[-_]hub:", "", source)
     expected = _expected(name, weights, choices.known)
-    crop = choices.crop or (model_info(name).input_shape[0] if dataset.encoded else dataset.shape[0])
+    crop = choices.crop or (
+        model_info(name).input_shape[0] if dataset.encoded else dataset.shape[0]
+    )
     if (name, weights) in PUBLIC:
-        resize, assumed = _resize_of(weights, expected, crop, model_info(name).input_shape[0], choices)
+        resize, assumed = _resize_of(
+            weights, expected, crop, model_info(name).input_shape[0], choices
+        )
     else:
         resize, assumed = choices.resize, _assumed(crop, dataset, choices)
     return EvalModel(
@@ -78,12 +93,19 @@ def from_weights(given: str, name: str, dataset: Dataset, choices: Preprocessing
         crop=crop,
         resize=resize if dataset.encoded else 0,
         stored=_stored(dataset, dataset.shape, choices),
-        interpolation=expected.interpolation if choices.interpolation == "expected" else choices.interpolation,
+        interpolation=expected.interpolation
+        if choices.interpolation == "expected"
+        else choices.interpolation,
         assumed=assumed if dataset.encoded else "",
     )
 
 
-def from_run(path: Path, dataset: Dataset | None, choices: PreprocessingOverrides, data_dir: str | None = None) -> EvalModel:
+def from_run(
+    path: Path,
+    dataset: Dataset | None,
+    choices: PreprocessingOverrides,
+    data_dir: str | None = None,
+) -> EvalModel:
     """The network of a run of `experiments/train.py` at its newest checkpoint; its averages where it keeps some (--ema).
 
     dataset: what it is tested on, default what it was trained on. Raises InputError for a folder that is no run, and for a test on
@@ -95,11 +117,23 @@ def from_run(path: Path, dataset: Dataset | None, choices: PreprocessingOverride
     tested = dataset or run.dataset
     (*_, channels), classes = run.dataset.shape, run.dataset.num_classes
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
-    require(fits, "dataset", tested.name, f"one of the {classes} classes and {channels} channels that {path} was trained on")
-    precise = dataclasses.replace(config, precision=config.precision if choices.precision == "expected" else choices.precision)
+    require(
+        fits,
+        "dataset",
+        tested.name,
+        f"one of the {classes} classes and {channels} channels that {path} was trained on",
+    )
+    precise = dataclasses.replace(
+        config, precision=config.precision if choices.precision == "expected" else choices.precision
+    )
     height, width, _ = config.eval_shape
     square = choices.crop or not tested.encoded or height == width
-    require(bool(square), "crop", choices.crop, f"a number of pixels: the network was trained on {height} x {width}, no square")
+    require(
+        bool(square),
+        "crop",
+        choices.crop,
+        f"a number of pixels: the network was trained on {height} x {width}, no square",
+    )
     crop = choices.crop or height
     return EvalModel(
         name=config.model,
@@ -115,13 +149,17 @@ def from_run(path: Path, dataset: Dataset | None, choices: PreprocessingOverride
     )
 
 
-def _stored(dataset: Dataset, shape: tuple[int, int, int], choices: PreprocessingOverrides) -> tuple[int, int] | None:
+def _stored(
+    dataset: Dataset, shape: tuple[int, int, int], choices: PreprocessingOverrides
+) -> tuple[int, int] | None:
     """Height and width that images stored as arrays are resized to, where they are no square and no other crop is chosen."""
     height, width, _ = shape
     return None if dataset.encoded or choices.crop or height == width else (height, width)
 
 
-def _resize_of(weights: str, expected: Expected, crop: int, own: int, choices: PreprocessingOverrides) -> tuple[int, str]:
+def _resize_of(
+    weights: str, expected: Expected, crop: int, own: int, choices: PreprocessingOverrides
+) -> tuple[int, str]:
     """The shorter side from which public weights expect a crop, and what is assumed. own: pixels of its own crop."""
     at = {own: expected.resize} | ({288: expected.at_288} if expected.at_288 else {})
     if choices.resize or crop in at:
@@ -136,7 +174,9 @@ def _resize_of(weights: str, expected: Expected, crop: int, own: int, choices: P
 def _expected(name: str, source: str, known: str) -> Expected:
     allowed = [source for of, source in PUBLIC if of == name]
     if known and not allowed:
-        raise InputError(f"known is {known!r}; allowed: '', for {name} has no public weights; --resize, --normalize say what to do")
+        raise InputError(
+            f"known is {known!r}; allowed: '', for {name} has no public weights; --resize, --normalize say what to do"
+        )
     if known and known not in allowed:
         raise unknown_name_error(f"public weights of {name}", known, allowed)
     return PUBLIC.get((name, source), Expected(0.0))
@@ -145,7 +185,9 @@ def _expected(name: str, source: str, known: str) -> Expected:
 def _assumed(crop: int, dataset: Dataset, choices: PreprocessingOverrides) -> str:
     """What is done with the images of weights that are not known, as far as nobody has said it."""
     guesses = {
-        "--resize": "" if choices.resize else f"a shorter side of {round(256 * crop / 224)} for a single crop",
+        "--resize": ""
+        if choices.resize
+        else f"a shorter side of {round(256 * crop / 224)} for a single crop",
         "--interpolation": "bilinear" if choices.interpolation == "expected" else "",
         "--normalize": f"{dataset.name}'s mean" if choices.normalize == "expected" else "",
     }

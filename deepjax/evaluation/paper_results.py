@@ -28,7 +28,14 @@ class Published:
 
 def _vgg() -> tuple[Published, ...]:
     """Tables 3, 4 and 5 of VGG: configuration, protocol, sides of the test, errors, and what it was trained at."""
-    names = {"A": "vgg11", "A-LRN": "vgg11_lrn", "B": "vgg13", "C": "vgg16_c", "D": "vgg16", "E": "vgg19"}
+    names = {
+        "A": "vgg11",
+        "A-LRN": "vgg11_lrn",
+        "B": "vgg13",
+        "C": "vgg16_c",
+        "D": "vgg16",
+        "E": "vgg19",
+    }
     rows = (
         ("A", "dense", (256,), 29.6, 10.4, "Table 3", ""),
         ("A-LRN", "dense", (256,), 29.7, 10.5, "Table 3", ""),
@@ -55,7 +62,9 @@ def _vgg() -> tuple[Published, ...]:
         ("D", "multi-crop", (256, 384, 512), 24.6, 7.5, "Table 5", JITTER),
         ("E", "multi-crop", (256, 384, 512), 24.6, 7.4, "Table 5", JITTER),
     )
-    return tuple(Published(names[row[0]], *row[1:5], f"{VGG_TABLES}, {row[5]}", row[6]) for row in rows)
+    return tuple(
+        Published(names[row[0]], *row[1:5], f"{VGG_TABLES}, {row[5]}", row[6]) for row in rows
+    )
 
 
 def _resnet() -> tuple[Published, ...]:
@@ -101,8 +110,19 @@ PUBLISHED: tuple[Published, ...] = (
     *_vgg(),
     Published("googlenet", "1-crop", (256,), None, 10.07, "Szegedy et al. 2014, Table 3"),
     Published("googlenet", "10-crop", (256,), None, 9.15, "Szegedy et al. 2014, Table 3"),
-    Published("googlenet", "144-crop", (256, 288, 320, 352), None, 7.89, "Szegedy et al. 2014, Table 3"),
-    Published("inception_v3", "1-crop", (342,), 21.2, 5.6, "Szegedy et al. 2015", "on 48,238 of the images", 299),
+    Published(
+        "googlenet", "144-crop", (256, 288, 320, 352), None, 7.89, "Szegedy et al. 2014, Table 3"
+    ),
+    Published(
+        "inception_v3",
+        "1-crop",
+        (342,),
+        21.2,
+        5.6,
+        "Szegedy et al. 2015",
+        "on 48,238 of the images",
+        299,
+    ),
     *_resnet(),
     Published("vgg16", "1-crop", (256,), 28.5, 9.9, RELEASE),
     Published("resnet50_v1", "1-crop", (256,), 24.7, 7.8, RELEASE),
@@ -113,11 +133,33 @@ PUBLISHED: tuple[Published, ...] = (
     Published("resnet200", "1-crop", (320,), 21.8, 6.0, "He et al. 2016, Table 5", crop=320),
     Published("resnetv2_152", "1-crop", (320,), 21.1, 5.5, "He et al. 2016, Table 5", crop=320),
     Published("resnetv2_200", "1-crop", (320,), 20.7, 5.3, "He et al. 2016, Table 5", crop=320),
-    Published("resnetv2_200", "1-crop", (320,), 20.1, 4.8, "He et al. 2016, Table 5", "trained by scale and aspect ratio", 320),
-    Published("wide_resnet50_2", "1-crop", (256,), 21.9, None, "github.com/szagoruyko/wide-residual-networks"),
-    Published("resnext50_32x4d", "1-crop", (256,), 22.2, None, "github.com/facebookresearch/ResNeXt"),
-    Published("resnext101_32x4d", "1-crop", (256,), 21.2, None, "github.com/facebookresearch/ResNeXt"),
-    Published("resnext101_64x4d", "1-crop", (256,), 20.4, None, "github.com/facebookresearch/ResNeXt"),
+    Published(
+        "resnetv2_200",
+        "1-crop",
+        (320,),
+        20.1,
+        4.8,
+        "He et al. 2016, Table 5",
+        "trained by scale and aspect ratio",
+        320,
+    ),
+    Published(
+        "wide_resnet50_2",
+        "1-crop",
+        (256,),
+        21.9,
+        None,
+        "github.com/szagoruyko/wide-residual-networks",
+    ),
+    Published(
+        "resnext50_32x4d", "1-crop", (256,), 22.2, None, "github.com/facebookresearch/ResNeXt"
+    ),
+    Published(
+        "resnext101_32x4d", "1-crop", (256,), 21.2, None, "github.com/facebookresearch/ResNeXt"
+    ),
+    Published(
+        "resnext101_64x4d", "1-crop", (256,), 20.4, None, "github.com/facebookresearch/ResNeXt"
+    ),
 )
 
 

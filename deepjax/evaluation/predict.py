@@ -68,18 +68,31 @@ def predict(
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if isinstance(split, Split) and protocol.name != "1-crop":
-        raise InputError(f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the network's size")
+        raise InputError(
+            f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the network's size"
+        )
     groups = shape_buckets(split, protocol, member.crop, needs_filled_arrays(member.model))
-    pixels = batch_size * (groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2)
+    pixels = batch_size * (
+        groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2
+    )
     where = (spread.mesh.devices.size, jax.process_index(), jax.process_count())
     reader = Reader(split, protocol, member.interpolation, pixels, *where)
-    params, batch_stats = map(spread.put_state, (member.variables["params"], member.variables.get("batch_stats", {})))
-    step = spread.compile_eval(make_step(member, protocol, isinstance(split, Split)), params, batch_stats)
+    params, batch_stats = map(
+        spread.put_state, (member.variables["params"], member.variables.get("batch_stats", {}))
+    )
+    step = spread.compile_eval(
+        make_step(member, protocol, isinstance(split, Split)), params, batch_stats
+    )
     sums = _Sums(protocol.average, len(split))
     done, total = 0, sum(len(group.ids) for group in groups)
     waiting: collections.deque[tuple[Batch, tuple[Array, Array]]] = collections.deque()
     for batch in reader.batches(groups):
-        waiting.append((Batch(batch.images, {}, batch.damaged), step(params, batch_stats, spread.put_batch(batch.arrays))))
+        waiting.append(
+            (
+                Batch(batch.images, {}, batch.damaged),
+                step(params, batch_stats, spread.put_batch(batch.arrays)),
+            )
+        )
         if len(waiting) > IN_FLIGHT:
             _add(sums, *waiting.popleft())
         done += batch.images
@@ -158,14 +171,20 @@ class _Sums:
         """The scores of a batch's images, in any order; rows of id -1 are padding."""
         ids, rows = ids[ids >= 0], rows[ids >= 0]
         if self._scores is None:
-            self._scores = np.full((len(self._seen), rows.shape[1]), 0 if self._of == "logits" else -np.inf, np.float32)
-        self._scores[ids] = (np.add if self._of == "logits" else np.logaddexp)(self._scores[ids], rows)
+            self._scores = np.full(
+                (len(self._seen), rows.shape[1]), 0 if self._of == "logits" else -np.inf, np.float32
+            )
+        self._scores[ids] = (np.add if self._of == "logits" else np.logaddexp)(
+            self._scores[ids], rows
+        )
         self._seen[ids] += 1
 
     def mean(self, scales: int) -> np.ndarray:
         """Log-probabilities of all images."""
         if self._scores is None or not np.all(self._seen == scales):
-            raise AssertionError(f"each image is seen at {scales} scales, not at {sorted(set(self._seen.tolist()))}")
+            raise AssertionError(
+                f"each image is seen at {scales} scales, not at {sorted(set(self._seen.tolist()))}"
+            )
         if self._of == "logits":
             return log_softmax(self._scores / scales)
         return self._scores - np.float32(math.log(scales))

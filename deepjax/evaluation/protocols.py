@@ -40,7 +40,12 @@ class Protocol:
     source: str
 
     def __post_init__(self) -> None:
-        require(len(self.sides) >= 1 and min(self.sides) >= 1, "sides", self.sides, "at least one size of 1 pixel or more")
+        require(
+            len(self.sides) >= 1 and min(self.sides) >= 1,
+            "sides",
+            self.sides,
+            "at least one size of 1 pixel or more",
+        )
 
     @property
     def dense(self) -> bool:
@@ -50,31 +55,94 @@ class Protocol:
     @property
     def views(self) -> int:
         """How often an image is looked at, at all scales, mirrored too."""
-        pieces = {"centre": 1, "corners": 5, "square corners": 5, "squares": 18, "grid": 25, "whole": 1}[self.cut]
+        pieces = {
+            "centre": 1,
+            "corners": 5,
+            "square corners": 5,
+            "squares": 18,
+            "grid": 25,
+            "whole": 1,
+        }[self.cut]
         return pieces * len(self.sides) * (1 + self.mirror)
 
     def for_crops(self, crop: int) -> "Protocol":
         """The same for crops of another size: sides in proportion, rounded, but never below the crop."""
-        return dataclasses.replace(self, sides=tuple(max(crop, round(side * crop / PAPER_CROP)) for side in self.sides))
+        return dataclasses.replace(
+            self, sides=tuple(max(crop, round(side * crop / PAPER_CROP)) for side in self.sides)
+        )
 
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("1-crop", "centre", (256,), False, "probabilities", "torchvision; He et al. 2015, the authors' release"),
-        Protocol("10-crop", "square corners", (256,), True, "probabilities", "Krizhevsky et al. 2012, section 4.1"),
-        Protocol("10-crop-whole", "corners", (256,), True, "logits", "fb.resnet.torch; views as torchvision's TenCrop"),
-        Protocol("144-crop", "squares", (256, 288, 320, 352), True, "probabilities", "Szegedy et al. 2014, section 7"),
-        Protocol("dense", "whole", (256,), True, "probabilities", "Simonyan and Zisserman 2014, section 3.2"),
-        Protocol("multi-scale", "whole", (224, 256, 288), True, "probabilities", "Simonyan and Zisserman 2014, section 4.2"),
-        Protocol("multi-crop", "grid", (256, 384, 512), True, "probabilities", "Simonyan and Zisserman 2014, section 4.3"),
+        Protocol(
+            "1-crop",
+            "centre",
+            (256,),
+            False,
+            "probabilities",
+            "torchvision; He et al. 2015, the authors' release",
+        ),
+        Protocol(
+            "10-crop",
+            "square corners",
+            (256,),
+            True,
+            "probabilities",
+            "Krizhevsky et al. 2012, section 4.1",
+        ),
+        Protocol(
+            "10-crop-whole",
+            "corners",
+            (256,),
+            True,
+            "logits",
+            "fb.resnet.torch; views as torchvision's TenCrop",
+        ),
+        Protocol(
+            "144-crop",
+            "squares",
+            (256, 288, 320, 352),
+            True,
+            "probabilities",
+            "Szegedy et al. 2014, section 7",
+        ),
+        Protocol(
+            "dense",
+            "whole",
+            (256,),
+            True,
+            "probabilities",
+            "Simonyan and Zisserman 2014, section 3.2",
+        ),
+        Protocol(
+            "multi-scale",
+            "whole",
+            (224, 256, 288),
+            True,
+            "probabilities",
+            "Simonyan and Zisserman 2014, section 4.2",
+        ),
+        Protocol(
+            "multi-crop",
+            "grid",
+            (256, 384, 512),
+            True,
+            "probabilities",
+            "Simonyan and Zisserman 2014, section 4.3",
+        ),
     )
 }
 RESNET_SIDES = (224, 256, 384, 480, 640)
 
 
 def protocol_of(
-    name: str, model: str, crop: int, resize: int = 0, sides: tuple[int, ...] = (), average: Average | None = None
+    name: str,
+    model: str,
+    crop: int,
+    resize: int = 0,
+    sides: tuple[int, ...] = (),
+    average: Average | None = None,
 ) -> Protocol:
     """The protocol of that name for a network of the table and crops of a size; its sides are pixels.
 
@@ -85,7 +153,9 @@ def protocol_of(
         raise unknown_name_error("protocol", name, PROTOCOLS)
     protocol = PROTOCOLS[name]
     if name == "multi-scale" and not model.startswith("vgg"):
-        protocol = dataclasses.replace(protocol, sides=RESNET_SIDES, source="He et al. 2015, section 3.4")
+        protocol = dataclasses.replace(
+            protocol, sides=RESNET_SIDES, source="He et al. 2015, section 3.4"
+        )
     chosen = sides or ((resize,) if name == "1-crop" and resize else protocol.for_crops(crop).sides)
     given = ("resize", resize) if chosen == (resize,) and not sides else ("sides", chosen)
     require(min(chosen) >= crop, *given, f"{crop} (the crop) or more")

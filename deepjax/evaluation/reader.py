@@ -45,12 +45,16 @@ class Reader:
     def batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
         """Every image of every group once."""
         with concurrent.futures.ThreadPoolExecutor(cpu_count(), "views") as pool:
-            waiting: collections.deque[tuple[int, np.ndarray, Group, list[concurrent.futures.Future]]] = collections.deque()
+            waiting: collections.deque[
+                tuple[int, np.ndarray, Group, list[concurrent.futures.Future]]
+            ] = collections.deque()
             for group in groups:
                 count = self.images_of(group)
                 for start in range(0, len(group.ids), count):
                     ids = group.ids[start : start + count]
-                    share = np.pad(ids, (0, count - len(ids)), constant_values=-1).reshape(self.processes, -1)[self.process]
+                    share = np.pad(ids, (0, count - len(ids)), constant_values=-1).reshape(
+                        self.processes, -1
+                    )[self.process]
                     own = [pool.submit(self._read, int(i), group) for i in share if i >= 0]
                     waiting.append((len(ids), share, group, own))
                     if len(waiting) > AHEAD:
@@ -61,12 +65,17 @@ class Reader:
     def images_of(self, group: Group) -> int:
         """Images of a batch over all devices, a multiple of their number; no more of these than the group needs."""
         of_one = group.views * (1 + self.protocol.mirror) * group.height * group.width
-        return max(1, min(self.pixels // of_one // self.devices, -(-len(group.ids) // self.devices))) * self.devices
+        return (
+            max(1, min(self.pixels // of_one // self.devices, -(-len(group.ids) // self.devices)))
+            * self.devices
+        )
 
     def _read(self, index: int, group: Group) -> tuple[np.ndarray, tuple[int, int]]:
         return views_of(self.split, index, group, self.protocol, self.interpolation)
 
-    def _batch(self, count: int, share: np.ndarray, group: Group, reads: list[concurrent.futures.Future]) -> Batch:
+    def _batch(
+        self, count: int, share: np.ndarray, group: Group, reads: list[concurrent.futures.Future]
+    ) -> Batch:
         rows, ids, damaged = len(share), share.astype(np.int32), ""
         channels = self.split.images.shape[3] if isinstance(self.split, Split) else 3
         images = np.zeros((rows, group.views, group.height, group.width, channels), np.uint8)

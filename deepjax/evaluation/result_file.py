@@ -13,7 +13,9 @@ from deepjax.evaluation.protocols import Protocol
 RESULT = "result.json"
 
 
-def evaluation_spec(members: Sequence[EvalModel], protocols: Sequence[Protocol], precision: str) -> list[dict[str, Any]]:
+def evaluation_spec(
+    members: Sequence[EvalModel], protocols: Sequence[Protocol], precision: str
+) -> list[dict[str, Any]]:
     """What is tested, and how: what tells one evaluation from another."""
     return [
         {
@@ -35,7 +37,15 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
     try:
         there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
     except (OSError, ValueError) as error:
-        raise InputError(f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})") from error
+        raise InputError(
+            f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})"
+        ) from error
     same = (json.loads(json.dumps(about)), list(names))
-    if there is not None and (there.get("evaluation"), [each.get("dataset") for each in there.get("sets", ())]) != same:
-        raise InputError(f"{out / RESULT} is of another evaluation; choose another --out, or remove it")
+    if (
+        there is not None
+        and (there.get("evaluation"), [each.get("dataset") for each in there.get("sets", ())])
+        != same
+    ):
+        raise InputError(
+            f"{out / RESULT} is of another evaluation; choose another --out, or remove it"
+        )

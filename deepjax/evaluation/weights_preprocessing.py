@@ -47,7 +47,9 @@ PUBLIC: dict[tuple[str, str], Expected] = {
     ("resnet34", "torchvision IMAGENET1K_V1"): Expected(91.42),
     ("resnet34", "timm/resnet34.tv_in1k"): Expected(91.422),
     ("resnet34", "timm/resnet34.a1_in1k"): Expected(92.896, 235, "bicubic", at_288=288),
-    ("resnet34", "timm/resnet34.ra4_e3600_r224_in1k"): Expected(93.498, 248, "bicubic", half=True, at_288=288),
+    ("resnet34", "timm/resnet34.ra4_e3600_r224_in1k"): Expected(
+        93.498, 248, "bicubic", half=True, at_288=288
+    ),
     ("resnet50", "torchvision IMAGENET1K_V1"): Expected(92.862),
     ("resnet50", "torchvision IMAGENET1K_V2"): Expected(95.434, 232),
     ("resnet50", "timm/resnet50.tv2_in1k"): Expected(95.43, 232),
@@ -68,7 +70,9 @@ PUBLIC: dict[tuple[str, str], Expected] = {
     ("wide_resnet50_2", "torchvision IMAGENET1K_V2"): Expected(95.758, 232),
     ("wide_resnet50_2", "timm/wide_resnet50_2.tv2_in1k"): Expected(95.766, 232),
     ("wide_resnet50_2", "timm/wide_resnet50_2.tv_in1k"): Expected(94.084),
-    ("wide_resnet50_2", "timm/wide_resnet50_2.racm_in1k"): Expected(95.544, interpolation="bicubic", at_288=303),
+    ("wide_resnet50_2", "timm/wide_resnet50_2.racm_in1k"): Expected(
+        95.544, interpolation="bicubic", at_288=303
+    ),
     ("wide_resnet101_2", "torchvision IMAGENET1K_V1"): Expected(94.284),
     ("wide_resnet101_2", "torchvision IMAGENET1K_V2"): Expected(96.02, 232),
     ("wide_resnet101_2", "timm/wide_resnet101_2.tv2_in1k"): Expected(96.012, 232),
@@ -77,28 +81,50 @@ PUBLIC: dict[tuple[str, str], Expected] = {
     ("resnext50_32x4d", "torchvision IMAGENET1K_V2"): Expected(95.34, 232),
     ("resnext50_32x4d", "timm/resnext50_32x4d.tv2_in1k"): Expected(95.344, 232),
     ("resnext50_32x4d", "timm/resnext50_32x4d.tv_in1k"): Expected(93.674),
-    ("resnext50_32x4d", "timm/resnext50_32x4d.a1h_in1k"): Expected(95.32, 235, "bicubic", at_288=288),
-    ("resnext101_32x4d", "timm/resnext101_32x4d.gluon_in1k"): Expected(94.908, interpolation="bicubic"),
+    ("resnext50_32x4d", "timm/resnext50_32x4d.a1h_in1k"): Expected(
+        95.32, 235, "bicubic", at_288=288
+    ),
+    ("resnext101_32x4d", "timm/resnext101_32x4d.gluon_in1k"): Expected(
+        94.908, interpolation="bicubic"
+    ),
     ("resnext101_32x8d", "torchvision IMAGENET1K_V1"): Expected(94.526),
     ("resnext101_32x8d", "torchvision IMAGENET1K_V2"): Expected(96.228, 232),
     ("resnext101_32x8d", "timm/resnext101_32x8d.tv2_in1k"): Expected(96.234, 232),
     ("resnext101_32x8d", "timm/resnext101_32x8d.tv_in1k"): Expected(94.53),
     ("resnext101_64x4d", "torchvision IMAGENET1K_V1"): Expected(96.454, 232),
     ("resnext101_64x4d", "timm/resnext101_64x4d.tv_in1k"): Expected(96.252),
-    ("resnext101_64x4d", "timm/resnext101_64x4d.c1_in1k"): Expected(95.92, 235, "bicubic", at_288=288),
-    ("resnet18d", "timm/resnet18d.ra4_e3600_r224_in1k"): Expected(91.826, 248, "bicubic", half=True, at_288=288),
+    ("resnext101_64x4d", "timm/resnext101_64x4d.c1_in1k"): Expected(
+        95.92, 235, "bicubic", at_288=288
+    ),
+    ("resnet18d", "timm/resnet18d.ra4_e3600_r224_in1k"): Expected(
+        91.826, 248, "bicubic", half=True, at_288=288
+    ),
     ("resnet34d", "timm/resnet34d.ra2_in1k"): Expected(93.372, interpolation="bicubic", at_288=303),
     ("resnet50d", "timm/resnet50d.a1_in1k"): Expected(94.678, 235, "bicubic", at_288=288),
-    ("resnet50d", "timm/resnet50d.ra4_e3600_r224_in1k"): Expected(95.38, 235, "bicubic", half=True, at_288=288),
+    ("resnet50d", "timm/resnet50d.ra4_e3600_r224_in1k"): Expected(
+        95.38, 235, "bicubic", half=True, at_288=288
+    ),
     ("resnet101d", "timm/resnet101d.gluon_in1k"): Expected(95.034, interpolation="bicubic"),
     ("resnet152d", "timm/resnet152d.gluon_in1k"): Expected(95.194, interpolation="bicubic"),
     ("resnet50_gn", "timm/resnet50_gn.a1h_in1k"): Expected(94.958, 238, "bicubic", at_288=303),
-    ("resnetv2_18", "timm/resnetv2_18.ra4_e3600_r224_in1k"): Expected(91.356, 248, "bicubic", half=True, at_288=288),
-    ("resnetv2_34", "timm/resnetv2_34.ra4_e3600_r224_in1k"): Expected(93.518, 248, "bicubic", half=True, at_288=288),
-    ("resnetv2_50", "timm/resnetv2_50.a1h_in1k"): Expected(95.082, 235, "bicubic", half=True, at_288=288),
-    ("resnetv2_101", "timm/resnetv2_101.a1h_in1k"): Expected(95.866, 235, "bicubic", half=True, at_288=288),
-    ("resnetv2_18d", "timm/resnetv2_18d.ra4_e3600_r224_in1k"): Expected(91.928, 248, "bicubic", half=True, at_288=288),
-    ("resnetv2_34d", "timm/resnetv2_34d.ra4_e3600_r224_in1k"): Expected(93.95, 248, "bicubic", half=True, at_288=288),
+    ("resnetv2_18", "timm/resnetv2_18.ra4_e3600_r224_in1k"): Expected(
+        91.356, 248, "bicubic", half=True, at_288=288
+    ),
+    ("resnetv2_34", "timm/resnetv2_34.ra4_e3600_r224_in1k"): Expected(
+        93.518, 248, "bicubic", half=True, at_288=288
+    ),
+    ("resnetv2_50", "timm/resnetv2_50.a1h_in1k"): Expected(
+        95.082, 235, "bicubic", half=True, at_288=288
+    ),
+    ("resnetv2_101", "timm/resnetv2_101.a1h_in1k"): Expected(
+        95.866, 235, "bicubic", half=True, at_288=288
+    ),
+    ("resnetv2_18d", "timm/resnetv2_18d.ra4_e3600_r224_in1k"): Expected(
+        91.928, 248, "bicubic", half=True, at_288=288
+    ),
+    ("resnetv2_34d", "timm/resnetv2_34d.ra4_e3600_r224_in1k"): Expected(
+        93.95, 248, "bicubic", half=True, at_288=288
+    ),
     ("inception_v3", "torchvision IMAGENET1K_V1"): Expected(93.45, 342, half=True),
     ("inception_v3", "timm/inception_v3.tv_in1k"): Expected(93.468, 341, "bicubic", half=True),
     ("inception_v3", "timm/inception_v3.gluon_in1k"): Expected(94.372, 341, "bicubic"),

@@ -10,7 +10,9 @@ from jax import Array
 from deepjax.errors import require, unknown_name_error
 
 
-def features(model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()) -> dict[str, Array]:
+def features(
+    model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()
+) -> dict[str, Array]:
     """The outputs of the named stages (all where none is named), in evaluation mode; jit-safe.
 
     images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}; what comes after the last named stage is

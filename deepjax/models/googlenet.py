@@ -23,7 +23,13 @@ from deepjax.models.layers.basic import ModuleDef, check_fields, conv_factory, d
 from deepjax.models.layers.initializers import Initialization, gaussian, torch_bias
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
-from deepjax.models.layers.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, local_response_norm, max_pool
+from deepjax.models.layers.pooling import (
+    adaptive_avg_pool,
+    avg_pool,
+    global_avg_pool,
+    local_response_norm,
+    max_pool,
+)
 
 Unit = Callable[..., Array]
 
@@ -79,8 +85,18 @@ class Inception(nn.Module):
         pooled = max_pool(x, 3, 1, padding=1)
         branches = (
             unit(x, row.conv1x1, 1, "conv1x1"),
-            unit(unit(x, row.reduce3x3, 1, "reduce3x3") if self.reduce else x, row.conv3x3, 3, "conv3x3"),
-            unit(unit(x, row.reduce5x5, 1, "reduce5x5") if self.reduce else x, row.conv5x5, self.largest_kernel, "conv5x5"),
+            unit(
+                unit(x, row.reduce3x3, 1, "reduce3x3") if self.reduce else x,
+                row.conv3x3,
+                3,
+                "conv3x3",
+            ),
+            unit(
+                unit(x, row.reduce5x5, 1, "reduce5x5") if self.reduce else x,
+                row.conv5x5,
+                self.largest_kernel,
+                "conv5x5",
+            ),
             unit(pooled, row.project, 1, "project") if self.reduce else pooled,
         )
         return jnp.concatenate(branches, axis=-1)
@@ -111,10 +127,16 @@ class AuxiliaryHead(nn.Module):
         x = avg_pool(x, 5, 3) if self.pool == "5x5" and fits else adaptive_avg_pool(x, 4)
         x = self.unit(x, self.filters, 1, "conv")
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(dense(self.units, x.shape[-1], self.initialization, self.dtype, self.param_dtype, "hidden")(x))
+        x = nn.relu(
+            dense(
+                self.units, x.shape[-1], self.initialization, self.dtype, self.param_dtype, "hidden"
+            )(x)
+        )
         x = nn.Dropout(self.dropout, deterministic=not self.train, name="dropout")(x)
         wide = at_least_float32(self.dtype)
-        return dense(self.num_classes, self.units, self.initialization, wide, self.param_dtype, "logits")(x)
+        return dense(
+            self.num_classes, self.units, self.initialization, wide, self.param_dtype, "logits"
+        )(x)
 
 
 class GoogLeNet(nn.Module):
@@ -149,13 +171,24 @@ class GoogLeNet(nn.Module):
         check_fields(self)
         init = INITIALIZATION[self.initialization]
         conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
-        unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
+        unit = conv_unit(
+            conv,
+            norm_factory(
+                self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3
+            ),
+        )
         x = tag_stage(self, "stem", self._stem(as_images(images, self.dtype), unit))
         for name, row in TABLE.items():
             if row is None:
                 x = _pool(x, int(self.pool4[0]) if name == "pool4" else 3)
                 continue
-            x = Inception(Row(*map(self._scaled, row)), int(self.largest_kernel[0]), self.reduce, unit, name=name)(x)
+            x = Inception(
+                Row(*map(self._scaled, row)),
+                int(self.largest_kernel[0]),
+                self.reduce,
+                unit,
+                name=name,
+            )(x)
             x = tag_stage(self, name, x)
             module = name.removeprefix("inception")
             if module in AUXILIARY and self.auxiliary and auxiliary_wanted(self):
@@ -173,8 +206,17 @@ class GoogLeNet(nn.Module):
                     name=f"auxiliary{module}",
                 )
                 sow_auxiliary(self, module, head(x))
-        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(global_avg_pool(x))
-        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(
+            global_avg_pool(x)
+        )
+        return dense(
+            self.num_classes,
+            x.shape[-1],
+            init,
+            at_least_float32(self.dtype),
+            self.param_dtype,
+            "head",
+        )(x)
 
     def _stem(self, x: Array, unit: Unit) -> Array:
         lrn = local_response_norm if self.norm == "none" else lambda x: x
@@ -205,7 +247,9 @@ def conv_unit(conv: ModuleDef, norm: ModuleDef) -> Unit:
     The normalisation has the convolution's name, "norm" for "conv" (conv3x3, norm3x3), or "_norm" behind it (reduce3x3_norm).
     """
 
-    def unit(x: Array, features: int, kernel: int | tuple[int, int], name: str, **options: object) -> Array:
+    def unit(
+        x: Array, features: int, kernel: int | tuple[int, int], name: str, **options: object
+    ) -> Array:
         norm_name = name.replace("conv", "norm") if "conv" in name else f"{name}_norm"
         return nn.relu(norm(name=norm_name)(conv(features, kernel, name=name, **options)(x)))
 

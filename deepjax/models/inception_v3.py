@@ -15,13 +15,21 @@ from jax.typing import DTypeLike
 from deepjax.errors import InputError
 from deepjax.models.googlenet import Unit, auxiliary_wanted, conv_unit, sow_auxiliary
 from deepjax.models.layers.basic import check_fields, conv_factory, dense, tag_stage
-from deepjax.models.layers.initializers import Initialization, Initializer, gaussian, he_normal, torch_bias
+from deepjax.models.layers.initializers import (
+    Initialization,
+    Initializer,
+    gaussian,
+    he_normal,
+    torch_bias,
+)
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import avg_pool, global_avg_pool, max_pool
 
 SMALLEST = 75  # pixels of an image whose last map is one pixel
-AUXILIARY_MAP = 17  # pixels that the auxiliary head needs: 5 after its pool; those of an image of 299
+AUXILIARY_MAP = (
+    17  # pixels that the auxiliary head needs: 5 after its pool; those of an image of 299
+)
 
 
 class Conv(NamedTuple):
@@ -109,7 +117,9 @@ class _Initialization(NamedTuple):
 
 
 INITIALIZATION = {
-    "paper": _Initialization(Initialization(), he_normal, Initialization()),  # the paper is silent, as on GoogLeNet
+    "paper": _Initialization(
+        Initialization(), he_normal, Initialization()
+    ),  # the paper is silent, as on GoogLeNet
     "torchvision": _Initialization(
         Initialization(gaussian(0.1), gaussian(0.1), torch_bias),
         gaussian(0.01),
@@ -127,7 +137,9 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return jnp.concatenate([run(x, steps, name, self.width, self.unit) for name, steps in self.branches], axis=-1)
+        return jnp.concatenate(
+            [run(x, steps, name, self.width, self.unit) for name, steps in self.branches], axis=-1
+        )
 
 
 class AuxiliaryHead(nn.Module):
@@ -145,9 +157,23 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = self.unit(avg_pool(x, 5, 3), scaled(128, self.width), 1, "conv1")
-        x = self.unit(x, scaled(768, self.width), 5, "conv2", padding=0, kernel_init=self.initialization.auxiliary_conv)
+        x = self.unit(
+            x,
+            scaled(768, self.width),
+            5,
+            "conv2",
+            padding=0,
+            kernel_init=self.initialization.auxiliary_conv,
+        )
         x = global_avg_pool(x)
-        return dense(self.num_classes, x.shape[-1], self.initialization.auxiliary, x.dtype, self.param_dtype, "logits")(x)
+        return dense(
+            self.num_classes,
+            x.shape[-1],
+            self.initialization.auxiliary,
+            x.dtype,
+            self.param_dtype,
+            "logits",
+        )(x)
 
 
 class InceptionV3(nn.Module):
@@ -175,17 +201,32 @@ class InceptionV3(nn.Module):
         check_fields(self)
         x = as_images(images, self.dtype)
         if min(images.shape[1:3]) < SMALLEST:
-            raise InputError(f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs {SMALLEST} or more a side")
+            raise InputError(
+                f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs {SMALLEST} or more a side"
+            )
         init, wide = INITIALIZATION[self.initialization], at_least_float32(self.dtype)
-        conv = conv_factory(init.net.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
-        unit = conv_unit(conv, norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3))
+        conv = conv_factory(
+            init.net.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none"
+        )
+        unit = conv_unit(
+            conv,
+            norm_factory(
+                self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3
+            ),
+        )
         x = tag_stage(self, "stem", run(x, STEM, "stem", self.width, unit))
         for name, branches in TABLE.items():
-            x = tag_stage(self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x))
+            x = tag_stage(
+                self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x)
+            )
             if name == AUXILIARY and self.auxiliary and auxiliary_wanted(self):
-                head = AuxiliaryHead(self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e")
+                head = AuxiliaryHead(
+                    self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e"
+                )
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))
-        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(global_avg_pool(x))
+        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(
+            global_avg_pool(x)
+        )
         return dense(self.num_classes, x.shape[-1], init.net, wide, self.param_dtype, "head")(x)
 
     def _auxiliary_map(self, x: Array, shape: Sequence[int]) -> Array:
@@ -209,7 +250,14 @@ def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> A
     number = 0
 
     def convolve(x: Array, conv: Conv, suffix: str) -> Array:
-        return unit(x, scaled(conv.features, width), conv.kernel, f"{name}_conv{suffix}", stride=conv.stride, padding=conv.padding)
+        return unit(
+            x,
+            scaled(conv.features, width),
+            conv.kernel,
+            f"{name}_conv{suffix}",
+            stride=conv.stride,
+            padding=conv.padding,
+        )
 
     for step in steps:
         number += not isinstance(step, str)
@@ -219,7 +267,9 @@ def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> A
             case "average pool":
                 x = avg_pool(x, 3, 1, padding=1)
             case Fan(a, b):
-                x = jnp.concatenate([convolve(x, a, f"{number}a"), convolve(x, b, f"{number}b")], axis=-1)
+                x = jnp.concatenate(
+                    [convolve(x, a, f"{number}a"), convolve(x, b, f"{number}b")], axis=-1
+                )
             case Conv():
                 x = convolve(x, step, "" if lone else str(number))
     return x

@@ -34,7 +34,14 @@ from deepjax.models.layers.basic import (
     tag_stage,
 )
 from deepjax.models.layers.conv_lowering import convolve
-from deepjax.models.layers.initializers import Initialization, Initializer, gaussian, he_normal, he_normal_fan_out, torch_bias
+from deepjax.models.layers.initializers import (
+    Initialization,
+    Initializer,
+    gaussian,
+    he_normal,
+    he_normal_fan_out,
+    torch_bias,
+)
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Identity, Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
@@ -51,7 +58,9 @@ GAMMA_RELU = 1.7139588594436646
 
 
 def _scaled(init: Initializer, factor: float) -> Initializer:
-    return lambda key, shape, dtype=jnp.float32: init(key, shape, dtype) * jnp.asarray(factor, dtype)
+    return lambda key, shape, dtype=jnp.float32: (
+        init(key, shape, dtype) * jnp.asarray(factor, dtype)
+    )
 
 
 INITIALIZATION = {
@@ -82,7 +91,9 @@ class _Block(nn.Module):
             return shortcut_a(source, out, stride)
         if self.shortcut == "D":
             source, stride = shortcut_pool(source, stride), 1
-        return self.norm(name="shortcut_norm")(self.conv(out, 1, stride, name="shortcut_conv")(source))
+        return self.norm(name="shortcut_norm")(
+            self.conv(out, 1, stride, name="shortcut_conv")(source)
+        )
 
 
 class FixupBlock(_Block):
@@ -155,28 +166,60 @@ class NormFreeResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         check_fields(self)
-        require(self.norm == "none" or self.scheme == "rezero", "norm", self.norm, f"'none' under scheme {self.scheme!r}")
+        require(
+            self.norm == "none" or self.scheme == "rezero",
+            "norm",
+            self.norm,
+            f"'none' under scheme {self.scheme!r}",
+        )
         init = INITIALIZATION[self.scheme]
-        conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.scheme != "fixup" and self.norm == "none")
+        conv = conv_factory(
+            init.conv,
+            self.dtype,
+            self.param_dtype,
+            use_bias=self.scheme != "fixup" and self.norm == "none",
+        )
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
         x = tag_stage(self, "stem", self._stem(as_images(images, self.dtype), conv, norm))
-        fields = {"shortcut": self.shortcut, "conv": conv, "norm": norm, "param_dtype": self.param_dtype}
+        fields = {
+            "shortcut": self.shortcut,
+            "conv": conv,
+            "norm": norm,
+            "param_dtype": self.param_dtype,
+        }
         block = {"fixup": FixupBlock, "skipinit": SkipInitBlock, "rezero": ReZeroBlock}[self.scheme]
-        make = partial(block, initial=sum(self.stages) ** -0.5 if self.scheme == "fixup" else self.alpha, **fields)
+        make = partial(
+            block,
+            initial=sum(self.stages) ** -0.5 if self.scheme == "fixup" else self.alpha,
+            **fields,
+        )
         for stage, blocks in enumerate(self.stages):
-            x = run_blocks(_maker(make, self.block, self.width * 2**stage), x, stage + 1, blocks, self.scan)
+            x = run_blocks(
+                _maker(make, self.block, self.width * 2**stage), x, stage + 1, blocks, self.scan
+            )
             x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(x) if self.scheme == "skipinit" else x)
         if self.scheme == "fixup":
             x = x + _scalar(self, x, "head_bias")
-        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
+        return dense(
+            self.num_classes,
+            x.shape[-1],
+            init,
+            at_least_float32(self.dtype),
+            self.param_dtype,
+            "head",
+        )(x)
 
     def _stem(self, x: Array, conv: ModuleDef, norm: ModuleDef) -> Array:
         if self.scheme == "skipinit":  # the first block begins with the ReLU
             return _stem(x, self.stem, self.width, partial(conv, biased=False))
         if self.scheme == "rezero":
-            return _stem(x, self.stem, self.width, conv, lambda x: nn.relu(norm(name="stem_norm")(x)))
-        return _stem(x, self.stem, self.width, conv, lambda x: nn.relu(x + _scalar(self, x, "stem_bias")))
+            return _stem(
+                x, self.stem, self.width, conv, lambda x: nn.relu(norm(name="stem_norm")(x))
+            )
+        return _stem(
+            x, self.stem, self.width, conv, lambda x: nn.relu(x + _scalar(self, x, "stem_bias"))
+        )
 
 
 class ScaledStdConv(nn.Module):
@@ -199,7 +242,13 @@ class ScaledStdConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         kernel = standardize(kernel, gain, self.gamma).astype(self.dtype)
         side = (self.kernel - 1) // 2
-        y = convolve(x, kernel, (self.stride,) * 2, ((side, side),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = convolve(
+            x,
+            kernel,
+            (self.stride,) * 2,
+            ((side, side),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         return y + broadcast_like(bias, y)
 
 
@@ -220,7 +269,10 @@ def standardize(kernel: Array, gain: Array, gamma: float, epsilon: float = 1e-5)
 def expected_variances(stages: Sequence[int], alpha: float) -> list[list[float]]:
     """Predicted variance of each block's input, stage by stage: a stage's first block resets it to 1, each block adds alpha^2."""
     ends = [1.0] + [1.0 + blocks * alpha**2 for blocks in stages[:-1]]
-    return [[start] + [1.0 + n * alpha**2 for n in range(1, blocks)] for start, blocks in zip(ends, stages, strict=True)]
+    return [
+        [start] + [1.0 + n * alpha**2 for n in range(1, blocks)]
+        for start, blocks in zip(ends, stages, strict=True)
+    ]
 
 
 class NFBlock(_Block):
@@ -232,7 +284,11 @@ class NFBlock(_Block):
     def __call__(self, x: Array, beta: Array) -> Array:
         y = active = nn.relu(x) * beta
         for i, layer in enumerate(self.layers, 1):
-            gain = nn.initializers.zeros if self.zero_init and i == len(self.layers) else nn.initializers.ones
+            gain = (
+                nn.initializers.zeros
+                if self.zero_init and i == len(self.layers)
+                else nn.initializers.ones
+            )
             y = self.conv(*layer, gain_init=gain, name=f"conv{i}")(y if i == 1 else nn.relu(y))
         return Sum(name="sum")(self.around(x, active), self.initial * y)
 
@@ -265,22 +321,39 @@ class NFResNet(nn.Module):
         check_fields(self)
         conv = partial(ScaledStdConv, dtype=self.dtype, param_dtype=self.param_dtype)
         stem = partial(conv, gamma=GAMMA_RELU if self.stem == "imagenet" else 1.0)
-        x = tag_stage(self, "stem", _stem(as_images(images, self.dtype), self.stem, self.width, stem))
-        fields = {"shortcut": self.shortcut, "conv": conv, "norm": Identity, "param_dtype": self.param_dtype}
+        x = tag_stage(
+            self, "stem", _stem(as_images(images, self.dtype), self.stem, self.width, stem)
+        )
+        fields = {
+            "shortcut": self.shortcut,
+            "conv": conv,
+            "norm": Identity,
+            "param_dtype": self.param_dtype,
+        }
         make = partial(NFBlock, initial=self.alpha, zero_init=self.zero_init, **fields)
         for stage, variances in enumerate(expected_variances(self.stages, self.alpha)):
             betas = jnp.asarray([variance**-0.5 for variance in variances], self.dtype)
-            x = _run_nf_blocks(_maker(make, self.block, self.width * 2**stage), x, stage + 1, betas, self.scan)
+            x = _run_nf_blocks(
+                _maker(make, self.block, self.width * 2**stage), x, stage + 1, betas, self.scan
+            )
             x = tag_stage(self, f"stage{stage + 1}", x)
         x, wide = global_avg_pool(nn.relu(x)), at_least_float32(self.dtype)
-        return dense(self.num_classes, x.shape[-1], INITIALIZATION["nf"], wide, self.param_dtype, "head")(x)
+        return dense(
+            self.num_classes, x.shape[-1], INITIALIZATION["nf"], wide, self.param_dtype, "head"
+        )(x)
 
 
-def _run_nf_blocks(make: Callable[[int, str], Any], x: Array, stage: int, betas: Array, scan: bool) -> Array:
+def _run_nf_blocks(
+    make: Callable[[int, str], Any], x: Array, stage: int, betas: Array, scan: bool
+) -> Array:
     """`run_blocks` for blocks that differ in one number. betas: (blocks,)."""
     x = make(2 if stage > 1 else 1, f"stage{stage}_block1")(x, betas[0])
     if scan and len(betas) > 1:
-        run = nn.scan(lambda block, x, beta: (block(x, beta), None), variable_axes={"params": 0}, split_rngs={"params": True})
+        run = nn.scan(
+            lambda block, x, beta: (block(x, beta), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
         return run(make(1, f"stage{stage}_blocks"), x, betas[1:])[0]
     for i in range(1, len(betas)):
         x = make(1, f"stage{stage}_block{i + 1}")(x, betas[i])
@@ -288,7 +361,9 @@ def _run_nf_blocks(make: Callable[[int, str], Any], x: Array, stage: int, betas:
 
 
 def _maker(make: ModuleDef, block: Block, planes: int) -> Callable[[int, str], Any]:
-    return lambda stride, name: make(layers=_branch(block, planes, stride), stride=stride, name=name)
+    return lambda stride, name: make(
+        layers=_branch(block, planes, stride), stride=stride, name=name
+    )
 
 
 def _branch(block: Block, planes: int, stride: int) -> tuple[Layer, ...]:
@@ -298,7 +373,9 @@ def _branch(block: Block, planes: int, stride: int) -> tuple[Layer, ...]:
     return (planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1)
 
 
-def _stem(x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Array], Array] = lambda x: x) -> Array:
+def _stem(
+    x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Array], Array] = lambda x: x
+) -> Array:
     if kind == "cifar":
         return after(conv(width, 3, name="stem_conv")(x))
     return max_pool(after(conv(width, 7, 2, name="stem_conv")(x)), 3, 2, padding=1)
@@ -306,4 +383,6 @@ def _stem(x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Ar
 
 def _scalar(module: Any, x: Array, name: str, value: float = 0.0) -> Array:
     """A learned scalar of the module, in the shape and dtype of the map that it meets."""
-    return broadcast_like(module.param(name, nn.initializers.constant(value), (), module.param_dtype), x)
+    return broadcast_like(
+        module.param(name, nn.initializers.constant(value), (), module.param_dtype), x
+    )

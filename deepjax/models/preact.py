@@ -22,7 +22,15 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, shortcut_a, tag_stage
+from deepjax.models.layers.basic import (
+    ModuleDef,
+    Sum,
+    check_fields,
+    conv_factory,
+    dense,
+    shortcut_a,
+    tag_stage,
+)
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
@@ -56,7 +64,9 @@ class PreActBlock(nn.Module):
         else:
             first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
             y = self.conv(self.channels, 1, first, name="conv1")(active)
-            y = self.conv(self.channels, 3, second, name="conv2")(nn.relu(self.norm(name="norm2")(y)))
+            y = self.conv(self.channels, 3, second, name="conv2")(
+                nn.relu(self.norm(name="norm2")(y))
+            )
             y = self.conv(self.out, 1, name="conv3")(nn.relu(self.norm(name="norm3")(y)))
         if not self.residual:
             return y
@@ -64,7 +74,11 @@ class PreActBlock(nn.Module):
             return Sum(name="sum")(x, y)
         if self.shortcut == "A":
             return Sum(name="sum")(shortcut_a(x, self.out, self.stride), y)
-        pooled, stride = (shortcut_pool(active, self.stride), 1) if self.shortcut == "D" else (active, self.stride)
+        pooled, stride = (
+            (shortcut_pool(active, self.stride), 1)
+            if self.shortcut == "D"
+            else (active, self.stride)
+        )
         return Sum(name="sum")(self.conv(self.out, 1, stride, name="shortcut_conv")(pooled), y)
 
 
@@ -123,7 +137,14 @@ class PreActResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(norm(name="head_norm")(x)))
-        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
+        return dense(
+            self.num_classes,
+            x.shape[-1],
+            init,
+            at_least_float32(self.dtype),
+            self.param_dtype,
+            "head",
+        )(x)
 
 
 def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
@@ -132,7 +153,12 @@ def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleD
         return conv(width, 3, name="stem_conv")(x)
     if kind == "imagenet":
         return max_pool(conv(width, 7, 2, name="stem_conv")(x), 3, 2, padding=1)
-    require(width >= 2, "stem_width", width, "2 or more with stem='deep', whose first convolutions have half as many filters")
+    require(
+        width >= 2,
+        "stem_width",
+        width,
+        "2 or more with stem='deep', whose first convolutions have half as many filters",
+    )
     x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
     x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
     return max_pool(conv(width, 3, name="stem_conv")(x), 3, 2, padding=1)

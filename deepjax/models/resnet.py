@@ -24,15 +24,36 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.errors import require
-from deepjax.models.layers.basic import ModuleDef, Sum, check_fields, conv_factory, dense, relu_of_sum, shortcut_a, tag_stage
-from deepjax.models.layers.initializers import Initialization, he_normal_fan_out, torch_bias, torch_linear
+from deepjax.models.layers.basic import (
+    ModuleDef,
+    Sum,
+    check_fields,
+    conv_factory,
+    dense,
+    relu_of_sum,
+    shortcut_a,
+    tag_stage,
+)
+from deepjax.models.layers.initializers import (
+    Initialization,
+    he_normal_fan_out,
+    torch_bias,
+    torch_linear,
+)
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
 from deepjax.models.layers.scanned_blocks import run_blocks
 
 # Blocks of each stage: Table 1; 200 is of He et al. 2016 (arXiv:1603.05027, Table 5).
-STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
 
 INITIALIZATION = {
     "paper": Initialization(),  # section 3.4 cites He et al. 2015b
@@ -65,15 +86,25 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        last = self.norm if not self.zero_init else lambda **named: self.norm(scale_init=nn.initializers.zeros, **named)
+        last = (
+            self.norm
+            if not self.zero_init
+            else lambda **named: self.norm(scale_init=nn.initializers.zeros, **named)
+        )
         if self.block == "basic":
             y = self.conv(self.channels, 3, self.stride, groups=self.groups, name="conv1")(x)
             y = nn.relu(self.norm(name="norm1")(y))
             y = last(name="norm2")(self.conv(self.out, 3, groups=self.groups, name="conv2")(y))
         else:
             first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-            y = nn.relu(self.norm(name="norm1")(self.conv(self.channels, 1, first, name="conv1")(x)))
-            y = nn.relu(self.norm(name="norm2")(self.conv(self.channels, 3, second, groups=self.groups, name="conv2")(y)))
+            y = nn.relu(
+                self.norm(name="norm1")(self.conv(self.channels, 1, first, name="conv1")(x))
+            )
+            y = nn.relu(
+                self.norm(name="norm2")(
+                    self.conv(self.channels, 3, second, groups=self.groups, name="conv2")(y)
+                )
+            )
             y = last(name="norm3")(self.conv(self.out, 1, name="conv3")(y))
         return relu_of_sum(Sum(name="sum")(self._shortcut(x), y)) if self.residual else nn.relu(y)
 
@@ -82,8 +113,12 @@ class ResidualBlock(nn.Module):
         if self.shortcut == "A" and changes:
             return shortcut_a(x, self.out, self.stride)
         if self.shortcut == "C" or changes:
-            pooled, stride = (shortcut_pool(x, self.stride), 1) if self.shortcut == "D" else (x, self.stride)
-            return self.norm(name="shortcut_norm")(self.conv(self.out, 1, stride, name="shortcut_conv")(pooled))
+            pooled, stride = (
+                (shortcut_pool(x, self.stride), 1) if self.shortcut == "D" else (x, self.stride)
+            )
+            return self.norm(name="shortcut_norm")(
+                self.conv(self.out, 1, stride, name="shortcut_conv")(pooled)
+            )
         return x
 
 
@@ -133,7 +168,9 @@ class ResNet(nn.Module):
                 bottleneck = self.block == "bottleneck"
                 return ResidualBlock(
                     block=self.block,
-                    channels=planes * self.group_width // 64 * self.groups if bottleneck else planes,
+                    channels=planes * self.group_width // 64 * self.groups
+                    if bottleneck
+                    else planes,
                     out=4 * planes if bottleneck else planes,
                     stride=stride,
                     residual=self.residual,
@@ -149,17 +186,34 @@ class ResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
-        return dense(self.num_classes, x.shape[-1], init, at_least_float32(self.dtype), self.param_dtype, "head")(x)
+        return dense(
+            self.num_classes,
+            x.shape[-1],
+            init,
+            at_least_float32(self.dtype),
+            self.param_dtype,
+            "head",
+        )(x)
 
 
 def _check_groups(model: ResNet) -> None:
     """Raise InputError where the groups of a block's 3x3 would not have whole numbers of filters."""
     if model.block == "basic":
-        require(model.width % model.groups == 0, "width", model.width, f"a multiple of groups={model.groups} in a basic block")
+        require(
+            model.width % model.groups == 0,
+            "width",
+            model.width,
+            f"a multiple of groups={model.groups} in a basic block",
+        )
         return
     product = model.width * model.group_width
     rule = f"with group_width={model.group_width} a multiple of {64 // math.gcd(64, model.group_width)}"
-    require(product % 64 == 0, "width", model.width, f"{rule}: a group has width * group_width / 64 filters")
+    require(
+        product % 64 == 0,
+        "width",
+        model.width,
+        f"{rule}: a group has width * group_width / 64 filters",
+    )
 
 
 def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
@@ -169,7 +223,12 @@ def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> 
     if kind == "imagenet":
         x = conv(width, 7, 2, name="stem_conv")(x)
     else:
-        require(width >= 2, "width", width, "2 or more with stem='deep', whose first convolutions have half as many filters")
+        require(
+            width >= 2,
+            "width",
+            width,
+            "2 or more with stem='deep', whose first convolutions have half as many filters",
+        )
         x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
         x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
         x = conv(width, 3, name="stem_conv")(x)
@@ -185,6 +244,8 @@ def cifar_stages(depth: int) -> tuple[int, int, int]:
     """
     if depth < 8 or (depth - 2) % 6:
         nearest = max(8, round((depth - 2) / 6) * 6 + 2)
-        raise ValueError(f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is {nearest}")
+        raise ValueError(
+            f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is {nearest}"
+        )
     blocks = (depth - 2) // 6
     return blocks, blocks, blocks

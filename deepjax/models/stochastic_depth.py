@@ -33,26 +33,45 @@ class StochasticDepth(nn.Module):
     per: Literal["batch", "example"] = "batch"
 
     def setup(self) -> None:
-        nn.share_scope(self, self.network)  # {"stem_conv": ...}, not {"network": {"stem_conv": ...}}
+        nn.share_scope(
+            self, self.network
+        )  # {"stem_conv": ...}, not {"network": {"stem_conv": ...}}
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         require(0 < self.survival <= 1, "survival", self.survival, "above 0, up to 1")
         require(self.per in ("batch", "example"), "per", self.per, "'batch', 'example'")
-        require(not getattr(self.network, "scan", False), "scan", True, "False: scanned blocks would share one survival")
+        require(
+            not getattr(self.network, "scan", False),
+            "scan",
+            True,
+            "False: scanned blocks would share one survival",
+        )
         sums = sum(getattr(self.network, "stages", ()))
         survives = [1 - place / sums * (1 - self.survival) for place in range(1, sums + 1)]
         draws = self._draws(survives, images.shape[0]) if train and self.survival < 1 else None
-        places: dict[tuple[str, ...], int] = {}  # by path, for a rematerialised block is traced again
+        places: dict[
+            tuple[str, ...], int
+        ] = {}  # by path, for a rematerialised block is traced again
 
         def intercept(
-            function: Any, given: tuple[Any, ...], named: Mapping[str, Any], context: nn.module.InterceptorContext
+            function: Any,
+            given: tuple[Any, ...],
+            named: Mapping[str, Any],
+            context: nn.module.InterceptorContext,
         ) -> Any:
             if not isinstance(context.module, Sum) or context.method_name != "__call__":
                 return function(*given, **named)
             place = places.setdefault(context.module.path, len(places))
             if place >= sums:
                 return function(*given, **named)  # refused below
-            return function(*_gated(*given, **named, survives=survives[place], keep=None if draws is None else draws[place]))
+            return function(
+                *_gated(
+                    *given,
+                    **named,
+                    survives=survives[place],
+                    keep=None if draws is None else draws[place],
+                )
+            )
 
         if not sums or getattr(self.network, "residual", True) is False:
             raise InputError(
@@ -62,7 +81,9 @@ class StochasticDepth(nn.Module):
         with nn.intercept_methods(intercept):
             logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]  # every network of deepjax is called so
         if not places or len(places) != sums:
-            raise InputError(f"network has {len(places)} residual sums in {sums} blocks; allowed: one in each block")
+            raise InputError(
+                f"network has {len(places)} residual sums in {sums} blocks; allowed: one in each block"
+            )
         return logits
 
     def _draws(self, survives: list[float], examples: int) -> Array:
@@ -82,10 +103,14 @@ def stochastic_depth(
     return StochasticDepth(create_model(name, **fields), survival, per)
 
 
-def _gated(shortcut: Array, branch: Array, *, survives: float, keep: Array | None) -> tuple[Array, Array]:
+def _gated(
+    shortcut: Array, branch: Array, *, survives: float, keep: Array | None
+) -> tuple[Array, Array]:
     """The sum's arguments with the branch kept or left out, or scaled by its survival where nothing was drawn."""
     if survives == 1:
         return shortcut, branch
     if keep is None:
         return shortcut, branch * jnp.asarray(survives, branch.dtype)
-    return shortcut, jnp.where(keep.reshape(-1, *[1] * (branch.ndim - 1)), branch, jnp.zeros_like(branch))
+    return shortcut, jnp.where(
+        keep.reshape(-1, *[1] * (branch.ndim - 1)), branch, jnp.zeros_like(branch)
+    )

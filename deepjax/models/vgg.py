@@ -21,7 +21,12 @@ from jax.typing import DTypeLike
 from deepjax.errors import InputError
 from deepjax.models.layers import valid_region
 from deepjax.models.layers.basic import broadcast_like, check_fields, conv_factory, tag_stage
-from deepjax.models.layers.initializers import Initialization, gaussian, glorot_uniform, he_normal_fan_out
+from deepjax.models.layers.initializers import (
+    Initialization,
+    gaussian,
+    glorot_uniform,
+    he_normal_fan_out,
+)
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import adaptive_avg_pool, local_response_norm, max_pool
@@ -65,13 +70,19 @@ class FullyConnected(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         shape = (self.window * self.window * channels, self.features)
-        kernel = self.param("kernel", self.initialization.dense, shape, self.param_dtype).astype(self.dtype)
-        bias = self.param("bias", self.initialization.dense_bias(shape[0]), shape[1:], self.param_dtype)
+        kernel = self.param("kernel", self.initialization.dense, shape, self.param_dtype).astype(
+            self.dtype
+        )
+        bias = self.param(
+            "bias", self.initialization.dense_bias(shape[0]), shape[1:], self.param_dtype
+        )
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
             x = valid_region.fill(x) if self.window > 1 else x
-            y = lax.conv_general_dilated(x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = lax.conv_general_dilated(
+                x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
             valid_region.propagate_extent(x, y, lambda size, axis: size - self.window + 1)
         else:
             y = (x.reshape(x.shape[0], -1) @ kernel)[:, None, None, :]
@@ -111,9 +122,13 @@ class VGG(nn.Module):
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
         for stage, kernels in enumerate(CONFIGURATIONS[self.configuration], start=1):
             for layer, kernel in enumerate(kernels, start=1):
-                x = conv(self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}")(x)
+                x = conv(
+                    self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}"
+                )(x)
                 x = norm(name=f"stage{stage}_norm{layer}")(x)
-                if self.configuration == "A-LRN" and stage == 1:  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+                if (
+                    self.configuration == "A-LRN" and stage == 1
+                ):  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
                     x = local_response_norm(nn.relu(x), 5, 5e-4, 0.75, 2.0)
                 # ReLU after the pool is the same to the bit, gradients too, and sees a quarter of the pixels.
                 x = nn.relu(max_pool(x, 2, 2) if layer == len(kernels) else x)
@@ -124,13 +139,25 @@ class VGG(nn.Module):
         slide, wide = self.head == "conv", at_least_float32(self.dtype)
         x = x if slide else adaptive_avg_pool(x, MAP)
         for layer, window in ((6, MAP), (7, 1)):
-            layer_of = FullyConnected(64 * self.width, window, slide, init, self.dtype, self.param_dtype, name=f"head_fc{layer}")
+            layer_of = FullyConnected(
+                64 * self.width,
+                window,
+                slide,
+                init,
+                self.dtype,
+                self.param_dtype,
+                name=f"head_fc{layer}",
+            )
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
-        scores = FullyConnected(self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8")(x)
+        scores = FullyConnected(
+            self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8"
+        )(x)
         return valid_region.mean(scores)
 
 
 def _check_size(shape: tuple[int, ...], head: str) -> None:
     least = 32 * MAP if head == "conv" else 32
     if min(shape[1:3]) < least:
-        raise InputError(f"images are {shape[1]}x{shape[2]} pixels; VGG with head={head!r} needs {least} or more a side")
+        raise InputError(
+            f"images are {shape[1]}x{shape[2]} pixels; VGG with head={head!r} needs {least} or more a side"
+        )

@@ -33,7 +33,9 @@ class Arm:
     """Makes the network where its name starts with "own/": a module's class or a partial of one; takes num_classes and dtype."""
 
     def __post_init__(self) -> None:
-        named = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None  # it names a folder, and must stay in its own
+        named = (
+            re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
+        )  # it names a folder, and must stay in its own
         require(named, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
 
     @property
@@ -74,7 +76,9 @@ class ArmResult:
         """The epochs of one seed's run. Raises InputError where it diverged before the first one ended."""
         epochs = [row for row in self.rows[seed] if row["kind"] == "epoch"]
         if not epochs:
-            raise InputError(f"seed {seed} diverged before its first epoch ended, so no epoch is known of it; choose lower rates")
+            raise InputError(
+                f"seed {seed} diverged before its first epoch ended, so no epoch is known of it; choose lower rates"
+            )
         return epochs
 
     @property
@@ -83,7 +87,9 @@ class ArmResult:
         return sum(rows[-1].get("diverged", False) for rows in self.rows)
 
 
-def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport, beside: Path | None = None) -> None:
+def run_arm(
+    arm: Arm, out: Path, data_dir: str | None, report: TaskReport, beside: Path | None = None
+) -> None:
     """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done.
 
     `beside`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
@@ -99,7 +105,9 @@ def run_arm(arm: Arm, out: Path, data_dir: str | None, report: TaskReport, besid
         folder = arm.folder(out, rate, seed)
         if not _finished(folder) and not (beside and _copied(arm.run(rate, seed), folder, beside)):
             programs = programs or compile_training(arm.config, options, make=arm.make)
-            with contextlib.suppress(NonFiniteError):  # a training that diverges is a result: in the sweep its rate is not chosen
+            with contextlib.suppress(
+                NonFiniteError
+            ):  # a training that diverges is a result: in the sweep its rate is not chosen
                 train(
                     arm.run(rate, seed),
                     folder,
@@ -162,7 +170,11 @@ def collect(arm: Arm, out: Path) -> ArmResult | None:
     folders = [arm.folder(out, rate, seed) for seed in arm.seeds]
     if not all(map(_finished, folders)):
         return None
-    return ArmResult(sweep, rate, [_concluded(read_rows(folder / "metrics.jsonl"), arm.config.dataset) for folder in folders])
+    return ArmResult(
+        sweep,
+        rate,
+        [_concluded(read_rows(folder / "metrics.jsonl"), arm.config.dataset) for folder in folders],
+    )
 
 
 def _concluded(rows: list[Row], dataset: str) -> list[Row]:

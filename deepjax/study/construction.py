@@ -23,11 +23,20 @@ Moments = tuple[Array, Array]
 
 def stage_moments(model: nn.Module, variables: Variables, images: Array) -> dict[int, Moments]:
     """Mean and variance by channel of each stage's output, in evaluation mode. images: (batch, height, width, channels)."""
-    stages = {name: x for name, x in features(model, variables, images).items() if name.startswith("stage")}
-    return {int(name.removeprefix("stage")): (jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))) for name, x in stages.items()}
+    stages = {
+        name: x
+        for name, x in features(model, variables, images).items()
+        if name.startswith("stage")
+    }
+    return {
+        int(name.removeprefix("stage")): (jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2)))
+        for name, x in stages.items()
+    }
 
 
-def with_identities(variables: Variables, moments: Mapping[int, Moments], blocks: int) -> dict[str, Any]:
+def with_identities(
+    variables: Variables, moments: Mapping[int, Moments], blocks: int
+) -> dict[str, Any]:
     """The variables of the plain network of `blocks` basic blocks a stage that computes what the shallower one computes.
 
     variables: of a plain `deepjax.models.ResNet` with block="basic" and batch norm, unrolled. moments: of each stage's output.
@@ -48,7 +57,12 @@ def identity_block(mean: Array, var: Array) -> tuple[dict[str, Any], dict[str, A
     channels = mean.shape[0]
     kernel = jnp.zeros((3, 3, channels, channels)).at[1, 1].set(jnp.eye(channels))
     norm = {"scale": jnp.sqrt(var + EPSILON), "bias": mean}
-    params = {"conv1": {"kernel": kernel}, "norm1": norm, "conv2": {"kernel": kernel}, "norm2": norm}
+    params = {
+        "conv1": {"kernel": kernel},
+        "norm1": norm,
+        "conv2": {"kernel": kernel},
+        "norm2": norm,
+    }
     return params, {name: {"mean": mean, "var": var} for name in ("norm1", "norm2")}
 
 

@@ -48,10 +48,16 @@ def format_count(count: int) -> str:
 def cost_table(budgets: Mapping[str, Budget]) -> Table:
     """What each network costs, exactly."""
     rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in budgets.items()]
-    return Table("Cost of each network at the size of its images", ("arm", "parameters", "multiply-adds"), rows)
+    return Table(
+        "Cost of each network at the size of its images",
+        ("arm", "parameters", "multiply-adds"),
+        rows,
+    )
 
 
-def cost_lines(families: Mapping[str, Sequence[tuple[Budget, Sequence[float]]]], field: str) -> list[Curve]:
+def cost_lines(
+    families: Mapping[str, Sequence[tuple[Budget, Sequence[float]]]], field: str
+) -> list[Curve]:
     """A line a family over what its networks cost, and a dot a seed. `field`: of `Budget`.
 
     families: name -> (cost, errors by seed as fractions) of each network.

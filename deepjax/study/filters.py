@@ -34,12 +34,18 @@ class Stages(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Array:
         conv = conv_factory(he_normal, self.dtype, jnp.float32)
         norm = norm_factory("batch", train, "global", self.dtype, jnp.float32)
-        x = nn.relu(norm(name="stem_norm")(conv(self.width, 3, name="stem_conv")(jnp.asarray(images, self.dtype))))
+        x = nn.relu(
+            norm(name="stem_norm")(
+                conv(self.width, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+            )
+        )
         for stage in range(1, self.stages + 1):
             x = x if stage == 1 else max_pool(x, 2, 2)
             for i, kernel in enumerate(self.kernels, 1):
                 name = f"stage{stage}_{{}}{i}"
-                x = norm(name=name.format("norm"))(conv(self.width, kernel, name=name.format("conv"))(x))
+                x = norm(name=name.format("norm"))(
+                    conv(self.width, kernel, name=name.format("conv"))(x)
+                )
                 x = x if self.linear and i < len(self.kernels) else nn.relu(x)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))
 
@@ -58,4 +64,6 @@ def filter_cost(kernels: tuple[int, ...], channels: int, side: int) -> FilterCos
     """The convolutions alone, one after the other on a map of side x side x channels, from their traced computation."""
     rows = cost(Stack(kernels, width=channels), (side, side, channels)).layers
     convs = [row for row in rows if row.layer.startswith("conv")]
-    return FilterCost(*(sum(getattr(row, name) for row in convs) for name in ("params", "macs", "activations")))
+    return FilterCost(
+        *(sum(getattr(row, name) for row in convs) for name in ("params", "macs", "activations"))
+    )

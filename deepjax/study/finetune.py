@@ -39,7 +39,9 @@ def iterate_training(
     """
     state = programs.fresh_state(config) if start is None else start
     yield 0, state
-    for step, batch in enumerate(train_batches(programs.train_split, config.batch_size, config.seed, config.total_steps), 1):
+    for step, batch in enumerate(
+        train_batches(programs.train_split, config.batch_size, config.seed, config.total_steps), 1
+    ):
         state, _ = programs.train_step(state, programs.partitioner.put_batch(batch))
         yield step, state
 
@@ -47,7 +49,10 @@ def iterate_training(
 def finetune(config: TrainConfig, variables: Any, data_dir: str | None = None) -> dict[str, Any]:
     """The variables after the training that the configuration describes, from these ones instead of from drawn ones."""
     programs = programs_of(config, data_dir)
-    start = {name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables[name]) for name in ("params", "batch_stats")}
+    start = {
+        name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables[name])
+        for name in ("params", "batch_stats")
+    }
     first = programs.partitioner.put_state(
         programs.fresh_state(config).replace(**start)
     )  # copied, since the step donates its state
@@ -59,7 +64,9 @@ def train_error(config: TrainConfig, variables: Any, data_dir: str | None = None
     """Share of wrong answers over all training images, in evaluation mode."""
     programs = programs_of(config, data_dir)
     errors = [
-        programs.eval_step(variables["params"], variables["batch_stats"], programs.partitioner.put_batch(batch))["errors"]
+        programs.eval_step(
+            variables["params"], variables["batch_stats"], programs.partitioner.put_batch(batch)
+        )["errors"]
         for batch in eval_batches(programs.train_split, config.batch_size)
     ]
     return sum(map(float, errors)) / len(programs.train_split)

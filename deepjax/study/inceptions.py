@@ -20,7 +20,10 @@ from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool
 
 # cs231n 2017, lecture 9: the module on 28 x 28 x 256 with which the cost of both kinds is worked out.
-SLIDE, SLIDE_INPUT = Row(conv1x1=128, reduce3x3=64, conv3x3=192, reduce5x5=64, conv5x5=96, project=64), (28, 28, 256)
+SLIDE, SLIDE_INPUT = (
+    Row(conv1x1=128, reduce3x3=64, conv3x3=192, reduce5x5=64, conv5x5=96, project=64),
+    (28, 28, 256),
+)
 BRANCHES = {
     "1x1": ("conv1x1",),
     "3x3": ("reduce3x3", "conv3x3"),
@@ -31,7 +34,10 @@ BRANCHES = {
 
 def slide_module(reduce: bool) -> Inception:
     """The slide's module; `reduce=False` is the naive one."""
-    conv, norm = conv_factory(he_normal, jnp.float32, jnp.float32), norm_factory("none", False, "global", jnp.float32, jnp.float32)
+    conv, norm = (
+        conv_factory(he_normal, jnp.float32, jnp.float32),
+        norm_factory("none", False, "global", jnp.float32, jnp.float32),
+    )
     return Inception(SLIDE, 5, reduce, conv_unit(conv, norm))
 
 
@@ -54,7 +60,12 @@ class InceptionNet(nn.Module):
         for branch in self.without:
             if branch not in BRANCHES:
                 raise unknown_name_error("branch", branch, BRANCHES)
-        require(self.reduce or "pool" not in self.without, "without", self.without, "no 'pool' in naive modules")
+        require(
+            self.reduce or "pool" not in self.without,
+            "without",
+            self.without,
+            "no 'pool' in naive modules",
+        )
         conv = conv_factory(he_normal, self.dtype, jnp.float32)
         unit = conv_unit(conv, norm_factory("batch", train, "global", self.dtype, jnp.float32))
         row = Row(*(max(1, filters * self.width // SLIDE_INPUT[2]) for filters in SLIDE))

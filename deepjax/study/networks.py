@@ -40,10 +40,14 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         conv = conv_factory(he_normal, self.dtype, jnp.float32, use_bias=not self.norm)
-        norm = norm_factory("batch" if self.norm else "none", train, "global", self.dtype, jnp.float32)
+        norm = norm_factory(
+            "batch" if self.norm else "none", train, "global", self.dtype, jnp.float32
+        )
         x = jnp.asarray(images, self.dtype)
         for i, kernel in enumerate(self.kernels, 1):
-            x = norm(name=f"norm{i}")(conv(self.width, kernel, padding=self.padding, name=f"conv{i}")(x))
+            x = norm(name=f"norm{i}")(
+                conv(self.width, kernel, padding=self.padding, name=f"conv{i}")(x)
+            )
             x = ACTIVATIONS[self.activation](x)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))
 
@@ -52,4 +56,6 @@ class PooledVGG(VGG):
     """VGG whose three fully connected layers are one average over the map and one linear layer, as GoogLeNet and ResNet have it."""
 
     def _head(self, x: Array, init: Initialization, train: bool) -> Array:
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(global_avg_pool(x))
+        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(
+            global_avg_pool(x)
+        )

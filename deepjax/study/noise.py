@@ -19,7 +19,9 @@ class NoiseScaleEstimator:
     small: int = 16
     big: int = 256
 
-    def scale(self, programs: CompiledTraining, params: Any, data: Any, rng: np.random.Generator) -> float:
+    def scale(
+        self, programs: CompiledTraining, params: Any, data: Any, rng: np.random.Generator
+    ) -> float:
         """The noise scale of the gradient of these images, which are drawn with replacement; NaN where no signal was found."""
         ids = [rng.integers(len(data["label"]), size=self.big) for _ in range(self.count)]
         batches = [{name: array[each] for name, array in data.items()} for each in ids]
@@ -27,7 +29,12 @@ class NoiseScaleEstimator:
 
 
 def noise_along(
-    at: Sequence[int], programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, data: Any, look: NoiseScaleEstimator
+    at: Sequence[int],
+    programs: CompiledTraining,
+    config: TrainConfig,
+    loss_of: LossOf,
+    data: Any,
+    look: NoiseScaleEstimator,
 ) -> dict[str, list[float]]:
     """Loss and noise scale at these steps of one training: {"at", "losses", "scales"}."""
     rng = np.random.default_rng(config.seed)

@@ -67,7 +67,12 @@ class Options:
     """Folder of other studies: a run of theirs that is one of this study's too is copied and not repeated."""
 
     def __post_init__(self) -> None:
-        require(self.seeds == 0 or 2 <= self.seeds <= 1000, "seeds", self.seeds, "0 (the preset's), or 2 to 1000")
+        require(
+            self.seeds == 0 or 2 <= self.seeds <= 1000,
+            "seeds",
+            self.seeds,
+            "0 (the preset's), or 2 to 1000",
+        )
         require(0 <= self.first_seed < 2**31, "first_seed", self.first_seed, "0 to 2147483647")
         require(self.jobs >= 0, "jobs", self.jobs, "0 (one a CPU core) or more")
 
@@ -123,7 +128,9 @@ class Study:
     tables: Callable[[StudyResults], list[Table]] = lambda evidence: []
 
 
-def make_arm(name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any) -> Arm:
+def make_arm(
+    name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any
+) -> Arm:
     """An arm of the preset's training, rates and seeds. `make`: see `Arm`; `fields`: of `TrainConfig`, over the preset's."""
     config = TrainConfig(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
     # A run of a few hundred steps is repeated faster than it is saved and restored; longer ones are saved as they go.
@@ -146,12 +153,16 @@ def run_study(study: Study, options: Options) -> None:
     preset = study.presets[options.dataset]
     preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
     out = run_directory(options.out or Path("runs") / f"{study.name}-{options.dataset}")
-    options = dataclasses.replace(options, out=out, beside=options.beside and user_path(options.beside, "beside"))
+    options = dataclasses.replace(
+        options, out=out, beside=options.beside and user_path(options.beside, "beside")
+    )
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown_name_error("arm", options.arm, arms)
     if any(collect(arm, out) is None for arm in arms.values()):
-        check_opens(dataset_info(options.dataset), options.data_dir)  # says what to do where it is not prepared
+        check_opens(
+            dataset_info(options.dataset), options.data_dir
+        )  # says what to do where it is not prepared
     with hold(
         out / "runs" / options.arm if options.arm else out, say_on_stderr, one_process=True
     ):  # several arms may run at a time
@@ -160,51 +171,94 @@ def run_study(study: Study, options: Options) -> None:
         _run_and_conclude(study, options, preset, arms, out, began)
 
 
-def _run_and_conclude(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, began: float) -> None:
+def _run_and_conclude(
+    study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, began: float
+) -> None:
     """What is missing, then the verdicts, in a study directory that is locked."""
     with worker_pool(options.jobs or default_jobs()) as run_all:
-        ran = _train(study, options, [arm for arm in arms.values() if options.arm in ("", arm.name)], out, run_all)
+        ran = _train(
+            study,
+            options,
+            [arm for arm in arms.values() if options.arm in ("", arm.name)],
+            out,
+            run_all,
+        )
         if options.arm:
-            print(f"arm {options.arm} is done in {out}; the same command without --arm concludes the study")
+            print(
+                f"arm {options.arm} is done in {out}; the same command without --arm concludes the study"
+            )
             return
         ran = _measure(study, options, preset, arms, out, run_all) or ran
     seconds = _seconds(out, time.monotonic() - began, ran)
-    results = {name: result for name in sorted(arms) if (result := collect(arms[name], out)) is not None}
+    results = {
+        name: result for name in sorted(arms) if (result := collect(arms[name], out)) is not None
+    }
     measured = [_read(out, seed) for seed in seeds_of(options, preset)] if study.measure else []
     verdicts = _conclude(study, StudyResults(options, preset, results, measured), out, seconds)
     if not ran:
         print("was done already; judged and drawn again from its rows")
     _print(verdicts)
-    print(f"\n{seconds:.0f} s in all. Read {out / 'report.html'}; figures and result.json beside it.")
+    print(
+        f"\n{seconds:.0f} s in all. Read {out / 'report.html'}; figures and result.json beside it."
+    )
 
 
 def _identity(study: Study, options: Options, preset: Preset) -> Any:
     """What makes two studies the same, stored as the study's config.json."""
     how = {"out", "jobs", "arm", "data_dir", "seeds", "beside"}
-    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in how}
-    whole = {"study": study.name} | fields | {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+    fields = {
+        f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in how
+    }
+    whole = (
+        {"study": study.name}
+        | fields
+        | {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+    )
     return dataclasses.make_dataclass("Identity", list(whole), frozen=True)(**whole)
 
 
 def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path, run_all: RunAll) -> bool:
     missing = [arm for arm in arms if collect(arm, out) is None]
-    tasks = [functools.partial(run_arm, arm, out, options.data_dir, beside=options.beside) for arm in missing]
-    return _run(study, options, tasks, run_all, {arm.name: arm.total_steps for arm in missing}, "step")
+    tasks = [
+        functools.partial(run_arm, arm, out, options.data_dir, beside=options.beside)
+        for arm in missing
+    ]
+    return _run(
+        study, options, tasks, run_all, {arm.name: arm.total_steps for arm in missing}, "step"
+    )
 
 
-def _measure(study: Study, options: Options, preset: Preset, arms: Mapping[str, Arm], out: Path, run_all: RunAll) -> bool:
+def _measure(
+    study: Study,
+    options: Options,
+    preset: Preset,
+    arms: Mapping[str, Arm],
+    out: Path,
+    run_all: RunAll,
+) -> bool:
     if study.measure is None:
         return False
     tasks: dict[str, Task] = {}
     for seed in seeds_of(options, preset):
         if not _measurement_path(out, seed).exists():
-            runs = {name: arm.folder(out, result.rate, seed) for name, arm in arms.items() if (result := collect(arm, out))}
+            runs = {
+                name: arm.folder(out, result.rate, seed)
+                for name, arm in arms.items()
+                if (result := collect(arm, out))
+            }
             given = (study.measure, options.dataset, preset, seed, runs, options.data_dir, out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, *given)
     return _run(study, options, list(tasks.values()), run_all, dict.fromkeys(tasks, PARTS), "part")
 
 
-def _run(study: Study, options: Options, tasks: Sequence[Task], run_all: RunAll, names: Mapping[str, int], unit: str) -> bool:
+def _run(
+    study: Study,
+    options: Options,
+    tasks: Sequence[Task],
+    run_all: RunAll,
+    names: Mapping[str, int],
+    unit: str,
+) -> bool:
     """Whether there was anything to run."""
     if tasks:
         with display(f"{study.name} on {options.dataset}", names, unit) as report:
@@ -255,7 +309,9 @@ def _conclude(study: Study, evidence: StudyResults, out: Path, seconds: float) -
         "seeds": evidence.preset.seeds,
         "expected": evidence.preset.expected,
         "verdicts": [verdict.as_dict() for verdict in verdicts],
-        "figures": [{"file": picture.path.name, "caption": picture.caption} for picture in pictures],
+        "figures": [
+            {"file": picture.path.name, "caption": picture.caption} for picture in pictures
+        ],
         "arms": plain_values(dict(evidence.arms)),
         "wall_seconds": seconds,
     }
@@ -264,7 +320,11 @@ def _conclude(study: Study, evidence: StudyResults, out: Path, seconds: float) -
         title=study.title,
         question=study.question,
         verdicts=verdicts,
-        method=[*study.method(evidence), _data(evidence), f"Expected beforehand: {evidence.preset.expected}."],
+        method=[
+            *study.method(evidence),
+            _data(evidence),
+            f"Expected beforehand: {evidence.preset.expected}.",
+        ],
         pictures=pictures,
         tables=[*study.tables(evidence), *_arm_tables(evidence)],
         limits=study.limits(evidence),
@@ -283,7 +343,9 @@ def _data(evidence: StudyResults) -> str:
         if trained
         else ""
     )
-    images = f"{dataset.train_size:,} training and {dataset.test_size:,} test images of {shape} pixels"
+    images = (
+        f"{dataset.train_size:,} training and {dataset.test_size:,} test images of {shape} pixels"
+    )
     return f"Data: {dataset.name} ({dataset.source}), {images}. {evidence.preset.seeds} seeds.{how}"
 
 
@@ -294,20 +356,38 @@ def _arm_tables(evidence: StudyResults) -> list[Table]:
     rates, finals, sweep = evidence.preset.rates, [], []
     for name, arm in evidence.arms.items():
         errors = [arm.final("train_error"), arm.final("test_error")]
-        known = f"{name} ({arm.diverged} of {len(arm.rows)} diverged, and guess)" if arm.diverged else name
-        finals.append([known, f"{arm.rate:g}", *[f"{percent(e)} ({', '.join(f'{100 * x:.2f}' for x in e)})" for e in errors]])
-        tried = [f"{100 * e:.2f} %" if e != float("inf") else "not finite" for e in arm.sweep.values()]
+        known = (
+            f"{name} ({arm.diverged} of {len(arm.rows)} diverged, and guess)"
+            if arm.diverged
+            else name
+        )
+        finals.append(
+            [
+                known,
+                f"{arm.rate:g}",
+                *[f"{percent(e)} ({', '.join(f'{100 * x:.2f}' for x in e)})" for e in errors],
+            ]
+        )
+        tried = [
+            f"{100 * e:.2f} %" if e != float("inf") else "not finite" for e in arm.sweep.values()
+        ]
         sweep.append([name, *tried])
     return [
         Table("Final error: mean (seed by seed)", ("arm", "rate", "training", "test"), finals),
-        Table("Training error by rate, on the first seed; the best is used", ("arm", *[f"{r:g}" for r in rates]), sweep),
+        Table(
+            "Training error by rate, on the first seed; the best is used",
+            ("arm", *[f"{r:g}" for r in rates]),
+            sweep,
+        ),
     ]
 
 
 def _print(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         print(f"{'control' if verdict.control else verdict.outcome.upper():13} {verdict.claim}")
-        for finding in ([format_outcome(verdict)] if verdict.control else []) + list(verdict.findings):
+        for finding in ([format_outcome(verdict)] if verdict.control else []) + list(
+            verdict.findings
+        ):
             print(f"{'':13} - {finding}")
 
 

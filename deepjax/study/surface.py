@@ -20,7 +20,12 @@ from deepjax.models.layers.scanned_blocks import stack_blocks
 
 
 def surface(
-    model: nn.Module, variables: Mapping[str, Any], batch: Batch, seed: int, points: int = 11, steps: int = 30
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    seed: int,
+    points: int = 11,
+    steps: int = 30,
 ) -> dict[str, Any]:
     """Plain numbers: the extreme eigenvalues, |smallest / largest|, and loss and concave share on a plane.
 
@@ -30,10 +35,15 @@ def surface(
     if hasattr(model, "scan"):
         model, variables = model.clone(scan=True), stack_blocks(variables)
     stacked = {name: (0, -1) for name in variables["params"] if name.endswith("_blocks")}
-    across, up = (random_direction(variables, key, axes=stacked) for key in jax.random.split(jax.random.key(seed)))
+    across, up = (
+        random_direction(variables, key, axes=stacked)
+        for key in jax.random.split(jax.random.key(seed))
+    )
     grid = np.linspace(-1, 1, points)
     plane = loss_plane(model, variables, batch, across, up, grid=(grid, grid), bn="batch")
-    density = spectral_density(model, variables, batch, steps=steps, probes=1, bn="batch", seed=seed)
+    density = spectral_density(
+        model, variables, batch, steps=steps, probes=1, bn="batch", seed=seed
+    )
     largest, smallest = density.lambda_max, density.lambda_min
     return {
         "largest": largest,
@@ -52,6 +62,8 @@ def planes_figure(panels: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -
         figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.6), squeeze=False)
         for ax, (title, found) in zip(axes[0], panels, strict=True):
             x = np.array(found["grid"])
-            Plane("batch", True, found["examples"], x, x, np.array(found["loss"]), None, None).plot(ax)
+            Plane("batch", True, found["examples"], x, x, np.array(found["loss"]), None, None).plot(
+                ax
+            )
             ax.set(title=title, xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     return save(figure, path)

@@ -21,11 +21,19 @@ LossOf = Callable[[Any], float]  # parameters -> loss
 
 def loss_on(model: nn.Module, batch: Any) -> LossOf:
     """The loss of a network without statistics on one batch, as a function of its parameters; compiled once."""
-    compute = jax.jit(lambda params, batch: cross_entropy(model.apply({"params": params}, batch["image"]), batch))  # pyright: ignore[reportArgumentType]
+    compute = jax.jit(
+        lambda params, batch: cross_entropy(model.apply({"params": params}, batch["image"]), batch)
+    )  # pyright: ignore[reportArgumentType]
     return lambda params: float(compute(params, batch))
 
 
-def steps_to(programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, target: float, most: float = math.inf) -> float:
+def steps_to(
+    programs: CompiledTraining,
+    config: TrainConfig,
+    loss_of: LossOf,
+    target: float,
+    most: float = math.inf,
+) -> float:
     """Steps until the loss is at the target or below, looked at every 10 % of the steps so far; infinite if not within `most`.
 
     A training whose loss is not finite has not reached it.
@@ -44,12 +52,18 @@ def steps_to(programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, t
 
 
 def fewest_steps(
-    programs: CompiledTraining, config: TrainConfig, loss_of: LossOf, target: float, rates: Sequence[float]
+    programs: CompiledTraining,
+    config: TrainConfig,
+    loss_of: LossOf,
+    target: float,
+    rates: Sequence[float],
 ) -> tuple[float, float]:
     """Steps to the target at the best of several learning rates, and that rate; the first of equals."""
     best, chosen = math.inf, rates[0]
     for rate in rates:
-        steps = steps_to(programs, dataclasses.replace(config, learning_rate=rate), loss_of, target, most=best)
+        steps = steps_to(
+            programs, dataclasses.replace(config, learning_rate=rate), loss_of, target, most=best
+        )
         if steps < best:
             best, chosen = steps, rate
     return best, chosen
@@ -79,7 +93,9 @@ def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola
     import scipy.optimize  # here, as its half second would be every script's
 
     if len(batches) < 3 or not np.all(np.isfinite(steps)):
-        raise ValueError(f"a hyperbola needs three batch sizes or more that reach the target, given {batches}: {steps}")
+        raise ValueError(
+            f"a hyperbola needs three batch sizes or more that reach the target, given {batches}: {steps}"
+        )
     b, s = np.asarray(batches, float), np.asarray(steps, float)
 
     def residuals(logs: np.ndarray) -> np.ndarray:

@@ -34,7 +34,9 @@ class WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
-        norm = norm_factory("batch" if self.norm else "none", self.train, "global", jnp.float32, jnp.float32)
+        norm = norm_factory(
+            "batch" if self.norm else "none", self.train, "global", jnp.float32, jnp.float32
+        )
         y = norm(name="norm")(x)
         y = nn.relu(jnp.concatenate([y, -y], axis=-1) if self.looks_linear else y)
         kernel = mirrored if self.looks_linear else he_normal
@@ -59,5 +61,7 @@ class WideNet(nn.Module):
         x = nn.Dense(x.shape[-1], use_bias=False, name="first")(x)
         options = {"variable_axes": {"params": 0, "batch_stats": 0}, "split_rngs": {"params": True}}
         block = nn.scan(WideBlock, length=self.depth, **options)
-        x, _ = block(self.residual, self.norm, self.beta, self.looks_linear, train, name="blocks")(x, None)
+        x, _ = block(self.residual, self.norm, self.beta, self.looks_linear, train, name="blocks")(
+            x, None
+        )
         return nn.Dense(1, use_bias=False, name="last")(x)

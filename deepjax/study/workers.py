@@ -60,7 +60,9 @@ def worker_pool(jobs: int) -> Iterator[RunAll]:
                 if time.monotonic() > until:
                     break
             if ended and left:
-                raise RuntimeError(f"a process of the study {_how(ended[0])}; the same command carries on")
+                raise RuntimeError(
+                    f"a process of the study {_how(ended[0])}; the same command carries on"
+                )
 
     with handling(dict.fromkeys(free_stop_signals(), _stop)):
         try:
@@ -84,7 +86,9 @@ def _how(exitcode: int) -> str:
 
 
 def _stop(number: int, *_: object) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}; what was running saved its step; the same command carries on")
+    raise Stopped(
+        f"stopped by {signal.Signals(number).name}; what was running saved its step; the same command carries on"
+    )
 
 
 def _hear(messages: Any, report: TaskReport) -> int | None:
@@ -105,7 +109,9 @@ def _work(waiting: Any, messages: Any) -> None:
     """The life of a worker: tasks from the queue until it is told that there are no more."""
     threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
     enable_compilation_cache()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers in order
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent, which stops the workers in order
     try:
         require_devices()
         while (task := waiting.get()) is not None:
@@ -138,7 +144,10 @@ def _one_thread_each() -> Iterator[None]:
     for another number of threads. It also asks the system for all of a step's memory anew at every step: with pages of 4 kB a step
     of 56 layers on the digits takes 151 ms, with large ones 128 ms.
     """
-    names = {"NPROC": "1", "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1"}
+    names = {
+        "NPROC": "1",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
+    }
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:

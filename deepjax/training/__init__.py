@@ -6,4 +6,13 @@ from deepjax.training.loop import RunResult, train
 from deepjax.training.run_dir import OpenRun, open_run
 from deepjax.training.run_options import RunOptions
 
-__all__ = ["CompiledTraining", "OpenRun", "RunOptions", "RunResult", "TrainConfig", "compile_training", "open_run", "train"]
+__all__ = [
+    "CompiledTraining",
+    "OpenRun",
+    "RunOptions",
+    "RunResult",
+    "TrainConfig",
+    "compile_training",
+    "open_run",
+    "train",
+]

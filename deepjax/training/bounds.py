@@ -9,7 +9,9 @@ from deepjax.training.step.guard import MOST_SKIPS
 
 MOST_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 
-_Rule = tuple[Callable[[Any], bool], str]  # comparisons with NaN are false, and so every rule refuses it
+_Rule = tuple[
+    Callable[[Any], bool], str
+]  # comparisons with NaN are false, and so every rule refuses it
 
 
 def _from(least: float, below: float = float("inf"), words: str = "") -> _Rule:
@@ -25,7 +27,10 @@ _RULES: dict[str, _Rule] = {
     "steps": (lambda value: 0 <= value <= MOST_STEPS, f"0 (count by epochs) to {MOST_STEPS}"),
     "batch_size": _from(1),
     "learning_rate": (lambda value: 0 < value < 1e4, "above 0, below 10000"),
-    "milestones": (lambda value: all(a < b for a, b in pairwise((0.0, *value, 1.0))), "increasing fractions between 0 and 1"),
+    "milestones": (
+        lambda value: all(a < b for a, b in pairwise((0.0, *value, 1.0))),
+        "increasing fractions between 0 and 1",
+    ),
     "decay_rate": _share("above 0, up to 1"),
     "decay_epochs": (lambda value: 0 < value < float("inf"), "above 0"),
     "warmup_epochs": _from(0),
@@ -42,7 +47,9 @@ _RULES: dict[str, _Rule] = {
     "eval_crop": (lambda value: 0.1 <= value <= 1, "0.1 to 1"),
     "crop_area": _share("above 0, up to 1"),
     "shorter_sides": (
-        lambda value: len(value) <= 2 and list(value) == sorted(value) and min(value, default=1) >= 1,
+        lambda value: (
+            len(value) <= 2 and list(value) == sorted(value) and min(value, default=1) >= 1
+        ),
         "none, one, or the least and most",
     ),
     "repeats": (lambda value: 1 <= value <= 100, "1 to 100"),
@@ -55,7 +62,10 @@ _RULES: dict[str, _Rule] = {
     "drop_path": _from(0, 1, "0 (none) up to, not including, 1"),
     "accumulate": _from(1),
     "ema": _from(0, 1, "0 (none) up to, not including, 1"),
-    "bn_scope": (lambda value: isinstance(value, str) or value >= 1, "'global', 'replica', 1 or more"),
+    "bn_scope": (
+        lambda value: isinstance(value, str) or value >= 1,
+        "'global', 'replica', 1 or more",
+    ),
     "skip_budget": (lambda value: 0 <= value <= MOST_SKIPS, f"0 to {MOST_SKIPS}"),
     "spike_sigmas": _from(0, 1e3, "0 (never) up to 1000"),
     "width": _from(0, words="0 (the paper's) or more"),

@@ -11,14 +11,27 @@ import optax
 from flax import linen as nn
 
 from deepjax.analysis import kernel_order
-from deepjax.data import Crops, Dataset, EncodedSplit, Split, dataset_info, load_split, train_batches
+from deepjax.data import (
+    Crops,
+    Dataset,
+    EncodedSplit,
+    Split,
+    dataset_info,
+    load_split,
+    train_batches,
+)
 from deepjax.data.encoded_split import SplitName
 from deepjax.data.loader import Batch, TrainBatches
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import OWN, TrainConfig
-from deepjax.training.config_warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
+from deepjax.training.config_warnings import (
+    check_batch_norm,
+    shape_of_part,
+    trace_forward,
+    warnings_of,
+)
 from deepjax.training.custom_network import make_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
@@ -60,18 +73,30 @@ class CompiledTraining:
         """This process's share of the batches of all steps, a few of them on the devices ahead: (batch, what was damaged)."""
 
         def put(batch: Batch) -> tuple[dict[str, jax.Array], Any]:
-            return self.partitioner.put_batch({name: batch[name] for name in ("image", "label")}), batch.get("damaged", ())
+            return self.partitioner.put_batch(
+                {name: batch[name] for name in ("image", "label")}
+            ), batch.get("damaged", ())
 
         share = (jax.process_index(), jax.process_count())
         of_run = (config.batch_size, config.seed, config.total_steps)
-        return train_batches(self.train_split, *of_run, *share, crop_policy_from(config), functools.partial(_size_at, config), put)
+        return train_batches(
+            self.train_split,
+            *of_run,
+            *share,
+            crop_policy_from(config),
+            functools.partial(_size_at, config),
+            put,
+        )
 
     def batch_at(self, config: TrainConfig, step: int) -> Batch:
         """The whole batch of training step `step` (from 0), on the host."""
         of_run = (config.batch_size, config.seed, config.total_steps)
-        return TrainBatches(self.train_split, *of_run, crops=crop_policy_from(config), size_at=functools.partial(_size_at, config))[
-            step
-        ]
+        return TrainBatches(
+            self.train_split,
+            *of_run,
+            crops=crop_policy_from(config),
+            size_at=functools.partial(_size_at, config),
+        )[step]
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with the rate and the seed of a configuration."""
@@ -98,9 +123,18 @@ def compile_training(
     optimizer = make_optimizer(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
-    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, spread.state_shardings(shapes))
-    forward = trace_forward(model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size)
-    given, logits = getattr(forward.output, "shape", forward.output), (shape_of_part(config).shape[0], dataset.num_classes)
+    state = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+        shapes,
+        spread.state_shardings(shapes),
+    )
+    forward = trace_forward(
+        model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size
+    )
+    given, logits = (
+        getattr(forward.output, "shape", forward.output),
+        (shape_of_part(config).shape[0], dataset.num_classes),
+    )
     require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
     beat()
@@ -138,29 +172,60 @@ def require_kinds(config: object, options: object) -> None:
 def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
     """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
     named_own = config.model.startswith(OWN)
-    require(named_own == (make is not None), "model", config.model, f"a name of the registry, or {OWN}... together with its maker")
+    require(
+        named_own == (make is not None),
+        "model",
+        config.model,
+        f"a name of the registry, or {OWN}... together with its maker",
+    )
     make = make or functools.partial(create_model, config.model)
-    fields: dict[str, Any] = {"num_classes": dataset_info(config.dataset).num_classes, "dtype": jnp.dtype(config.precision)}
+    fields: dict[str, Any] = {
+        "num_classes": dataset_info(config.dataset).num_classes,
+        "dtype": jnp.dtype(config.precision),
+    }
     if config.width:
         fields["width"] = config.width
     if config.bn_scope != "global":
         has_scope = hasattr(make_network(make, fields), "bn_scope")
-        require(has_scope, "bn_scope", config.bn_scope, f"'global' for {config.model}, which has no batch norm")
+        require(
+            has_scope,
+            "bn_scope",
+            config.bn_scope,
+            f"'global' for {config.model}, which has no batch norm",
+        )
         fields["bn_scope"] = config.bn_scope
     network = make_network(make, fields)
-    return StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
+    return (
+        StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
+    )
 
 
 def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
     """The part of a configuration that the train step takes. size: that of the step's images, where the training has several."""
-    names = {field.name for field in dataclasses.fields(StepOptions)} - {"policy", "axis", "image_size"}
+    names = {field.name for field in dataclasses.fields(StepOptions)} - {
+        "policy",
+        "axis",
+        "image_size",
+    }
     values = {name: getattr(config, name) for name in names}
-    return StepOptions(**values, image_size=size if config.train_sizes else config.image_size, policy=config.policy, axis=axis)
+    return StepOptions(
+        **values,
+        image_size=size if config.train_sizes else config.image_size,
+        policy=config.policy,
+        axis=axis,
+    )
 
 
 def crop_policy_from(config: TrainConfig) -> Crops:
     """How photographs are cut for training."""
-    return Crops(config.crop_area, config.shorter_sides, config.augment, config.eval_crop, config.repeats, config.decode == "exact")
+    return Crops(
+        config.crop_area,
+        config.shorter_sides,
+        config.augment,
+        config.eval_crop,
+        config.repeats,
+        config.decode == "exact",
+    )
 
 
 def _size_at(config: TrainConfig, step: int) -> int:
@@ -176,18 +241,24 @@ def _train_steps(
     sizes = (config.batch_size, config.accumulate, config.remat)
     for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
         options = step_options(config, spread.axis, size)
-        step = make_train_step(model, make_optimizer(config), make_schedule(config), dataset, options)
+        step = make_train_step(
+            model, make_optimizer(config), make_schedule(config), dataset, options
+        )
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         }
         with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
-            steps[size], cost = compile_step(spread.compile_train(step, state), state, batch, advice=memory_hint(*sizes))
+            steps[size], cost = compile_step(
+                spread.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
+            )
         check_fits(cost, *sizes)
         costs.append(cost)
     largest = max(costs, key=lambda cost: cost.bytes_per_device)
-    return steps, dataclasses.replace(largest, compile_seconds=sum(cost.compile_seconds for cost in costs))
+    return steps, dataclasses.replace(
+        largest, compile_seconds=sum(cost.compile_seconds for cost in costs)
+    )
 
 
 def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:
@@ -198,5 +269,18 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
     return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 
-def _state(config: TrainConfig, model: nn.Module, optimizer: optax.GradientTransformation, heads: tuple[str, ...]) -> TrainState:
-    return init_state(model, optimizer, config.input_shape, config.learning_rate, config.seed, heads, config.ema > 0)
+def _state(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    heads: tuple[str, ...],
+) -> TrainState:
+    return init_state(
+        model,
+        optimizer,
+        config.input_shape,
+        config.learning_rate,
+        config.seed,
+        heads,
+        config.ema > 0,
+    )

@@ -15,7 +15,12 @@ from deepjax.training.checkpoint.manifest import sync_folder
 from deepjax.training.step.guard import Policy
 from deepjax.training.validation import check_types
 
-RESULTS = ("metrics.jsonl", "checkpoints", "measured", "result.json")  # of a run, a study or an evaluation
+RESULTS = (
+    "metrics.jsonl",
+    "checkpoints",
+    "measured",
+    "result.json",
+)  # of a run, a study or an evaluation
 OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry
 
 
@@ -131,13 +136,26 @@ class TrainConfig:
             model_info(self.model)
         check_bounds(self)
         dataset = dataset_info(self.dataset)
-        require(len(dataset.splits) == 2, "dataset", self.dataset, "one with training and test images, not for one of them alone")
+        require(
+            len(dataset.splits) == 2,
+            "dataset",
+            self.dataset,
+            "one with training and test images, not for one of them alone",
+        )
         channels = dataset.shape[2]
         require(
-            not self.lighting or channels == 3, "lighting", self.lighting, f"0 for {self.dataset}, whose images have no colours"
+            not self.lighting or channels == 3,
+            "lighting",
+            self.lighting,
+            f"0 for {self.dataset}, whose images have no colours",
         )
         binary = self.loss == "sigmoid" or not self.target_threshold
-        require(binary, "target_threshold", self.target_threshold, "0 with the loss 'softmax', whose targets are shares")
+        require(
+            binary,
+            "target_threshold",
+            self.target_threshold,
+            "0 with the loss 'softmax', whose targets are shares",
+        )
 
     @property
     def policy(self) -> Policy:
@@ -148,7 +166,12 @@ class TrainConfig:
     def steps_per_epoch(self) -> int:
         """Full batches in the training images."""
         size = dataset_info(self.dataset).train_size
-        require(self.batch_size <= size, "batch_size", self.batch_size, f"1 to {size} (the training images of {self.dataset})")
+        require(
+            self.batch_size <= size,
+            "batch_size",
+            self.batch_size,
+            f"1 to {size} (the training images of {self.dataset})",
+        )
         return size // self.batch_size
 
     @property
@@ -181,7 +204,12 @@ class TrainConfig:
     def total_steps(self) -> int:
         """Steps of the whole training."""
         total = self.steps or self.epochs * self.steps_per_epoch
-        require(total <= MOST_STEPS, "epochs", self.epochs, f"at most {MOST_STEPS} steps in all, here {total}")
+        require(
+            total <= MOST_STEPS,
+            "epochs",
+            self.epochs,
+            f"at most {MOST_STEPS} steps in all, here {total}",
+        )
         return total
 
 
@@ -198,13 +226,19 @@ def init_run_dir(out: Path, config: Any) -> None:
         return
     left = [name for name in RESULTS if (out / name).exists()]
     if left:
-        raise InputError(f"{out} holds {left[0]} but no config.json; restore it, or choose another --out")
+        raise InputError(
+            f"{out} holds {left[0]} but no config.json; restore it, or choose another --out"
+        )
     write_text(path, json.dumps(mine, indent=2) + "\n")
 
 
 def _defaults(config: Any) -> dict[str, Any]:
     """What fields that came after a run was made had in it."""
-    return {field.name: field.default for field in dataclasses.fields(config) if field.default is not dataclasses.MISSING}
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -213,10 +247,16 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
         if not isinstance(stored, dict):
             raise TypeError("not a table of fields")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --out") from error
+        raise InputError(
+            f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --out"
+        ) from error
     stored = json.loads(json.dumps(defaults)) | stored
     fields = sorted(set(mine) | set(stored))
-    changed = [f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}" for f in fields if mine.get(f) != stored.get(f)]
+    changed = [
+        f"{f} is {mine.get(f)!r}, there {stored.get(f)!r}"
+        for f in fields
+        if mine.get(f) != stored.get(f)
+    ]
     if changed:
         is_longer = {f for f in fields if mine.get(f) != stored.get(f)} <= {"epochs", "steps"}
         why = (
@@ -224,12 +264,16 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
             if is_longer
             else ""
         )
-        raise InputError(f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out")
+        raise InputError(
+            f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, synced, making its folder; raises InputError when it is not writable or full."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several arms of a study may claim it at a time
+    partial = path.with_name(
+        f"{path.name}.{os.getpid()}.partial"
+    )  # several arms of a study may claim it at a time
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w") as file:
@@ -241,4 +285,6 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()  # it would keep a full disk full
-        raise InputError(f"cannot write {path}: {error.strerror}; free space, or choose another --out") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; free space, or choose another --out"
+        ) from error

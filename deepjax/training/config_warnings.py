@@ -19,7 +19,9 @@ from deepjax.training.config import OWN, TrainConfig
 
 SHOWN = 4  # names in one line
 KEPT = 0.05  # of the initial weights: more in an average at the end is no average of the training
-MOST_SINGLE = 0.25  # share of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2
+MOST_SINGLE = (
+    0.25  # share of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +38,23 @@ class Forward:
     """Over how many numbers each batch normalisation takes its statistics, by path."""
 
 
-def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, devices: int) -> Forward:
+def trace_forward(
+    model: nn.Module, params: Any, batch_stats: Any, images: Any, devices: int
+) -> Forward:
     """Trace a network in training mode, its auxiliary heads included.
 
     Arguments are arrays or their shapes; images: (batch, height, width, channels); `devices`: those that share the batch.
     """
     values: dict[str, int] = {}
 
-    def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def note(
+        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         module = context.module
         if isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
-            count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(arguments[0].shape[1:-1])
+            count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(
+                arguments[0].shape[1:-1]
+            )
             values["/".join(module.path)] = count
             if count == 1:  # refused by `check_batch_norm`, which names all of them
                 return arguments[0]
@@ -54,13 +62,24 @@ def trace_forward(model: nn.Module, params: Any, batch_stats: Any, images: Any, 
 
     def forward(params: Any, batch_stats: Any, images: Any, key: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
-        output, sown = model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs={"dropout": key})
+        output, sown = model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats", "auxiliary"],
+            rngs={"dropout": key},
+        )
         return output, sown.get("auxiliary", {})
 
     with nn.intercept_methods(note), reference_lowering():
         key = jax.eval_shape(lambda: jax.random.key(0))
-        jaxpr, (output, _) = jax.make_jaxpr(forward, return_shape=True)(params, batch_stats, images, key)
-    paths = ["/".join(str(part.key) for part in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        jaxpr, (output, _) = jax.make_jaxpr(forward, return_shape=True)(
+            params, batch_stats, images, key
+        )
+    paths = [
+        "/".join(str(part.key) for part in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
     return Forward(jaxpr.jaxpr, output, tuple(paths), values)
 
 
@@ -75,14 +94,25 @@ def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
         )
 
 
-def warnings_of(config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int) -> list[str]:
+def warnings_of(
+    config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int
+) -> list[str]:
     """A line for each setting that is almost certainly a mistake. labels: of the training split, (images,); None: not at hand."""
-    return [*_small_images(config, forward), *_cold_averages(config), *_unused(forward), *_missing_classes(labels, classes)]
+    return [
+        *_small_images(config, forward),
+        *_cold_averages(config),
+        *_unused(forward),
+        *_missing_classes(labels, classes),
+    ]
 
 
 def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     """Too many convolutions see a single pixel: all but the centre of their kernels meets padding alone."""
-    extents = [_extents(each) for each in _equations(forward.jaxpr) if each.primitive.name == "conv_general_dilated"]
+    extents = [
+        _extents(each)
+        for each in _equations(forward.jaxpr)
+        if each.primitive.name == "conv_general_dilated"
+    ]
     spatial = [pixels for pixels, kernel in extents if kernel > 1]
     single = spatial.count(1)
     if single > MOST_SINGLE * len(spatial):
@@ -114,13 +144,19 @@ def _unused(forward: Forward) -> Iterator[str]:
 
 
 def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
-    missing = [] if labels is None else np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
+    missing = (
+        []
+        if labels is None
+        else np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
+    )
     if missing:
         yield f"{len(missing)} of {classes} classes have no training images: {_listed([str(label) for label in missing])}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
 
 
 def _smallest(config: TrainConfig) -> int:
@@ -128,13 +164,25 @@ def _smallest(config: TrainConfig) -> int:
 
 
 def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
-    return bn_scope if isinstance(bn_scope, int) else batch // (devices if bn_scope == "replica" else 1)
+    return (
+        bn_scope
+        if isinstance(bn_scope, int)
+        else batch // (devices if bn_scope == "replica" else 1)
+    )
 
 
 def _inner(equation: JaxprEqn) -> list[Jaxpr]:
     """The computations inside of an equation."""
-    values = [each for value in equation.params.values() for each in (value if isinstance(value, tuple) else (value,))]
-    return [each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in values if isinstance(each, Jaxpr | ClosedJaxpr)]
+    values = [
+        each
+        for value in equation.params.values()
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
+    return [
+        each.jaxpr if isinstance(each, ClosedJaxpr) else each
+        for each in values
+        if isinstance(each, Jaxpr | ClosedJaxpr)
+    ]
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
@@ -149,12 +197,18 @@ def _extents(convolution: JaxprEqn) -> tuple[int, int]:
     layout = convolution.params["dimension_numbers"]
     shapes: list[Any] = [variable.aval for variable in convolution.invars]
     maps, kernel = (each.shape for each in shapes)
-    return math.prod(maps[axis] for axis in layout.lhs_spec[2:]), math.prod(kernel[axis] for axis in layout.rhs_spec[2:])
+    return math.prod(maps[axis] for axis in layout.lhs_spec[2:]), math.prod(
+        kernel[axis] for axis in layout.rhs_spec[2:]
+    )
 
 
 def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
     """Which inputs some used output depends on; of loops and branches every output counts as made of all inputs."""
-    used = {id(v) for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True) if is_used and not isinstance(v, Literal)}
+    used = {
+        id(v)
+        for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True)
+        if is_used and not isinstance(v, Literal)
+    }
     for equation in reversed(jaxpr.eqns):
         outputs = [id(variable) in used for variable in equation.outvars]
         if not any(outputs):
@@ -162,9 +216,16 @@ def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
         inner = _inner(equation)
         inputs = [True] * len(equation.invars)
         if len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
-            same = (len(inner[0].invars), len(inner[0].outvars)) == (len(equation.invars), len(equation.outvars))
+            same = (len(inner[0].invars), len(inner[0].outvars)) == (
+                len(equation.invars),
+                len(equation.outvars),
+            )
             inputs = _used_inputs(inner[0], outputs) if same else inputs
-        used |= {id(v) for v, is_used in zip(equation.invars, inputs, strict=True) if is_used and not isinstance(v, Literal)}
+        used |= {
+            id(v)
+            for v, is_used in zip(equation.invars, inputs, strict=True)
+            if is_used and not isinstance(v, Literal)
+        }
     return [id(variable) in used for variable in jaxpr.invars]
 
 
@@ -173,4 +234,6 @@ def shape_of_part(config: TrainConfig) -> jax.ShapeDtypeStruct:
     size = _smallest(config)
     height, width, channels = config.input_shape
     shape = (size, size) if config.train_sizes else (height, width)
-    return jax.ShapeDtypeStruct((config.batch_size // config.accumulate, *shape, channels), jnp.float32)
+    return jax.ShapeDtypeStruct(
+        (config.batch_size // config.accumulate, *shape, channels), jnp.float32
+    )

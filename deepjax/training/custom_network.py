@@ -36,4 +36,8 @@ def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> n
 
 def _kind(given: Any) -> str:
     is_nnx = any(base.__module__.startswith("flax.nnx") for base in type(given).__mro__)
-    return f"{type(given).__name__}, an NNX module" if is_nnx else f"an object of class {type(given).__name__}"
+    return (
+        f"{type(given).__name__}, an NNX module"
+        if is_nnx
+        else f"an object of class {type(given).__name__}"
+    )

@@ -23,7 +23,9 @@ def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
         return
     given = allgather_strings(split.fingerprint)
     if len(set(given) - {""}) > 1:
-        raise InputError(f"the processes have different data sets {split.dataset.name!r}; copy one to all of their data_dir")
+        raise InputError(
+            f"the processes have different data sets {split.dataset.name!r}; copy one to all of their data_dir"
+        )
     if mine := max(given):
         on_primary(lambda: _note(out / NAME, mine, split.dataset.name))
 
@@ -34,7 +36,11 @@ def pin_description(out: Path, dataset: Dataset) -> None:
     Raises InputError, naming the fields, where another one is registered under the name that config.json has.
     """
     there, mine = read_description(out), json.loads(json.dumps(dataclasses.asdict(dataset)))
-    changed = [f"{field} is {mine[field]!r}, there {value!r}" for field, value in there.items() if mine.get(field) != value]
+    changed = [
+        f"{field} is {mine[field]!r}, there {value!r}"
+        for field, value in there.items()
+        if mine.get(field) != value
+    ]
     if changed:
         raise InputError(
             f"data set {dataset.name!r} is registered with another description than this run began with: {'; '.join(changed)}; "
@@ -49,19 +55,26 @@ def read_description(out: Path) -> dict[str, Any]:
 
     Without `source`, which is a text for people.
     """
-    path, known = out / DESCRIPTION, {field.name for field in dataclasses.fields(Dataset)} - {"source"}
+    path, known = (
+        out / DESCRIPTION,
+        {field.name for field in dataclasses.fields(Dataset)} - {"source"},
+    )
     try:
         noted = json.loads(path.read_text()) if path.exists() else {}
         return {field: value for field, value in noted.items() if field in known}
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); choose another --out") from error
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+        ) from error
 
 
 def _note(path: Path, mine: str, name: str) -> None:
     try:
         there = json.loads(path.read_text())["fingerprint"] if path.exists() else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); choose another --out") from error
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+        ) from error
     if there and there != mine:
         raise InputError(
             f"data set {name!r} is another one than this run began with (fingerprint {mine[:12]}, there {there[:12]}); "

@@ -14,15 +14,22 @@ from deepjax.training.build import CompiledTraining, step_options
 from deepjax.training.step.state import TrainState
 
 
-def explain(programs: CompiledTraining, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray) -> str:
+def explain(
+    programs: CompiledTraining, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray
+) -> str:
     """What is wrong with the step that comes after `state`, in a line. batch: the whole of it, ids: (batch,) of its examples."""
     labels, classes = batch["label"], programs.dataset.num_classes
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
         return f"labels outside 0 to {classes - 1} ({_listed(ids[outside])} have {_listed(labels[outside])})"
-    if any(np.isnan(leaf).any() or np.isinf(leaf).any() for leaf in jax.tree.leaves(jax.device_get(state.params))):
+    if any(
+        np.isnan(leaf).any() or np.isinf(leaf).any()
+        for leaf in jax.tree.leaves(jax.device_get(state.params))
+    ):
         return f"parameters that are not finite before it, first in {_first_leaf(programs, state.params)}"
-    size = step_options(programs.config, size=programs.config.shape_at(int(state.step))[0]).image_size
+    size = step_options(
+        programs.config, size=programs.config.shape_at(int(state.step))[0]
+    ).image_size
     images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), size)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     layer = first_nonfinite_layer(programs.model, variables, images, train=True)
@@ -34,7 +41,11 @@ def explain(programs: CompiledTraining, state: TrainState, batch: dict[str, np.n
 def _first_leaf(programs: CompiledTraining, params: Any) -> str:
     """The first in the order of the forward pass."""
     order = _call_order(programs.model, programs.config.input_shape)
-    bad = [path for path, leaf in by_path(jax.device_get(params)).items() if not np.isfinite(leaf).all()]
+    bad = [
+        path
+        for path, leaf in by_path(jax.device_get(params)).items()
+        if not np.isfinite(leaf).all()
+    ]
     return path_string(min(bad, key=lambda path: order.get(path[:-1], len(order))))
 
 
@@ -42,13 +53,17 @@ def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[Path, in
     """Path of each module -> its place among all, as the forward pass leaves them; by abstract evaluation."""
     order: dict[Path, int] = {}
 
-    def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def note(
+        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         output = function(*arguments, **keywords)
         order.setdefault(context.module.path, len(order))
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+        jax.eval_shape(
+            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        )
     return order
 
 

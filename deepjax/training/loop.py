@@ -100,17 +100,25 @@ def train(
             say(f"warning: {line}")
         pin_dataset(out, programs.train_split)
         on_primary(functools.partial(pin_description, out, programs.dataset))
-        shared = dataclasses.replace(programs.config, learning_rate=config.learning_rate, seed=config.seed)
+        shared = dataclasses.replace(
+            programs.config, learning_rate=config.learning_rate, seed=config.seed
+        )
         if shared != config:
             raise ValueError("programs were built for another configuration")
-        checkpoints = Checkpoints(out, options.keep_last, options.keep_best, say, options.verify_saves)
+        checkpoints = Checkpoints(
+            out, options.keep_last, options.keep_best, say, options.verify_saves
+        )
         stack.callback(checkpoints.close)
         beat()
         state, batches = _start(config, programs, checkpoints)
         stack.callback(batches.close)
         beat()
         first = int(state.step)
-        log = stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first, say))) if primary else None
+        log = (
+            stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first, say)))
+            if primary
+            else None
+        )
         boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
         for board in boards:
             stack.callback(board.close)
@@ -119,7 +127,17 @@ def train(
         damages = DecodeErrorLog(rows, config.damage_budget, say)
         said = (report, say, stopping, beat)
         run = TrainLoop(
-            config, options, programs, checkpoints, log, boards, *said, _noted(rows), tracer, damages, ThroughputMeter()
+            config,
+            options,
+            programs,
+            checkpoints,
+            log,
+            boards,
+            *said,
+            _noted(rows),
+            tracer,
+            damages,
+            ThroughputMeter(),
         )
         final = run.whole(state, batches)
     return _result(final, resumed_at=first, was_done=False)
@@ -133,7 +151,9 @@ def _both(one: Heartbeat, other: Heartbeat) -> Heartbeat:
     return act
 
 
-def _start(config: TrainConfig, programs: CompiledTraining, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
+def _start(
+    config: TrainConfig, programs: CompiledTraining, checkpoints: Checkpoints
+) -> tuple[TrainState, Any]:
     """The state to go on from and the batches after it."""
     state = programs.fresh_state(config)
     batches = programs.batches(config)
@@ -171,10 +191,16 @@ class TrainLoop:
         """From the state to the final row."""
         self._stop_if_asked(int(state.step), "saved")
         if self._epoch_ends(int(state.step)) and ("epoch", int(state.step)) not in self.noted:
-            row = self._log_epoch(state, 0.0)  # evaluation was interrupted there, and its checkpoint knows no error yet
+            row = self._log_epoch(
+                state, 0.0
+            )  # evaluation was interrupted there, and its checkpoint knows no error yet
             self.checkpoints.note_metric(int(state.step), row["test_error"])
         state = self._steps(state, batches)
-        final = {"kind": "final", "step": int(state.step)} | self.evaluate(state, "train") | self.evaluate(state, "test")
+        final = (
+            {"kind": "final", "step": int(state.step)}
+            | self.evaluate(state, "train")
+            | self.evaluate(state, "test")
+        )
 
         def conclude() -> None:
             final["digest"] = self.checkpoints.digest(int(state.step))
@@ -191,7 +217,11 @@ class TrainLoop:
         metrics: Any = {"loss": None}
         self.pace.start()
         while step < total:
-            batch, damaged = self._taken(functools.partial(self.pace.next_batch, batches, metrics["loss"], self.config.batch_size))
+            batch, damaged = self._taken(
+                functools.partial(
+                    self.pace.next_batch, batches, metrics["loss"], self.config.batch_size
+                )
+            )
             self._trace(state, batch, step)
             state, metrics = self.programs.train_step_at(step)(state, batch)
             step += 1
@@ -207,7 +237,13 @@ class TrainLoop:
                     self.pace.start()
                     continue
             if step == 1:
-                self.write({"kind": "first", "step": 1, "gradient_norms": self._by_layer(metrics["gradient_norms"], 1)})
+                self.write(
+                    {
+                        "kind": "first",
+                        "step": 1,
+                        "gradient_norms": self._by_layer(metrics["gradient_norms"], 1),
+                    }
+                )
             if stops:
                 self._save_and_stop(state, batches, step)
             row = None
@@ -235,7 +271,9 @@ class TrainLoop:
         self.write({"kind": "trace", "step": step} | self.tracer(state, batch).row())
 
     def _epoch_ends(self, step: int) -> bool:
-        return step > 0 and (step % self.config.steps_per_epoch == 0 or step == self.config.total_steps)
+        return step > 0 and (
+            step % self.config.steps_per_epoch == 0 or step == self.config.total_steps
+        )
 
     def _save_and_stop(self, state: TrainState, batches: Any, step: int) -> NoReturn:
         self._catch_up()
@@ -249,21 +287,39 @@ class TrainLoop:
     def _stop(self, step: int, what: str) -> NoReturn:
         digest = self.checkpoints.digest(step) if step else ""
         what += f" (digest {digest[:DIGEST_CHARACTERS]})" if digest else ""
-        where = f"after step {step} of {self.config.total_steps}, {what}" if step else "before the first step"
-        raise Stopped(f"stopped by {self.stopping.signal.name} {where}; the same command carries on")
+        where = (
+            f"after step {step} of {self.config.total_steps}, {what}"
+            if step
+            else "before the first step"
+        )
+        raise Stopped(
+            f"stopped by {self.stopping.signal.name} {where}; the same command carries on"
+        )
 
     def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
         """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""
-        halted, skipped, loss = jax.device_get((state.guard.halted, state.guard.skipped, metrics["loss"]))
+        halted, skipped, loss = jax.device_get(
+            (state.guard.halted, state.guard.skipped, metrics["loss"])
+        )
         for left_out in skipped[(skipped >= 0) & (skipped < step)].tolist():
             if ("skipped", left_out + 1) not in self.noted:
                 self.noted.add(("skipped", left_out + 1))
-                self.write({"kind": "skipped", "step": left_out + 1, "images": self._ids(left_out).tolist()})
+                self.write(
+                    {
+                        "kind": "skipped",
+                        "step": left_out + 1,
+                        "images": self._ids(left_out).tolist(),
+                    }
+                )
         self._tell_damages(self.programs.train_split)
         if halted >= 0:
             return int(halted)
         left = int(np.sum(skipped >= 0))
-        self.report(step, self.config.total_steps, f"loss {loss:.3f}" + (f", {left} steps left out" if left else ""))
+        self.report(
+            step,
+            self.config.total_steps,
+            f"loss {loss:.3f}" + (f", {left} steps left out" if left else ""),
+        )
         return None
 
     def _tell_damages(self, split: Split | EncodedSplit) -> None:
@@ -289,8 +345,12 @@ class TrainLoop:
         self.noted.difference_update({(kind, at) for kind, at in self.noted if at > step})
         self.damages.rewind(step)
         self.write({"kind": "rollback", "step": step, "bad_step": halted + 1})
-        self.say(f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)")
-        return fresh.replace(guard=jax.device_put(guard, self.programs.partitioner.state_shardings(guard)))
+        self.say(
+            f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)"
+        )
+        return fresh.replace(
+            guard=jax.device_put(guard, self.programs.partitioner.state_shardings(guard))
+        )
 
     def _halt(self, state: TrainState, halted: int, left_out: int) -> NoReturn:
         self.write({"kind": "halted", "step": halted + 1})
@@ -304,7 +364,13 @@ class TrainLoop:
         )
 
     def _ids(self, step: int) -> np.ndarray:
-        return batch_index(len(self.programs.train_split), self.config.batch_size, self.config.seed, step, self.config.repeats)
+        return batch_index(
+            len(self.programs.train_split),
+            self.config.batch_size,
+            self.config.seed,
+            step,
+            self.config.repeats,
+        )
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
         totals = jax.device_get(state.totals)
@@ -322,7 +388,10 @@ class TrainLoop:
         } | self.pace.row()
         if totals["auxiliary"]:
             row["auxiliary"] = {
-                head: {"running_loss": float(sums["loss"]) / steps, "running_error": float(sums["errors"]) / images}
+                head: {
+                    "running_loss": float(sums["loss"]) / steps,
+                    "running_error": float(sums["errors"]) / images,
+                }
                 for head, sums in totals["auxiliary"].items()
             }
         row |= self.evaluate(state, "test")
@@ -342,11 +411,17 @@ class TrainLoop:
         for batch in iter(lambda: self._taken(functools.partial(next, batches, None)), None):
             self._stop_if_asked(int(state.step), "saved before evaluation")
             lost += batch.pop("damaged", ())
-            parts.append(self.programs.eval_step(params, batch_stats, self.programs.partitioner.put_batch(batch)))
+            parts.append(
+                self.programs.eval_step(
+                    params, batch_stats, self.programs.partitioner.put_batch(batch)
+                )
+            )
             self.beat()
         self.damages.note(int(state.step), name, lost)
         self._tell_damages(split)
-        whole: Any = jax.tree.map(lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts))
+        whole: Any = jax.tree.map(
+            lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts)
+        )
         return _scores(name, whole, sum(map(int, allgather_strings(str(len(lost))))))
 
     def _eval_batches(self, split: Split | EncodedSplit, name: str) -> Iterator[Any]:
@@ -355,7 +430,9 @@ class TrainLoop:
         if name == "train" and isinstance(split, EncodedSplit):
             most = len(self.programs.test_split)
         share = (jax.process_index(), jax.process_count())
-        return eval_batches(split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most)
+        return eval_batches(
+            split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most
+        )
 
     def _catch_up(self) -> None:
         """Before a checkpoint: rows that wait for room would be lost to the run that starts from it."""
@@ -377,7 +454,9 @@ def _scores(name: str, sums: Any, lost: int) -> Row:
     def of(head: Any) -> Row:
         return {"error": (head["errors"] + lost) / images, "loss": head["loss"] / decoded}
 
-    row = {f"{name}_{what}": value for what, value in of(sums).items()} | {f"{name}_images": round(images)}
+    row = {f"{name}_{what}": value for what, value in of(sums).items()} | {
+        f"{name}_images": round(images)
+    }
     if "top5_errors" in sums:
         row[f"{name}_top5_error"] = (sums["top5_errors"] + lost) / images
     heads = {head: of(its) for head, its in sums["auxiliary"].items()}

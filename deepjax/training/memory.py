@@ -23,12 +23,12 @@ class StepCost:
     def __str__(self) -> str:
         there = f" of {_gib(self.device_memory_bytes)}" if self.device_memory_bytes else ""
         flops = f", {self.flops / 1e9:.3g} GFLOPs" if self.flops else ""
-        return (
-            f"compiled in {self.compile_seconds:.1f} s; a step takes {_gib(self.bytes_per_device)}{there} of memory{flops} a device"
-        )
+        return f"compiled in {self.compile_seconds:.1f} s; a step takes {_gib(self.bytes_per_device)}{there} of memory{flops} a device"
 
 
-def compile_step(step: Any, *arguments: Any, advice: str = "a smaller batch") -> tuple[Any, StepCost]:
+def compile_step(
+    step: Any, *arguments: Any, advice: str = "a smaller batch"
+) -> tuple[Any, StepCost]:
     """Compile a jitted step for arguments (arrays or their shapes) and see what it needs.
 
     Raises InputError, with the advice, when the compiler itself finds that the step does not fit the device (as on GPU and TPU).
@@ -41,14 +41,23 @@ def compile_step(step: Any, *arguments: Any, advice: str = "a smaller batch") ->
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         first = str(error).splitlines()[0][:200]
-        raise InputError(f"a step takes more memory than a device has ({first}); try {advice}") from error
+        raise InputError(
+            f"a step takes more memory than a device has ({first}); try {advice}"
+        ) from error
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     peak = 0
     if memory is not None:
-        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        peak = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
     costs = compiled.cost_analysis() or {}
-    return compiled, StepCost(peak, device_memory(), max(0.0, float(costs.get("flops", 0.0))), seconds)
+    return compiled, StepCost(
+        peak, device_memory(), max(0.0, float(costs.get("flops", 0.0))), seconds
+    )
 
 
 def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> None:
@@ -56,13 +65,17 @@ def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> 
     if cost.device_memory_bytes is None or cost.bytes_per_device <= cost.device_memory_bytes:
         return
     needs, has = _gib(cost.bytes_per_device), _gib(cost.device_memory_bytes)
-    raise InputError(f"a step takes {needs} of memory a device, which has {has}; try {memory_hint(batch_size, accumulate, remat)}")
+    raise InputError(
+        f"a step takes {needs} of memory a device, which has {has}; try {memory_hint(batch_size, accumulate, remat)}"
+    )
 
 
 def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:
     """What makes a step smaller than it is with these."""
     ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
-    ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(remat, [])
+    ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(
+        remat, []
+    )
     return f"{', or '.join(ways)}, or more devices (with fsdp where parameters are the most of it)"
 
 
@@ -80,10 +93,14 @@ def _host_memory() -> int:
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
 
 
-def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+def _cgroup_limits(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[int]:
     """memory.max of this process's cgroup (Linux, version 2) and of those above it, in bytes; none where there is no limit."""
     try:
-        inside = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "")
+        inside = next(
+            (line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), ""
+        )
     except OSError:
         return []
     group = root / inside.lstrip("/")

@@ -9,7 +9,11 @@ from deepjax.errors import InputError
 from deepjax.training.config import write_text
 
 Row = dict[str, Any]
-TIMES = ("seconds", "images_per_second", "data_wait")  # what differs between two runs that are the same
+TIMES = (
+    "seconds",
+    "images_per_second",
+    "data_wait",
+)  # what differs between two runs that are the same
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -23,14 +27,20 @@ def read_rows(path: Path) -> list[Row]:
             rows.append(_row(line))
         except ValueError as error:
             if number < len(lines):
-                raise InputError(f"{path}, line {number} is damaged; delete the line, or choose another --out") from error
+                raise InputError(
+                    f"{path}, line {number} is damaged; delete the line, or choose another --out"
+                ) from error
     return rows
 
 
 def _row(line: bytes) -> Row:
     """The row of a line; ValueError when it is none."""
     row = json.loads(line)
-    if not (isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)):
+    if not (
+        isinstance(row, dict)
+        and isinstance(row.get("kind"), str)
+        and isinstance(row.get("step"), int)
+    ):
         raise ValueError("a row has a kind and a step")
     return row
 
@@ -58,7 +68,9 @@ class MetricsLog:
         self._rows.append(row)
         self._try(self._rewrite if self._behind else self._append)
         if self._behind and row["kind"] == "final":
-            raise InputError(f"cannot write {self._path} (see above); free space, and the same command carries on")
+            raise InputError(
+                f"cannot write {self._path} (see above); free space, and the same command carries on"
+            )
 
     def flush(self) -> None:
         """Try again to write what waits, if anything does; never raises."""
@@ -73,7 +85,9 @@ class MetricsLog:
             self._behind = False
         except (OSError, InputError) as error:
             if not self._behind:
-                self._warn(f"{_cause(self._path, error)}; its rows wait in memory and training goes on")
+                self._warn(
+                    f"{_cause(self._path, error)}; its rows wait in memory and training goes on"
+                )
             self._behind = True
 
     def _append(self) -> None:
@@ -104,7 +118,9 @@ class Tensorboard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise InputError("tensorboard needs tensorboardX; install it with: pip install 'deepjax[tensorboard]'") from error
+            raise InputError(
+                "tensorboard needs tensorboardX; install it with: pip install 'deepjax[tensorboard]'"
+            ) from error
         self._writer = SummaryWriter(str(folder))
 
     def write(self, row: Row) -> None:
@@ -115,7 +131,9 @@ class Tensorboard:
         for name in ("auxiliary", "train_auxiliary", "test_auxiliary"):
             for head, values in row.get(name, {}).items():
                 for what, value in values.items():
-                    self._writer.add_scalar(f"{row['kind']}/{name}_{head}/{what}", value, row["step"])
+                    self._writer.add_scalar(
+                        f"{row['kind']}/{name}_{head}/{what}", value, row["step"]
+                    )
         for layer, values in row.get("layers", {}).items():
             for what, value in values.items():
                 self._writer.add_scalar(f"trace_{what}/{layer}", value, row["step"])

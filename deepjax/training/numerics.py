@@ -56,7 +56,9 @@ def claim_numerics(out: Path) -> None:
     path = out / NAME
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
-    elif not any((out / name).exists() for name in RESULTS):  # results without a configuration are refused by `init_run_dir`
+    elif not any(
+        (out / name).exists() for name in RESULTS
+    ):  # results without a configuration are refused by `init_run_dir`
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
 
@@ -64,9 +66,13 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
     try:
         stored = DEFAULTS | (json.loads(path.read_text()) if path.exists() else {})
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as settings ({type(error).__name__}); choose another --out") from error
+        raise InputError(
+            f"{path} cannot be read as settings ({type(error).__name__}); choose another --out"
+        ) from error
     changed = [
-        f"{name} is {mine[name]!r}, there {stored[name]!r}" for name in mine if name in stored and mine[name] != stored[name]
+        f"{name} is {mine[name]!r}, there {stored[name]!r}"
+        for name in mine
+        if name in stored and mine[name] != stored[name]
     ]
     if changed:
         raise InputError(

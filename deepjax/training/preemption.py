@@ -66,7 +66,11 @@ def stop_signals() -> Iterator[PreemptionSignal]:
 
 def free_stop_signals() -> list[signal.Signals]:
     """SIGTERM, and those of STOP_SIGNALS that are neither ignored (as SIGHUP under nohup) nor handled by the program itself."""
-    return [number for number in STOP_SIGNALS if number == signal.SIGTERM or signal.getsignal(number) is signal.SIG_DFL]
+    return [
+        number
+        for number in STOP_SIGNALS
+        if number == signal.SIGTERM or signal.getsignal(number) is signal.SIG_DFL
+    ]
 
 
 @contextlib.contextmanager
@@ -124,6 +128,10 @@ def _show_stacks(limit: float) -> None:
         with contextlib.suppress(Exception):
             if file is None:
                 continue
-            print(f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow", file=file, flush=True)
+            print(
+                f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow",
+                file=file,
+                flush=True,
+            )
             faulthandler.dump_traceback(file, all_threads=True)
             return

@@ -18,7 +18,13 @@ from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.curvature.operators import hessian_trace
 from deepjax.analysis.curvature.spectrum import spectral_density
 from deepjax.analysis.gradients.per_example import noise_scale
-from deepjax.analysis.layers.report import LayerReport, LayerRow, layer_statistics, report, without_output
+from deepjax.analysis.layers.report import (
+    LayerReport,
+    LayerRow,
+    layer_statistics,
+    report,
+    without_output,
+)
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 from deepjax.training.build import CompiledTraining, step_options
@@ -42,7 +48,9 @@ class LayerProbe:
 
     def row(self) -> dict[str, Any]:
         """Part of a row of metrics.jsonl: {"loss": ..., "layers": {path: {what: number}}, ...}, but for what is not known."""
-        layers = {(row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers}
+        layers = {
+            (row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers
+        }
         layers = {name: numbers for name, numbers in layers.items() if numbers}
         whole = {"curvature_and_noise": _finite(self.whole)} if self.whole else {}
         return {"loss": self.layers.loss, "layers": layers} | whole
@@ -61,15 +69,21 @@ def make_tracer(programs: CompiledTraining, tier: Tier) -> Tracer:
     layers = _layer_tracer(programs, tier)
     if tier != "full":
         return lambda state, batch: LayerProbe(layers(state, batch), {})
-    require(jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes")
+    require(
+        jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes"
+    )
     whole = _whole_tracer(programs)
     return lambda state, batch: LayerProbe(layers(state, batch), whole(state, batch))
 
 
-def _layer_tracer(programs: CompiledTraining, tier: Tier) -> Callable[[TrainState, Any], LayerReport]:
+def _layer_tracer(
+    programs: CompiledTraining, tier: Tier
+) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.loss)
-    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}  # what `report` takes, by image size
+    seen_at: dict[
+        int, tuple[list[Site], list[tuple[str, ...]], bool, str]
+    ] = {}  # what `report` takes, by image size
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -117,11 +131,17 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         with jax.set_mesh(programs.partitioner.mesh):
             seen = prepare(state, batch, config.shape_at(int(state.step))[0])
-            ends = spectral_density(model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1)
+            ends = spectral_density(
+                model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1
+            )
             trace = hessian_trace(model, variables, seen, probes=PROBES, bn="batch", loss=loss)
             small = _part_of(len(seen["label"]))
             ghost = small if has_batch_norm(variables) else "running"
-            noise = noise_scale(model, variables, [seen], small=small, bn=ghost, train=True, loss=loss) if small else None
+            noise = (
+                noise_scale(model, variables, [seen], small=small, bn=ghost, train=True, loss=loss)
+                if small
+                else None
+            )
         whole = {"lambda_max": ends.lambda_max, "lambda_min": ends.lambda_min}
         whole |= {"trace": trace.trace, "trace_error": trace.error}
         return whole | ({"g2": noise.g2, "trace_sigma": noise.trace_sigma} if noise else {})
@@ -136,9 +156,15 @@ def _part_of(batch_size: int) -> int:
 
 def _numbers(row: LayerRow) -> dict[str, float]:
     return _finite(
-        {name: value for name, value in dataclasses.asdict(row).items() if name not in ("layer", "output", "shape", "runs")}
+        {
+            name: value
+            for name, value in dataclasses.asdict(row).items()
+            if name not in ("layer", "output", "shape", "runs")
+        }
     )
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return {
+        name: value for name, value in values.items() if value is not None and math.isfinite(value)
+    }

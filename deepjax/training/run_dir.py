@@ -65,9 +65,15 @@ def open_run(
     path = run_directory(path, "path")
     config = read_config(path)
     folder, state = read_state(path, step)
-    require(bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema")
+    require(
+        bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema"
+    )
     source = state["ema"] if averaged else state
-    variables = {name: jax.tree.map(jnp.asarray, source[name]) for name in ("params", "batch_stats") if source.get(name)}
+    variables = {
+        name: jax.tree.map(jnp.asarray, source[name])
+        for name in ("params", "batch_stats")
+        if source.get(name)
+    }
     steps = tuple(steps_of(folder.parent))
     model, dataset = model_from(config, make), dataset_info(config.dataset)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
@@ -77,9 +83,16 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration of a training run; fields that came after it was made have their defaults."""
     try:
         stored: dict[str, Any] = json.loads((path / "config.json").read_text())
-        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
         return TrainConfig(**fields)
     except OSError as error:
-        raise InputError(f"{path} holds no config.json ({error.strerror}); allowed: the --out folder of a training run") from error
+        raise InputError(
+            f"{path} holds no config.json ({error.strerror}); allowed: the --out folder of a training run"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / 'config.json'} is not of a training run ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path / 'config.json'} is not of a training run ({type(error).__name__}: {error})"
+        ) from error

@@ -55,11 +55,20 @@ class LockLost(InputError):
 class RunLock:
     """The lock of one directory: `acquire`, `confirm` now and then, `release`."""
 
-    def __init__(self, folder: Path, say: Say, heartbeat: float = HEARTBEAT, stale: float = STALE) -> None:
+    def __init__(
+        self, folder: Path, say: Say, heartbeat: float = HEARTBEAT, stale: float = STALE
+    ) -> None:
         """Nothing is locked yet. `say`: what is told of a lock that is taken over, or waited for."""
         self._folder, self._path, self._say = folder, folder / NAME, say
         self._heartbeat, self._stale = heartbeat, stale
-        self._me = Owner(platform.node(), _machine(), os.getpid(), _started(os.getpid()) or "", _now(), uuid.uuid4().hex)
+        self._me = Owner(
+            platform.node(),
+            _machine(),
+            os.getpid(),
+            _started(os.getpid()) or "",
+            _now(),
+            uuid.uuid4().hex,
+        )
         self._mine = json.dumps(dataclasses.asdict(self._me)).encode()
         self._made: list[Path] = []  # folders, from the innermost
         self._lost = False
@@ -73,7 +82,9 @@ class RunLock:
         cannot be written.
         """
         try:
-            self._made = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+            self._made = [
+                path for path in (self._folder, *self._folder.parents) if not path.exists()
+            ]
             self._folder.mkdir(parents=True, exist_ok=True)
             self._wait()
         except (FileExistsError, NotADirectoryError) as error:
@@ -81,13 +92,17 @@ class RunLock:
                 f"{self._folder} is a file, a broken link, or below one, not a directory; choose another --out"
             ) from error
         except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror}; free space, or choose another --out") from error
+            raise InputError(
+                f"cannot write {self._path}: {error.strerror}; free space, or choose another --out"
+            ) from error
         self._thread.start()
 
     def confirm(self) -> None:
         """Raise LockLost when another process has taken the lock over, as it may after a long suspension."""
         if self._lost:
-            raise LockLost(f"lost the lock on {self._folder}: another process took it over while this one was suspended; stopping")
+            raise LockLost(
+                f"lost the lock on {self._folder}: another process took it over while this one was suspended; stopping"
+            )
 
     def release(self) -> None:
         """Remove the lock, and the folders that `acquire` made where nothing is in them."""
@@ -117,7 +132,9 @@ class RunLock:
                 continue
             if watched is None or seen[0] != watched[0]:
                 watched, since = seen, time.monotonic()
-                self._say(f"{self._folder} is locked by {_named(owner)}; waiting up to {self._stale:g} s for a heartbeat")
+                self._say(
+                    f"{self._folder} is locked by {_named(owner)}; waiting up to {self._stale:g} s for a heartbeat"
+                )
             elif seen != watched:
                 raise self._refused(owner)
             elif time.monotonic() - since > self._stale:
@@ -125,7 +142,10 @@ class RunLock:
             time.sleep(min(1.0, self._stale / 20))
 
     def _is_here(self, owner: Owner) -> bool:
-        return bool(owner.machine) and (owner.host, owner.machine) == (self._me.host, self._me.machine)
+        return bool(owner.machine) and (owner.host, owner.machine) == (
+            self._me.host,
+            self._me.machine,
+        )
 
     def _create(self) -> bool:
         """Make the lock, unless there is one. Raises OSError."""
@@ -154,7 +174,9 @@ class RunLock:
         with _alone(self._folder):
             if self._read() == seen:
                 self._path.unlink()
-                self._say(f"{self._path} was left by {_named(owner)}, which has ended; this process takes over")
+                self._say(
+                    f"{self._path} was left by {_named(owner)}, which has ended; this process takes over"
+                )
 
     def _refused(self, owner: Owner | None) -> InputError:
         return InputError(
@@ -230,12 +252,17 @@ def _started(pid: int) -> str | None:
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]
-    except OSError:  # no such process, one of another user that is hidden, or a system without /proc
+    except (
+        OSError
+    ):  # no such process, one of another user that is hidden, or a system without /proc
         pass
     try:
         os.kill(pid, 0)
         command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None  # noqa: S603
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            or None
+        )  # noqa: S603
     except ProcessLookupError:
         return None
     except OSError:

@@ -48,7 +48,17 @@ class RunOptions:
         require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
         require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
         require(self.trace_every >= 0, "trace_every", self.trace_every, "0 (never) or more")
-        require(self.decode_threads >= 0, "decode_threads", self.decode_threads, "0 (one a core) or more")
+        require(
+            self.decode_threads >= 0,
+            "decode_threads",
+            self.decode_threads,
+            "0 (one a core) or more",
+        )
         can_trace = not self.trace_every or self.strategy == "jit"
-        require(can_trace, "trace_every", self.trace_every, "0 under strategy 'pmap'; choose strategy 'jit'")
+        require(
+            can_trace,
+            "trace_every",
+            self.trace_every,
+            "0 under strategy 'pmap'; choose strategy 'jit'",
+        )
         require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")

@@ -33,4 +33,7 @@ class ThroughputMeter:
         if not self._images:
             return {}
         seconds = time.perf_counter() - self._began
-        return {"images_per_second": round(self._images / seconds, 2), "data_wait": round(self._waited / seconds, 4)}
+        return {
+            "images_per_second": round(self._images / seconds, 2),
+            "data_wait": round(self._waited / seconds, 4),
+        }

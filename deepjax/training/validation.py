@@ -10,7 +10,13 @@ from typing import Any, Literal, Union
 
 from deepjax.errors import InputError
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", types.NoneType: "None"}
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "None",
+}
 
 
 def check_types(config: Any) -> None:
@@ -21,7 +27,9 @@ def check_types(config: Any) -> None:
     for name, kind in _hints(type(config)).items():
         given = getattr(config, name)
         if not _fits(given, kind):
-            near = difflib.get_close_matches(str(given), [str(value) for value in _choices(kind)], n=1, cutoff=0.4)
+            near = difflib.get_close_matches(
+                str(given), [str(value) for value in _choices(kind)], n=1, cutoff=0.4
+            )
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"{name} is {given!r}; {hint}allowed: {_described(kind)}")
 
@@ -53,7 +61,11 @@ def _choices(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, also inside a union."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
-    return tuple(value for part in typing.get_args(kind) for value in _choices(part)) if _is_union(kind) else ()
+    return (
+        tuple(value for part in typing.get_args(kind) for value in _choices(part))
+        if _is_union(kind)
+        else ()
+    )
 
 
 def _described(kind: Any) -> str:

@@ -18,7 +18,9 @@ def input_arguments() -> tuple[Path, int, int, int]:
     return Path(folder), int(cores), int(size), int(batch_size)
 
 
-def serve(blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None, **said: Any) -> None:
+def serve(
+    blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None, **said: Any
+) -> None:
     """Say what there is, run each block once to warm up, then answer until stdin ends. `before` a block runs what is not timed.
 
     said: what the driver is to know beside the names, as JSON.

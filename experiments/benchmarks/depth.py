@@ -62,7 +62,9 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     jax.config.update("jax_enable_compilation_cache", False)
-    cases: list[tuple[Way, int]] = [(way, depth) for way in options.ways for depth in options.depths]
+    cases: list[tuple[Way, int]] = [
+        (way, depth) for way in options.ways for depth in options.depths
+    ]
     seconds: dict[Any, list[tuple[float, float]]] = {case: [] for case in cases}
     rows = []
     for number in range(options.rounds):
@@ -94,18 +96,26 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def of_rounds(times: list[tuple[float, float]], first: list[tuple[float, float]]) -> dict[str, float]:
+def of_rounds(
+    times: list[tuple[float, float]], first: list[tuple[float, float]]
+) -> dict[str, float]:
     """Medians; the ratio is the median of the ratios of each round."""
     ratios = [sum(mine) / sum(theirs) for mine, theirs in zip(times, first, strict=True)]
     trace, compiling = zip(*times, strict=True)
-    return {"trace_s": statistics.median(trace), "compile_s": statistics.median(compiling), "ratio": statistics.median(ratios)}
+    return {
+        "trace_s": statistics.median(trace),
+        "compile_s": statistics.median(compiling),
+        "ratio": statistics.median(ratios),
+    }
 
 
 def compiled(way: Way, depth: int, options: Options) -> Compiled:
     """The step that training takes, compiled anew."""
     jax.clear_caches()
     remat = "blocks" if way.endswith("remat") else "none"
-    config = TrainConfig(f"cifar_resnet{depth}", "cifar10", batch_size=options.batch_size, remat=remat, augment=False)
+    config = TrainConfig(
+        f"cifar_resnet{depth}", "cifar10", batch_size=options.batch_size, remat=remat, augment=False
+    )
     data = dataset_info("cifar10")
     model = create_model(config.model, scan=way != "unrolled")
     optimizer = make_optimizer(config)
@@ -114,7 +124,10 @@ def compiled(way: Way, depth: int, options: Options) -> Compiled:
         "image": jax.ShapeDtypeStruct((options.batch_size, *data.shape), np.uint8),
         "label": jax.ShapeDtypeStruct((options.batch_size,), np.int32),
     }
-    step = jax.jit(make_train_step(model, optimizer, make_schedule(config), data, step_options(config)), donate_argnums=0)
+    step = jax.jit(
+        make_train_step(model, optimizer, make_schedule(config), data, step_options(config)),
+        donate_argnums=0,
+    )
     began = time.perf_counter()
     step.trace(shapes, batch)
     trace_s = time.perf_counter() - began

@@ -40,7 +40,19 @@ dnn_version_info { major: 9 minor: 19 }
 runtime_version { major: 13 }
 device_description_str: "NVIDIA H200"
 """
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
 
@@ -90,7 +102,9 @@ def program(name: str, options: Options) -> str:
     try:
         there = topologies.get_topology_desc("", "cuda", target_config=H200, topology="1x1x1")
     except NotImplementedError as error:
-        raise InputError('JAX has no CUDA here; install it with: pip install "jax[cuda13]"') from error
+        raise InputError(
+            'JAX has no CUDA here; install it with: pip install "jax[cuda13]"'
+        ) from error
     where = NamedSharding(topologies.make_mesh(there, (1,), ("data",)), PartitionSpec())
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):  # where layers take a GPU's form
         model, optimizer, step = own_step(task)
@@ -99,7 +113,9 @@ def program(name: str, options: Options) -> str:
             "image": jax.ShapeDtypeStruct((task.batch_size, task.size, task.size, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((task.batch_size,), jnp.int32),
         }
-        lowered = jax.jit(step, donate_argnums=0, in_shardings=where, out_shardings=where).lower(state, batch)
+        lowered = jax.jit(step, donate_argnums=0, in_shardings=where, out_shardings=where).lower(
+            state, batch
+        )
     return str(lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"}).as_text())
 
 
@@ -115,11 +131,23 @@ def kernels(text: str) -> list[Kernel]:
         types[name] = result
         if operation in FREE:
             continue
-        read = sum(size(types.get(argument, "")) for argument in re.findall(r"%([\w.\-]+)", rest.split(")")[0]))
-        target, kind = (re.search(rf"{key}=\"?([\w$]+)", line) for key in ("custom_call_target", "kind"))
+        read = sum(
+            size(types.get(argument, ""))
+            for argument in re.findall(r"%([\w.\-]+)", rest.split(")")[0])
+        )
+        target, kind = (
+            re.search(rf"{key}=\"?([\w$]+)", line) for key in ("custom_call_target", "kind")
+        )
         word = target or kind
         of = re.search(r'op_name="([^"]*)"', line)
-        found.append(Kernel(word.group(1) if word else operation, result, read + size(result), of.group(1) if of else ""))
+        found.append(
+            Kernel(
+                word.group(1) if word else operation,
+                result,
+                read + size(result),
+                of.group(1) if of else "",
+            )
+        )
     return found
 
 
@@ -130,7 +158,10 @@ def size(type_: str) -> int:
     16
     """
     arrays = re.findall(r"(\w+)\[([\d,]*)\]", type_)
-    return sum(BYTES.get(kind, 0) * math.prod(int(extent) for extent in extents.split(",") if extent) for kind, extents in arrays)
+    return sum(
+        BYTES.get(kind, 0) * math.prod(int(extent) for extent in extents.split(",") if extent)
+        for kind, extents in arrays
+    )
 
 
 def summary(name: str, found: list[Kernel], options: Options) -> dict[str, Any]:
@@ -138,29 +169,54 @@ def summary(name: str, found: list[Kernel], options: Options) -> dict[str, Any]:
     counts, moved = collections.Counter(kernel.kind for kernel in found), collections.Counter[str]()
     for kernel in found:
         moved[kernel.kind] += kernel.moved
-    maps = [kernel for kernel in found if re.search(rf"f32\[{options.batch_size},(\d\d+|[5-9]),\1,\d+\]", kernel.result)]
+    maps = [
+        kernel
+        for kernel in found
+        if re.search(rf"f32\[{options.batch_size},(\d\d+|[5-9]),\1,\d+\]", kernel.result)
+    ]
     largest = sorted(found, key=lambda kernel: -kernel.moved)[: options.largest]
     return {
         "model": name,
-        "kinds": {kind: (counts[kind], moved[kind] / options.batch_size / 1e6) for kind, _ in moved.most_common()},
+        "kinds": {
+            kind: (counts[kind], moved[kind] / options.batch_size / 1e6)
+            for kind, _ in moved.most_common()
+        },
         "kernels": len(found),
         "megabytes": sum(moved.values()) / options.batch_size / 1e6,
         "float32_maps": len(maps),
-        "largest": [(kernel.moved / options.batch_size / 1e6, kernel.kind, kernel.result, kernel.of) for kernel in largest],
+        "largest": [
+            (kernel.moved / options.batch_size / 1e6, kernel.kind, kernel.result, kernel.of)
+            for kernel in largest
+        ],
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
     lines = [typed("gpu_program.py", result["options"], Options()), ""]
-    lines += ["| network | kernels | MB an image | images/s at a copy's rate | convolutions | maps kept in float32 |"]
+    lines += [
+        "| network | kernels | MB an image | images/s at a copy's rate | convolutions | maps kept in float32 |"
+    ]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for each in result["networks"]:
-        convolutions = sum(count for kind, (count, _) in each["kinds"].items() if kind.startswith("__cudnn$conv"))
-        cells = (each["kernels"], f"{each['megabytes']:.0f}", f"{COPY_RATE / each['megabytes'] / 1e6:,.0f}", convolutions)
-        lines.append(f"| {each['model']} | {' | '.join(map(str, cells))} | {each['float32_maps']} |")
+        convolutions = sum(
+            count for kind, (count, _) in each["kinds"].items() if kind.startswith("__cudnn$conv")
+        )
+        cells = (
+            each["kernels"],
+            f"{each['megabytes']:.0f}",
+            f"{COPY_RATE / each['megabytes'] / 1e6:,.0f}",
+            convolutions,
+        )
+        lines.append(
+            f"| {each['model']} | {' | '.join(map(str, cells))} | {each['float32_maps']} |"
+        )
     for each in result["networks"]:
-        lines += ["", f"{each['model']}: " + ", ".join(f"{kind} {n} ({mb:.1f} MB)" for kind, (n, mb) in each["kinds"].items())]
+        lines += [
+            "",
+            f"{each['model']}: "
+            + ", ".join(f"{kind} {n} ({mb:.1f} MB)" for kind, (n, mb) in each["kinds"].items()),
+        ]
         lines += [f"- {mb:.2f} MB {kind} {what} {of}" for mb, kind, what, of in each["largest"]]
     return "\n".join([*lines, "", result["versions"]])
 

@@ -61,7 +61,9 @@ class Measured:
         sides, of = ", ".join(map(str, self.protocol.sides)), PROTOCOLS[self.protocol.name].average
         crop = f" of {self.crop}" if self.crop != model_info(self.model).input_shape[0] else ""
         at = f" at {sides}" if crop or self.protocol.sides != usual.sides else ""
-        return f"{self.protocol.name}{crop}{at}" + (f", mean of {self.protocol.average}" if self.protocol.average != of else "")
+        return f"{self.protocol.name}{crop}{at}" + (
+            f", mean of {self.protocol.average}" if self.protocol.average != of else ""
+        )
 
 
 def main() -> None:
@@ -73,40 +75,87 @@ def main() -> None:
 
 def render(results: Path) -> str:
     """The page from the tables of the package and the results in a folder."""
-    records = {path.parent.name: json.loads(path.read_text()) for path in sorted(results.glob("*/result.json"))}
+    records = {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted(results.glob("*/result.json"))
+    }
     measured = [found for name, record in records.items() for found in measured_of(name, record)]
     speeds = [speed for record in records.values() for speed in record.get("throughput", ())]
     infos = [info for info in map(model_info, list_models()) if info.input_shape[0] >= 224]
     parts = [HEAD]
     for paper in dict.fromkeys(info.paper for info in infos):
         rows = [network_row(info, measured, speeds) for info in infos if info.paper == paper]
-        heads = ("network", "parameters", "multiply-adds", "published", "public weights", "measured here", "images/s")
+        heads = (
+            "network",
+            "parameters",
+            "multiply-adds",
+            "published",
+            "public weights",
+            "measured here",
+            "images/s",
+        )
         parts.append(f"## {paper}\n\n{table(heads, rows)}")
     heads = ("network", "protocol", "crop", "shorter side", "published", "measured here", "source")
-    parts.append(f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PUBLISHED))}")
+    parts.append(
+        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PUBLISHED))}"
+    )
     return "\n".join(parts)
 
 
 def measured_of(name: str, record: dict[str, Any]) -> list[Measured]:
     """What a result.json says of one network on the whole of ImageNet's validation set; nothing for any other."""
     members = record.get("evaluation", ())
-    sets = [found for found in record.get("sets", ()) if (found["dataset"], found["images"]) == ("imagenet2012", 50_000)]
+    sets = [
+        found
+        for found in record.get("sets", ())
+        if (found["dataset"], found["images"]) == ("imagenet2012", 50_000)
+    ]
     if len(members) != 1 or not sets:
         return []
     (member,) = members
     protocol = Protocol(**member["protocol"] | {"sides": tuple(member["protocol"]["sides"])})
     errors = pair(100 * sets[0]["top1_error"], 100 * sets[0]["top5_error"])
-    return [Measured(member["model"], member["weights"], protocol, member["crop"], errors, f"{name}/result.json")]
+    return [
+        Measured(
+            member["model"],
+            member["weights"],
+            protocol,
+            member["crop"],
+            errors,
+            f"{name}/result.json",
+        )
+    ]
 
 
-def network_row(info: ModelInfo, measured: Sequence[Measured], speeds: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def network_row(
+    info: ModelInfo, measured: Sequence[Measured], speeds: Sequence[dict[str, Any]]
+) -> tuple[str, ...]:
     """A network: its size, the number that was published for the simplest protocol, the best public weights, ours."""
-    numbers = sorted((row for row in PUBLISHED if row.model == info.name), key=lambda row: ORDER.index(row.protocol))
-    paper = f"{pair(numbers[0].top1, numbers[0].top5)} ({_how(numbers[0], info)})" if numbers else "none known"
+    numbers = sorted(
+        (row for row in PUBLISHED if row.model == info.name),
+        key=lambda row: ORDER.index(row.protocol),
+    )
+    paper = (
+        f"{pair(numbers[0].top1, numbers[0].top5)} ({_how(numbers[0], info)})"
+        if numbers
+        else "none known"
+    )
     weights = max(info.weights, key=lambda known: known[1], default=None)
-    public = f"{pair(100 - weights[1], 100 - PUBLIC[info.name, weights[0]].top5)} ({weights[0]})" if weights else "none known"
-    ours = [f"[{of.errors}]({of.link}) ({of.how}; {of.weights})" for of in measured if of.model == info.name]
-    fast = [f"{speed['images_per_second']:,.0f} ({speed['what']})" for speed in speeds if speed["model"] == info.name]
+    public = (
+        f"{pair(100 - weights[1], 100 - PUBLIC[info.name, weights[0]].top5)} ({weights[0]})"
+        if weights
+        else "none known"
+    )
+    ours = [
+        f"[{of.errors}]({of.link}) ({of.how}; {of.weights})"
+        for of in measured
+        if of.model == info.name
+    ]
+    fast = [
+        f"{speed['images_per_second']:,.0f} ({speed['what']})"
+        for speed in speeds
+        if speed["model"] == info.name
+    ]
     return (
         f"`{info.name}`",
         f"{info.params:,}",
@@ -121,11 +170,23 @@ def network_row(info: ModelInfo, measured: Sequence[Measured], speeds: Sequence[
 def protocol_row(row: Published, measured: Sequence[Measured]) -> tuple[str, ...]:
     """A published number, and ours of the same network by the same protocol, of the same crops at the same sides."""
     key = (row.model, row.protocol, row.sides, row.crop, PROTOCOLS[row.protocol].average)
-    same = [of for of in measured if (of.model, of.protocol.name, of.protocol.sides, of.crop, of.protocol.average) == key]
+    same = [
+        of
+        for of in measured
+        if (of.model, of.protocol.name, of.protocol.sides, of.crop, of.protocol.average) == key
+    ]
     ours = [f"[{of.errors}]({of.link}) ({of.weights})" for of in same]
     source = f"{row.source}{f'; {row.note}' if row.note else ''}"
     sides = ", ".join(map(str, row.sides))
-    return (f"`{row.model}`", row.protocol, str(row.crop), sides, pair(row.top1, row.top5), "; ".join(ours) or NONE, source)
+    return (
+        f"`{row.model}`",
+        row.protocol,
+        str(row.crop),
+        sides,
+        pair(row.top1, row.top5),
+        "; ".join(ours) or NONE,
+        source,
+    )
 
 
 def _how(row: Published, info: ModelInfo) -> str:

@@ -50,7 +50,10 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     require(options.images >= options.batch_size, "images", options.images, "at least batch_size")
-    result: dict[str, Any] = {"options": dataclasses.asdict(options) | {"out": None, "tensorflow": "", "torch": ""}, "tables": {}}
+    result: dict[str, Any] = {
+        "options": dataclasses.asdict(options) | {"out": None, "tensorflow": "", "torch": ""},
+        "tables": {},
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_files(folder, options.images)
@@ -59,18 +62,28 @@ def main() -> None:
         for cores in options.cores:
             with started(folder, cores, options) as (servers, versions):
                 rates = timed(servers, options.rounds)
-            result["tables"][str(cores)] = {name: summary(mine, rates[OWN]) for name, mine in rates.items()}
+            result["tables"][str(cores)] = {
+                name: summary(mine, rates[OWN]) for name, mine in rates.items()
+            }
             result["versions"] = f"Python {platform.python_version()}, {'; '.join(versions)}"
-            print(f"\n{cores} of {os.cpu_count()} cores, {result['bytes_a_file'] / 1e3:.0f} kB a file\n")
+            print(
+                f"\n{cores} of {os.cpu_count()} cores, {result['bytes_a_file'] / 1e3:.0f} kB a file\n"
+            )
             print(table(result["tables"][str(cores)]))
     print(f"\n{result['versions']}")
     keep(result, options.out)
 
 
 @contextlib.contextmanager
-def started(folder: Path, cores: int, options: Options) -> Iterator[tuple[dict[str, Server], list[str]]]:
+def started(
+    folder: Path, cores: int, options: Options
+) -> Iterator[tuple[dict[str, Server], list[str]]]:
     """The process that serves each contender, ready; and the versions of what they use."""
-    scripts = {"input_own.py": sys.executable, "input_tensorflow.py": options.tensorflow, "input_torch.py": options.torch}
+    scripts = {
+        "input_own.py": sys.executable,
+        "input_tensorflow.py": options.tensorflow,
+        "input_torch.py": options.torch,
+    }
     arguments = [str(folder), str(cores), str(options.size), str(options.batch_size)]
     environment = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     with contextlib.ExitStack() as stack:
@@ -88,7 +101,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """In Markdown."""
     lines = ["| what | images/s | ratio to deepjax's loader |", "|---|---:|---|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | {row['images_per_second']:.0f} | {shown(row['ratio'], row['interval'])} |")
+        lines.append(
+            f"| {name} | {row['images_per_second']:.0f} | {shown(row['ratio'], row['interval'])} |"
+        )
     return "\n".join(lines)
 
 

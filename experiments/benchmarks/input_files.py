@@ -25,7 +25,9 @@ def write_files(folder: Path, count: int) -> list[Path]:
     wholes = [_photograph(*place) for place in PHOTOGRAPHS]
     paths = [folder / f"{i:05d}.jpg" for i in range(count)]
     for i, path in enumerate(paths):
-        path.write_bytes(_encoded(_piece(wholes[i % len(wholes)], SHAPES[i // len(wholes) % len(SHAPES)], rng)))
+        path.write_bytes(
+            _encoded(_piece(wholes[i % len(wholes)], SHAPES[i // len(wholes) % len(SHAPES)], rng))
+        )
     return paths
 
 
@@ -45,10 +47,16 @@ def write_records(data_dir: Path, paths: list[Path]) -> None:
     serializer, kind = ExampleSerializer(features.get_serialized_info()), ExampleWriter(kind)
     writer = Writer(serializer, template, "train", False, kind, ShardConfig(num_shards=1))
     for i, path in enumerate(paths):
-        example = {"file_name": path.name, "image": io.BytesIO(path.read_bytes()), "label": i % 1000}
+        example = {
+            "file_name": path.name,
+            "image": io.BytesIO(path.read_bytes()),
+            "label": i % 1000,
+        }
         writer.write(path.name.encode(), features.encode_example(example))
     lengths, size = writer.finalize()
-    split = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=size, filename_template=template)
+    split = tfds.core.SplitInfo(
+        name="train", shard_lengths=lengths, num_bytes=size, filename_template=template
+    )
     builder.info.set_splits(tfds.core.SplitDict([split]))
     builder.info.write_to_directory(folder)
 
@@ -61,7 +69,10 @@ def _photograph(package: str, name: str) -> Image.Image:
 def _piece(whole: Image.Image, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     height, width = shape
     scale = min(whole.height / height, whole.width / width) * rng.uniform(0.6, 1)
-    top, left = rng.uniform(0, whole.height - scale * height), rng.uniform(0, whole.width - scale * width)
+    top, left = (
+        rng.uniform(0, whole.height - scale * height),
+        rng.uniform(0, whole.width - scale * width),
+    )
     box = (left, top, left + scale * width, top + scale * height)
     pixels = np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC, box), np.float32)
     return np.clip(pixels + rng.normal(0, GRAIN, (height, width, 1)), 0, 255).astype(np.uint8)
@@ -73,7 +84,10 @@ def _encoded(pixels: np.ndarray) -> bytes:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if len(_jpeg(pixels, middle)) < BYTES else (low, middle)
-    return min((_jpeg(pixels, quality) for quality in (low, high)), key=lambda encoded: abs(len(encoded) - BYTES))
+    return min(
+        (_jpeg(pixels, quality) for quality in (low, high)),
+        key=lambda encoded: abs(len(encoded) - BYTES),
+    )
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

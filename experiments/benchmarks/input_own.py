@@ -20,12 +20,19 @@ def main() -> None:
     folder, cores, size, batch_size = input_arguments()
     files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     whole = dataclasses.replace(dataset_info("imagenet2012"), train_size=len(files))
-    split = dataclasses.replace(cast(EncodedSplit, load_split(whole, "train", str(folder))), threads=cores)
+    split = dataclasses.replace(
+        cast(EncodedSplit, load_split(whole, "train", str(folder))), threads=cores
+    )
     loader = functools.partial(loaded, split, size, batch_size)
-    blocks: dict[str, Block] = {"deepjax": loader, "deepjax, exact": functools.partial(loader, Crops(exact=True))}
+    blocks: dict[str, Block] = {
+        "deepjax": loader,
+        "deepjax, exact": functools.partial(loader, Crops(exact=True)),
+    }
     before: dict[str, Block] = {}
     if cores == 1:
-        blocks |= {"deepjax without decoding": functools.partial(undecoded, loader, size)} | decoders(files, size)
+        blocks |= {
+            "deepjax without decoding": functools.partial(undecoded, loader, size)
+        } | decoders(files, size)
     else:
         name = f"deepjax, {cores} processes in place of threads"
         blocks[name], before[name] = processes(split, size, batch_size, cores)
@@ -36,7 +43,10 @@ def main() -> None:
 def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops()) -> int:  # noqa: B008  # frozen
     """Every batch of an epoch."""
     steps = len(split) // batch_size
-    return sum(len(batch["image"]) for batch in train_batches(split, batch_size, 0, steps, crops=crops, size_at=lambda _: size))
+    return sum(
+        len(batch["image"])
+        for batch in train_batches(split, batch_size, 0, steps, crops=crops, size_at=lambda _: size)
+    )
 
 
 def undecoded(loader: Block, size: int) -> int:
@@ -58,9 +68,23 @@ def processes(split: EncodedSplit, size: int, batch_size: int, cores: int) -> tu
 
     flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags
     steps = len(split) // batch_size
-    batches = TrainBatches(dataclasses.replace(split, threads=1), batch_size, 0, steps, size_at=functools.partial(_same, size))
-    dataset = grain.MapDataset.source(batches).repeat().to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    iterator = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=cores, per_worker_buffer_size=1)))
+    batches = TrainBatches(
+        dataclasses.replace(split, threads=1),
+        batch_size,
+        0,
+        steps,
+        size_at=functools.partial(_same, size),
+    )
+    dataset = (
+        grain.MapDataset.source(batches)
+        .repeat()
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    )
+    iterator = iter(
+        dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=cores, per_worker_buffer_size=1)
+        )
+    )
 
     def take(count: int) -> int:
         return sum(len(next(iterator)["image"]) for _ in range(count))
@@ -78,11 +102,15 @@ def decoders(files: list[bytes], size: int) -> dict[str, Block]:
     chosen = [functools.partial(Crops().box, of_one, size=size) for of_one in numbers]
 
     def cuts(exact: bool) -> int:
-        return len([cut(file, choose, size, exact) for file, choose in zip(files, chosen, strict=True)])
+        return len(
+            [cut(file, choose, size, exact) for file, choose in zip(files, chosen, strict=True)]
+        )
 
     return {
         "Pillow, whole image": lambda: len([decode_rgb(file) for file in files]),
-        "Pillow, draft": lambda: len([_drafted(file, choose, size) for file, choose in zip(files, chosen, strict=True)]),
+        "Pillow, draft": lambda: len(
+            [_drafted(file, choose, size) for file, choose in zip(files, chosen, strict=True)]
+        ),
         "Pillow, crop scaled (exact)": lambda: cuts(True),
         "OpenCV, whole image": lambda: len([_opencv(file) for file in files]),
         "OpenCV, crop scaled (fast)": lambda: cuts(False),
@@ -92,17 +120,26 @@ def decoders(files: list[bytes], size: int) -> dict[str, Block]:
 def _opencv(file: bytes) -> Any:
     import cv2
 
-    return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.imdecode(
+        np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    )
 
 
 def _drafted(file: bytes, choose: Choose, size: int) -> np.ndarray:
     """Pillow's own scaling in the DCT, never below the crop's size; its filter from there."""
     with Image.open(io.BytesIO(file)) as image:
         box, width = choose(image.height, image.width), image.width
-        shrunk = max(by for by in (1, 2, 4, 8) if by == 1 or min(box.height, box.width) >= by * size)
+        shrunk = max(
+            by for by in (1, 2, 4, 8) if by == 1 or min(box.height, box.width) >= by * size
+        )
         image.draft("RGB", (image.width // shrunk, image.height // shrunk))
         scale = image.width / width
-        edges = (scale * box.left, scale * box.top, scale * (box.left + box.width), scale * (box.top + box.height))
+        edges = (
+            scale * box.left,
+            scale * box.top,
+            scale * (box.left + box.width),
+            scale * (box.top + box.height),
+        )
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, edges))
 
 
@@ -112,7 +149,9 @@ def _simplejpeg(files: list[bytes]) -> dict[str, Block]:
         import simplejpeg  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
-    return {"simplejpeg, whole image": lambda: len([simplejpeg.decode_jpeg(file) for file in files])}
+    return {
+        "simplejpeg, whole image": lambda: len([simplejpeg.decode_jpeg(file) for file in files])
+    }
 
 
 if __name__ == "__main__":

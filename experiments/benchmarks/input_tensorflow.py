@@ -23,12 +23,18 @@ def main() -> None:
     files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     records = write_records(tf, folder / "images.tfrecord", files)
     blocks: dict[str, Block] = {
-        "tf.data, as flax's example": loader(tf, records, batch_size, lambda encoded: example_of_flax(tf, encoded, size)),
-        "tf.data, bilinear, uint8": loader(tf, records, batch_size, lambda encoded: least_work(tf, encoded, size)),
+        "tf.data, as flax's example": loader(
+            tf, records, batch_size, lambda encoded: example_of_flax(tf, encoded, size)
+        ),
+        "tf.data, bilinear, uint8": loader(
+            tf, records, batch_size, lambda encoded: least_work(tf, encoded, size)
+        ),
     }
     if cores == 1:
         blocks |= {
-            "TensorFlow, whole image": lambda: len([tf.io.decode_jpeg(file, channels=3) for file in files]),
+            "TensorFlow, whole image": lambda: len(
+                [tf.io.decode_jpeg(file, channels=3) for file in files]
+            ),
             "TensorFlow, decode and crop": lambda: len([cropped(tf, file) for file in files]),
         }
     serve(blocks, f"TensorFlow {tf.__version__}")
@@ -42,7 +48,9 @@ def write_records(tf: Any, path: Path, files: list[bytes]) -> str:
                 "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[file])),
                 "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 1000])),
             }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            writer.write(
+                tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+            )
     return str(path)
 
 
@@ -50,7 +58,10 @@ def loader(tf: Any, records: str, batch_size: int, images: Any) -> Block:
     """Every batch of an epoch, as NumPy arrays."""
 
     def parse(record: Any) -> Any:
-        features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+        features = {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "label": tf.io.FixedLenFeature([], tf.int64),
+        }
         example = tf.io.parse_single_example(record, features)
         return {"image": images(example["image"]), "label": example["label"]}
 
@@ -77,7 +88,9 @@ def cropped(tf: Any, encoded: Any) -> Any:
 
 def example_of_flax(tf: Any, encoded: Any, size: int) -> Any:
     """Crop, bicubic, flip, normalise: float32."""
-    image = tf.image.resize([cropped(tf, encoded)], [size, size], method=tf.image.ResizeMethod.BICUBIC)[0]
+    image = tf.image.resize(
+        [cropped(tf, encoded)], [size, size], method=tf.image.ResizeMethod.BICUBIC
+    )[0]
     image = tf.image.random_flip_left_right(tf.reshape(image, [size, size, 3]))
     return (image - tf.constant(MEAN, shape=[1, 1, 3])) / tf.constant(STD, shape=[1, 1, 3])
 

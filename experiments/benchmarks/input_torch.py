@@ -39,9 +39,14 @@ def main() -> None:
     floats = [crop, flip, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     workers = 0 if cores == 1 else cores
     blocks: dict[str, Block] = {
-        "DataLoader, as PyTorch's example": loader(torch, Files(paths, transforms.Compose(floats)), batch_size, workers),
+        "DataLoader, as PyTorch's example": loader(
+            torch, Files(paths, transforms.Compose(floats)), batch_size, workers
+        ),
         "DataLoader, no flip, uint8": loader(
-            torch, Files(paths, transforms.Compose([crop, transforms.PILToTensor()])), batch_size, workers
+            torch,
+            Files(paths, transforms.Compose([crop, transforms.PILToTensor()])),
+            batch_size,
+            workers,
         ),
     }
     serve(blocks, f"torch {torch.__version__}, torchvision {torchvision(torch).__version__}")
@@ -50,7 +55,12 @@ def main() -> None:
 def loader(torch: Any, files: Files, batch_size: int, workers: int) -> Block:
     """Every batch of an epoch; the workers stay."""
     batches = torch.utils.data.DataLoader(
-        files, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        files,
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
     )
     return lambda: sum(len(images) for images, _ in batches)
 
@@ -66,7 +76,9 @@ def torchvision(torch: Any) -> Any:
                 del sys.modules[name]
             operators = torch.library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
-                operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                operators.define(
+                    f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
             _KEPT.append(operators)
             return importlib.import_module("torchvision")
 

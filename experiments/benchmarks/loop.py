@@ -46,9 +46,17 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     require(
-        options.steps % SYNC_EVERY_STEPS == 0 and options.steps > 0, "steps", options.steps, f"a multiple of {SYNC_EVERY_STEPS}"
+        options.steps % SYNC_EVERY_STEPS == 0 and options.steps > 0,
+        "steps",
+        options.steps,
+        f"a multiple of {SYNC_EVERY_STEPS}",
     )
-    config = TrainConfig(options.model, "cifar10", steps=options.steps + 2 * SYNC_EVERY_STEPS, batch_size=options.batch_size)
+    config = TrainConfig(
+        options.model,
+        "cifar10",
+        steps=options.steps + 2 * SYNC_EVERY_STEPS,
+        batch_size=options.batch_size,
+    )
     with mock.patch.object(build, "_split", random_images):
         made = compile_training(config)
     rates: dict[str, list[float]] = {BARE: [], "train": []}
@@ -56,7 +64,11 @@ def main() -> None:
         rates[BARE].append(bare(made, options))
         rates["train"].append(looped(made, options))
     rows = {name: summary(mine, rates[BARE]) for name, mine in rates.items()}
-    where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    where = {
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
     keep(result, options.out)
@@ -67,7 +79,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [typed("loop.py", result["options"], Options()), ""]
     lines += ["| what | images/s | ratio to the bare step |", "|---|---:|---|"]
     for name, row in result["rows"].items():
-        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+        lines.append(
+            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -92,8 +106,19 @@ def looped(made: CompiledTraining, options: Options) -> float:
         def heard(done: int, total: int, note: str) -> None:
             seen.setdefault(done, time.perf_counter())
 
-        train(made.config, Path(folder) / "run", run, programs=made, report=heard, say=lambda line: None)
-    return options.steps * options.batch_size / (seen[SYNC_EVERY_STEPS + options.steps] - seen[SYNC_EVERY_STEPS])
+        train(
+            made.config,
+            Path(folder) / "run",
+            run,
+            programs=made,
+            report=heard,
+            say=lambda line: None,
+        )
+    return (
+        options.steps
+        * options.batch_size
+        / (seen[SYNC_EVERY_STEPS + options.steps] - seen[SYNC_EVERY_STEPS])
+    )
 
 
 def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:

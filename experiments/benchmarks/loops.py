@@ -54,8 +54,15 @@ def main() -> None:
                 seconds["as written"].append(timed(make))
             seconds["in order"].append(timed(make))
         low, ratio, high = paired(seconds["as written"], seconds["in order"])
-        rows[name] = {way: statistics.median(times) for way, times in seconds.items()} | {"ratio": ratio, "interval": [low, high]}
-    where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+        rows[name] = {way: statistics.median(times) for way, times in seconds.items()} | {
+            "ratio": ratio,
+            "interval": [low, high],
+        }
+    where = {
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
     keep(result, options.out)
@@ -66,7 +73,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [typed("loops.py", result["options"], Options()), ""]
     lines += ["| what | as JAX writes it, s | in order, s | times as fast |", "|---|---:|---:|---|"]
     for name, row in result["rows"].items():
-        lines.append(f"| {name} | {row['as written']:.2f} | {row['in order']:.3f} | {shown(row['ratio'], row['interval'])} |")
+        lines.append(
+            f"| {name} | {row['as written']:.2f} | {row['in order']:.3f} | {shown(row['ratio'], row['interval'])} |"
+        )
     return "\n".join([*lines, "", f"`{MODEL}`, width {WIDTH}, {IMAGES} images of 32 x 32 pixels"])
 
 
@@ -86,7 +95,9 @@ def step(scan: bool, accumulate: int) -> Callable[[], Any]:
     config = TrainConfig(MODEL, data.name, batch_size=IMAGES, accumulate=accumulate, augment=False)
     model, optimizer = create_model(MODEL, width=WIDTH, scan=scan), make_optimizer(config)
     state = init_state(model, optimizer, data.shape, 0.1, 0)
-    run = jax.jit(make_train_step(model, optimizer, make_schedule(config), data, step_options(config)))
+    run = jax.jit(
+        make_train_step(model, optimizer, make_schedule(config), data, step_options(config))
+    )
     batch = images()
     return lambda: run(state, batch)
 
@@ -96,7 +107,10 @@ def product() -> Callable[[], Any]:
     model, variables = network()
     batch = normalised()
     share = IMAGES // PARTS
-    parts = [{name: leaf[i * share : (i + 1) * share] for name, leaf in batch.items()} for i in range(PARTS)]
+    parts = [
+        {name: leaf[i * share : (i + 1) * share] for name, leaf in batch.items()}
+        for i in range(PARTS)
+    ]
     return lambda: hvp(model, variables, parts, variables["params"])
 
 
@@ -120,7 +134,10 @@ def network() -> tuple[Any, Any]:
 def images() -> dict[str, jax.Array]:
     """Random images, uint8, and labels."""
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 10, IMAGES)
+    pixels, labels = (
+        rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8),
+        rng.integers(0, 10, IMAGES),
+    )
     return {"image": jnp.asarray(pixels), "label": jnp.asarray(labels, jnp.int32)}
 
 

@@ -38,7 +38,19 @@ class Part:
 
 # with levers beside PyTorch's, VGG's contenders take more than 24 GiB together
 SMALL = ("cifar_resnet20", "resnet50", "googlenet_tv")
-ON_A_GPU = ("--gpu", "--precision", "bfloat16", "--timm", "--together", "--steps", "20", "--rounds", "7", "--checked", "3")
+ON_A_GPU = (
+    "--gpu",
+    "--precision",
+    "bfloat16",
+    "--timm",
+    "--together",
+    "--steps",
+    "20",
+    "--rounds",
+    "7",
+    "--checked",
+    "3",
+)
 NETWORKS = ("resnet50", "vgg16_bn", "googlenet_tv", "inception_v3")
 PARTS = {
     "gpu": Part("Training on a GPU, side by side", throughput, (*ON_A_GPU, "--models", *NETWORKS)),
@@ -104,7 +116,10 @@ def render(results: Path) -> str:
     for name, part in PARTS.items():
         path = folder / f"{name}.json"
         lines += [f"## {part.title}", ""]
-        lines += [part.module.table(json.loads(path.read_text())) if path.exists() else "Not measured.", ""]
+        lines += [
+            part.module.table(json.loads(path.read_text())) if path.exists() else "Not measured.",
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -58,7 +58,9 @@ def table(result: dict[str, Any]) -> str:
     rows = result["rows"]
     kinds = [kind for kind in COLLECTIVES if any(row["collectives"].get(kind) for row in rows)]
     lines = [typed("scaling.py", result["options"], Options()), ""]
-    lines.append(f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of three epochs |")
+    lines.append(
+        f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of three epochs |"
+    )
     lines.append(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
     for row in rows:
         counts = " | ".join(str(row["collectives"].get(kind, 0)) for kind in kinds)
@@ -74,7 +76,9 @@ def of_process(options: Options, count: int) -> dict[str, Any]:
     line += ["--batch-size", str(options.batch_size), *(["--fsdp"] if options.fsdp else [])]
     ended = subprocess.run(line, check=False, text=True, stdout=subprocess.PIPE)  # noqa: S603  # this script
     if ended.returncode:
-        raise InputError(f"the process with {count} devices ended with {ended.returncode}; what it said stands above")
+        raise InputError(
+            f"the process with {count} devices ended with {ended.returncode}; what it said stands above"
+        )
     return json.loads(ended.stdout.splitlines()[-1])
 
 
@@ -104,7 +108,14 @@ def looked_at(options: Options) -> dict[str, Any]:
         epoch[0] = done // config.steps_per_epoch
 
     with tempfile.TemporaryDirectory() as folder:
-        train(config, Path(folder) / "run", run, programs=programs, report=report, say=lambda line: None)
+        train(
+            config,
+            Path(folder) / "run",
+            run,
+            programs=programs,
+            report=report,
+            say=lambda line: None,
+        )
     return {
         "devices": options.devices[0],
         "collectives": counts,
@@ -120,10 +131,15 @@ def collectives(program: str) -> tuple[dict[str, int], float]:
     counts: dict[str, int] = {}
     size = 0
     for line in program.splitlines():
-        found = re.match(rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
+        found = re.match(
+            rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line
+        )
         if found:
             counts[found[2]] = counts.get(found[2], 0) + 1
-            size += sum(4 * math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w+\[([\d,]*)\]", found[1]))
+            size += sum(
+                4 * math.prod(int(n) for n in dims.split(",") if n)
+                for dims in re.findall(r"\w+\[([\d,]*)\]", found[1])
+            )
     return counts, size / 1e6
 
 

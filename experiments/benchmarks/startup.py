@@ -19,8 +19,20 @@ from deepjax import command_line
 from deepjax.errors import InputError, require
 
 ROOT = Path(__file__).parents[2]
-IMPORTS = {"jax, flax.linen": "import jax, flax.linen", "deepjax.models": "import deepjax.models", "deepjax": "import deepjax"}
-TRAIN = ["experiments/train.py", "--model", "cifar_resnet20", "--dataset", "digits", "--steps", "200"]
+IMPORTS = {
+    "jax, flax.linen": "import jax, flax.linen",
+    "deepjax.models": "import deepjax.models",
+    "deepjax": "import deepjax",
+}
+TRAIN = [
+    "experiments/train.py",
+    "--model",
+    "cifar_resnet20",
+    "--dataset",
+    "digits",
+    "--steps",
+    "200",
+]
 FIRST_STEPS = {"train.py": TRAIN, "the demo": ["experiments/degradation.py"]}
 
 
@@ -42,13 +54,18 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, line in IMPORTS.items():
             imports[name].append(imported(line))
-    first_steps: dict[str, list[float]] = {f"{name}, {cache}": [] for name in FIRST_STEPS for cache in ("cold", "warm")}
+    first_steps: dict[str, list[float]] = {
+        f"{name}, {cache}": [] for name in FIRST_STEPS for cache in ("cold", "warm")
+    }
     for _ in range(max(3, options.rounds // 3)):
         for name, line in FIRST_STEPS.items():
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "warm"):
                     first_steps[f"{name}, {state}"].append(first_step(line, cache))
-    result: dict[str, Any] = {"import": rows(imports, "jax, flax.linen"), "first step": rows(first_steps, "train.py, cold")}
+    result: dict[str, Any] = {
+        "import": rows(imports, "jax, flax.linen"),
+        "first step": rows(first_steps, "train.py, cold"),
+    }
     result |= {"options": {"rounds": options.rounds}, "cores": os.cpu_count()}
     print(table(result))
     keep(result, options.out)
@@ -60,7 +77,9 @@ def table(result: dict[str, Any]) -> str:
     for title in ("import", "first step"):
         lines += ["", f"| {title} | seconds | ratio |", "|---|---:|---|"]
         for name, entry in result[title].items():
-            lines.append(f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |")
+            lines.append(
+                f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |"
+            )
     return "\n".join(lines)
 
 
@@ -69,7 +88,11 @@ def rows(times: dict[str, list[float]], first: str) -> dict[str, dict[str, Any]]
     entries = {}
     for name, mine in times.items():
         low, ratio, high = paired(mine, times[first])
-        entries[name] = {"seconds": statistics.median(mine), "ratio": ratio, "interval": [low, high]}
+        entries[name] = {
+            "seconds": statistics.median(mine),
+            "ratio": ratio,
+            "interval": [low, high],
+        }
     return entries
 
 
@@ -88,10 +111,14 @@ def first_step(line: list[str], cache: str) -> float:
         whole = [sys.executable, *line, "--out", str(out)]
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         quiet = subprocess.DEVNULL
-        with subprocess.Popen(whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet) as process:  # noqa: S603  # our own
+        with subprocess.Popen(
+            whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet
+        ) as process:  # noqa: S603  # our own
             while not any(log.stat().st_size for log in out.rglob("metrics.jsonl")):
                 if process.poll() is not None:
-                    raise InputError(f"{line[0]} ended before its first step; run it alone to see why")
+                    raise InputError(
+                        f"{line[0]} ended before its first step; run it alone to see why"
+                    )
                 time.sleep(0.02)
             took = time.perf_counter() - began
             process.terminate()

@@ -71,7 +71,11 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     require(set(options.only) <= set(VARIANTS), "only", options.only, ", ".join(VARIANTS))
-    wanted = {name: fields for name, fields in VARIANTS.items() if not options.only or name in (PLAIN, *options.only)}
+    wanted = {
+        name: fields
+        for name, fields in VARIANTS.items()
+        if not options.only or name in (PLAIN, *options.only)
+    }
     ready = {name: prepared(name, fields, options) for name, fields in wanted.items()}
     seconds: dict[str, list[float]] = {name: [] for name in wanted}
     for _ in range(options.rounds):
@@ -93,18 +97,32 @@ def main() -> None:
         )
     if options.out is not None:
         where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-        write_text(options.out, json.dumps({"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where) + "\n")
+        write_text(
+            options.out,
+            json.dumps(
+                {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
+            )
+            + "\n",
+        )
 
 
-def prepared(name: str, fields: dict[str, Any], options: Options) -> tuple[Callable[[], float], int]:
+def prepared(
+    name: str, fields: dict[str, Any], options: Options
+) -> tuple[Callable[[], float], int]:
     """A function that times a block of steps, in seconds a step, and the bytes of temporaries of one."""
-    config = TrainConfig(model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields)
+    config = TrainConfig(
+        model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields
+    )
     optimizer, model = make_optimizer(config), model_from(config)
-    step = make_train_step(model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config))
+    step = make_train_step(
+        model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config)
+    )
     state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema > 0)
     rng = np.random.default_rng(0)
     batch = {
-        "image": jnp.asarray(rng.integers(0, 256, (options.batch_size, *config.input_shape), np.uint8)),
+        "image": jnp.asarray(
+            rng.integers(0, 256, (options.batch_size, *config.input_shape), np.uint8)
+        ),
         "label": jnp.asarray(rng.integers(0, 10, options.batch_size), jnp.int32),
     }
     with _unguarded() if name == "without guard" else contextlib.nullcontext():

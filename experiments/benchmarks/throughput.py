@@ -22,22 +22,37 @@ from deepjax import command_line
 from deepjax.errors import InputError, require
 
 OWN = "deepjax"
-SIZES = {"cifar_resnet20": (32, 128, 10), "resnet50": (64, 32, 1000), "vgg16_bn": (64, 32, 1000), "googlenet_tv": (64, 32, 1000)}
+SIZES = {
+    "cifar_resnet20": (32, 128, 10),
+    "resnet50": (64, 32, 1000),
+    "vgg16_bn": (64, 32, 1000),
+    "googlenet_tv": (64, 32, 1000),
+}
 OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
 # A wrong gradient must show within a thousandth of the loss, and rounding must not. ResNet-50, drawn at random, has so large a
 # gradient at 64 pixels that rates of 1e-5 and 1e-4 overshoot alike, and rounding changes some per cent of it.
 LEARNING_RATES = {"cifar_resnet20": 1e-3, "resnet50": 1e-6}
 OTHER_RATE = 1e-5
-LARGE_PAGES, TWO_DEVICES = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),), (("JAX_NUM_CPU_DEVICES", "2"),)
+LARGE_PAGES, TWO_DEVICES = (
+    (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),),
+    (("JAX_NUM_CPU_DEVICES", "2"),),
+)
 LEVERS = {
     "convolutions as XLA has them": "--convolutions",
     "flax's norm": "--norm",
     "flax's max pool": "--pool",
     "no donation": "--copied",
 }
-TIMM = ("resnet50",)  # no GoogLeNet, an Inception-v3 without its auxiliary head, a VGG of convolutions alone
+TIMM = (
+    "resnet50",
+)  # no GoogLeNet, an Inception-v3 without its auxiliary head, a VGG of convolutions alone
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels
-CONCURRENT = (("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT"),)
+CONCURRENT = (
+    (
+        "XLA_FLAGS",
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +138,11 @@ def measured(name: str, options: Options) -> dict[str, Any]:
             check(said["losses"], options)
             rates = timed(servers, options.rounds)
     rows = {contender: summary(mine, rates[OWN]) for contender, mine in rates.items()}
-    run = dataclasses.asdict(options) | {"models": (name,), "out": None, "torch": "PYTHON" if options.torch else ""}
+    run = dataclasses.asdict(options) | {
+        "models": (name,),
+        "out": None,
+        "torch": "PYTHON" if options.torch else "",
+    }
     return {"options": run, "task": dataclasses.asdict(task) | {"folder": ""}, "rows": rows} | said
 
 
@@ -133,7 +152,11 @@ def contenders(name: str, options: Options) -> list[Contender]:
     chosen = [Contender(OWN, *own)]
     if options.flax:
         chosen.append(Contender("flax", *own, ("--flax",)))
-    peers = {"PyTorch": options.torchvision, "timm": options.timm and name in TIMM} if options.torch else {}
+    peers = (
+        {"PyTorch": options.torchvision, "timm": options.timm and name in TIMM}
+        if options.torch
+        else {}
+    )
     for peer in (peer for peer, wanted in peers.items() if wanted):
         flags = ("--timm",) if peer == "timm" else ()
         chosen.append(Contender(peer, *theirs, flags, eager=True))
@@ -146,7 +169,9 @@ def contenders(name: str, options: Options) -> list[Contender]:
     if options.hosts:
         chosen.append(Contender(f"{OWN}, large pages", *own, (), LARGE_PAGES))
         chosen.append(Contender(f"{OWN}, two devices", *own, (), TWO_DEVICES))
-        chosen.append(Contender(f"{OWN}, two devices, large pages", *own, (), LARGE_PAGES + TWO_DEVICES))
+        chosen.append(
+            Contender(f"{OWN}, two devices, large pages", *own, (), LARGE_PAGES + TWO_DEVICES)
+        )
         chosen.append(Contender("flax, large pages", *own, ("--flax",), LARGE_PAGES))
     if options.hosts and options.torch:
         chosen.append(Contender("PyTorch, large pages,", *theirs, (), LARGE_PAGES))
@@ -160,11 +185,15 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
 
         def start(each: Contender) -> Server:
             line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
-            return stack.enter_context(serving(each.python, each.script, line, dict(each.environment)))
+            return stack.enter_context(
+                serving(each.python, each.script, line, dict(each.environment))
+            )
 
         servers: dict[str, Server] = {}
         losses, versions, device = {}, [f"Python {platform.python_version()}"], ""
-        chosen = sorted(contenders(task.model, options), key=lambda each: options.together and each.eager)
+        chosen = sorted(
+            contenders(task.model, options), key=lambda each: options.together and each.eager
+        )
         begun = {each: start(each) for each in chosen if options.together and not each.eager}
         for each in chosen:
             server = begun[each] if each in begun else start(each)
@@ -175,7 +204,11 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
             device = device or ready["device"]
         yield (
             servers,
-            {"losses": losses, "versions": "; ".join(dict.fromkeys(versions)), "device": f"{os.cpu_count()} cores, {device}"},
+            {
+                "losses": losses,
+                "versions": "; ".join(dict.fromkeys(versions)),
+                "device": f"{os.cpu_count()} cores, {device}",
+            },
         )
 
 
@@ -185,17 +218,24 @@ def check(losses: dict[str, list[float]], options: Options) -> None:
     for name, mine in losses.items():
         for step, (a, b) in enumerate(zip(mine, losses[OWN], strict=True)):
             if not math.isclose(a, b, rel_tol=tolerance):
-                raise InputError(f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; nothing was timed")
+                raise InputError(
+                    f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; nothing was timed"
+                )
 
 
 def one_table(entry: dict[str, Any], what: str) -> str:
     """Of one network."""
     task = entry["task"]
-    lines = [f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}:", ""]
+    lines = [
+        f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}:",
+        "",
+    ]
     lines += [typed("throughput.py", entry["options"], Options()), ""]
     lines += ["| what | images/s | ratio to deepjax |", "|---|---:|---|"]
     for name, row in entry["rows"].items():
-        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+        lines.append(
+            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+        )
     return "\n".join([*lines, "", f"{entry['device']}; {entry['versions']}"])
 
 
@@ -213,7 +253,18 @@ def task_of(name: str, options: Options, folder: str) -> Task:
     batch_size = options.batch_size or (DEVICE_BATCH if options.gpu else batch_size)
     rate = LEARNING_RATES.get(name, OTHER_RATE)
     steps = options.steps or (50 if options.gpu else 4 if small else 2)
-    return Task(name, size, batch_size, classes, options.precision, options.inference, rate, steps, options.checked, folder)
+    return Task(
+        name,
+        size,
+        batch_size,
+        classes,
+        options.precision,
+        options.inference,
+        rate,
+        steps,
+        options.checked,
+        folder,
+    )
 
 
 if __name__ == "__main__":

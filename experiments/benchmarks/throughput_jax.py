@@ -38,7 +38,10 @@ def main() -> None:
     task, name, flags = given(), sys.argv[2], sys.argv[3:]
     with changed(*flags):
         block, losses = (flax_steps if "--flax" in flags else own_steps)(task)
-        versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib", "flax"))
+        versions = ", ".join(
+            f"{package} {importlib.metadata.version(package)}"
+            for package in ("jax", "jaxlib", "flax")
+        )
         serve({name: block}, versions, losses={name: losses}, device=jax.devices()[0].device_kind)
 
 
@@ -52,10 +55,25 @@ def own_step(task: Task) -> tuple[nn.Module, optax.GradientTransformation, Train
         "label_smoothing": SMOOTHING,
         "auxiliary_weight": HEADS,
     }
-    rates: dict[str, Any] = {"learning_rate": task.learning_rate, "momentum": MOMENTUM, "weight_decay": DECAY}
-    config = TrainConfig(task.model, data.name, batch_size=task.batch_size, precision=task.precision, **fields, **rates)
+    rates: dict[str, Any] = {
+        "learning_rate": task.learning_rate,
+        "momentum": MOMENTUM,
+        "weight_decay": DECAY,
+    }
+    config = TrainConfig(
+        task.model,
+        data.name,
+        batch_size=task.batch_size,
+        precision=task.precision,
+        **fields,
+        **rates,
+    )
     optimizer = make_optimizer(config)
-    return model, optimizer, make_train_step(model, optimizer, make_schedule(config), data, step_options(config))
+    return (
+        model,
+        optimizer,
+        make_train_step(model, optimizer, make_schedule(config), data, step_options(config)),
+    )
 
 
 def own_state(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> TrainState:
@@ -69,7 +87,9 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
     model, optimizer, step = own_step(task)
     state = own_state(task, model, optimizer)
     if not task.has_weights():  # every process of deepjax's draws the same
-        task.keep_weights(to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats}))
+        task.keep_weights(
+            to_torch(task.model, {"params": state.params, "batch_stats": state.batch_stats})
+        )
     if task.inference:
         return inference(task, model, state.params, state.batch_stats, placed(task)["image"])
     spread = Partitioner(make_mesh())
@@ -90,7 +110,9 @@ def flax_steps(task: Task) -> tuple[Block, list[float]]:
     In its strongest form: jit in place of pmap, the images as bytes, bfloat16 without loss scaling, symmetric padding.
     """
     model, batch = network(task), placed(task)
-    variables = init_variables(model, split_seed(0)[0], (1, task.size, task.size, 3))  # as init_state draws
+    variables = init_variables(
+        model, split_seed(0)[0], (1, task.size, task.size, 3)
+    )  # as init_state draws
     params, statistics = variables["params"], variables["batch_stats"]
     if task.inference:
         return inference(task, model, params, statistics, batch["image"])
@@ -105,13 +127,25 @@ def flax_steps(task: Task) -> tuple[Block, list[float]]:
         def loss_of(params: Any) -> tuple[Any, Any]:
             variables = {"params": params, "batch_stats": statistics}
             output: Any = model.apply(
-                variables, normalize(batch["image"], dataset(task)), train=True, mutable=["batch_stats", "auxiliary"]
+                variables,
+                normalize(batch["image"], dataset(task)),
+                train=True,
+                mutable=["batch_stats", "auxiliary"],
             )
             logits, new = output
-            losses = [jnp.mean(optax.softmax_cross_entropy(x, targets)) for x in (logits, *new.get("auxiliary", {}).values())]
-            chosen = jax.tree.map(lambda kernel, leaf: jnp.sum(jnp.square(leaf)) if kernel else 0.0, kernels, params)
+            losses = [
+                jnp.mean(optax.softmax_cross_entropy(x, targets))
+                for x in (logits, *new.get("auxiliary", {}).values())
+            ]
+            chosen = jax.tree.map(
+                lambda kernel, leaf: jnp.sum(jnp.square(leaf)) if kernel else 0.0, kernels, params
+            )
             penalty = 0.5 * DECAY * sum(jax.tree.leaves(chosen))
-            return losses[0] + HEADS * sum(losses[1:]) + penalty, (losses[0], new["batch_stats"], logits)
+            return losses[0] + HEADS * sum(losses[1:]) + penalty, (
+                losses[0],
+                new["batch_stats"],
+                logits,
+            )
 
         (_, (loss, new, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state)
@@ -142,10 +176,14 @@ def training(task: Task, advance: Step, state: Any) -> tuple[Block, list[float]]
     return block, losses
 
 
-def inference(task: Task, model: nn.Module, params: Any, statistics: Any, images: Any) -> tuple[Block, list[float]]:
+def inference(
+    task: Task, model: nn.Module, params: Any, statistics: Any, images: Any
+) -> tuple[Block, list[float]]:
     """A block of applications; "losses" is the mean logit's size."""
     data, variables = dataset(task), {"params": params, "batch_stats": statistics}
-    apply: Any = jax.jit(lambda variables, images: model.apply(variables, normalize(images, data), train=False))
+    apply: Any = jax.jit(
+        lambda variables, images: model.apply(variables, normalize(images, data), train=False)
+    )
 
     def block() -> int:
         for _ in range(task.steps):
@@ -167,7 +205,9 @@ def dataset(task: Task) -> Dataset:
     """What the step needs to know of the images."""
     shape = (task.size, task.size, 3)
     name = f"random_{task.size}_{task.classes}"
-    return register(Dataset(name, shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers"))
+    return register(
+        Dataset(name, shape, task.classes, 50_000, 10_000, MEAN, STD, False, 0, "random numbers")
+    )
 
 
 def placed(task: Task) -> dict[str, jax.Array]:
@@ -179,8 +219,13 @@ def placed(task: Task) -> dict[str, jax.Array]:
 @contextlib.contextmanager
 def changed(*flags: str) -> Iterator[None]:
     """The networks and their step with something else in the place of a lever, under the names that they have anyway."""
-    pools = [(module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception_v3, vgg)]
-    norm, convolution = (norms, "BatchNorm", flax_norm), (basic, "convolve", lax.conv_general_dilated)
+    pools = [
+        (module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception_v3, vgg)
+    ]
+    norm, convolution = (
+        (norms, "BatchNorm", flax_norm),
+        (basic, "convolve", lax.conv_general_dilated),
+    )
     others: dict[str, list[tuple[Any, str, Any]]] = {
         "--flax": [convolution, norm, *pools],
         "--convolutions": [convolution],
@@ -200,14 +245,22 @@ def undonated(jit: Any, fun: Any, **given: Any) -> Any:
     return jit(fun, **{name: value for name, value in given.items() if name != "donate_argnums"})
 
 
-def flax_norm(train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon: float, **named: Any) -> nn.BatchNorm:
+def flax_norm(
+    train: bool, bn_scope: str, dtype: Any, param_dtype: Any, epsilon: float, **named: Any
+) -> nn.BatchNorm:
     """Flax's batch normalisation with the settings of its example."""
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **named)
+    return nn.BatchNorm(
+        not train, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **named
+    )
 
 
-def flax_max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> jax.Array:
+def flax_max_pool(
+    x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False
+) -> jax.Array:
     """Flax's max pool, with what a last window that hangs over needs."""
-    padded: Any = [(padding, pooling._extent(size, window, stride, padding, ceil)[1]) for size in x.shape[1:3]]
+    padded: Any = [
+        (padding, pooling._extent(size, window, stride, padding, ceil)[1]) for size in x.shape[1:3]
+    ]
     return nn.max_pool(x, (window, window), (stride, stride), padded)
 
 

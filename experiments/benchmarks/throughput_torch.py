@@ -28,7 +28,12 @@ def main() -> None:
         name = f"{name_of_all} {'compiled' if compiled else 'eager'}, {layout}"
         blocks[name], losses[name] = steps(task, network(task, "--timm" in flags), layout, compiled)
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    serve(blocks, versions, losses=losses, device=torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu")
+    serve(
+        blocks,
+        versions,
+        losses=losses,
+        device=torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+    )
 
 
 def steps(task: Task, net: Any, layout: str, compiled: bool) -> tuple[Block, list[float]]:
@@ -48,7 +53,9 @@ def steps(task: Task, net: Any, layout: str, compiled: bool) -> tuple[Block, lis
         outputs = forward(net, images)
         logits, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
         own = cross_entropy(logits.float(), labels)
-        return own, own + HEADS * sum(cross_entropy(head.float(), labels) for head in heads if head is not None)
+        return own, own + HEADS * sum(
+            cross_entropy(head.float(), labels) for head in heads if head is not None
+        )
 
     if task.inference:
         return inference(task, net.eval(), forward, images, compiled)
@@ -76,7 +83,9 @@ def steps(task: Task, net: Any, layout: str, compiled: bool) -> tuple[Block, lis
     return block, losses
 
 
-def inference(task: Task, net: Any, forward: Any, images: Any, compiled: bool) -> tuple[Block, list[float]]:
+def inference(
+    task: Task, net: Any, forward: Any, images: Any, compiled: bool
+) -> tuple[Block, list[float]]:
     """Applications in evaluation mode; "losses" is the mean logit's size."""
     net = torch.compile(net) if compiled else net
 
@@ -119,15 +128,25 @@ def network(task: Task, of_timm: bool) -> Any:
 def cifar_resnet(resnet: Any, blocks: tuple[int, ...]) -> Any:
     """He et al. 2015, section 4.2, from torchvision's basic blocks: 3x3 stem of 16, three stages, shortcuts of kind A."""
     net, channels = nn.Module(), 16
-    net.conv1, net.bn1, net.fc = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.Linear(64, 10)
+    net.conv1, net.bn1, net.fc = (
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Linear(64, 10),
+    )
     for stage, count in enumerate(blocks):
         layers = []
         for block in range(count):
             stride, out = (2, 2 * channels) if stage and not block else (1, channels)
-            layers.append(resnet.BasicBlock(channels, out, stride, Padded(out - channels) if stride > 1 else None))
+            layers.append(
+                resnet.BasicBlock(
+                    channels, out, stride, Padded(out - channels) if stride > 1 else None
+                )
+            )
             channels = out
         net.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-    net.forward = lambda x: net.fc(net.layer3(net.layer2(net.layer1(net.bn1(net.conv1(x)).relu()))).mean((2, 3)))
+    net.forward = lambda x: net.fc(
+        net.layer3(net.layer2(net.layer1(net.bn1(net.conv1(x)).relu()))).mean((2, 3))
+    )
     return net
 
 

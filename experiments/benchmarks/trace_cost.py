@@ -46,10 +46,17 @@ def main() -> None:
     """Print a line for the step and for each tier: median time, median ratio to the step, and what one look in 100 steps costs."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
-    config = TrainConfig(options.model, batch_size=options.batch_size, image_size=options.image_size, width=options.width)
+    config = TrainConfig(
+        options.model,
+        batch_size=options.batch_size,
+        image_size=options.image_size,
+        width=options.width,
+    )
     seconds = timed(compile_training(config), options)
     for name, times in seconds.items():
-        ratio = statistics.median(mine / step for mine, step in zip(times, seconds["step"], strict=True))
+        ratio = statistics.median(
+            mine / step for mine, step in zip(times, seconds["step"], strict=True)
+        )
         share = "" if name in ("step", "trace") else f"  once in 100 steps: {ratio:.1f} %"
         print(f"{name:10} {1e3 * statistics.median(times):9.1f} ms  {ratio:.2f} x{share}")
 
@@ -60,10 +67,14 @@ def timed(programs: CompiledTraining, options: Options) -> dict[str, list[float]
     rng = np.random.default_rng(0)
     shape = (options.batch_size, *programs.dataset.shape)
     labels = rng.integers(0, programs.dataset.num_classes, options.batch_size).astype(np.int32)
-    batch = programs.partitioner.put_batch({"image": rng.integers(0, 17, shape, np.uint8), "label": labels})
+    batch = programs.partitioner.put_batch(
+        {"image": rng.integers(0, 17, shape, np.uint8), "label": labels}
+    )
     looks = {tier: make_tracer(programs, tier) for tier in options.tiers}
     images = resize(normalize(batch["image"], programs.dataset), options.image_size)
-    fixed = jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})  # the step donates the state's
+    fixed = jax.tree.map(
+        jnp.copy, {"params": state.params, "batch_stats": state.batch_stats}
+    )  # the step donates the state's
 
     def step() -> Any:
         nonlocal state

@@ -20,7 +20,9 @@ Server = subprocess.Popen
 
 
 @contextlib.contextmanager
-def serving(python: str, script: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Server]:
+def serving(
+    python: str, script: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[Server]:
     """The process of a script of this folder that serves blocks (see contender.py); it ends with its workers."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     line = [python, str(HERE / script), *arguments]
@@ -30,7 +32,9 @@ def serving(python: str, script: str, arguments: Sequence[str], environment: Map
             yield server
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.communicate(timeout=30)  # its stdin is closed, so it ends by itself, with worker processes of its own
+                server.communicate(
+                    timeout=30
+                )  # its stdin is closed, so it ends by itself, with worker processes of its own
             server.kill()
 
 
@@ -38,7 +42,9 @@ def heard(server: Server) -> Any:
     """The next thing that a server says; raises InputError when it has ended."""
     line = server.stdout.readline() if server.stdout else ""
     if not line:
-        raise InputError("a contender's process ended; what it said stands above (nothing, where the system ended it for memory)")
+        raise InputError(
+            "a contender's process ended; what it said stands above (nothing, where the system ended it for memory)"
+        )
     return json.loads(line)
 
 

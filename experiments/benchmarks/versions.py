@@ -45,7 +45,9 @@ def main() -> None:
     options = command_line.parse(Options)
     require(options.rounds >= 6, "rounds", options.rounds, "6 or more")
     if not (options.other / "deepjax").is_dir():
-        raise InputError(f"other is {options.other}, which has no folder deepjax; allowed: a checkout of deepjax")
+        raise InputError(
+            f"other is {options.other}, which has no folder deepjax; allowed: a checkout of deepjax"
+        )
     arguments = [options.model, str(options.batch_size), str(options.steps), *options.only]
     rows: dict[str, Any] = {}
     with (
@@ -58,7 +60,11 @@ def main() -> None:
             rates = timed_block(name, {"this": mine, "other": others}, options.rounds)
             rows[name] = summary(rates["this"], rates["other"])
             print(f"{name}: {shown(rows[name]['ratio'], rows[name]['interval'])}", flush=True)
-    where = {"cores": os.cpu_count(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    where = {
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
     settings = dataclasses.asdict(options) | {"out": None, "other": "PATH"}
     result = {"options": settings, "rows": rows} | where
     print(table(result))
@@ -85,7 +91,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [typed("versions.py", result["options"], Options(Path())), ""]
     lines += ["| what | images/s | ratio to the other checkout |", "|---|---:|---|"]
     for name, row in result["rows"].items():
-        lines.append(f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |")
+        lines.append(
+            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+        )
     return "\n".join(lines)
 
 

@@ -27,7 +27,10 @@ def main() -> None:
     batch = programs.partitioner.put_batch({"image": images, "label": labels})
     kept = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), kept)
-    inputs = (resize(normalize(batch["image"], programs.dataset), config.image_size), batch["label"])
+    inputs = (
+        resize(normalize(batch["image"], programs.dataset), config.image_size),
+        batch["label"],
+    )
 
     def step() -> int:
         nonlocal state
@@ -55,8 +58,12 @@ def main() -> None:
     blocks: dict[str, Block] = {
         "step": step,
         "trace": repeated(lambda: trace(programs.model, variables, inputs)),
-        "per_example_gradients": repeated(lambda: per_example_gradients(programs.model, variables, inputs)),
-        "hessian_trace": repeated(lambda: hessian_trace(programs.model, variables, inputs, probes=2)),
+        "per_example_gradients": repeated(
+            lambda: per_example_gradients(programs.model, variables, inputs)
+        ),
+        "hessian_trace": repeated(
+            lambda: hessian_trace(programs.model, variables, inputs, probes=2)
+        ),
         "save": save,
     }
     serve({name: blocks[name] for name in names}, f"jax {jax.__version__}")

@@ -27,7 +27,9 @@ print(json.dumps({"folder": str(folder), "hits": hits, "value": value.tolist()})
 def run(folder, **environment):
     plain = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     whole = plain | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment
-    ended = subprocess.run([sys.executable, "-c", PROGRAM], env=whole, check=True, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=whole, check=True, capture_output=True, text=True
+    )
     return json.loads(ended.stdout)
 
 
@@ -46,9 +48,14 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
     assert run(tmp_path)["value"] == first["value"]
 
 
-@pytest.mark.parametrize("said", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}])
+@pytest.mark.parametrize(
+    "said", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}]
+)
 def test_what_the_user_said_to_jax_goes_first(tmp_path, said):
-    assert run(tmp_path, **{name: value.format(tmp_path) for name, value in said.items()})["folder"] == "None"
+    assert (
+        run(tmp_path, **{name: value.format(tmp_path) for name, value in said.items()})["folder"]
+        == "None"
+    )
     assert not (tmp_path / "deepjax").exists()
 
 

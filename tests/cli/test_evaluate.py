@@ -47,8 +47,13 @@ def trained(tmp_path_factory):
     """A run directory on the digits with a checkpoint whose averages are not its parameters."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     init_run_dir(out, CONFIG)
-    state = init_state(model_from(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True)
-    state = state.replace(step=jnp.asarray(3, jnp.int32), ema={"params": STATE["params"], "batch_stats": STATE["batch_stats"]})
+    state = init_state(
+        model_from(CONFIG), make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0, ema=True
+    )
+    state = state.replace(
+        step=jnp.asarray(3, jnp.int32),
+        ema={"params": STATE["params"], "batch_stats": STATE["batch_stats"]},
+    )
     with contextlib.closing(Checkpoints(out)) as checkpoints:
         checkpoints.save_last(state, {})
     return out
@@ -75,8 +80,13 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     (found,) = result["sets"]
     digits = dataset_info("digits")
     step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.image_size))
-    sums = [step(STATE["params"], STATE["batch_stats"], batch) for batch in eval_batches(load_split(digits, "test"), 100)]
-    loss, errors, images = (sum(float(of[name]) for of in sums) for name in ("loss", "errors", "images"))
+    sums = [
+        step(STATE["params"], STATE["batch_stats"], batch)
+        for batch in eval_batches(load_split(digits, "test"), 100)
+    ]
+    loss, errors, images = (
+        sum(float(of[name]) for of in sums) for name in ("loss", "errors", "images")
+    )
     assert (found["images"], found["counted"], images) == (360, 360, 360)
     assert found["top1_error"] == pytest.approx(errors / images) and 0 < errors < images
     assert found["nll"] == pytest.approx(loss / images, rel=1e-5)
@@ -86,13 +96,27 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
 
 
 def processes(out, trained, devices, *hosts):
-    command = [sys.executable, "experiments/evaluate.py", "--run", str(trained), "--out", str(out), *hosts]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)})
+    command = [
+        sys.executable,
+        "experiments/evaluate.py",
+        "--run",
+        str(trained),
+        "--out",
+        str(out),
+        *hosts,
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+    )
 
 
 def equal(one, other):
     for key, value in one["sets"][0].items():
-        assert other["sets"][0][key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)), key
+        assert other["sets"][0][key] == (
+            pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)
+        ), key
 
 
 def test_one_device_finds_what_eight_find(trained, tmp_path):
@@ -109,19 +133,52 @@ def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    hosts = [("--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.processes", "2", "--hosts.process-id", str(i)) for i in (0, 1)]
+    hosts = [
+        (
+            "--hosts.coordinator",
+            f"127.0.0.1:{port}",
+            "--hosts.processes",
+            "2",
+            "--hosts.process-id",
+            str(i),
+        )
+        for i in (0, 1)
+    ]
     started = [processes(tmp_path / "two", trained, 2, *each) for each in hosts]
     assert [process.wait(120) for process in started] == [0, 0]
-    equal(json.loads((tmp_path / "two" / "result.json").read_text()), evaluated(tmp_path / "eight", "--run", trained))
+    equal(
+        json.loads((tmp_path / "two" / "result.json").read_text()),
+        evaluated(tmp_path / "eight", "--run", trained),
+    )
 
 
 def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
     """The ensemble of a network with itself is that network; of the further sets each is read as its own."""
     name, folder = imagenet
     register(dataclasses.replace(dataset_info(name), name="again", builder="imagenet2012"))
-    common = ("--data-dir", folder / "data", "--dataset", name, "--crop", "32", "--protocol", "10-crop-whole")
-    alone = evaluated(tmp_path / "alone", "resnet18", "--weights", folder / "drawn.safetensors", *common, "--also", "again")
-    assert [(found["dataset"], found["images"]) for found in alone["sets"]] == [(name, 24), ("again", 24)]
+    common = (
+        "--data-dir",
+        folder / "data",
+        "--dataset",
+        name,
+        "--crop",
+        "32",
+        "--protocol",
+        "10-crop-whole",
+    )
+    alone = evaluated(
+        tmp_path / "alone",
+        "resnet18",
+        "--weights",
+        folder / "drawn.safetensors",
+        *common,
+        "--also",
+        "again",
+    )
+    assert [(found["dataset"], found["images"]) for found in alone["sets"]] == [
+        (name, 24),
+        ("again", 24),
+    ]
     assert alone["sets"][0] | {"dataset": "again"} == alone["sets"][1]
     assert alone["sets"][0]["published"] == []  # papers do not speak of these images
     twice = [f"resnet18={folder / 'drawn.safetensors'}"] * 2
@@ -133,15 +190,24 @@ def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
     ("arguments", "message"),
     [
         ([], "nothing is given to test; allowed: --weights SOURCE after the NAME"),
-        (["--weights", "x.safetensors"], "weights is 'x.safetensors'; allowed: a source after the NAME of a network"),
+        (
+            ["--weights", "x.safetensors"],
+            "weights is 'x.safetensors'; allowed: a source after the NAME of a network",
+        ),
         (["resnet50", "--weights", "missing.safetensors"], "there is no such file"),
         (["resnet5O", "--weights", "x.safetensors"], "did you mean 'resnet50'"),
         (["--run", "nowhere"], "nowhere holds no config.json"),
         (["resnet18", "--weights", "x", "--protocol", "11-crop"], "11-crop"),
         (["resnet18", "--weights", "x", "--dataset", "imagenet"], "did you mean 'imagenet"),
         (["resnet18", "--weights", "x.npz", "--resize", "-1"], "resize is -1"),
-        (["resnet18", "--weights", "x.npz", "--resize", "256", "--protocol", "dense"], "resize is 256; allowed: 0 for a protocol"),
-        (["resnet18", "--weights", "x.npz", "--resize", "256", "--sides", "256"], "resize is 256; allowed: 0 for a protocol"),
+        (
+            ["resnet18", "--weights", "x.npz", "--resize", "256", "--protocol", "dense"],
+            "resize is 256; allowed: 0 for a protocol",
+        ),
+        (
+            ["resnet18", "--weights", "x.npz", "--resize", "256", "--sides", "256"],
+            "resize is 256; allowed: 0 for a protocol",
+        ),
         (["resnet18", "--weights", "runs/step=3/x.npz"], "source is 'runs/step=3/x.npz'"),
     ],
 )
@@ -154,25 +220,41 @@ def test_every_mistake_is_one_line(arguments, message, tmp_path):
 def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     """Nor one that would take the place of another's; the same may be done again."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file is a file, .* not a directory; choose another --out"):
+    with pytest.raises(
+        InputError, match=r"file is a file, .* not a directory; choose another --out"
+    ):
         evaluated(tmp_path / "file", "--run", trained)
     about = evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
-    (tmp_path / RESULT).write_text(json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]}))
+    (tmp_path / RESULT).write_text(
+        json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]})
+    )
     check_result_folder(tmp_path, about, ["digits"])
     others = [
         (
-            evaluation_spec([dataclasses.replace(MEMBER, source="other")], [protocol_of("1-crop", "small", 32)], "float32"),
+            evaluation_spec(
+                [dataclasses.replace(MEMBER, source="other")],
+                [protocol_of("1-crop", "small", 32)],
+                "float32",
+            ),
             ["digits"],
         ),
-        (evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"), ["digits"]),
+        (
+            evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"),
+            ["digits"],
+        ),
         (about, ["digits", "mnist"]),
     ]
     for other, names in others:
-        with pytest.raises(InputError, match=r"result\.json is of another evaluation; choose another --out, or remove it"):
+        with pytest.raises(
+            InputError,
+            match=r"result\.json is of another evaluation; choose another --out, or remove it",
+        ):
             check_result_folder(tmp_path, other, names)
 
 
-def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(trained, tmp_path):
+def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(
+    trained, tmp_path
+):
     with pytest.raises(InputError, match=r"10-crop|photographs"):
         evaluated(tmp_path / "new", "--run", trained, "--protocol", "10-crop")
     assert list(tmp_path.iterdir()) == []
@@ -183,10 +265,14 @@ def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refu
 
 def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
     for option in ("--resize", "--sides"):
-        with pytest.raises(InputError, match="--sides and --resize are for photographs; those of digits"):
+        with pytest.raises(
+            InputError, match="--sides and --resize are for photographs; those of digits"
+        ):
             evaluated(tmp_path, "--run", trained, option, "40")
     colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
-    with pytest.raises(InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"):
+    with pytest.raises(
+        InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"
+    ):
         from_run(trained, colours, PreprocessingOverrides())
 
 
@@ -196,7 +282,9 @@ def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
     init_run_dir(tmp_path / "run", config)
     with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
         model = model_from(config)
-        checkpoints.save_last(init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0), {})
+        checkpoints.save_last(
+            init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0), {}
+        )
     member = from_run(tmp_path / "run", None, PreprocessingOverrides(precision="bfloat16"))
     assert isinstance(member.model, StochasticDepth) and member.model.network.dtype == jnp.bfloat16
 
@@ -214,36 +302,65 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
     )
     chosen = PreprocessingOverrides(resize=256, interpolation="bilinear", normalize="half")
     assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed
-    assert not from_weights(str(tensors), "resnet18", dataset, PreprocessingOverrides(known="timm/resnet18.a1_in1k")).assumed
+    assert not from_weights(
+        str(tensors), "resnet18", dataset, PreprocessingOverrides(known="timm/resnet18.a1_in1k")
+    ).assumed
 
     def read(source, revision):
         warnings.warn("a library is old", stacklevel=1)
         return read_tensors(tensors)
 
     monkeypatch.setattr("deepjax.models.weights.convert.read_tensors", read)
-    at_288 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=288))
-    assert (at_288.resize, at_288.assumed) == (288, "")  # test_input_size and test_crop_pct of timm's configuration
-    at_256 = from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256))
+    at_288 = from_weights(
+        "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=288)
+    )
+    assert (at_288.resize, at_288.assumed) == (
+        288,
+        "",
+    )  # test_input_size and test_crop_pct of timm's configuration
+    at_256 = from_weights(
+        "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256)
+    )
     assert (at_256.resize, at_256.assumed) == (
         269,
         "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single crop, in the proportion of 235 "
         "for 224; --resize says otherwise",
     )
-    assert not from_weights("timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256, resize=256)).assumed
-    hub = from_weights("hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides())
+    assert not from_weights(
+        "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256, resize=256)
+    ).assumed
+    hub = from_weights(
+        "hf-hub:timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides()
+    )
     assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
-    with pytest.raises(InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"):
+    with pytest.raises(
+        InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"
+    ):
         _expected("vgg16_c", "x", "x")
 
 
 def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
-    with pytest.raises(InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes and 1 channels"):
+    with pytest.raises(
+        InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes and 1 channels"
+    ):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
-    with pytest.raises(InputError, match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on"):
+    with pytest.raises(
+        InputError,
+        match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on",
+    ):
         evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
 
 
 @pytest.mark.slow
 def test_weights_of_other_classes_are_refused(imagenet, tmp_path):
-    with pytest.raises(InputError, match=r"drawn.safetensors is for other classes than those of digits"):
-        evaluated(tmp_path, "resnet18", "--weights", imagenet[1] / "drawn.safetensors", "--dataset", "digits")
+    with pytest.raises(
+        InputError, match=r"drawn.safetensors is for other classes than those of digits"
+    ):
+        evaluated(
+            tmp_path,
+            "resnet18",
+            "--weights",
+            imagenet[1] / "drawn.safetensors",
+            "--dataset",
+            "digits",
+        )

@@ -36,7 +36,17 @@ def test_a_row_of_the_list(monkeypatch, capsys, columns, table):
     listed = printed(monkeypatch, capsys, "resnet*", columns=columns)
     row = next(line for line in listed.splitlines() if line.startswith("resnet50 "))
     source, accuracy = max(model_info("resnet50").weights, key=lambda known: known[1])
-    assert row.split() == ["resnet50", "25.6", "M", "4.09", "G", "224x224", *table, f"{accuracy:.2f}", *source.split()]
+    assert row.split() == [
+        "resnet50",
+        "25.6",
+        "M",
+        "4.09",
+        "G",
+        "224x224",
+        *table,
+        f"{accuracy:.2f}",
+        *source.split(),
+    ]
     assert ("The tables of the papers" in listed) == (columns == 80)
 
 
@@ -50,7 +60,9 @@ def test_a_wide_window_folds_no_row(monkeypatch, capsys):
 
 def test_a_pattern_filters(monkeypatch, capsys):
     out = printed(monkeypatch, capsys, "cifar_plain*")
-    names = {line.split()[0] for line in out.splitlines() if line.startswith(("cifar", "resnet", "vgg"))}
+    names = {
+        line.split()[0] for line in out.splitlines() if line.startswith(("cifar", "resnet", "vgg"))
+    }
     assert names == set(list_models("cifar_plain*"))
 
 
@@ -67,10 +79,17 @@ def test_an_unknown_name_is_one_line_and_exit_code_2(monkeypatch, capsys, given,
         printed(monkeypatch, capsys, given)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith(f"error: model '{given}' is unknown; did you mean '{nearest}") and error.count("\n") == 1
+    assert (
+        error.startswith(f"error: model '{given}' is unknown; did you mean '{nearest}")
+        and error.count("\n") == 1
+    )
 
 
 def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "deepjax.cli", "models", "cifar_resnet20"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "deepjax.cli", "models", "cifar_resnet20"],
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "269,722" in done.stdout

@@ -24,7 +24,18 @@ from tests.data.photographs import crops, jpeg, variants
 LABELS = "datasets/imagenet2012/labels.txt"
 VALIDATION_LABELS = "datasets/imagenet2012/validation_labels.txt"
 CLASSES = 8
-ODD = ("grey", "cmyk", "progressive", "full_chroma", "rotated", "png", "tall", "wide", "truncated", "no_image")
+ODD = (
+    "grey",
+    "cmyk",
+    "progressive",
+    "full_chroma",
+    "rotated",
+    "png",
+    "tall",
+    "wide",
+    "truncated",
+    "no_image",
+)
 """The variants that stand among the training images; the last two cannot be decoded."""
 DAMAGED = 2
 
@@ -48,7 +59,13 @@ class Files:
 
 
 @functools.cache
-def small_files(train: int = 64, validation: int = 24, damaged: bool = False, shortest: int = 40, longest: int = 300) -> Files:
+def small_files(
+    train: int = 64,
+    validation: int = 24,
+    damaged: bool = False,
+    shortest: int = 40,
+    longest: int = 300,
+) -> Files:
     """Training images of 8 classes, the odd ones first (two that cannot be decoded only if `damaged`), and validation images."""
     labels = lines(VALIDATION_LABELS)
     classes = list(dict.fromkeys(labels))[:CLASSES]  # those of the first validation images
@@ -57,7 +74,11 @@ def small_files(train: int = 64, validation: int = 24, damaged: bool = False, sh
     pictures = itertools.chain(odd, plain)
     trained = {f"{classes[i % CLASSES]}_{i}.JPEG": next(pictures) for i in range(train)}
     tested = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": next(pictures) for i in range(validation)}
-    return Files(trained, tested, {name: name[:9] for name in trained} | dict(zip(tested, labels, strict=False)))
+    return Files(
+        trained,
+        tested,
+        {name: name[:9] for name in trained} | dict(zip(tested, labels, strict=False)),
+    )
 
 
 def write_archives(folder: Path, files: Files) -> None:
@@ -65,7 +86,9 @@ def write_archives(folder: Path, files: Files) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     inner = {}
     for synset in sorted({files.synsets[name] for name in files.train}):
-        inner[f"{synset}.tar"] = _tar({name: data for name, data in files.train.items() if files.synsets[name] == synset})
+        inner[f"{synset}.tar"] = _tar(
+            {name: data for name, data in files.train.items() if files.synsets[name] == synset}
+        )
     (folder / "ILSVRC2012_img_train.tar").write_bytes(_tar(inner))
     (folder / "ILSVRC2012_img_val.tar").write_bytes(_tar(files.validation))
 
@@ -92,7 +115,11 @@ def write_prepared(data_dir: Path, files: Files, shards: int = 3) -> Path:
     builder = tfds.builder("imagenet2012", data_dir=data_dir, file_format="array_record")
     folder = Path(builder.data_path)
     folder.mkdir(parents=True)
-    builder.info.set_splits(tfds.core.SplitDict([_write_split(builder, name, files, shards) for name in ("train", "validation")]))
+    builder.info.set_splits(
+        tfds.core.SplitDict(
+            [_write_split(builder, name, files, shards) for name in ("train", "validation")]
+        )
+    )
     builder.info.write_to_directory(folder)
     return folder
 
@@ -101,11 +128,20 @@ def _write_split(builder, name: str, files: Files, shards: int) -> tfds.core.Spl
     features, info = builder.info.features, builder.info
     template = builder._get_filename_template(split_name=name)
     serializer = ExampleSerializer(features.get_serialized_info())
-    writer = Writer(serializer, template, name, False, ExampleWriter(info.file_format), ShardConfig(num_shards=shards))
+    writer = Writer(
+        serializer,
+        template,
+        name,
+        False,
+        ExampleWriter(info.file_format),
+        ShardConfig(num_shards=shards),
+    )
     for key, example in _examples(files, name):
         writer.write(key, features.encode_example(example))
     lengths, size = writer.finalize()
-    return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=size, filename_template=template)
+    return tfds.core.SplitInfo(
+        name=name, shard_lengths=lengths, num_bytes=size, filename_template=template
+    )
 
 
 def _examples(files: Files, split: str) -> Iterator[tuple[str, dict]]:
@@ -120,4 +156,6 @@ def small_imagenet(data_dir: Path, **options) -> Dataset:
     name = "ilsvrc_" + "_".join(str(value) for value in (len(files.train), len(files.validation)))
     known = dataset_info("imagenet2012")
     sizes = {"train_size": len(files.train), "test_size": len(files.validation)}
-    return register(dataclasses.replace(known, name=name, source="photographs of installed packages", **sizes))
+    return register(
+        dataclasses.replace(known, name=name, source="photographs of installed packages", **sizes)
+    )

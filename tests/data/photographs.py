@@ -29,21 +29,31 @@ def photograph(name: str = "china") -> np.ndarray:
 def crops(count: int, seed: int = 0, shortest: int = 40, longest: int = 600) -> list[np.ndarray]:
     """Random pieces of the photographs, (height, width, 3) uint8: sides of `shortest` to `longest`, ratios of 1:4 to 4:1."""
     rng = np.random.default_rng(seed)
-    return [_crop(photograph(sorted(FILES)[i % len(FILES)]), rng, shortest, longest) for i in range(count)]
+    return [
+        _crop(photograph(sorted(FILES)[i % len(FILES)]), rng, shortest, longest)
+        for i in range(count)
+    ]
 
 
 def _crop(whole: np.ndarray, rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
-    ratio = np.exp(rng.uniform(-np.log(4), np.log(4)) * rng.random())  # near 1 more often, as photographs are
+    ratio = np.exp(
+        rng.uniform(-np.log(4), np.log(4)) * rng.random()
+    )  # near 1 more often, as photographs are
     side = np.exp(rng.uniform(np.log(shortest), np.log(longest)))
     height, width = (int(np.clip(side * r, shortest, longest)) for r in (ratio**-0.5, ratio**0.5))
     share = min(whole.shape[0] / height, whole.shape[1] / width) * rng.uniform(0.5, 1)
     cut = int(height * share), int(width * share)
-    y, x = (int(rng.integers(0, have - want + 1)) for have, want in zip(whole.shape[:2], cut, strict=True))
+    y, x = (
+        int(rng.integers(0, have - want + 1))
+        for have, want in zip(whole.shape[:2], cut, strict=True)
+    )
     piece = Image.fromarray(whole[y : y + cut[0], x : x + cut[1]])
     return np.asarray(piece.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def jpeg(pixels: np.ndarray, mode: str = "RGB", orientation: int = 1, quality: int = 90, **options) -> bytes:
+def jpeg(
+    pixels: np.ndarray, mode: str = "RGB", orientation: int = 1, quality: int = 90, **options
+) -> bytes:
     """Pixels as JPEG in a mode of Pillow's (RGB, L, CMYK), with an orientation in EXIF where it is not 1 (upright)."""
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -30,7 +30,11 @@ def test_imagenet_is_normalised_as_torchvision_does():
     dataset = dataset_info("imagenet2012")
     assert dataset.mean == pytest.approx((123.675, 116.28, 103.53))
     assert dataset.std == pytest.approx((58.395, 57.12, 57.375))
-    assert (dataset.train_size, dataset.test_size, dataset.test_split) == (1_281_167, 50_000, "validation")
+    assert (dataset.train_size, dataset.test_size, dataset.test_split) == (
+        1_281_167,
+        50_000,
+        "validation",
+    )
 
 
 def test_a_set_of_ones_own_is_known_by_its_name():
@@ -50,10 +54,26 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
             {"shape": (224, 224, 1)},
             r"shape is \(224, 224, 1\); allowed: \(side, side, 3\) .* grey ones are read as RGB",
         ),
-        (PHOTOGRAPHS, {"shape": (64, 96, 3)}, r"shape is \(64, 96, 3\); allowed: \(side, side, 3\) for photographs .* to a square"),
-        (PHOTOGRAPHS, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "std is .*units of stored pixels, 0 to 255"),
-        (DIGITS, {"mean": (1.0, 2.0, 3.0)}, r"mean is \(1.0, 2.0, 3.0\); allowed: one number, 0 to 255"),
-        (PHOTOGRAPHS, {"std": (60.0, 60.0)}, r"std is \(60.0, 60.0\); allowed: 3 numbers, one a channel, or one number for all"),
+        (
+            PHOTOGRAPHS,
+            {"shape": (64, 96, 3)},
+            r"shape is \(64, 96, 3\); allowed: \(side, side, 3\) for photographs .* to a square",
+        ),
+        (
+            PHOTOGRAPHS,
+            {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+            "std is .*units of stored pixels, 0 to 255",
+        ),
+        (
+            DIGITS,
+            {"mean": (1.0, 2.0, 3.0)},
+            r"mean is \(1.0, 2.0, 3.0\); allowed: one number, 0 to 255",
+        ),
+        (
+            PHOTOGRAPHS,
+            {"std": (60.0, 60.0)},
+            r"std is \(60.0, 60.0\); allowed: 3 numbers, one a channel, or one number for all",
+        ),
         (DIGITS, {"std": (0.0,)}, "std is .*above 0"),
         (DIGITS, {"mean": (float("nan"),)}, "mean is .*nan"),
         (DIGITS, {"shape": (8, 8)}, r"shape is \(8, 8\); allowed: \(height, width, channels\)"),
@@ -65,11 +85,27 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
         (DIGITS, {"crop": 9}, "crop is 9; allowed: 0 .* to 8 pixels"),
         (DIGITS, {"flip": "no"}, "flip is 'no'; allowed: True or False"),
         (DIGITS, {"name": "two\nlines"}, r"name of a data set is 'two\\nlines'"),
-        (DIGITS, {"test_split": "test[:3.5]"}, r"test_split is 'test\[:3.5\]'; allowed: a split such as 'train'"),
+        (
+            DIGITS,
+            {"test_split": "test[:3.5]"},
+            r"test_split is 'test\[:3.5\]'; allowed: a split such as 'train'",
+        ),
         (DIGITS, {"test_split": "all"}, "test_split is 'all'"),
-        (DIGITS, {"test_split": "train[10:50%]"}, r"test_split is 'train\[10:50%\]'"),  # of which tfds takes 10 % to 50 %
-        (DIGITS, {"test_split": "train"}, "train_split is 'train' and test_split 'train', which both hold records of 'train'"),
-        (DIGITS, {"test_split": "train[400:]"}, r"which both hold records of 'train'; give parts .* such as 'train\[:80%\]'"),
+        (
+            DIGITS,
+            {"test_split": "train[10:50%]"},
+            r"test_split is 'train\[10:50%\]'",
+        ),  # of which tfds takes 10 % to 50 %
+        (
+            DIGITS,
+            {"test_split": "train"},
+            "train_split is 'train' and test_split 'train', which both hold records of 'train'",
+        ),
+        (
+            DIGITS,
+            {"test_split": "train[400:]"},
+            r"which both hold records of 'train'; give parts .* such as 'train\[:80%\]'",
+        ),
     ],
 )
 def test_what_no_data_set_can_be_is_refused_by_field(of, fields, words):
@@ -84,7 +120,9 @@ def test_one_mean_stands_for_all_channels_and_lists_become_tuples():
 
 
 def test_what_is_no_description_is_refused():
-    with pytest.raises(InputError, match=r"dataset is 'cifar10'; allowed: a deepjax\.data\.Dataset"):
+    with pytest.raises(
+        InputError, match=r"dataset is 'cifar10'; allowed: a deepjax\.data\.Dataset"
+    ):
         register("cifar10")
 
 

@@ -11,7 +11,9 @@ def test_every_pixel_and_label_equals_scikit_learn():
     pixels, labels = load_digits(return_X_y=True)
     train, test = (load_split(dataset_info("digits"), split) for split in ("train", "test"))
     assert (len(train), len(test)) == (1437, 360)
-    np.testing.assert_array_equal(np.concatenate([train.images, test.images]).reshape(1797, 64), pixels)
+    np.testing.assert_array_equal(
+        np.concatenate([train.images, test.images]).reshape(1797, 64), pixels
+    )
     np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), labels)
 
 

@@ -7,7 +7,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from deepjax.data import Crops, Dataset, EncodedSplit, dataset_info, eval_batches, load_split, sample, train_batches
+from deepjax.data import (
+    Crops,
+    Dataset,
+    EncodedSplit,
+    dataset_info,
+    eval_batches,
+    load_split,
+    sample,
+    train_batches,
+)
 from deepjax.data.fingerprint import Damage, write_fingerprint
 from deepjax.data.image.crops import Box, centre_box
 from deepjax.data.image.decode import cut, opencv
@@ -17,7 +26,19 @@ from tests.data.archives import small_imagenet
 from tests.data.photographs import crops, jpeg, variants
 
 COUNT, SIZE = 23, 24
-SET = Dataset("photographs", (SIZE, SIZE, 3), 30, COUNT, COUNT, (0.0,) * 3, (1.0,) * 3, True, 0, "tests", encoded=True)
+SET = Dataset(
+    "photographs",
+    (SIZE, SIZE, 3),
+    30,
+    COUNT,
+    COUNT,
+    (0.0,) * 3,
+    (1.0,) * 3,
+    True,
+    0,
+    "tests",
+    encoded=True,
+)
 FILES = [jpeg(pixels) for pixels in crops(COUNT, seed=5, shortest=30, longest=90)]
 
 
@@ -56,8 +77,13 @@ def equal(batches, others) -> None:
 
 def test_a_batch_has_the_images_of_the_order_each_cut_anew():
     batches = list(train_batches(split(), 8, seed=3, steps=4))
-    assert [batch["label"].tolist() for batch in batches] == [batch_index(COUNT, 8, 3, step).tolist() for step in range(4)]
-    assert all(batch["image"].shape == (8, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8 for batch in batches)
+    assert [batch["label"].tolist() for batch in batches] == [
+        batch_index(COUNT, 8, 3, step).tolist() for step in range(4)
+    ]
+    assert all(
+        batch["image"].shape == (8, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8
+        for batch in batches
+    )
     seen = {}  # the same image in two epochs
     for batch in batches:
         for label, image in zip(batch["label"].tolist(), batch["image"], strict=True):
@@ -122,7 +148,12 @@ def test_sizes_are_functions_of_the_step():
 @pytest.mark.parametrize("most", [None, 7])
 def test_evaluation_has_every_image_once_cut_from_the_centre(batch_size, most):
     batches = list(eval_batches(split(), batch_size, 0, 1, 0, 0.9, most))
-    counted = [i for batch in batches for i, mask in zip(batch["label"].tolist(), batch["mask"], strict=True) if mask]
+    counted = [
+        i
+        for batch in batches
+        for i, mask in zip(batch["label"].tolist(), batch["mask"], strict=True)
+        if mask
+    ]
     assert counted == list(range(most or COUNT))
     exact = cut(FILES[0], lambda h, w: centre_box(h, w, SIZE, 0.9), SIZE)
     np.testing.assert_array_equal(batches[0]["image"][0], exact)
@@ -131,17 +162,22 @@ def test_evaluation_has_every_image_once_cut_from_the_centre(batch_size, most):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_evaluation_is_shared_out(processes):
     shares = [list(eval_batches(split(), 8, process, processes)) for process in range(processes)]
-    whole = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*shares, strict=True)]
+    whole = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
     equal(whole, eval_batches(split(), 8))
 
 
 def test_a_damaged_image_halts_with_its_name():
     with pytest.raises(
-        InputError, match=r"dataset 'photographs', split 'train', record 4 is damaged \(ValueError: neither a JPEG nor"
+        InputError,
+        match=r"dataset 'photographs', split 'train', record 4 is damaged \(ValueError: neither a JPEG nor",
     ):
         list(train_batches(split(damaged_at(4)), 23, 0, 1))
     with pytest.raises(
-        InputError, match=r"record 3 is damaged \(ValueError: JPEG without its end marker: truncated .*on_damaged='skip'"
+        InputError,
+        match=r"record 3 is damaged \(ValueError: JPEG without its end marker: truncated .*on_damaged='skip'",
     ):
         list(eval_batches(split(damaged_at(3)), 8))
 
@@ -153,12 +189,16 @@ def test_a_damaged_image_is_told_and_the_next_stands_in_its_place(threads):
     order = batch_index(COUNT, 23, 0, 0).tolist()
     assert batch["label"].tolist() == [{4: 6, 5: 6, 22: 0}.get(i, i) for i in order]
     assert sorted(i for i, _ in batch["damaged"]) == [4, 5, 22]
-    assert "0x" not in str(batch["damaged"])  # no address of an object, which would be another in each run
+    assert "0x" not in str(
+        batch["damaged"]
+    )  # no address of an object, which would be another in each run
 
 
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():
     records = split(damaged_at(4, 5, 6), on_damaged="skip", budget=2)
-    with pytest.raises(InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: damage_budget, 2;"):
+    with pytest.raises(
+        InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: damage_budget, 2;"
+    ):
         list(train_batches(records, 23, 0, 1))
 
 
@@ -174,14 +214,24 @@ class Failing(Records):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("stale"), MemoryError(), ImportError(), RuntimeError("pread() failed: Input/output error")]
+    "error",
+    [
+        OSError("stale"),
+        MemoryError(),
+        ImportError(),
+        RuntimeError("pread() failed: Input/output error"),
+    ],
 )
 def test_what_is_no_fault_of_an_image_is_no_damage(error):
     kind = OSError if isinstance(error, RuntimeError) else type(error)
     with pytest.raises(kind):
-        split(Failing(error), on_damaged="skip", budget=3).train_images([0], [lambda h, w: Box(0, 0, h, w)], SIZE)
+        split(Failing(error), on_damaged="skip", budget=3).train_images(
+            [0], [lambda h, w: Box(0, 0, h, w)], SIZE
+        )
     with pytest.raises(kind):
-        split(Failing(error), on_damaged="skip", budget=3).eval_images([0], lambda h, w: Box(0, 0, h, w), SIZE)
+        split(Failing(error), on_damaged="skip", budget=3).eval_images(
+            [0], lambda h, w: Box(0, 0, h, w), SIZE
+        )
 
 
 def test_without_opencv_fast_crops_say_so_before_the_first_batch(monkeypatch):
@@ -194,7 +244,11 @@ def test_without_opencv_fast_crops_say_so_before_the_first_batch(monkeypatch):
 
 def test_evaluation_leaves_a_damaged_image_out_of_the_mask_and_tells_it():
     batches = list(eval_batches(split(damaged_at(4, 5), on_damaged="skip"), 8))
-    assert [batch["mask"].tolist() for batch in batches] == [[1] * 4 + [0, 0] + [1] * 2, [1] * 8, [1] * 7 + [0]]
+    assert [batch["mask"].tolist() for batch in batches] == [
+        [1] * 4 + [0, 0] + [1] * 2,
+        [1] * 8,
+        [1] * 7 + [0],
+    ]
     assert [i for batch in batches for i, _ in batch.get("damaged", ())] == [4, 5]
 
 
@@ -208,7 +262,9 @@ def test_a_label_outside_the_classes_halts_whatever_the_policy(label):
 def test_several_labels_an_image_are_left_to_the_records():
     """As ImageNet-ReaL has them, some images none."""
     several = dataclasses.replace(SET, label="real_label")
-    records = [{"image": FILES[0], "real_label": np.asarray(labels, np.int64)} for labels in ([3, 4], [])]
+    records = [
+        {"image": FILES[0], "real_label": np.asarray(labels, np.int64)} for labels in ([3, 4], [])
+    ]
     both = EncodedSplit(several, "test", records, threads=1)
     assert [both.read(i)[1] for i in (0, 1)] == [-1, -1]
 
@@ -216,12 +272,19 @@ def test_several_labels_an_image_are_left_to_the_records():
 def test_a_prepared_set_is_read_as_it_was_written(tmp_path):
     """Through tfds from ArrayRecord: the bytes of the archives' images, with labels and sizes of the catalog."""
     dataset = small_imagenet(tmp_path, train=40, validation=16)
-    train, test = load_split(dataset, "train", str(tmp_path)), load_split(dataset, "test", str(tmp_path))
+    train, test = (
+        load_split(dataset, "train", str(tmp_path)),
+        load_split(dataset, "test", str(tmp_path)),
+    )
     assert (len(train), len(test)) == (40, 16)
     read = [test.read(i) for i in range(16)]
-    assert len({encoded for encoded, _ in read}) == 16 and all(encoded[:2] == b"\xff\xd8" for encoded, _ in read)
+    assert len({encoded for encoded, _ in read}) == 16 and all(
+        encoded[:2] == b"\xff\xd8" for encoded, _ in read
+    )
     (batch,) = eval_batches(test, 16, 0, 1, 32)
-    assert batch["image"].shape == (16, 32, 32, 3) and batch["label"].tolist() == [label for _, label in read]
+    assert batch["image"].shape == (16, 32, 32, 3) and batch["label"].tolist() == [
+        label for _, label in read
+    ]
     drawn = sample(dataset, 4, split="test", image_size=32, data_dir=str(tmp_path))
     assert drawn["image"].shape == (4, 32, 32, 3)
 
@@ -231,7 +294,11 @@ def test_a_split_knows_its_fingerprint_also_when_that_is_written_anew(tmp_path):
     folder = tmp_path / "imagenet2012" / "5.1.0"
     digests = [write_fingerprint(folder, found) for found in ([], [Damage("train", 3, "", "")])]
     assert load_split(dataset, "test", str(tmp_path)).fingerprint == digests[1]  # pyright: ignore
-    assert write_fingerprint(folder) == load_split(dataset, "test", str(tmp_path)).fingerprint == digests[0]  # pyright: ignore
+    assert (
+        write_fingerprint(folder)
+        == load_split(dataset, "test", str(tmp_path)).fingerprint
+        == digests[0]
+    )  # pyright: ignore
 
 
 def test_a_set_for_tests_alone_says_so():

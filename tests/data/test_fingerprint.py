@@ -42,9 +42,13 @@ def test_it_names_what_was_prepared(folder):
     assert (content["name"], content["version"]) == ("imagenet2012", "5.1.0")
     assert content["records"] == {"train": 20, "validation": 5}
     names = [path.name for path in folder.iterdir() if path.name != NAME]
-    assert {name: [(folder / name).stat().st_size, hashlib.sha256((folder / name).read_bytes()).hexdigest()] for name in names} == (
-        content["files"]
-    )
+    assert {
+        name: [
+            (folder / name).stat().st_size,
+            hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        ]
+        for name in names
+    } == (content["files"])
     assert check_fingerprint(folder) == content["sha256"] == write_fingerprint(folder)
 
 
@@ -57,7 +61,10 @@ def test_a_data_set_without_one_is_accepted(folder):
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_an_edited_file_is_named(folder, name, place):
     overwrite(folder / name, int(place * ((folder / name).stat().st_size - 1)))
-    with pytest.raises(InputError, match=rf"^{name} in .* is not what was prepared: its sha256 is another; delete that folder"):
+    with pytest.raises(
+        InputError,
+        match=rf"^{name} in .* is not what was prepared: its sha256 is another; delete that folder",
+    ):
         check_fingerprint(folder)
 
 
@@ -96,7 +103,10 @@ def test_shards_that_changed_places_are_noticed(folder):
         check_fingerprint(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"sha256": "0", "files": {}, "hashed_bytes_of_a_file": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, '{"sha256": "0", "files": {}, "hashed_bytes_of_a_file": 1}'],
+)
 def test_a_damaged_fingerprint_is_refused(folder, text):
     (folder / NAME).write_text(text)
     with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
@@ -116,13 +126,17 @@ def test_none_is_half_written(folder, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_fingerprint(folder, [Damage("train", 0, "", "")])
     monkeypatch.undo()
-    assert (folder / NAME).read_text() == before and check_fingerprint(folder) == write_fingerprint(folder)
+    assert (folder / NAME).read_text() == before and check_fingerprint(folder) == write_fingerprint(
+        folder
+    )
 
 
 def test_damaged_images_are_kept(folder):
     found = [Damage("train", 3, "n1_1.JPEG", "truncated")]
     write_fingerprint(folder, found)
-    assert json.loads((folder / NAME).read_text())["damaged"] == [dataclasses.asdict(found[0])] and check_fingerprint(folder)
+    assert json.loads((folder / NAME).read_text())["damaged"] == [
+        dataclasses.asdict(found[0])
+    ] and check_fingerprint(folder)
 
 
 def test_of_a_large_data_set_blocks_are_hashed(folder, monkeypatch):

@@ -8,7 +8,9 @@ from deepjax.data.loader import batch_index, epoch_order
 from deepjax.errors import InputError
 
 SIZE = 53
-SPLIT = Split(np.arange(SIZE, dtype=np.uint8).reshape(SIZE, 1, 1, 1), np.arange(SIZE, dtype=np.int32))
+SPLIT = Split(
+    np.arange(SIZE, dtype=np.uint8).reshape(SIZE, 1, 1, 1), np.arange(SIZE, dtype=np.int32)
+)
 
 
 def ids(batches) -> list[list[int]]:
@@ -43,7 +45,9 @@ def test_any_position_resumes_exactly(cut):
 @pytest.mark.parametrize("processes", [1, 2, 5])
 def test_processes_share_each_global_batch(processes):
     whole = ids(train_batches(SPLIT, 10, seed=2, steps=6))
-    shares = [ids(train_batches(SPLIT, 10, 2, 6, process, processes)) for process in range(processes)]
+    shares = [
+        ids(train_batches(SPLIT, 10, 2, 6, process, processes)) for process in range(processes)
+    ]
     assert [[i for share in shares for i in share[step]] for step in range(6)] == whole
 
 
@@ -51,7 +55,12 @@ def test_processes_share_each_global_batch(processes):
 def test_evaluation_counts_every_example_once(size):
     batches = list(eval_batches(SPLIT, size))
     assert all(batch["image"].shape == (size, 1, 1, 1) for batch in batches)
-    counted = [i for batch in batches for i, mask in zip(batch["label"], batch["mask"], strict=True) if mask]
+    counted = [
+        i
+        for batch in batches
+        for i, mask in zip(batch["label"], batch["mask"], strict=True)
+        if mask
+    ]
     assert counted == list(range(SIZE))
 
 

@@ -9,10 +9,15 @@ from PIL import Image
 from tests.data.photographs import DAMAGED, FILES, crops, photograph, variants
 
 
-@pytest.mark.parametrize(("name", "shape"), [("china", (427, 640, 3)), ("flower", (427, 640, 3)), ("hopper", (600, 512, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("china", (427, 640, 3)), ("flower", (427, 640, 3)), ("hopper", (600, 512, 3))],
+)
 def test_photographs_are_whole_and_in_colour(name, shape):
     assert photograph(name).shape == shape and photograph(name).dtype == np.uint8
-    assert photograph(name).std(axis=(0, 1)).min() > 30 and not np.array_equal(*photograph(name)[..., :2].transpose(2, 0, 1))
+    assert photograph(name).std(axis=(0, 1)).min() > 30 and not np.array_equal(
+        *photograph(name)[..., :2].transpose(2, 0, 1)
+    )
 
 
 def test_crops_repeat_and_have_many_sizes():
@@ -44,9 +49,17 @@ def test_variants_are_of_their_form(name, form, mode, size):
 
 
 def test_scans_sampling_and_orientation_stand_in_the_file():
-    opened = {name: Image.open(io.BytesIO(data)) for name, data in variants().items() if name not in DAMAGED}
-    assert "progressive" in opened["progressive"].info and "progressive" not in opened["baseline"].info
-    sampling = {name: opened[name].layer[0][1:3] for name in ("baseline", "half_chroma", "full_chroma")}  # pyright: ignore
+    opened = {
+        name: Image.open(io.BytesIO(data))
+        for name, data in variants().items()
+        if name not in DAMAGED
+    }
+    assert (
+        "progressive" in opened["progressive"].info and "progressive" not in opened["baseline"].info
+    )
+    sampling = {
+        name: opened[name].layer[0][1:3] for name in ("baseline", "half_chroma", "full_chroma")
+    }  # pyright: ignore
     assert sampling == {"baseline": (2, 2), "half_chroma": (2, 1), "full_chroma": (1, 1)}
     assert {name: opened[name].getexif().get(0x0112) for name in ("baseline", "rotated", "mirrored")} == {
         "baseline": None, "rotated": 6, "mirrored": 2,

@@ -14,7 +14,9 @@ from deepjax.data.splits import data_directory
 from deepjax.errors import InputError
 
 DIGITS = dataset_info("digits")
-PREPARED = [name for name in list_datasets() if name == "digits" or (data_directory() / name).exists()]
+PREPARED = [
+    name for name in list_datasets() if name == "digits" or (data_directory() / name).exists()
+]
 
 
 @pytest.mark.parametrize("name", PREPARED)
@@ -35,13 +37,19 @@ def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
 
 
 def test_unknown_names_give_the_nearest_one():
-    with pytest.raises(InputError, match="dataset 'fashion-mnist' is unknown; did you mean 'fashion_mnist'"):
+    with pytest.raises(
+        InputError, match="dataset 'fashion-mnist' is unknown; did you mean 'fashion_mnist'"
+    ):
         dataset_info("fashion-mnist")
 
 
 @pytest.fixture
 def copied_digits(tmp_path, monkeypatch) -> Path:
-    shutil.copytree(catalog.DIGITS_DIR, tmp_path / "digits", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(
+        catalog.DIGITS_DIR,
+        tmp_path / "digits",
+        ignore=shutil.ignore_patterns("*.py", "__pycache__"),
+    )
     monkeypatch.setattr(splits, "DIGITS_DIR", tmp_path / "digits")
     return next((tmp_path / "digits").rglob("digits-test.array_record*"))
 
@@ -78,14 +86,23 @@ def png(height: int, width: int) -> bytes:
 def test_a_label_outside_the_classes_names_the_record(monkeypatch):
     """2**32 + 3 would be 3 in 32 bits."""
     labels = (3, 10, -1, 2**32 + 3)
-    monkeypatch.setattr(splits, "_open", lambda *_: ([{"image": png(8, 8), "label": np.int64(label)} for label in labels], ""))
-    with pytest.raises(InputError, match=r"record 1 has label 10; allowed: 0 to 9 \(3 such records\)"):
+    monkeypatch.setattr(
+        splits,
+        "_open",
+        lambda *_: ([{"image": png(8, 8), "label": np.int64(label)} for label in labels], ""),
+    )
+    with pytest.raises(
+        InputError, match=r"record 1 has label 10; allowed: 0 to 9 \(3 such records\)"
+    ):
         load_split(DIGITS, "train")
 
 
 def test_an_image_of_another_shape_names_the_record(monkeypatch):
     monkeypatch.setattr(splits, "_open", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
-    with pytest.raises(InputError, match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)"):
+    with pytest.raises(
+        InputError,
+        match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)",
+    ):
         load_split(DIGITS, "train")
 
 

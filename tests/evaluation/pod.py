@@ -22,12 +22,16 @@ class Mean(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        return jnp.tile(images.mean((1, 2)), reference.CLASSES // 3) * self.param("scale", nn.initializers.ones, (1,))
+        return jnp.tile(images.mean((1, 2)), reference.CLASSES // 3) * self.param(
+            "scale", nn.initializers.ones, (1,)
+        )
 
 
 def by_hand(image):
     view = reference.centre(reference.scaled(image, 37), reference.CROP).astype(np.float32)
-    means = ((view - np.float32(reference.DATASET.mean)) / np.float32(reference.DATASET.std)).mean((0, 1))
+    means = ((view - np.float32(reference.DATASET.mean)) / np.float32(reference.DATASET.std)).mean(
+        (0, 1)
+    )
     return reference.probabilities(np.tile(means, reference.CLASSES // 3))
 
 
@@ -38,11 +42,22 @@ def main():
     expected = [by_hand(decode_rgb(record["image"])) for record in split.records]
     if damaged >= 0:
         split.records[damaged]["image"] = split.records[damaged]["image"][:100]
-    member = EvalModel("mean", "made up", Mean(), {"params": {"scale": np.ones(1, np.float32)}}, reference.DATASET, reference.CROP)
-    own = {process: [of for of in jax.devices() if of.process_index == process] for process in (0, 1)}
+    member = EvalModel(
+        "mean",
+        "made up",
+        Mean(),
+        {"params": {"scale": np.ones(1, np.float32)}},
+        reference.DATASET,
+        reference.CROP,
+    )
+    own = {
+        process: [of for of in jax.devices() if of.process_index == process] for process in (0, 1)
+    }
     mesh = jax.sharding.Mesh(np.array([own[1][0], own[0][0], own[1][1], own[0][1]]), "data")
     try:
-        got = predict(member, split, protocol_of("1-crop", "mean", reference.CROP), Partitioner(mesh), 4)
+        got = predict(
+            member, split, protocol_of("1-crop", "mean", reference.CROP), Partitioner(mesh), 4
+        )
         print("equal" if np.allclose(np.exp(got), expected, atol=1e-6) else "other images' scores")
     except InputError as error:
         print(error)

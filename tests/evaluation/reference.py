@@ -11,7 +11,17 @@ from tests.data.photographs import crops, jpeg, photograph
 CROP = 32
 CLASSES = 12
 DATASET = Dataset(
-    "photographs", (CROP, CROP, 3), CLASSES, 0, 7, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0), True, 0, "made up", encoded=True
+    "photographs",
+    (CROP, CROP, 3),
+    CLASSES,
+    0,
+    7,
+    (120.0, 110.0, 100.0),
+    (60.0, 61.0, 62.0),
+    True,
+    0,
+    "made up",
+    encoded=True,
 )
 AWKWARD = ((64, 64), (33, 32), (47, 101), (101, 47), (9, 13), (250, 6), (5, 200))
 """Heights and widths: odd ones, sides below the crop, ratios of 1:40."""
@@ -20,13 +30,20 @@ AWKWARD = ((64, 64), (33, 32), (47, 101), (101, 47), (9, 13), (250, 6), (5, 200)
 def pictures(sizes=AWKWARD) -> list[np.ndarray]:
     """A piece of a photograph of each size."""
     whole = Image.fromarray(photograph())
-    return [np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC)) for height, width in sizes]
+    return [
+        np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC))
+        for height, width in sizes
+    ]
 
 
 def split_of(images: list[np.ndarray], labels=None) -> EncodedSplit:
     """Images as a test split, stored as JPEG."""
     labels = [i % CLASSES for i in range(len(images))] if labels is None else labels
-    return EncodedSplit(DATASET, "test", [{"image": jpeg(i), "label": label} for i, label in zip(images, labels, strict=True)])
+    return EncodedSplit(
+        DATASET,
+        "test",
+        [{"image": jpeg(i), "label": label} for i, label in zip(images, labels, strict=True)],
+    )
 
 
 def many(count: int) -> EncodedSplit:
@@ -46,7 +63,11 @@ class Small(nn.Module):
 def scaled(image: np.ndarray, side: int) -> np.ndarray:
     """Shorter side at `side` pixels; torchvision rounds the longer down."""
     height, width = image.shape[:2]
-    new = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    new = (
+        (side, int(side * height / width))
+        if width <= height
+        else (int(side * width / height), side)
+    )
     return np.asarray(Image.fromarray(image).resize(new, Image.Resampling.BILINEAR))
 
 
@@ -63,7 +84,13 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
 
 def five(image: np.ndarray, side: int) -> list[np.ndarray]:
     """Four corners and the centre."""
-    return [image[:side, :side], image[:side, -side:], image[-side:, :side], image[-side:, -side:], centre(image, side)]
+    return [
+        image[:side, :side],
+        image[:side, -side:],
+        image[-side:, :side],
+        image[-side:, -side:],
+        centre(image, side),
+    ]
 
 
 def three_squares(image: np.ndarray) -> list[np.ndarray]:
@@ -84,7 +111,9 @@ def hundred_and_forty_four(image: np.ndarray) -> list[np.ndarray]:
     for side in (37, 41, 46, 50):
         for square in three_squares(scaled(image, side)):
             views += five(square, CROP)
-            views.append(np.asarray(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BILINEAR)))
+            views.append(
+                np.asarray(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BILINEAR))
+            )
     return with_mirrors(views)
 
 
@@ -93,7 +122,10 @@ def fifty_a_scale(image: np.ndarray) -> list[np.ndarray]:
     views = []
     for side in (37, 55, 73):
         whole = scaled(image, side)
-        rows, columns = ([round(share * (extent - CROP)) for share in (0, 0.25, 0.5, 0.75, 1)] for extent in whole.shape[:2])
+        rows, columns = (
+            [round(share * (extent - CROP)) for share in (0, 0.25, 0.5, 0.75, 1)]
+            for extent in whole.shape[:2]
+        )
         views += [whole[top : top + CROP, left : left + CROP] for top in rows for left in columns]
     return with_mirrors(views)
 

@@ -18,10 +18,15 @@ def test_top_k_is_membership_of_the_sorted_list(images, classes):
     scores, labels = rng.standard_normal((images, classes)), rng.integers(0, classes, images)
     for k in {1, min(5, classes), classes}:
         best = [sorted(range(classes), key=lambda c, i=i: -scores[i, c])[:k] for i in range(images)]
-        assert top_k(scores, labels, k).tolist() == [label in of for label, of in zip(labels, best, strict=True)]
+        assert top_k(scores, labels, k).tolist() == [
+            label in of for label, of in zip(labels, best, strict=True)
+        ]
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.inf, -math.inf]), min_size=2, max_size=6), st.data())
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, math.inf, -math.inf]), min_size=2, max_size=6),
+    st.data(),
+)
 def test_of_equal_scores_the_smaller_class_is_first(scores, data):
     label = data.draw(st.integers(0, len(scores) - 1))
     order = sorted(range(len(scores)), key=lambda c: (-scores[c], c))  # a stable sort is the rule
@@ -52,7 +57,9 @@ def test_several_labels_and_none():
     assert label_table([]).shape == (0, 1)
 
 
-@pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)])
+@pytest.mark.parametrize(
+    ("right", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)]
+)
 def test_wilson_solves_its_equation(right, images):
     """The ends p are where |right / images - p| is z times the deviation at p (Wilson 1927)."""
     z, share = 1.959964, right / images

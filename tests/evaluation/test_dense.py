@@ -7,7 +7,12 @@ import pytest
 
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.dense import apply_within, array_size, as_fully_convolutional, needs_filled_arrays
+from deepjax.evaluation.dense import (
+    apply_within,
+    array_size,
+    as_fully_convolutional,
+    needs_filled_arrays,
+)
 from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.evaluation.protocols import protocol_of
 from deepjax.models import create_model, features
@@ -22,8 +27,12 @@ VGG = {"width": 2, "num_classes": 12}
 
 def drawn(model, size, channels=3):
     """Random variables, statistics too, so that nothing is zero beyond an image's edge."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32))
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(_numbers(path[-1].key, leaf.shape)), shapes)
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(_numbers(path[-1].key, leaf.shape)), shapes
+    )
 
 
 def _numbers(name, shape):
@@ -54,13 +63,19 @@ def test_vgg_scores_each_7x7_window_of_its_map_and_takes_the_mean():
     variables = drawn(model, 224)
     x, weights = images(1, 290, 301, 3), variables["params"]
     (last,) = np.asarray(last_map(model, variables, x, "stage5"))
-    windows = [last[i : i + 7, j : j + 7].ravel() for i in range(last.shape[0] - 6) for j in range(last.shape[1] - 6)]
+    windows = [
+        last[i : i + 7, j : j + 7].ravel()
+        for i in range(last.shape[0] - 6)
+        for j in range(last.shape[1] - 6)
+    ]
     assert len(windows) == 9
     scores = np.stack(windows)
     for layer in ("head_fc6", "head_fc7", "head_fc8"):
         scores = scores @ np.asarray(weights[layer]["kernel"]) + np.asarray(weights[layer]["bias"])
         scores = np.maximum(scores, 0) if layer != "head_fc8" else scores
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, x)[0], scores.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, x)[0], scores.mean(axis=0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_places_whose_whole_field_two_images_share_have_one_score():
@@ -78,7 +93,10 @@ def test_places_whose_whole_field_two_images_share_have_one_score():
 
 @pytest.mark.parametrize(
     ("name", "stage", "overrides"),
-    [("resnet18", "stage4", {"stages": (1, 1, 1, 1)}), pytest.param("googlenet", "inception5b", {}, marks=pytest.mark.slow)],
+    [
+        ("resnet18", "stage4", {"stages": (1, 1, 1, 1)}),
+        pytest.param("googlenet", "inception5b", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_linear_classifier_at_every_place_then_the_mean_is_the_network(name, stage, overrides):
     model = create_model(name, width=4, num_classes=12, **overrides)
@@ -86,9 +104,15 @@ def test_a_linear_classifier_at_every_place_then_the_mean_is_the_network(name, s
     variables, x = drawn(model, 64), images(1, 97, 161, 3)
     (places,) = np.asarray(last_map(model, variables, x, stage))
     head = variables["params"]["head"]
-    scores = [places[i, j] @ head["kernel"] + head["bias"] for i in range(places.shape[0]) for j in range(places.shape[1])]
+    scores = [
+        places[i, j] @ head["kernel"] + head["bias"]
+        for i in range(places.shape[0])
+        for j in range(places.shape[1])
+    ]
     assert len(scores) > 10
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, x)[0], np.mean(scores, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, x)[0], np.mean(scores, axis=0), rtol=1e-4, atol=1e-5
+    )
 
 
 ONE = (1, 1, 1, 1)
@@ -104,17 +128,29 @@ FAMILIES = {
     "inception_v3": {},
 }
 QUICK = ("resnet18_a", "vgg11_lrn")
-SIZES = {"vgg11_lrn": ((260, 231), (224, 288)), "inception_v3": ((151, 170), (150, 199), (180, 160))}
+SIZES = {
+    "vgg11_lrn": ((260, 231), (224, 288)),
+    "inception_v3": ((151, 170), (150, 199), (180, 160)),
+}
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in QUICK)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in QUICK),
+    ],
+)
 def test_images_of_several_shapes_in_one_array_are_as_if_alone(name):
     """Whatever lies beyond their edges: here noise. Odd and even sizes, so that every pool and stride ends in each way."""
     check_within(name, SIZES.get(name, ((75, 94), (96, 73), (97, 74))))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "sizes"), [("googlenet", ((24, 31), (25, 32))), ("inception_v3", ((96, 108), (97, 100)))])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("googlenet", ((24, 31), (25, 32))), ("inception_v3", ((96, 108), (97, 100)))],
+)
 def test_small_images_in_one_array_are_as_if_alone(name, sizes):
     """Maps below a pool's window; and lengths of three quarters of the array, which no image has, fit no window at all."""
     check_within(name, sizes)
@@ -124,8 +160,17 @@ def check_within(name, sizes):
     model = create_model(name, width=4, num_classes=12, **FAMILIES[name])
     variables = drawn(model, 224)
     alone = [images(1, *size, 3) for size in sizes]
-    height, width = (max(axis) + extra for axis, extra in zip(zip(*sizes, strict=True), (2, 1), strict=True))
-    filled = [jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)), constant_values=9.0) for x in alone]
+    height, width = (
+        max(axis) + extra for axis, extra in zip(zip(*sizes, strict=True), (2, 1), strict=True)
+    )
+    filled = [
+        jnp.pad(
+            x,
+            ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)),
+            constant_values=9.0,
+        )
+        for x in alone
+    ]
     got = jax.jit(lambda v, x, ends: apply_within(model, v, x, ends))(
         variables, jnp.concatenate(filled), jnp.asarray(sizes, jnp.int32)
     )
@@ -137,7 +182,9 @@ def check_within(name, sizes):
 
 def test_group_normalisation_is_seen_inside_of_stochastic_depth():
     for norm in ("group", "batch"):
-        assert needs_filled_arrays(stochastic_depth("cifar_resnet20", norm=norm)) == (norm == "group")
+        assert needs_filled_arrays(stochastic_depth("cifar_resnet20", norm=norm)) == (
+            norm == "group"
+        )
 
 
 def test_what_would_not_be_exact_is_refused():
@@ -147,7 +194,9 @@ def test_what_would_not_be_exact_is_refused():
         jax.eval_shape(lambda v: apply_within(model, v, x, ends), drawn(model, 64))
     plain = create_model("vgg11", **VGG)
     with pytest.raises(InputError, match="regions that cover a map depend on its size"):
-        jax.eval_shape(lambda v: apply_within(plain, v, images(1, 256, 256, 3), ends), drawn(plain, 224))
+        jax.eval_shape(
+            lambda v: apply_within(plain, v, images(1, 256, 256, 3), ends), drawn(plain, 224)
+        )
 
 
 def test_layers_are_what_they_were_outside_of_extents():
@@ -160,7 +209,8 @@ def test_layers_are_what_they_were_outside_of_extents():
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(341, 256), (256, 256), (256, 257), (2560, 256), (500, 333), (7, 211), (640, 32_000)]
+    ("width", "height"),
+    [(341, 256), (256, 256), (256, 257), (2560, 256), (500, 333), (7, 211), (640, 32_000)],
 )
 def test_arrays_are_of_few_shapes_and_little_more_than_filled(width, height):
     got = array_size((width, height))
@@ -173,11 +223,15 @@ def test_arrays_are_of_few_shapes_and_little_more_than_filled(width, height):
 @pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
 def test_predictions_of_whole_images_against_slow_code(norm):
     """Scaled, not cut, mirrored, one at a time; the mean of softmax outputs over two scales (VGG, section 4.2)."""
-    model = create_model("cifar_plain20", width=4, stages=(1, 1), norm=norm, num_classes=reference.CLASSES)
+    model = create_model(
+        "cifar_plain20", width=4, stages=(1, 1), norm=norm, num_classes=reference.CLASSES
+    )
     variables, data = drawn(model, 64), reference.DATASET
     split = reference.split_of(reference.pictures(((47, 101), (64, 64), (9, 13))))
     member = EvalModel("cifar_plain20", "made up", model, variables, data, reference.CROP)
-    protocol = protocol_of("dense", "cifar_plain20", reference.CROP, sides=(32, 41))  # of group norm, a program for each shape
+    protocol = protocol_of(
+        "dense", "cifar_plain20", reference.CROP, sides=(32, 41)
+    )  # of group norm, a program for each shape
     got = np.exp(predict(member, split, protocol, Partitioner(make_mesh()), 8))
     apply = jax.jit(model.apply)
 
@@ -187,5 +241,8 @@ def test_predictions_of_whole_images_against_slow_code(norm):
 
     for one, record in zip(got, split.records, strict=True):
         views = [reference.scaled(decode_rgb(record["image"]), side) for side in (32, 41)]
-        expected = np.mean([reference.probabilities(logits(view)) for view in reference.with_mirrors(views)], axis=0)
+        expected = np.mean(
+            [reference.probabilities(logits(view)) for view in reference.with_mirrors(views)],
+            axis=0,
+        )
         np.testing.assert_allclose(one, expected, atol=1e-5)

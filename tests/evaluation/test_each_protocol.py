@@ -38,8 +38,12 @@ def test_one_device_and_eight(name, protocol, tested):
     crop, fields = NETWORKS[name]
     model = create_model(name, **fields)
     member = EvalModel(name, "drawn", model, drawn(model, crop), dataset, crop)
-    how = protocol_of(protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ())  # else many shapes
-    eight, one = (predict(member, split, how, Partitioner(mesh), 16) for mesh in (make_mesh(), mesh_of(1)))
+    how = protocol_of(
+        protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ()
+    )  # else many shapes
+    eight, one = (
+        predict(member, split, how, Partitioner(mesh), 16) for mesh in (make_mesh(), mesh_of(1))
+    )
     assert eight.shape == (5, 1000)
     np.testing.assert_allclose(np.exp(eight).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.exp(one), np.exp(eight), atol=1e-4)

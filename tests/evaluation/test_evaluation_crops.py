@@ -10,7 +10,16 @@ from deepjax.data.image.crops import centre_box
 from deepjax.data.image.decode import cut as cut_one
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation.crops import centre, corners, cut, grid, pixels, rescale, rescaled_size, squares
+from deepjax.evaluation.crops import (
+    centre,
+    corners,
+    cut,
+    grid,
+    pixels,
+    rescale,
+    rescaled_size,
+    squares,
+)
 from deepjax.evaluation.images import shape_buckets, views_of
 from deepjax.evaluation.protocols import protocol_of
 from tests.data.photographs import jpeg
@@ -40,7 +49,8 @@ def test_scaling_and_crops_are_torchvisions(side, interpolation):
             if size <= side:
                 five = [*cut(image, "corners", size)]
                 assert all(
-                    np.array_equal(pixels(a), pixels(b)) for a, b in zip(five, theirs.five_crop(expected, size), strict=True)
+                    np.array_equal(pixels(a), pixels(b))
+                    for a, b in zip(five, theirs.five_crop(expected, size), strict=True)
                 )
         for size in (31, side, side + 1, side + 8):  # beyond the image it is black
             (one,) = cut(image, "centre", size)
@@ -71,12 +81,16 @@ def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
     thin = split_of([np.zeros((1, 20_000, 3), np.uint8)])
     for name in ("1-crop", "dense"):  # in an array, and when the arrays are chosen
         protocol = protocol_of(name, "small", 256)
-        with pytest.raises(InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"):
+        with pytest.raises(
+            InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"
+        ):
             for group in shape_buckets(thin, protocol, 256):
                 views_of(thin, 0, group, protocol, "bilinear")
 
 
-@pytest.mark.parametrize("size", [(width, height) for height, width in AWKWARD] + [(37, 37), (37, 38)])
+@pytest.mark.parametrize(
+    "size", [(width, height) for height, width in AWKWARD] + [(37, 37), (37, 38)]
+)
 def test_boxes_stay_inside_and_touch_the_edges(size):
     image = rescaled_size(size, 37)
     assert min(image) == 37

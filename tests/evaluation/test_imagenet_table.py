@@ -10,7 +10,9 @@ from experiments.benchmarks.imagenet_table import RESULTS, render
 
 
 def test_the_page_is_current():
-    assert (RESULTS / "imagenet.md").read_text() == render(RESULTS), "run: python experiments/benchmarks/imagenet_table.py"
+    assert (RESULTS / "imagenet.md").read_text() == render(RESULTS), (
+        "run: python experiments/benchmarks/imagenet_table.py"
+    )
 
 
 def lines_of(page, name):
@@ -21,16 +23,26 @@ def test_cells_that_nobody_measured_say_so(tmp_path):
     """He et al. 2015, Table 1 and the authors' release; torchvision's V2 weights: 80.858 and 95.434 %."""
     page = render(tmp_path)
     (first, *_) = lines_of(page, "resnet50_v1")
-    assert first == "| `resnet50_v1` | 25,557,032 | 3.86 G | 24.70 / 7.80 (1-crop) | none known | not measured | not measured |"
+    assert (
+        first
+        == "| `resnet50_v1` | 25,557,032 | 3.86 G | 24.70 / 7.80 (1-crop) | none known | not measured | not measured |"
+    )
     assert "19.14 / 4.57 (torchvision IMAGENET1K_V2)" in lines_of(page, "resnet50")[0]
     assert "| `googlenet` | 144-crop | 224 | 256, 288, 320, 352 | - / 7.89 | not measured |" in page
     assert "cifar" not in page
 
 
 def record_of(images=50_000, members=1, sides=(256,), crop=224, average="probabilities"):
-    protocol = dataclasses.asdict(protocol_of("10-crop", "resnet50_v1", crop, sides=sides, average=average))
+    protocol = dataclasses.asdict(
+        protocol_of("10-crop", "resnet50_v1", crop, sides=sides, average=average)
+    )
     member = {"model": "resnet50_v1", "weights": "caffe.npz", "crop": crop, "protocol": protocol}
-    found = {"dataset": "imagenet2012", "images": images, "top1_error": 0.2291, "top5_error": 0.0675}
+    found = {
+        "dataset": "imagenet2012",
+        "images": images,
+        "top1_error": 0.2291,
+        "top5_error": 0.0675,
+    }
     return {"evaluation": [member] * members, "sets": [found]}
 
 
@@ -40,7 +52,9 @@ def rendered(record, folder):
     return lines_of(render(folder), "resnet50_v1")
 
 
-@pytest.mark.parametrize(("images", "members", "shown"), [(50_000, 1, True), (49_999, 1, False), (50_000, 2, False)])
+@pytest.mark.parametrize(
+    ("images", "members", "shown"), [(50_000, 1, True), (49_999, 1, False), (50_000, 2, False)]
+)
 def test_whole_sets_and_single_networks_are_shown(images, members, shown, tmp_path):
     """Part of the set is no measurement of it; an ensemble is no network."""
     speed = {"model": "resnet50_v1", "images_per_second": 2400.4, "what": "training on one X"}

@@ -22,7 +22,9 @@ REAL = dataclasses.replace(DATASET, name="real", label="real_label")
 
 
 def log_probabilities(images, classes):
-    return log_softmax(np.random.default_rng(images).standard_normal((images, classes)).astype(np.float32))
+    return log_softmax(
+        np.random.default_rng(images).standard_normal((images, classes)).astype(np.float32)
+    )
 
 
 def test_by_hand():
@@ -41,7 +43,9 @@ def test_by_hand():
 def test_images_without_a_label_do_not_count_and_any_of_several_is_right():
     """ReaL; the records hold lists, as tfds's imagenet2012_real."""
     split = split_of(crops(4, shortest=8, longest=12), [[3, 5], [], [0], [1, 2]])
-    split = dataclasses.replace(split, dataset=REAL, records=[r | {"real_label": r["label"]} for r in split.records])
+    split = dataclasses.replace(
+        split, dataset=REAL, records=[r | {"real_label": r["label"]} for r in split.records]
+    )
     labels = labels_of(split)
     assert labels.tolist() == [[3, 5], [-1, -1], [0, -1], [1, 2]]
     scores = np.full((4, 12), -10.0, np.float32)
@@ -80,13 +84,22 @@ def test_an_image_with_a_nan_is_wrong_and_told():
 
 def test_where_nothing_is_finite_no_number_is_made_up():
     found = compute_metrics(np.full((3, 12), np.nan), np.zeros((3, 1), int), DATASET)
-    assert (found.top1_error, found.ece, found.nll, found.brier, found.not_finite) == (1.0, None, None, None, 3)
+    assert (found.top1_error, found.ece, found.nll, found.brier, found.not_finite) == (
+        1.0,
+        None,
+        None,
+        None,
+        3,
+    )
     json.dumps(row(found), allow_nan=False)
     assert "ECE 0" not in format_metrics(found, [])[0]
 
 
 def test_a_set_without_labels_is_refused():
-    with pytest.raises(InputError, match="dataset is 'photographs'; allowed: one with labels; none of its 3 images has any"):
+    with pytest.raises(
+        InputError,
+        match="dataset is 'photographs'; allowed: one with labels; none of its 3 images has any",
+    ):
         compute_metrics(log_probabilities(3, 12), np.full((3, 1), -1), DATASET)
 
 
@@ -96,7 +109,10 @@ def test_published_numbers():
     by = {(row.model, row.protocol, row.sides, row.note): row.top5 for row in PUBLISHED}
     assert len(by) == len(PUBLISHED)
     assert all(row.top1 is None or row.top5 is None or row.top5 < row.top1 for row in PUBLISHED)
-    (ten,), (scales,) = published("resnet152_v1", "10-crop"), published("resnet152_v1", "multi-scale")
+    (ten,), (scales,) = (
+        published("resnet152_v1", "10-crop"),
+        published("resnet152_v1", "multi-scale"),
+    )
     assert (ten.top5, scales.top5) == (RESNET["one, 10 crops"], RESNET["one, multi-scale"])
     assert [row.top5 for row in published("googlenet", "144-crop")] == [7.89]
     assert published("vgg16", "dense")[0].top1 == 27.0 and len(published("vgg16", "dense")) == 3
@@ -105,7 +121,12 @@ def test_published_numbers():
 
 
 def test_the_paper_stands_beside():
-    found = compute_metrics(log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012"))
+    found = compute_metrics(
+        log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012")
+    )
     told = format_metrics(found, published("googlenet", "10-crop"))
     assert told[0].startswith("imagenet2012: 50 images of 1000 classes; top-1 error ")
-    assert told[1] == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop of 224 at 256)"
+    assert (
+        told[1]
+        == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop of 224 at 256)"
+    )

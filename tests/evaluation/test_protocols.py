@@ -12,7 +12,16 @@ from deepjax.data import Split
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.images import Group
-from deepjax.evaluation.predict import EvalModel, _Sums, average, ensemble, log_softmax, mirrored, predict, restrict_to_classes
+from deepjax.evaluation.predict import (
+    EvalModel,
+    _Sums,
+    average,
+    ensemble,
+    log_softmax,
+    mirrored,
+    predict,
+    restrict_to_classes,
+)
 from deepjax.evaluation.protocols import PROTOCOLS, protocol_of
 from deepjax.evaluation.reader import Reader
 from deepjax.models.layers import valid_region
@@ -38,7 +47,9 @@ MEMBER = EvalModel("small", "made up", MODEL, VARIABLES, DATASET, CROP)
 SLOW = {
     "1-crop": lambda image: [reference.centre(reference.scaled(image, 37), CROP)],
     "10-crop": reference.ten_crop,
-    "10-crop-whole": lambda image: reference.with_mirrors(reference.five(reference.scaled(image, 37), CROP)),
+    "10-crop-whole": lambda image: reference.with_mirrors(
+        reference.five(reference.scaled(image, 37), CROP)
+    ),
     "144-crop": reference.hundred_and_forty_four,
     "multi-crop": reference.fifty_a_scale,
 }
@@ -46,7 +57,9 @@ SLOW = {
 
 @jax.jit
 def logits_of_one(view):
-    normal = (view.astype(jnp.float32) - jnp.asarray(DATASET.mean)[None, None, :]) / jnp.asarray(DATASET.std)[None, None, :]
+    normal = (view.astype(jnp.float32) - jnp.asarray(DATASET.mean)[None, None, :]) / jnp.asarray(
+        DATASET.std
+    )[None, None, :]
     return MODEL.apply(VARIABLES, normal[None])[0]
 
 
@@ -54,14 +67,20 @@ def by_hand(split, slow, of):
     """The probabilities of each image, view by view."""
     found = []
     for record in split.records:
-        logits = np.stack([logits_of_one(np.ascontiguousarray(view)) for view in slow(decode_rgb(record["image"]))])
+        logits = np.stack(
+            [
+                logits_of_one(np.ascontiguousarray(view))
+                for view in slow(decode_rgb(record["image"]))
+            ]
+        )
         one = np.mean([reference.probabilities(each) for each in logits], axis=0)
         found.append(one if of == "probabilities" else reference.probabilities(logits.mean(axis=0)))
     return np.array(found)
 
 
 @pytest.mark.parametrize(
-    ("name", "views"), [("1-crop", 1), ("10-crop", 10), ("10-crop-whole", 10), ("144-crop", 144), ("multi-crop", 150)]
+    ("name", "views"),
+    [("1-crop", 1), ("10-crop", 10), ("10-crop-whole", 10), ("144-crop", 144), ("multi-crop", 150)],
 )
 def test_crops_against_slow_code(name, views):
     """At odd sizes, sides below the crop, ratios of 1:40. Numbers of views: the papers' (Szegedy: 4 x 3 x 6 x 2)."""
@@ -97,16 +116,24 @@ class Pod(Partitioner):
     """Rows of a batch come in another order than they were given in: that of the devices in a mesh of several processes."""
 
     def put_batch(self, batch):
-        return super().put_batch({name: np.roll(rows[::-1], 3, axis=0) for name, rows in batch.items()})
+        return super().put_batch(
+            {name: np.roll(rows[::-1], 3, axis=0) for name, rows in batch.items()}
+        )
 
 
 @pytest.mark.parametrize("name", ["1-crop", "dense"])
 def test_scores_are_those_of_their_images_in_whatever_order_a_mesh_has_them(name):
     """Of 11 images on 8 devices, so that padding moves too."""
     split, protocol = reference.many(11), protocol_of(name, "small", CROP)
-    member = dataclasses.replace(MEMBER, model=Mean(), variables={"params": {}}) if name == "dense" else MEMBER
+    member = (
+        dataclasses.replace(MEMBER, model=Mean(), variables={"params": {}})
+        if name == "dense"
+        else MEMBER
+    )
     pod = predict(member, split, protocol, Pod(jax.sharding.Mesh(jax.devices()[::-1], "data")), 8)
-    np.testing.assert_allclose(np.exp(pod), np.exp(predict(member, split, protocol, SPREAD, 8)), atol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(pod), np.exp(predict(member, split, protocol, SPREAD, 8)), atol=1e-6
+    )
 
 
 def test_padding_is_no_image():
@@ -118,14 +145,23 @@ def test_padding_is_no_image():
 
 def test_of_a_small_group_no_more_rows_are_computed_than_devices_need():
     """Group normalisation has a program for each shape, and mostly one image in it."""
-    reader = Reader(reference.many(3), protocol_of("dense", "small", CROP), "bilinear", pixels=10**7, devices=2)
+    reader = Reader(
+        reference.many(3), protocol_of("dense", "small", CROP), "bilinear", pixels=10**7, devices=2
+    )
     (batch,) = reader.batches([Group(np.arange(3), (CROP,), 1, 200, 200)])
     assert batch.arrays["id"].tolist() == [0, 1, 2, -1]
 
 
 def test_progress_counts_every_image_once():
     told = []
-    predict(MEMBER, reference.many(11), protocol_of("1-crop", "small", CROP), SPREAD, 8, lambda *numbers: told.append(numbers))
+    predict(
+        MEMBER,
+        reference.many(11),
+        protocol_of("1-crop", "small", CROP),
+        SPREAD,
+        8,
+        lambda *numbers: told.append(numbers),
+    )
     assert told == [(8, 11), (11, 11)]
 
 
@@ -142,7 +178,9 @@ def test_among_some_classes_is_their_own_softmax():
     logits = np.random.default_rng(0).standard_normal((4, 9)).astype(np.float32) * 5
     classes = np.array([1, 4, 8])
     got = np.exp(restrict_to_classes(log_softmax(logits), classes))
-    np.testing.assert_allclose(got[:, classes], [reference.probabilities(row[classes]) for row in logits], atol=1e-6)
+    np.testing.assert_allclose(
+        got[:, classes], [reference.probabilities(row[classes]) for row in logits], atol=1e-6
+    )
     assert not got[:, [0, 2, 3, 5, 6, 7]].any()
 
 
@@ -160,7 +198,9 @@ def test_the_mean_of_probabilities_does_not_underflow():
 
 @pytest.mark.parametrize("crop", [32, 224, 299])
 def test_sides_are_the_papers_in_proportion(crop):
-    assert protocol_of("144-crop", "googlenet", crop).sides == tuple(round(side * crop / 224) for side in (256, 288, 320, 352))
+    assert protocol_of("144-crop", "googlenet", crop).sides == tuple(
+        round(side * crop / 224) for side in (256, 288, 320, 352)
+    )
     assert protocol_of("1-crop", "resnet50", crop, resize=crop + 8).sides == (crop + 8,)
     assert protocol_of("multi-scale", "vgg16", 224).sides == (224, 256, 288)
     assert protocol_of("multi-scale", "resnet50", 224).sides == (224, 256, 384, 480, 640)

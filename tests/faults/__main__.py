@@ -48,7 +48,11 @@ between a start's first step and its last save.
 """
 
 
-ALONE = ("sigterm", "one-of-two", "signals")  # they are about seconds, and want the machine for themselves
+ALONE = (
+    "sigterm",
+    "one-of-two",
+    "signals",
+)  # they are about seconds, and want the machine for themselves
 
 
 def main() -> int:
@@ -56,7 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--share", type=float, default=1.0, help="share of the tries")
-    parser.add_argument("--jobs", type=int, default=1, help="kinds of faults at a time, but for those that are about seconds")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="kinds of faults at a time, but for those that are about seconds",
+    )
     parser.add_argument("--inside", nargs="*", metavar="NAME:TRIES", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
@@ -73,7 +82,10 @@ def main() -> int:
             print(f"    lost: {loss}", flush=True)
         if options.share == 1.0:
             keep(tally)
-    lost, untried = sum(len(tally["losses"]) for tally in tallies), sum(bool(tally["untried"]) for tally in tallies)
+    lost, untried = (
+        sum(len(tally["losses"]) for tally in tallies),
+        sum(bool(tally["untried"]) for tally in tallies),
+    )
     tried = sum(tally["tried"] for tally in tallies)
     aside = f", {untried} kinds not tried" if untried else ""
     print(f"{tried} faults, {lost} lost{aside}, {(time.monotonic() - began) / 60:.1f} min")
@@ -108,7 +120,9 @@ def inside(asked: Sequence[str], devices: int) -> list[str]:
     """One process of so many devices that injects several kinds, each NAME:TRIES; the lines that it prints, one for each kind."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "tests.faults", "--inside", *asked]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout.splitlines()[-len(asked) :]
 
 
@@ -121,7 +135,13 @@ def inject(name: str, tries: int) -> dict:
         tally = call(tries, Path(work))
     minutes = (time.monotonic() - began) / 60
     tally.note = f"{tally.note} [{minutes:.1f} min]".strip()
-    return {"name": name, "row": tally.row(), "tried": tally.tried, "losses": tally.losses, "untried": tally.untried}
+    return {
+        "name": name,
+        "row": tally.row(),
+        "tried": tally.tried,
+        "losses": tally.losses,
+        "untried": tally.untried,
+    }
 
 
 def keep(tally: dict) -> None:
@@ -132,8 +152,15 @@ def keep(tally: dict) -> None:
     rows[tally["name"]] = {"row": tally["row"], "losses": tally["losses"]}
     stored.write_text(json.dumps(rows, indent=1) + "\n")
     lines = [rows[name]["row"] for name in FAULTS if name in rows]
-    losses = [f"- {name}: {loss}" for name in FAULTS if name in rows for loss in rows[name]["losses"]]
-    path.write_text(HEADER + "\n".join(lines) + "\n" + ("\nLost:\n\n" + "\n".join(losses) + "\n" if losses else ""))
+    losses = [
+        f"- {name}: {loss}" for name in FAULTS if name in rows for loss in rows[name]["losses"]
+    ]
+    path.write_text(
+        HEADER
+        + "\n".join(lines)
+        + "\n"
+        + ("\nLost:\n\n" + "\n".join(losses) + "\n" if losses else "")
+    )
 
 
 if __name__ == "__main__":

@@ -33,21 +33,34 @@ def bad_batch(kind: str, rng: np.random.Generator, size: int = 16) -> dict[str, 
     images = rng.integers(0, 17, (count, 8, 8, 1)).astype(np.float32)
     labels = rng.integers(0, 10, count).astype(np.int32)
     if kind == "NaN pixel":  # not at the edge, which a random crop may leave out
-        images[rng.integers(size), rng.integers(2, 6), rng.integers(2, 6), 0] = rng.choice([np.nan, np.inf, -np.inf])
+        images[rng.integers(size), rng.integers(2, 6), rng.integers(2, 6), 0] = rng.choice(
+            [np.nan, np.inf, -np.inf]
+        )
     elif kind == "constant batch":
         images[:] = rng.integers(0, 17)
         labels[:] = rng.integers(0, 10)
     elif kind in ALONE:
-        images[rng.integers(size), rng.integers(2, 6), rng.integers(2, 6), 0] = BRIGHT[kind.removesuffix(" alone")]
+        images[rng.integers(size), rng.integers(2, 6), rng.integers(2, 6), 0] = BRIGHT[
+            kind.removesuffix(" alone")
+        ]
     elif kind.startswith("label"):
         labels[rng.integers(size)] = -1 if kind == "label -1" else rng.choice([10, 255, 2**31 - 1])
     return {"image": images, "label": labels}
 
 
 @functools.cache
-def steps_of(policy: OnBad, optimizer_name: Literal["sgd", "adamw"], guard: object) -> tuple[TrainState, Callable[..., Any]]:
+def steps_of(
+    policy: OnBad, optimizer_name: Literal["sgd", "adamw"], guard: object
+) -> tuple[TrainState, Callable[..., Any]]:
     """The state before step 0, and a compiled step under a policy. guard: what the step looks by; another is compiled anew."""
-    config = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0, on_bad=policy, optimizer=optimizer_name)
+    config = TrainConfig(
+        model="cifar_resnet20",
+        batch_size=16,
+        steps=8,
+        warmup_epochs=0.0,
+        on_bad=policy,
+        optimizer=optimizer_name,
+    )
     optimizer = make_optimizer(config)
     step = make_train_step(MODEL, optimizer, make_schedule(config), DIGITS, step_options(config))
     return init_state(MODEL, optimizer, DIGITS.shape, 0.1, 0), jax.jit(step)
@@ -76,11 +89,17 @@ def bad_batches(tries: int, work: Path, seed: int = 0, kinds: Sequence[str] = KI
         last, _ = step(after, good)
         sums = evaluate(last.params, last.batch_stats, good | {"mask": np.ones(16, np.float32)})
         is_bad = kind != "constant batch"
-        halted, skipped = int(last.guard.halted), int(jnp.sum((last.guard.skipped >= 0).astype(jnp.int32)))
+        halted, skipped = (
+            int(last.guard.halted),
+            int(jnp.sum((last.guard.skipped >= 0).astype(jnp.int32))),
+        )
         obeyed = {
             "skip": (halted, skipped, int(last.step)) == (-1, int(is_bad), 3),
             "halt": (halted, skipped, int(last.step)) == ((1, 0, 1) if is_bad else (-1, 0, 3)),
         }[policy]
         fine = finite((last.params, last.batch_stats, last.opt_state, sums))
-        tally.count(obeyed and fine, f"{kind} under {policy}: halted {halted}, skipped {skipped}, finite {fine}")
+        tally.count(
+            obeyed and fine,
+            f"{kind} under {policy}: halted {halted}, skipped {skipped}, finite {fine}",
+        )
     return tally

@@ -21,7 +21,13 @@ from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
 
 Patch = contextlib.AbstractContextManager[Any]
-PARTS = ("loss", "gradient", "statistics", "parameters", "optimizer state")  # as the step gives them to `all_finite`
+PARTS = (
+    "loss",
+    "gradient",
+    "statistics",
+    "parameters",
+    "optimizer state",
+)  # as the step gives them to `all_finite`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,9 @@ def _blind_to(*parts: str) -> Callable[[], Patch]:
     """The guard does not look at some parts."""
 
     def some_finite(*trees: Any) -> jax.Array:
-        return guard.all_finite(*(tree for part, tree in zip(PARTS, trees, strict=True) if part not in parts))
+        return guard.all_finite(
+            *(tree for part, tree in zip(PARTS, trees, strict=True) if part not in parts)
+        )
 
     return _replaced(step, "all_finite", some_finite)
 
@@ -81,7 +89,11 @@ def _unmasked() -> Patch:
     """Evaluation that counts the padding of the last batch too."""
     make = loop.eval_batches
     return mock.patch.object(
-        loop, "eval_batches", lambda *arguments: (batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments))
+        loop,
+        "eval_batches",
+        lambda *arguments: (
+            batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments)
+        ),
     )
 
 
@@ -100,39 +112,72 @@ def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 CONTROLS = {
     "sha256 manifest": Control(
-        _replaced(inspect, "problems", lambda folder: []), lambda work: files.bit_flips(10, work, restores=1)
+        _replaced(inspect, "problems", lambda folder: []),
+        lambda work: files.bit_flips(10, work, restores=1),
     ),
     "fallback to the older step": Control(
-        _replaced(Checkpoints, "_look", _only_the_newest), lambda work: files.bit_flips(2, work, restores=1)
+        _replaced(Checkpoints, "_look", _only_the_newest),
+        lambda work: files.bit_flips(2, work, restores=1),
     ),
     "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),
     "finite loss": Control(_blind_to("loss"), _batches("loss alone")),
     # A gradient that is not finite makes parameters or state so: the three are one part, and the last two parts of their own.
-    "finite gradients": Control(_blind_to("gradient", "parameters", "optimizer state"), _batches("gradient alone")),
+    "finite gradients": Control(
+        _blind_to("gradient", "parameters", "optimizer state"), _batches("gradient alone")
+    ),
     "finite statistics": Control(_blind_to("statistics"), _batches("statistics alone")),
     "finite parameters": Control(_blind_to("parameters"), _batches("parameters alone")),
-    "finite optimizer state": Control(_blind_to("optimizer state"), _batches("optimizer state alone")),
+    "finite optimizer state": Control(
+        _blind_to("optimizer state"), _batches("optimizer state alone")
+    ),
     "labels": Control(_replaced(step, "labels_valid", _blind), _batches("label -1")),
     "spike detection": Control(
-        _replaced(guard.Running, "jumps", lambda *_: jnp.zeros((), bool)), checked(guards.leaves_spikes_out)
+        _replaced(guard.Running, "jumps", lambda *_: jnp.zeros((), bool)),
+        checked(guards.leaves_spikes_out),
     ),
-    "configuration compared": Control(_replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)),
+    "configuration compared": Control(
+        _replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)
+    ),
     "data position": Control(_forgetful, lambda work: spread.resumed_order(4, work)),
-    "SIGTERM noted": Control(_replaced(preemption.PreemptionSignal, "note", lambda *_: None), checked(guards.stops_at_sigterm)),
-    "save at SIGTERM": Control(_replaced(loop.TrainLoop, "_save_and_stop", _stops_unsaved), checked(guards.stops_at_sigterm)),
-    "partial saves cleared": Control(_replaced(Checkpoints, "_clear", lambda *_: None), checked(guards.clears_partial_saves)),
-    "last step saved": Control(_replaced(Checkpoints, "save_last", lambda *_: None), checked(guards.saves_the_last_step)),
-    "abandoned branch removed": Control(
-        _replaced(Checkpoints, "_delete_from_step", lambda *_: None), checked(guards.abandons_the_branch)
+    "SIGTERM noted": Control(
+        _replaced(preemption.PreemptionSignal, "note", lambda *_: None),
+        checked(guards.stops_at_sigterm),
     ),
-    "best kept": Control(_replaced(manager, "_metric", lambda folder: None), checked(guards.keeps_the_best)),
-    "errors of saving told": Control(_replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)),
-    "saves opened again": Control(_replaced(manager, "defects", lambda folder: []), checked(guards.opens_what_it_saved)),
-    "lock": Control(_replaced(run_lock.RunLock, "acquire", lambda self: None), checked(guards.refuses_a_second_run)),
-    "names refused": Control(_replaced(paths, "_PATTERN", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))),
+    "save at SIGTERM": Control(
+        _replaced(loop.TrainLoop, "_save_and_stop", _stops_unsaved),
+        checked(guards.stops_at_sigterm),
+    ),
+    "partial saves cleared": Control(
+        _replaced(Checkpoints, "_clear", lambda *_: None), checked(guards.clears_partial_saves)
+    ),
+    "last step saved": Control(
+        _replaced(Checkpoints, "save_last", lambda *_: None), checked(guards.saves_the_last_step)
+    ),
+    "abandoned branch removed": Control(
+        _replaced(Checkpoints, "_delete_from_step", lambda *_: None),
+        checked(guards.abandons_the_branch),
+    ),
+    "best kept": Control(
+        _replaced(manager, "_metric", lambda folder: None), checked(guards.keeps_the_best)
+    ),
+    "errors of saving told": Control(
+        _replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)
+    ),
+    "saves opened again": Control(
+        _replaced(manager, "defects", lambda folder: []), checked(guards.opens_what_it_saved)
+    ),
+    "lock": Control(
+        _replaced(run_lock.RunLock, "acquire", lambda self: None),
+        checked(guards.refuses_a_second_run),
+    ),
+    "names refused": Control(
+        _replaced(paths, "_PATTERN", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))
+    ),
     "evaluation mask": Control(_unmasked, checked(guards.counts_every_image_once)),
     "image cap": Control(_replaced(splits, "decode", _resized), checked(guards.refuses_bombs)),
-    "watchdog": Control(_replaced(preemption, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)),
+    "watchdog": Control(
+        _replaced(preemption, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)
+    ),
 }
 
 
@@ -140,7 +185,10 @@ def controls(tries: int, work: Path, seed: int = 0) -> Tally:
     """Each control counts as survived when nothing is lost with the guard, and something without it."""
     tally = Tally("negative controls: each guard removed in turn", "the suite turns red")
     for name, control in list(CONTROLS.items())[: tries or None]:
-        tally.attempt(f"{name}: nothing was lost without it", lambda name=name, control=control: turns_red(control, work / name))
+        tally.attempt(
+            f"{name}: nothing was lost without it",
+            lambda name=name, control=control: turns_red(control, work / name),
+        )
     tally.note = f"({', '.join(CONTROLS)})"
     return tally
 

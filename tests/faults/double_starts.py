@@ -19,7 +19,10 @@ PAUSE = "0.25"  # seconds: a run of 60 steps takes several second starts
 
 def double_starts(tries: int, work: Path, seed: int = 0) -> Tally:
     """Pairs that start within half a second, one of which may run; then further starts while that one trains."""
-    tally = Tally("a second process in the same run directory", "it exits 2 and names the first one, whose end is undisturbed")
+    tally = Tally(
+        "a second process in the same run directory",
+        "it exits 2 and names the first one, whose end is undisturbed",
+    )
     expected = reference(work, LONG)
     rng = random.Random(seed)
     rounds = 0
@@ -36,7 +39,9 @@ def double_starts(tries: int, work: Path, seed: int = 0) -> Tally:
             time.sleep(rng.uniform(0.0, 1.0))
             second = _started(out)
             second.wait()
-            if not is_done(read_rows(out / "metrics.jsonl")):  # else it found the run done, while the winner draws its curves
+            if not is_done(
+                read_rows(out / "metrics.jsonl")
+            ):  # else it found the run done, while the winner draws its curves
                 found.append(_refused(second, winner))
         code, said = finish(winner)
         same = code == 0 and outcome(out) == expected and not (out / NAME).exists()
@@ -55,5 +60,7 @@ def _started(out: Path) -> subprocess.Popen[str]:
 def _refused(process: subprocess.Popen[str], by: subprocess.Popen[str]) -> str:
     """Empty where the process was refused in one line that names the other; else what it did."""
     code, said = finish(process)
-    fine = code == EXIT_INPUT and f"is in use by process {by.pid} " in said and said.count("\n") == 1
+    fine = (
+        code == EXIT_INPUT and f"is in use by process {by.pid} " in said and said.count("\n") == 1
+    )
     return "" if fine else f"exit {code}, {said[-300:]}"

@@ -32,7 +32,10 @@ def _restored(run: Path) -> tuple[int, list[np.ndarray], list[str]]:
     opened = Checkpoints(run, warn=said.append)
     state, _ = opened.restore(programs().fresh_state(CONFIG))
     opened.close()
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
+    leaves = [
+        np.asarray(leaf)
+        for leaf in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))
+    ]
     return int(state.step), leaves, said
 
 
@@ -62,7 +65,9 @@ class _Damage:
 
 def bit_flips(tries: int, work: Path, seed: int = 0, restores: int = 10) -> Tally:
     """One bit flipped anywhere, files weighted by size; every `restores`-th is restored in full, all are verified."""
-    tally = Tally("one bit flipped anywhere in a checkpoint", "0 unnoticed; the newest good step is used")
+    tally = Tally(
+        "one bit flipped anywhere in a checkpoint", "0 unnoticed; the newest good step is used"
+    )
     damage = _Damage(work, "flipped")
     rng = random.Random(seed)
     files = _files(damage.newest)
@@ -77,7 +82,9 @@ def bit_flips(tries: int, work: Path, seed: int = 0, restores: int = 10) -> Tall
         noticed = any(path.name in line for line in problems(damage.newest))
         what = f"bit {place} of {path.relative_to(damage.newest)}"
         if turn % restores == 0:
-            tally.attempt(what, lambda path=path, noticed=noticed: noticed and damage.falls_back(path))
+            tally.attempt(
+                what, lambda path=path, noticed=noticed: noticed and damage.falls_back(path)
+            )
         else:
             tally.count(noticed, what)
         path.write_bytes(whole)
@@ -97,7 +104,10 @@ def cut_files(tries: int, work: Path, seed: int = 0) -> Tally:
             else:
                 path.write_bytes(whole[: int(share * len(whole))])
             if share is None or share * len(whole) < len(whole):
-                tally.attempt(f"{path.relative_to(damage.newest)} {share}", lambda path=path: damage.falls_back(path))
+                tally.attempt(
+                    f"{path.relative_to(damage.newest)} {share}",
+                    lambda path=path: damage.falls_back(path),
+                )
             path.write_bytes(whole)
     return tally
 
@@ -106,7 +116,11 @@ def cut_files(tries: int, work: Path, seed: int = 0) -> Tally:
 def small_disk(folder: Path, size: int) -> Iterator[None]:
     """A tmpfs of so many bytes; raises OSError where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise OSError(done.stderr.strip())
     try:
@@ -126,17 +140,26 @@ def can_mount(work: Path) -> bool:
 
 def full_disk(tries: int, work: Path, seed: int = 0) -> Tally:
     """A disk with not one byte left, or room for 0.2 ... 1.8 checkpoints, until step 9, then free: no halt, and the same end."""
-    tally = Tally("disk full while saving (small tmpfs)", "training goes on, warning, next save after freeing works")
+    tally = Tally(
+        "disk full while saving (small tmpfs)",
+        "training goes on, warning, next save after freeing works",
+    )
     if not can_mount(work):
         tally.untried = "mounting is not allowed here"
         return tally
     expected = reference(work)
-    size = sum(path.stat().st_size for path in _files(work / f"reference-{CONFIG.epochs}" / "checkpoints" / "14"))
+    size = sum(
+        path.stat().st_size
+        for path in _files(work / f"reference-{CONFIG.epochs}" / "checkpoints" / "14")
+    )
     for level in range(tries):
         disk = work / f"disk-{level}"
         with small_disk(disk, 20 * size):
             room = 0.2 * level * size + (LOGS if level else 0)
-            tally.attempt(f"room for {0.2 * level:.1f} checkpoints", functools.partial(_fills, disk, room, expected))
+            tally.attempt(
+                f"room for {0.2 * level:.1f} checkpoints",
+                functools.partial(_fills, disk, room, expected),
+            )
     return tally
 
 
@@ -155,7 +178,9 @@ def _fills(disk: Path, room: float, expected: tuple[object, ...]) -> bool:
 
     train(CONFIG, out, OPTIONS, programs=programs(), report=at, say=said.append)
     shows = {
-        "a warning of the checkpoint": any("could not be written" in line for line in said),  # none of them has room for two
+        "a warning of the checkpoint": any(
+            "could not be written" in line for line in said
+        ),  # none of them has room for two
         "a warning of the logs": bool(room) or any("metrics.jsonl" in line for line in said),
         "a checkpoint after freeing": bool(later),
         "the same end": outcome(out) == expected,

@@ -43,7 +43,9 @@ def stops_at_sigterm(work: Path) -> bool:
     def terminated(step: int, total: int, note: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it shall not end the suite where the run does not listen
+    before = signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # it shall not end the suite where the run does not listen
     try:
         train(CONFIG, work, OPTIONS, programs=programs(), report=terminated, say=lambda line: None)
     except Stopped as stopped:
@@ -68,7 +70,9 @@ def saves_the_last_step(work: Path) -> bool:
     return CONFIG.total_steps % OPTIONS.save_every != 0 and digest(work)[0] == CONFIG.total_steps
 
 
-def _saved(work: Path, metrics: dict[int, float | None], said: list[str], **options: int) -> Checkpoints:
+def _saved(
+    work: Path, metrics: dict[int, float | None], said: list[str], **options: int
+) -> Checkpoints:
     opened = Checkpoints(work, warn=said.append, **options)
     for step, metric in metrics.items():
         opened.save(state_at(step), {"next_index": step}, metric)
@@ -99,7 +103,12 @@ def tells_of_a_failed_save(work: Path) -> bool:
     opened.save(state_at(2), {"next_index": 2})
     opened.close()
     names = sorted(path.name for path in opened.folder.iterdir())
-    return len(said) == 1 and "could not be written" in said[0] and "No space left" in said[0] and names == ["2"]
+    return (
+        len(said) == 1
+        and "could not be written" in said[0]
+        and "No space left" in said[0]
+        and names == ["2"]
+    )
 
 
 def opens_what_it_saved(work: Path) -> bool:
@@ -121,7 +130,9 @@ def refuses_a_second_run(work: Path) -> bool:
         try:
             complete(work / "run")
         except InputError as error:
-            return "is in use by process" in str(error) and [path.name for path in (work / "run").iterdir()] == [LOCK]
+            return "is in use by process" in str(error) and [
+                path.name for path in (work / "run").iterdir()
+            ] == [LOCK]
     return False
 
 
@@ -145,7 +156,11 @@ def refuses_bombs(work: Path) -> bool:
 def leaves_spikes_out(work: Path) -> bool:
     """A loss a hundred times its mean is left out, and no other."""
     guard, policy = init_guard(), Policy("skip", spike_sigmas=6.0)
-    step_of = jax.jit(lambda guard, step, loss: judge(guard, policy, step, jnp.asarray(True), loss, {"kernel": jnp.ones(2)}))
+    step_of = jax.jit(
+        lambda guard, step, loss: judge(
+            guard, policy, step, jnp.asarray(True), loss, {"kernel": jnp.ones(2)}
+        )
+    )
     spike = SPIKE_WARMUP + 5
     left_out = []
     for step in range(spike + 5):
@@ -158,7 +173,11 @@ def leaves_spikes_out(work: Path) -> bool:
 def ends_what_hangs(work: Path) -> bool:
     """Without a beat the process would be ended with the code for that."""
     ends: list[int] = []
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere), watchdog(0.1, ends.append):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        watchdog(0.1, ends.append),
+    ):
         time.sleep(0.6)
     return ends == [EXIT_HUNG]
 

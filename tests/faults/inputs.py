@@ -55,13 +55,18 @@ def changed(tries: int, work: Path, seed: int = 0) -> Tally:
             train(dataclasses.replace(CONFIG, **{field: value}), out, OPTIONS)
             tally.count(False, f"{field}: accepted")
         except InputError as error:
-            tally.count(f"{field} is " in str(error) and outcome(out) == before, f"{field}: {error}")
+            tally.count(
+                f"{field} is " in str(error) and outcome(out) == before, f"{field}: {error}"
+            )
     return tally
 
 
 def fuzz(tries: int, work: Path, seed: int = 0) -> Tally:
     """Configurations, command lines and images from hypothesis: a result, or an error of one line; some by the real command."""
-    tally = Tally("fuzzed configurations, command lines, images", "documented errors only, exit 2, no traceback")
+    tally = Tally(
+        "fuzzed configurations, command lines, images",
+        "documented errors only, exit 2, no traceback",
+    )
     refused: list[list[str]] = []
     images, lines = 2 * tries // 5, tries // 5
     counts = [
@@ -82,7 +87,10 @@ PLAIN = st.one_of(
     st.sampled_from(["", "digits", "../..", "a" * 300, "\x00", "cifar_resnet20", 10**9, -(2**63), 2**64, 1e-30, 1e300]),
 )  # fmt: skip
 ANYTHING = st.one_of(
-    PLAIN, st.lists(PLAIN, max_size=3), st.lists(PLAIN, max_size=3).map(tuple), st.dictionaries(st.text(max_size=3), PLAIN)
+    PLAIN,
+    st.lists(PLAIN, max_size=3),
+    st.lists(PLAIN, max_size=3).map(tuple),
+    st.dictionaries(st.text(max_size=3), PLAIN),
 )
 
 
@@ -98,7 +106,11 @@ def _tried(
     refused = [] if refused is None else refused
 
     @hypothesis.settings(
-        max_examples=tries, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=tries,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(inputs)
     def once(given: Any) -> None:
@@ -124,25 +136,36 @@ def _configurations() -> st.SearchStrategy[dict[str, Any]]:
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     sound = st.one_of([st.tuples(st.just(name), _of_kind(name, hints[name])) for name in names])
     odd = st.tuples(st.sampled_from(names), ANYTHING)
-    chosen = st.one_of(st.lists(sound, min_size=1, max_size=4), st.lists(st.one_of(sound, odd), min_size=1, max_size=4))
+    chosen = st.one_of(
+        st.lists(sound, min_size=1, max_size=4),
+        st.lists(st.one_of(sound, odd), min_size=1, max_size=4),
+    )
     return chosen.map(lambda pairs: {"model": "cifar_resnet20"} | dict(pairs))
 
 
 def _of_kind(name: str, kind: Any) -> st.SearchStrategy[Any]:
     """Values that a field may have, and a few beyond its range."""
     if name in ("model", "dataset"):
-        return st.sampled_from({"model": ["cifar_plain20", "vgg11"], "dataset": ["digits", "cifar10"]}[name])
+        return st.sampled_from(
+            {"model": ["cifar_plain20", "vgg11"], "dataset": ["digits", "cifar10"]}[name]
+        )
     if name == "milestones":
         return st.lists(st.floats(0.01, 1), max_size=3, unique=True).map(sorted).map(tuple)
     if kind is float:
         return st.floats(0, 1)
-    return st.integers(0, 300) | st.sampled_from([-1, 10**9, 2**31, 2**63]) if kind is int else st.from_type(kind)
+    return (
+        st.integers(0, 300) | st.sampled_from([-1, 10**9, 2**31, 2**63])
+        if kind is int
+        else st.from_type(kind)
+    )
 
 
 def _accept(fields: dict[str, Any]) -> object:
     """What an accepted configuration is for: lengths, shapes, the optimizer and the schedule."""
     config = TrainConfig(**fields)
-    state = make_optimizer(config).init({"layer": {"kernel": np.zeros((2, 2), np.float32), "bias": np.zeros(2, np.float32)}})
+    state = make_optimizer(config).init(
+        {"layer": {"kernel": np.zeros((2, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    )
     return config.total_steps, config.input_shape, state, float(make_schedule(config)(0))
 
 
@@ -150,10 +173,16 @@ def _command_lines() -> st.SearchStrategy[list[str]]:
     """Known and unknown flags with odd values."""
     names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainConfig)]
     noise = st.text(string.printable.strip(), max_size=12)
-    flags = st.one_of(st.sampled_from([*names, "--", "-h", "--hosts.processes"]), noise, noise.map(lambda text: f"--{text}"))
+    flags = st.one_of(
+        st.sampled_from([*names, "--", "-h", "--hosts.processes"]),
+        noise,
+        noise.map(lambda text: f"--{text}"),
+    )
     options = st.tuples(flags, PLAIN.map(str)).map(list) | flags.map(lambda flag: [flag])
     start = ["--model", "cifar_resnet20", "--out", "runs/x"]
-    return st.lists(options, max_size=3).map(lambda chosen: start + [word for option in chosen for word in option])
+    return st.lists(options, max_size=3).map(
+        lambda chosen: start + [word for option in chosen for word in option]
+    )
 
 
 def _parse(arguments: list[str]) -> object:
@@ -165,8 +194,14 @@ def _exits_with_2(arguments: list[str]) -> bool:
     """The real command refuses the arguments, which the parser refused, in one line."""
     passable = [word.replace("\x00", "").encode("utf-8", "replace").decode() for word in arguments]
     command = [sys.executable, str(ROOT / "experiments" / "train.py"), *passable]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"})
-    if done.returncode != 2 or not done.stderr.startswith("error: ") or len(done.stderr.splitlines()) != 1:
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    if (
+        done.returncode != 2
+        or not done.stderr.startswith("error: ")
+        or len(done.stderr.splitlines()) != 1
+    ):
         raise AssertionError(f"exit {done.returncode}: {done.stderr}")
     return True
 
@@ -176,9 +211,13 @@ def _images(draw: st.DrawFn) -> bytes:
     """A PNG or JPEG of the right or another size, with some bytes changed, cut, or made up."""
     size = draw(st.sampled_from([(8, 8), (8, 9), (1, 1), (300, 300)]))
     file = io.BytesIO()
-    Image.new(draw(st.sampled_from(["L", "RGB"])), size, 7).save(file, draw(st.sampled_from(["PNG", "JPEG", "BMP", "GIF"])))
+    Image.new(draw(st.sampled_from(["L", "RGB"])), size, 7).save(
+        file, draw(st.sampled_from(["PNG", "JPEG", "BMP", "GIF"]))
+    )
     content = bytearray(file.getvalue())
-    for place, value in draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=5)):
+    for place, value in draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=5)
+    ):
         content[place] = value
     return bytes(content[: draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
 

@@ -17,14 +17,19 @@ from tests.faults.tally import Tally
 PHASES = ("compile", "train", "save", "eval", "last step", "final evaluation", "twice", "train")
 
 
-LONG = dataclasses.replace(CONFIG, epochs=12)  # 60 steps and 31 checkpoints: one run takes many kills
+LONG = dataclasses.replace(
+    CONFIG, epochs=12
+)  # 60 steps and 31 checkpoints: one run takes many kills
 LONG_FLAGS = ("--epochs", "12")
 MARKED = "tests/faults/marked.py"
 
 
 def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
     """SIGKILL between a start's first step and its last save; the run is started again until it ends."""
-    tally = Tally("SIGKILL at random moments of training and saving", "final state and logs bitwise equal, no partial folders left")
+    tally = Tally(
+        "SIGKILL at random moments of training and saving",
+        "final state and logs bitwise equal, no partial folders left",
+    )
     expected = reference(work, LONG)
     rng = random.Random(seed)
     runs = saving = 0
@@ -64,27 +69,38 @@ def wait_for_first_step(process: subprocess.Popen[str]) -> bool:
 
 def sigterm(tries: int, work: Path, seed: int = 0) -> Tally:
     """SIGTERM in each phase, by a victim that sends it to itself there; then the run is carried on."""
-    tally = Tally("SIGTERM in train, eval, compile, save, last step", "exit 143 within 5 s of the step's end, nothing lost")
+    tally = Tally(
+        "SIGTERM in train, eval, compile, save, last step",
+        "exit 143 within 5 s of the step's end, nothing lost",
+    )
     expected = reference(work)
     slowest = 0.0
     for turn in range(tries):
         phase, out = PHASES[turn % len(PHASES)], work / f"stopped-{turn}"
         when = 1 + (turn // len(PHASES)) % 3 + seed
-        code, said = finish(start(out, script="tests/faults/victim.py", FAULT_PHASE=phase, FAULT_WHEN=str(when)))
+        code, said = finish(
+            start(out, script="tests/faults/victim.py", FAULT_PHASE=phase, FAULT_WHEN=str(when))
+        )
         marks = [float(line.split()[1]) for line in said.splitlines() if line.startswith("ENDED")]
         seconds = marks[-1] if marks else float("inf")
         slowest = max(slowest, seconds)
         complete(out)
         fine = code == 143 and seconds <= 5 and outcome(out) == expected
         last = said.strip().splitlines()[-1:] if said.strip() else []
-        tally.count(fine, f"{phase} {when}: exit {code}, {seconds:.1f} s, equal: {outcome(out) == expected}, {last}")
+        tally.count(
+            fine,
+            f"{phase} {when}: exit {code}, {seconds:.1f} s, equal: {outcome(out) == expected}, {last}",
+        )
     tally.note = f"(slowest {slowest:.1f} s)"
     return tally
 
 
 def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Tally:
     """A signal to one of two processes; the other must end, and a restart of both must end in the same bits."""
-    tally = Tally("SIGKILL or SIGTERM to one of two processes", "the other ends within heartbeat + 5 s; the restart bitwise equal")
+    tally = Tally(
+        "SIGKILL or SIGTERM to one of two processes",
+        "the other ends within heartbeat + 5 s; the restart bitwise equal",
+    )
     assert [code for code, _ in pair(work / "pair", heartbeat)] == [0, 0]
     expected = outcome(work / "pair")
     rng = random.Random(seed)
@@ -109,9 +125,17 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
         slowest = max(slowest, seconds)
         restarted = pair(out, heartbeat)
         again = [code for code, _ in restarted]
-        fine = seconds <= heartbeat + 5 and _as_documented(kind, codes, victim) and again == [0, 0] and outcome(out) == expected
+        fine = (
+            seconds <= heartbeat + 5
+            and _as_documented(kind, codes, victim)
+            and again == [0, 0]
+            and outcome(out) == expected
+        )
         said = _last([*ends, *restarted])
-        tally.count(fine, f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {said}")
+        tally.count(
+            fine,
+            f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {said}",
+        )
         turn += 1
     tally.note = f"(slowest {slowest:.1f} s, heartbeat {heartbeat} s)"
     return tally
@@ -131,15 +155,31 @@ def _last(ends: list[tuple[int, str]]) -> list[str]:
     return [next((line for line in each if "rror" in line), each[-1])[:200] for each in lines]
 
 
-def together(out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str) -> list[subprocess.Popen[str]]:
+def together(
+    out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str
+) -> list[subprocess.Popen[str]]:
     """The run as several processes of one device each; `how`: script and environment, as `start` takes them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    hosts = ["--hosts.coordinator", address, "--hosts.processes", str(count), "--hosts.heartbeat", str(heartbeat)]
-    return [start(out, *flags, *hosts, "--hosts.process-id", str(process), **how) for process in range(count)]
+    hosts = [
+        "--hosts.coordinator",
+        address,
+        "--hosts.processes",
+        str(count),
+        "--hosts.heartbeat",
+        str(heartbeat),
+    ]
+    return [
+        start(out, *flags, *hosts, "--hosts.process-id", str(process), **how)
+        for process in range(count)
+    ]
 
 
-def pair(out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str) -> list[tuple[int, str]]:
+def pair(
+    out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str
+) -> list[tuple[int, str]]:
     """Exit code and messages of two processes that end by themselves."""
-    return [finish(process, 600) for process in together(out, heartbeat, *flags, count=count, **how)]
+    return [
+        finish(process, 600) for process in together(out, heartbeat, *flags, count=count, **how)
+    ]

@@ -13,7 +13,18 @@ from deepjax.training.metrics_log import TIMES, read_rows
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=3)  # 5 steps an epoch
 OPTIONS = RunOptions(save_every=2)
-FLAGS = ["--model", "cifar_plain20", "--width", "2", "--batch-size", "240", "--epochs", "3", "--save-every", "2"]
+FLAGS = [
+    "--model",
+    "cifar_plain20",
+    "--width",
+    "2",
+    "--batch-size",
+    "240",
+    "--epochs",
+    "3",
+    "--save-every",
+    "2",
+]
 CACHE = {  # a second start need not compile
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".data" / "faults-cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -21,11 +32,20 @@ CACHE = {  # a second start need not compile
 }
 
 
-def start(out: Path, *flags: str, script: str = "experiments/train.py", **environment: str) -> subprocess.Popen[str]:
+def start(
+    out: Path, *flags: str, script: str = "experiments/train.py", **environment: str
+) -> subprocess.Popen[str]:
     """The run as a process of its own, on one CPU device unless the environment says otherwise."""
-    variables = os.environ | CACHE | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONFAULTHANDLER": "1"} | environment
+    variables = (
+        os.environ
+        | CACHE
+        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONFAULTHANDLER": "1"}
+        | environment
+    )
     command = [sys.executable, str(ROOT / script), *FLAGS, "--out", str(out), *flags]
-    return subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
@@ -54,7 +74,10 @@ def complete(out: Path, config: TrainConfig = CONFIG) -> list[str]:
 
 def outcome(out: Path) -> tuple[object, ...]:
     """All that must not depend on interruptions: the digest, the logs but for times, and that no partial folder is left."""
-    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+    rows = [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in read_rows(out / "metrics.jsonl")
+    ]
     return digest(out), rows, sorted(path.name for path in (out / "checkpoints").glob("*.partial"))
 
 

@@ -44,11 +44,18 @@ TRAINED = (
 
 def resumed_order(tries: int, work: Path, seed: int = 0) -> Tally:
     """Cut at every step of two epochs, for one process and for each of two: the ids that follow are those that were to come."""
-    tally = Tally("resume at every step of two epochs, 1 and 2 processes", "the exact list of example ids, none lost or doubled")
+    tally = Tally(
+        "resume at every step of two epochs, 1 and 2 processes",
+        "the exact list of example ids, none lost or doubled",
+    )
     size, batch, steps = 96, 12, 16
-    split = Split(np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32))
+    split = Split(
+        np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32)
+    )
 
-    def ids(processes: int, process: int, at: int, position: object = None) -> tuple[list[list[int]], object]:
+    def ids(
+        processes: int, process: int, at: int, position: object = None
+    ) -> tuple[list[list[int]], object]:
         batches = train_batches(split, batch, seed, steps, process, processes)
         if position is not None:
             batches.set_state(position)
@@ -70,7 +77,9 @@ def resumed_order(tries: int, work: Path, seed: int = 0) -> Tally:
 
 def mesh_of(devices: int) -> Mesh:
     """A mesh of the first devices."""
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +88,9 @@ class Thin:
 
     name: str
     spread: Partitioner
-    config: TrainConfig = TrainConfig(model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.001)
+    config: TrainConfig = TrainConfig(
+        model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.001
+    )
 
     def start(self) -> tuple[TrainState, object]:
         """The first state and the compiled step."""
@@ -94,21 +105,30 @@ class Thin:
         """Steps on random images."""
         for number in range(first, first + steps):
             rng = np.random.default_rng(number)
-            batch = {"image": rng.integers(0, 17, (BATCH, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, BATCH).astype(np.int32)}
+            batch = {
+                "image": rng.integers(0, 17, (BATCH, 8, 8, 1), np.uint8),
+                "label": rng.integers(0, 10, BATCH).astype(np.int32),
+            }
             state, _ = step(state, self.spread.put_batch(batch))
         return state
 
 
 def numbers(state: TrainState) -> list[np.ndarray]:
     """All that a run carries on from but for counters."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state))]
+    return [
+        np.asarray(leaf)
+        for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
+    ]
 
 
 def apart(a: TrainState, b: TrainState) -> float:
     """||a - b|| / ||b|| over all parameters, and over all statistics: the larger."""
 
     def error(x: Any, y: Any) -> float:
-        flat = [np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)]) for tree in (x, y)]
+        flat = [
+            np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+            for tree in (x, y)
+        ]
         return float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[1]))
 
     return max(error(a.params, b.params), error(a.batch_stats, b.batch_stats))
@@ -117,7 +137,9 @@ def apart(a: TrainState, b: TrainState) -> float:
 def on_host(state: TrainState) -> TrainState:
     """A copy that no step donates."""
     words = np.array(jax.random.key_data(state.key))
-    return jax.tree.map(np.array, state.replace(key=words)).replace(key=jax.random.wrap_key_data(jnp.asarray(words)))
+    return jax.tree.map(np.array, state.replace(key=words)).replace(
+        key=jax.random.wrap_key_data(jnp.asarray(words))
+    )
 
 
 def put(thin: "Thin", state: TrainState) -> TrainState:
@@ -125,7 +147,9 @@ def put(thin: "Thin", state: TrainState) -> TrainState:
     return thin.spread.put_state(jax.tree.map(jnp.copy, state))
 
 
-def path_of(thin: "Thin", ready: tuple[TrainState, Any], steps: int, first: int = 0) -> list[TrainState]:
+def path_of(
+    thin: "Thin", ready: tuple[TrainState, Any], steps: int, first: int = 0
+) -> list[TrainState]:
     """The states of a training, the one before the first step included."""
     states = [on_host(ready[0])]
     state = put(thin, states[0])
@@ -146,7 +170,10 @@ def largest_apart(thin: "Thin", step: Any, path: list[TrainState], first: int = 
 
 def moved(tries: int, work: Path, seed: int = 0) -> Tally:
     """Save on 1, 2, 4, 8 devices, restore on each: bitwise equal; then five steps on each, each from equal states."""
-    tally = Tally("save on 1, 2, 4, 8 devices, restore on each", "bitwise equal state; five further steps within 1e-5 each")
+    tally = Tally(
+        "save on 1, 2, 4, 8 devices, restore on each",
+        "bitwise equal state; five further steps within 1e-5 each",
+    )
     counts = (1, 2, 4, 8)[: tries or None]
     thin = {count: Thin("cifar_resnet20", Partitioner(mesh_of(count))) for count in counts}
     ready = {count: each.start() for count, each in thin.items()}
@@ -158,10 +185,17 @@ def moved(tries: int, work: Path, seed: int = 0) -> Tally:
         checkpoints.wait_until_finished()
         for count in counts:
             restored, _ = checkpoints.restore(ready[count][0])
-            same = all(a.tobytes() == b.tobytes() for a, b in zip(numbers(restored), numbers(path[2]), strict=True))
-            error = largest_apart(thin[count], ready[count][1], [on_host(restored), *path[3:]], first=2)
+            same = all(
+                a.tobytes() == b.tobytes()
+                for a, b in zip(numbers(restored), numbers(path[2]), strict=True)
+            )
+            error = largest_apart(
+                thin[count], ready[count][1], [on_host(restored), *path[3:]], first=2
+            )
             worst = max(worst, error)
-            tally.count(same and error <= 1e-5, f"{saver} -> {count}: bitwise {same}, then {error:.1e}")
+            tally.count(
+                same and error <= 1e-5, f"{saver} -> {count}: bitwise {same}, then {error:.1e}"
+            )
         checkpoints.close()
     tally.note = f"(largest {worst:.1e})"
     return tally
@@ -169,7 +203,10 @@ def moved(tries: int, work: Path, seed: int = 0) -> Tally:
 
 def strategies(tries: int, work: Path, seed: int = 0) -> Tally:
     """Ten steps of five networks by jit on 8 devices; each step from equal states by jit on 1 and by pmap on 8."""
-    tally = Tally("jit = pmap, 1 versus 8 devices, 10 steps of 5 networks", "at most 1e-5 apart after each step from equal states")
+    tally = Tally(
+        "jit = pmap, 1 versus 8 devices, 10 steps of 5 networks",
+        "at most 1e-5 apart after each step from equal states",
+    )
     errors = []
     for name in list(NETWORKS)[: tries or None]:
         thin = Thin(name, Partitioner(mesh_of(8)))
@@ -194,5 +231,8 @@ def processes(tries: int, work: Path, seed: int = 0) -> Tally:
         out = work / model
         assert finish(start(out / "devices", *flags, JAX_NUM_CPU_DEVICES="2"), 600)[0] == 0
         both = [code for code, _ in pair(out / "processes", 60, *flags)]
-        tally.count(both == [0, 0] and outcome(out / "devices") == outcome(out / "processes"), f"{model}: exits {both}")
+        tally.count(
+            both == [0, 0] and outcome(out / "devices") == outcome(out / "processes"),
+            f"{model}: exits {both}",
+        )
     return tally

@@ -29,7 +29,12 @@ SETTINGS = {  # environment of the resumed run: the name in its refusal
 
 def torchrun(rank: int, port: int) -> dict[str, str]:
     """The variables of a rank of two on this machine."""
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port - 1), "WORLD_SIZE": "2", "RANK": str(rank)}
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port - 1),
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+    }
 
 
 def open_mpi_4(rank: int, port: int) -> dict[str, str]:
@@ -49,12 +54,17 @@ def _ranks(size: str, name: str, rank: int) -> dict[str, str]:
 
 
 Variables = Callable[[int, int], Mapping[str, str]]
-LAUNCHERS: dict[str, tuple[Variables, bool]] = {  # variables of a rank and a port, and whether they say where rank 0 is
+LAUNCHERS: dict[
+    str, tuple[Variables, bool]
+] = {  # variables of a rank and a port, and whether they say where rank 0 is
     "torchrun": (torchrun, True),
     "Open MPI 4": (open_mpi_4, True),
     "Open MPI 5": (open_mpi_5, False),
     "MPICH": (lambda rank, port: _ranks("PMI_SIZE", "PMI_RANK", rank), False),
-    "MVAPICH": (lambda rank, port: _ranks("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", rank), False),
+    "MVAPICH": (
+        lambda rank, port: _ranks("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", rank),
+        False,
+    ),
     "PMIx": (lambda rank, port: {"PMIX_RANK": str(rank)}, False),
     "Horovod": (lambda rank, port: _ranks("HOROVOD_SIZE", "HOROVOD_RANK", rank), False),
     "Flux": (lambda rank, port: _ranks("FLUX_JOB_SIZE", "FLUX_TASK_RANK", rank), False),
@@ -65,18 +75,31 @@ LAUNCHERS: dict[str, tuple[Variables, bool]] = {  # variables of a rank and a po
 
 def launchers(tries: int, work: Path, seed: int = 0) -> Tally:
     """Two ranks by the variables of each launcher: the run of two processes by flags, or both refused before anything is made."""
-    tally = Tally("two ranks by the variables of each launcher", "joined and equal to the run by --hosts, or exit 2 and no folder")
+    tally = Tally(
+        "two ranks by the variables of each launcher",
+        "joined and equal to the run by --hosts, or exit 2 and no folder",
+    )
     assert [code for code, _ in pair(work / "flags", 60)] == [0, 0]
     expected = outcome(work / "flags")
     for name, (variables, says_where) in list(LAUNCHERS.items())[: tries or None]:
         out, port = work / name.replace(" ", "-"), _free_port()
-        ends = [finish(process) for process in [start(out, **variables(rank, port)) for rank in (0, 1)]]
+        ends = [
+            finish(process) for process in [start(out, **variables(rank, port)) for rank in (0, 1)]
+        ]
         codes, said = [code for code, _ in ends], [words.strip() for _, words in ends]
         if says_where:
-            tally.count(codes == [0, 0] and outcome(out) == expected, f"{name}: exits {codes}; {said}")
+            tally.count(
+                codes == [0, 0] and outcome(out) == expected, f"{name}: exits {codes}; {said}"
+            )
         else:
-            lines = all(words.startswith("error: this process is rank") and "\n" not in words for words in said)
-            tally.count(codes == [EXIT_INPUT] * 2 and lines and not out.exists(), f"{name}: exits {codes}; {said}")
+            lines = all(
+                words.startswith("error: this process is rank") and "\n" not in words
+                for words in said
+            )
+            tally.count(
+                codes == [EXIT_INPUT] * 2 and lines and not out.exists(),
+                f"{name}: exits {codes}; {said}",
+            )
     return tally
 
 
@@ -92,7 +115,8 @@ def _free_port() -> int:
 def stopped(tries: int, work: Path, seed: int = 0) -> Tally:
     """Each signal of a scheduler at a random moment, to a run alone and, every fifth time, to one of two processes."""
     tally = Tally(
-        "SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU, SIGTERM at random moments", "exit 143 after saving; the resumed run bitwise equal"
+        "SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU, SIGTERM at random moments",
+        "exit 143 after saving; the resumed run bitwise equal",
     )
     expected = reference(work, LONG)
     assert [code for code, _ in pair(work / "two", 60, *LONG_FLAGS)] == [0, 0]
@@ -113,13 +137,22 @@ def stopped(tries: int, work: Path, seed: int = 0) -> Tally:
             fine = codes == [EXIT_STOPPED] * 2 and again == [0, 0] and outcome(out) == of_two
         else:
             complete(out, LONG)
-            fine = codes == [EXIT_STOPPED] and f"stopped by {number.name} after step" in ends[0][1] and outcome(out) == expected
-        tally.count(fine, f"{number.name} to {len(codes)} processes: exits {codes}; {[said.strip()[-200:] for _, said in ends]}")
+            fine = (
+                codes == [EXIT_STOPPED]
+                and f"stopped by {number.name} after step" in ends[0][1]
+                and outcome(out) == expected
+            )
+        tally.count(
+            fine,
+            f"{number.name} to {len(codes)} processes: exits {codes}; {[said.strip()[-200:] for _, said in ends]}",
+        )
         turn += 1
     return tally
 
 
-def _stop(out: Path, number: signal.Signals, seconds: float, several: bool, victim: int) -> list[tuple[int, str]] | None:
+def _stop(
+    out: Path, number: signal.Signals, seconds: float, several: bool, victim: int
+) -> list[tuple[int, str]] | None:
     """Exit codes and words of processes of which one got a signal so long after its first step; None: all was saved by then."""
     if several:
         processes = together(out, 60, *LONG_FLAGS, script=MARKED)
@@ -140,7 +173,10 @@ def _stop(out: Path, number: signal.Signals, seconds: float, several: bool, vict
 
 def settings(tries: int, work: Path, seed: int = 0) -> Tally:
     """A run resumed under other settings of random numbers or precision: refused by name, by the real command."""
-    tally = Tally("other random number and precision settings on resume", "refused by the setting's name, exit 2, nothing touched")
+    tally = Tally(
+        "other random number and precision settings on resume",
+        "refused by the setting's name, exit 2, nothing touched",
+    )
     out = work / "settings"
     complete(out)
     before = outcome(out)
@@ -148,5 +184,8 @@ def settings(tries: int, work: Path, seed: int = 0) -> Tally:
         name, value = changed.split("=", 1)
         code, said = finish(start(out, **{name: value}))
         one_line = len(said.strip().splitlines()) == 1
-        tally.count(code == EXIT_INPUT and named in said and one_line and outcome(out) == before, f"{changed}: exit {code}; {said}")
+        tally.count(
+            code == EXIT_INPUT and named in said and one_line and outcome(out) == before,
+            f"{changed}: exit {code}; {said}",
+        )
     return tally

@@ -34,7 +34,12 @@ LONGER = {
 @pytest.fixture(scope="module")
 def tallies() -> dict[str, dict]:
     """What became of the faults of each quick kind."""
-    return {tally["name"]: tally for tally in map(json.loads, inside([f"{name}:{tries}" for name, tries in QUICK.items()], 1))}
+    return {
+        tally["name"]: tally
+        for tally in map(
+            json.loads, inside([f"{name}:{tries}" for name, tries in QUICK.items()], 1)
+        )
+    }
 
 
 @pytest.mark.slow  # a minute and a half together

@@ -11,7 +11,13 @@ from deepjax.data import dataset_info
 from deepjax.data.augment.basic import normalize
 
 DIGITS = dataset_info("digits")
-BRIGHT = {"loss": 1000.0, "statistics": 2000.0, "gradient": 3000.0, "parameters": 4000.0, "optimizer state": 5000.0}
+BRIGHT = {
+    "loss": 1000.0,
+    "statistics": 2000.0,
+    "gradient": 3000.0,
+    "parameters": 4000.0,
+    "optimizer state": 5000.0,
+}
 # float32 ends at 3.4e38. Of 3e38 SGD's trace is finite, and its Nesterov update is not; of 1e25 only the square is not.
 PULLS = {"gradient": jnp.nan, "parameters": 3e38, "optimizer state": 1e25}
 
@@ -27,12 +33,16 @@ class Trapped(nn.Module):
         lever = self.param("lever", nn.initializers.zeros, (), jnp.float32)
         statistic = self.variable("batch_stats", "trap", jnp.zeros, (), jnp.float32)
         brightest = jnp.max(images, initial=0.0)
-        fires = {part: _between(brightest, value - 500, value + 500) for part, value in BRIGHT.items()}
+        fires = {
+            part: _between(brightest, value - 500, value + 500) for part, value in BRIGHT.items()
+        }
         any_fires = jnp.any(jnp.stack(list(fires.values())))
         logits = self.net(jnp.where(any_fires, jnp.minimum(images, 1.0), images), train)
         if train and self.is_mutable_collection("batch_stats"):
             statistic.value = jnp.where(fires["statistics"], jnp.nan, 0.0)
-        pull = sum((jnp.where(fires[part], value, 0.0) for part, value in PULLS.items()), jnp.zeros(()))
+        pull = sum(
+            (jnp.where(fires[part], value, 0.0) for part, value in PULLS.items()), jnp.zeros(())
+        )
         return _hidden(logits, fires["loss"]) + _pulled(lever, pull)
 
 

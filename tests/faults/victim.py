@@ -87,6 +87,8 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 if __name__ == "__main__":
     arm()
     loop.TrainLoop._epoch_ends = watched(loop.TrainLoop._epoch_ends)
-    loop.TrainLoop._stop_if_asked = watched(loop.TrainLoop._stop_if_asked)  # comes right after compilation, and between batches
+    loop.TrainLoop._stop_if_asked = watched(
+        loop.TrainLoop._stop_if_asked
+    )  # comes right after compilation, and between batches
     atexit.register(leave)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

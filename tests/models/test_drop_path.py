@@ -36,7 +36,9 @@ def drawn(model, variables, images, seeds: int):
     return np.array([apply(jax.random.key(seed)) for seed in range(seeds)])
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_preact110", "cifar_wrn16_1", "cifar_fixup20", "cifar_nf20"])
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet20", "cifar_preact110", "cifar_wrn16_1", "cifar_fixup20", "cifar_nf20"]
+)
 def test_parameters_keep_their_names_and_values(name):
     network = create_model(name)
     model = StochasticDepth(network)
@@ -50,7 +52,13 @@ def test_survival_one_is_the_network_to_the_bit(train):
     network = create_model("cifar_resnet20", **SMALL)
     variables = network.init(jax.random.key(1), IMAGES)
     outputs = [
-        each.apply(variables, IMAGES, train=train, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
+        each.apply(
+            variables,
+            IMAGES,
+            train=train,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(2)},
+        )
         for each in (StochasticDepth(network, survival=1.0), network)
     ]
     jax.tree.map(np.testing.assert_array_equal, *outputs)
@@ -79,7 +87,9 @@ def test_a_branch_left_out_has_no_gradient_and_others_have_theirs():
     params = model.init(jax.random.key(0), images)["params"]
 
     def output(params, key):
-        return jnp.sum(jnp.asarray(model.apply({"params": params}, images, train=True, rngs={"dropout": key})))
+        return jnp.sum(
+            jnp.asarray(model.apply({"params": params}, images, train=True, rngs={"dropout": key}))
+        )
 
     for seed in range(8):
         value, gradients = jax.value_and_grad(output)(params, jax.random.key(seed))
@@ -92,7 +102,13 @@ def test_steps_of_equal_keys_are_equal_and_of_others_differ():
     model = stochastic_depth("cifar_resnet20", width=4, num_classes=10)
     variables = model.init(jax.random.key(1), IMAGES)
     one, again, other = (
-        model.apply(variables, IMAGES, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(seed)})[0]
+        model.apply(
+            variables,
+            IMAGES,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(seed)},
+        )[0]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, again)
@@ -112,4 +128,6 @@ def test_steps_of_equal_keys_are_equal_and_of_others_differ():
 )
 def test_what_it_cannot_do_is_refused(network, fields, message):
     with pytest.raises(InputError, match=message):
-        jax.eval_shape(StochasticDepth(network, **fields).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        jax.eval_shape(
+            StochasticDepth(network, **fields).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+        )

@@ -13,7 +13,14 @@ from deepjax.analysis import count_macs
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models.googlenet import conv_unit
-from deepjax.models.inception_v3 import INITIALIZATION, MODULE_B, MODULE_E, AuxiliaryHead, InceptionV3, Mixed
+from deepjax.models.inception_v3 import (
+    INITIALIZATION,
+    MODULE_B,
+    MODULE_E,
+    AuxiliaryHead,
+    InceptionV3,
+    Mixed,
+)
 from deepjax.models.layers.basic import conv_factory
 from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
@@ -26,7 +33,9 @@ UNIT = conv_unit(CONV, norm_factory("none", False, "global", jnp.float32, jnp.fl
 @functools.cache
 def abstract(model, shape=(75, 75, 3)):
     """Shapes of the variables; they do not depend on the images' height and width."""
-    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    )
 
 
 def random_variables(model, shape):
@@ -45,14 +54,19 @@ def trace(model, shape, train=False, mutable=()):
     rngs = {"dropout": jax.random.key(0)} if train else None
     apply = lambda v, x: model.apply(v, x, train=train, rngs=rngs, mutable=list(mutable))  # noqa: E731
     with reference_lowering():  # on a CPU 1x1 convolutions are products
-        jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(abstract(model, (75, 75, shape[2])), images)
+        jaxpr, (logits, state) = jax.make_jaxpr(apply, return_shape=True)(
+            abstract(model, (75, 75, shape[2])), images
+        )
     return str(jaxpr), logits, state
 
 
 def test_parameters_and_multiply_adds():
     """As torchvision counts them: the auxiliary head's parameters are in, its multiply-adds are not."""
     params = abstract(InceptionV3())["params"]
-    count = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
+    count = {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for name, tree in params.items()
+    }
     assert sum(count.values()) == 27_161_264
     assert sum(count.values()) - count["auxiliary6e"] == 23_834_568
     assert count_macs(InceptionV3(), (299, 299, 3)) == 5_713_216_096
@@ -80,7 +94,10 @@ def test_stages_have_the_shapes_of_figures_5_to_7():
     assert logits.shape == (2, 1000)
     assert jaxpr.count("dot_general") == 1  # the auxiliary head is not computed
     assert "random_bits" not in jaxpr
-    assert set(abstract(InceptionV3())) == {"params", "batch_stats"}  # nothing is sown while initialising
+    assert set(abstract(InceptionV3())) == {
+        "params",
+        "batch_stats",
+    }  # nothing is sown while initialising
 
 
 def test_the_head_takes_images_from_299_pixels():
@@ -117,7 +134,9 @@ def test_smaller_images_and_other_choices_are_refused():
 def plain_conv(variables, x, name, sides=(0, 0), stride=1):
     p = variables["params"][name]
     padding = [(side, side) for side in sides]
-    y = lax.conv_general_dilated(x, p["kernel"], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = lax.conv_general_dilated(
+        x, p["kernel"], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     return jnp.maximum(y + p["bias"].reshape(1, 1, 1, -1), 0)
 
 
@@ -128,7 +147,9 @@ def plain_fan(variables, x):
     double = conv(conv(x, "branch3x3dbl_conv1"), "branch3x3dbl_conv2", (1, 1))
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
-    pooled = sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9  # zeros count
+    pooled = (
+        sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
+    )  # zeros count
     branches = [
         conv(x, "branch1x1_conv"),
         conv(single, "branch3x3_conv2a", (0, 1)),
@@ -145,15 +166,22 @@ def plain_reduction(variables, x):
     conv = functools.partial(plain_conv, variables)
     double = conv(conv(x, "branch3x3dbl_conv1"), "branch3x3dbl_conv2", (1, 1))
     pooled = lax.reduce_window(x, -np.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
-    return jnp.concatenate([conv(x, "branch3x3_conv", stride=2), conv(double, "branch3x3dbl_conv3", stride=2), pooled], -1)
+    return jnp.concatenate(
+        [conv(x, "branch3x3_conv", stride=2), conv(double, "branch3x3dbl_conv3", stride=2), pooled],
+        -1,
+    )
 
 
-@pytest.mark.parametrize(("branches", "plain"), [(MODULE_B, plain_reduction), (MODULE_E, plain_fan)])
+@pytest.mark.parametrize(
+    ("branches", "plain"), [(MODULE_B, plain_reduction), (MODULE_E, plain_fan)]
+)
 def test_modules_equal_those_written_without_flax(branches, plain):
     module = Mixed(tuple(branches.items()), 1, UNIT)
     variables = random_variables(module, (7, 6, 3))
     x = np.random.default_rng(1).normal(size=(2, 7, 6, 3)).astype(np.float32)
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), jax.jit(plain)(variables, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(module.apply)(variables, x), jax.jit(plain)(variables, x), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_initial_weights_of_torchvision():
@@ -164,7 +192,9 @@ def test_initial_weights_of_torchvision():
     assert float(jnp.std(params["logits"]["kernel"])) == pytest.approx(0.001, rel=0.02)
     net = INITIALIZATION["torchvision"].net
     for draw in (net.conv, net.dense):
-        assert float(jnp.std(draw(jax.random.key(0), (1, 1, 64, 500)))) == pytest.approx(0.1, rel=0.02)
+        assert float(jnp.std(draw(jax.random.key(0), (1, 1, 64, 500)))) == pytest.approx(
+            0.1, rel=0.02
+        )
 
 
 # torchvision's blocks by kind of module.
@@ -177,13 +207,32 @@ BLOCKS = {
     "E": "branch1x1 branch3x3_1 branch3x3_2a branch3x3_2b branch_pool "
     "branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3a branch3x3dbl_3b",
 }
-KINDS = {"5b": "A", "5c": "A", "5d": "A", "6a": "B", "6b": "C", "6c": "C", "6d": "C", "6e": "C", "7a": "D", "7b": "E", "7c": "E"}
+KINDS = {
+    "5b": "A",
+    "5c": "A",
+    "5d": "A",
+    "6a": "B",
+    "6b": "C",
+    "6c": "C",
+    "6d": "C",
+    "6e": "C",
+    "7a": "D",
+    "7b": "E",
+    "7c": "E",
+}
 
 
 def test_names_cover_torchvision_s_modules():
     variables = abstract(InceptionV3(num_classes=7, width=1, dtype=jnp.bfloat16))["params"]
-    paths = {"/".join(str(key.key) for key in path[:-1]) for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
-    blocks = {f"Mixed_{module}.{block}" for module, kind in KINDS.items() for block in BLOCKS[kind].split()}
+    paths = {
+        "/".join(str(key.key) for key in path[:-1])
+        for path, _ in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    blocks = {
+        f"Mixed_{module}.{block}"
+        for module, kind in KINDS.items()
+        for block in BLOCKS[kind].split()
+    }
     blocks |= {
         "Conv2d_1a_3x3",
         "Conv2d_2a_3x3",
@@ -193,6 +242,9 @@ def test_names_cover_torchvision_s_modules():
         "AuxLogits.conv0",
         "AuxLogits.conv1",
     }
-    expected = {f"{block}.{part}" for block in blocks for part in ("conv", "bn")} | {"fc", "AuxLogits.fc"}
+    expected = {f"{block}.{part}" for block in blocks for part in ("conv", "bn")} | {
+        "fc",
+        "AuxLogits.fc",
+    }
     assert {inception_v3_names(path) for path in paths} == expected
     assert len(paths) == len(expected)

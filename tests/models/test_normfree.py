@@ -17,7 +17,14 @@ from deepjax import list_models, model_info
 from deepjax.errors import InputError
 from deepjax.models.layers.basic import shortcut_a
 from deepjax.models.layers.scanned_blocks import stack_blocks
-from deepjax.models.normfree import GAMMA_RELU, NFResNet, NormFreeResNet, ScaledStdConv, expected_variances, standardize
+from deepjax.models.normfree import (
+    GAMMA_RELU,
+    NFResNet,
+    NormFreeResNet,
+    ScaledStdConv,
+    expected_variances,
+    standardize,
+)
 from deepjax.models.resnet import cifar_stages
 from deepjax.models.weights.torch_nf import nf_resnet_names
 
@@ -27,14 +34,26 @@ SCHEMES = ("fixup", "skipinit", "rezero", "nf")
 
 def cifar(scheme, stages=(2, 1), width=4, **fields):
     """A network with the CIFAR stem, with the shortcut and the norm that the scheme's authors used."""
-    fields = {"stages": stages, "block": "basic", "num_classes": 5, "width": width, "stem": "cifar"} | fields
+    fields = {
+        "stages": stages,
+        "block": "basic",
+        "num_classes": 5,
+        "width": width,
+        "stem": "cifar",
+    } | fields
     if scheme == "nf":
         return NFResNet(**({"shortcut": "B"} | fields))
-    own = {"fixup": {"shortcut": "A"}, "skipinit": {"shortcut": "B"}, "rezero": {"shortcut": "A", "norm": "batch"}}[scheme]
+    own = {
+        "fixup": {"shortcut": "A"},
+        "skipinit": {"shortcut": "B"},
+        "rezero": {"shortcut": "A", "norm": "batch"},
+    }[scheme]
     return NormFreeResNet(scheme=scheme, **(own | fields))
 
 
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
+quick_jit = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)  # compiles in half the time
 
 
 @partial(quick_jit, static_argnums=(0, 1))
@@ -50,7 +69,9 @@ def run(model, variables, images):
 @partial(quick_jit, static_argnums=0)
 def gradients(model, variables, images):
     def loss(params):
-        logits = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])[0]
+        logits = model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+        )[0]
         return -jnp.mean(jax.nn.log_softmax(logits)[:, 0])
 
     return jax.grad(loss)(variables["params"])
@@ -67,7 +88,9 @@ def images_of(batch=2, size=8):
 def noisy(tree, deviation=0.1):
     """The tree with noise on every leaf, so that nothing is at its start."""
     rng = np.random.default_rng(2)
-    return jax.tree.map(lambda leaf: leaf + rng.normal(scale=deviation, size=leaf.shape).astype(leaf.dtype), tree)
+    return jax.tree.map(
+        lambda leaf: leaf + rng.normal(scale=deviation, size=leaf.shape).astype(leaf.dtype), tree
+    )
 
 
 def features_of(model, variables, images):
@@ -77,7 +100,9 @@ def features_of(model, variables, images):
 
 def convolution(x, kernel, stride=1):
     padding = ((kernel.shape[0] // 2,) * 2,) * 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def relu(x):
@@ -100,11 +125,23 @@ def closed_form(scheme, block, stages, width, classes, stem):
     first = (7 if stem == "imagenet" else 3, 3, width)
     if stem == "cifar" and scheme in ("fixup", "rezero"):
         projections = []
-    total = sum(k * k * i * o for k, i, o in [first, *inside, *projections]) + channels * classes + classes
+    total = (
+        sum(k * k * i * o for k, i, o in [first, *inside, *projections])
+        + channels * classes
+        + classes
+    )
     body = sum(out for _, _, out in inside + projections)
     depth, per_block = sum(stages), 5 if block == "basic" else 7
     norms = 2 * (width + body)  # or gain and bias
-    return total + {"fixup": 2 + per_block * depth, "skipinit": body + depth, "rezero": norms + depth, "nf": norms}[scheme]
+    return (
+        total
+        + {
+            "fixup": 2 + per_block * depth,
+            "skipinit": body + depth,
+            "rezero": norms + depth,
+            "nf": norms,
+        }[scheme]
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -114,10 +151,14 @@ def test_parameter_counts_have_a_closed_form(scheme, stem):
     shape = {"stages": stages, "block": block, "width": 16, "num_classes": 10, "stem": stem}
     model = cifar(scheme, **(shape if stem == "cifar" else shape | {"shortcut": "B"}))
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == closed_form(scheme, block, stages, 16, 10, stem)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == closed_form(
+        scheme, block, stages, 16, 10, stem
+    )
 
 
-@pytest.mark.parametrize("name", [name for scheme in SCHEMES for name in list_models(f"cifar_{scheme}*")])
+@pytest.mark.parametrize(
+    "name", [name for scheme in SCHEMES for name in list_models(f"cifar_{scheme}*")]
+)
 def test_the_cifar_rows_of_the_table(name):
     """Projections cost 16 * 16 * 16 * 32 and 8 * 8 * 32 * 64 multiply-adds more than the padding of the paper's networks."""
     scheme, depth = re.fullmatch(r"cifar_([a-z]+)(\d+)", name).groups()
@@ -159,7 +200,10 @@ def test_depths_20_and_110_begin_as_one_function(scheme):
     start["params"]["head"] = noisy(start["params"]["head"])
     shapes = jax.eval_shape(deep.init, jax.random.key(0), images_of())
     longer = jax.tree.map(lambda leaf, shape: np.resize(leaf, shape.shape), start, shapes)
-    outputs = [features_of(model, variables, images_of()) for model, variables in ((shallow, start), (deep, longer))]
+    outputs = [
+        features_of(model, variables, images_of())
+        for model, variables in ((shallow, start), (deep, longer))
+    ]
     for name in ("stage1", "stage2", "stage3", "logits"):
         np.testing.assert_allclose(outputs[0][name], outputs[1][name], rtol=1e-6, atol=1e-6)
     assert np.ptp(outputs[0]["logits"]) > 0
@@ -169,17 +213,27 @@ def test_depths_20_and_110_begin_as_one_function(scheme):
 def test_fixup_scales_the_first_convolutions(block, depth):
     """L^(-1/2) for two convolutions a branch and L^(-1/4) for three, against the network of one block, where L = 1."""
     alone, one_of_five = (
-        flatten_dict(variables_of(cifar("fixup", stages, block=block, shortcut="B"))["params"]["stage1_block1"])
+        flatten_dict(
+            variables_of(cifar("fixup", stages, block=block, shortcut="B"))["params"][
+                "stage1_block1"
+            ]
+        )
         for stages in ((1,), (2, 3))
     )
     for number in range(1, depth):
         path = (f"conv{number}", "kernel")
-        np.testing.assert_allclose(one_of_five[path], alone[path] * 5 ** (-1 / (2 * depth - 2)), rtol=1e-5)
+        np.testing.assert_allclose(
+            one_of_five[path], alone[path] * 5 ** (-1 / (2 * depth - 2)), rtol=1e-5
+        )
     assert not one_of_five[(f"conv{depth}", "kernel")].any()
     assert one_of_five[("scale",)] == 1
     if block == "bottleneck":
-        np.testing.assert_array_equal(one_of_five[("shortcut_conv", "kernel")], alone[("shortcut_conv", "kernel")])
-    wide = variables_of(cifar("fixup", (1,), width=64))["params"]["stage1_block1"]["conv1"]["kernel"]
+        np.testing.assert_array_equal(
+            one_of_five[("shortcut_conv", "kernel")], alone[("shortcut_conv", "kernel")]
+        )
+    wide = variables_of(cifar("fixup", (1,), width=64))["params"]["stage1_block1"]["conv1"][
+        "kernel"
+    ]
     np.testing.assert_allclose(np.std(wide), math.sqrt(2 / (9 * 64)), rtol=0.02)
 
 
@@ -235,7 +289,9 @@ def test_gamma_makes_the_variance_after_a_relu_one():
 
 
 def test_expected_variances():
-    assert np.allclose(np.concatenate(expected_variances((3, 2, 1), 0.2)), [1, 1.04, 1.08, 1.12, 1.04, 1.08])
+    assert np.allclose(
+        np.concatenate(expected_variances((3, 2, 1), 0.2)), [1, 1.04, 1.08, 1.12, 1.04, 1.08]
+    )
 
 
 @pytest.mark.parametrize(("block", "alpha"), [("basic", 1.0), ("bottleneck", 0.2)])
@@ -248,9 +304,16 @@ def test_nf_signals_follow_the_mean_field_prediction(block, alpha):
     model = cifar("nf", (3, 3), width=32, block=block, alpha=alpha, zero_init=False)
     features = features_of(model, variables_of(model), images_of(8, 16))
     expected, low = 1 + 3 * alpha**2, {"basic": 0.7, "bottleneck": 0.85}[block]
-    for name, lowest, highest in (("stem", 0.89, 0.95), ("stage1", low * expected, expected), ("stage2", low * expected, expected)):
+    for name, lowest, highest in (
+        ("stem", 0.89, 0.95),
+        ("stage1", low * expected, expected),
+        ("stage2", low * expected, expected),
+    ):
         x = np.asarray(features[name])
-        variance, square_mean = np.mean(np.var(x, (0, 1, 2))), np.mean(np.square(np.mean(x, (0, 1, 2))))
+        variance, square_mean = (
+            np.mean(np.var(x, (0, 1, 2))),
+            np.mean(np.square(np.mean(x, (0, 1, 2)))),
+        )
         assert lowest < variance < highest
         assert square_mean < 0.03 * variance
 
@@ -261,7 +324,9 @@ def zero_at_the_start(scheme, path):
         return False
     if scheme == "fixup":
         opens_a_stage = path[0] == "stage2_block1"  # its bias1a also shifts the shortcut
-        return path[1] in ("conv1", "bias1b", "bias2a", "scale") or (path[1] == "bias1a" and not opens_a_stage)
+        return path[1] in ("conv1", "bias1b", "bias2a", "scale") or (
+            path[1] == "bias1a" and not opens_a_stage
+        )
     if scheme == "nf":
         return path[1] == "conv1" or path[1:] == ("conv2", "kernel")
     return path[1] != "alpha"
@@ -293,8 +358,12 @@ def test_scanned_jitted_and_bfloat16_twins(scheme):
     np.testing.assert_allclose(run(model, variables, images)[0], logits, rtol=1e-4, atol=1e-5)
     scanned = run(cifar(scheme, (2, 1), scan=True), stack_blocks(variables), images)[0]
     np.testing.assert_allclose(scanned, logits, rtol=1e-4, atol=1e-5)
-    half = variables | {"params": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), variables["params"])}
-    rough = run(cifar(scheme, (2, 1), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16), half, images)[0]
+    half = variables | {
+        "params": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), variables["params"])
+    }
+    rough = run(cifar(scheme, (2, 1), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16), half, images)[
+        0
+    ]
     assert rough.dtype == logits.dtype == jnp.float32
     np.testing.assert_allclose(rough, logits, atol=0.02 * float(np.max(np.abs(logits))))
 
@@ -304,7 +373,9 @@ def test_the_imagenet_stem_takes_any_size(scheme):
     shortcut = {"shortcut": "D" if scheme == "nf" else "B"}
     model = cifar(scheme, (1, 1), block="bottleneck", stem="imagenet", **shortcut)
     images = jnp.ones((2, 19, 30, 3))
-    logits, state = jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0), images), images, mutable=["features"]))
+    logits, state = jax.eval_shape(
+        lambda: model.apply(model.init(jax.random.key(0), images), images, mutable=["features"])
+    )
     assert {name: leaf.shape[1:] for name, leaf in state["features"].items()} == {
         "stem": (5, 8, 4),
         "stage1": (5, 8, 16),
@@ -318,19 +389,41 @@ def test_a_constant_or_a_factor_on_the_kernel_changes_nothing():
     conv, x = ScaledStdConv(6), images_of()
     params = variables_of(conv)["params"]
     other = params | {"kernel": np.float32(2) * params["kernel"] + np.float32(0.5)}
-    np.testing.assert_allclose(*(run(conv, {"params": each}, x)[0] for each in (params, other)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        *(run(conv, {"params": each}, x)[0] for each in (params, other)), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_choices_that_are_not_allowed_are_refused():
-    for field, value in (("scheme", "batch"), ("stem", "deep"), ("block", "wide"), ("shortcut", "C"), ("norm", "batch")):
+    for field, value in (
+        ("scheme", "batch"),
+        ("stem", "deep"),
+        ("block", "wide"),
+        ("shortcut", "C"),
+        ("norm", "batch"),
+    ):
         with pytest.raises(InputError, match=f"{field} is '{value}'"):
-            jax.eval_shape(NormFreeResNet(**({"stages": (1, 1)} | {field: value})).init, jax.random.key(0), images_of())
+            jax.eval_shape(
+                NormFreeResNet(**({"stages": (1, 1)} | {field: value})).init,
+                jax.random.key(0),
+                images_of(),
+            )
 
 
 def test_names_of_timm_are_distinct_and_complete():
-    tree = jax.eval_shape(NFResNet(width=8).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    tree = jax.eval_shape(NFResNet(width=8).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))[
+        "params"
+    ]
     names = {nf_resnet_names("/".join(path[:-1])) for path in flatten_dict(tree)}
-    expected = {f"stages.{s}.{b}.conv{i}" for s, blocks in enumerate((3, 4, 6, 3)) for b in range(blocks) for i in (1, 2, 3)}
-    assert names == expected | {f"stages.{s}.0.downsample.conv" for s in range(4)} | {"stem.conv", "head.fc"}
+    expected = {
+        f"stages.{s}.{b}.conv{i}"
+        for s, blocks in enumerate((3, 4, 6, 3))
+        for b in range(blocks)
+        for i in (1, 2, 3)
+    }
+    assert names == expected | {f"stages.{s}.0.downsample.conv" for s in range(4)} | {
+        "stem.conv",
+        "head.fc",
+    }
     with pytest.raises(ValueError, match="stage1_blocks/conv1"):
         nf_resnet_names("stage1_blocks/conv1")

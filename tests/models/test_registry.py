@@ -26,7 +26,14 @@ D_STEM = [D_KERNELS + 2 * 2 * 32, 112**2 * D_KERNELS]
 # A scale and a bias a filter, as batch norm has them: those of group norm, or the gain and bias of a standardised kernel.
 TWINS = {"resnet50_gn": "resnet50", "nf_resnet50": "resnet50", "nf_resnet101": "resnet101"}
 # In no table of exact counts: pinned by test_googlenet.py, by hand, and test_normfree.py, in closed form.
-PINNED_ELSEWHERE = ("googlenet_naive", "fixup_*", "cifar_fixup*", "cifar_skipinit*", "cifar_rezero*", "cifar_nf*")
+PINNED_ELSEWHERE = (
+    "googlenet_naive",
+    "fixup_*",
+    "cifar_fixup*",
+    "cifar_skipinit*",
+    "cifar_rezero*",
+    "cifar_nf*",
+)
 
 
 def expected_counts(name: str) -> list[int]:
@@ -65,8 +72,12 @@ def test_stages_have_the_shapes_of_their_tables(name):
     elif name.startswith("googlenet"):  # Table 1
         assert list(sides.values()) == [28] * 3 + [14] * 5 + [7] * 2
         naive = [192, 416, 832, 1280, 1728, 2176, 2640, 3344, 4048, 4944]
-        assert list(channels.values()) == (naive if "naive" in name else [192, 256, 480, 512, 512, 512, 528, 832, 832, 1024])
-    elif name.startswith("inception"):  # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
+        assert list(channels.values()) == (
+            naive if "naive" in name else [192, 256, 480, 512, 512, 512, 528, 832, 832, 1024]
+        )
+    elif name.startswith(
+        "inception"
+    ):  # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
         assert list(sides.values()) == [35] * 4 + [17] * 5 + [8] * 3
         assert list(channels.values()) == [192, 256, 288, 288] + [768] * 5 + [1280, 2048, 2048]
     elif name.startswith("cifar"):
@@ -76,9 +87,14 @@ def test_stages_have_the_shapes_of_their_tables(name):
         assert list(sides.values()) == [32, 32, 16, 8]
         assert list(channels.values())[1:] == [last // 4, last // 2, last]
     else:  # He et al. 2015, Table 1
-        basic = any(f"{kind}{depth}" in name for kind in ("resnet", "plain", "v2_") for depth in (18, 34))
+        basic = any(
+            f"{kind}{depth}" in name for kind in ("resnet", "plain", "v2_") for depth in (18, 34)
+        )
         assert list(sides.values()) == [56, 56, 28, 14, 7]
-        assert list(channels.values()) == [64, *(width * (1 if basic else 4) for width in (64, 128, 256, 512))]
+        assert list(channels.values()) == [
+            64,
+            *(width * (1 if basic else 4) for width in (64, 128, 256, 512)),
+        ]
 
 
 def narrow(name: str):
@@ -101,7 +117,10 @@ QUICK = ("vgg11_bn", "resnet18", "resnetv2_50", "cifar_plain20", "nf_resnet50", 
 
 
 def narrow_cases():
-    return [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow) for case, name in NARROW.items()]
+    return [
+        pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for case, name in NARROW.items()
+    ]
 
 
 def test_quick_names_are_kinds():
@@ -128,22 +147,38 @@ def test_eight_devices_agree_with_one_and_gradients_are_finite(model, size):
     def loss(params, images, labels):
         rngs = {"dropout": key}
         logits, updated = model.apply(
-            {"params": params, **rest}, images, train=True, mutable=["batch_stats", "auxiliary"], rngs=rngs
+            {"params": params, **rest},
+            images,
+            train=True,
+            mutable=["batch_stats", "auxiliary"],
+            rngs=rngs,
         )
         scores = {"main": logits, **updated.get("auxiliary", {})}
-        losses = {head: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(of, labels)) for head, of in scores.items()}
-        return sum((1.0 if head == "main" else 0.3) * value for head, value in losses.items()), scores
+        losses = {
+            head: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(of, labels))
+            for head, of in scores.items()
+        }
+        return sum(
+            (1.0 if head == "main" else 0.3) * value for head, value in losses.items()
+        ), scores
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     whole, shares = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True), in_shardings=(whole, shares, shares), out_shardings=whole)
+    step = jax.jit(
+        jax.value_and_grad(loss, has_aux=True),
+        in_shardings=(whole, shares, shares),
+        out_shardings=whole,
+    )
     compiled = step.lower(variables["params"], images, labels).compile(QUICK_COMPILER)
     on_eight = jax.device_put((variables["params"], images, labels), (whole, shares, shares))
     (value, scores), gradients = compiled(*on_eight)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradients))
     heads = [tree for name, tree in gradients.items() if name.startswith("auxiliary")]
     assert len(heads) == len(scores) - 1
-    assert all(any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(tree)) for tree in (gradients, *heads))
+    assert all(
+        any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(tree))
+        for tree in (gradients, *heads)
+    )
     forward = jax.jit(loss).lower(variables["params"], images, labels).compile(QUICK_COMPILER)
     alone, scores_alone = forward(variables["params"], images, labels)
     np.testing.assert_allclose(value, alone, rtol=1e-4)
@@ -155,7 +190,9 @@ def test_eight_devices_agree_with_one_and_gradients_are_finite(model, size):
 def test_logits_are_equal_with_and_without_jit(model, size):
     images = problem(size)[0][:2]
     variables = drawn(model, (size, size, 3))
-    compiled = jax.jit(model.apply).lower(variables, images).compile(QUICK_COMPILER)(variables, images)
+    compiled = (
+        jax.jit(model.apply).lower(variables, images).compile(QUICK_COMPILER)(variables, images)
+    )
     op_by_op = model.apply(variables, images)
     assert np.linalg.norm(compiled - op_by_op) <= 1e-4 * np.linalg.norm(op_by_op)
 
@@ -185,9 +222,13 @@ def closed_form_params(depth: int, width: int, classes: int, channels: int) -> i
     return convolutions + norms + 4 * width * classes + classes
 
 
-@pytest.mark.parametrize("overrides", [{"num_classes": 100}, {"width": 8}, {"num_classes": 7, "width": 4}])
+@pytest.mark.parametrize(
+    "overrides", [{"num_classes": 100}, {"width": 8}, {"num_classes": 7, "width": 4}]
+)
 def test_overrides_change_the_count_as_the_closed_form_says(overrides):
-    expected = closed_form_params(20, overrides.get("width", 16), overrides.get("num_classes", 10), channels=1)
+    expected = closed_form_params(
+        20, overrides.get("width", 16), overrides.get("num_classes", 10), channels=1
+    )
     assert count_params(create_model("cifar_resnet20", **overrides), (28, 28, 1)) == expected
 
 
@@ -217,7 +258,9 @@ def test_switches_give_the_known_counts(name, overrides, params):
 
 
 def shapes_of(model, name: str):
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model_info(name).input_shape)))
+    return jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, *model_info(name).input_shape))
+    )
 
 
 CHOICES = (
@@ -236,7 +279,16 @@ CHOICES = (
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11", "googlenet", "inception_v3", "resnet18", "cifar_preact164", "cifar_fixup20", "nf_resnet50"]
+    "name",
+    [
+        "vgg11",
+        "googlenet",
+        "inception_v3",
+        "resnet18",
+        "cifar_preact164",
+        "cifar_fixup20",
+        "nf_resnet50",
+    ],
 )
 def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
     model = create_model(name)
@@ -248,20 +300,39 @@ def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11", "googlenet", "inception_v3", "resnet18", "cifar_preact164", "cifar_fixup20", "nf_resnet50"]
+    "name",
+    [
+        "vgg11",
+        "googlenet",
+        "inception_v3",
+        "resnet18",
+        "cifar_preact164",
+        "cifar_fixup20",
+        "nf_resnet50",
+    ],
 )
 @pytest.mark.parametrize(("field", "given"), [("width", 0), ("width", -4), ("num_classes", 0)])
 def test_a_size_below_one_is_refused_by_name(name, field, given):
-    with pytest.raises(InputError, match=f"^{field} is {given}; allowed: a whole number, 1 or more"):
+    with pytest.raises(
+        InputError, match=f"^{field} is {given}; allowed: a whole number, 1 or more"
+    ):
         shapes_of(create_model(name, **{field: given}), name)
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("resnext50_32x4d", {"width": 4}, r"width is 4; .*group_width=4 a multiple of 16: .* width \* group_width / 64 filters"),
+        (
+            "resnext50_32x4d",
+            {"width": 4},
+            r"width is 4; .*group_width=4 a multiple of 16: .* width \* group_width / 64 filters",
+        ),
         ("resnext50_32x4d", {"width": 24}, "width is 24; .* a multiple of 16"),
-        ("resnext50_32x4d", {"group_width": 0}, "group_width is 0; allowed: a whole number, 1 or more"),
+        (
+            "resnext50_32x4d",
+            {"group_width": 0},
+            "group_width is 0; allowed: a whole number, 1 or more",
+        ),
         ("resnet18", {"groups": 3}, "width is 64; allowed: a multiple of groups=3"),
         ("resnet50d", {"width": 1}, "width is 1; allowed: 2 or more with stem='deep'"),
         ("resnetv2_50d", {"stem_width": 1}, "stem_width is 1; allowed: 2 or more with stem='deep'"),
@@ -275,5 +346,7 @@ def test_widths_that_leave_no_whole_filters_are_refused(name, fields, message):
 def test_unknown_names_give_the_nearest_one():
     with pytest.raises(InputError, match="did you mean 'cifar_resnet20'"):
         model_info("cifar_resnet_20")
-    with pytest.raises(InputError, match="field of cifar_resnet20 'widht' is unknown; did you mean 'width'"):
+    with pytest.raises(
+        InputError, match="field of cifar_resnet20 'widht' is unknown; did you mean 'width'"
+    ):
         create_model("cifar_resnet20", widht=8)

@@ -36,7 +36,9 @@ def test_any_size_and_channel_count(shape):
 def test_the_plain_twin_has_equal_parameters_and_other_outputs():
     residual, plain = cifar(14, width=4), cifar(14, width=4, residual=False)
     variables = variables_of(residual, (8, 8, 1))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain, (8, 8, 1)))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+        jnp.shape, variables_of(plain, (8, 8, 1))
+    )
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     assert not np.allclose(residual.apply(variables, images), plain.apply(variables, images))
 
@@ -45,13 +47,18 @@ def test_the_plain_twin_has_equal_parameters_and_other_outputs():
 def test_forward_pass_equals_one_written_without_flax(residual):
     model = cifar(8, width=4, residual=residual)
     rng = np.random.default_rng(2)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1.0, leaf.shape).astype(np.float32), variables_of(model, (8, 8, 1)))
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 1.0, leaf.shape).astype(np.float32),
+        variables_of(model, (8, 8, 1)),
+    )
     images = jax.random.normal(jax.random.key(3), (2, 8, 8, 1))
     params, stats = jax.tree.map(np.asarray, (variables["params"], variables["batch_stats"]))
 
     def conv_norm(x, p, s, conv, norm, stride=1):
         dimensions = ("NHWC", "HWIO", "NHWC")
-        y = lax.conv_general_dilated(x, p[conv]["kernel"], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dimensions)
+        y = lax.conv_general_dilated(
+            x, p[conv]["kernel"], (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dimensions
+        )
         z = (np.asarray(y) - s[norm]["mean"]) / np.sqrt(s[norm]["var"] + np.float32(1e-5))
         return z * p[norm]["scale"] + p[norm]["bias"]
 
@@ -70,9 +77,15 @@ def test_forward_pass_equals_one_written_without_flax(residual):
 
 
 def test_stacked_counters_keep_their_64_bits():
-    counts = {f"stage1_block{block}": {"norm1": {"batches": np.int64(2**40 + block)}} for block in (1, 2, 3)}
+    counts = {
+        f"stage1_block{block}": {"norm1": {"batches": np.int64(2**40 + block)}}
+        for block in (1, 2, 3)
+    }
     stacked = stack_blocks({"counters": counts})
-    assert stacked["counters"]["stage1_blocks"]["norm1"]["batches"].tolist() == [2**40 + 2, 2**40 + 3]
+    assert stacked["counters"]["stage1_blocks"]["norm1"]["batches"].tolist() == [
+        2**40 + 2,
+        2**40 + 3,
+    ]
     assert unstack_blocks(stacked) == {"counters": counts}
 
 
@@ -83,7 +96,11 @@ def test_depths_that_are_not_6n_plus_2_are_refused(depth):
 
 
 def test_other_depths_that_do_not_fit_are_refused():
-    assert (preact_stages(164), preact_stages(1001), wide_stages(28)) == ((18,) * 3, (111,) * 3, (4,) * 3)
+    assert (preact_stages(164), preact_stages(1001), wide_stages(28)) == (
+        (18,) * 3,
+        (111,) * 3,
+        (4,) * 3,
+    )
     with pytest.raises(ValueError, match=r"9n \+ 2"):
         preact_stages(163)
     with pytest.raises(ValueError, match=r"6n \+ 4"):
@@ -101,10 +118,18 @@ def test_relu_of_a_sum_is_relu_with_all_its_derivatives():
 
     def found(relu, x):
         first = jax.grad(lambda x: jnp.sum(jnp.sin(3 * relu(x))))
-        return relu(x), first(x), jax.jvp(relu, (x,), (jnp.cos(x),))[1], jax.jvp(first, (x,), (jnp.cos(x),))[1]
+        return (
+            relu(x),
+            first(x),
+            jax.jvp(relu, (x,), (jnp.cos(x),))[1],
+            jax.jvp(first, (x,), (jnp.cos(x),))[1],
+        )
 
     assert jnp.any(x == 0)
-    for ours, theirs in zip(*(jax.vmap(lambda x, relu=relu: found(relu, x))(x) for relu in (relu_of_sum, nn.relu)), strict=True):
+    for ours, theirs in zip(
+        *(jax.vmap(lambda x, relu=relu: found(relu, x))(x) for relu in (relu_of_sum, nn.relu)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -127,15 +152,21 @@ def test_batch_norm_equals_flax_s_with_its_gradients(train):
     keys = jax.random.split(jax.random.key(0), 5)
     x = 3 + 2 * jax.random.normal(keys[0], (8, 4, 4, 6))
     params = {"scale": jax.random.normal(keys[1], (6,)), "bias": jax.random.normal(keys[2], (6,))}
-    stats = {"mean": jax.random.normal(keys[3], (6,)), "var": jax.random.uniform(keys[4], (6,), minval=0.5)}
+    stats = {
+        "mean": jax.random.normal(keys[3], (6,)),
+        "var": jax.random.uniform(keys[4], (6,), minval=0.5),
+    }
 
     def total(module, params, x):
-        y, updated = module.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+        y, updated = module.apply(
+            {"params": params, "batch_stats": stats}, x, mutable=["batch_stats"]
+        )
         return jnp.sum(jnp.sin(y)), (y, updated["batch_stats"])
 
     flax_s = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
     results = [
-        jax.value_and_grad(lambda p, x, m=m: total(m, p, x), (0, 1), has_aux=True)(params, x) for m in (BatchNorm(train), flax_s)
+        jax.value_and_grad(lambda p, x, m=m: total(m, p, x), (0, 1), has_aux=True)(params, x)
+        for m in (BatchNorm(train), flax_s)
     ]
     for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -151,7 +182,13 @@ SCANNED = {
 }
 
 
-@pytest.mark.parametrize("kind", [k if k in ("resnet", "bottleneck") else pytest.param(k, marks=pytest.mark.slow) for k in SCANNED])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        k if k in ("resnet", "bottleneck") else pytest.param(k, marks=pytest.mark.slow)
+        for k in SCANNED
+    ],
+)
 def test_scanned_blocks_compute_what_unrolled_ones_do(kind):
     """Logits, statistics and gradients; and the converter there and back is the identity."""
     name, fields = SCANNED[kind]
@@ -159,18 +196,28 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(kind):
     scanned = model.clone(scan=True)
     variables = variables_of(model, (8, 8, 3))
     stacked = stack_blocks(variables)
-    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, dict(variables_of(scanned, (8, 8, 3))))
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(
+        jnp.shape, dict(variables_of(scanned, (8, 8, 3)))
+    )
     back = unstack_blocks(stacked)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), back, dict(variables)))
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), back, dict(variables))
+    )
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
     def loss(module, params, stats):
-        logits, updated = module.apply({"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"])
+        logits, updated = module.apply(
+            {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+        )
         return jnp.sum(jnp.sin(logits)), updated["batch_stats"]
 
     flat, (stacked_value, stacked_gradients) = (
-        jax.jit(jax.value_and_grad(lambda p: loss(model, p, variables["batch_stats"]), has_aux=True))(variables["params"]),
-        jax.jit(jax.value_and_grad(lambda p: loss(scanned, p, stacked["batch_stats"]), has_aux=True))(stacked["params"]),
+        jax.jit(
+            jax.value_and_grad(lambda p: loss(model, p, variables["batch_stats"]), has_aux=True)
+        )(variables["params"]),
+        jax.jit(
+            jax.value_and_grad(lambda p: loss(scanned, p, stacked["batch_stats"]), has_aux=True)
+        )(stacked["params"]),
     )
     (value, stats), gradients = flat
     np.testing.assert_allclose(stacked_value[0], value, rtol=1e-5)
@@ -185,7 +232,9 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(kind):
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_zero_init_makes_every_block_its_shortcut(block):
     """Goyal et al. 2017, section 5.1: with zero last scales the blocks add nothing, whatever their other weights."""
-    model = create_model("cifar_resnet20", block=block, width=4, stages=(2,), shortcut="A", zero_init=True)
+    model = create_model(
+        "cifar_resnet20", block=block, width=4, stages=(2,), shortcut="A", zero_init=True
+    )
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
     last = "norm2" if block == "basic" else "norm3"
     assert not jnp.any(variables["params"]["stage1_block1"][last]["scale"])

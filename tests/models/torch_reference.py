@@ -12,7 +12,8 @@ import pytest
 
 REQUIRED = os.environ.get("DEEPJAX_REQUIRE_TORCH") == "1"
 needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None and not REQUIRED, reason="torch is not installed (make reference installs it)"
+    importlib.util.find_spec("torch") is None and not REQUIRED,
+    reason="torch is not installed (make reference installs it)",
 )
 
 
@@ -24,9 +25,7 @@ def library(name: str) -> Any:
 
         try:
             importlib.import_module("torchvision")
-        except (
-            RuntimeError
-        ):  # built for CUDA, beside a torch for CPU: its models need none of its compiled operators, but declare two
+        except RuntimeError:  # built for CUDA, beside a torch for CPU: its models need none of its compiled operators, but declare two
             _forget("torchvision")
             _declare_operators(torch)
         torch.set_num_threads(2)
@@ -54,7 +53,11 @@ def network(source: str, name: str, seed: int = 0, **options: Any) -> Any:
     models = library(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        make = getattr(models, name) if source == "torchvision" else lambda **o: models.create_model(name, **o)
+        make = (
+            getattr(models, name)
+            if source == "torchvision"
+            else lambda **o: models.create_model(name, **o)
+        )
         made = make(**options)
     randomize(made, seed)
     return made.eval()
@@ -108,7 +111,11 @@ def count(module: Any, size: int) -> tuple[int, int]:
         nonlocal total
         total += layer.weight[0].numel() * output.numel()
 
-    handles = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    handles = [
+        m.register_forward_hook(hook)
+        for m in module.modules()
+        if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    ]
     logits(module, np.zeros((1, size, size, 3), np.float32))
     for handle in handles:
         handle.remove()

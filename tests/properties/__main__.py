@@ -33,19 +33,33 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=FILES, default=FILES, metavar="FILE")
-    parser.add_argument("--again", action="store_true", help="ignore seeds that were searched before")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore seeds that were searched before"
+    )
     options = parser.parse_args()
     results: dict[str, dict[str, dict]] = json.loads(STORED.read_text()) if STORED.exists() else {}
     if options.again:
         results = {file: seeds for file, seeds in results.items() if file not in options.only}
-    todo = [(file, seed) for file in options.only for seed in range(SEEDS) if str(seed) not in results.get(file, {})]
+    todo = [
+        (file, seed)
+        for file in options.only
+        for seed in range(SEEDS)
+        if str(seed) not in results.get(file, {})
+    ]
     began = time.monotonic()
     for done, (file, seed) in enumerate(todo):
         left = (time.monotonic() - began) / done * (len(todo) - done) if done else 0.0
-        print(f"{file}, seed {seed} ({done + 1} of {len(todo)}; {left / 60:.0f} min left)", flush=True)
+        print(
+            f"{file}, seed {seed} ({done + 1} of {len(todo)}; {left / 60:.0f} min left)", flush=True
+        )
         results.setdefault(file, {})[str(seed)] = search(file, seed)
         write(results)
-    failed = [f"{file}, seed {seed}" for file in options.only for seed, found in results[file].items() if found["failed"]]
+    failed = [
+        f"{file}, seed {seed}"
+        for file in options.only
+        for seed, found in results[file].items()
+        if found["failed"]
+    ]
     print("\n".join([f"{len(options.only)} files, {len(failed)} failed seeds", *failed]))
     return int(bool(failed))
 
@@ -53,10 +67,24 @@ def main() -> int:
 def search(file: str, seed: int) -> dict:
     """One seed of a file's properties: the names of those that failed, and the seconds."""
     environment = os.environ | {"DEEPJAX_PROPERTY_SEARCH": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", f"tests/properties/{file}.py", f"--hypothesis-seed={seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rf",
+        f"tests/properties/{file}.py",
+        f"--hypothesis-seed={seed}",
+    ]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    failed = [line.split("::")[1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    failed = [
+        line.split("::")[1].split(" ")[0]
+        for line in done.stdout.splitlines()
+        if line.startswith("FAILED")
+    ]
     if done.returncode:
         print(done.stdout[-3000:], done.stderr[-1000:], flush=True)
         failed = failed or ["the test run itself"]
@@ -75,9 +103,15 @@ def rows_of(file: str, seeds: dict[str, dict]) -> list[str]:
     rows = []
     for name, test in vars(importlib.import_module(f"tests.properties.{file}")).items():
         if name.startswith("test_") and hasattr(test, "many"):
-            failed = [seed for seed, found in seeds.items() if any(name == each.split("[")[0] for each in found["failed"])]
+            failed = [
+                seed
+                for seed, found in seeds.items()
+                if any(name == each.split("[")[0] for each in found["failed"])
+            ]
             count = max(1, test.many // SEEDS) * len(seeds)
-            rows.append(f"| {file} | {name.removeprefix('test_').replace('_', ' ')} | {count} | {', '.join(failed) or 'none'} |")
+            rows.append(
+                f"| {file} | {name.removeprefix('test_').replace('_', ' ')} | {count} | {', '.join(failed) or 'none'} |"
+            )
     return rows
 
 

@@ -24,7 +24,11 @@ def examples(few: int, many: int) -> Callable[[Any], Any]:
             deadline=None,
             database=None,
             print_blob=True,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+            suppress_health_check=[
+                HealthCheck.too_slow,
+                HealthCheck.data_too_large,
+                HealthCheck.filter_too_much,
+            ],
         )(test)
 
     return decorate

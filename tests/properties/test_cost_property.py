@@ -39,8 +39,12 @@ def convolutions(draw):
     }
     left = (batch * options["batch_group_count"], features * options["feature_group_count"])
     sides, taps = [draw(st.integers(1, 5)) for _ in range(axes)], [draw(SMALL) for _ in range(axes)]
-    for side, spacing, padding in zip(sides, options["lhs_dilation"], options["padding"], strict=True):
-        assume((side - 1) * spacing + 1 + sum(min(0, each) for each in padding) >= 0)  # else JAX refuses
+    for side, spacing, padding in zip(
+        sides, options["lhs_dilation"], options["padding"], strict=True
+    ):
+        assume(
+            (side - 1) * spacing + 1 + sum(min(0, each) for each in padding) >= 0
+        )  # else JAX refuses
     return (*left, *sides), (out * count, features, *taps), options
 
 
@@ -72,7 +76,9 @@ def test_convolutions(case):
         starts = range(0, max(0, len(places) - (taps - 1) * dilation), stride)
         per_axis.append([places[start + tap * dilation] for start in starts for tap in range(taps)])
     spatial = sum(all(products) for products in itertools.product(*per_axis))
-    pairs = itertools.product(range(left[0] // options["batch_group_count"]), range(kernel[0]), range(kernel[1]))
+    pairs = itertools.product(
+        range(left[0] // options["batch_group_count"]), range(kernel[0]), range(kernel[1])
+    )
     counted = macs_of(traced(lambda x, k: lax.conv_general_dilated(x, k, **options), left, kernel))
     assert counted.get("", 0) == sum(spatial for _ in pairs)
 
@@ -82,19 +88,34 @@ def test_convolutions(case):
 def test_matrix_products(data):
     """All-ones operands add up to the number of products."""
     sizes = {name: data.draw(SMALL) for name in "abcdef"}
-    roles = {name: data.draw(st.sampled_from(["batch", "contracted", "left", "right"])) for name in sizes}
+    roles = {
+        name: data.draw(st.sampled_from(["batch", "contracted", "left", "right"])) for name in sizes
+    }
     left = data.draw(st.permutations([name for name in sizes if roles[name] != "right"]))
     right = data.draw(st.permutations([name for name in sizes if roles[name] != "left"]))
-    names = {role: [name for name in sizes if roles[name] == role] for role in ("batch", "contracted")}
-    numbers = [[[side.index(name) for name in names[role]] for side in (left, right)] for role in ("contracted", "batch")]
+    names = {
+        role: [name for name in sizes if roles[name] == role] for role in ("batch", "contracted")
+    }
+    numbers = [
+        [[side.index(name) for name in names[role]] for side in (left, right)]
+        for role in ("contracted", "batch")
+    ]
     shapes = [tuple(sizes[name] for name in side) for side in (left, right)]
-    counted = macs_of(traced(lambda x, y: lax.dot_general(x, y, tuple(map(tuple, numbers))), *shapes))
+    counted = macs_of(
+        traced(lambda x, y: lax.dot_general(x, y, tuple(map(tuple, numbers))), *shapes)
+    )
     products = np.einsum(f"{''.join(left)},{''.join(right)}->", *map(np.ones, shapes))
     assert counted[""] == products
 
 
 @examples(few=20, many=10_000)
-@given(st.integers(-6, 6), st.integers(-3, 3), st.integers(-6, 6), st.sampled_from(["lt", "le", "gt", "ge", "ne"]), st.booleans())
+@given(
+    st.integers(-6, 6),
+    st.integers(-3, 3),
+    st.integers(-6, 6),
+    st.sampled_from(["lt", "le", "gt", "ge", "ne"]),
+    st.booleans(),
+)
 def test_loops_of_constants(start, step, bound, comparison, mirrored):
     """The turns that the loop takes by hand, in 8 bits; none where it never ends, or where the counter wraps around."""
     compare = getattr(lax, comparison)
@@ -105,7 +126,9 @@ def test_loops_of_constants(start, step, bound, comparison, mirrored):
         def goes_on(carry):
             return compare(high, carry[0]) if mirrored else compare(carry[0], high)
 
-        return lax.while_loop(goes_on, lambda carry: (carry[0] + by, carry[1] @ carry[1]), (low, x))[1]
+        return lax.while_loop(
+            goes_on, lambda carry: (carry[0] + by, carry[1] @ carry[1]), (low, x)
+        )[1]
 
     taken = traced(loop, (2, 2))
     turns = by_hand(int(low), step, int(high), comparison, mirrored)
@@ -114,7 +137,13 @@ def test_loops_of_constants(start, step, bound, comparison, mirrored):
 
 
 def by_hand(value, step, bound, comparison, mirrored):
-    operations = {"lt": int.__lt__, "le": int.__le__, "gt": int.__gt__, "ge": int.__ge__, "ne": int.__ne__}
+    operations = {
+        "lt": int.__lt__,
+        "le": int.__le__,
+        "gt": int.__gt__,
+        "ge": int.__ge__,
+        "ne": int.__ne__,
+    }
     compare, turns = operations[comparison], 0
     while compare(bound, value) if mirrored else compare(value, bound):
         value, turns = value + step, turns + 1

@@ -68,11 +68,15 @@ def coded(x, train, name):
 
 def widened(layer):
     """A layer of the zoo, which has three outputs, with a fourth."""
-    return lambda x, train, name: jnp.pad(layer(name=name)(x), ((0, 0), (0, 1)), constant_values=0.5)
+    return lambda x, train, name: jnp.pad(
+        layer(name=name)(x), ((0, 0), (0, 1)), constant_values=0.5
+    )
 
 
 def mapped(x, train, name):
-    layer = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1)
+    layer = nn.vmap(
+        nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1
+    )
     return layer(2, name=name)(x.reshape(len(x), 2, 2)).reshape(x.shape)
 
 
@@ -85,7 +89,9 @@ KINDS = {
     "tree": widened(Tree),
     "attention": widened(Attention),
     "tuple and switch": lambda x, train, name: Pair(name=name)(x, 2.0, train=train)[0],
-    "dropout": lambda x, train, name: nn.Dropout(0.5, rng_collection="noise", deterministic=not train)(x),
+    "dropout": lambda x, train, name: nn.Dropout(
+        0.5, rng_collection="noise", deterministic=not train
+    )(x),
     "shared": shared,
     "jit": lambda x, train, name: nn.jit(nn.Dense)(FEATURES, name=name)(x),
     "remat": lambda x, train, name: nn.remat(nn.Dense)(FEATURES, name=name)(x),
@@ -131,7 +137,10 @@ def sampled(model, x, seed, keywords):
 
     shapes = jax.eval_shape(lambda: model.init(keys, x, **keywords))
     ranges = {"params": (-1, 1), "batch_stats": (0.5, 1.5)}
-    return {name: jax.tree.map(lambda leaf, r=ranges[name]: fill(leaf, *r), tree) for name, tree in shapes.items()}
+    return {
+        name: jax.tree.map(lambda leaf, r=ranges[name]: fill(leaf, *r), tree)
+        for name, tree in shapes.items()
+    }
 
 
 def products(given, vector, losses):
@@ -146,7 +155,10 @@ def products(given, vector, losses):
 def examples_of(given, vector, losses):
     """Every example's gradient, and what is summed up of them."""
     found, expected = per_example_gradients(*given, keep=True), jax.jit(jax.jacrev(losses))(vector)
-    kept = [to_vector(jax.tree.map(operator.itemgetter(i), found.gradients)) for i in range(len(expected))]
+    kept = [
+        to_vector(jax.tree.map(operator.itemgetter(i), found.gradients))
+        for i in range(len(expected))
+    ]
     same(kept, expected)
     assert sum(row.parameters for row in found.layers) == vector.size
     same(np.linalg.norm([row.mean_norm for row in found.layers]), np.linalg.norm(expected.mean(0)))
@@ -157,7 +169,9 @@ def layers(given, vector, losses):
     gradient = jax.jit(jax.grad(lambda vector: losses(vector).mean()))(vector)
     rows = {row.layer: row for row in trace(*given, train=False).layers}.values()
     same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(vector))
-    same(np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(gradient))
+    same(
+        np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(gradient)
+    )
 
 
 def same(found, expected):
@@ -173,9 +187,15 @@ def same(found, expected):
 )
 def test_numbers_of_any_module(compare, chain, kinds, seed):
     model, keywords = chain(tuple(kinds)), CHAINS[chain]
-    x, labels = np.random.default_rng(seed).normal(size=(4, FEATURES)).astype(np.float32), np.array([0, 1, 2, 1], np.int32)
+    x, labels = (
+        np.random.default_rng(seed).normal(size=(4, FEATURES)).astype(np.float32),
+        np.array([0, 1, 2, 1], np.int32),
+    )
     variables = sampled(model, x, seed, keywords)
-    params, rest = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+    params, rest = (
+        variables["params"],
+        {name: tree for name, tree in variables.items() if name != "params"},
+    )
 
     def losses(vector):
         outputs = model.apply({**rest, "params": from_vector(vector, params)}, x, **keywords)

@@ -25,10 +25,17 @@ def _wanted(name: str, train: bool) -> bool:
     return train if name in TRAIN else not train
 
 
-def _module(fields: dict[str, Any], arguments: dict[str, Any], takes_any: bool = False) -> nn.Module:
+def _module(
+    fields: dict[str, Any], arguments: dict[str, Any], takes_any: bool = False
+) -> nn.Module:
     """Of a class with these fields and keyword arguments of its call, by name with their defaults."""
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "x")]
-    parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in arguments.items()]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "x")
+    ]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for name, value in arguments.items()
+    ]
     parameters += [inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)] if takes_any else []
 
     def call(self: Any, x: Any, **kwargs: Any) -> Any:
@@ -43,7 +50,9 @@ def _nested(place: str, name: str, value: bool) -> Any:
     return {
         "field": value,
         "dict": {name: value, "width": 3},
-        "dataclass": dataclasses.make_dataclass("Config", [(name, bool), ("width", int)], frozen=True)(value, 3),
+        "dataclass": dataclasses.make_dataclass(
+            "Config", [(name, bool), ("width", int)], frozen=True
+        )(value, 3),
         "inner": {"deeper": {name: value}},
     }[place]
 
@@ -57,7 +66,13 @@ def _found(value: Any, place: str, name: str) -> Any:
 
 
 @examples(few=20, many=10_000)
-@given(st.dictionaries(NAMES, VALUES, max_size=3), NAMES, VALUES, st.sampled_from(("field", "dict", "dataclass", "inner")), VALUES)
+@given(
+    st.dictionaries(NAMES, VALUES, max_size=3),
+    NAMES,
+    VALUES,
+    st.sampled_from(("field", "dict", "dataclass", "inner")),
+    VALUES,
+)
 def test_every_switch_of_a_call_a_field_and_a_config_is_set(arguments, name, value, place, train):
     field = name if place == "field" else "config"
     network = Network(_module({field: _nested(place, name, value)}, arguments))
@@ -65,7 +80,9 @@ def test_every_switch_of_a_call_a_field_and_a_config_is_set(arguments, name, val
     assert dict(mode.kwargs) == {each: _wanted(each, train) for each in arguments}
     assert _found(getattr(mode.module, field), place, name) == _wanted(name, train)
     assert len(mode.switches) == len(arguments) + 1
-    assert _found(getattr(network.module, field), place, name) == value  # the network that was given is as it was
+    assert (
+        _found(getattr(network.module, field), place, name) == value
+    )  # the network that was given is as it was
     assert demanded_switches(network) == {}
 
 
@@ -76,9 +93,13 @@ def test_a_wrapper_hands_switches_on(arguments, depth, takes_any, train):
     for _ in range(depth):
         network = _module({"inner": network}, {}, takes_any)
     mode = mode_of(Network(network), train)
-    assert dict(mode.kwargs) == ({each: _wanted(each, train) for each in arguments} if takes_any else {})
+    assert dict(mode.kwargs) == (
+        {each: _wanted(each, train) for each in arguments} if takes_any else {}
+    )
     assert bool(mode.switches) == takes_any
-    assert mode_of(Network(inner), train).kwargs == {each: _wanted(each, train) for each in arguments}
+    assert mode_of(Network(inner), train).kwargs == {
+        each: _wanted(each, train) for each in arguments
+    }
 
 
 @examples(few=20, many=10_000)
@@ -93,13 +114,18 @@ def test_what_is_no_switch_stays(name, value, train):
 
 
 @examples(few=20, many=10_000)
-@given(arrays.arrays(arrays.integer_dtypes() | arrays.unsigned_integer_dtypes(), st.integers(1, 20)), st.integers(1, 300))
+@given(
+    arrays.arrays(arrays.integer_dtypes() | arrays.unsigned_integer_dtypes(), st.integers(1, 20)),
+    st.integers(1, 300),
+)
 def test_labels_are_refused_where_one_is_no_class(labels, classes):
     """Expected: each as Python's own integer."""
     outside = [int(each) for each in labels if not 0 <= int(each) < classes]
     if not outside:
         require_classes(labels, classes)
         return
-    with pytest.raises(InputError, match=f"{len(outside)} of {len(labels)} labels are outside") as error:
+    with pytest.raises(
+        InputError, match=f"{len(outside)} of {len(labels)} labels are outside"
+    ) as error:
         require_classes(labels, classes)
     assert str(min(outside)) in str(error.value)

@@ -22,13 +22,20 @@ from tests.properties.examples import examples
 SPECIAL = "*?[]{}()!~\\:%$&|;<>'\"`# =,@^+-._"
 NAME = st.one_of(
     st.text(st.sampled_from(SPECIAL + "ab1"), min_size=1, max_size=12),
-    st.text(st.characters(exclude_characters="/"), min_size=1, max_size=20),  # surrogates too, as bytes that are not UTF-8 give
-    st.builds(lambda letter, size: letter * size, st.sampled_from("a\u00e9\u65e5"), st.integers(80, 260)),
+    st.text(
+        st.characters(exclude_characters="/"), min_size=1, max_size=20
+    ),  # surrogates too, as bytes that are not UTF-8 give
+    st.builds(
+        lambda letter, size: letter * size, st.sampled_from("a\u00e9\u65e5"), st.integers(80, 260)
+    ),
 ).filter(lambda name: name not in (".", ".."))
 
 
 @examples(few=200, many=10_000)
-@given(st.lists(NAME, min_size=1, max_size=4), st.sampled_from(["", "/", "./", "../", "~/", "gs://", "s3:/", "/gs/", "file://"]))
+@given(
+    st.lists(NAME, min_size=1, max_size=4),
+    st.sampled_from(["", "/", "./", "../", "~/", "gs://", "s3:/", "/gs/", "file://"]),
+)
 def test_a_path_is_absolute_and_the_same_or_refused_in_a_line(names, start):
     given_path = start + "/".join(names)
     try:
@@ -37,7 +44,11 @@ def test_a_path_is_absolute_and_the_same_or_refused_in_a_line(names, start):
         assert str(error).startswith("out is ") and str(error).isprintable()
         return
     assert path.is_absolute() and path == user_path(path, "out")
-    assert ":/" not in str(path) and str(path).encode().decode() == str(path) and len(str(path).splitlines()) == 1
+    assert (
+        ":/" not in str(path)
+        and str(path).encode().decode() == str(path)
+        and len(str(path).splitlines()) == 1
+    )
     if not given_path.startswith("~"):
         assert path == Path.cwd() / given_path
 
@@ -54,12 +65,16 @@ class Small(nn.Module):
 @functools.cache
 def state() -> TrainState:
     """A state of few bytes with every kind of leaf that a run has."""
-    return init_state(Small(), make_optimizer(TrainConfig(model="cifar_resnet20")), (4, 4, 1), 0.1, 0)
+    return init_state(
+        Small(), make_optimizer(TrainConfig(model="cifar_resnet20")), (4, 4, 1), 0.1, 0
+    )
 
 
 @examples(few=12, many=1_000)
 @given(NAME, st.booleans())
-def test_checkpoints_in_a_folder_of_any_name_are_restored_bitwise_or_the_name_is_refused(name, is_parent):
+def test_checkpoints_in_a_folder_of_any_name_are_restored_bitwise_or_the_name_is_refused(
+    name, is_parent
+):
     with tempfile.TemporaryDirectory() as root:
         run = Path(root) / name / "run" if is_parent else Path(root) / name
         try:
@@ -75,5 +90,10 @@ def test_checkpoints_in_a_folder_of_any_name_are_restored_bitwise_or_the_name_is
         restored, position = opened.restore(state())
         opened.close()
         assert position == {"next_index": 7} and not warned
-        words = [jax.tree.leaves(each.replace(key=jax.random.key_data(each.key))) for each in (saved, restored)]
-        assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*words, strict=True))
+        words = [
+            jax.tree.leaves(each.replace(key=jax.random.key_data(each.key)))
+            for each in (saved, restored)
+        ]
+        assert all(
+            np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(*words, strict=True)
+        )

@@ -22,7 +22,9 @@ TRANSFORMATIONS = {
     "jit": jax.jit,
     "checkpoint": jax.checkpoint,
     "vmap": lambda f: lambda x: jax.vmap(f)(jnp.stack([x, 2.0 * x])).sum(axis=0),
-    "scan": lambda f: lambda x: jax.lax.scan(lambda carry, _: (f(carry), None), x, None, length=2)[0],
+    "scan": lambda f: (
+        lambda x: jax.lax.scan(lambda carry, _: (f(carry), None), x, None, length=2)[0]
+    ),
     "cond": lambda f: lambda x: jax.lax.cond(x[0] > 0, f, jnp.sin, x),
     "twice": lambda f: lambda x: f(f(x)),
 }
@@ -31,32 +33,49 @@ TRANSFORMATIONS = {
 @examples(few=8, many=1000)
 @given(st.lists(st.sampled_from(sorted(TRANSFORMATIONS)), max_size=3), st.integers(0, 2**16))
 def test_the_gradient_of_a_probe_is_that_of_an_addition(stack, seed):
-    weights, inputs = jnp.asarray(np.random.default_rng(seed).normal(size=(2, SIZE, SIZE)), jnp.float32)
+    weights, inputs = jnp.asarray(
+        np.random.default_rng(seed).normal(size=(2, SIZE, SIZE)), jnp.float32
+    )
 
     def loss(seen, added, slot):
         def layer(x):
             x = jnp.tanh(weights @ x) + added
             return jnp.sin(probe(x, slot, jnp.ones(()), lambda cotangent: cotangent) if seen else x)
 
-        return jnp.sum(jnp.square(functools.reduce(lambda f, name: TRANSFORMATIONS[name](f), stack, layer)(inputs[0])))
+        return jnp.sum(
+            jnp.square(
+                functools.reduce(lambda f, name: TRANSFORMATIONS[name](f), stack, layer)(inputs[0])
+            )
+        )
 
     @jax.jit
     def both():
         zeros = jnp.zeros(SIZE)
         by_hand = jax.value_and_grad(functools.partial(loss, False))(zeros, None)
-        return by_hand, jax.value_and_grad(functools.partial(loss, True), argnums=1)(zeros, (jnp.zeros(()), zeros))
+        return by_hand, jax.value_and_grad(functools.partial(loss, True), argnums=1)(
+            zeros, (jnp.zeros(()), zeros)
+        )
 
     (plain, by_hand), (value, (_, measured)) = both()
     np.testing.assert_allclose(value, plain, rtol=1e-4)
-    np.testing.assert_allclose(measured, by_hand, rtol=1e-3, atol=1e-3 * float(jnp.abs(by_hand).max()) + 1e-5)
+    np.testing.assert_allclose(
+        measured, by_hand, rtol=1e-3, atol=1e-3 * float(jnp.abs(by_hand).max()) + 1e-5
+    )
 
 
 trees = st.recursive(
     st.sampled_from(["float", "complex", "int", "empty", None, "text"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ba/", max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ba/", max_size=2), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-LEAVES = {"float": jnp.ones(2), "complex": jnp.ones(2, jnp.complex64), "int": jnp.ones(2, jnp.int32), "empty": jnp.ones(0)}
+LEAVES = {
+    "float": jnp.ones(2),
+    "complex": jnp.ones(2, jnp.complex64),
+    "int": jnp.ones(2, jnp.int32),
+    "empty": jnp.ones(0),
+}
 
 
 @examples(few=20, many=10_000)
@@ -64,19 +83,30 @@ LEAVES = {"float": jnp.ones(2), "complex": jnp.ones(2, jnp.complex64), "int": jn
 def test_all_arrays_of_floats_among_outputs_are_seen_and_nothing_else_changes(tree):
     def built(node):
         if isinstance(node, list | dict):
-            return [built(each) for each in node] if isinstance(node, list) else {key: built(node[key]) for key in node}
+            return (
+                [built(each) for each in node]
+                if isinstance(node, list)
+                else {key: built(node[key]) for key in node}
+            )
         return LEAVES.get(node, node)
 
     def order(node):
         if isinstance(node, list | dict):
-            return [(key, order(each)) for key, each in (enumerate(node) if isinstance(node, list) else node.items())]
+            return [
+                (key, order(each))
+                for key, each in (enumerate(node) if isinstance(node, list) else node.items())
+            ]
         return id(node)
 
     seen = []
     outputs = built(tree)
     returned = each_array(lambda value, place: seen.append(place) or value, outputs, "")
     assert order(returned) == order(outputs)
-    assert len(set(seen)) == len(seen) == sum(each in ("float", "complex") for each in jax.tree.leaves(tree))
+    assert (
+        len(set(seen))
+        == len(seen)
+        == sum(each in ("float", "complex") for each in jax.tree.leaves(tree))
+    )
 
 
 shapes = st.lists(st.integers(1, 2), max_size=2).map(tuple)

@@ -43,7 +43,11 @@ def configs(draw: st.DrawFn, schedule: str) -> TrainConfig:
 
 def sampled(total: int) -> np.ndarray:
     """The first steps, the last ones, and some between."""
-    steps = np.unique(np.concatenate([np.arange(24), total - 1 - np.arange(16), np.linspace(0, total - 1, 24).astype(int)]))
+    steps = np.unique(
+        np.concatenate(
+            [np.arange(24), total - 1 - np.arange(16), np.linspace(0, total - 1, 24).astype(int)]
+        )
+    )
     steps = steps[(steps >= 0) & (steps < total)]
     return np.resize(steps, SAMPLED)
 
@@ -74,11 +78,19 @@ def test_a_schedule_is_its_closed_form(schedule, data):
     config = data.draw(configs(schedule))
     steps = sampled(config.total_steps)
     rates = np.asarray(make_schedule(config)(jnp.asarray(steps, jnp.int32)))
-    rounding = 1e-4 if schedule == "root" else 1e-6  # of float32; before the end of a million steps 1 - done has few digits left
+    rounding = (
+        1e-4 if schedule == "root" else 1e-6
+    )  # of float32; before the end of a million steps 1 - done has few digits left
     # A decay rate in float32 is off by up to 6e-8, and its powers by as many times that.
-    decays = config.total_steps // round(config.decay_epochs * config.steps_per_epoch) if schedule == "exponential" else 0
+    decays = (
+        config.total_steps // round(config.decay_epochs * config.steps_per_epoch)
+        if schedule == "exponential"
+        else 0
+    )
     relative = 2e-5 + 6e-8 * decays
-    np.testing.assert_allclose(rates, [closed_form(config, int(step)) for step in steps], rtol=relative, atol=rounding)
+    np.testing.assert_allclose(
+        rates, [closed_form(config, int(step)) for step in steps], rtol=relative, atol=rounding
+    )
     assert np.all((rates >= 0) & (rates <= 1)), "no step is above the peak"
 
 
@@ -86,8 +98,12 @@ def test_a_schedule_is_its_closed_form(schedule, data):
 @examples(few=10, many=1_000)
 @given(st.data())
 def test_no_step_of_a_training_has_rate_zero_and_only_the_warm_up_rises(schedule, data):
-    config = dataclasses.replace(data.draw(configs(schedule)), steps=data.draw(st.integers(1, SAMPLED)), decay_rate=0.5)
-    rates = np.asarray(make_schedule(config)(jnp.arange(SAMPLED, dtype=jnp.int32)))[: config.total_steps]
+    config = dataclasses.replace(
+        data.draw(configs(schedule)), steps=data.draw(st.integers(1, SAMPLED)), decay_rate=0.5
+    )
+    rates = np.asarray(make_schedule(config)(jnp.arange(SAMPLED, dtype=jnp.int32)))[
+        : config.total_steps
+    ]
     warmup = min(round(config.warmup_epochs * config.steps_per_epoch), config.total_steps - 1)
     assert np.all(rates > 0)
     assert np.all(np.diff(rates[:warmup]) > 0) and np.all(np.diff(rates[warmup:]) <= 0)
@@ -101,11 +117,26 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
     if isinstance(default, tuple):
         return st.lists(st.floats(0.01, 0.99) | st.integers(1, 64), max_size=3).map(tuple)
     if isinstance(default, str):
-        return st.sampled_from(["none", "halt", "skip", "sgd", "adamw", "cosine", "step", "global", "bfloat16", "digits"])
+        return st.sampled_from(
+            [
+                "none",
+                "halt",
+                "skip",
+                "sgd",
+                "adamw",
+                "cosine",
+                "step",
+                "global",
+                "bfloat16",
+                "digits",
+            ]
+        )
     return st.floats(0, 1) | st.integers(0, 300)
 
 
-FIELDS = [field for field in dataclasses.fields(TrainConfig) if field.name not in ("model", "dataset")]
+FIELDS = [
+    field for field in dataclasses.fields(TrainConfig) if field.name not in ("model", "dataset")
+]
 
 
 @examples(few=50, many=10_000)
@@ -119,17 +150,32 @@ def test_any_configuration_is_refused_by_name_or_means_something(fields, data):
         assert any(name in str(error) for name in changes) and "\n" not in str(error)
         return
     with jax.ensure_compile_time_eval():
-        rates = np.asarray(schedule(jnp.asarray(np.resize(np.unique([0, total // 2, total - 1]), SAMPLED), jnp.int32)))
+        rates = np.asarray(
+            schedule(
+                jnp.asarray(np.resize(np.unique([0, total // 2, total - 1]), SAMPLED), jnp.int32)
+            )
+        )
     assert np.all((rates >= 0) & (rates <= 1))
     shapes = [config.shape_at(step) for step in (0, total // 2, total - 1)]
-    assert all(min(shape) >= 1 for shape in (*shapes, config.eval_shape)) and shapes[-1] == config.input_shape
+    assert (
+        all(min(shape) >= 1 for shape in (*shapes, config.eval_shape))
+        and shapes[-1] == config.input_shape
+    )
 
 
 @examples(few=10, many=1_000)
 @given(configs("step"))
 def test_a_configuration_that_is_stored_is_read_again(config):
     stored = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert TrainConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}) == config
+    assert (
+        TrainConfig(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in stored.items()
+            }
+        )
+        == config
+    )
 
 
 def test_a_claimed_directory_holds_the_configuration(tmp_path):

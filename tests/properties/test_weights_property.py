@@ -31,9 +31,28 @@ SHAPES = {
     "fc.weight": (4, 3),
     "fc.bias": (4,),
 }
-NORMS = {"bn1": "stem_norm", "layer1.0.bn1": "stage1_block1/norm1", "layer1.0.bn2": "stage1_block1/norm2"}
-CONVS = {"conv1": "stem_conv", "layer1.0.conv1": "stage1_block1/conv1", "layer1.0.conv2": "stage1_block1/conv2"}
-KEYS = ("model", "state_dict", "model_state", "state_dict_ema", "model_ema", "net", "backbone", "a-b_c", "0", "ünïcode")
+NORMS = {
+    "bn1": "stem_norm",
+    "layer1.0.bn1": "stage1_block1/norm1",
+    "layer1.0.bn2": "stage1_block1/norm2",
+}
+CONVS = {
+    "conv1": "stem_conv",
+    "layer1.0.conv1": "stage1_block1/conv1",
+    "layer1.0.conv2": "stage1_block1/conv2",
+}
+KEYS = (
+    "model",
+    "state_dict",
+    "model_state",
+    "state_dict_ema",
+    "model_ema",
+    "net",
+    "backbone",
+    "a-b_c",
+    "0",
+    "ünïcode",
+)
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 
 prefixes = st.lists(st.sampled_from(KEYS), max_size=3).map(tuple)
@@ -46,18 +65,32 @@ def numbers(seed: int, dtype=np.float32) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     tensors = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
     for norm in NORMS:
-        tensors |= {f"{norm}.{leaf}": rng.standard_normal(3) for leaf in ("weight", "bias", "running_mean")}
+        tensors |= {
+            f"{norm}.{leaf}": rng.standard_normal(3) for leaf in ("weight", "bias", "running_mean")
+        }
         tensors[f"{norm}.running_var"] = rng.uniform(0.5, 2, 3)
     cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    return cast | {f"{norm}.num_batches_tracked": np.asarray(rng.integers(0, 2**62)) for norm in NORMS}
+    return cast | {
+        f"{norm}.num_batches_tracked": np.asarray(rng.integers(0, 2**62)) for norm in NORMS
+    }
 
 
 def expected(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network's variables by path, in float32."""
-    wide = {name: tensor.astype(np.float32) for name, tensor in tensors.items() if "num_batches" not in name}
-    paths = {f"params/{ours}/kernel": np.einsum("oihw->hwio", wide[f"{theirs}.weight"]) for theirs, ours in CONVS.items()}
+    wide = {
+        name: tensor.astype(np.float32)
+        for name, tensor in tensors.items()
+        if "num_batches" not in name
+    }
+    paths = {
+        f"params/{ours}/kernel": np.einsum("oihw->hwio", wide[f"{theirs}.weight"])
+        for theirs, ours in CONVS.items()
+    }
     for theirs, ours in NORMS.items():
-        paths |= {f"params/{ours}/scale": wide[f"{theirs}.weight"], f"params/{ours}/bias": wide[f"{theirs}.bias"]}
+        paths |= {
+            f"params/{ours}/scale": wide[f"{theirs}.weight"],
+            f"params/{ours}/bias": wide[f"{theirs}.bias"],
+        }
         paths |= {f"batch_stats/{ours}/mean": wide[f"{theirs}.running_mean"]}
         paths |= {f"batch_stats/{ours}/var": wide[f"{theirs}.running_var"]}
         paths |= {f"counters/{ours}/batches": tensors[f"{theirs}.num_batches_tracked"]}
@@ -67,7 +100,11 @@ def expected(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def flat(tree, before="") -> dict[str, np.ndarray]:
     if not isinstance(tree, dict):
         return {before: tree}
-    return {path: leaf for key, value in tree.items() for path, leaf in flat(value, f"{before}/{key}".strip("/")).items()}
+    return {
+        path: leaf
+        for key, value in tree.items()
+        for path, leaf in flat(value, f"{before}/{key}".strip("/")).items()
+    }
 
 
 def assert_variables(variables, tensors) -> None:
@@ -83,7 +120,10 @@ def wrapped(draw, names, prefix=()):
     """The names with wrappers anywhere among their parts, behind a prefix: {name: what a file has}."""
     cut = draw(st.integers(0, 2))
     wrapper = draw(st.lists(st.sampled_from(WRAPPERS), max_size=2))
-    return {name: ".".join([*prefix, *name.split(".")[:cut], *wrapper, *name.split(".")[cut:]]) for name in names}
+    return {
+        name: ".".join([*prefix, *name.split(".")[:cut], *wrapper, *name.split(".")[cut:]])
+        for name in names
+    }
 
 
 @examples(few=100, many=10_000)
@@ -91,18 +131,30 @@ def wrapped(draw, names, prefix=()):
 def test_every_name_is_found_behind_wrappers_and_prefixes(data, wanted, prefix, others):
     """The tensors of one network behind any prefix, with tensors outside of it that have no wanted name at their end."""
     renamed = data.draw(wrapped(sorted(wanted), prefix))
-    ends = {other for other in others if not any(f".{other}".endswith(f".{name}") for name in wanted)}
+    ends = {
+        other for other in others if not any(f".{other}".endswith(f".{name}") for name in wanted)
+    }
     outside = {f"other.{name}" for name in ends} if prefix else set()
-    inner = {name for name in wanted if any(f".{name}".endswith(f".{short}") and name != short for short in wanted)}
+    inner = {
+        name
+        for name in wanted
+        if any(f".{name}".endswith(f".{short}") and name != short for short in wanted)
+    }
     found = unwrap([*renamed.values(), *outside], wanted)
     assert found.given == renamed
     changed = [name for name, full in renamed.items() if name != full]
     assert bool(found.note) == bool(changed or outside)
-    assert not inner or found.given.keys() == wanted  # conv1.weight at the end of layer1.0.conv1.weight
+    assert (
+        not inner or found.given.keys() == wanted
+    )  # conv1.weight at the end of layer1.0.conv1.weight
 
 
 @examples(few=100, many=10_000)
-@given(st.data(), st.sets(names, min_size=1, max_size=12), st.lists(prefixes, min_size=2, max_size=3, unique=True))
+@given(
+    st.data(),
+    st.sets(names, min_size=1, max_size=12),
+    st.lists(prefixes, min_size=2, max_size=3, unique=True),
+)
 def test_of_several_networks_one_must_be_chosen(data, wanted, places):
     renamed = [data.draw(wrapped(sorted(wanted), place)) for place in places]
     given_names = [name for each in renamed for name in each.values()]
@@ -123,12 +175,18 @@ def test_any_names_give_names_of_theirs_or_an_error_in_a_line(given_names, wante
         assert "\n" not in str(error)
         return
     assert set(found.given.values()) <= set(given_names)
-    assert all(full == short or full.endswith(f".{short}") for short, full in found.given.items())  # no wrappers among them
+    assert all(
+        full == short or full.endswith(f".{short}") for short, full in found.given.items()
+    )  # no wrappers among them
     assert not set(found.given) - set(given_names) or found.note
 
 
 @examples(few=100, many=10_000)
-@given(st.lists(st.integers(1, 4), min_size=4, max_size=4), st.integers(0, 2**32 - 1), st.sampled_from(DTYPES))
+@given(
+    st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(DTYPES),
+)
 def test_the_order_of_axes(shape, seed, dtype):
     """A kernel and the kernel of a linear layer over a flattened map, element by element."""
     out, channels, rows, columns = shape
@@ -139,12 +197,26 @@ def test_the_order_of_axes(shape, seed, dtype):
     assert all(kernel[i, j, c, o] == tensor[o, c, i, j] for o, c, i, j in np.ndindex(*shape))
     np.testing.assert_array_equal(pair.to_torch(kernel), tensor)
     side = rows
-    linear = np.random.default_rng(seed).standard_normal((out, channels * side * side)).astype(dtype)
+    linear = (
+        np.random.default_rng(seed).standard_normal((out, channels * side * side)).astype(dtype)
+    )
     split = (side, side, channels, out)
-    pair = Pair(("params", "kernel"), (side * side * channels, out), "weight", linear.shape, (3, 2, 0, 1), split)
+    pair = Pair(
+        ("params", "kernel"),
+        (side * side * channels, out),
+        "weight",
+        linear.shape,
+        (3, 2, 0, 1),
+        split,
+    )
     matrix = pair.from_torch(linear)
-    places = np.ndindex(out, channels, side, side)  # PyTorch flattens channel, height, width; here height, width, channel
-    assert all(matrix[(i * side + j) * channels + c, o] == linear[o, (c * side + i) * side + j] for o, c, i, j in places)
+    places = np.ndindex(
+        out, channels, side, side
+    )  # PyTorch flattens channel, height, width; here height, width, channel
+    assert all(
+        matrix[(i * side + j) * channels + c, o] == linear[o, (c * side + i) * side + j]
+        for o, c, i, j in places
+    )
     np.testing.assert_array_equal(pair.to_torch(matrix), linear)
 
 
@@ -156,7 +228,9 @@ def write(path: Path, tensors: dict[str, np.ndarray], nested: bool) -> None:
         save_file(tensors, path)
     else:
         torch = pytest.importorskip("torch")
-        content = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}} if nested else {}
+        content = (
+            {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}} if nested else {}
+        )
         for name, tensor in tensors.items():
             is_16 = tensor.dtype == ml_dtypes.bfloat16
             theirs = torch.from_numpy(tensor.astype(np.float32) if is_16 else tensor.copy())
@@ -178,8 +252,15 @@ def read(path: Path):
 def file_round_trip(data, suffix, seed, dtype, prefix, nested) -> None:
     tensors = numbers(seed, dtype)
     renamed = data.draw(wrapped(sorted(tensors)))
-    joined = {"".join(f"{key}/" for key in prefix) + renamed[name]: tensor for name, tensor in tensors.items()}
-    joined = joined if suffix == ".pth" else {name.replace("/", "."): tensor for name, tensor in joined.items()}
+    joined = {
+        "".join(f"{key}/" for key in prefix) + renamed[name]: tensor
+        for name, tensor in tensors.items()
+    }
+    joined = (
+        joined
+        if suffix == ".pth"
+        else {name.replace("/", "."): tensor for name, tensor in joined.items()}
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"w{suffix}"
         write(path, joined, nested)
@@ -189,12 +270,20 @@ def file_round_trip(data, suffix, seed, dtype, prefix, nested) -> None:
             return
         variables, said = read(path)
     assert_variables(variables, tensors)
-    assert any("names are read without" in each for each in said) == (bool(prefix) or list(renamed) != list(renamed.values()))
+    assert any("names are read without" in each for each in said) == (
+        bool(prefix) or list(renamed) != list(renamed.values())
+    )
     assert any("rounded to float32" in each for each in said) == (dtype == np.float64)
 
 
 @examples(few=10, many=1_000)
-@given(st.data(), st.sampled_from([".npz", ".safetensors"]), st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), prefixes)
+@given(
+    st.data(),
+    st.sampled_from([".npz", ".safetensors"]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(DTYPES),
+    prefixes,
+)
 def test_a_file_gives_the_network_s_variables(data, suffix, seed, dtype, prefix):
     file_round_trip(data, suffix, seed, dtype, prefix, nested=False)
 
@@ -228,7 +317,9 @@ def test_what_is_wrong_is_named(data, kind, prefix):
     }
     with warnings.catch_warnings(), pytest.raises(InputError) as raised:
         warnings.simplefilter("ignore")
-        from_torch(NAME, {".".join([*prefix, name]): tensor for name, tensor in tensors.items()}, **FIELDS)
+        from_torch(
+            NAME, {".".join([*prefix, name]): tensor for name, tensor in tensors.items()}, **FIELDS
+        )
     assert about[kind] in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -252,8 +343,12 @@ def test_logits_are_pytorch_s_after_upcasting(seed, dtype):
         return functional.batch_norm(y, *running, wide[f"{norm}.weight"], wide[f"{norm}.bias"])
 
     x = functional.relu(unit(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), "conv1", "bn1"))
-    y = unit(functional.relu(unit(x, "layer1.0.conv1", "layer1.0.bn1")), "layer1.0.conv2", "layer1.0.bn2")
-    theirs = functional.linear(functional.relu(x + y).mean((2, 3)), wide["fc.weight"], wide["fc.bias"]).numpy()
+    y = unit(
+        functional.relu(unit(x, "layer1.0.conv1", "layer1.0.bn1")), "layer1.0.conv2", "layer1.0.bn2"
+    )
+    theirs = functional.linear(
+        functional.relu(x + y).mean((2, 3)), wide["fc.weight"], wide["fc.bias"]
+    ).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours = np.asarray(APPLY(from_torch(NAME, tensors, **FIELDS), images))

@@ -22,11 +22,22 @@ def arm(train: float, test: float, ratio: float = 1.0) -> ArmResult:
     for offset in (-0.001, 0.0, 0.001):
         first = {"kind": "first", "gradient_norms": profile(ratio)}
         epoch = {"kind": "epoch", "gradient_norms": profile(ratio)}
-        rows.append([first, epoch, {"kind": "final", "train_error": train + offset, "test_error": test + offset}])
+        rows.append(
+            [
+                first,
+                epoch,
+                {"kind": "final", "train_error": train + offset, "test_error": test + offset},
+            ]
+        )
     return ArmResult({0.1: train}, 0.1, rows)
 
 
-BASE = {"plain20": arm(0.1, 0.1), "plain56": arm(0.2, 0.2), "resnet20": arm(0.05, 0.05), "resnet56": arm(0.04, 0.04)}
+BASE = {
+    "plain20": arm(0.1, 0.1),
+    "plain56": arm(0.2, 0.2),
+    "resnet20": arm(0.05, 0.05),
+    "resnet56": arm(0.04, 0.04),
+}
 SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
 
 
@@ -34,11 +45,20 @@ SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
     ("change", "outcomes"),
     [
         ({}, ["supported", "supported", "supported"]),
-        ({"plain56": arm(0.05, 0.2)}, ["refuted", "supported", "supported"]),  # overfits: better on training, worse on test
+        (
+            {"plain56": arm(0.05, 0.2)},
+            ["refuted", "supported", "supported"],
+        ),  # overfits: better on training, worse on test
         ({"plain56": arm(0.1, 0.1)}, ["inconclusive", "supported", "supported"]),
-        ({"resnet56": arm(0.065, 0.06)}, ["supported", "supported", "supported"]),  # within the margin
+        (
+            {"resnet56": arm(0.065, 0.06)},
+            ["supported", "supported", "supported"],
+        ),  # within the margin
         ({"resnet56": arm(0.2, 0.2)}, ["supported", "refuted", "supported"]),  # as bad as plain
-        ({"resnet56": arm(0.07, 0.07)}, ["supported", "inconclusive", "supported"]),  # on the margin
+        (
+            {"resnet56": arm(0.07, 0.07)},
+            ["supported", "inconclusive", "supported"],
+        ),  # on the margin
         ({"plain56": arm(0.2, 0.2, 1e-3)}, ["supported", "supported", "refuted"]),  # vanished
     ],
 )
@@ -51,7 +71,12 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = judge(StudyResults(Options(), PRESETS["digits"], BASE, SIGMOIDS))[3:]
     assert [control.outcome for control in controls] == ["refuted", "refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
-    swapped = {"plain20": BASE["resnet20"], "plain56": BASE["resnet56"], "resnet20": BASE["plain20"], "resnet56": BASE["plain56"]}
+    swapped = {
+        "plain20": BASE["resnet20"],
+        "plain56": BASE["resnet56"],
+        "resnet20": BASE["plain20"],
+        "resnet56": BASE["plain56"],
+    }
     healthy = [{"sigmoid": profile(1.0)}] * 3
     controls = judge(StudyResults(Options(), PRESETS["digits"], swapped, healthy))[3:]
     assert not any(control.is_as_expected for control in controls)
@@ -71,12 +96,25 @@ def test_depths_out_of_range_are_refused(depths):
 def test_presets_of_the_paper():
     """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4 on everything, classical momentum (section 4.2)."""
     config = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["plain56"].config
-    assert (config.total_steps, config.batch_size, config.weight_decay, config.momentum) == (64_000, 128, 1e-4, 0.9)
-    assert (config.schedule, config.milestones, config.decay_all, config.nesterov) == ("step", (0.5, 0.75), True, False)
+    assert (config.total_steps, config.batch_size, config.weight_decay, config.momentum) == (
+        64_000,
+        128,
+        1e-4,
+        0.9,
+    )
+    assert (config.schedule, config.milestones, config.decay_all, config.nesterov) == (
+        "step",
+        (0.5, 0.75),
+        True,
+        False,
+    )
     assert dataclasses.replace(config, learning_rate=0.1).warmup_epochs == 0
 
 
 def test_the_arms_without_batch_norm_are_other_networks():
     arms = make_arms(Options(norm="none"), PRESETS["digits"])
     assert arms["plain56"].make is not None and arms["plain56"].make().norm == "none"
-    assert arms["plain56"].config.model != make_arms(Options(), PRESETS["digits"])["plain56"].config.model
+    assert (
+        arms["plain56"].config.model
+        != make_arms(Options(), PRESETS["digits"])["plain56"].config.model
+    )

@@ -5,28 +5,55 @@ import pytest
 from deepjax.study.arms import ArmResult
 from deepjax.study.cost import budgets_of
 from deepjax.study.study import Options, StudyResults
-from experiments.depth_or_width import CHEAPER, DEEP, EQUAL, MIDDLE, NETS, PRESETS, SHALLOW, THIN, TINY, judge, make_arms, name_of
+from experiments.depth_or_width import (
+    CHEAPER,
+    DEEP,
+    EQUAL,
+    MIDDLE,
+    NETS,
+    PRESETS,
+    SHALLOW,
+    THIN,
+    TINY,
+    judge,
+    make_arms,
+    name_of,
+)
 
 NOISE = (-0.002, 0.001, 0.001)
 
 
 def arm(*test: float) -> ArmResult:
     """An arm with these test errors, seed by seed."""
-    return ArmResult({0.1: 0.0}, 0.1, [[{"kind": "final", "train_error": 0.0, "test_error": error}] for error in test])
+    return ArmResult(
+        {0.1: 0.0},
+        0.1,
+        [[{"kind": "final", "train_error": 0.0, "test_error": error}] for error in test],
+    )
 
 
 def near(error: float) -> ArmResult:
     return arm(*(error + noise for noise in NOISE))
 
 
-BASE = {DEEP: near(0.02), MIDDLE: arm(0.02, 0.02, 0.02), SHALLOW: near(0.03), CHEAPER: near(0.03), THIN: near(0.2), TINY: near(0.3)}
+BASE = {
+    DEEP: near(0.02),
+    MIDDLE: arm(0.02, 0.02, 0.02),
+    SHALLOW: near(0.03),
+    CHEAPER: near(0.03),
+    THIN: near(0.2),
+    TINY: near(0.3),
+}
 
 
 def outcomes(change: dict) -> list[str]:
     arms = {name_of(net): result for net, result in (BASE | change).items()}
     verdicts = judge(StudyResults(Options(), PRESETS["digits"], arms, []))
     assert [verdict.is_as_expected for verdict in verdicts[-2:]] == [True, True]
-    assert [verdict.outcome for verdict in verdicts[-2:]] == ["refuted", "refuted"]  # the starved networks are found out
+    assert [verdict.outcome for verdict in verdicts[-2:]] == [
+        "refuted",
+        "refuted",
+    ]  # the starved networks are found out
     return [verdict.outcome for verdict in verdicts[:-2]]
 
 
@@ -34,7 +61,10 @@ def outcomes(change: dict) -> list[str]:
     ("change", "expected"),
     [
         ({}, ["supported", "inconclusive", "supported", "supported"]),
-        ({DEEP: near(0.01)}, ["supported", "supported", "supported", "inconclusive"]),  # the margin lies within the interval
+        (
+            {DEEP: near(0.01)},
+            ["supported", "supported", "supported", "inconclusive"],
+        ),  # the margin lies within the interval
         ({DEEP: near(0.005)}, ["supported", "supported", "supported", "refuted"]),
         ({DEEP: near(0.05)}, ["refuted", "refuted", "supported", "supported"]),
         ({SHALLOW: near(0.01)}, ["supported", "inconclusive", "refuted", "supported"]),
@@ -45,8 +75,13 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 
 def test_a_control_that_does_not_flip_is_noticed():
-    arms = {name_of(net): result for net, result in (BASE | {THIN: near(0.0), TINY: near(0.02)}).items()}
-    assert [verdict.is_as_expected for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))[-2:]] == [
+    arms = {
+        name_of(net): result for net, result in (BASE | {THIN: near(0.0), TINY: near(0.02)}).items()
+    }
+    assert [
+        verdict.is_as_expected
+        for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))[-2:]
+    ] == [
         False,
         False,
     ]
@@ -60,7 +95,9 @@ def test_budgets_are_equal_or_not_as_said(dataset):
     for net in EQUAL:
         assert cost[net].macs == pytest.approx(cost[DEEP].macs, rel=0.02)
         assert cost[net].params == pytest.approx(cost[DEEP].params, rel=0.09)
-    assert [round(cost[DEEP].macs / cost[net].macs) for net in (CHEAPER, THIN, TINY)] == pytest.approx([3, 16, 40], abs=1)
+    assert [
+        round(cost[DEEP].macs / cost[net].macs) for net in (CHEAPER, THIN, TINY)
+    ] == pytest.approx([3, 16, 40], abs=1)
 
 
 def test_exact_counts():
@@ -68,4 +105,7 @@ def test_exact_counts():
     arms = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])
     cost = budgets_of({"deep": arms[name_of(DEEP)]})["deep"]
     assert (cost.params, cost.macs) == (853_018, 125_485_696)
-    assert (arms[name_of(DEEP)].config.epochs, arms[name_of(DEEP)].config.weight_decay) == (200, 5e-4)
+    assert (arms[name_of(DEEP)].config.epochs, arms[name_of(DEEP)].config.weight_decay) == (
+        200,
+        5e-4,
+    )

@@ -10,7 +10,9 @@ from deepjax.training import TrainConfig, open_run, train
 
 @pytest.mark.slow  # a quarter of a minute, of which most is compilation
 def test_from_a_runs_own_start_it_comes_to_the_runs_end(tmp_path):
-    config = TrainConfig(model="cifar_plain20", width=2, batch_size=240, steps=3, warmup_epochs=0.0, seed=3)
+    config = TrainConfig(
+        model="cifar_plain20", width=2, batch_size=240, steps=3, warmup_epochs=0.0, seed=3
+    )
     result = train(config, tmp_path)
     start = initial_variables(config)
     ends = finetune(config, start), open_run(tmp_path).variables

@@ -24,7 +24,10 @@ def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
     losses = np.exp(-np.arange(len(at)) / 4 + shift)
     scales, way = losses**power, len(ON_THE_WAY)
     scales = scales / (np.trapezoid(scales[:way], at[:way]) / at[way - 1]) * ratio * critical
-    steps = [Hyperbola(20.0, 20 * critical).steps(batch) * math.exp(0.1 * shift) for batch in PRESET.sizes["batches"]]
+    steps = [
+        Hyperbola(20.0, 20 * critical).steps(batch) * math.exp(0.1 * shift)
+        for batch in PRESET.sizes["batches"]
+    ]
     return {"at": at, "losses": losses.tolist(), "scales": scales.tolist(), "steps": steps}
 
 
@@ -49,14 +52,18 @@ def test_each_verdict_can_come_out_either_way(power, ratio, expected):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts(-1.0, 1.0)[2:]
     assert [control.is_as_expected for control in controls] == [True, True]
-    assert not verdicts(-1.0, 1.0, critical=500)[3].is_as_expected  # the digits have 1437 training images
+    assert not verdicts(-1.0, 1.0, critical=500)[
+        3
+    ].is_as_expected  # the digits have 1437 training images
 
 
 def test_the_hyperbola_is_found_again():
     truth, batches = Hyperbola(30.0, 4000.0), [4, 16, 64, 256, 1024]
     steps = [truth.steps(batch) for batch in batches]
     found = fit_hyperbola(batches, steps)
-    assert (found.s_min, found.e_min, found.critical) == pytest.approx((30.0, 4000.0, 4000 / 30), rel=1e-4)
+    assert (found.s_min, found.e_min, found.critical) == pytest.approx(
+        (30.0, 4000.0, 4000 / 30), rel=1e-4
+    )
     for batch, each in zip(batches, steps, strict=True):  # McCandlish et al. 2018, eq. 2.11
         assert (each / truth.s_min - 1) * (batch * each / truth.e_min - 1) == pytest.approx(1)
     with pytest.raises(ValueError, match="three batch sizes"):
@@ -65,20 +72,26 @@ def test_the_hyperbola_is_found_again():
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = TrainConfig("own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0)
+    config = TrainConfig(
+        "own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0
+    )
     return compile_training(config, make=NETWORK), config
 
 
 def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
     programs, config = tiny
-    assert [(step, int(state.step)) for step, state in iterate_training(programs, config)] == [(step, step) for step in range(31)]
+    assert [(step, int(state.step)) for step, state in iterate_training(programs, config)] == [
+        (step, step) for step in range(31)
+    ]
     seen = []
 
     def falls(params) -> float:
         seen.append(params)
         return 1.0 / len(seen)
 
-    assert steps_to(programs, config, falls, target=0.25) == 4  # looked at after every step, as 10 % of few steps is less than one
+    assert (
+        steps_to(programs, config, falls, target=0.25) == 4
+    )  # looked at after every step, as 10 % of few steps is less than one
     assert steps_to(programs, config, lambda params: 1.0, target=0.5) == math.inf
     assert steps_to(programs, config, lambda params: 1.0, target=1.0, most=0) == math.inf
     assert steps_to(programs, config, lambda params: math.nan, target=0.5) == math.inf
@@ -100,13 +113,23 @@ def test_the_noise_scale_is_that_of_all_the_images(tiny):
     """Drawn with replacement, the estimate has no bias: near tr(Sigma) / |G|^2 of the images as they are."""
     programs, config = tiny
     rng = np.random.default_rng(0)
-    data = {"image": jnp.asarray(rng.normal(size=(32, 8, 8, 1)), jnp.float32), "label": jnp.asarray(rng.integers(10, size=32))}
+    data = {
+        "image": jnp.asarray(rng.normal(size=(32, 8, 8, 1)), jnp.float32),
+        "label": jnp.asarray(rng.integers(10, size=32)),
+    }
     params = programs.fresh_state(config).params
 
     def loss(params, batch):
         return cross_entropy(programs.model.apply({"params": params}, batch["image"]), batch)
 
     gradient = jax.jit(lambda params, batch: ravel_pytree(jax.grad(loss)(params, batch))[0])
-    each = np.array([gradient(params, {name: array[i : i + 1] for name, array in data.items()}) for i in range(32)])
+    each = np.array(
+        [
+            gradient(params, {name: array[i : i + 1] for name, array in data.items()})
+            for i in range(32)
+        ]
+    )
     exact = each.var(axis=0).sum() / (each.mean(axis=0) ** 2).sum()
-    assert NoiseScaleEstimator(count=4).scale(programs, params, data, rng) == pytest.approx(exact, rel=0.2)
+    assert NoiseScaleEstimator(count=4).scale(programs, params, data, rng) == pytest.approx(
+        exact, rel=0.2
+    )

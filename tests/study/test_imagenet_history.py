@@ -10,7 +10,10 @@ ARMS = {"vgg11_bn": arm(0.1, 0.12), "googlenet_bn": arm(0.1, 0.11), "resnet18": 
 
 
 def outcomes(**arms):
-    return [verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], ARMS | arms, []))]
+    return [
+        verdict.outcome
+        for verdict in judge(StudyResults(Options(), PRESETS["digits"], ARMS | arms, []))
+    ]
 
 
 def test_the_chart():

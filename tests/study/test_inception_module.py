@@ -19,24 +19,41 @@ def test_the_modules_take_what_can_be_worked_out_by_hand():
     pixels = 28 * 28
     naive = {"conv1x1": 256 * 128, "conv3x3": 9 * 256 * 192, "conv5x5": 25 * 256 * 96}
     reductions = dict.fromkeys(("reduce3x3", "reduce5x5", "project"), 256 * 64)
-    bottleneck = reductions | {"conv1x1": 256 * 128, "conv3x3": 9 * 64 * 192, "conv5x5": 25 * 64 * 96}
-    assert macs_by_layer(slide_module(False), SLIDE_INPUT) == {name: pixels * terms for name, terms in naive.items()}
-    assert macs_by_layer(slide_module(True), SLIDE_INPUT) == {name: pixels * terms for name, terms in bottleneck.items()}
+    bottleneck = reductions | {
+        "conv1x1": 256 * 128,
+        "conv3x3": 9 * 64 * 192,
+        "conv5x5": 25 * 64 * 96,
+    }
+    assert macs_by_layer(slide_module(False), SLIDE_INPUT) == {
+        name: pixels * terms for name, terms in naive.items()
+    }
+    assert macs_by_layer(slide_module(True), SLIDE_INPUT) == {
+        name: pixels * terms for name, terms in bottleneck.items()
+    }
     assert count_macs(slide_module(False), SLIDE_INPUT) == 854_196_224
     assert count_macs(slide_module(True), SLIDE_INPUT) == 271_351_808
-    assert 271_351_808 + pixels * bottleneck["conv3x3"] == 358_055_936  # where the taught 358 million come from
+    assert (
+        271_351_808 + pixels * bottleneck["conv3x3"] == 358_055_936
+    )  # where the taught 358 million come from
 
 
 @pytest.mark.parametrize(("reduce", "channels"), [(True, 480), (False, 672)])
 def test_the_modules_are_as_deep_as_on_the_slide(reduce, channels):
     module = slide_module(reduce)
-    out, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((1, *SLIDE_INPUT)))
+    out, _ = jax.eval_shape(
+        module.init_with_output, jax.random.key(0), jnp.zeros((1, *SLIDE_INPUT))
+    )
     assert out.shape == (1, 28, 28, channels)
 
 
 @pytest.mark.parametrize(
     ("without", "gone"),
-    [("1x1", {"conv1x1"}), ("3x3", {"reduce3x3", "conv3x3"}), ("5x5", {"reduce5x5", "conv5x5"}), ("pool", {"project"})],
+    [
+        ("1x1", {"conv1x1"}),
+        ("3x3", {"reduce3x3", "conv3x3"}),
+        ("5x5", {"reduce5x5", "conv5x5"}),
+        ("pool", {"project"}),
+    ],
 )
 def test_a_branch_that_is_left_out_has_no_parameters(without, gone):
     def convs(model: InceptionNet) -> set[str]:
@@ -46,7 +63,10 @@ def test_a_branch_that_is_left_out_has_no_parameters(without, gone):
     assert convs(InceptionNet()) - convs(InceptionNet(without=(without,))) == gone
 
 
-@pytest.mark.parametrize(("fields", "message"), [({"without": ("7x7",)}, "7x7"), ({"without": ("pool",), "reduce": False}, "pool")])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"without": ("7x7",)}, "7x7"), ({"without": ("pool",), "reduce": False}, "pool")],
+)
 def test_branches_that_are_not_there_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         jax.eval_shape(InceptionNet(**fields).init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
@@ -59,8 +79,12 @@ def test_naive_modules_of_half_the_width_cost_the_same(dataset):
     assert abs(known["naive"].macs / known["bottleneck"].macs - 1) < 0.04
     modules = {}
     for name in ("naive", "bottleneck"):
-        by_layer = macs_by_layer(model_from(arms[name].config, arms[name].make), arms[name].config.input_shape)
-        modules[name] = sum(macs for layer, macs in by_layer.items() if layer.startswith("inception"))
+        by_layer = macs_by_layer(
+            model_from(arms[name].config, arms[name].make), arms[name].config.input_shape
+        )
+        modules[name] = sum(
+            macs for layer, macs in by_layer.items() if layer.startswith("inception")
+        )
     assert modules["naive"] == pytest.approx(modules["bottleneck"], rel=0.002)
 
 
@@ -73,7 +97,10 @@ def test_the_median_is_over_turns_without_the_first():
 
 def arm(error: float) -> ArmResult:
     """Five seeds around an error."""
-    rows = [[{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}] for i in range(-2, 3)]
+    rows = [
+        [{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}]
+        for i in range(-2, 3)
+    ]
     return ArmResult({0.1: error}, 0.1, rows)
 
 
@@ -82,13 +109,22 @@ BASE = {"bottleneck": 0.03, "naive": 0.06, "only_1x1": 0.4} | {
 }
 
 
-def evidence(ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float) -> StudyResults:
+def evidence(
+    ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float
+) -> StudyResults:
     """Made-up errors of every arm, and times and bytes of five seeds."""
     measured = []
     for offset in (-0.02, -0.01, 0.0, 0.01, 0.02):
         seconds = {"naive": ratio + offset, "bottleneck": 1.0, "itself": 1 / itself + offset}
-        measured.append({"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}})
-    return StudyResults(Options(), PRESETS["digits"], {name: arm(error) for name, error in (BASE | errors).items()}, measured)
+        measured.append(
+            {"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}}
+        )
+    return StudyResults(
+        Options(),
+        PRESETS["digits"],
+        {name: arm(error) for name, error in (BASE | errors).items()},
+        measured,
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,20 +135,29 @@ def evidence(ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **err
         ({"ratio": 2.0}, ["inconclusive", "refuted", "supported", "supported"]),
         ({"naive": 0.03}, ["supported", "refuted", "inconclusive", "supported"]),
         ({"naive": 0.01}, ["supported", "refuted", "refuted", "supported"]),
-        ({"without_pool": 0.03}, ["supported", "refuted", "supported", "refuted"]),  # a branch that nothing is lost without
+        (
+            {"without_pool": 0.03},
+            ["supported", "refuted", "supported", "refuted"],
+        ),  # a branch that nothing is lost without
         ({"without_pool": 0.032}, ["supported", "refuted", "supported", "refuted"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
     found = [verdict.outcome for verdict in judge(evidence(**change))[:6]]
-    assert found == ["supported", "refuted", *outcomes]  # the integers are exact, and 358 million are not among them
+    assert found == [
+        "supported",
+        "refuted",
+        *outcomes,
+    ]  # the integers are exact, and 358 million are not among them
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = judge(evidence())[6:]
     assert [control.outcome for control in controls] == ["supported", "refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
-    assert [control.is_as_expected for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]] == [True, False, False]
+    assert [
+        control.is_as_expected for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]
+    ] == [True, False, False]
 
 
 def test_every_figure_is_drawn(tmp_path):

@@ -10,7 +10,10 @@ from experiments.normalizer_free import DEEP, NETWORKS, PRESETS, SCHEMES, SHALLO
 
 def arm(train: float) -> ArmResult:
     """An arm of three seeds with training errors around the given one."""
-    rows = [[{"kind": "final", "train_error": train + offset, "test_error": train}] for offset in (-0.002, 0.0, 0.002)]
+    rows = [
+        [{"kind": "final", "train_error": train + offset, "test_error": train}]
+        for offset in (-0.002, 0.0, 0.002)
+    ]
     return ArmResult({0.1: train, 0.01: 0.9}, 0.1, rows)
 
 
@@ -19,17 +22,28 @@ FOUND = GOOD | {f"none{DEEP}": arm(0.9), f"none{SHALLOW}": arm(0.1)}
 
 
 def outcomes(arms: dict[str, ArmResult]) -> list[str]:
-    return [verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))]
+    return [
+        verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({}, ["supported"] * 6),
-        ({f"none{DEEP}": arm(0.01)}, ["refuted", "refuted", *["supported"] * 4]),  # nothing is lost with batch norm
-        ({f"none{DEEP}": arm(0.03)}, ["inconclusive", "refuted", *["supported"] * 4]),  # on the margin
+        (
+            {f"none{DEEP}": arm(0.01)},
+            ["refuted", "refuted", *["supported"] * 4],
+        ),  # nothing is lost with batch norm
+        (
+            {f"none{DEEP}": arm(0.03)},
+            ["inconclusive", "refuted", *["supported"] * 4],
+        ),  # on the margin
         ({f"nf{DEEP}": arm(0.2)}, [*["supported"] * 5, "refuted"]),
-        ({f"fixup{DEEP}": arm(0.03)}, ["supported", "supported", "inconclusive", *["supported"] * 3]),
+        (
+            {f"fixup{DEEP}": arm(0.03)},
+            ["supported", "supported", "inconclusive", *["supported"] * 3],
+        ),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, expected):
@@ -41,12 +55,19 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     assert [control.outcome for control in controls] == ["refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
     blind = FOUND | {f"none{DEEP}": arm(0.01), f"batch{DEEP}": arm(0.2)}
-    assert not any(control.is_as_expected for control in judge(StudyResults(Options(), PRESETS["digits"], blind, []))[6:])
+    assert not any(
+        control.is_as_expected
+        for control in judge(StudyResults(Options(), PRESETS["digits"], blind, []))[6:]
+    )
 
 
 def test_no_arm_but_the_baseline_has_batch_norm():
     arms = make_arms(Options(), PRESETS["digits"])
-    assert list(arms) == [*[f"{kind}{DEEP}" for kind in NETWORKS], f"batch{SHALLOW}", f"none{SHALLOW}"]
+    assert list(arms) == [
+        *[f"{kind}{DEEP}" for kind in NETWORKS],
+        f"batch{SHALLOW}",
+        f"none{SHALLOW}",
+    ]
     for kind in ("none", "rezero"):
         make = arms[f"{kind}{DEEP}"].make
         assert make is not None and vars(make())["norm"] == "none"
@@ -55,6 +76,9 @@ def test_no_arm_but_the_baseline_has_batch_norm():
 
 def test_the_largest_rate_that_trains_is_read_off_the_sweep():
     diverged = ArmResult({0.1: float("inf"), 0.01: 0.2, 0.001: 0.4}, 0.01, [])
-    assert (largest_rate(diverged), largest_rate(ArmResult({0.1: 0.9}, 0.1, []))) == ("0.01", "none")
+    assert (largest_rate(diverged), largest_rate(ArmResult({0.1: 0.9}, 0.1, []))) == (
+        "0.01",
+        "none",
+    )
     (line,) = rate_curves({"a": diverged})
     assert (list(line.x), line.y) == ([0.001, 0.01, 0.1], [[40.0, 20.0, 100.0]])

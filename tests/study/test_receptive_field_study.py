@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.fields import field_statistics, normalized_maps, recalibrate_batch_norm, stack_field, theoretical_field
+from deepjax.study.fields import (
+    field_statistics,
+    normalized_maps,
+    recalibrate_batch_norm,
+    stack_field,
+    theoretical_field,
+)
 from deepjax.study.study import Options, StudyResults
 from experiments.receptive_field import LAYERS, PRESETS, draw, judge, make_arms
 
 DEPTHS = np.array([5, 10, 20, 40])
 
 
-@pytest.mark.parametrize(("kernels", "pixels"), [((3, 3, 3), 7), ((7,), 7), ((3, 3), 5), ((1, 1, 1), 1), ((3,) * 20, 41)])
+@pytest.mark.parametrize(
+    ("kernels", "pixels"), [((3, 3, 3), 7), ((7,), 7), ((3, 3), 5), ((1, 1, 1), 1), ((3,) * 20, 41)]
+)
 def test_theoretical_fields_are_those_of_the_formula(kernels, pixels):
     assert theoretical_field(kernels) == pixels == 1 + sum(kernel - 1 for kernel in kernels)
 
@@ -39,15 +47,36 @@ def test_settled_statistics_are_those_of_the_images():
     assert recalibrate_batch_norm(model, bare, images) is bare
 
 
-def measured(power: float = 0.5, three: float = 1.41, r2: float = 0.98, after: float = 5.0, box: float = 0.3, other: float = 1.41):
+def measured(
+    power: float = 0.5,
+    three: float = 1.41,
+    r2: float = 0.98,
+    after: float = 5.0,
+    box: float = 0.3,
+    other: float = 1.41,
+):
     """Five seeds of measurements that differ a little."""
     seeds = []
     for offset in (-0.01, -0.005, 0.0, 0.005, 0.01):
         size, sigma = (list(scale * DEPTHS ** (power + offset)) for scale in (3.6, 0.81))
-        stacks = {kind: {"size": size, "sigma": sigma, "r2": [r2 + offset / 10] * 4} for kind in ("linear", "ReLU")}
-        widths = {"three 3x3": (three, 0.98), "three other 3x3": (other, 0.98), "one 7x7": (2.0, box)}
-        small = {name: {"sigma": [width + offset], "r2": [fit + offset]} for name, (width, fit) in widths.items()}
-        residual = {"size": [12.0, 4 * after + offset], "sigma": [3.0, after + offset], "maps": [np.eye(8).tolist()] * 2}
+        stacks = {
+            kind: {"size": size, "sigma": sigma, "r2": [r2 + offset / 10] * 4}
+            for kind in ("linear", "ReLU")
+        }
+        widths = {
+            "three 3x3": (three, 0.98),
+            "three other 3x3": (other, 0.98),
+            "one 7x7": (2.0, box),
+        }
+        small = {
+            name: {"sigma": [width + offset], "r2": [fit + offset]}
+            for name, (width, fit) in widths.items()
+        }
+        residual = {
+            "size": [12.0, 4 * after + offset],
+            "sigma": [3.0, after + offset],
+            "maps": [np.eye(8).tolist()] * 2,
+        }
         pointwise = {"size": [1.0, 1.0], "sigma": [0.0, 0.0]}
         training = {"last map": residual, "middle map": residual, "1x1 map": pointwise}
         seeds.append({"stacks": stacks, "small": small, "training": training})
@@ -58,16 +87,31 @@ def measured(power: float = 0.5, three: float = 1.41, r2: float = 0.98, after: f
     ("change", "outcomes"),
     [
         ({}, ["supported", "refuted", "supported", "supported", "supported", "supported"]),
-        ({"three": 2.0}, ["supported", "supported", "supported", "supported", "supported", "supported"]),
-        ({"three": 1.8}, ["supported", "inconclusive", "supported", "supported", "supported", "supported"]),
+        (
+            {"three": 2.0},
+            ["supported", "supported", "supported", "supported", "supported", "supported"],
+        ),
+        (
+            {"three": 1.8},
+            ["supported", "inconclusive", "supported", "supported", "supported", "supported"],
+        ),
         (
             {"power": 1.0},
             ["supported", "refuted", "refuted", "supported", "supported", "supported"],
         ),  # grows as the theoretical field
-        ({"power": 0.6}, ["supported", "refuted", "inconclusive", "supported", "supported", "supported"]),
+        (
+            {"power": 0.6},
+            ["supported", "refuted", "inconclusive", "supported", "supported", "supported"],
+        ),
         ({"r2": 0.8}, ["supported", "refuted", "supported", "refuted", "supported", "supported"]),
-        ({"after": 3.0}, ["supported", "refuted", "supported", "supported", "inconclusive", "inconclusive"]),
-        ({"after": 2.0}, ["supported", "refuted", "supported", "supported", "refuted", "refuted"]),  # shrinks
+        (
+            {"after": 3.0},
+            ["supported", "refuted", "supported", "supported", "inconclusive", "inconclusive"],
+        ),
+        (
+            {"after": 2.0},
+            ["supported", "refuted", "supported", "supported", "refuted", "refuted"],
+        ),  # shrinks
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
@@ -76,7 +120,13 @@ def test_each_verdict_can_come_out_either_way(change, outcomes):
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = judge(measured())[6:]
-    assert [control.outcome for control in controls] == ["refuted", "supported", "refuted", "refuted", "inconclusive"]
+    assert [control.outcome for control in controls] == [
+        "refuted",
+        "supported",
+        "refuted",
+        "refuted",
+        "inconclusive",
+    ]
     assert all(control.is_as_expected for control in controls)
     broken = judge(measured(box=0.99, other=2.0))[6:]
     assert [control.is_as_expected for control in broken] == [True, False, True, False, True]

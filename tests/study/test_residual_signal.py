@@ -16,19 +16,31 @@ THEORY = {
     "exponent": {"no norm": 6.0, "batch norm": 0.8},
     "ratio": {"resnet56": 0.4, "drawn": 1.0},
     "rise": {"resnet56": [1.0, 3.0], "resnet20": [5.0, 15.0], "plain20": [60.0, 80.0]},
-    "response": {"resnet56": 0.5, "resnet20": 0.7, "plain20": 0.9, "resnet20, drawn": 1.0, "plain20, drawn": 1.0},
+    "response": {
+        "resnet56": 0.5,
+        "resnet20": 0.7,
+        "plain20": 0.9,
+        "resnet20, drawn": 1.0,
+        "plain20, drawn": 1.0,
+    },
 }
 CLAIMED = sum(not claim.control for claim in CLAIMS)
 
 
 def evidence(**changed) -> StudyResults:
     """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
-    values = {kind: named | dict([changed[kind]] if kind in changed else []) for kind, named in THEORY.items()}
+    values = {
+        kind: named | dict([changed[kind]] if kind in changed else [])
+        for kind, named in THEORY.items()
+    }
 
     def scaled(value, factor):
         return [factor * each for each in value] if isinstance(value, list) else factor * value
 
-    seeds = [{kind: {n: scaled(v, f) for n, v in named.items()} for kind, named in values.items()} for f in (0.99, 1.0, 1.01)]
+    seeds = [
+        {kind: {n: scaled(v, f) for n, v in named.items()} for kind, named in values.items()}
+        for f in (0.99, 1.0, 1.01)
+    ]
     return StudyResults(Options(), PRESETS["digits"], {}, seeds)
 
 
@@ -58,7 +70,11 @@ def test_other_numbers_do_not(number, kind, name, value, outcome):
 
 @pytest.mark.parametrize(
     ("number", "kind", "name", "value"),
-    [(7, "factor", "batch norm", 2.0), (9, "rise", "plain20", [1.0, 1.0]), (11, "ratio", "drawn", 0.3)],
+    [
+        (7, "factor", "batch norm", 2.0),
+        (9, "rise", "plain20", [1.0, 1.0]),
+        (11, "ratio", "drawn", 0.3),
+    ],
 )
 def test_a_control_that_fails_is_told(number, kind, name, value):
     assert not judge(evidence(**{kind: (name, value)}))[number].is_as_expected
@@ -81,5 +97,8 @@ def test_all_blocks_but_those_that_change_the_map_are_left_out():
 
 
 def test_the_papers_numbers_stand_in_the_presets():
-    assert "5 to 17 of 54 blocks" in PRESETS["digits"].expected and "not measured here" in PRESETS["cifar10"].expected
+    assert (
+        "5 to 17 of 54 blocks" in PRESETS["digits"].expected
+        and "not measured here" in PRESETS["cifar10"].expected
+    )
     assert PRESETS["cifar10"].training["steps"] == 64_000

@@ -28,7 +28,10 @@ def evidence(**other) -> StudyResults:
     def seed(number):
         rng = np.random.default_rng(number)
         depths = {*SHORT, *LONG, *LAYERS}
-        return {name: {str(d): law(d) * rng.uniform(0.99, 1.01) for d in depths} for name, law in laws.items()}
+        return {
+            name: {str(d): law(d) * rng.uniform(0.99, 1.01) for d in depths}
+            for name, law in laws.items()
+        }
 
     return StudyResults(Options(), PRESETS["digits"], {}, [seed(number) for number in range(3)])
 
@@ -43,21 +46,41 @@ def test_theory_supports_the_claims_and_fails_the_controls():
 
 
 def test_other_laws_refute_them():
-    found = evidence(**{"plain,_batch_norm": LAWS["residual, no norm"], "residual,_no_norm": lambda depth: 0.5**depth})
-    found = StudyResults(
-        found.options, found.preset, {}, [seed | {"plain": seed["resnet"], "resnet": seed["plain"]} for seed in found.measured]
+    found = evidence(
+        **{
+            "plain,_batch_norm": LAWS["residual, no norm"],
+            "residual,_no_norm": lambda depth: 0.5**depth,
+        }
     )
-    assert outcomes(found) == ["refuted", "supported", "refuted", "supported", "refuted"] + ["refuted"] * 3
+    found = StudyResults(
+        found.options,
+        found.preset,
+        {},
+        [seed | {"plain": seed["resnet"], "resnet": seed["plain"]} for seed in found.measured],
+    )
+    assert (
+        outcomes(found)
+        == ["refuted", "supported", "refuted", "supported", "refuted"] + ["refuted"] * 3
+    )
 
 
 @pytest.mark.parametrize("value", [-1e-4, 0.0])
 def test_cosines_that_are_not_above_zero_have_no_logarithm_and_decide_nothing(value):
-    assert outcomes(evidence(**{"plain,_batch_norm": lambda depth: value if depth > 4 else 0.5**depth}))[0] == "inconclusive"
+    assert (
+        outcomes(
+            evidence(**{"plain,_batch_norm": lambda depth: value if depth > 4 else 0.5**depth})
+        )[0]
+        == "inconclusive"
+    )
 
 
 def test_a_control_that_fails_is_told():
     halves = evidence(**{"plain,_looks_linear": lambda depth: 0.5**depth})
-    assert [verdict.is_as_expected for verdict in judge(halves) if verdict.control] == [True, False, True]
+    assert [verdict.is_as_expected for verdict in judge(halves) if verdict.control] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_what_looks_linear_is_linear():
@@ -72,7 +95,8 @@ def test_what_looks_linear_is_linear():
 def test_a_residual_block_adds_a_part_of_its_branch():
     x = jax.random.normal(jax.random.key(0), (4, 8))
     outputs = [
-        WideNet(1, residual=True, norm=False, beta=beta).init_with_output(jax.random.key(1), x)[0] for beta in (0.0, 1.0, 0.1)
+        WideNet(1, residual=True, norm=False, beta=beta).init_with_output(jax.random.key(1), x)[0]
+        for beta in (0.0, 1.0, 0.1)
     ]
     np.testing.assert_allclose(outputs[2], outputs[0] + 0.1 * (outputs[1] - outputs[0]), atol=1e-5)
     assert float(jnp.abs(outputs[1] - outputs[0]).max()) > 0.01

@@ -20,7 +20,10 @@ def test_three_small_filters_cost_27_and_one_large_49_squares_of_the_channels(ch
     three, one = filter_cost((3, 3, 3), channels, side), filter_cost((7,), channels, side)
     assert (three.weights, one.weights) == (27 * channels**2, 49 * channels**2)
     assert (three.macs, one.macs) == (27 * channels**2 * side**2, 49 * channels**2 * side**2)
-    assert (three.activations, one.activations) == (3 * 4 * channels * side**2, 4 * channels * side**2)
+    assert (three.activations, one.activations) == (
+        3 * 4 * channels * side**2,
+        4 * channels * side**2,
+    )
 
 
 @pytest.mark.parametrize("kernels", [(3, 3, 3), (7,)])
@@ -38,8 +41,12 @@ def test_a_linear_stage_is_linear_but_for_its_end():
     params = dict(variables["params"])
     for norm, bias in (("stem_norm", 20.0), ("stage1_norm2", 1000.0)):
         params[norm] = {**params[norm], "bias": jnp.full(4, bias)}
-    logits = [model.apply({**variables, "params": params}, scale * images) for scale in (0.0, 1.0, 2.0)]
-    np.testing.assert_allclose(logits[2] - logits[0], 2 * (logits[1] - logits[0]), rtol=1e-3, atol=1e-2)
+    logits = [
+        model.apply({**variables, "params": params}, scale * images) for scale in (0.0, 1.0, 2.0)
+    ]
+    np.testing.assert_allclose(
+        logits[2] - logits[0], 2 * (logits[1] - logits[0]), rtol=1e-3, atol=1e-2
+    )
 
 
 def test_arms_of_equal_cost_cost_the_same_within_two_per_cent():
@@ -51,11 +58,20 @@ def test_arms_of_equal_cost_cost_the_same_within_two_per_cent():
 
 def arm(error: float) -> ArmResult:
     """Five seeds around an error."""
-    rows = [[{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}] for i in range(-2, 3)]
+    rows = [
+        [{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}]
+        for i in range(-2, 3)
+    ]
     return ArmResult({0.1: error}, 0.1, rows)
 
 
-BASE = {"one_7x7": 0.06, "three_3x3": 0.03, "three_linear_3x3": 0.06, "one_narrow_7x7": 0.07, "three_1x1": 0.4}
+BASE = {
+    "one_7x7": 0.06,
+    "three_3x3": 0.03,
+    "three_linear_3x3": 0.06,
+    "one_narrow_7x7": 0.07,
+    "three_1x1": 0.4,
+}
 
 
 def verdicts(**change: float):
@@ -69,13 +85,20 @@ def verdicts(**change: float):
         ({}, ["supported", "supported", "supported", "supported"]),
         ({"three_3x3": 0.06}, ["inconclusive", "supported", "inconclusive", "supported"]),
         ({"three_3x3": 0.1}, ["refuted", "refuted", "refuted", "supported"]),
-        ({"three_linear_3x3": 0.03}, ["supported", "supported", "inconclusive", "refuted"]),  # depth alone does it
+        (
+            {"three_linear_3x3": 0.03},
+            ["supported", "supported", "inconclusive", "refuted"],
+        ),  # depth alone does it
         ({"three_linear_3x3": 0.05}, ["supported", "supported", "supported", "inconclusive"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
     found = [verdict.outcome for verdict in verdicts(**change)[:6]]
-    assert found == ["supported", "refuted", *outcomes]  # cost is exact: fewer weights, more activations
+    assert found == [
+        "supported",
+        "refuted",
+        *outcomes,
+    ]  # cost is exact: fewer weights, more activations
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
@@ -98,5 +121,7 @@ def test_each_part_is_needed_or_one_is_spare(rises, outcome):
 
 
 def test_the_figure_is_drawn(tmp_path):
-    evidence = StudyResults(Options(), PRESETS["digits"], {name: arm(error) for name, error in BASE.items()}, [])
+    evidence = StudyResults(
+        Options(), PRESETS["digits"], {name: arm(error) for name, error in BASE.items()}, []
+    )
     assert draw(evidence, tmp_path)[0].path.stat().st_size > 0

@@ -10,16 +10,31 @@ from experiments.stochastic_depth import ARMS, PRESETS, judge, make_arms
 
 def arm(test: float, first: float = 1.0, head: float = 1.0) -> ArmResult:
     """An arm of three seeds with test errors around the given one, and gradients of the first convolution and the classifier."""
-    norms = {"stem_conv": first, "stage1_block1/conv1": 9.0, "stage3_block5/conv2": 5.0, "head": head}
+    norms = {
+        "stem_conv": first,
+        "stage1_block1/conv1": 9.0,
+        "stage3_block5/conv2": 5.0,
+        "head": head,
+    }
     rows = []
     for i in range(3):
         epoch = {"kind": "epoch", "step": 22, "seconds": 1.0, "gradient_norms": norms}
-        rows.append([epoch, epoch, {"kind": "final", "test_error": test + 0.001 * i * (-1) ** round(100 * test)}])
+        rows.append(
+            [
+                epoch,
+                epoch,
+                {"kind": "final", "test_error": test + 0.001 * i * (-1) ** round(100 * test)},
+            ]
+        )
     return ArmResult({0.1: test}, 0.1, rows)
 
 
 FULL = {"full-long": arm(0.10), "full-short": arm(0.20), "always-short": arm(0.20)}
-PAPER = FULL | {"stochastic-long": arm(0.08, 3.0), "stochastic-short": arm(0.20), "rarely-short": arm(0.50)}
+PAPER = FULL | {
+    "stochastic-long": arm(0.08, 3.0),
+    "stochastic-short": arm(0.20),
+    "rarely-short": arm(0.50),
+}
 
 
 def verdicts(arms: dict[str, ArmResult]):
@@ -30,9 +45,18 @@ def verdicts(arms: dict[str, ArmResult]):
     ("change", "expected"),
     [
         ({}, ["inconclusive", "supported", "supported", "supported", "supported"]),
-        ({"stochastic-long": arm(0.12, 3.0, 3.0)}, ["inconclusive", "refuted", "refuted", "supported", "inconclusive"]),
-        ({"stochastic-short": arm(0.30)}, ["refuted", "supported", "supported", "supported", "supported"]),
-        ({"stochastic-long": arm(0.08, 0.5, 0.1)}, ["inconclusive", "supported", "supported", "refuted", "supported"]),
+        (
+            {"stochastic-long": arm(0.12, 3.0, 3.0)},
+            ["inconclusive", "refuted", "refuted", "supported", "inconclusive"],
+        ),
+        (
+            {"stochastic-short": arm(0.30)},
+            ["refuted", "supported", "supported", "supported", "supported"],
+        ),
+        (
+            {"stochastic-long": arm(0.08, 0.5, 0.1)},
+            ["inconclusive", "supported", "supported", "refuted", "supported"],
+        ),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, expected):
@@ -60,7 +84,12 @@ def test_preset_of_the_paper():
     """ResNet-110, 500 epochs of batches of 128, 0.1 divided at half and three quarters, decay 1e-4 (section 4)."""
     arm = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["stochastic-long"]
     config = arm.config
-    assert (config.epochs, config.batch_size, config.weight_decay, config.momentum) == (500, 128, 1e-4, 0.9)
+    assert (config.epochs, config.batch_size, config.weight_decay, config.momentum) == (
+        500,
+        128,
+        1e-4,
+        0.9,
+    )
     assert (config.schedule, config.milestones, config.nesterov) == ("step", (0.5, 0.75), True)
     made = arm.make() if arm.make else None
     assert isinstance(made, StochasticDepth) and (made.survival, made.per) == (0.5, "batch")

@@ -29,7 +29,10 @@ def record(finished):
 
 def test_it_leaves_result_report_and_figures(finished, record):
     assert [bool(verdict["control"]) for verdict in record["verdicts"]] == [False, True]
-    assert {name: len(arm["test_error"]) for name, arm in record["arms"].items()} == {"deep": 2, "shallow": 2}
+    assert {name: len(arm["test_error"]) for name, arm in record["arms"].items()} == {
+        "deep": 2,
+        "shallow": 2,
+    }
     page = (finished / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert "http" not in page.replace("https://archive.ics.uci.edu", "")  # self-contained
@@ -65,7 +68,9 @@ def test_again_it_only_draws(finished, record, capsys):
     run_study(toy.STUDY, Options(out=finished))
     assert "was done already" in capsys.readouterr().out
     after = json.loads((finished / "result.json").read_text())
-    assert {k: v for k, v in after.items() if k != "command"} == {k: v for k, v in record.items() if k != "command"}
+    assert {k: v for k, v in after.items() if k != "command"} == {
+        k: v for k, v in record.items() if k != "command"
+    }
 
 
 @pytest.mark.parametrize(
@@ -77,22 +82,31 @@ def test_again_it_only_draws(finished, record, capsys):
         ({"dataset": "digit"}, "did you mean 'digits'"),
     ],
 )
-def test_another_study_in_the_same_directory_and_unknown_names_are_refused(finished, options, message):
+def test_another_study_in_the_same_directory_and_unknown_names_are_refused(
+    finished, options, message
+):
     with pytest.raises(InputError, match=message):
         run_study(toy.STUDY, Options(out=finished, **options))
 
 
 def test_where_the_data_is_not_prepared_nothing_is_begun(tmp_path):
     study = dataclasses.replace(toy.STUDY, presets={"fashion_mnist": toy.STUDY.presets["digits"]})
-    options = Options(dataset="fashion_mnist", data_dir=str(tmp_path / "data"), out=tmp_path / "study")
-    with pytest.raises(InputError, match=r"'fashion_mnist' is not prepared in .*data; prepare it with"):
+    options = Options(
+        dataset="fashion_mnist", data_dir=str(tmp_path / "data"), out=tmp_path / "study"
+    )
+    with pytest.raises(
+        InputError, match=r"'fashion_mnist' is not prepared in .*data; prepare it with"
+    ):
         run_study(study, options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("lock", "options"), [("study", {}), ("study/runs/deep", {"arm": "deep"})])
 def test_a_study_and_each_of_its_arms_run_once_at_a_time(lock, options, tmp_path):
-    with hold(tmp_path / lock, print), pytest.raises(InputError, match=f"{lock} is in use by process"):
+    with (
+        hold(tmp_path / lock, print),
+        pytest.raises(InputError, match=f"{lock} is in use by process"),
+    ):
         run_study(toy.STUDY, Options(out=tmp_path / "study", **options))
     assert list(tmp_path.rglob("config.json")) == []
 
@@ -112,13 +126,20 @@ def test_an_arm_alone_gives_the_same_numbers(finished, tmp_path, capsys):
     arm = toy.make_arms(Options(), preset)["deep"]
     alone, together = collect(arm, tmp_path), collect(arm, finished)
     assert alone is not None and together is not None
-    assert (alone.sweep, [rows[-1] for rows in alone.rows]) == (together.sweep, [rows[-1] for rows in together.rows])
+    assert (alone.sweep, [rows[-1] for rows in alone.rows]) == (
+        together.sweep,
+        [rows[-1] for rows in together.rows],
+    )
 
 
-def test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configuration(tmp_path, monkeypatch):
+def test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configuration(
+    tmp_path, monkeypatch
+):
     preset = toy.STUDY.presets["digits"]
     arm = dataclasses.replace(toy.make_arms(Options(), preset)["shallow"], make=None)
-    arm = dataclasses.replace(arm, config=dataclasses.replace(arm.config, model="cifar_plain20", width=2))
+    arm = dataclasses.replace(
+        arm, config=dataclasses.replace(arm.config, model="cifar_plain20", width=2)
+    )
     run_arm(arm, tmp_path / "first", None, lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr("deepjax.training.compile_training", None)  # nothing may be built
@@ -160,7 +181,9 @@ def test_every_published_study_has_controls_that_came_out_as_they_must(path):
     published = json.loads(path.read_text())
     assert failed_controls(published) == []
     assert published["seeds"] >= 3
-    assert published["command"].startswith("python experiments/")  # no path of the machine that it ran on
+    assert published["command"].startswith(
+        "python experiments/"
+    )  # no path of the machine that it ran on
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

@@ -81,7 +81,10 @@ def test_error_is_found_behind_progress_that_is_slow_to_hear():
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_death_of_a_process_is_told(rounds):
     """At work, or while it waits for the next round."""
-    with pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"), worker_pool(jobs=1) as run_all:
+    with (
+        pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"),
+        worker_pool(jobs=1) as run_all,
+    ):
         for _ in range(rounds):
             run_all([tell_process], lambda name, done, total: None)
             (worker,) = multiprocessing.active_children()
@@ -104,7 +107,9 @@ def test_processes_end_when_their_study_is_killed(tmp_path):
     script = tmp_path / "study.py"
     script.write_text(STUDY)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])}
-    with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as study:
+    with subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as study:
         workers = {int(study.stdout.readline()) for _ in range(3)}
         study.kill()
     until = time.monotonic() + 60

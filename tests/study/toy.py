@@ -13,29 +13,49 @@ from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_a
 from deepjax.training import TrainConfig, open_run
 
 TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
-DIVERGES = TrainConfig("own/shallow", momentum=0.999, weight_decay=0.99, **TRAINING | {"epochs": 40})
-MAKERS = {name: partial(Stack, kernels, width=4) for name, kernels in {"deep": (3, 3), "shallow": (3,)}.items()}
+DIVERGES = TrainConfig(
+    "own/shallow", momentum=0.999, weight_decay=0.99, **TRAINING | {"epochs": 40}
+)
+MAKERS = {
+    name: partial(Stack, kernels, width=4)
+    for name, kernels in {"deep": (3, 3), "shallow": (3,)}.items()
+}
 
 
 def make_arms(options: Any, preset: Preset) -> dict[str, Any]:
-    return {name: make_arm(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()}
+    return {
+        name: make_arm(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()
+    }
 
 
 def measure(subject: SeedContext) -> dict[str, Any]:
     """What a study reads from its runs: the steps that each has behind it."""
     subject.progress(0, 2)
-    return {"steps": {name: open_run(run, make=MAKERS[name]).step for name, run in subject.runs.items()}, "seed": subject.seed}
+    return {
+        "steps": {
+            name: open_run(run, make=MAKERS[name]).step for name, run in subject.runs.items()
+        },
+        "seed": subject.seed,
+    }
 
 
 def judge(evidence: StudyResults) -> list[Verdict]:
     deep, shallow = (("deep", evidence.arms["deep"]), ("shallow", evidence.arms["shallow"]))
     above = partial(compare_errors, rule="Supported above 0.", decide=partial(all_above, bound=0.0))
-    return [above("Deep is worse.", deep, shallow), above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED)]
+    return [
+        above("Deep is worse.", deep, shallow),
+        above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED),
+    ]
 
 
 def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     rows = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
-    return [Figure(rows_figure([("Two stacks", "test error", rows)], out / "rows.png"), "Seeds, means, intervals.")]
+    return [
+        Figure(
+            rows_figure([("Two stacks", "test error", rows)], out / "rows.png"),
+            "Seeds, means, intervals.",
+        )
+    ]
 
 
 STUDY = Study(

@@ -73,7 +73,14 @@ def test_progressive_resizing_has_equal_parts():
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"width": 8}, {"dataset": "cifar10"}, {"learning_rate": 0.2}, {"milestones": (0.1,)}]
+    "change",
+    [
+        {"seed": 1},
+        {"width": 8},
+        {"dataset": "cifar10"},
+        {"learning_rate": 0.2},
+        {"milestones": (0.1,)},
+    ],
 )
 def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, change):
     init_run_dir(tmp_path / "run", CONFIG)
@@ -88,7 +95,9 @@ def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_p
     init_run_dir(tmp_path, CONFIG)
     (tmp_path / "config.json").unlink()
     (tmp_path / left).mkdir()
-    with pytest.raises(InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"):
+    with pytest.raises(
+        InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"
+    ):
         init_run_dir(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
     assert not (tmp_path / "config.json").exists()
 
@@ -108,5 +117,8 @@ def test_an_unwritable_directory_is_named(tmp_path):
 @pytest.mark.parametrize("change", [{"epochs": 20}, {"steps": 7}, {"epochs": 20, "steps": 500}])
 def test_a_run_of_another_length_is_told_why(tmp_path, change):
     init_run_dir(tmp_path, CONFIG)
-    with pytest.raises(InputError, match="the learning-rate schedule depends on the number of steps: a run of another length"):
+    with pytest.raises(
+        InputError,
+        match="the learning-rate schedule depends on the number of steps: a run of another length",
+    ):
         init_run_dir(tmp_path, dataclasses.replace(CONFIG, **change))

@@ -15,7 +15,12 @@ from deepjax.errors import InputError
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training import TrainConfig, compile_training, train
 from deepjax.training.build import model_from
-from deepjax.training.config_warnings import check_batch_norm, shape_of_part, trace_forward, warnings_of
+from deepjax.training.config_warnings import (
+    check_batch_norm,
+    shape_of_part,
+    trace_forward,
+    warnings_of,
+)
 from deepjax.training.recipes.imagenet import list_recipes, recipe
 from experiments.run_studies import STUDIES
 
@@ -31,7 +36,9 @@ def found(config: TrainConfig, make: Any = None, labels: Any = None, devices: in
 def traced(model: nn.Module, images: jax.ShapeDtypeStruct, devices: int) -> Any:
     """One trace for all configurations that differ in other things."""
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return trace_forward(model, variables["params"], variables.get("batch_stats", {}), images, devices)
+    return trace_forward(
+        model, variables["params"], variables.get("batch_stats", {}), images, devices
+    )
 
 
 def config_of(model: str, **fields: Any) -> TrainConfig:
@@ -40,35 +47,54 @@ def config_of(model: str, **fields: Any) -> TrainConfig:
 
 @pytest.mark.parametrize(
     "model, image_size, single",
-    [("googlenet", 0, "18 of its 20"), ("resnet18", 0, "11 of its 17"), ("googlenet", 32, ""), ("cifar_resnet20", 0, "")],
+    [
+        ("googlenet", 0, "18 of its 20"),
+        ("resnet18", 0, "11 of its 17"),
+        ("googlenet", 32, ""),
+        ("cifar_resnet20", 0, ""),
+    ],
 )
 def test_images_too_small_for_the_network(model, image_size, single):
     lines = found(config_of(model, image_size=image_size))
     assert len(lines) == bool(single)
-    assert not single or (f"images of 8x8 are too small for {model}, which was made for 224x224: {single}" in lines[0])
+    assert not single or (
+        f"images of 8x8 are too small for {model}, which was made for 224x224: {single}" in lines[0]
+    )
 
 
 @pytest.mark.parametrize(
     "ema, steps, kept",
-    [(0.9999, 165, "98 %"), (0.99, 165, "19 %"), (0.98, 165, ""), (0.0, 165, ""), (0.9999, 30_000, ""), (0.999, 2000, "14 %")],
+    [
+        (0.9999, 165, "98 %"),
+        (0.99, 165, "19 %"),
+        (0.98, 165, ""),
+        (0.0, 165, ""),
+        (0.9999, 30_000, ""),
+        (0.999, 2000, "14 %"),
+    ],
 )
 def test_averages_that_keep_the_initial_weights(ema, steps, kept):
     """decay^steps of an average is its start, by hand: 0.9999^165 = 0.984, 0.99^165 = 0.190, 0.98^165 = 0.036."""
     lines = found(config_of("cifar_plain20", ema=ema, steps=steps))
     assert len(lines) == bool(kept)
     assert not kept or (
-        f"ema is {ema:g} and there are {steps} steps" in lines[0] and f"still contain {kept} of the initial" in lines[0]
+        f"ema is {ema:g} and there are {steps} steps" in lines[0]
+        and f"still contain {kept} of the initial" in lines[0]
     )
 
 
 def test_what_the_warning_of_averages_advises_is_enough():
     for ema, steps in ((0.9999, 29_956), (0.982, 165)):
-        assert ema**steps <= 0.0501 and found(config_of("cifar_plain20", ema=ema, steps=steps)) == []
+        assert (
+            ema**steps <= 0.0501 and found(config_of("cifar_plain20", ema=ema, steps=steps)) == []
+        )
 
 
 def test_classes_without_training_images():
     labels = np.array([0, 1, 2, 3, 4, 6, 8, 8], np.int32)
-    assert found(config_of("cifar_plain20"), labels=labels) == ["3 of 10 classes have no training images: 5, 7, 9"]
+    assert found(config_of("cifar_plain20"), labels=labels) == [
+        "3 of 10 classes have no training images: 5, 7, 9"
+    ]
     assert found(config_of("cifar_plain20"), labels=np.arange(10)) == []
 
 
@@ -83,7 +109,9 @@ class Idle(nn.Module):
         x = x.reshape(len(x), -1)
         nn.Dense(3, name="idle")(x)
         other = nn.Dense(self.num_classes, name="ignored")(x)
-        return jax.jit(lambda used, ignored: used)(nn.Dense(self.num_classes, name="used")(x), other)
+        return jax.jit(lambda used, ignored: used)(
+            nn.Dense(self.num_classes, name="used")(x), other
+        )
 
 
 def test_parameters_that_do_not_influence_the_loss():
@@ -108,7 +136,9 @@ class Normal(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = x.mean((1, 2), keepdims=True)
-        x = BatchNorm(train=train, bn_scope=self.bn_scope, name="norm")(nn.Conv(self.num_classes, (1, 1))(x))
+        x = BatchNorm(train=train, bn_scope=self.bn_scope, name="norm")(
+            nn.Conv(self.num_classes, (1, 1))(x)
+        )
         return x[:, 0, 0]
 
 
@@ -130,16 +160,22 @@ def test_batch_norm_over_a_single_value_is_refused(fields, devices, is_single):
     if not is_single:
         assert found(config, Normal, devices=devices) == []
         return
-    with pytest.raises(InputError, match="batch normalisation has one value a channel in norm, whose output is 0"):
+    with pytest.raises(
+        InputError, match="batch normalisation has one value a channel in norm, whose output is 0"
+    ):
         found(config, Normal, devices=devices)
 
 
 def test_the_run_is_refused_before_its_first_step(tmp_path):
     """Eight images a step on eight devices, each with statistics of its own: in stages 2 to 4 over one pixel."""
     config = config_of("resnet18", batch_size=8, bn_scope="replica")
-    with pytest.raises(InputError, match=r"one value a channel in stage2_block1/norm1, .* and 11 more"):
+    with pytest.raises(
+        InputError, match=r"one value a channel in stage2_block1/norm1, .* and 11 more"
+    ):
         train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists(), "the corrected command would be refused as another configuration"
+    assert not (tmp_path / "run").exists(), (
+        "the corrected command would be refused as another configuration"
+    )
 
 
 def test_the_run_says_its_warnings_once(tmp_path):
@@ -147,13 +183,17 @@ def test_the_run_says_its_warnings_once(tmp_path):
     config = TrainConfig("own/idle", steps=1, batch_size=128)
     programs = compile_training(config, make=Idle)
     train(config, tmp_path, programs=programs, say=said.append)
-    assert [line for line in said if line.startswith("warning: ")] == [f"warning: {line}" for line in programs.warnings]
+    assert [line for line in said if line.startswith("warning: ")] == [
+        f"warning: {line}" for line in programs.warnings
+    ]
     assert len(programs.warnings) == 1
 
 
 README = [
     TrainConfig("cifar_resnet20", "digits", epochs=10),
-    dataclasses.replace(recipe("resnet50_a3").config, dataset="imagenette/160px-v2", batch_size=256, epochs=20),
+    dataclasses.replace(
+        recipe("resnet50_a3").config, dataset="imagenette/160px-v2", batch_size=256, epochs=20
+    ),
     dataclasses.replace(recipe("vgg16").config, accumulate=4),
 ]
 
@@ -176,15 +216,23 @@ def arms_of(name: str, dataset: str) -> dict[str, Any]:
     return module.STUDY.arms(module.Options(dataset=dataset), preset)
 
 
-QUICK = {("auxiliary_heads", "digits"), ("imagenet_history", "digits"), ("inception_module", "fashion_mnist")}
+QUICK = {
+    ("auxiliary_heads", "digits"),
+    ("imagenet_history", "digits"),
+    ("inception_module", "fashion_mnist"),
+}
 
 
 def presets() -> list[Any]:
     """Every preset of every study; few are traced in the quick suite."""
     slow = partial(pytest.param, marks=pytest.mark.slow)
-    datasets = {name: importlib.import_module(f"experiments.{name}").STUDY.presets for name in STUDIES}
+    datasets = {
+        name: importlib.import_module(f"experiments.{name}").STUDY.presets for name in STUDIES
+    }
     return [
-        (pytest.param if (name, dataset) in QUICK else slow)(name, dataset) for name, its in datasets.items() for dataset in its
+        (pytest.param if (name, dataset) in QUICK else slow)(name, dataset)
+        for name, its in datasets.items()
+        for dataset in its
     ]
 
 

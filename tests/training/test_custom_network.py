@@ -71,9 +71,15 @@ class OfNNX(nnx.Module):
             WithoutFields,
             "make, WithoutFields, does not take the fields of the run .*'num_classes'.*; allowed: one that takes num_classes, d",
         ),
-        (Own(), "make is an object of class Own; allowed: a linen module's class, or a function of num_classes, dtype"),
+        (
+            Own(),
+            "make is an object of class Own; allowed: a linen module's class, or a function of num_classes, dtype",
+        ),
         (OfNNX, "make, OfNNX, gives OfNNX, an NNX module; allowed: a flax.linen module"),
-        (lambda **fields: None, "make, <lambda>, gives an object of class NoneType; allowed: a flax.linen module"),
+        (
+            lambda **fields: None,
+            "make, <lambda>, gives an object of class NoneType; allowed: a flax.linen module",
+        ),
         (WithoutTrain, r"WithoutTrain.__call__ does not take \(images, train=True\)"),
         (SevenLogits, r"the network's output is \(240, 7\); allowed: logits \(240, 10\)"),
         (Pair, r"the network's output is \(Shape.*; allowed: logits \(240, 10\)"),
@@ -106,5 +112,7 @@ def test_arguments_of_other_kinds_are_refused_in_a_line(arguments, said):
 
 @pytest.mark.parametrize("classes", [7.0, 0, -1, "5", True, None])
 def test_a_number_of_classes_that_is_none_is_refused(classes):
-    with pytest.raises(InputError, match=f"num_classes is {classes!r}; allowed: a whole number, 1 or more"):
+    with pytest.raises(
+        InputError, match=f"num_classes is {classes!r}; allowed: a whole number, 1 or more"
+    ):
         create_model("resnet18", num_classes=classes)

@@ -25,8 +25,16 @@ from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
 from tests.faults.spread import apart, mesh_of, on_host
 
-THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))  # little to compile
-FIELDS = {"batch_size": 16, "epochs": 2, "image_size": 16, "on_damaged": "skip", "damage_budget": DAMAGED}
+THIN = functools.partial(
+    create_model, "cifar_plain20", width=2, stages=(1, 1, 1)
+)  # little to compile
+FIELDS = {
+    "batch_size": 16,
+    "epochs": 2,
+    "image_size": 16,
+    "on_damaged": "skip",
+    "damage_budget": DAMAGED,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,10 @@ def whole(prepared, config, programs, tmp_path_factory):
 
 
 def rows_of(out: Path) -> list[dict]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+    return [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in read_rows(out / "metrics.jsonl")
+    ]
 
 
 def of_kind(kind: str, out: Path) -> list[dict]:
@@ -66,13 +77,17 @@ def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
     damaged = [row for row in rows_of(out) if row["kind"] == "damaged"]
     assert len({row["image"] for row in damaged}) == len(damaged) == DAMAGED
     assert {row["split"] for row in damaged} == {"train"}
-    assert any("truncated" in row["why"] for row in damaged) and any("neither" in row["why"] for row in damaged)
+    assert any("truncated" in row["why"] for row in damaged) and any(
+        "neither" in row["why"] for row in damaged
+    )
     assert (result.steps, result.train_images, result.test_images) == (8, 24, 24)
     assert "test_top5_error" in read_rows(out / "metrics.jsonl")[-1]
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 7])
-def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, prepared, config, programs, tmp_path):
+def test_interrupted_at_any_step_it_ends_in_the_same_bits(
+    at, whole, prepared, config, programs, tmp_path
+):
     def interrupt(step: int, total: int, note: str) -> None:
         if step >= at:
             raise KeyboardInterrupt
@@ -87,23 +102,36 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, prepared, c
 @pytest.mark.parametrize("fields", [{"on_damaged": "halt"}, {"damage_budget": DAMAGED - 1}])
 def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, programs, tmp_path):
     narrow = dataclasses.replace(config, **fields)
-    split = dataclasses.replace(programs.train, on_damaged=narrow.on_damaged, budget=narrow.damage_budget)
+    split = dataclasses.replace(
+        programs.train, on_damaged=narrow.on_damaged, budget=narrow.damage_budget
+    )
     strict = dataclasses.replace(programs, config=narrow, train=split)
-    with pytest.raises(InputError, match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1") as raised:
+    with pytest.raises(
+        InputError,
+        match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1",
+    ) as raised:
         train(narrow, tmp_path, prepared[1], programs=strict)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("there", ["", "other"])
-def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(there, prepared, config, programs, tmp_path):
+def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
+    there, prepared, config, programs, tmp_path
+):
     """A data set without a fingerprint may be any; one with another fingerprint is named."""
-    moved = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint="1" * 64))
+    moved = dataclasses.replace(
+        programs, train=dataclasses.replace(programs.train, fingerprint="1" * 64)
+    )
     pin_dataset(tmp_path, moved.train)
-    given = dataclasses.replace(programs, train=dataclasses.replace(programs.train, fingerprint=there))
+    given = dataclasses.replace(
+        programs, train=dataclasses.replace(programs.train, fingerprint=there)
+    )
     if not there:
         pin_dataset(tmp_path, given.train)
         return
-    with pytest.raises(InputError, match=r"is another one than this run began with .*choose another --out"):
+    with pytest.raises(
+        InputError, match=r"is another one than this run began with .*choose another --out"
+    ):
         train(config, tmp_path, prepared[1], programs=given)
 
 
@@ -113,7 +141,9 @@ def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     exact = programs.batch_at(dataclasses.replace(still, decode="exact"), 0)["image"]
     size, share = still.input_shape[0], still.eval_crop
     ids = batch_index(len(programs.train), still.batch_size, still.seed, 0)
-    np.testing.assert_array_equal(exact, examples(programs.train, ids.tolist(), size, share)["image"])
+    np.testing.assert_array_equal(
+        exact, examples(programs.train, ids.tolist(), size, share)["image"]
+    )
     assert np.any(exact != programs.batch_at(still, 0)["image"])
 
 
@@ -122,16 +152,28 @@ def test_parameters_that_blow_up_halt_with_the_images(prepared, config, programs
 
     def poisoned(state, batch):
         if int(state.step) == 3:
-            state = state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params))
+            state = state.replace(
+                params=jax.tree.map(
+                    lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params
+                )
+            )
         return step(state, batch)
 
     with pytest.raises(NonFiniteError, match=r"step 4 .*training images \d+, "):
-        train(config, tmp_path, prepared[1], programs=dataclasses.replace(programs, train_step=poisoned))
+        train(
+            config,
+            tmp_path,
+            prepared[1],
+            programs=dataclasses.replace(programs, train_step=poisoned),
+        )
 
 
 def test_every_epoch_tells_images_a_second_and_the_wait_for_data(whole):
     epochs = [row for row in read_rows(whole[0] / "metrics.jsonl") if row["kind"] == "epoch"]
-    assert [row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1 for row in epochs] == [True, True]
+    assert [row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1 for row in epochs] == [
+        True,
+        True,
+    ]
 
 
 class Computed:
@@ -162,7 +204,13 @@ def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
 
 def test_an_image_that_cannot_be_decoded_counts_as_an_error():
     """Six decoded images, two of them wrong, and two damaged ones: 4 of 8 are errors, and the loss is the mean of six."""
-    sums = {"loss": 12.0, "errors": 2.0, "top5_errors": 1.0, "images": 6.0, "auxiliary": {"4a": {"loss": 6.0, "errors": 3.0}}}
+    sums = {
+        "loss": 12.0,
+        "errors": 2.0,
+        "top5_errors": 1.0,
+        "images": 6.0,
+        "auxiliary": {"4a": {"loss": 6.0, "errors": 3.0}},
+    }
     assert _scores("test", sums, 2) == {
         "test_error": 4 / 8,
         "test_loss": 2.0,
@@ -179,19 +227,27 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     damages.note(5, "train", [(7, "cut"), (9, "cut")])
     damages.note(6, "test", [(7, "cut")])
     damages.flush(written.append)
-    assert [(row["step"], row["split"], row["image"]) for row in written] == [(5, "train", 9), (6, "test", 7)]
+    assert [(row["step"], row["split"], row["image"]) for row in written] == [
+        (5, "train", 9),
+        (6, "test", 7),
+    ]
     assert said[-1].endswith("3 of 3 such images")
     damages.rewind(5)
     damages.note(6, "test", [(7, "cut")])
     damages.flush(written.append)
     assert len(written) == 3
     damages.note(7, "train", [(1, "cut")])
-    with pytest.raises(InputError, match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3"):
+    with pytest.raises(
+        InputError,
+        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3",
+    ):
         damages.flush(written.append)
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((16, 24), marks=pytest.mark.slow), (24, 16, 24)])
-def test_image_sizes_follow_the_step_with_a_program_each(sizes, prepared, config, tmp_path, monkeypatch):
+def test_image_sizes_follow_the_step_with_a_program_each(
+    sizes, prepared, config, tmp_path, monkeypatch
+):
     resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
     built = compile_training(resizing, prepared[1], make=THIN)
     assert sorted({*built.train_steps_by_size, 24}) == [16, 24]
@@ -213,7 +269,13 @@ def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
     config = TrainConfig("own/thin", batch_size=240, epochs=1, train_sizes=(8, 12))
     built = compile_training(config, make=THIN)
     assert list(built.train_steps_by_size) == [8]
-    assert [built.train_step_at(step) is built.train_step for step in range(5)] == [False, False, False, True, True]
+    assert [built.train_step_at(step) is built.train_step for step in range(5)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert train(config, tmp_path, programs=built).steps == 5
 
 
@@ -230,7 +292,9 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     assert isinstance(programs.train, EncodedSplit)
 
 
-def test_one_device_trains_on_photographs_as_eight_do(prepared, config, programs, whole, tmp_path, monkeypatch):
+def test_one_device_trains_on_photographs_as_eight_do(
+    prepared, config, programs, whole, tmp_path, monkeypatch
+):
     """The same pictures and damage; a step from the same state, up to rounding."""
     monkeypatch.setattr("deepjax.training.build.make_mesh", lambda: mesh_of(1))
     alone = compile_training(config, prepared[1], make=THIN)
@@ -244,7 +308,11 @@ def test_one_device_trains_on_photographs_as_eight_do(prepared, config, programs
         after.append(on_host(state))
     assert apart(after[0], after[1]) <= 1e-5 < apart(after[0], before)
     result = train(config, tmp_path / "alone", prepared[1], programs=alone)
-    assert (result.steps, result.train_images, result.test_images) == (whole[1].steps, whole[1].train_images, whole[1].test_images)
+    assert (result.steps, result.train_images, result.test_images) == (
+        whole[1].steps,
+        whole[1].train_images,
+        whole[1].test_images,
+    )
     assert of_kind("damaged", tmp_path / "alone") == of_kind("damaged", whole[0]) != []
 
 
@@ -274,4 +342,8 @@ def as_command(dataset, options, **fields):
     flags = ["--dataset", dataset.name, "--epochs", "2", "--save-every", "2"]
     for name, value in fields.items():
         flags += [f"--{name.replace('_', '-')}", str(value)]
-    return flags, {"script": "tests/training/photographs_run.py", "SMALL_IMAGENET": dataset.name, "TFDS_DATA_DIR": options.data_dir}
+    return flags, {
+        "script": "tests/training/photographs_run.py",
+        "SMALL_IMAGENET": dataset.name,
+        "TFDS_DATA_DIR": options.data_dir,
+    }

@@ -37,7 +37,9 @@ def whole(programs, tmp_path_factory):
 
 
 def rows_without_times(out: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k not in TIMES} for row in read_rows(out / "metrics.jsonl")
+    ]
 
 
 def test_a_run_directory_tells_what_happened(whole):
@@ -57,7 +59,10 @@ def test_the_same_command_again_says_that_it_is_done(whole, programs):
     assert (result.steps, result.digest) == digest(out)
 
 
-@pytest.mark.parametrize("at", [pytest.param(at, marks=() if at in (1, 4, 7) else pytest.mark.slow) for at in range(1, 10)])
+@pytest.mark.parametrize(
+    "at",
+    [pytest.param(at, marks=() if at in (1, 4, 7) else pytest.mark.slow) for at in range(1, 10)],
+)
 def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, programs, tmp_path):
     """Stopped after step `at`, between checkpoints or on one; the logs are the same too."""
 
@@ -79,7 +84,13 @@ def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped, match="carries on") as stopped:
-        train(CONFIG, str(tmp_path), dataclasses.replace(EVERY_2, verify_saves="full"), programs=programs, report=stop)
+        train(
+            CONFIG,
+            str(tmp_path),
+            dataclasses.replace(EVERY_2, verify_saves="full"),
+            programs=programs,
+            report=stop,
+        )
     step, saved = digest(tmp_path)
     assert f"after step {step} of 10, saved (digest {saved[:12]})" in str(stopped.value)
     train(CONFIG, tmp_path, EVERY_2, programs=programs)
@@ -99,7 +110,9 @@ def test_results_whose_configuration_was_deleted_are_refused(whole, programs, tm
     (tmp_path / "run" / "config.json").unlink()
     with pytest.raises(InputError, match=r"holds metrics.jsonl but no config.json"):
         train(dataclasses.replace(CONFIG, learning_rate=0.2), tmp_path / "run", programs=programs)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole[0].iterdir()} - {"config.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        path.name for path in whole[0].iterdir()
+    } - {"config.json"}
 
 
 def test_a_run_that_is_done_is_only_read(whole, programs, tmp_path, monkeypatch):
@@ -116,7 +129,9 @@ def test_the_digest_sees_any_change(whole, programs, tmp_path):
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, programs, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")  # as if killed before the final row
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        "\n".join(rows[:-1]) + "\n"
+    )  # as if killed before the final row
     for path in (tmp_path / "run" / "checkpoints" / "10" / "state").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             os.truncate(path, path.stat().st_size // 2)
@@ -136,7 +151,11 @@ def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, m
 
     def poisoned(state, batch):
         if int(state.step) == 3:
-            state = state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params))
+            state = state.replace(
+                params=jax.tree.map(
+                    lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params
+                )
+            )
         return step(state, batch)
 
     with pytest.raises(NonFiniteError, match=r"step 4 .*training images \d+, .*learning_rate"):
@@ -145,7 +164,12 @@ def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, m
 
 
 def test_tensorboard_gets_the_same_rows(programs, tmp_path):
-    train(dataclasses.replace(CONFIG, seed=2), tmp_path, programs=programs, options=RunOptions(tensorboard=True))
+    train(
+        dataclasses.replace(CONFIG, seed=2),
+        tmp_path,
+        programs=programs,
+        options=RunOptions(tensorboard=True),
+    )
     assert any((tmp_path / "tensorboard").iterdir())
 
 
@@ -172,14 +196,18 @@ def command(out: Path) -> list[str]:
     return [sys.executable, str(SCRIPT), *options, "--out", str(out)]
 
 
-@pytest.mark.parametrize("room", [100, 20_000], ids=["at the start", "in the midst of a checkpoint"])
+@pytest.mark.parametrize(
+    "room", [100, 20_000], ids=["at the start", "in the midst of a checkpoint"]
+)
 def test_a_disk_that_is_full_is_an_error_of_one_line(room, tmp_path):
     """A limit on the size of files stands in for the full disk: first config.json is too large, then every checkpoint is."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    done = subprocess.run(command(tmp_path / "run"), preexec_fn=limit, capture_output=True, text=True)
+    done = subprocess.run(
+        command(tmp_path / "run"), preexec_fn=limit, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: cannot write")
     assert room > 100 or len(done.stderr.splitlines()) == 1

@@ -43,10 +43,15 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
     assert read_rows(path) == [row(1)]
 
 
-@pytest.mark.parametrize("line", [b"{oops", b"[1]", b"3", b'{"kind": "epoch"}', b'{"kind": 1, "step": 2}', b'{"kind": "\xff"}'])
+@pytest.mark.parametrize(
+    "line",
+    [b"{oops", b"[1]", b"3", b'{"kind": "epoch"}', b'{"kind": 1, "step": 2}', b'{"kind": "\xff"}'],
+)
 def test_a_damaged_line_in_the_midst_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"\n".join([json.dumps(row(1)).encode(), line, json.dumps(row(3)).encode()]) + b"\n")
+    path.write_bytes(
+        b"\n".join([json.dumps(row(1)).encode(), line, json.dumps(row(3)).encode()]) + b"\n"
+    )
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_rows(path)
 
@@ -98,7 +103,11 @@ def test_rows_wait_while_the_disk_is_full_with_one_warning(tmp_path, full_disk):
     full_disk[0] = True
     for step in (2, 3):
         log.write(row(step))
-    assert len(said) == 1 and "metrics.jsonl: No space left" in said[0] and "training goes on" in said[0]
+    assert (
+        len(said) == 1
+        and "metrics.jsonl: No space left" in said[0]
+        and "training goes on" in said[0]
+    )
     assert [r["step"] for r in read_rows(path)] == [1]  # the half of a line is left out
     full_disk[0] = False
     log.write(row(4))
@@ -158,7 +167,9 @@ def test_the_last_step_is_always_told(clock, capsys):
         report("run", 1, 5, "loss 2")
         clock[0] = 2.0
         report("run", 5, 5, "loss 1")
-    assert capsys.readouterr().err.splitlines()[-1] == "run: step 5/5, 2.0 steps/s, 0 s left, loss 1"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "run: step 5/5, 2.0 steps/s, 0 s left, loss 1"
+    )
 
 
 def test_work_goes_on_when_nobody_reads_its_progress_any_more(clock, monkeypatch):
@@ -183,6 +194,8 @@ def test_on_a_terminal_bars_are_drawn(monkeypatch, capsys):
     assert "plain" in text and "residual" in text and "15/20" in text
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")]
+)
 def test_durations_in_words(seconds, words):
     assert progress._duration(seconds) == words

@@ -47,7 +47,10 @@ def test_a_changed_setting_is_refused_by_name(name, recorded, tmp_path):
         claim_numerics(tmp_path)
     init_run_dir(tmp_path, CONFIG)
     claim_numerics(tmp_path)
-    with setting(name, CHANGES[name]), pytest.raises(InputError, match=f"{name} is {CHANGES[name]!r}, there") as refused:
+    with (
+        setting(name, CHANGES[name]),
+        pytest.raises(InputError, match=f"{name} is {CHANGES[name]!r}, there") as refused,
+    ):
         train(CONFIG, tmp_path)
     assert "\\n" not in str(refused.value)
     with setting(name, CHANGES[name]):
@@ -91,7 +94,9 @@ def test_flags_of_xla_are_compared_where_they_are_known(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="xla_gpu_deterministic_ops is 'true', there ''"):
         claim_numerics(tmp_path)
     stored = json.loads((tmp_path / NAME).read_text())
-    (tmp_path / NAME).write_text(json.dumps({name: value for name, value in stored.items() if name not in XLA_FLAGS}))
+    (tmp_path / NAME).write_text(
+        json.dumps({name: value for name, value in stored.items() if name not in XLA_FLAGS})
+    )
     claim_numerics(tmp_path)
 
 

@@ -19,7 +19,9 @@ from deepjax.training.metrics_log import read_rows
 from deepjax.training.preemption import STOP_SIGNALS, stop_signals, watchdog
 from tests.faults.runs import outcome
 
-CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch, two batches of test images
+CONFIG = TrainConfig(
+    model="cifar_plain20", width=2, batch_size=240, epochs=2
+)  # 5 steps an epoch, two batches of test images
 EVERY_2 = RunOptions(save_every=2)
 
 
@@ -54,7 +56,9 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
         train(CONFIG, tmp_path, EVERY_2, programs=watched)  # nothing is left to do: it ends
     train(CONFIG, tmp_path, EVERY_2, programs=watched)
     assert outcome(tmp_path) == whole
-    if batch == 4:  # at the second epoch's evaluation, so the checkpoint was saved before its error was known
+    if (
+        batch == 4
+    ):  # at the second epoch's evaluation, so the checkpoint was saved before its error was known
         newest = tmp_path / "checkpoints" / str(steps_of(tmp_path / "checkpoints")[-1])
         epochs = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "epoch"]
         assert (read_manifest(newest)["metric"], problems(newest)) == (epochs[-1]["test_error"], [])
@@ -80,7 +84,9 @@ def test_each_stop_signal_is_listened_to_and_its_handler_put_back(number):
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("own", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as by nohup", "handled by the program"])
+@pytest.mark.parametrize(
+    "own", [signal.SIG_IGN, lambda *_: None], ids=["ignored, as by nohup", "handled by the program"]
+)
 def test_signals_that_are_not_free_are_left_alone(own):
     before = signal.signal(signal.SIGHUP, own)
     try:
@@ -127,7 +133,11 @@ def test_without_a_beat_the_stacks_are_shown_and_the_process_ends_with_75(capfd)
         time.sleep(1.0)
     said = capfd.readouterr().err
     assert ends == [75]
-    assert "no step ended within 0.2 s" in said and "most recent call first" in said and "test_signals.py" in said
+    assert (
+        "no step ended within 0.2 s" in said
+        and "most recent call first" in said
+        and "test_signals.py" in said
+    )
 
 
 class _Full(io.StringIO):
@@ -143,7 +153,9 @@ def _closed() -> io.StringIO:
     return stream
 
 
-@pytest.mark.parametrize("stream", [_Full, _closed, io.StringIO, lambda: None], ids=["full", "closed", "no file", "none"])
+@pytest.mark.parametrize(
+    "stream", [_Full, _closed, io.StringIO, lambda: None], ids=["full", "closed", "no file", "none"]
+)
 @pytest.mark.parametrize("both", [True, False])
 def test_a_broken_stderr_keeps_no_hung_process_alive(stream, both, monkeypatch):
     ends = []

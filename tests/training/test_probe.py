@@ -18,7 +18,9 @@ from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.probe import make_tracer
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
-CONFIG = TrainConfig(model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1)  # 5 steps an epoch
+CONFIG = TrainConfig(
+    model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1
+)  # 5 steps an epoch
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,10 @@ def programs():
 
 
 def rows_of(out):
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+    return [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in read_rows(out / "metrics.jsonl")
+    ]
 
 
 def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(programs, tmp_path):
@@ -37,7 +42,9 @@ def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(progra
     assert digest(tmp_path / "plain") == digest(tmp_path / "traced")
     traces = [row for row in rows_of(tmp_path / "traced") if row["kind"] == "trace"]
     assert [row["step"] for row in traces] == [0, 3, 6, 9]
-    assert {"stage1_block1/conv1", "stage1_block1/sum", "head", "network"} <= set(traces[0]["layers"])
+    assert {"stage1_block1/conv1", "stage1_block1/sum", "head", "network"} <= set(
+        traces[0]["layers"]
+    )
 
     class Cut(Exception):
         pass
@@ -54,7 +61,9 @@ def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(progra
 
 def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    batch = programs.spread.put_batch(
+        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    )
     seen = make_tracer(programs, "business")(state, batch).layers
     key = jax.random.fold_in(state.key, 0)
     by_hand = trace(
@@ -68,46 +77,77 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     after, metrics = programs.train_step(state, batch)
     np.testing.assert_allclose(seen.loss, metrics["loss"], rtol=1e-5)
     for a, b in zip(seen.layers, by_hand.layers, strict=True):
-        np.testing.assert_allclose([a.mean, a.gradient_norm], [b.mean, b.gradient_norm], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            [a.mean, a.gradient_norm], [b.mean, b.gradient_norm], rtol=1e-3, atol=1e-6
+        )
     row = {row.layer: row for row in seen.layers}["stem_conv"]
     moved = np.asarray(after.params["stem_conv"]["kernel"]) - before["stem_conv"]["kernel"]
-    np.testing.assert_allclose(row.update_ratio, np.linalg.norm(moved) / np.linalg.norm(before["stem_conv"]["kernel"]), rtol=1e-3)
+    np.testing.assert_allclose(
+        row.update_ratio,
+        np.linalg.norm(moved) / np.linalg.norm(before["stem_conv"]["kernel"]),
+        rtol=1e-3,
+    )
 
 
 def test_the_economy_tier_looks_at_top_level_modules(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    batch = programs.spread.put_batch(
+        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    )
     layers = [row.layer for row in make_tracer(programs, "economy")(state, batch).layers.layers]
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
 
 
 def test_it_looks_at_images_of_the_step_s_own_size(programs):
     """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
-    resizing = dataclasses.replace(programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12)))
+    resizing = dataclasses.replace(
+        programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
+    )
     tracer, state = make_tracer(resizing, "economy"), programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    batch = programs.spread.put_batch(
+        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    )
     looks = [tracer(state.replace(step=state.step + step), batch) for step in (0, 5, 4)]
-    assert [{row.layer: row for row in look.layers.layers}["stem_conv"].shape[1] for look in looks] == [8, 12, 8]
+    assert [
+        {row.layer: row for row in look.layers.layers}["stem_conv"].shape[1] for look in looks
+    ] == [8, 12, 8]
 
 
 @pytest.mark.slow
 def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch({"image": programs.train.images[:240], "label": programs.train.labels[:240]})
+    batch = programs.spread.put_batch(
+        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    )
     row = make_tracer(programs, "full")(state, batch).row()
-    seen = jax.device_get(preprocess_batch(jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)))
+    seen = jax.device_get(
+        preprocess_batch(
+            jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)
+        )
+    )
     params, variables = ravel_pytree(state.params), {"batch_stats": state.batch_stats}
 
     def loss(flat, part):  # by hand: of the network in training
         logits, _ = programs.model.apply(
-            variables | {"params": params[1](flat)}, part["image"], train=True, mutable=["batch_stats"]
+            variables | {"params": params[1](flat)},
+            part["image"],
+            train=True,
+            mutable=["batch_stats"],
         )
         return classifier_loss(logits, part)
 
-    product = jax.jit(lambda v: jax.jvp(jax.grad(lambda flat: loss(flat, seen)), (params[0],), (v,))[1])
-    matrix = LinearOperator((params[0].size,) * 2, lambda v: np.asarray(product(jnp.asarray(v.ravel(), jnp.float32)), float))
+    product = jax.jit(
+        lambda v: jax.jvp(jax.grad(lambda flat: loss(flat, seen)), (params[0],), (v,))[1]
+    )
+    matrix = LinearOperator(
+        (params[0].size,) * 2,
+        lambda v: np.asarray(product(jnp.asarray(v.ravel(), jnp.float32)), float),
+    )
     found = row["curvature_and_noise"]
-    for name, which in (("lambda_max", "LA"), ("lambda_min", "SA")):  # ARPACK's; 15 steps come near from the inside
+    for name, which in (
+        ("lambda_max", "LA"),
+        ("lambda_min", "SA"),
+    ):  # ARPACK's; 15 steps come near from the inside
         (true,) = eigsh(matrix, 1, which=which, return_eigenvectors=False, tol=1e-3, maxiter=300)
         assert 0.8 <= found[name] / true <= 1.001
     parts = [jax.tree.map(lambda leaf, i=i: leaf[60 * i : 60 * (i + 1)], seen) for i in range(4)]

@@ -15,7 +15,9 @@ from deepjax.training.config import init_run_dir
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.run_dir import open_run
 
-CONFIG = TrainConfig(model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema=0.5, image_size=10)
+CONFIG = TrainConfig(
+    model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema=0.5, image_size=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,13 @@ def test_the_test_error_of_the_run_is_had_again(run):
 
 @pytest.mark.parametrize(
     ("step", "split", "fields", "side"),
-    [(0, "train", {}, 8), (5, "train", {}, 10), (10, "train", {}, 12), (5, "test", {}, 12), (5, "test", {"eval_size": 14}, 14)],
+    [
+        (0, "train", {}, 8),
+        (5, "train", {}, 10),
+        (10, "train", {}, 12),
+        (5, "test", {}, 12),
+        (5, "test", {"eval_size": 14}, 14),
+    ],
 )
 def test_batches_have_the_size_of_their_step_or_of_evaluation(run, step, split, fields, side):
     """Three sizes over ten steps; the last one is evaluated, unless eval_size says otherwise."""
@@ -56,13 +64,17 @@ def test_a_data_set_that_is_not_prepared_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["imagenet_a", "imagenet2012_real"])
 def test_sets_for_tests_alone_are_not_trained_on(name):
-    with pytest.raises(InputError, match=f"dataset is '{name}'; allowed: one with training and test images"):
+    with pytest.raises(
+        InputError, match=f"dataset is '{name}'; allowed: one with training and test images"
+    ):
         TrainConfig("resnet18", name)
 
 
 def test_steps_differ_and_instruments_take_them(run):
     first, last = open_run(run, step=5), open_run(run)
-    kernels = [np.asarray(opened.variables["params"]["stem_conv"]["kernel"]) for opened in (first, last)]
+    kernels = [
+        np.asarray(opened.variables["params"]["stem_conv"]["kernel"]) for opened in (first, last)
+    ]
     assert np.abs(kernels[0] - kernels[1]).max() > 0
     batch = last.batch(16)
     np.testing.assert_array_equal(batch["label"], last.batch(32)["label"][:16])
@@ -83,8 +95,12 @@ def test_what_cannot_be_opened(run, arguments, words):
 
 def test_averages_that_were_not_kept(run, monkeypatch):
     folder, state = read_state(run)
-    monkeypatch.setattr("deepjax.training.run_dir.read_state", lambda path, step: (folder, {**state, "ema": {}}))
-    with pytest.raises(InputError, match="averaged is True; allowed: False for a run without --ema"):
+    monkeypatch.setattr(
+        "deepjax.training.run_dir.read_state", lambda path, step: (folder, {**state, "ema": {}})
+    )
+    with pytest.raises(
+        InputError, match="averaged is True; allowed: False for a run without --ema"
+    ):
         open_run(run, averaged=True)
 
 

@@ -41,8 +41,12 @@ def test_a_second_owner_is_refused_and_told_the_first(tmp_path):
         pass
 
 
-def test_training_is_refused_before_anything_is_compiled_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepjax.training.loop.compile_training", lambda *_: pytest.fail("compiled"))
+def test_training_is_refused_before_anything_is_compiled_and_nothing_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "deepjax.training.loop.compile_training", lambda *_: pytest.fail("compiled")
+    )
     with hold(tmp_path, SAY.append), pytest.raises(InputError, match="is in use by process"):
         train(TrainConfig(model="cifar_resnet20"), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -153,9 +157,16 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"is a file, .* not a directory"), hold(tmp_path / "file" / "run", SAY.append):
+    with (
+        pytest.raises(InputError, match=r"is a file, .* not a directory"),
+        hold(tmp_path / "file" / "run", SAY.append),
+    ):
         pass
-    monkeypatch.setattr(run_lock.os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        run_lock.os,
+        "fdopen",
+        lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     with pytest.raises(InputError, match="No space left"), hold(tmp_path / "run", SAY.append):
         pass
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,12 @@ from deepjax.training.validation import check_types
 
 CONFIGS = {"config": TrainConfig(model="cifar_resnet20"), "options": RunOptions()}
 HINTS = {name: typing.get_type_hints(type(config)) for name, config in CONFIGS.items()}
-FIELDS = [(name, field) for name, config in CONFIGS.items() for field in HINTS[name] if hasattr(config, field)]
+FIELDS = [
+    (name, field)
+    for name, config in CONFIGS.items()
+    for field in HINTS[name]
+    if hasattr(config, field)
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Every:
     folder: str | None = None
 
 
-@pytest.mark.parametrize("fields", [{}, {"share": 1}, {"scope": 3}, {"places": ()}, {"folder": "x"}, {"on": False}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"share": 1}, {"scope": 3}, {"places": ()}, {"folder": "x"}, {"on": False}]
+)
 def test_values_of_the_kind_are_taken(fields):
     check_types(Every(**fields))
 
@@ -46,7 +53,11 @@ def test_values_of_the_kind_are_taken(fields):
         ("on", 1, "on is 1; allowed: True or False"),
         ("kind", "tow", "kind is 'tow'; did you mean 'two'? allowed: 'one', 'two'"),
         ("kind", None, "kind is None; did you mean 'one'? allowed: 'one', 'two'"),
-        ("scope", "owns", "scope is 'owns'; did you mean 'own'? allowed: 'all', 'own' or a whole number"),
+        (
+            "scope",
+            "owns",
+            "scope is 'owns'; did you mean 'own'? allowed: 'all', 'own' or a whole number",
+        ),
         ("scope", True, "scope is True; allowed: 'all', 'own' or a whole number"),
         ("places", [0.5], "places is [0.5]; allowed: a tuple, of each a number"),
         ("places", ("a",), "places is ('a',); allowed: a tuple, of each a number"),
@@ -81,15 +92,23 @@ def test_no_field_of_a_run_takes_a_thing_of_another_kind(name, field):
 )
 def test_a_wrong_choice_names_the_nearest(field, given, said):
     value: Any = given
-    with pytest.raises(InputError, match=f"^{field} is {re.escape(repr(given))}; .*{re.escape(said)}"):
+    with pytest.raises(
+        InputError, match=f"^{field} is {re.escape(repr(given))}; .*{re.escape(said)}"
+    ):
         TrainConfig(**{"model": "cifar_resnet20", field: value})
 
 
 @pytest.mark.parametrize(
     ("field", "given", "said"),
-    [("strategy", "pmp", "did you mean 'pmap'"), ("trace_tier", "all", "'full'"), ("watchdog", "5", "number")],
+    [
+        ("strategy", "pmp", "did you mean 'pmap'"),
+        ("trace_tier", "all", "'full'"),
+        ("watchdog", "5", "number"),
+    ],
 )
 def test_a_wrong_option_too(field, given, said):
     value: Any = given
-    with pytest.raises(InputError, match=f"^{field} is {re.escape(repr(given))}; .*{re.escape(said)}"):
+    with pytest.raises(
+        InputError, match=f"^{field} is {re.escape(repr(given))}; .*{re.escape(said)}"
+    ):
         RunOptions(**{field: value})

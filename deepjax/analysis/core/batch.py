@@ -29,9 +29,19 @@ def stack(batch: Batches) -> BatchStack:
     """One batch or several, stacked; raises InputError where they are not of one size."""
     batches = batch if _is_list(batch) else [batch]
     shapes = {str(jax.tree.map(jnp.shape, each)) for each in batches}
-    require(len(shapes) == 1, "batch", f"a list of batches of the shapes {', '.join(sorted(shapes))}", "batches of one size")
+    require(
+        len(shapes) == 1,
+        "batch",
+        f"a list of batches of the shapes {', '.join(sorted(shapes))}",
+        "batches of one size",
+    )
     examples = sum(batch_size(each) for each in batches)
-    return BatchStack(batches[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), examples, len(batches))
+    return BatchStack(
+        batches[0],
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches),
+        examples,
+        len(batches),
+    )
 
 
 def require_one(batch: Batches, taker: str) -> None:
@@ -49,10 +59,16 @@ def batch_size(batch: Batch) -> int:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
-        raise InputError(f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples', and scalars")
+        raise InputError(
+            f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples', and scalars"
+        )
     return sizes.pop()
 
 
 def _is_list(batch: Batches) -> bool:
     """Whether it is a list of batches rather than one batch that is written as a list."""
-    return isinstance(batch, list) and len(batch) > 0 and all(isinstance(each, Mapping | tuple | list) for each in batch)
+    return (
+        isinstance(batch, list)
+        and len(batch) > 0
+        and all(isinstance(each, Mapping | tuple | list) for each in batch)
+    )

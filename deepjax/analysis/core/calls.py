@@ -54,12 +54,21 @@ def watched(act: Callable[[Ended], jax.Array]) -> Any:
     """
     open_calls: list[tuple[Any, Any]] = []  # (module, method)
 
-    def intercept(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def intercept(
+        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         module, name = context.module, context.method_name
-        if module.scope is None or not module.scope.has_flag(RUN) or name == "setup" or not hasattr(type(module), name):
+        if (
+            module.scope is None
+            or not module.scope.has_flag(RUN)
+            or name == "setup"
+            or not hasattr(type(module), name)
+        ):
             return function(*arguments, **keywords)
         method = ((module.path, type(module), module.name), context.orig_method.func)
-        on_itself = any(which == method[0] and other is not method[1] for which, other in open_calls)
+        on_itself = any(
+            which == method[0] and other is not method[1] for which, other in open_calls
+        )
         open_calls.append(method)
         try:
             returned = function(*arguments, **keywords)
@@ -70,7 +79,9 @@ def watched(act: Callable[[Ended], jax.Array]) -> Any:
         given = in_order(module, arguments, keywords) if name == "__call__" else arguments
         inside = tracers.current_trace() != module.scope.get_flag(RUN).trace
         place = "" if name == "__call__" else f".{name}()"
-        return each_array(lambda value, at: act(Ended(module, at, value, given, inside)), returned, place)
+        return each_array(
+            lambda value, at: act(Ended(module, at, value, given, inside)), returned, place
+        )
 
     return nn.intercept_methods(intercept)
 
@@ -78,11 +89,17 @@ def watched(act: Callable[[Ended], jax.Array]) -> Any:
 def each_array(act: Callable[[jax.Array, str], jax.Array], value: Any, place: str) -> Any:
     """The tree with `act` of its arrays of floats. Unlike jax.tree.map it keeps the order of a dict's keys."""
     if isinstance(value, jax.Array):
-        return act(value, place) if value.size and jnp.issubdtype(value.dtype, jnp.inexact) else value
-    children, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda each: each is not value)
+        return (
+            act(value, place) if value.size and jnp.issubdtype(value.dtype, jnp.inexact) else value
+        )
+    children, structure = jax.tree_util.tree_flatten_with_path(
+        value, is_leaf=lambda each: each is not value
+    )
     if all(child is value for _, child in children):
         return value
-    new = structure.unflatten([each_array(act, child, place + jax.tree_util.keystr(key)) for key, child in children])
+    new = structure.unflatten(
+        [each_array(act, child, place + jax.tree_util.keystr(key)) for key, child in children]
+    )
     return {name: new[name] for name in value} if type(value) is dict else new
 
 
@@ -110,7 +127,9 @@ def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[C
 
 
 @functools.lru_cache(maxsize=256)
-def _all_calls(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Call, ...]:
+def _all_calls(
+    model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]
+) -> tuple[Call, ...]:
     found: list[Call] = []
     variables, inputs = jax.tree.unflatten(structure, shapes)
     validate_inputs(model, variables, (inputs, None), no_loss, train)
@@ -118,8 +137,14 @@ def _all_calls(model: Model, train: bool, structure: Any, shapes: tuple[Any, ...
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any, inside: bool) -> None:
         found.append(Call(path_of(module), type(module).__name__, output.shape, inside))
 
-    jax.eval_shape(lambda variables, inputs: visit_calls(model, variables, inputs, train, note), variables, inputs)
-    inside = dict.fromkeys(call for call in found if call.in_transform)  # nn.scan traces its body more than once
+    jax.eval_shape(
+        lambda variables, inputs: visit_calls(model, variables, inputs, train, note),
+        variables,
+        inputs,
+    )
+    inside = dict.fromkeys(
+        call for call in found if call.in_transform
+    )  # nn.scan traces its body more than once
     return tuple(call for call in found if not call.in_transform or inside.pop(call, True) is None)
 
 
@@ -133,7 +158,9 @@ def is_sum(module: nn.Module) -> bool:
     return tuple(inspect.signature(type(module).__call__).parameters)[1:] == ("shortcut", "branch")
 
 
-def in_order(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, ...]:
+def in_order(
+    module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, ...]:
     """The positional arguments of a call; a sum's shortcut and branch also where they are given by name."""
     if not is_sum(module):
         return arguments

@@ -22,7 +22,9 @@ def probe(output: Array, slot: Any, noted: Any, measure: Callable[[Array], Any])
     """
     slots, structure = jax.tree.flatten(slot)
     noted = jax.tree.leaves(jax.lax.stop_gradient(noted))
-    return _probe.bind(output, *slots, *noted, noted=len(noted), structure=structure, measure=measure, batched=0)
+    return _probe.bind(
+        output, *slots, *noted, noted=len(noted), structure=structure, measure=measure, batched=0
+    )
 
 
 _probe = Primitive("probe")
@@ -38,7 +40,9 @@ def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
     return _probe.bind(*primals, **params), _probe.bind(*given, *primals[linear:], **params)
 
 
-def _transpose(cotangent: Any, output: Any, *rest: Any, noted: int, structure: Any, measure: Any, batched: int) -> list[Any]:
+def _transpose(
+    cotangent: Any, output: Any, *rest: Any, noted: int, structure: Any, measure: Any, batched: int
+) -> list[Any]:
     values = rest[len(rest) - noted :]
     if type(cotangent) is ad.Zero:
         return [cotangent, *[None] * len(rest)]
@@ -49,7 +53,9 @@ def _transpose(cotangent: Any, output: Any, *rest: Any, noted: int, structure: A
 
 def _batch(arguments: Any, axes: Any, *, batched: int, **params: Any) -> tuple[Any, int]:
     """One slot for all examples is repeated for each, so that their gradients are added up."""
-    (size,) = {each.shape[axis] for each, axis in zip(arguments, axes, strict=True) if axis is not None}
+    (size,) = {
+        each.shape[axis] for each, axis in zip(arguments, axes, strict=True) if axis is not None
+    }
     leading = [
         jnp.broadcast_to(each, (size, *each.shape)) if axis is None else jnp.moveaxis(each, axis, 0)
         for each, axis in zip(arguments, axes, strict=True)

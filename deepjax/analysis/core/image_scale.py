@@ -37,12 +37,16 @@ def _layout(shape: tuple[int, ...]) -> str:
 
 
 def _scale(value: Any) -> str:
-    if isinstance(value, Tracer | jax.ShapeDtypeStruct) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct) or not jnp.issubdtype(
+        jnp.result_type(value), jnp.floating
+    ):
         return ""
     if jnp.shape(value)[-1] not in COLOURS or not jnp.size(value):
         return ""
     local = value.addressable_shards[0].data if isinstance(value, jax.Array) else value
-    with jax.ensure_compile_time_eval():  # a value that is at hand, while a function around is traced
+    with (
+        jax.ensure_compile_time_eval()
+    ):  # a value that is at hand, while a function around is traced
         image = np.asarray(local[:1], np.float32)
     largest = image.max(initial=0.0)
     is_whole = largest >= LARGEST_WHOLE and np.array_equal(image, np.round(image))

@@ -32,7 +32,12 @@ def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
     inputs = tuple(input_shape) if several else (input_shape,)
     require(len(jax.tree.leaves(inputs)) > 0, "input_shape", input_shape, _ALLOWED)
     whole = not any(is_shape(each) for each in inputs)
-    require(batch == 1 or not whole, "batch", batch, "1 where inputs are given with their own examples' axis")
+    require(
+        batch == 1 or not whole,
+        "batch",
+        batch,
+        "1 where inputs are given with their own examples' axis",
+    )
     return tuple(_shapes(each, batch) for each in inputs)
 
 
@@ -43,7 +48,9 @@ def is_shape(value: Any) -> bool:
 
 def typed_shapes(inputs: Any) -> str:
     """Types and shapes as JAX writes them: "float32[1,8,8,3], int32[1,77]"."""
-    return ", ".join(f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(inputs))
+    return ", ".join(
+        f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(inputs)
+    )
 
 
 def _is_whole(value: Any) -> bool:

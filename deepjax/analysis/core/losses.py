@@ -24,7 +24,9 @@ def labels_of(batch: Batch) -> Any:
         return batch["label"]
     if isinstance(batch, tuple | list) and len(batch) > 1:
         return batch[1]
-    raise InputError("batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' and 'label'")
+    raise InputError(
+        "batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' and 'label'"
+    )
 
 
 def of_classes(loss: Loss) -> Loss:
@@ -43,16 +45,24 @@ def cross_entropy(outputs: Array, batch: Batch) -> Array:
     """
     labels = labels_of(batch)
     if not isinstance(outputs, jax.Array):
-        raise InputError(f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)")
+        raise InputError(
+            f"the network returns {described(outputs)}; this loss takes one array: choose by Network(..., output=)"
+        )
     if outputs.shape[:-1] != jnp.shape(labels):
         raise InputError(
             f"labels have the shape {jnp.shape(labels)}, outputs {outputs.shape}; allowed: labels of {outputs.shape[:-1]}"
         )
     logarithms = jax.nn.log_softmax(widened(outputs))
-    if jnp.result_type(labels).itemsize < 4:  # in 8 bits a number of classes such as 256 would wrap around
+    if (
+        jnp.result_type(labels).itemsize < 4
+    ):  # in 8 bits a number of classes such as 256 would wrap around
         labels = labels.astype(jnp.int32)
-    inside = (labels >= 0) & (labels < outputs.shape[-1])  # else -1 would be the last class, and others have no gradient
-    taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[..., 0]
+    inside = (labels >= 0) & (
+        labels < outputs.shape[-1]
+    )  # else -1 would be the last class, and others have no gradient
+    taken = jnp.take_along_axis(logarithms, jnp.where(inside, labels, 0)[..., None], axis=-1)[
+        ..., 0
+    ]
     return -jnp.mean(taken * jnp.where(inside, 1.0, jnp.nan).astype(taken.dtype))
 
 
@@ -61,7 +71,11 @@ def require_classes(labels: Any, classes: int) -> None:
     if isinstance(labels, Tracer | jax.ShapeDtypeStruct):
         return
     whole = not isinstance(labels, jax.Array) or labels.is_fully_addressable
-    values = np.asarray(labels) if whole else np.concatenate([np.ravel(each.data) for each in labels.addressable_shards])
+    values = (
+        np.asarray(labels)
+        if whole
+        else np.concatenate([np.ravel(each.data) for each in labels.addressable_shards])
+    )
     outside = values[(values < 0) | (values >= classes)]
     if outside.size:
         shown = ", ".join(map(str, np.unique(outside)[:5].tolist()))
@@ -79,4 +93,8 @@ def described(outputs: Any) -> str:
         return f"a {type(outputs).__name__} of {', '.join(outputs._fields)}"
     if isinstance(outputs, tuple | list):
         return f"a {type(outputs).__name__} of {len(outputs)}"
-    return f"an array of shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+    return (
+        f"an array of shape {outputs.shape}"
+        if hasattr(outputs, "shape")
+        else f"a {type(outputs).__name__}"
+    )

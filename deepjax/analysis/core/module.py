@@ -12,8 +12,26 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.image_scale import warn_of_images
-from deepjax.analysis.core.losses import Batch, Loss, cross_entropy, described, labels_of, of_classes, require_classes
-from deepjax.analysis.core.network import AModel, Model, Network, demanded_switches, guessed, hashable, mode_of, name_of, network_of
+from deepjax.analysis.core.losses import (
+    Batch,
+    Loss,
+    cross_entropy,
+    described,
+    labels_of,
+    of_classes,
+    require_classes,
+)
+from deepjax.analysis.core.network import (
+    AModel,
+    Model,
+    Network,
+    demanded_switches,
+    guessed,
+    hashable,
+    mode_of,
+    name_of,
+    network_of,
+)
 from deepjax.analysis.core.nn_jit import traced_anew
 from deepjax.analysis.core.requirements import Needs, bound, satisfied
 from deepjax.errors import InputError
@@ -31,9 +49,13 @@ def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
     """
     if not isinstance(variables, Mapping) or "params" not in variables:
         given = (
-            f"have the collections {sorted(variables)}" if isinstance(variables, Mapping) else f"are a {type(variables).__name__}"
+            f"have the collections {sorted(variables)}"
+            if isinstance(variables, Mapping)
+            else f"are a {type(variables).__name__}"
         )
-        raise InputError(f"variables {given}; 'params' is missing; allowed: a dict as module.init returns it")
+        raise InputError(
+            f"variables {given}; 'params' is missing; allowed: a dict as module.init returns it"
+        )
     return hashable(model), dict(nn.meta.unbox(variables))
 
 
@@ -43,13 +65,20 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     inputs: an array, or a tuple of them. The call's defaults hold, and what it demands is set to evaluation.
     """
     key = jax.random.key(0) if key is None else key
-    network, arguments = network_of(model), inputs if isinstance(inputs, tuple | list) else (inputs,)
+    network, arguments = (
+        network_of(model),
+        inputs if isinstance(inputs, tuple | list) else (inputs,),
+    )
     demanded: dict[str, Any] = demanded_switches(network)
 
     def attempt(needs: Needs) -> Any:
-        keys = {"params": key, "dropout": key} | {name: stream_key(key, name) for name in needs.streams}
+        keys = {"params": key, "dropout": key} | {
+            name: stream_key(key, name) for name in needs.streams
+        }
         kwargs = {name: value for name, value in demanded.items() if name not in needs.refused}
-        return bound(lambda: nn.init(traced_anew, network.module)(keys, *arguments, **kwargs), needs.axes)
+        return bound(
+            lambda: nn.init(traced_anew, network.module)(keys, *arguments, **kwargs), needs.axes
+        )
 
     return nn.meta.unbox(satisfied(attempt, guesses=guessed(network, demanded))[0])
 
@@ -63,12 +92,18 @@ def init_variables(model: Model, key: Array, shape: Any) -> dict[str, Any]:
     16 s in every process, against 7 s and then 1.
     Raises InputError where the network cannot take such inputs.
     """
-    is_shape = isinstance(shape, tuple | list) and all(isinstance(each, int | np.integer) for each in shape)
-    structure, shapes = shapes_of(jax.ShapeDtypeStruct(tuple(shape), jnp.float32) if is_shape else shape)
+    is_shape = isinstance(shape, tuple | list) and all(
+        isinstance(each, int | np.integer) for each in shape
+    )
+    structure, shapes = shapes_of(
+        jax.ShapeDtypeStruct(tuple(shape), jnp.float32) if is_shape else shape
+    )
     try:
         model = hashable(model)
     except InputError:  # a field, such as an array, that cannot be a key: compiled at every call
-        return jax.jit(functools.partial(_variables, model, structure=structure, shapes=shapes))(key)
+        return jax.jit(functools.partial(_variables, model, structure=structure, shapes=shapes))(
+            key
+        )
     return _drawn(model, key, structure, shapes)
 
 
@@ -78,8 +113,13 @@ def _variables(model: Model, key: Array, structure: Any, shapes: tuple[Any, ...]
         variables = initialise(model, inputs, key)
     except InputError:
         raise
-    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes or dtypes
-        given, said = ", ".join(f"{each.dtype}{list(each.shape)}" for each in shapes), reason(error).rstrip(".")
+    except (
+        Exception
+    ) as error:  # whatever linen, JAX or the network itself raises of shapes or dtypes
+        given, said = (
+            ", ".join(f"{each.dtype}{list(each.shape)}" for each in shapes),
+            reason(error).rstrip("."),
+        )
         hint = "; for other dtypes give a jax.ShapeDtypeStruct" if "integer" in said else ""
         raise InputError(f"{name_of(model)} cannot take inputs {given}: {said}{hint}") from error
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
@@ -98,7 +138,9 @@ def inputs_of(batch: Batch) -> tuple[Any, ...]:
     """The arguments of the network's call."""
     if isinstance(batch, Mapping):
         if "image" not in batch:
-            raise InputError(f"batch has the keys {sorted(batch)}; allowed: 'image' and 'label', or a tuple (inputs, labels)")
+            raise InputError(
+                f"batch has the keys {sorted(batch)}; allowed: 'image' and 'label', or a tuple (inputs, labels)"
+            )
         return (batch["image"],)
     if not isinstance(batch, tuple | list) or len(batch) < 1:
         raise InputError(
@@ -156,11 +198,15 @@ def _apply(
     mode = mode_of(network, train)
     given = rngs if isinstance(rngs, Mapping) else {}
     base = base_key(network) if rngs is None or isinstance(rngs, Mapping) else rngs
-    names = ("dropout", *needs.streams) if train else needs.streams  # in training also for has_rng("dropout")
+    names = (
+        ("dropout", *needs.streams) if train else needs.streams
+    )  # in training also for has_rng("dropout")
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
     lost = {*needs.ignored, *needs.refused}
-    kwargs: dict[str, Any] = {name: value for name, value in mode.kwargs.items() if name not in lost}
+    kwargs: dict[str, Any] = {
+        name: value for name, value in mode.kwargs.items() if name not in lost
+    }
 
     def call() -> tuple[Any, Any]:
         kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
@@ -171,7 +217,13 @@ def _apply(
     return _selected(outputs, network), changed
 
 
-def _needs(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, anew: bool = False) -> Needs:
+def _needs(
+    network: Network,
+    variables: dict[str, Any],
+    inputs: tuple[Any, ...],
+    train: bool,
+    anew: bool = False,
+) -> Needs:
     """What the call needs; the first with such shapes is traced for it, without the keys that a caller gives."""
     memo = _memo(network, train, *shapes_of((variables, inputs)))
     if memo[0] is None or anew:
@@ -184,7 +236,9 @@ def _guesses(network: Network, train: bool) -> frozenset[str]:
     return guessed(network, mode_of(network, train).kwargs)
 
 
-def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs) -> Any:
+def _traced(
+    network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs
+) -> Any:
     def call(variables: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
         return _apply(network, variables, inputs, train, None, (), False, needs)[0]
 
@@ -192,7 +246,9 @@ def _traced(network: Network, variables: dict[str, Any], inputs: tuple[Any, ...]
 
 
 @functools.lru_cache(maxsize=1024)
-def _memo(network: Network, train: bool, structure: Any, shapes: tuple[Any, ...]) -> list[Needs | None]:
+def _memo(
+    network: Network, train: bool, structure: Any, shapes: tuple[Any, ...]
+) -> list[Needs | None]:
     """One place for what calls of the network in this mode, with variables and inputs of these shapes, were found to need."""
     return [None]
 
@@ -207,7 +263,9 @@ def _selected(outputs: Any, network: Network) -> Any:
             named = isinstance(key, str) and not isinstance(outputs, Mapping)
             outputs = getattr(outputs, str(key)) if named else outputs[key]
         except (AttributeError, LookupError, TypeError) as error:
-            raise InputError(f"output is {choice!r}; {name_of(network)} returns {described(outputs)}") from error
+            raise InputError(
+                f"output is {choice!r}; {name_of(network)} returns {described(outputs)}"
+            ) from error
     return outputs
 
 
@@ -219,9 +277,15 @@ def mode_text(model: Model, variables: Any, batch: Batch, train: bool) -> str:
     network = hashable(network_of(model))
     needs = _needs(network, dict(nn.meta.unbox(variables)), inputs_of(batch), train)
     lost = {*needs.ignored, *needs.refused}
-    switches = [each for each in mode_of(network, train).switches if each.partition("=")[0] not in lost]
+    switches = [
+        each for each in mode_of(network, train).switches if each.partition("=")[0] not in lost
+    ]
     name = "training" if train else "evaluation"
-    parts = [f"{name} mode ({', '.join(switches)})" if switches else "no training switch found; called as it is"]
+    parts = [
+        f"{name} mode ({', '.join(switches)})"
+        if switches
+        else "no training switch found; called as it is"
+    ]
     if not train and needs.streams:
         parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
     if not train and needs.written:
@@ -239,7 +303,9 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, names))
 
 
-def loss_of(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> Array:
+def loss_of(
+    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None
+) -> Array:
     """The scalar loss; raises InputError where it is none, or where the batch does not fit the network."""
     return _scalar(loss(run(model, variables, batch, train, rngs)[0], batch), "loss")
 
@@ -251,9 +317,13 @@ def no_loss(outputs: Any, batch: Batch) -> Array:
 
 def _scalar(value: Any, what: str) -> Array:
     if jnp.shape(value) != ():
-        raise InputError(f"{what} returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples")
+        raise InputError(
+            f"{what} returned the shape {jnp.shape(value)}; allowed: a scalar, such as the mean over the examples"
+        )
     if jnp.iscomplexobj(value):
-        raise InputError(f"{what} returned {value.dtype}; allowed: a real number, such as the mean of |z|^2")
+        raise InputError(
+            f"{what} returned {value.dtype}; allowed: a real number, such as the mean of |z|^2"
+        )
     return value
 
 
@@ -285,7 +355,9 @@ def validate_inputs(
 
 
 @functools.lru_cache(maxsize=64)
-def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any, shapes: tuple[Any, ...]) -> int | None:
+def _check(
+    network: Network, loss: Loss, train: bool, what: str, structure: Any, shapes: tuple[Any, ...]
+) -> int | None:
     """How many classes the labels are of; None: they are none."""
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     classes: list[int | None] = []
@@ -299,26 +371,44 @@ def _check(network: Network, loss: Loss, train: bool, what: str, structure: Any,
         return jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)
 
     try:
-        memo, guesses = _memo(network, train, *shapes_of((variables, inputs_of(batch)))), _guesses(network, train)
+        memo, guesses = (
+            _memo(network, train, *shapes_of((variables, inputs_of(batch)))),
+            _guesses(network, train),
+        )
         known = memo[0] or Needs()
         if isinstance(rngs, Mapping):  # what is asked for shows only without it
-            _, known = satisfied(functools.partial(_traced, network, variables, inputs_of(batch), train), known, guesses)
+            _, known = satisfied(
+                functools.partial(_traced, network, variables, inputs_of(batch), train),
+                known,
+                guesses,
+            )
         _, memo[0] = satisfied(attempt, known, guesses)
     except InputError:
         raise
-    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
+    except (
+        Exception
+    ) as error:  # whatever linen, JAX or the network itself raises of shapes, collections or dtypes
         if classes:
-            raise InputError(f"{what} cannot take what {name_of(network)} returns: {reason(error)}") from error
+            raise InputError(
+                f"{what} cannot take what {name_of(network)} returns: {reason(error)}"
+            ) from error
         given = ", ".join(f"{jnp.shape(value)}" for value in inputs_of(batch))
-        raise InputError(f"{name_of(network)} cannot take a batch with inputs of shape {given}: {reason(error)}") from error
+        raise InputError(
+            f"{name_of(network)} cannot take a batch with inputs of shape {given}: {reason(error)}"
+        ) from error
     return classes[-1]
 
 
 def _classes(outputs: Any, batch: Batch, loss: Loss) -> int | None:
-    if not getattr(getattr(loss, "func", loss), "of_classes", False) or not isinstance(outputs, jax.Array):
+    if not getattr(getattr(loss, "func", loss), "of_classes", False) or not isinstance(
+        outputs, jax.Array
+    ):
         return None
     labels = labels_of(batch)
-    is_class = jnp.issubdtype(jnp.result_type(labels), jnp.integer) and jnp.shape(labels) == outputs.shape[:-1]
+    is_class = (
+        jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+        and jnp.shape(labels) == outputs.shape[:-1]
+    )
     return outputs.shape[-1] if is_class else None
 
 
@@ -329,11 +419,15 @@ def shapes_of(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
         return structure, tuple(map(_shape_of, leaves))
     except TypeError as error:
         wrong = sorted({type(leaf).__name__ for leaf in leaves if not hasattr(leaf, "dtype")})
-        raise InputError(f"variables or batch hold a {', '.join(wrong)}; allowed: arrays") from error
+        raise InputError(
+            f"variables or batch hold a {', '.join(wrong)}; allowed: arrays"
+        ) from error
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    if isinstance(leaf, jax.Array):  # the usual case, and the fast one: jnp.result_type takes microseconds a leaf
+    if isinstance(
+        leaf, jax.Array
+    ):  # the usual case, and the fast one: jnp.result_type takes microseconds a leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
@@ -341,7 +435,11 @@ def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
 def reason(error: Exception) -> str:
     """What an error says in its first line, or what it is; of a traced boolean also what it may be."""
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return f"{said.rstrip('.')}; {_STATIC}" if isinstance(error, jax.errors.TracerBoolConversionError) else said
+    return (
+        f"{said.rstrip('.')}; {_STATIC}"
+        if isinstance(error, jax.errors.TracerBoolConversionError)
+        else said
+    )
 
 
 _STATIC = "if a training switch is traced, make it static (static_argnums of nn.remat, static_argnames of nn.jit)"

@@ -37,7 +37,12 @@ class Network:
 
     def __post_init__(self) -> None:
         """Raise InputError for what is no linen module, and for arguments that cannot be hashed, such as arrays."""
-        require(isinstance(self.module, nn.Module), "module", type(self.module).__name__, "an instance of flax.linen.Module")
+        require(
+            isinstance(self.module, nn.Module),
+            "module",
+            type(self.module).__name__,
+            "an instance of flax.linen.Module",
+        )
         for name in ("eval_kwargs", "train_kwargs"):
             given = FrozenDict({key: frozen(value) for key, value in getattr(self, name).items()})
             object.__setattr__(self, name, given)
@@ -92,11 +97,17 @@ def _require_hashable(value: Any, field: str, owner: str) -> None:
         hash(value)
     except TypeError as error:
         given = f"is a {type(value).__name__}"
-        raise InputError(f"field {field} of {owner} {given}; allowed: what can be hashed, to compile once") from error
+        raise InputError(
+            f"field {field} of {owner} {given}; allowed: what can be hashed, to compile once"
+        ) from error
 
 
 def _fields(module: nn.Module) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(module) if field.init and field.name not in ("parent", "name")]
+    names = [
+        field.name
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name")
+    ]
     return {name: getattr(module, name) for name in names if hasattr(module, name)}
 
 
@@ -126,7 +137,9 @@ def mode_of(network: Network, train: bool) -> Mode:
         module, found = _with_fields(network.module, train, "", {}, deep=True)
         kwargs = _handed_on(network.module, train)
     kwargs = kwargs | dict(network.train_kwargs if train else network.eval_kwargs)
-    return Mode(module, FrozenDict(kwargs), (*(f"{name}={value}" for name, value in kwargs.items()), *found))
+    return Mode(
+        module, FrozenDict(kwargs), (*(f"{name}={value}" for name, value in kwargs.items()), *found)
+    )
 
 
 def demanded_switches(model: Model) -> dict[str, Any]:
@@ -134,10 +147,16 @@ def demanded_switches(model: Model) -> dict[str, Any]:
     network = network_of(model)
     names = _parameters(network.module)
     kwargs = _call_switches(network.module, False) or {
-        name: value for name, value in _handed_on(network.module, False).items() if _is_demanded(network.module, name)
+        name: value
+        for name, value in _handed_on(network.module, False).items()
+        if _is_demanded(network.module, name)
     }
     kwargs |= network.eval_kwargs
-    return {name: value for name, value in kwargs.items() if name not in names or _has_no_default(names[name])}
+    return {
+        name: value
+        for name, value in kwargs.items()
+        if name not in names or _has_no_default(names[name])
+    }
 
 
 def guessed(model: Model, kwargs: Collection[str]) -> frozenset[str]:
@@ -175,9 +194,15 @@ def _call_switches(module: nn.Module, train: bool) -> dict[str, Any]:
     found = {}
     for name, parameter in _parameters(module).items():
         wanted = _wanted(name, train)
-        certain = name in (*_TRAINS, *_EVALUATES) or isinstance(parameter.default, bool) or parameter.annotation in (bool, "bool")
+        certain = (
+            name in (*_TRAINS, *_EVALUATES)
+            or isinstance(parameter.default, bool)
+            or parameter.annotation in (bool, "bool")
+        )
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        decided = parameter.default is None and fields.get(name) is not None  # linen's merge_param refuses both
+        decided = (
+            parameter.default is None and fields.get(name) is not None
+        )  # linen's merge_param refuses both
         if wanted is not None and certain and named and not decided:
             found[name] = wanted
     return found
@@ -195,11 +220,19 @@ def _handed_on(module: nn.Module, train: bool) -> dict[str, Any]:
 def _modules(value: Any) -> list[nn.Module]:
     if isinstance(value, nn.Module):
         return [value]
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    inner = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, tuple | list)
+        else ()
+    )
     return [module for each in inner for module in _modules(each)]
 
 
-def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any], deep: bool) -> tuple[nn.Module, tuple[str, ...]]:
+def _with_fields(
+    module: nn.Module, train: bool, path: str, done: dict[int, Any], deep: bool
+) -> tuple[nn.Module, tuple[str, ...]]:
     """The module with its switches set, and which: its fields, entries of a config, and with `deep` modules among the fields."""
     if id(module) in done:  # one module in two places has one set of parameters, and must stay one
         return done[id(module)], ()
@@ -214,7 +247,9 @@ def _with_fields(module: nn.Module, train: bool, path: str, done: dict[int, Any]
     return done[id(module)], found
 
 
-def _set(name: Any, value: Any, train: bool, path: str, done: dict[int, Any], deep: bool) -> tuple[Any, tuple[str, ...]]:
+def _set(
+    name: Any, value: Any, train: bool, path: str, done: dict[int, Any], deep: bool
+) -> tuple[Any, tuple[str, ...]]:
     """A field or an entry of one, with the switches in it set, and which."""
     wanted = _wanted(name, train) if isinstance(name, str) else None
     if wanted is not None and isinstance(value, bool):
@@ -222,9 +257,13 @@ def _set(name: Any, value: Any, train: bool, path: str, done: dict[int, Any], de
     if isinstance(value, nn.Module):
         return _with_fields(value, train, f"{path}.", done, deep) if deep else (value, ())
     entries = _entries(value)
-    new = {key: _set(key, each, train, f"{path}.{key}", done, deep) for key, each in entries.items()}
+    new = {
+        key: _set(key, each, train, f"{path}.{key}", done, deep) for key, each in entries.items()
+    }
     found = sum((more for _, more in new.values()), ())
-    return (_rebuilt(value, {key: each for key, (each, _) in new.items()}) if found else value), found
+    return (
+        _rebuilt(value, {key: each for key, (each, _) in new.items()}) if found else value
+    ), found
 
 
 def _entries(value: Any) -> dict[Any, Any]:
@@ -238,8 +277,16 @@ def _entries(value: Any) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-    return {name: each for name, each in getattr(value, "__dict__", {}).items() if _wanted(name, True) is not None}
+        return {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if field.init
+        }
+    return {
+        name: each
+        for name, each in getattr(value, "__dict__", {}).items()
+        if _wanted(name, True) is not None
+    }
 
 
 def _rebuilt(value: Any, entries: dict[Any, Any]) -> Any:

@@ -46,7 +46,9 @@ def filled(tree: Any, leaves: Mapping[Path, Any]) -> Any:
 
 def part_of(tree: Any, leaves: Mapping[Path, Any]) -> Any:
     """The given leaves as a tree: like the whole one where they are all of its leaves, else nested dicts of them alone."""
-    return filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
+    return (
+        filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
+    )
 
 
 def path_string(path: Path) -> str:
@@ -75,9 +77,19 @@ def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
         raise InputError(f"{name} is a tree {fault}; allowed: one like the parameters")
     for path, leaf in wanted.items():
         shape, own = jnp.shape(given[path]), f"{name}'s {path_string(path)}"
-        require(shape == jnp.shape(leaf), own, f"of shape {shape}", f"{jnp.shape(leaf)}, as the parameters")
+        require(
+            shape == jnp.shape(leaf),
+            own,
+            f"of shape {shape}",
+            f"{jnp.shape(leaf)}, as the parameters",
+        )
         dtype = jnp.result_type(given[path])
-        require(is_complex(given[path]) == is_complex(leaf), own, str(dtype), f"{jnp.result_type(leaf)}, as the parameters")
+        require(
+            is_complex(given[path]) == is_complex(leaf),
+            own,
+            str(dtype),
+            f"{jnp.result_type(leaf)}, as the parameters",
+        )
     return given
 
 
@@ -89,7 +101,9 @@ def is_complex(leaf: Any) -> bool:
 def sum_dtype(*leaves: Any) -> Any:
     """The real dtype in which sums over these arrays are taken: float64 where one of them has that precision, else float32."""
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
-    double = any(jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits == 64 for dtype in dtypes)
+    double = any(
+        jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits == 64 for dtype in dtypes
+    )
     return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
@@ -111,7 +125,12 @@ def real_leaves(leaves: Mapping[Path, Any]) -> dict[Path, Array]:
     for path, leaf in leaves.items():
         dtype = jnp.result_type(leaf)
         fits = jnp.issubdtype(dtype, jnp.inexact)
-        require(fits, f"parameter {path_string(path)!r}", str(dtype), "real or complex floats, which have gradients")
+        require(
+            fits,
+            f"parameter {path_string(path)!r}",
+            str(dtype),
+            "real or complex floats, which have gradients",
+        )
     dtype = sum_dtype(*leaves.values())
     return {path: real_pairs(leaf).astype(dtype) for path, leaf in leaves.items()}
 
@@ -124,12 +143,16 @@ def real_pairs(leaf: Any) -> Array:
 
 def from_real(view: Any, like: Any) -> Any:
     """The way back from `as_real`, in the view's precision; further axes in front are kept."""
-    return jax.tree.map(lambda leaf, old: _joined(leaf) if is_complex(old) else leaf, view, unboxed(like))
+    return jax.tree.map(
+        lambda leaf, old: _joined(leaf) if is_complex(old) else leaf, view, unboxed(like)
+    )
 
 
 def restored(view: Any, like: Any) -> Any:
     """The way back from `as_real`, in the dtypes of `like`: parameters that the network takes."""
-    return jax.tree.map(lambda leaf, old: leaf.astype(jnp.result_type(old)), from_real(view, like), unboxed(like))
+    return jax.tree.map(
+        lambda leaf, old: leaf.astype(jnp.result_type(old)), from_real(view, like), unboxed(like)
+    )
 
 
 def squares(leaf: Any, axes: tuple[int, ...] | None = None) -> Array:
@@ -153,5 +176,8 @@ def _joined(leaf: Array) -> Array:
 
 def _names(keys: tuple[Any, ...]) -> Path:
     """Of the dicts' entries; where a parameter is itself a tree, the rest is part of its name: ("dense", "pair[0]")."""
-    names = tuple(str(key.key) for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys))
+    names = tuple(
+        str(key.key)
+        for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys)
+    )
     return (*names[:-1], "".join(names[-1:]) + jax.tree_util.keystr(keys[len(names) :]))

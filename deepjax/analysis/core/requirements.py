@@ -35,14 +35,20 @@ class Needs:
 
 _ASKED = (
     ("streams", errors.InvalidRngError, re.compile(r'needs PRNG for "(.+)"')),
-    ("written", errors.ModifyScopeVariableError, re.compile(r'because collection "(.+?)" is immutable')),
+    (
+        "written",
+        errors.ModifyScopeVariableError,
+        re.compile(r'because collection "(.+?)" is immutable'),
+    ),
     ("axes", NameError, re.compile(r"unbound axis name: (.+?)(?:\. To fix|$)")),
     ("ignored", RuntimeWarning, re.compile(r'kwargs are not supported in \w+, so "(.+)" is')),
     ("refused", TypeError, re.compile(r"unexpected keyword argument '(.+?)'")),
 )
 
 
-def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: Collection[str] = ()) -> tuple[Any, Needs]:
+def satisfied(
+    attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: Collection[str] = ()
+) -> tuple[Any, Needs]:
     """(what `attempt` returns, all it needs): tried again with each thing that it is found to need, until nothing is missing.
 
     guesses: keyword arguments that may be refused; any other that is refused is an error.
@@ -67,7 +73,11 @@ def satisfied(attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: 
 def _with_missing(needs: Needs, error: Exception, guesses: Collection[str]) -> Needs | None:
     for kind, raised, pattern in _ASKED:
         found = pattern.search(str(error)) if isinstance(error, raised) else None
-        if found is None or found[1] in getattr(needs, kind) or (kind == "refused" and found[1] not in guesses):
+        if (
+            found is None
+            or found[1] in getattr(needs, kind)
+            or (kind == "refused" and found[1] not in guesses)
+        ):
             continue
         if found[1] == "batch_stats":
             raise InputError(

@@ -23,7 +23,17 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from deepjax.analysis.core.batch import require_one
 from deepjax.analysis.core.calls import Ended, is_float, is_sum, watched
 from deepjax.analysis.core.cotangent_slot import probe
-from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, cross_entropy, entry, hashable, loss_of, validate_inputs
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    Model,
+    Rngs,
+    cross_entropy,
+    entry,
+    hashable,
+    loss_of,
+    validate_inputs,
+)
 from deepjax.errors import InputError, unknown_name_error
 
 
@@ -76,16 +86,22 @@ class Tap:
     gradient: Array
 
 
-def sites(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None) -> tuple[Site, ...]:
+def sites(
+    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None
+) -> tuple[Site, ...]:
     """Every array of real or complex floats that a layer returns, in the order in which the forward pass ends their calls.
 
     Nothing is computed. Raises InputError where the batch does not fit the network.
     """
-    return _sites(hashable(model), loss, train, *validate_inputs(model, variables, batch, loss, train, rngs))
+    return _sites(
+        hashable(model), loss, train, *validate_inputs(model, variables, batch, loss, train, rngs)
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def _sites(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[Site, ...]:
+def _sites(
+    model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]
+) -> tuple[Site, ...]:
     found: dict[Site, Site] = {}
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     validate_inputs(model, variables, batch, loss, train, rngs)
@@ -121,7 +137,9 @@ def _names_in_custom_vjp(jaxpr: Jaxpr, inside: bool = False) -> set[str]:
         within = inside or equation.primitive.name.startswith("custom_vjp_call")
         for each in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(each):
-                names |= _names_in_custom_vjp(each.jaxpr if isinstance(each, ClosedJaxpr) else each, within)
+                names |= _names_in_custom_vjp(
+                    each.jaxpr if isinstance(each, ClosedJaxpr) else each, within
+                )
     return names
 
 
@@ -163,7 +181,12 @@ def labels(at: Sequence[Site]) -> tuple[str, ...]:
         alike[site.path, site.output].append(site)
     told = {key: _differing(group) for key, group in alike.items()}
     return tuple(
-        site.output + (f" ({', '.join(of(site) for of in features)})" if (features := told[site.path, site.output]) else "")
+        site.output
+        + (
+            f" ({', '.join(of(site) for of in features)})"
+            if (features := told[site.path, site.output])
+            else ""
+        )
         for site in at
     )
 
@@ -179,7 +202,9 @@ def _differing(group: Sequence[Site]) -> list[Callable[[Site], str]]:
     return chosen
 
 
-def select_sites(all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequence[str] = ()) -> tuple[Site, ...]:
+def select_sites(
+    all_sites: Sequence[Site], layers: Sequence[str] | None, others: Sequence[str] = ()
+) -> tuple[Site, ...]:
     """The sites of these layers, in their order in the network; None: all.
 
     Layers are named by path, which takes all outputs, or by path and label. `others`: names that have no site. Raises InputError
@@ -187,12 +212,19 @@ def select_sites(all_sites: Sequence[Site], layers: Sequence[str] | None, others
     """
     if layers is None:
         return tuple(all_sites)
-    names = [(site.layer, site.layer + label) for site, label in zip(all_sites, labels(all_sites), strict=True)]
+    names = [
+        (site.layer, site.layer + label)
+        for site, label in zip(all_sites, labels(all_sites), strict=True)
+    ]
     known = dict.fromkeys(name for pair in names for name in pair if name) | dict.fromkeys(others)
     for layer in layers:
         if layer not in known:
             raise unknown_name_error("layer", layer, known)
-    return tuple(site for site, pair in zip(all_sites, names, strict=True) if not set(pair).isdisjoint(layers))
+    return tuple(
+        site
+        for site, pair in zip(all_sites, names, strict=True)
+        if not set(pair).isdisjoint(layers)
+    )
 
 
 def loss_grads_and_measurements(
@@ -219,7 +251,12 @@ def loss_grads_and_measurements(
             place = places.get(_site(ended))
             if place is None:
                 return ended.value
-            return probe(ended.value, slots[place], measure.output(_arguments(ended), ended.value), measure.cotangent)
+            return probe(
+                ended.value,
+                slots[place],
+                measure.output(_arguments(ended), ended.value),
+                measure.cotangent,
+            )
 
         with watched(tap):
             return loss_of(model, {"params": params, **rest}, batch, loss, train, rngs)
@@ -232,8 +269,14 @@ def loss_grads_and_measurements(
 def _slot(measure: Measure, site: Site) -> Any:
     """Zeros in the form of all that is measured there."""
     output = jax.ShapeDtypeStruct(site.shape, jnp.dtype(site.dtype))
-    arguments = tuple(None if shape is None else jax.ShapeDtypeStruct(shape, output.dtype) for shape in site.arguments)
-    shapes = (jax.eval_shape(lambda: measure.output(_zeros(arguments), _zeros(output))), jax.eval_shape(measure.cotangent, output))
+    arguments = tuple(
+        None if shape is None else jax.ShapeDtypeStruct(shape, output.dtype)
+        for shape in site.arguments
+    )
+    shapes = (
+        jax.eval_shape(lambda: measure.output(_zeros(arguments), _zeros(output))),
+        jax.eval_shape(measure.cotangent, output),
+    )
     return _zeros(shapes)
 
 
@@ -271,7 +314,9 @@ def taps(
                 "its output alone: model.apply(..., capture_intermediates=True)"
             )
         if site.calls > 1:
-            raise InputError(f"layer {name!r} is called {site.calls} times; taps takes layers called once; trace() shows it")
+            raise InputError(
+                f"layer {name!r} is called {site.calls} times; taps takes layers called once; trace() shows it"
+            )
     values = _taps(model, variables, batch, rngs, loss=loss, train=train, at=at)
     for name, ((_, runs), _) in zip(names, values, strict=True):
         if isinstance(runs, Tracer):
@@ -285,12 +330,26 @@ def taps(
                 f"nothing leads from layer {name!r} to the loss, so that it has no gradient; "
                 "its output alone: model.apply(..., capture_intermediates=True)"
             )
-    return {name: Tap(output, cotangent) for name, ((output, _), cotangent) in zip(names, values, strict=True)}
+    return {
+        name: Tap(output, cotangent)
+        for name, ((output, _), cotangent) in zip(names, values, strict=True)
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
-def _taps(model: Model, variables: Any, batch: Batch, rngs: Rngs, *, loss: Loss, train: bool, at: tuple[Site, ...]) -> Any:
+def _taps(
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    rngs: Rngs,
+    *,
+    loss: Loss,
+    train: bool,
+    at: tuple[Site, ...],
+) -> Any:
     return loss_grads_and_measurements(model, variables, batch, loss, train, rngs, at, _WHOLE)[2]
 
 
-_WHOLE = Measure(lambda arguments, output: (output, jnp.ones((), jnp.float32)), lambda cotangent: cotangent)
+_WHOLE = Measure(
+    lambda arguments, output: (output, jnp.ones((), jnp.float32)), lambda cotangent: cotangent
+)

@@ -11,7 +11,13 @@ from flax.traverse_util import flatten_dict
 
 from deepjax.analysis.core.input_shapes import InputShape, input_shapes
 from deepjax.analysis.core.module import Network, name_of
-from deepjax.analysis.jaxpr.module_paths import Step, computation, is_missing, shapes_of_variables, steps
+from deepjax.analysis.jaxpr.module_paths import (
+    Step,
+    computation,
+    is_missing,
+    shapes_of_variables,
+    steps,
+)
 from deepjax.analysis.jaxpr.products import equation_macs
 from deepjax.errors import InputError
 
@@ -56,7 +62,9 @@ def params_of(variables: Any) -> dict[str, int]:
     """`params_by_layer` of variables, or of their shapes, that are at hand."""
     counts: dict[str, int] = defaultdict(int)
     for path, leaf in flatten_dict(variables.get("params", {})).items():
-        counts["/".join(path[:-1])] += sum(math.prod(array.shape) for array in jax.tree.leaves(leaf))
+        counts["/".join(path[:-1])] += sum(
+            math.prod(array.shape) for array in jax.tree.leaves(leaf)
+        )
     return dict(counts)
 
 
@@ -73,9 +81,16 @@ def macs_of(traced: Iterable[Step]) -> dict[str, int]:
 def not_counted(traced: Iterable[Step]) -> tuple[str, ...]:
     """What multiplies, or may, and is not counted, and in which layer: "fft of mixer"."""
     missing = [step for step in traced if is_missing(step)]
-    return tuple(dict.fromkeys(f"{step.equation.primitive.name} of {place(step.path, step.unbounded)}" for step in missing))
+    return tuple(
+        dict.fromkeys(
+            f"{step.equation.primitive.name} of {place(step.path, step.unbounded)}"
+            for step in missing
+        )
+    )
 
 
 def place(path: str, unbounded: bool) -> str:
     """A layer, and whether it is not known how often it runs."""
-    return (path or "the network itself") + (", in a while loop whose length depends on its data" if unbounded else "")
+    return (path or "the network itself") + (
+        ", in a while loop whose length depends on its data" if unbounded else ""
+    )

@@ -80,7 +80,10 @@ class CostReport:
     @property
     def total(self) -> LayerCost:
         """All layers together."""
-        sums = (sum(getattr(row, name) for row in self.layers) for name in ("params", "macs", "activations", "moved"))
+        sums = (
+            sum(getattr(row, name) for row in self.layers)
+            for name in ("params", "macs", "activations", "moved")
+        )
         return LayerCost("total", *sums)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -98,8 +101,13 @@ class CostReport:
         head = ("layer", "params", "MACs", "activations", "moved", "FLOPs/byte")
         cells = [head, *(_cells(row) for row in (*self.layers, self.total))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
-        return "\n".join([f"{self._title()}, {self.mode}", *lines, *self._missing(), *self._compiled()])
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in cells
+        ]
+        return "\n".join(
+            [f"{self._title()}, {self.mode}", *lines, *self._missing(), *self._compiled()]
+        )
 
     def _title(self) -> str:
         return f"{self.model}: forward pass of {self.inputs}"
@@ -111,12 +119,22 @@ class CostReport:
         if self.xla is None:
             return []
         share = self.xla.flops / max(2 * self.total.macs, 1)
-        flops, moved, alive = (scaled(value) for value in (self.xla.flops, self.xla.bytes_accessed, self.xla.temporary_bytes))
-        return [f"XLA: {flops}FLOP ({share:.2f} of 2 x MACs), {moved}B accessed, {alive}B temporary"]
+        flops, moved, alive = (
+            scaled(value)
+            for value in (self.xla.flops, self.xla.bytes_accessed, self.xla.temporary_bytes)
+        )
+        return [
+            f"XLA: {flops}FLOP ({share:.2f} of 2 x MACs), {moved}B accessed, {alive}B temporary"
+        ]
 
 
 def cost(
-    model: nn.Module | Network, input_shape: InputShape, *, batch: int = 1, train: bool = False, xla: bool = False
+    model: nn.Module | Network,
+    input_shape: InputShape,
+    *,
+    batch: int = 1,
+    train: bool = False,
+    xla: bool = False,
 ) -> CostReport:
     """Parameters, multiply-adds, activation memory and memory traffic of a forward pass, layer by layer, from its traced equations.
 
@@ -159,14 +177,24 @@ def _cost(
     rows = _rows(params_of(traced.variables), traced.called, taken)
     missing = (*not_counted(taken), *_unknown_outputs(taken))
     mode = mode_text(model, traced.variables, (inputs, None), train)
-    compiled = _compiled(lambda *given: run(model, given[0], (given[1], None), train), traced.variables, inputs) if xla else None
+    compiled = (
+        _compiled(
+            lambda *given: run(model, given[0], (given[1], None), train), traced.variables, inputs
+        )
+        if xla
+        else None
+    )
     return CostReport(name_of(model), one or inputs, batch, train, mode, rows, missing, compiled)
 
 
-def _rows(params: dict[str, int], called: Iterable[str], traced: list[Step]) -> tuple[LayerCost, ...]:
+def _rows(
+    params: dict[str, int], called: Iterable[str], traced: list[Step]
+) -> tuple[LayerCost, ...]:
     macs, outputs, moved = macs_of(traced), _output_bytes(traced), _moved_bytes(traced)
     rows = (
-        LayerCost(path, params.get(path, 0), macs.get(path, 0), outputs.get(path, 0), moved.get(path, 0))
+        LayerCost(
+            path, params.get(path, 0), macs.get(path, 0), outputs.get(path, 0), moved.get(path, 0)
+        )
         for path in dict.fromkeys((*called, *macs, *params))
     )
     return tuple(row for row in rows if row.params or row.macs or row.activations)
@@ -218,4 +246,9 @@ def _compiled(forward: Callable[..., Any], variables: Any, images: Any) -> Compi
 def _cells(row: LayerCost) -> tuple[str, ...]:
     counts = [scaled(value).strip() for value in (row.params, row.macs)]
     memory = [f"{scaled(value)}B" for value in (row.activations, row.bytes_moved)]
-    return (row.layer or "(network)", *counts, *memory, "-" if math.isnan(row.intensity) else f"{row.intensity:.1f}")
+    return (
+        row.layer or "(network)",
+        *counts,
+        *memory,
+        "-" if math.isnan(row.intensity) else f"{row.intensity:.1f}",
+    )

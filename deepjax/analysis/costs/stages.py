@@ -66,7 +66,13 @@ def stage_table(model: nn.Module | Network, input_shape: InputShape) -> tuple[St
     def row(name: str) -> StageRow:
         output = outputs.get(name, _Output(None, None))
         return StageRow(
-            name, output.shape, output.field, params.get(name, 0), macs.get(name, 0), name in runs, missing.get(name, ())
+            name,
+            output.shape,
+            output.field,
+            params.get(name, 0),
+            macs.get(name, 0),
+            name in runs,
+            missing.get(name, ()),
         )
 
     return tuple(row(name) for name in names)
@@ -93,9 +99,16 @@ def _outputs(traced: Computation, running: Sequence[str]) -> dict[str, _Output]:
     leaves, structure = jax.tree.flatten(shapes)
     images = len(jax.tree.leaves(traced.variables))
     inputs = traced.jaxpr.in_avals[images:]
-    has_place = [len(each.shape) for each in inputs] == [4]  # vectors, for one, have no rows and columns to see
+    has_place = [len(each.shape) for each in inputs] == [
+        4
+    ]  # vectors, for one, have no rows and columns to see
     fields = fields_of(traced.jaxpr, images) if has_place else [None] * len(leaves)
-    output, sown = jax.tree.unflatten(structure, map(_Output, (leaf.shape[1:] for leaf in leaves), fields))
-    exposed = {name: value[-1] if isinstance(value, tuple) else value for name, value in sown[FEATURES].items()}
+    output, sown = jax.tree.unflatten(
+        structure, map(_Output, (leaf.shape[1:] for leaf in leaves), fields)
+    )
+    exposed = {
+        name: value[-1] if isinstance(value, tuple) else value
+        for name, value in sown[FEATURES].items()
+    }
     last = {running[-1]: output} if running else {}
     return {name: value for name, value in (last | exposed).items() if isinstance(value, _Output)}

@@ -19,12 +19,31 @@ def draw_eigenvalues(found: Eigenvalues, ax: Any = None) -> Axes:
     with canvas(ax, 5.2, 3.8) as axes:
         axes.axhline(0, color="0.5", linewidth=1)
         axes.vlines(places, 0, found.values, color=COLORS[0], linewidth=1.4)
-        axes.errorbar(places, found.values, yerr=found.residuals, fmt="o", color=COLORS[0], ecolor=COLORS[1], capsize=4, ms=5)
+        axes.errorbar(
+            places,
+            found.values,
+            yerr=found.residuals,
+            fmt="o",
+            color=COLORS[0],
+            ecolor=COLORS[1],
+            capsize=4,
+            ms=5,
+        )
         worst = _number(float(found.residuals.max()))
         first = f"$\\lambda_1$ = {_number(float(found.values[0]))}"
-        kinds = {"magnitude": "by magnitude", "largest": "from the largest", "smallest": "from the smallest"}
-        axes.set_title(f"{_name(found.matrix)}: {first}\n{_under(found.matrix)}, errors at most {worst}")
-        axes.set(xlabel=f"eigenvalue, {kinds[found.which]}", ylabel="eigenvalue", xlim=(0.4, len(places) + 0.6))
+        kinds = {
+            "magnitude": "by magnitude",
+            "largest": "from the largest",
+            "smallest": "from the smallest",
+        }
+        axes.set_title(
+            f"{_name(found.matrix)}: {first}\n{_under(found.matrix)}, errors at most {worst}"
+        )
+        axes.set(
+            xlabel=f"eigenvalue, {kinds[found.which]}",
+            ylabel="eigenvalue",
+            xlim=(0.4, len(places) + 0.6),
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(False, axis="x")
     return axes
@@ -37,18 +56,42 @@ def draw_density(found: Density, ax: Any = None) -> Axes:
     lone = 1 / (found.matrix.parameters * found.sigma * math.sqrt(2 * math.pi))
     with canvas(ax, 6.4, 4.0) as axes:
         axes.set_yscale("log")
-        axes.fill_between(x, lone / 10, np.maximum(y, lone / 10), color=COLORS[0], alpha=0.25, linewidth=0)
+        axes.fill_between(
+            x, lone / 10, np.maximum(y, lone / 10), color=COLORS[0], alpha=0.25, linewidth=0
+        )
         axes.plot(x, np.maximum(y, lone / 10), color=COLORS[0], linewidth=1.2)
         axes.axhline(lone, color="0.5", linestyle="--", linewidth=1)
-        axes.text(0.99, lone, "one eigenvalue", color="0.4", ha="right", va="bottom", transform=axes.get_yaxis_transform())
+        axes.text(
+            0.99,
+            lone,
+            "one eigenvalue",
+            color="0.4",
+            ha="right",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-        axes.plot([found.lambda_min, found.lambda_max], [lone / 10] * 2, "^", color=COLORS[1], ms=6, clip_on=False, zorder=4)
+        axes.plot(
+            [found.lambda_min, found.lambda_max],
+            [lone / 10] * 2,
+            "^",
+            color=COLORS[1],
+            ms=6,
+            clip_on=False,
+            zorder=4,
+        )
         marks = f"$\\lambda_{{max}}$ = {_number(found.lambda_max)}, $\\lambda_{{min}}$ = {_number(found.lambda_min)}"
         ratio = (
-            "" if math.isnan(found.outlier_ratio) else f", $\\lambda_1/\\lambda_{{{found.classes}}}$ = {found.outlier_ratio:.3g}"
+            ""
+            if math.isnan(found.outlier_ratio)
+            else f", $\\lambda_1/\\lambda_{{{found.classes}}}$ = {found.outlier_ratio:.3g}"
         )
-        axes.set_title(f"{_name(found.matrix)}: {marks}{ratio}\n{_under(found.matrix)}, {_percent(found.negative)} below 0")
-        axes.set(xlabel="eigenvalue", ylabel="density", xlim=(x[0], x[-1]), ylim=(lone / 10, 3 * y.max()))
+        axes.set_title(
+            f"{_name(found.matrix)}: {marks}{ratio}\n{_under(found.matrix)}, {_percent(found.negative)} below 0"
+        )
+        axes.set(
+            xlabel="eigenvalue", ylabel="density", xlim=(x[0], x[-1]), ylim=(lone / 10, 3 * y.max())
+        )
         axes.yaxis.set_major_locator(LogLocator(numticks=8))
     return axes
 
@@ -56,11 +99,20 @@ def draw_density(found: Density, ax: Any = None) -> Axes:
 def draw_trace(found: HessianTrace, ax: Any = None) -> Axes:
     """The single estimates, and the trace from all probes so far with its standard error."""
     rows = found.rows()
-    probes, estimates, means, errors = (np.array([row[key] for row in rows]) for key in ("probe", "estimate", "trace", "error"))
+    probes, estimates, means, errors = (
+        np.array([row[key] for row in rows]) for key in ("probe", "estimate", "trace", "error")
+    )
     with canvas(ax, 5.2, 3.8) as axes:
         axes.plot(probes, estimates, ".", color="0.7", label="one probe")
         axes.plot(probes, means, color=COLORS[0], label="mean so far")
-        axes.fill_between(probes[1:], (means - errors)[1:], (means + errors)[1:], color=COLORS[0], alpha=0.2, linewidth=0)
+        axes.fill_between(
+            probes[1:],
+            (means - errors)[1:],
+            (means + errors)[1:],
+            color=COLORS[0],
+            alpha=0.2,
+            linewidth=0,
+        )
         error = f" ± {_number(found.error)}" if math.isfinite(found.error) else ""
         title = f"{_name(found.matrix)}: trace {_number(found.trace)}{error}"
         axes.set_title(f"{title}\n{_under(found.matrix)}, {found.matrix.parameters:,} parameters")
@@ -76,10 +128,23 @@ def draw_mass(found: GradientSubspace, ax: Any = None) -> Axes:
     with canvas(ax, 5.2, 3.8) as axes:
         axes.plot(places, found.shares, "o-", color=COLORS[0], ms=4, clip_on=False, zorder=3)
         axes.plot(places, places / found.matrix.parameters, "--", color="0.5", linewidth=1.2)
-        axes.text(places[-1], found.chance + 0.015, "a random direction", color="0.4", ha="right", va="bottom")
+        axes.text(
+            places[-1],
+            found.chance + 0.015,
+            "a random direction",
+            color="0.4",
+            ha="right",
+            va="bottom",
+        )
         top = f"the top {len(places)} of {found.matrix.parameters:,} directions"
-        axes.set_title(f"{_percent(found.share)} of the squared gradient in {top}\n{_name(found.matrix)}, {_under(found.matrix)}")
-        axes.set(xlabel="eigenvectors, from the largest eigenvalue", ylabel="share of the squared gradient", ylim=(0, 1))
+        axes.set_title(
+            f"{_percent(found.share)} of the squared gradient in {top}\n{_name(found.matrix)}, {_under(found.matrix)}"
+        )
+        axes.set(
+            xlabel="eigenvectors, from the largest eigenvalue",
+            ylabel="share of the squared gradient",
+            ylim=(0, 1),
+        )
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes

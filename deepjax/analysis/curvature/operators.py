@@ -19,7 +19,16 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.core.batch import Batches, stack
-from deepjax.analysis.core.module import Batch, Loss, base_key, cross_entropy, entry, has_batch_norm, run, validate_inputs
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    base_key,
+    cross_entropy,
+    entry,
+    has_batch_norm,
+    run,
+    validate_inputs,
+)
 from deepjax.analysis.core.params import (
     Path,
     by_path,
@@ -91,7 +100,9 @@ class Operator:
         """Of the loss by the same parameters, (parameters,)."""
         with jax.default_matmul_precision("highest"):
             flat, _ = self.flat(data[0])
-            return self._mean(data, lambda *part: jax.grad(self._functions(data[0], *part)[1])(flat), flat)
+            return self._mean(
+                data, lambda *part: jax.grad(self._functions(data[0], *part)[1])(flat), flat
+            )
 
     def flat(self, variables: Any) -> tuple[Array, Callable[[Array], dict[Path, Array]]]:
         """The parameters as one vector of real numbers, and the way back to `real_leaves` by path."""
@@ -100,7 +111,11 @@ class Operator:
     def block(self, variables: Any) -> dict[Path, Array]:
         """The leaves that are not held fixed, by path."""
         leaves = by_path(variables["params"])
-        return leaves if self.layers is None else {path: leaf for path, leaf in leaves.items() if is_within(path, self.layers)}
+        return (
+            leaves
+            if self.layers is None
+            else {path: leaf for path, leaf in leaves.items() if is_within(path, self.layers)}
+        )
 
     def _mean(self, data: Any, function: Callable[[Array, Batch], Array], like: Array) -> Array:
         """Mean over the batches, one at a time: a gradient of the mean loss would keep every batch's activations."""
@@ -109,10 +124,14 @@ class Operator:
         def step(total: Array, part: Any) -> tuple[Array, None]:
             return total + function(*part), None
 
-        summed = canonicalize_conv_layouts(lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0])
+        summed = canonicalize_conv_layouts(
+            lambda batches: lax.scan(step, jnp.zeros_like(like), (jnp.arange(count), batches))[0]
+        )
         return summed(data[1]) / count
 
-    def _functions(self, variables: Any, index: Array, batch: Batch) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
+    def _functions(
+        self, variables: Any, index: Array, batch: Batch
+    ) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
         """What the network returns, and the loss, as functions of the flat parameters."""
         old, (_, leaves) = self.block(variables), self.flat(variables)
         rngs = base_key(self.model, index)
@@ -236,25 +255,37 @@ def hessian_trace(
     estimates: list[float] = []
     for probe in range(probes):
         signs = rademacher(seed, probe, product.flat(data[0])[0])
-        estimates.append(check_finite(jnp.vdot(signs, apply(data, signs, product=product), precision="highest")))
+        estimates.append(
+            check_finite(jnp.vdot(signs, apply(data, signs, product=product), precision="highest"))
+        )
         if progress:
             progress(probe + 1, probes)
     return HessianTrace(matrix, *_mean_and_error(tuple(estimates)), tuple(estimates))
 
 
 def prepare(
-    model: nn.Module, variables: Any, batch: Batches, operator: Kind, layers: Layers, bn: Statistics, loss: Loss
+    model: nn.Module,
+    variables: Any,
+    batch: Batches,
+    operator: Kind,
+    layers: Layers,
+    bn: Statistics,
+    loss: Loss,
 ) -> tuple[Operator, Any, MatrixSpec]:
     """The operator, the data that it takes, and what it is; raises InputError for what does not fit before anything is computed."""
     model, variables = entry(model, variables)
-    require(operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'")
+    require(
+        operator in ("hessian", "gauss_newton"), "operator", operator, "'hessian', 'gauss_newton'"
+    )
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     data = stack(batch)
     validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     layers = _known((layers,) if isinstance(layers, str) else layers, variables["params"])
     product = Operator(model, loss, operator, bn == "batch", layers)
     parameters = sum(map(real_count, product.block(variables).values()))
-    matrix = MatrixSpec(operator, bn, has_batch_norm(variables), layers, parameters, data.examples, data.batches)
+    matrix = MatrixSpec(
+        operator, bn, has_batch_norm(variables), layers, parameters, data.examples, data.batches
+    )
     return product, (variables, data.stacked), matrix
 
 
@@ -267,7 +298,12 @@ def to_tree(product: Operator, variables: Any, vector: Array) -> dict[str, Any]:
 def check_finite(value: Array) -> float:
     """The number, which the curvature must have."""
     number = float(value)
-    require(math.isfinite(number), "curvature", number, "finite values; `first_nonfinite_layer` finds the layer")
+    require(
+        math.isfinite(number),
+        "curvature",
+        number,
+        "finite values; `first_nonfinite_layer` finds the layer",
+    )
     return number
 
 
@@ -275,7 +311,9 @@ def rademacher(seed: int, probe: int, like: Array) -> Array:
     """Random signs of the shape and dtype of an array."""
     key = jax.random.fold_in(jax.random.key(seed), probe)
     # jax.random.rademacher, but the same signs under jax_enable_x64, where it draws in float64.
-    return jnp.where(jax.random.bernoulli(key, jnp.float32(0.5), like.shape), 1, -1).astype(like.dtype)
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(0.5), like.shape), 1, -1).astype(
+        like.dtype
+    )
 
 
 def _product(

@@ -36,7 +36,9 @@ from deepjax.analysis.curvature.operators import (
 from deepjax.errors import require
 
 Which = Literal["magnitude", "largest", "smallest"]
-ROUNDING = 1e-6  # of the largest entry or eigenvalue: what is below is no more than float32's rounding
+ROUNDING = (
+    1e-6  # of the largest entry or eigenvalue: what is below is no more than float32's rounding
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +59,10 @@ class Eigenvalues:
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict an eigenvalue."""
         pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
-        return [{"index": index, "eigenvalue": value, "residual": residual} for index, (value, residual) in enumerate(pairs, 1)]
+        return [
+            {"index": index, "eigenvalue": value, "residual": residual}
+            for index, (value, residual) in enumerate(pairs, 1)
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The eigenvalues with their residuals; returns the matplotlib Axes."""
@@ -89,9 +94,16 @@ def top_eigenvalues(
     Raises InputError as `hvp`, for k above the steps or the parameters, and where the curvature is not finite.
     Cost: steps + k products (see `hvp`); memory (steps + k) x parameters. Source: Golub and Van Loan, "Matrix computations", 10.1.
     """
-    require(which in ("magnitude", "largest", "smallest"), "which", which, "'magnitude', 'largest', 'smallest'")
+    require(
+        which in ("magnitude", "largest", "smallest"),
+        "which",
+        which,
+        "'magnitude', 'largest', 'smallest'",
+    )
     product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
-    values, vectors, residuals, used = _extremes(product, data, matrix, k, which, steps, seed, progress)
+    values, vectors, residuals, used = _extremes(
+        product, data, matrix, k, which, steps, seed, progress
+    )
     kept = tuple(to_tree(product, data[0], vector) for vector in vectors) if keep else None
     return Eigenvalues(matrix, which, values, residuals, used, kept)
 
@@ -121,7 +133,9 @@ class GradientSubspace:
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict an eigenvector."""
-        columns = zip(self.eigenvalues.tolist(), self.residuals.tolist(), self.shares.tolist(), strict=True)
+        columns = zip(
+            self.eigenvalues.tolist(), self.residuals.tolist(), self.shares.tolist(), strict=True
+        )
         return [
             {"index": index, "eigenvalue": value, "residual": residual, "share": share}
             for index, (value, residual, share) in enumerate(columns, 1)
@@ -155,9 +169,15 @@ def gradient_subspace_overlap(
     Source: Gur-Ari et al. 2018, section 2; Ghorbani et al. 2019, section 4.
     """
     product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
-    values, vectors, residuals, _ = _extremes(product, data, matrix, k, "largest", steps, seed, progress)
+    values, vectors, residuals, _ = _extremes(
+        product, data, matrix, k, "largest", steps, seed, progress
+    )
     parts, norm = jax.device_get(_in_space(data, vectors, product=product))
-    shares = np.cumsum(np.square(parts, dtype=float)) / float(norm) ** 2 if norm > 0 else np.full(k, math.nan)
+    shares = (
+        np.cumsum(np.square(parts, dtype=float)) / float(norm) ** 2
+        if norm > 0
+        else np.full(k, math.nan)
+    )
     return GradientSubspace(matrix, values, residuals, np.minimum(shares, 1), float(norm))
 
 
@@ -201,14 +221,21 @@ class Density:
         """The density (points,), per unit of eigenvalue; its integral is 1."""
         points = np.asarray(points, float)
         total = np.zeros(len(points))
-        for node, weight in zip(self.nodes.ravel(), self.weights.ravel(), strict=True):  # all at once: points x nodes numbers
+        for node, weight in zip(
+            self.nodes.ravel(), self.weights.ravel(), strict=True
+        ):  # all at once: points x nodes numbers
             total += weight * np.exp(-(((points - node) / self.sigma) ** 2) / 2)
         return total / (self.sigma * math.sqrt(2 * math.pi) * len(self.nodes))
 
     def rows(self, points: int = 1001) -> list[dict[str, Any]]:
         """A plain dict for each of `points` eigenvalues, evenly from 5 sigma below the smallest to 5 sigma above the largest."""
-        grid = np.linspace(self.lambda_min - 5 * self.sigma, self.lambda_max + 5 * self.sigma, points)
-        return [{"eigenvalue": x, "density": y} for x, y in zip(grid.tolist(), self.at(grid).tolist(), strict=True)]
+        grid = np.linspace(
+            self.lambda_min - 5 * self.sigma, self.lambda_max + 5 * self.sigma, points
+        )
+        return [
+            {"eigenvalue": x, "density": y}
+            for x, y in zip(grid.tolist(), self.at(grid).tolist(), strict=True)
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The density on a logarithmic axis, with the extreme eigenvalues; returns the matplotlib Axes."""
@@ -252,7 +279,9 @@ def spectral_density(
     for probe in range(probes):
         start = rademacher(seed, probe, like)
         key = jax.random.fold_in(jax.random.key(seed + 1), probe)
-        krylov = _lanczos(product, data, start, steps, key, _part(progress, probe * steps, probes * steps))
+        krylov = _lanczos(
+            product, data, start, steps, key, _part(progress, probe * steps, probes * steps)
+        )
         nodes[probe], vectors = np.linalg.eigh(krylov.tridiagonal)
         weights[probe] = np.square(vectors[0])
     spread = float(nodes.max() - nodes.min()) or float(np.abs(nodes).max()) or 1.0
@@ -266,7 +295,9 @@ class _Krylov(NamedTuple):
     """(steps, parameters): orthonormal rows, of which the first is the start."""
 
 
-def _lanczos(product: Operator, data: Any, start: Array, steps: int, key: Array, progress: Progress) -> _Krylov:
+def _lanczos(
+    product: Operator, data: Any, start: Array, steps: int, key: Array, progress: Progress
+) -> _Krylov:
     """The matrix in an orthonormal basis of the Krylov space. One compiled step, called `steps` times, so that progress shows.
 
     Own lines rather than matfree's: that divides by 0 where the space ends early, as of a Gauss-Newton matrix, whose rank is at
@@ -276,7 +307,9 @@ def _lanczos(product: Operator, data: Any, start: Array, steps: int, key: Array,
     scale = jnp.zeros((), start.dtype)
     entries = []
     for index in range(steps):
-        basis, scale, a, b = _step(basis, data, scale, index, jax.random.fold_in(key, index), product=product)
+        basis, scale, a, b = _step(
+            basis, data, scale, index, jax.random.fold_in(key, index), product=product
+        )
         entries.append((check_finite(a), float(b)))
         if progress:
             progress(index + 1, steps)
@@ -285,7 +318,9 @@ def _lanczos(product: Operator, data: Any, start: Array, steps: int, key: Array,
 
 
 @functools.partial(jax.jit, static_argnames=("product",), donate_argnames=("basis",))
-def _step(basis: Array, data: Any, scale: Array, index: Any, key: Array, *, product: Operator) -> tuple[Array, Array, Array, Array]:
+def _step(
+    basis: Array, data: Any, scale: Array, index: Any, key: Array, *, product: Operator
+) -> tuple[Array, Array, Array, Array]:
     """(basis with its next vector, largest entry so far, diagonal entry, entry beside it)."""
     vector = basis[index]
     image = product(data, vector)
@@ -294,7 +329,9 @@ def _step(basis: Array, data: Any, scale: Array, index: Any, key: Array, *, prod
     b = _norm(rest)
     scale = jnp.maximum(scale, jnp.maximum(jnp.abs(a), b))
     ended = b <= 8 * float(jnp.finfo(b.dtype).eps) * scale
-    rest = lax.cond(ended, lambda: _without(basis, jax.random.normal(key, rest.shape, rest.dtype)), lambda: rest)  # another space
+    rest = lax.cond(
+        ended, lambda: _without(basis, jax.random.normal(key, rest.shape, rest.dtype)), lambda: rest
+    )  # another space
     basis = basis.at[index + 1].set(rest / _norm(rest), mode="drop")
     return basis, scale, a, jnp.where(ended, 0, b)
 
@@ -312,11 +349,23 @@ def _norm(vector: Array) -> Array:
 
 
 def _extremes(
-    product: Operator, data: Any, matrix: MatrixSpec, k: int, which: Which, steps: int, seed: int, progress: Progress
+    product: Operator,
+    data: Any,
+    matrix: MatrixSpec,
+    k: int,
+    which: Which,
+    steps: int,
+    seed: int,
+    progress: Progress,
 ) -> tuple[np.ndarray, Array, np.ndarray, int]:
     """(eigenvalues, unit vectors (k, parameters), residuals, steps)."""
     steps = _at_most(steps, matrix)
-    require(isinstance(k, int) and 1 <= k <= steps, "k", k, f"1 to {steps}: no more than steps, and than parameters")
+    require(
+        isinstance(k, int) and 1 <= k <= steps,
+        "k",
+        k,
+        f"1 to {steps}: no more than steps, and than parameters",
+    )
     start, again = jax.random.split(jax.random.key(seed))
     like, _ = product.flat(data[0])
     vector = jax.random.normal(start, like.shape, like.dtype)

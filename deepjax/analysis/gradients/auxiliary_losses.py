@@ -99,7 +99,9 @@ def loss_contributions(
     Source: Szegedy et al. 2014, section 5; Lee et al. 2015 (arXiv:1409.5185).
     """
     model, variables = entry(model, variables)
-    variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}  # else sow would append to it
+    variables = {
+        name: tree for name, tree in variables.items() if name != "auxiliary"
+    }  # else sow would append to it
     validate_inputs(model, variables, batch, loss, train)
     names = _names(model, loss, train, *shapes_of((variables, batch)))
     scales = _weights(weights, names)
@@ -110,7 +112,13 @@ def loss_contributions(
         total = sum(scales[name] * float(norm) for name, norm in zip(names, norms, strict=True))
         for name, norm, cosine in zip(names, norms, cosines, strict=True):
             rows.append(
-                Share(path_string(layer), name, float(norm), scales[name] * float(norm) / total if total else 0.0, float(cosine))
+                Share(
+                    path_string(layer),
+                    name,
+                    float(norm),
+                    scales[name] * float(norm) / total if total else 0.0,
+                    float(cosine),
+                )
             )
     return LossContributions(
         train,
@@ -122,7 +130,9 @@ def loss_contributions(
 
 
 @functools.lru_cache(maxsize=256)
-def _names(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
+def _names(
+    model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]
+) -> tuple[str, ...]:
     """Main and the heads in the order of `_losses`; nothing is computed."""
     variables, batch = jax.tree.unflatten(structure, shapes)
     names: list[str] = []
@@ -139,7 +149,12 @@ def _names(model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[
             "build it with heads, or sow their logits there"
         )
     for name, shape in zip(names, returned, strict=True):
-        require(shape == (), "loss", f"of shape {shape} for {name}", "a scalar, such as the mean over the examples")
+        require(
+            shape == (),
+            "loss",
+            f"of shape {shape} for {name}",
+            "a scalar, such as the mean over the examples",
+        )
     return tuple(names)
 
 
@@ -153,7 +168,9 @@ def _weights(weights: float | Mapping[str, float], names: tuple[str, ...]) -> di
     return {MAIN: 1.0} | {name: float(given.get(name, 0.3)) for name in heads}
 
 
-def _losses(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> dict[str, Array]:
+def _losses(
+    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool
+) -> dict[str, Array]:
     outputs, changed = run(model, variables, batch, train, sow=("auxiliary",))
     heads = {}
     for path, logits in flatten_dict(dict(changed.get("auxiliary", {})), sep="/").items():
@@ -164,7 +181,9 @@ def _losses(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-def _measure(model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool) -> tuple[Array, dict[Path, Any]]:
+def _measure(
+    model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool
+) -> tuple[Array, dict[Path, Any]]:
     """The losses, and by layer (norms, cosines with the first), each (losses,)."""
     params = variables["params"]
 

@@ -31,7 +31,16 @@ from deepjax.analysis.core.module import (
     loss_of,
     validate_inputs,
 )
-from deepjax.analysis.core.params import Path, as_real, by_path, from_real, path_string, real_count, restored, sum_dtype
+from deepjax.analysis.core.params import (
+    Path,
+    as_real,
+    by_path,
+    from_real,
+    path_string,
+    real_count,
+    restored,
+    sum_dtype,
+)
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 
@@ -110,18 +119,40 @@ def per_example_gradients(
     """
     model, variables = entry(model, variables)
     train, size = _mode(bn), 1 if bn == "running" else bn
-    require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of gradients, 1 or more")
+    require(
+        isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of gradients, 1 or more"
+    )
     examples = batch_size(batch)
-    require(examples % size == 0, "bn", bn, f"'running', or a number of examples that divides the batch of {examples}")
+    require(
+        examples % size == 0,
+        "bn",
+        bn,
+        f"'running', or a number of examples that divides the batch of {examples}",
+    )
     count = examples // size
-    require(count >= 2, "bn", bn, f"what leaves two gradients or more; the batch of {examples} leaves {count}")
+    require(
+        count >= 2,
+        "bn",
+        bn,
+        f"what leaves two gradients or more; the batch of {examples} leaves {count}",
+    )
     groups = _split(batch, count, size)
-    validate_inputs(model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups)
-    found, gradients = _statistics(variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep)
+    validate_inputs(
+        model, variables, jax.tree.map(lambda leaf: leaf[0], groups), loss, train, every=groups
+    )
+    found, gradients = _statistics(
+        variables, groups, model=model, loss=loss, train=train, chunk=min(chunk, count), keep=keep
+    )
     numbers = jax.device_get(found)
-    sizes = {layer: sum(map(real_count, leaves)) for layer, leaves in by_layer(variables["params"]).items()}
+    sizes = {
+        layer: sum(map(real_count, leaves))
+        for layer, leaves in by_layer(variables["params"]).items()
+    }
     order = call_order(model, variables, batch, train, sizes)
-    layers = tuple(LayerGradients(path_string(layer), sizes[layer], *map(float, numbers[layer])) for layer in order)
+    layers = tuple(
+        LayerGradients(path_string(layer), sizes[layer], *map(float, numbers[layer]))
+        for layer in order
+    )
     return PerExample(bn, has_batch_norm(variables), examples, count, layers, gradients)
 
 
@@ -182,17 +213,31 @@ def noise_scale(
     model, variables = entry(model, variables)
     train = _mode(bn) or train
     frozen = bn == "running" and has_batch_norm(variables)
-    require(not (train and frozen), "train", train, "False where batch norm's statistics are frozen, or bn=k for ghost batches")
+    require(
+        not (train and frozen),
+        "train",
+        train,
+        "False where batch norm's statistics are frozen, or bn=k for ghost batches",
+    )
     norms, size = [], 0
     for batch in batches:
         groups, size = _shares(batch, small, bn, size)
-        validate_inputs(model, variables, jax.tree.map(lambda leaf: leaf[0, 0], groups), loss, train, every=groups)
+        validate_inputs(
+            model,
+            variables,
+            jax.tree.map(lambda leaf: leaf[0, 0], groups),
+            loss,
+            train,
+            every=groups,
+        )
         norms.append(_square_norms(variables, groups, model=model, loss=loss, train=train))
     require(bool(norms), "batches", "empty", "one batch or more")
     estimates = _estimates(np.array(jax.device_get(norms), float), small, size)
     g2, trace = (float(value) for value in estimates.mean(0))
     pairs = tuple((float(a), float(b)) for a, b in estimates)
-    return NoiseScale(g2, trace, _ratio(trace, g2), _jackknife(estimates), small, size, bn, train, pairs)
+    return NoiseScale(
+        g2, trace, _ratio(trace, g2), _jackknife(estimates), small, size, bn, train, pairs
+    )
 
 
 def by_layer(tree: Any) -> dict[Path, list[Any]]:
@@ -203,7 +248,9 @@ def by_layer(tree: Any) -> dict[Path, list[Any]]:
     return found
 
 
-def call_order(model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[Path]) -> list[Path]:
+def call_order(
+    model: Model, variables: Any, batch: Batch, train: bool, layers: Iterable[Path]
+) -> list[Path]:
     """The layers in the order in which the forward pass ends them; those that it does not call come last. Nothing is computed."""
     places: dict[str, int] = {}
     for call in all_calls(model, variables, inputs_of(batch), train):
@@ -222,7 +269,11 @@ def _split(batch: Batch, *sizes: int) -> Any:
     """The examples in groups of the last size; a scalar, which belongs to all of them, once a group."""
 
     def split(leaf: Any) -> Array:
-        return jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:])) if jnp.ndim(leaf) else jnp.broadcast_to(leaf, sizes[:-1])
+        return (
+            jnp.reshape(leaf, (*sizes, *jnp.shape(leaf)[1:]))
+            if jnp.ndim(leaf)
+            else jnp.broadcast_to(leaf, sizes[:-1])
+        )
 
     return jax.tree.map(split, batch)
 
@@ -230,10 +281,20 @@ def _split(batch: Batch, *sizes: int) -> Any:
 def _shares(batch: Batch, small: int, bn: Statistics, size: int) -> tuple[Any, int]:
     """The batch cut into (shares, ghost batches, examples), and its size, which must be that of the batch before."""
     big = batch_size(batch)
-    require(isinstance(small, int) and 0 < small < big and big % small == 0, "small", small, f"below {big}, and a divisor of it")
+    require(
+        isinstance(small, int) and 0 < small < big and big % small == 0,
+        "small",
+        small,
+        f"below {big}, and a divisor of it",
+    )
     require(size in (0, big), "batches", f"of {size} and {big} examples", "batches of one size")
     ghost = small if bn == "running" else bn
-    require(small % ghost == 0, "bn", bn, f"'running', or a number of examples that divides small={small}")
+    require(
+        small % ghost == 0,
+        "bn",
+        bn,
+        f"'running', or a number of examples that divides small={small}",
+    )
     return _split(batch, big // small, small // ghost, ghost), big
 
 
@@ -264,12 +325,16 @@ class _Moments(NamedTuple):
     """Sums of squared deviations from the mean."""
 
 
-def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss: Loss, train: bool) -> Any:
+def _gradient(
+    model: nn.Module, variables: Any, batch: Batch, index: Array, loss: Loss, train: bool
+) -> Any:
     """A tree of real numbers, as `as_real` makes of the parameters."""
     params, rngs = variables["params"], base_key(model, index)
 
     def value(view: Any) -> Array:
-        return loss_of(model, {**variables, "params": restored(view, params)}, batch, loss, train, rngs)
+        return loss_of(
+            model, {**variables, "params": restored(view, params)}, batch, loss, train, rngs
+        )
 
     return jax.grad(value)(as_real(params))
 
@@ -277,19 +342,32 @@ def _gradient(model: nn.Module, variables: Any, batch: Batch, index: Array, loss
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "chunk", "keep"))
 @canonicalize_conv_layouts
 def _statistics(
-    variables: Any, groups: Any, *, model: nn.Module, loss: Loss, train: bool, chunk: int, keep: bool
+    variables: Any,
+    groups: Any,
+    *,
+    model: nn.Module,
+    loss: Loss,
+    train: bool,
+    chunk: int,
+    keep: bool,
 ) -> tuple[dict[Path, tuple[Array, ...]], Any]:
     """By layer the numbers of LayerGradients, and the gradients or None. A scan, for lax.map would stack every gradient."""
     count = jax.tree.leaves(groups)[0].shape[0]
     whole = count - count % chunk
 
     def step(sofar: _Moments, part: Any) -> tuple[_Moments, Any]:
-        gradients = jax.vmap(lambda index, group: _gradient(model, variables, group, index, loss, train))(*part)
-        norms = {layer: jnp.sqrt(_squares(leaves, 1)) for layer, leaves in by_layer(gradients).items()}
+        gradients = jax.vmap(
+            lambda index, group: _gradient(model, variables, group, index, loss, train)
+        )(*part)
+        norms = {
+            layer: jnp.sqrt(_squares(leaves, 1)) for layer, leaves in by_layer(gradients).items()
+        }
         return _merged(sofar, _moments_of(gradients)), (norms, gradients if keep else None)
 
     parts = (jnp.arange(count), groups)
-    cut = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // chunk, chunk, *leaf.shape[1:]), parts)
+    cut = jax.tree.map(
+        lambda leaf: leaf[:whole].reshape(whole // chunk, chunk, *leaf.shape[1:]), parts
+    )
     zeros = jax.tree.map(jnp.zeros_like, as_real(variables["params"]))
     none = jnp.zeros((), sum_dtype(*jax.tree.leaves(zeros)))
     moments, kept = lax.scan(step, _Moments(none, zeros, zeros), cut)
@@ -302,7 +380,9 @@ def _statistics(
 
 def _moments_of(gradients: Any) -> _Moments:
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), gradients)
-    squares = jax.tree.map(lambda leaf, mean: jnp.sum(jnp.square(leaf - mean[None]), axis=0), gradients, mean)
+    squares = jax.tree.map(
+        lambda leaf, mean: jnp.sum(jnp.square(leaf - mean[None]), axis=0), gradients, mean
+    )
     first = jax.tree.leaves(gradients)[0]
     return _Moments(jnp.asarray(first.shape[0], first.dtype), mean, squares)
 
@@ -311,8 +391,12 @@ def _merged(a: _Moments, b: _Moments) -> _Moments:
     """Moments of both parts (Chan et al. 1979): mean of squares minus square of mean would cancel where the signal is strong."""
     count = a.count + b.count
     mean = jax.tree.map(lambda x, y: x + (y - x) * (b.count / count), a.mean, b.mean)
-    between = jax.tree.map(lambda x, y: jnp.square(y - x) * (a.count * b.count / count), a.mean, b.mean)
-    return _Moments(count, mean, jax.tree.map(lambda x, y, z: x + y + z, a.squares, b.squares, between))
+    between = jax.tree.map(
+        lambda x, y: jnp.square(y - x) * (a.count * b.count / count), a.mean, b.mean
+    )
+    return _Moments(
+        count, mean, jax.tree.map(lambda x, y, z: x + y + z, a.squares, b.squares, between)
+    )
 
 
 def _by_layer(moments: _Moments, norms: dict[Path, Array]) -> dict[Path, tuple[Array, ...]]:
@@ -330,7 +414,9 @@ def _by_layer(moments: _Moments, norms: dict[Path, Array]) -> dict[Path, tuple[A
 
 def _gsnr(means: list[Array], variances: list[Array], count: Array) -> Array:
     """Of n Gaussian gradients mean^2 / variance expects (true ratio + 1 / n) (n - 1) / (n - 3)."""
-    mean, variance = (jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (means, variances))
+    mean, variance = (
+        jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) for leaves in (means, variances)
+    )
     sizes = jnp.square(mean) + variance
     alive = sizes > ROUNDING**2 * jnp.max(sizes)
     ratios = jnp.where(alive, jnp.square(mean) / jnp.where(alive, variance, 1), 0)
@@ -346,14 +432,18 @@ def _squares(leaves: list[Array], first: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
 @canonicalize_conv_layouts
-def _square_norms(variables: Any, shares: Any, *, model: nn.Module, loss: Loss, train: bool) -> tuple[Array, Array]:
+def _square_norms(
+    variables: Any, shares: Any, *, model: nn.Module, loss: Loss, train: bool
+) -> tuple[Array, Array]:
     """Mean squared norm of the shares' gradients, squared norm of their mean. shares: (shares, ghost batches, examples, ...)."""
     count, ghosts = jax.tree.leaves(shares)[0].shape[:2]
 
     def step(total: Any, part: Any) -> tuple[Any, Array]:
         place, share = part
         places = place * ghosts + jnp.arange(ghosts)
-        each = jax.vmap(lambda index, ghost: _gradient(model, variables, ghost, index, loss, train))(places, share)
+        each = jax.vmap(
+            lambda index, ghost: _gradient(model, variables, ghost, index, loss, train)
+        )(places, share)
         mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
         return jax.tree.map(jnp.add, total, mean), _squares(jax.tree.leaves(mean), 0)
 

@@ -16,7 +16,14 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.module import Model, entry, has_batch_norm, mode_text, run, validate_inputs
+from deepjax.analysis.core.module import (
+    Model,
+    entry,
+    has_batch_norm,
+    mode_text,
+    run,
+    validate_inputs,
+)
 from deepjax.errors import require
 
 Output = Callable[[Any], Array]
@@ -43,7 +50,13 @@ class Shattering:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of all numbers but the matrix."""
-        return [{field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "cosines"}]
+        return [
+            {
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(self)
+                if field.name != "cosines"
+            }
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """Histogram of the pairs' cosines with its mean; returns the matplotlib Axes."""
@@ -86,7 +99,9 @@ class GradientLine:
         return draw_line(self, ax)
 
 
-def shattering(model: Model, variables: Any, inputs: Array, *, train: bool = True, output: Output = jnp.sum) -> Shattering:
+def shattering(
+    model: Model, variables: Any, inputs: Array, *, train: bool = True, output: Output = jnp.sum
+) -> Shattering:
     """Mean pairwise correlation of d output / d input over the examples of a batch.
 
     inputs: floats (examples, ...). With train=True batch norm takes its statistics from the whole batch and, as in the paper's
@@ -101,13 +116,21 @@ def shattering(model: Model, variables: Any, inputs: Array, *, train: bool = Tru
     model, variables = entry(model, variables)
     _check(model, variables, inputs, output)
     require(len(inputs) >= 2, "inputs", f"{len(inputs)} examples", "two or more")
-    gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(len(inputs), -1)
+    gradients = jax.device_get(
+        _gradients(model, variables, inputs, output=output, train=train)
+    ).reshape(len(inputs), -1)
     gradients = np.asarray(gradients, np.float64)
     dead = int((gradients == 0).all(1).sum())
     cosines = _cosines(gradients)
     centred = _cosines(gradients - gradients.mean(1, keepdims=True))
     return Shattering(
-        train, len(inputs), dead, _mean_pair(cosines), _mean_pair(centred), cosines, _mode(model, variables, inputs, train)
+        train,
+        len(inputs),
+        dead,
+        _mean_pair(cosines),
+        _mean_pair(centred),
+        cosines,
+        _mode(model, variables, inputs, train),
     )
 
 
@@ -131,21 +154,38 @@ def gradient_line(
     model, variables = entry(model, variables)
     require(isinstance(points, int) and points >= 3, "points", points, "three or more")
     start, end = jnp.asarray(start), jnp.asarray(end)
-    require(start.shape == end.shape, "end", f"of shape {end.shape}", f"the start's shape {start.shape}")
+    require(
+        start.shape == end.shape, "end", f"of shape {end.shape}", f"the start's shape {start.shape}"
+    )
     length = float(jnp.sqrt(jnp.sum(jnp.square((end - start).astype(jnp.float32)))))
     require(length > 0, "end", "the start itself", "another input")
     inputs = jnp.linspace(start, end, points)
     _check(model, variables, inputs, output)
-    gradients = jax.device_get(_gradients(model, variables, inputs, output=output, train=train)).reshape(points, -1)
-    along = np.asarray(gradients, np.float64) @ (np.asarray(end - start, np.float64).ravel() / length)
+    gradients = jax.device_get(
+        _gradients(model, variables, inputs, output=output, train=train)
+    ).reshape(points, -1)
+    along = np.asarray(gradients, np.float64) @ (
+        np.asarray(end - start, np.float64).ravel() / length
+    )
     return GradientLine(
-        train, length / (points - 1), along, _autocorrelation(along, points // 2), _mode(model, variables, inputs, train)
+        train,
+        length / (points - 1),
+        along,
+        _autocorrelation(along, points // 2),
+        _mode(model, variables, inputs, train),
     )
 
 
 def _check(model: Model, variables: Any, inputs: Any, output: Output) -> None:
-    fits = hasattr(inputs, "dtype") and jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.ndim >= 1
-    require(fits, "inputs", getattr(inputs, "dtype", type(inputs).__name__), "one array of floats, (examples, ...)")
+    fits = (
+        hasattr(inputs, "dtype") and jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.ndim >= 1
+    )
+    require(
+        fits,
+        "inputs",
+        getattr(inputs, "dtype", type(inputs).__name__),
+        "one array of floats, (examples, ...)",
+    )
     for train in (True, False):
         validate_inputs(model, variables, (inputs, None), _OfOutputs(output), train)
 
@@ -162,14 +202,26 @@ class _OfOutputs:
 
 def _mode(model: Model, variables: Any, inputs: Any, train: bool) -> str:
     """The network runs in evaluation; with `train` the batch's statistics stand for the running ones."""
-    fixed = "; batch norm by the inputs' own statistics, held fixed" if train and has_batch_norm(variables) else ""
+    fixed = (
+        "; batch norm by the inputs' own statistics, held fixed"
+        if train and has_batch_norm(variables)
+        else ""
+    )
     return mode_text(model, variables, (inputs, None), False) + fixed
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output", "train"))
-def _gradients(model: Model, variables: Any, inputs: Array, *, output: Output, train: bool) -> Array:
-    fixed = _with_statistics_of(model, variables, inputs) if train and has_batch_norm(variables) else variables
-    return jax.grad(lambda x: output(run(model, fixed, (x, None), False)[0]))(inputs).astype(jnp.float32)
+def _gradients(
+    model: Model, variables: Any, inputs: Array, *, output: Output, train: bool
+) -> Array:
+    fixed = (
+        _with_statistics_of(model, variables, inputs)
+        if train and has_batch_norm(variables)
+        else variables
+    )
+    return jax.grad(lambda x: output(run(model, fixed, (x, None), False)[0]))(inputs).astype(
+        jnp.float32
+    )
 
 
 def _with_statistics_of(model: Model, variables: Any, inputs: Array) -> dict[str, Any]:
@@ -182,7 +234,9 @@ def _with_statistics_of(model: Model, variables: Any, inputs: Array) -> dict[str
 
     def moved(statistics: Any) -> Any:
         with nn.intercept_methods(_without_dropout):
-            return run(model, {**variables, "batch_stats": statistics}, (inputs, None), True)[1]["batch_stats"]
+            return run(model, {**variables, "batch_stats": statistics}, (inputs, None), True)[1][
+                "batch_stats"
+            ]
 
     zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
     new, momentum = jax.jvp(moved, (zeros,), (ones,))
@@ -193,8 +247,14 @@ def _with_statistics_of(model: Model, variables: Any, inputs: Array) -> dict[str
     return {**variables, "batch_stats": jax.tree.map(of_batch, old, new, momentum)}
 
 
-def _without_dropout(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-    return arguments[0] if isinstance(context.module, nn.Dropout) and arguments else function(*arguments, **keywords)
+def _without_dropout(
+    function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+) -> Any:
+    return (
+        arguments[0]
+        if isinstance(context.module, nn.Dropout) and arguments
+        else function(*arguments, **keywords)
+    )
 
 
 def _cosines(gradients: np.ndarray) -> np.ndarray:
@@ -214,4 +274,6 @@ def _autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
     total = float(centred @ centred)
     if total == 0:
         return np.full(lags + 1, np.nan)
-    return np.array([centred[: len(centred) - lag] @ centred[lag:] for lag in range(lags + 1)]) / total
+    return (
+        np.array([centred[: len(centred) - lag] @ centred[lag:] for lag in range(lags + 1)]) / total
+    )

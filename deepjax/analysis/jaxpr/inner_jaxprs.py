@@ -58,5 +58,8 @@ def known_inside(equation: JaxprEqn, inner: Jaxpr, known: Known) -> Known:
     """What the inner computation of a call knows of its inputs."""
     if equation.primitive.name not in CALLS or len(inner.invars) != len(equation.invars):
         return {}
-    values = {inside: value_of(outside, known) for inside, outside in zip(inner.invars, equation.invars, strict=True)}
+    values = {
+        inside: value_of(outside, known)
+        for inside, outside in zip(inner.invars, equation.invars, strict=True)
+    }
     return {variable: value for variable, value in values.items() if value is not None}

@@ -13,7 +13,17 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from deepjax.analysis.core.input_shapes import typed_shapes
-from deepjax.analysis.core.module import Network, hashable, initialise, name_of, no_loss, reason, run, shapes_of, validate_inputs
+from deepjax.analysis.core.module import (
+    Network,
+    hashable,
+    initialise,
+    name_of,
+    no_loss,
+    reason,
+    run,
+    shapes_of,
+    validate_inputs,
+)
 from deepjax.analysis.core.nn_jit import RUN
 from deepjax.analysis.jaxpr.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.jaxpr.primitives import WITHOUT_PRODUCTS
@@ -56,7 +66,11 @@ class Step:
 
 
 def computation(
-    model: nn.Module | Network, inputs: tuple[Any, ...], *, train: bool = False, sow: Sequence[str] = ()
+    model: nn.Module | Network,
+    inputs: tuple[Any, ...],
+    *,
+    train: bool = False,
+    sow: Sequence[str] = (),
 ) -> Computation:
     """Trace initialisation and a forward pass. inputs: shapes of the call's arguments; `sow`: collections that it may sow into.
 
@@ -69,7 +83,11 @@ def computation(
 
 @functools.lru_cache(maxsize=64)
 def _computation(
-    model: nn.Module | Network, train: bool, sow: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]
+    model: nn.Module | Network,
+    train: bool,
+    sow: tuple[str, ...],
+    structure: Any,
+    shapes: tuple[Any, ...],
 ) -> Computation:
     inputs = jax.tree.unflatten(structure, shapes)
     initialized: dict[str, None] = {}
@@ -80,7 +98,10 @@ def _computation(
         variables.pop(collection, None)
     validate_inputs(model, variables, (inputs, None), no_loss, train)
     with nn.intercept_methods(_marker({}, called)), reference_lowering():
-        forward = jax.make_jaxpr(lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow), return_shape=True)
+        forward = jax.make_jaxpr(
+            lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow),
+            return_shape=True,
+        )
         jaxpr, (output, changed) = forward(variables, inputs)
     return Computation(jaxpr, variables, output, changed, tuple(initialized), tuple(called))
 
@@ -95,21 +116,31 @@ def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> 
 
 
 @functools.lru_cache(maxsize=256)
-def _kept_shapes(model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...]) -> dict[str, Any]:
+def _kept_shapes(
+    model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...]
+) -> dict[str, Any]:
     return _shapes_of_variables(model, jax.tree.unflatten(structure, shapes))
 
 
 def _shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
     try:
         return {"params": {}, **jax.eval_shape(lambda inputs: initialise(model, inputs), inputs)}
-    except Exception as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
+    except (
+        Exception
+    ) as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
         raise InputError(
             f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what {name_of(model)} takes, which says: "
             f"{reason(error).rstrip('.')}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
         ) from error
 
 
-def steps(jaxpr: Jaxpr, times: int = 1, path: str = "", unbounded: bool = False, known: Known | None = None) -> Iterator[Step]:
+def steps(
+    jaxpr: Jaxpr,
+    times: int = 1,
+    path: str = "",
+    unbounded: bool = False,
+    known: Known | None = None,
+) -> Iterator[Step]:
     """Every equation in order, those of inner computations included; `path` is that of the module around them.
 
     Of a conditional's branches only one counts: one with work that cannot be counted, so that it shows; else that with most
@@ -124,7 +155,9 @@ def steps(jaxpr: Jaxpr, times: int = 1, path: str = "", unbounded: bool = False,
         for inner in inner_jaxprs(equation, known, _weight):
             runs = times * (1 if inner.times is None else inner.times)
             constants = known_inside(equation, inner.jaxpr, known)
-            yield from steps(inner.jaxpr, runs, step.path, unbounded or inner.times is None, constants)
+            yield from steps(
+                inner.jaxpr, runs, step.path, unbounded or inner.times is None, constants
+            )
 
 
 def is_missing(step: Step) -> bool:
@@ -137,8 +170,16 @@ def is_missing(step: Step) -> bool:
 
 def _weight(jaxpr: Jaxpr) -> tuple[bool, int, int]:
     traced = list(steps(jaxpr))
-    numbers = sum(math.prod(getattr(output.aval, "shape", ())) for step in traced for output in step.equation.outvars)
-    return any(map(is_missing, traced)), sum(step.times * equation_macs(step.equation) for step in traced), numbers
+    numbers = sum(
+        math.prod(getattr(output.aval, "shape", ()))
+        for step in traced
+        for output in step.equation.outvars
+    )
+    return (
+        any(map(is_missing, traced)),
+        sum(step.times * equation_macs(step.equation) for step in traced),
+        numbers,
+    )
 
 
 def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
@@ -152,15 +193,23 @@ def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
         seen.append(checkpoint_name(output, OUTPUT + path))
         return seen[-1]
 
-    def mark(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def mark(
+        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         scope = context.module.scope
-        if scope is None or not scope.has_flag(RUN):  # one that the network applies with variables of its own is no layer
+        if scope is None or not scope.has_flag(
+            RUN
+        ):  # one that the network applies with variables of its own is no layer
             return function(*arguments, **keywords)
         path = "/".join(context.module.path)
         begun.setdefault(path)
         with jax.named_scope(f"<{path}>"):
             output = function(*arguments, **keywords)
         ended.setdefault(path)
-        return jax.tree.map(functools.partial(named, path), output) if context.method_name == "__call__" else output
+        return (
+            jax.tree.map(functools.partial(named, path), output)
+            if context.method_name == "__call__"
+            else output
+        )
 
     return mark

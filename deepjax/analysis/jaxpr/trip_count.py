@@ -8,7 +8,13 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 Known = Mapping[Var, int]
-_COMPARISONS = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge, "ne": operator.ne}
+_COMPARISONS = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "ne": operator.ne,
+}
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "ne": "ne"}
 
 
@@ -22,13 +28,19 @@ def trip_count(equation: JaxprEqn, known: Known) -> int | None:
     carried = equation.invars[params["cond_nconsts"] + params["body_nconsts"] :]
     start = [value_of(variable, known) for variable in carried]
     outside = equation.invars[: params["cond_nconsts"]]
-    constants = dict(zip(condition.invars, [value_of(each, known) for each in outside], strict=False))
+    constants = dict(
+        zip(condition.invars, [value_of(each, known) for each in outside], strict=False)
+    )
     first_carried = condition.invars[params["cond_nconsts"] :]
     inside = body.invars[params["body_nconsts"] :]
-    for i, (variable, before, after) in enumerate(zip(first_carried, inside, body.outvars, strict=True)):
+    for i, (variable, before, after) in enumerate(
+        zip(first_carried, inside, body.outvars, strict=True)
+    ):
         if before is after:  # a bound that is carried along
             constants[variable] = start[i]
-    found = _comparison(condition, {variable: value for variable, value in constants.items() if value is not None})
+    found = _comparison(
+        condition, {variable: value for variable, value in constants.items() if value is not None}
+    )
     if found is None or found[0] not in first_carried:
         return None
     counter, name, bound = found
@@ -41,7 +53,9 @@ def trip_count(equation: JaxprEqn, known: Known) -> int | None:
 def value_of(variable: Any, known: Known) -> int | None:
     """The whole number that a variable is known to be."""
     if isinstance(variable, Literal):
-        scalar = np.ndim(variable.val) == 0 and np.issubdtype(np.result_type(variable.val), np.integer)
+        scalar = np.ndim(variable.val) == 0 and np.issubdtype(
+            np.result_type(variable.val), np.integer
+        )
         return int(variable.val) if scalar else None
     return known.get(variable)
 
@@ -87,4 +101,6 @@ def _turns(first: int, step: int, name: str, bound: int, dtype: Any) -> int | No
     slack = 1 if name in ("le", "ge") else 0
     turns = -(-(abs(bound - first) + slack) // abs(step))
     limits = np.iinfo(dtype)
-    return turns if limits.min <= first + turns * step <= limits.max else None  # else the counter wraps around
+    return (
+        turns if limits.min <= first + turns * step <= limits.max else None
+    )  # else the counter wraps around

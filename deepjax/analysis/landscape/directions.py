@@ -34,7 +34,11 @@ Plan = tuple[tuple[Path, Apart | None], ...]
 
 
 def random_direction(
-    variables: Any, key: Array, normalise: Normalise = "filter", *, axes: Mapping[str, tuple[int, ...]] | None = None
+    variables: Any,
+    key: Array,
+    normalise: Normalise = "filter",
+    *,
+    axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """A Gaussian direction, each filter of which is as long as the network's own: a step of 1 means as much in any network.
 
@@ -49,12 +53,21 @@ def random_direction(
     Raises InputError for an unknown path or axis, and where a bias fits its kernel in two ways.
     Cost: one pass over the parameters. Source: Li et al. 2018, section 4.
     """
-    require(normalise in ("filter", "layer", None), "normalise", normalise, "'filter', 'layer', None")
-    require("params" in variables, "variables", f"with {sorted(variables)}", "with the collection 'params'")
+    require(
+        normalise in ("filter", "layer", None), "normalise", normalise, "'filter', 'layer', None"
+    )
+    require(
+        "params" in variables,
+        "variables",
+        f"with {sorted(variables)}",
+        "with the collection 'params'",
+    )
     params = params_of(variables)
     plan = _plan({path: jnp.shape(leaf) for path, leaf in by_path(params).items()}, axes or {})
     view = as_real(params)
-    return from_real(filled(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params)
+    return from_real(
+        filled(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params
+    )
 
 
 def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]) -> Plan:
@@ -65,7 +78,9 @@ def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, 
     return tuple((path, _apart(path, shapes, axes)) for path in shapes)
 
 
-def _apart(path: Path, shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]) -> Apart | None:
+def _apart(
+    path: Path, shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]
+) -> Apart | None:
     """The axes of one leaf; None where it does not move."""
     rank = len(shapes[path])
     if path[-1].rpartition("/")[2] in ("bias", "scale"):
@@ -76,7 +91,12 @@ def _apart(path: Path, shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str
         if rank <= len(kept):
             return None
         places = tuple(axis % rank for axis in kept if -rank <= axis < rank)
-        require(len(set(places)) == len(kept) > 0, f"axes of {path_string(path)}", kept, f"different axes of its {rank}")
+        require(
+            len(set(places)) == len(kept) > 0,
+            f"axes of {path_string(path)}",
+            kept,
+            f"different axes of its {rank}",
+        )
         return places[:-1], places[-1:]
     layers, channels = _by_bias(path, shapes) or _by_attention(path, shapes) or (0, 1)
     if rank <= layers + channels:
@@ -90,14 +110,23 @@ def _by_bias(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, i
     if path[-1] != "kernel" or not bias:
         return None
     shape, rank = shapes[path], len(bias)
-    fits = [n for n in range(1, rank + 1) if bias == shape[: rank - n] + shape[len(shape) - n :] and rank < len(shape)]
+    fits = [
+        n
+        for n in range(1, rank + 1)
+        if bias == shape[: rank - n] + shape[len(shape) - n :] and rank < len(shape)
+    ]
     if len(fits) < 2:
         return (rank - fits[0], fits[0]) if fits else None
     attention = _by_attention(path, shapes)
     if attention and attention[1] in fits and sum(attention) == rank:
         return attention
-    name, form = path_string(path[:-1]), f"{shape} with a bias {bias}, whose axes fit in more than one way"
-    raise InputError(f"kernel of {name} has the shape {form}; give axes={{{name!r}: ...}}, the axes that tell its filters apart")
+    name, form = (
+        path_string(path[:-1]),
+        f"{shape} with a bias {bias}, whose axes fit in more than one way",
+    )
+    raise InputError(
+        f"kernel of {name} has the shape {form}; give axes={{{name!r}: ...}}, the axes that tell its filters apart"
+    )
 
 
 def _by_attention(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, int] | None:
@@ -110,7 +139,9 @@ def _by_attention(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[i
 
 
 @functools.partial(jax.jit, static_argnames=("normalise", "plan"))
-def _direction(leaves: dict[Path, Array], key: Array, *, normalise: Normalise, plan: Plan) -> dict[Path, Array]:
+def _direction(
+    leaves: dict[Path, Array], key: Array, *, normalise: Normalise, plan: Plan
+) -> dict[Path, Array]:
     """leaves: real ones; of complex parameters with an axis of 2 at the end, which is inside every filter."""
     found = {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()}
     for place, (path, apart) in enumerate(plan):
@@ -118,10 +149,14 @@ def _direction(leaves: dict[Path, Array], key: Array, *, normalise: Normalise, p
             continue
         leaf, (layers, channels) = leaves[path], apart
         # XLA:CPU compiles a vector's draw 7 times faster
-        drawn = jax.random.normal(jax.random.fold_in(key, place), (math.prod(leaf.shape),), leaf.dtype)
+        drawn = jax.random.normal(
+            jax.random.fold_in(key, place), (math.prod(leaf.shape),), leaf.dtype
+        )
         found[path] = drawn.reshape(leaf.shape)
         if normalise:
             kept = layers + channels if normalise == "filter" else layers
             inside = tuple(axis for axis in range(leaf.ndim) if axis not in kept)
-            found[path] *= jnp.expand_dims(jnp.sqrt(squares(leaf, inside) / squares(found[path], inside)), inside)
+            found[path] *= jnp.expand_dims(
+                jnp.sqrt(squares(leaf, inside) / squares(found[path], inside)), inside
+            )
     return found

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from deepjax.analysis.instrument_figures import canvas
 from deepjax.analysis.landscape.surface import Line, Plane
@@ -36,7 +42,11 @@ def draw_line(found: Line, ax: Any = None) -> Axes:
             other.grid(False)
         if found.between:
             _draw_chord(axes, found)
-        axes.set(xlabel="share of the way between both networks" if found.between else "multiple of the direction")
+        axes.set(
+            xlabel="share of the way between both networks"
+            if found.between
+            else "multiple of the direction"
+        )
         axes.set(title=f"{_line_title(found)}\n{_under(found)}", xlim=(found.at[0], found.at[-1]))
     return axes
 
@@ -45,12 +55,23 @@ def _draw_chord(ax: Axes, found: Line) -> None:
     first, last = (float(found.loss[np.abs(found.at - end).argmin()]) for end in (0, 1))
     at = np.linspace(0, 1, 101)
     ax.plot(at, (1 - at) * first + at * last, ":", color="0.45", linewidth=1.4)
-    if not math.isfinite(found.barrier) or found.barrier <= 0.02 * float(np.nanmax(_finite(found.loss))):
+    if not math.isfinite(found.barrier) or found.barrier <= 0.02 * float(
+        np.nanmax(_finite(found.loss))
+    ):
         return
     place = found.barrier_at
     foot = (1 - place) * first + place * last
-    ax.annotate("", (place, foot), (place, foot + found.barrier), arrowprops={"arrowstyle": "<->", "color": COLORS[0]})
-    middle = math.sqrt(foot * (foot + found.barrier)) if ax.get_yscale() == "log" else foot + found.barrier / 2
+    ax.annotate(
+        "",
+        (place, foot),
+        (place, foot + found.barrier),
+        arrowprops={"arrowstyle": "<->", "color": COLORS[0]},
+    )
+    middle = (
+        math.sqrt(foot * (foot + found.barrier))
+        if ax.get_yscale() == "log"
+        else foot + found.barrier / 2
+    )
     ax.text(place + 0.015, middle, f"barrier {found.barrier:.3g}", color=COLORS[0], va="center")
 
 
@@ -63,8 +84,16 @@ def _line_title(found: Line) -> str:
         return f"Loss from {known[low]:.3g} at {found.at[low]:.2g} to {known[high]:.3g} at {found.at[high]:.2g}"
     if not math.isfinite(found.barrier):
         return "The loss is not finite on the way"
-    error = "" if math.isnan(found.error_barrier) else f"; of the error {100 * found.error_barrier:.3g} points"
-    return f"Barrier of the loss {found.barrier:.3g}{error}" if found.barrier > 0 else f"No barrier of the loss{error}"
+    error = (
+        ""
+        if math.isnan(found.error_barrier)
+        else f"; of the error {100 * found.error_barrier:.3g} points"
+    )
+    return (
+        f"Barrier of the loss {found.barrier:.3g}{error}"
+        if found.barrier > 0
+        else f"No barrier of the loss{error}"
+    )
 
 
 def draw_plane(found: Plane, ax: Any = None) -> Axes:
@@ -76,9 +105,17 @@ def draw_plane(found: Plane, ax: Any = None) -> Axes:
         levels = np.geomspace(low, high, 25) if log else np.linspace(low, high + (high == low), 25)
         norm = LogNorm(levels[0], levels[-1]) if log else Normalize(levels[0], levels[-1])
         filled = axes.contourf(found.x, found.y, losses, levels, cmap="viridis", norm=norm)
-        axes.contour(found.x, found.y, losses, levels[::2], colors="white", linewidths=0.5, alpha=0.7)
-        bar = axes.figure.colorbar(filled, ax=axes, shrink=0.9, label="loss, logarithmic" if log else "loss")
-        ticks = LogLocator(subs=(1, 2, 5)).tick_values(low, high) if log else MaxNLocator(6).tick_values(low, high)
+        axes.contour(
+            found.x, found.y, losses, levels[::2], colors="white", linewidths=0.5, alpha=0.7
+        )
+        bar = axes.figure.colorbar(
+            filled, ax=axes, shrink=0.9, label="loss, logarithmic" if log else "loss"
+        )
+        ticks = (
+            LogLocator(subs=(1, 2, 5)).tick_values(low, high)
+            if log
+            else MaxNLocator(6).tick_values(low, high)
+        )
         bar.set_ticks([tick for tick in ticks if low <= tick <= high])
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
@@ -100,10 +137,16 @@ def draw_trajectory(found: Trajectory, ax: Any = None) -> Axes:
         x, y = found.coordinates.T
         _draw_path(axes, found, "0.55")
         points = axes.scatter(x, y, c=np.arange(len(x)), cmap="viridis", s=22, zorder=4)
-        axes.figure.colorbar(points, ax=axes, shrink=0.85, label="point", ticks=MaxNLocator(5, integer=True))
+        axes.figure.colorbar(
+            points, ax=axes, shrink=0.85, label="point", ticks=MaxNLocator(5, integer=True)
+        )
         across, up = _directions(found)
         title = f"{_percent(found.share)} of the path's variance lies in this plane"
-        axes.set(title=f"{title}\na random walk of {len(x)} points: {_percent(found.random_walk)}", xlabel=across, ylabel=up)
+        axes.set(
+            title=f"{title}\na random walk of {len(x)} points: {_percent(found.random_walk)}",
+            xlabel=across,
+            ylabel=up,
+        )
         axes.margins(0.12)
     return axes
 
@@ -139,13 +182,25 @@ def draw_kernel(found: Kernel, ax: Any = None) -> Axes:
         if not known.all():
             axes.axhline(found.rounding, color="0.5", linestyle="--", linewidth=1)
             label = f"{(~known).sum()} more, below rounding"
-            axes.text(0.99, found.rounding, label, color="0.4", ha="right", va="bottom", transform=axes.get_yaxis_transform())
-        condition = f"condition {_number(found.condition)}" if math.isfinite(found.condition) else "singular but for rounding"
-        share = float(values[0] / values.sum())
-        under = (
-            f"{found.matrix.shape[0]} examples, {found.outputs} output{'s' * (found.outputs > 1)}, {found.parameters:,} parameters"
+            axes.text(
+                0.99,
+                found.rounding,
+                label,
+                color="0.4",
+                ha="right",
+                va="bottom",
+                transform=axes.get_yaxis_transform(),
+            )
+        condition = (
+            f"condition {_number(found.condition)}"
+            if math.isfinite(found.condition)
+            else "singular but for rounding"
         )
-        axes.set(title=f"Tangent kernel: {condition}, {_percent(share)} in the first eigenvector\n{under}")
+        share = float(values[0] / values.sum())
+        under = f"{found.matrix.shape[0]} examples, {found.outputs} output{'s' * (found.outputs > 1)}, {found.parameters:,} parameters"
+        axes.set(
+            title=f"Tangent kernel: {condition}, {_percent(share)} in the first eigenvector\n{under}"
+        )
         axes.set(xlabel="rank", ylabel="eigenvalue")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _plain_log(axes)
@@ -156,7 +211,9 @@ def _draw_entries(found: Kernel, ax: Any) -> Axes:
     matrix = found.square
     with canvas(ax, 5.0, 4.2) as axes:
         limit = float(np.abs(matrix).max()) or 1.0
-        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
+        image = axes.imshow(
+            matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+        )
         axes.figure.colorbar(image, ax=axes, shrink=0.85, label="kernel")
         unit = " x output" if found.output == "full" else ""
         axes.set(title=f"Tangent kernel between two sets: mean {_number(float(matrix.mean()))}")
@@ -172,8 +229,23 @@ def draw_drift(found: Drift, ax: Any = None) -> Axes:
     with canvas(ax, 4.8, 4.4) as axes:
         low, high = float(min(before.min(), after.min())), float(max(before.max(), after.max()))
         axes.plot([low, high], [low, high], "--", color="0.5", linewidth=1)
-        axes.plot(before[~diagonal], after[~diagonal], ".", color=COLORS[0], ms=4, alpha=0.5, label="two examples")
-        axes.plot(before[diagonal], after[diagonal], "o", color=COLORS[1], ms=4, label="an example with itself")
+        axes.plot(
+            before[~diagonal],
+            after[~diagonal],
+            ".",
+            color=COLORS[0],
+            ms=4,
+            alpha=0.5,
+            label="two examples",
+        )
+        axes.plot(
+            before[diagonal],
+            after[diagonal],
+            "o",
+            color=COLORS[1],
+            ms=4,
+            label="an example with itself",
+        )
         title = f"The kernel moved by {_percent(found.drift)}\nalignment {found.alignment:.4g}, norm x {found.growth:.3g}"
         axes.set(title=title, xlabel="$K_0$", ylabel="$K_t$ (dashed: no change)")
         axes.legend(loc="upper left")
@@ -183,11 +255,16 @@ def draw_drift(found: Drift, ax: Any = None) -> Axes:
 def draw_linearised(found: LinearisedRun, ax: Any = None) -> Axes:
     """How far the outputs moved, and how far the linear network's lie from them, by step on logarithmic axes."""
     steps = np.arange(len(found.rmse))
-    lines = {"outputs moved from the start": (found.moved, "-"), "network against its linearisation": (found.rmse, "--")}
+    lines = {
+        "outputs moved from the start": (found.moved, "-"),
+        "network against its linearisation": (found.rmse, "--"),
+    }
     with canvas(ax, 5.6, 4.0) as axes:
         axes.set_yscale("log")
         for (label, (values, style)), color in zip(lines.items(), COLORS, strict=False):
-            axes.plot(steps[1:], np.where(values > 0, values, np.nan)[1:], style, color=color, label=label)
+            axes.plot(
+                steps[1:], np.where(values > 0, values, np.nan)[1:], style, color=color, label=label
+            )
         if len(steps) > 50:
             axes.set_xscale("log")
         share = found.rmse[-1] / found.moved[-1] if found.moved[-1] > 0 else math.nan

@@ -20,8 +20,25 @@ from flax import linen as nn
 from jax import Array, lax
 
 from deepjax.analysis.core.batch import Batches, stack
-from deepjax.analysis.core.module import Batch, Loss, base_key, cross_entropy, entry, has_batch_norm, run, validate_inputs
-from deepjax.analysis.core.params import by_path, check_like, filled, from_real, real_pairs, sum_dtype, widened
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    base_key,
+    cross_entropy,
+    entry,
+    has_batch_norm,
+    run,
+    validate_inputs,
+)
+from deepjax.analysis.core.params import (
+    by_path,
+    check_like,
+    filled,
+    from_real,
+    real_pairs,
+    sum_dtype,
+    widened,
+)
 from deepjax.analysis.landscape.trajectory import Trajectory
 from deepjax.errors import require
 
@@ -166,7 +183,10 @@ def loss_line(
     model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
     found = _evaluate(
-        task, variables, _from(variables["params"], direction=direction), np.stack([np.ones_like(points), points], axis=1)
+        task,
+        variables,
+        _from(variables["params"], direction=direction),
+        np.stack([np.ones_like(points), points], axis=1),
     )
     return Line(bn, task.normalised, task.examples, False, points, *found)
 
@@ -192,13 +212,23 @@ def linear_interpolation(
     """
     points = _points("at", at if at is not None else np.linspace(0, 1, 25))
     require(
-        all(np.isclose(points, end, atol=1e-6).any() for end in (0, 1)), "at", "without 0 or 1", "points with both ends, 0 and 1"
+        all(np.isclose(points, end, atol=1e-6).any() for end in (0, 1)),
+        "at",
+        "without 0 or 1",
+        "points with both ends, 0 and 1",
     )
     (model, variables_a), (_, variables_b) = entry(model, variables_a), entry(model, variables_b)
     task = _prepare(model, variables_a, batch, loss, bn, chunk, progress)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
-    require(all(name in variables_b for name in kept), "variables_b", f"with {sorted(variables_b)}", f"with {kept}, as variables_a")
-    first, last = ({name: variables[name] for name in kept} for variables in (variables_a, variables_b))
+    require(
+        all(name in variables_b for name in kept),
+        "variables_b",
+        f"with {sorted(variables_b)}",
+        f"with {kept}, as variables_a",
+    )
+    first, last = (
+        {name: variables[name] for name in kept} for variables in (variables_a, variables_b)
+    )
     ends = tuple(filled(first, check_like("variables_b", end, first)) for end in (first, last))
     found = _evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
     return Line(bn, task.normalised, task.examples, True, points, *found)
@@ -226,7 +256,9 @@ def loss_plane(
     Source: Li et al. 2018, sections 3 and 7. Their map of the Hessian's eigenvalues (section 6) is not drawn here.
     """
     whole = grid or (path.grid() if path else (np.linspace(-1, 1, 51), np.linspace(-1, 1, 51)))
-    require(len(whole) == 2, "grid", f"of {len(whole)} parts", "a pair, the points along x and along y")
+    require(
+        len(whole) == 2, "grid", f"of {len(whole)} parts", "a pair, the points along x and along y"
+    )
     across, up = _even("grid's x", whole[0]), _even("grid's y", whole[1])
     model, variables = entry(model, variables)
     task = _prepare(model, variables, batch, loss, bn, chunk, progress)
@@ -234,13 +266,17 @@ def loss_plane(
     if path:
         last = check_like("path", path.origin, params)
         same = all(np.array_equal(last[name], leaf) for name, leaf in by_path(params).items())
-        require(same, "variables", "not the path's last point", "the variables at which the path ends")
+        require(
+            same, "variables", "not the path's last point", "the variables at which the path ends"
+        )
     columns, rows = (values.ravel() for values in np.meshgrid(across, up))
     weights = np.stack([np.ones_like(columns), columns, rows], axis=1)
     losses, accuracy = _evaluate(task, variables, _from(params, x=x, y=y), weights)
     shape = (len(up), len(across))
     shares = None if accuracy is None else accuracy.reshape(shape)
-    return Plane(bn, task.normalised, task.examples, across, up, losses.reshape(shape), shares, path)
+    return Plane(
+        bn, task.normalised, task.examples, across, up, losses.reshape(shape), shares, path
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,13 +292,30 @@ class _Task:
     progress: Progress
 
 
-def _prepare(model: nn.Module, variables: Any, batch: Batches, loss: Loss, bn: Statistics, chunk: int, progress: Progress) -> _Task:
+def _prepare(
+    model: nn.Module,
+    variables: Any,
+    batch: Batches,
+    loss: Loss,
+    bn: Statistics,
+    chunk: int,
+    progress: Progress,
+) -> _Task:
     """Raises InputError for what does not fit, before anything is computed."""
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
     validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
-    return _Task(model, loss, bn == "batch", data.stacked, data.examples, has_batch_norm(variables), chunk, progress)
+    return _Task(
+        model,
+        loss,
+        bn == "batch",
+        data.stacked,
+        data.examples,
+        has_batch_norm(variables),
+        chunk,
+        progress,
+    )
 
 
 def _from(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
@@ -271,17 +324,27 @@ def _from(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
     return tuple({"params": filled(params, check_like(name, tree, params))} for name, tree in trees)
 
 
-def _evaluate(task: _Task, variables: Any, trees: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _evaluate(
+    task: _Task, variables: Any, trees: Any, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
     """(points,) losses and accuracies. trees: by collection. weights: (points, trees).
 
     A host loop over chunks, so that progress shows.
     """
     points, chunk = len(weights), min(task.chunk, len(weights))
-    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(sum_dtype(*jax.tree.leaves(trees[0])))
+    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge").astype(
+        sum_dtype(*jax.tree.leaves(trees[0]))
+    )
     found = []
     for start in range(0, len(padded), chunk):
         part = _losses(
-            variables, trees, padded[start : start + chunk], task.batches, model=task.model, loss=task.loss, train=task.train
+            variables,
+            trees,
+            padded[start : start + chunk],
+            task.batches,
+            model=task.model,
+            loss=task.loss,
+            train=task.train,
         )
         found.append(part)
         if task.progress:
@@ -289,12 +352,21 @@ def _evaluate(task: _Task, variables: Any, trees: Any, weights: np.ndarray) -> t
             task.progress(min(start + chunk, points), points)
     losses, accuracies = zip(*jax.device_get(found), strict=True)
     known = accuracies[0] is not None
-    return np.concatenate(losses)[:points].astype(float), np.concatenate(accuracies)[:points].astype(float) if known else None
+    return np.concatenate(losses)[:points].astype(float), np.concatenate(accuracies)[
+        :points
+    ].astype(float) if known else None
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
 def _losses(
-    variables: Any, trees: tuple[Any, ...], weights: Array, batches: Any, *, model: nn.Module, loss: Loss, train: bool
+    variables: Any,
+    trees: tuple[Any, ...],
+    weights: Array,
+    batches: Any,
+    *,
+    model: nn.Module,
+    loss: Loss,
+    train: bool,
 ) -> tuple[Array, Array | None]:
     """(points,) mean losses, and accuracies or None, at the weighted sums of the trees. weights: (points, trees)."""
 
@@ -316,17 +388,28 @@ def _mixed(weights: Array, leaves: tuple[Array, ...]) -> Array:
     first = leaves[0]
     if not jnp.issubdtype(first.dtype, jnp.inexact):
         return first
-    terms = [weight * real_pairs(leaf).astype(weights.dtype) for weight, leaf in zip(weights, leaves, strict=True)]
+    terms = [
+        weight * real_pairs(leaf).astype(weights.dtype)
+        for weight, leaf in zip(weights, leaves, strict=True)
+    ]
     return from_real(functools.reduce(jnp.add, terms), first).astype(first.dtype)
 
 
 def _accuracy(outputs: Any, batch: Batch) -> Array | None:
-    labels = batch.get("label") if isinstance(batch, Mapping) else batch[1] if len(batch) > 1 else None
-    if not isinstance(outputs, Array) or not isinstance(labels, Array) or not jnp.issubdtype(labels.dtype, jnp.integer):
+    labels = (
+        batch.get("label") if isinstance(batch, Mapping) else batch[1] if len(batch) > 1 else None
+    )
+    if (
+        not isinstance(outputs, Array)
+        or not isinstance(labels, Array)
+        or not jnp.issubdtype(labels.dtype, jnp.integer)
+    ):
         return None
     if outputs.ndim < 1 or outputs.shape[:-1] != labels.shape:
         return None
-    return jnp.mean((jnp.argmax(outputs, axis=-1).astype(labels.dtype) == labels).astype(jnp.float32))
+    return jnp.mean(
+        (jnp.argmax(outputs, axis=-1).astype(labels.dtype) == labels).astype(jnp.float32)
+    )
 
 
 def _points(name: str, given: Any) -> np.ndarray:
@@ -340,5 +423,10 @@ def _even(name: str, given: Any) -> np.ndarray:
     points = _points(name, given)
     steps = np.diff(points)
     fits = len(points) >= 3 and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3)
-    require(bool(fits), name, f"{len(points)} points from {points[0]:g} to {points[-1]:g}", "three or more that rise evenly")
+    require(
+        bool(fits),
+        name,
+        f"{len(points)} points from {points[0]:g} to {points[-1]:g}",
+        "three or more that rise evenly",
+    )
     return points

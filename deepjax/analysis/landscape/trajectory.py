@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepjax.analysis.core.params import Path, as_real, by_path, check_like, filled, from_real, params_of, real_count, real_pairs
+from deepjax.analysis.core.params import (
+    Path,
+    as_real,
+    by_path,
+    check_like,
+    filled,
+    from_real,
+    params_of,
+    real_count,
+    real_pairs,
+)
 from deepjax.errors import require
 
 ROUNDING = 1e-12
@@ -46,7 +56,9 @@ class Trajectory:
         Source: Antognini and Sohl-Dickstein, "PCA of high dimensional random walks", 2018 (arXiv:1806.08805); in infinitely many
         dimensions the variances go as 1 / (1 - cos(pi k / points)).
         """
-        variances = 1 / (1 - np.cos(np.pi * np.arange(1, len(self.coordinates)) / len(self.coordinates)))
+        variances = 1 / (
+            1 - np.cos(np.pi * np.arange(1, len(self.coordinates)) / len(self.coordinates))
+        )
         return float(variances[:2].sum() / variances.sum())
 
     def grid(self, points: int = 51, margin: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +72,10 @@ class Trajectory:
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a point."""
-        return [{"point": place, "x": x, "y": y} for place, (x, y) in enumerate(self.coordinates.tolist())]
+        return [
+            {"point": place, "x": x, "y": y}
+            for place, (x, y) in enumerate(self.coordinates.tolist())
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The path in its plane; returns the matplotlib Axes. With the loss below it: `loss_plane(..., path=path)`."""
@@ -89,12 +104,19 @@ def trajectory(points: Sequence[Any]) -> Trajectory:
     require(variances[0] > 0, "points", "all the same", "a path that moves")
     lengths = np.sqrt(np.where(variances[:2] > ROUNDING * variances[0], variances[:2], 0))
     coordinates = lengths * (parts[:, :2] - parts[-1:, :2])
-    signs = np.where(coordinates[np.abs(coordinates).argmax(0), [0, 1]] < 0, -1.0, 1.0)  # one sign, wherever eigh puts it
-    weights = np.divide(parts[:, :2] * signs, lengths, out=np.zeros_like(coordinates), where=lengths > 0)
+    signs = np.where(
+        coordinates[np.abs(coordinates).argmax(0), [0, 1]] < 0, -1.0, 1.0
+    )  # one sign, wherever eigh puts it
+    weights = np.divide(
+        parts[:, :2] * signs, lengths, out=np.zeros_like(coordinates), where=lengths > 0
+    )
     flat = {path: weights.T @ _centred(leaves, path) for path in leaves[-1]}
     origin, view = params_of(points[-1]), jax.device_get(as_real(params_of(points[-1])))
     first, second = (
-        {path: jnp.asarray(flat[path][which].reshape(leaf.shape), leaf.dtype) for path, leaf in by_path(view).items()}
+        {
+            path: jnp.asarray(flat[path][which].reshape(leaf.shape), leaf.dtype)
+            for path, leaf in by_path(view).items()
+        }
         for which in (0, 1)
     )
     directions = (from_real(filled(view, first), origin), from_real(filled(view, second), origin))
@@ -104,13 +126,23 @@ def trajectory(points: Sequence[Any]) -> Trajectory:
 
 
 def _leaves(points: Sequence[Any]) -> list[dict[Path, np.ndarray]]:
-    require(isinstance(points, Sequence), "points", type(points).__name__, "a list of parameters, first to last")
+    require(
+        isinstance(points, Sequence),
+        "points",
+        type(points).__name__,
+        "a list of parameters, first to last",
+    )
     require(len(points) >= 3, "points", f"{len(points)} of them", "three or more")
     trees = [params_of(point) for point in points]
-    return [jax.device_get(check_like(f"point {place}", tree, trees[-1])) for place, tree in enumerate(trees)]
+    return [
+        jax.device_get(check_like(f"point {place}", tree, trees[-1]))
+        for place, tree in enumerate(trees)
+    ]
 
 
 def _centred(leaves: list[dict[Path, np.ndarray]], path: Path) -> np.ndarray:
     """(points, real numbers) of one leaf, float64, without the mean over the points."""
-    stacked = np.stack([np.asarray(real_pairs(leaf[path])).astype(np.float64).ravel() for leaf in leaves])
+    stacked = np.stack(
+        [np.asarray(real_pairs(leaf[path])).astype(np.float64).ravel() for leaf in leaves]
+    )
     return stacked - stacked.mean(0)

@@ -34,13 +34,22 @@ def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
     """
     called: list[str] = []
 
-    def note(function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def note(
+        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         output = function(*arguments, **keywords)
         path = "/".join(context.module.path)
-        if context.method_name == "__call__" and context.module.has_variable("params", "kernel") and path not in called:
+        if (
+            context.method_name == "__call__"
+            and context.module.has_variable("params", "kernel")
+            and path not in called
+        ):
             called.append(path)
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda images: initialise(model, images), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+        jax.eval_shape(
+            lambda images: initialise(model, images),
+            jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
+        )
     return called

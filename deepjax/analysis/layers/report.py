@@ -17,7 +17,14 @@ from deepjax.analysis.core.batch import require_one
 from deepjax.analysis.core.calls import is_float
 from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
 from deepjax.analysis.core.params import Path, by_path, check_like, path_string, widened
-from deepjax.analysis.core.taps import Measure, Site, labels, loss_grads_and_measurements, select_sites, sites
+from deepjax.analysis.core.taps import (
+    Measure,
+    Site,
+    labels,
+    loss_grads_and_measurements,
+    select_sites,
+    sites,
+)
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError
 
@@ -93,7 +100,10 @@ class LayerReport:
         """A table; columns that no layer fills are left out."""
         columns = [[name, *cells] for name, cells in _columns(self.layers).items() if any(cells)]
         widths = [max(map(len, column)) for column in columns]
-        lines = ["  ".join(map(_aligned, cells, widths, range(len(cells)))) for cells in zip(*columns, strict=True)]
+        lines = [
+            "  ".join(map(_aligned, cells, widths, range(len(cells))))
+            for cells in zip(*columns, strict=True)
+        ]
         unseen = [f"unseen: {each}" for each in self.unseen]
         return "\n".join([f"loss {self.loss:.4f}, {self.mode}", *lines, *unseen])
 
@@ -121,7 +131,9 @@ def trace(
     fit, a loss that is not a scalar, a list of batches, updates unlike the parameters, and inside `jax.jit`.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
-        raise InputError("trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics")
+        raise InputError(
+            "trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps, layer_statistics"
+        )
     require_one(batch, "trace")
     model, variables = entry(model, variables)
     updates = nn.meta.unbox(updates)
@@ -130,7 +142,9 @@ def trace(
         check_like("updates", updates, variables["params"])
     others = without_output(everywhere, variables["params"])
     at = select_sites(everywhere, layers, list(map(path_string, others)))
-    pending = _statistics(variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at)
+    pending = _statistics(
+        variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at
+    )
     named = [path for path in others if layers is None or path_string(path) in layers]
     mode = mode_text(model, variables, batch, train)  # while the devices compute
     return report(jax.device_get(pending), at, named, train, mode)
@@ -149,7 +163,9 @@ def _statistics(
     train: bool,
     at: tuple[Site, ...],
 ) -> dict[str, Any]:
-    return layer_statistics(model, variables, batch, loss, train, rngs, at, lambda gradients: updates)
+    return layer_statistics(
+        model, variables, batch, loss, train, rngs, at, lambda gradients: updates
+    )
 
 
 def layer_statistics(
@@ -163,10 +179,17 @@ def layer_statistics(
     updates_of: Callable[[Any], Any] = lambda gradients: None,
 ) -> dict[str, Any]:
     """What `report` turns into rows: pure, for use inside a compiled function. `updates_of`: gradients -> updates, or None."""
-    value, gradients, statistics = loss_grads_and_measurements(model, variables, batch, loss, train, rngs, at, STATISTICS)
+    value, gradients, statistics = loss_grads_and_measurements(
+        model, variables, batch, loss, train, rngs, at, STATISTICS
+    )
     updates = updates_of(gradients)
     norms = {"weights": _layer_squares(variables["params"]), "gradients": _layer_squares(gradients)}
-    return {"loss": value, "outputs": statistics, **norms, "updates": {} if updates is None else _layer_squares(updates)}
+    return {
+        "loss": value,
+        "outputs": statistics,
+        **norms,
+        "updates": {} if updates is None else _layer_squares(updates),
+    }
 
 
 def without_output(everywhere: Sequence[Site], params: Any) -> tuple[Path, ...]:
@@ -175,7 +198,9 @@ def without_output(everywhere: Sequence[Site], params: Any) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path[:-1] for path in by_path(params) if path[:-1] not in own))
 
 
-def report(found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str) -> LayerReport:
+def report(
+    found: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str
+) -> LayerReport:
     """The rows of numbers that are on the host. others: paths of `without_output`, each shown before the layer around it."""
     last = {site.path: place for place, site in enumerate(at)}
     rows: list[LayerRow] = []
@@ -211,7 +236,9 @@ def _of_output(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:
         "largest": jnp.max(size),
         "dead": jnp.mean((channels <= 0).astype(jnp.float32)),
     }
-    return sums | (_of_sum(*arguments) if len(arguments) == 2 and _alike(*arguments, output) else {})
+    return sums | (
+        _of_sum(*arguments) if len(arguments) == 2 and _alike(*arguments, output) else {}
+    )
 
 
 def _reals(x: Array) -> Array:
@@ -221,7 +248,11 @@ def _reals(x: Array) -> Array:
 
 def _square(x: Any) -> Array:
     """Sum of the squares of the absolute values; 0 of a gradient that there is none of (float0, of integers)."""
-    return jnp.zeros((), jnp.float32) if x.dtype == jax.dtypes.float0 else jnp.sum(jnp.square(_reals(x)))
+    return (
+        jnp.zeros((), jnp.float32)
+        if x.dtype == jax.dtypes.float0
+        else jnp.sum(jnp.square(_reals(x)))
+    )
 
 
 def _alike(first: Any, second: Any, output: Array) -> bool:
@@ -230,7 +261,11 @@ def _alike(first: Any, second: Any, output: Array) -> bool:
 
 def _of_sum(shortcut: Array, branch: Array) -> dict[str, Array]:
     shortcut, branch = widened(shortcut), widened(branch)
-    return {"shortcut": jnp.vdot(shortcut, shortcut), "branch": jnp.vdot(branch, branch), "product": jnp.vdot(shortcut, branch)}
+    return {
+        "shortcut": jnp.vdot(shortcut, shortcut),
+        "branch": jnp.vdot(branch, branch),
+        "product": jnp.vdot(shortcut, branch),
+    }
 
 
 STATISTICS = Measure(_of_output, _square)
@@ -261,7 +296,16 @@ def _row(site: Site, label: str, measured: Any, norms: dict[str, Any]) -> LayerR
 
 def _hidden_row(path: Path, found: dict[str, Any]) -> LayerRow:
     """Parameters alone."""
-    return LayerRow(path_string(path), "", (), 0, **_UNKNOWN, gradient_norm=math.nan, **_norms(path, found), **_NO_SUM)
+    return LayerRow(
+        path_string(path),
+        "",
+        (),
+        0,
+        **_UNKNOWN,
+        gradient_norm=math.nan,
+        **_norms(path, found),
+        **_NO_SUM,
+    )
 
 
 _NOT_CALLED = "its parameters alone: the network does not call it, or it returns no array of floats"
@@ -274,11 +318,17 @@ def _reason(site: Site, at: Sequence[Site], found: dict[str, Any]) -> str:
     """Why an output is not seen in the backward pass, by the gradient of the parameters in the module and below it."""
     if site.in_custom_vjp:
         return _CUSTOM
-    below = (square for path, square in found["gradients"].items() if path[: len(site.path)] == site.path)
+    below = (
+        square for path, square in found["gradients"].items() if path[: len(site.path)] == site.path
+    )
     if not any(square > 0 for square in below):
         return _NOTHING
     outputs = sum(other.path == site.path for other in at)
-    return _DERIVATIVE if outputs == 1 else f"{_NOTHING}, unless through a derivative that the network takes"
+    return (
+        _DERIVATIVE
+        if outputs == 1
+        else f"{_NOTHING}, unless through a derivative that the network takes"
+    )
 
 
 _MEANS = ("mean", "deviation", "largest", "dead")
@@ -297,8 +347,16 @@ _NORMS = ("weight_norm", "parameter_gradient_norm", "update_ratio")
 
 
 def _norms(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    weights, gradients, updates = (_root(found[name].get(path)) for name in ("weights", "gradients", "updates"))
-    return dict(zip(_NORMS, (weights, gradients, None if updates is None or not weights else updates / weights), strict=True))
+    weights, gradients, updates = (
+        _root(found[name].get(path)) for name in ("weights", "gradients", "updates")
+    )
+    return dict(
+        zip(
+            _NORMS,
+            (weights, gradients, None if updates is None or not weights else updates / weights),
+            strict=True,
+        )
+    )
 
 
 _NO_SUM: dict[str, Any] = dict.fromkeys(("shortcut_norm", "branch_norm", "branch_ratio", "cosine"))
@@ -324,7 +382,10 @@ def _columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
 
     def numbers(name: str) -> list[str]:
         values = [getattr(row, name) for row in rows]
-        return ["" if value is None else "-" if math.isnan(value) else f"{value:.3g}" for value in values]
+        return [
+            "" if value is None else "-" if math.isnan(value) else f"{value:.3g}"
+            for value in values
+        ]
 
     return {
         "layer": [row.label for row in rows],

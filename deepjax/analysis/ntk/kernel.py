@@ -27,7 +27,14 @@ from deepjax.analysis.core.module import (
     shapes_of,
     validate_inputs,
 )
-from deepjax.analysis.core.params import as_real, check_like, real_count, restored, sum_dtype, widened
+from deepjax.analysis.core.params import (
+    as_real,
+    check_like,
+    real_count,
+    restored,
+    sum_dtype,
+    widened,
+)
 from deepjax.errors import require
 
 Output = Literal["mean", "trace", "full"]
@@ -64,7 +71,12 @@ class Kernel:
     @functools.cached_property
     def eigenvalues(self) -> np.ndarray:
         """(n,) or (n k,), largest first; raises InputError for a kernel between two sets of inputs."""
-        require(self.symmetric, "kernel", "between two sets of inputs, which has no eigenvalues", "a kernel of one set")
+        require(
+            self.symmetric,
+            "kernel",
+            "between two sets of inputs, which has no eigenvalues",
+            "a kernel of one set",
+        )
         return np.linalg.eigvalsh(self.square)[::-1]
 
     @property
@@ -86,9 +98,19 @@ class Kernel:
         if self.symmetric:
             shares = self.eigenvalues / self.eigenvalues.sum()
             columns = zip(self.eigenvalues.tolist(), shares.tolist(), strict=True)
-            return [{"rank": rank, "eigenvalue": value, "share": share} for rank, (value, share) in enumerate(columns, 1)]
-        each = np.trace(self.matrix, axis1=2, axis2=3) / self.outputs if self.output == "full" else self.matrix
-        return [{"row": i, "column": j, "kernel": float(value)} for (i, j), value in np.ndenumerate(each)]
+            return [
+                {"rank": rank, "eigenvalue": value, "share": share}
+                for rank, (value, share) in enumerate(columns, 1)
+            ]
+        each = (
+            np.trace(self.matrix, axis1=2, axis2=3) / self.outputs
+            if self.output == "full"
+            else self.matrix
+        )
+        return [
+            {"row": i, "column": j, "kernel": float(value)}
+            for (i, j), value in np.ndenumerate(each)
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The eigenvalues by rank; of a kernel between two sets the matrix. Returns the matplotlib Axes."""
@@ -120,13 +142,20 @@ def ntk(
     """
     model, variables = entry(model, variables)
     require(output in ("mean", "trace", "full"), "output", output, "'mean', 'trace', 'full'")
-    require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more")
+    require(
+        isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of examples, 1 or more"
+    )
     sides = [inputs] if other is None else [inputs, other]
     sizes = [batch_size((side, None)) for side in sides]
     outputs = min(outputs_of(model, variables, side) for side in sides)
-    rows, columns = (_cut(side, min(chunk, size)) for side, size in ((sides[0], sizes[0]), (sides[-1], sizes[-1])))
+    rows, columns = (
+        _cut(side, min(chunk, size))
+        for side, size in ((sides[0], sizes[0]), (sides[-1], sizes[-1]))
+    )
     blocks: list[list[Any]] = [[None] * len(columns) for _ in rows]
-    pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if other is not None or i <= j]
+    pairs = [
+        (i, j) for i in range(len(rows)) for j in range(len(columns)) if other is not None or i <= j
+    ]
     at, left = -1, None
     for done, (i, j) in enumerate(pairs, 1):
         if at != i:
@@ -134,10 +163,14 @@ def ntk(
         right = left if other is None and i == j else _jacobian(model, variables, columns[j])
         blocks[i][j] = np.asarray(_contract(left, right, output=output), np.float64)
         if other is None and i != j:
-            blocks[j][i] = blocks[i][j].swapaxes(0, 1).swapaxes(-1, -2) if output == "full" else blocks[i][j].T
+            blocks[j][i] = (
+                blocks[i][j].swapaxes(0, 1).swapaxes(-1, -2) if output == "full" else blocks[i][j].T
+            )
         if progress:
             progress(done, len(pairs))
-    matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[: sizes[0], : sizes[-1]]
+    matrix = np.concatenate([np.concatenate(row, axis=1) for row in blocks])[
+        : sizes[0], : sizes[-1]
+    ]
     leaves = jax.tree.leaves(variables["params"])
     eps = float(jnp.finfo(sum_dtype(*leaves)).eps)
     single = jax.tree.map(lambda leaf: leaf[:1] if jnp.ndim(leaf) else leaf, rows[0])  # as it runs
@@ -160,7 +193,14 @@ class Drift:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of the numbers."""
-        return [{"drift": self.drift, "alignment": self.alignment, "growth": self.growth, "examples": len(self.kernel_0.matrix)}]
+        return [
+            {
+                "drift": self.drift,
+                "alignment": self.alignment,
+                "growth": self.growth,
+                "examples": len(self.kernel_0.matrix),
+            }
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """Every entry of K_t against that of K_0; returns the matplotlib Axes."""
@@ -193,9 +233,20 @@ def kernel_drift(
         for variables, half in zip((variables_0, variables_t), halves, strict=True)
     )
     norm_0, norm_t = (float(np.linalg.norm(kernel.matrix)) for kernel in (first, last))
-    require(norm_0 > 0 and norm_t > 0, "kernel", "0 everywhere", "a network whose outputs move with its parameters")
+    require(
+        norm_0 > 0 and norm_t > 0,
+        "kernel",
+        "0 everywhere",
+        "a network whose outputs move with its parameters",
+    )
     alignment = float(np.vdot(first.matrix, last.matrix)) / (norm_0 * norm_t)
-    return Drift(float(np.linalg.norm(last.matrix - first.matrix)) / norm_0, alignment, norm_t / norm_0, first, last)
+    return Drift(
+        float(np.linalg.norm(last.matrix - first.matrix)) / norm_0,
+        alignment,
+        norm_t / norm_0,
+        first,
+        last,
+    )
 
 
 def _half(progress: Callable[[int, int], None], which: int, done: int, total: int) -> None:
@@ -212,7 +263,11 @@ def outputs_of(model: Model, variables: Any, inputs: Any) -> int:
 def _one_array(outputs: Any, batch: Batch) -> Array:
     """0, as a loss, where the network returns one array with a row an example."""
     examples = batch_size(batch)
-    fits = isinstance(outputs, Array) and jnp.issubdtype(outputs.dtype, jnp.floating) and outputs.shape[:1] == (examples,)
+    fits = (
+        isinstance(outputs, Array)
+        and jnp.issubdtype(outputs.dtype, jnp.floating)
+        and outputs.shape[:1] == (examples,)
+    )
     allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
     require(fits, "the network's output", described(outputs), allowed)
     return jnp.zeros(())
@@ -221,14 +276,18 @@ def _one_array(outputs: Any, batch: Batch) -> Array:
 @functools.lru_cache(maxsize=256)
 def _outputs_of(model: Model, structure: Any, shapes: tuple[Any, ...]) -> int:
     variables, inputs = jax.tree.unflatten(structure, shapes)
-    outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), False), variables, inputs)
+    outputs, _ = jax.eval_shape(
+        lambda *given: run(model, given[0], (given[1], None), False), variables, inputs
+    )
     return outputs.size // outputs.shape[0]
 
 
 def _cut(inputs: Any, size: int) -> list[Any]:
     """Parts of `size` examples, the last filled up with its last one, so that all have one shape."""
     count = batch_size((inputs, None))
-    places = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
+    places = [
+        np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)
+    ]
     return [jax.tree.map(functools.partial(_taken, place), inputs) for place in places]
 
 
@@ -244,7 +303,9 @@ def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
     axes = [0 if jnp.ndim(leaf) else None for leaf in leaves]
 
     def one(*example: Any) -> Any:
-        rows = [leaf if axis is None else leaf[None] for leaf, axis in zip(example, axes, strict=True)]
+        rows = [
+            leaf if axis is None else leaf[None] for leaf, axis in zip(example, axes, strict=True)
+        ]
         single = (jax.tree.unflatten(structure, rows), None)
 
         def outputs(view: Any) -> Array:
@@ -253,7 +314,9 @@ def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
 
         return jax.jacrev(outputs)(as_real(variables["params"]))
 
-    with jax.default_matmul_precision("highest"):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
+    with jax.default_matmul_precision(
+        "highest"
+    ):  # elsewhere than on CPUs the default rounds factors to 8 or 10 bits
         found = jax.tree.leaves(jax.vmap(one, in_axes=axes)(*leaves))
     return [leaf.reshape(*leaf.shape[:2], -1) for leaf in found]
 
@@ -261,5 +324,8 @@ def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
 @functools.partial(jax.jit, static_argnames=("output",))
 def _contract(left: list[Array], right: list[Array], *, output: Output) -> Array:
     form = "iap,jbp->ijab" if output == "full" else "iap,jap->ij"
-    total = functools.reduce(jnp.add, [jnp.einsum(form, a, b, precision="highest") for a, b in zip(left, right, strict=True)])
+    total = functools.reduce(
+        jnp.add,
+        [jnp.einsum(form, a, b, precision="highest") for a, b in zip(left, right, strict=True)],
+    )
     return total / left[0].shape[1] if output == "mean" else total

@@ -56,7 +56,10 @@ def half_mse(outputs: Array, batch: Batch) -> Array:
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == outputs.shape[:-1]:
         labels = jax.nn.one_hot(labels, outputs.shape[-1])
     require(
-        labels.shape == outputs.shape, "labels", f"of shape {labels.shape}", f"{outputs.shape}, or integers {outputs.shape[:-1]}"
+        labels.shape == outputs.shape,
+        "labels",
+        f"of shape {labels.shape}",
+        f"{outputs.shape}, or integers {outputs.shape[:-1]}",
     )
     outputs = widened(outputs)
     return jnp.sum(jnp.square(outputs - labels.astype(outputs.dtype))) / (2 * outputs.shape[0])
@@ -86,7 +89,9 @@ class LinearisedRun:
         """A plain dict a step."""
         names = ("loss", "loss_linear", "rmse", "moved")
         columns = zip(*(getattr(self, name).tolist() for name in names), strict=True)
-        return [{"step": step, **dict(zip(names, row, strict=True))} for step, row in enumerate(columns)]
+        return [
+            {"step": step, **dict(zip(names, row, strict=True))} for step, row in enumerate(columns)
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """Difference of the outputs and how far they moved, by step; returns the matplotlib Axes."""
@@ -133,10 +138,18 @@ def linearised_training(
         raise InputError(
             f"learning_rate is {learning_rate}; allowed: smaller ones, for at step {wrong.argmax()} a loss is not finite"
         )
-    return LinearisedRun(learning_rate, batch_size(batch), *columns, *final, mode=mode_text(model, variables, batch, False))
+    return LinearisedRun(
+        learning_rate,
+        batch_size(batch),
+        *columns,
+        *final,
+        mode=mode_text(model, variables, batch, False),
+    )
 
 
-def _taylor(model: Model, variables: Any, params: Any, inputs: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
+def _taylor(
+    model: Model, variables: Any, params: Any, inputs: Any
+) -> tuple[Array, Array, Callable[[Array], Any]]:
     """(outputs at the variables, the change that is linear in params, and J^T)."""
     own = variables["params"]
 
@@ -159,7 +172,9 @@ def _linear(model: Model, variables: Any, params: Any, inputs: Any) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss"))
-def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: Model, loss: Loss) -> tuple[Any, tuple[Array, ...]]:
+def _descend(
+    state: Any, variables: Any, batch: Batch, rate: Any, *, model: Model, loss: Loss
+) -> tuple[Any, tuple[Array, ...]]:
     """Both parameters after a step, and before it (loss, the linear network's, their outputs' RMSE, how far outputs moved)."""
     views = as_real(state[0]), as_real(state[1])
 
@@ -170,10 +185,17 @@ def _descend(state: Any, variables: Any, batch: Batch, rate: Any, *, model: Mode
     with jax.default_matmul_precision("highest"):
         (value_full, outputs), gradient = jax.value_and_grad(value, has_aux=True)(views[0])
         start, moved, pull = _taylor(model, variables, state[1], inputs_of(batch))
-        value_linear, cotangent = jax.value_and_grad(lambda outputs: loss(outputs, batch))(start + moved)
+        value_linear, cotangent = jax.value_and_grad(lambda outputs: loss(outputs, batch))(
+            start + moved
+        )
         gradients = (gradient, pull(cotangent))
     later = jax.tree.map(lambda old, slope: old - rate * slope, views, gradients)
-    return restored(later, state), (value_full, value_linear, _rms(outputs - start - moved), _rms(outputs - start))
+    return restored(later, state), (
+        value_full,
+        value_linear,
+        _rms(outputs - start - moved),
+        _rms(outputs - start),
+    )
 
 
 def _rms(values: Array) -> Array:

@@ -75,7 +75,12 @@ class Propagation:
 
 
 def signal_propagation(
-    model: Model, variables: Any, inputs: Array, *, train: bool = True, blocks: Sequence[str] | None = None
+    model: Model,
+    variables: Any,
+    inputs: Array,
+    *,
+    train: bool = True,
+    blocks: Sequence[str] | None = None,
 ) -> Propagation:
     """Per block: average squared channel mean, average channel variance, and the variance at the end of the residual branch.
 
@@ -93,7 +98,9 @@ def signal_propagation(
     for path in paths:
         if path not in {call.path for call in calls}:
             raise unknown_name_error("block", path, {call.path for call in calls if call.path})
-    hidden = tuple(dict.fromkeys(call.path for call in calls if call.in_transform and call.path in paths))
+    hidden = tuple(
+        dict.fromkeys(call.path for call in calls if call.in_transform and call.path in paths)
+    )
     seen = [call for call in calls if call.path in paths and not call.in_transform]
     if hidden and (blocks is not None or not seen):
         raise InputError(
@@ -101,26 +108,40 @@ def signal_propagation(
             "build the network without it (scan=False), or name blocks outside"
         )
     if not seen:
-        raise InputError(f"{name_of(model)} calls no modules that return arrays of floats; name its blocks")
+        raise InputError(
+            f"{name_of(model)} calls no modules that return arrays of floats; name its blocks"
+        )
     found = jax.device_get(_signals(model, variables, inputs, paths=frozenset(paths), train=train))
     rows = (_row(call, numbers) for call, numbers in zip(seen, found, strict=True))
-    return Propagation(train, tuple(rows), hidden, mode_text(model, variables, (inputs, None), train))
+    return Propagation(
+        train, tuple(rows), hidden, mode_text(model, variables, (inputs, None), train)
+    )
 
 
 def _row(call: Call, numbers: Any) -> BlockSignal:
     mean, variance, branch = numbers
-    return BlockSignal(call.path, call.shape, float(mean), float(variance), None if branch is None else float(branch))
+    return BlockSignal(
+        call.path,
+        call.shape,
+        float(mean),
+        float(variance),
+        None if branch is None else float(branch),
+    )
 
 
 def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
     named = dict.fromkeys(call.path for call in calls if call.path and "Block" in call.kind)
     outermost = [path for path in named if not any(path.startswith(f"{other}/") for other in named)]
     first = dict.fromkeys(call.path for call in calls if call.path and "/" not in call.path)
-    return tuple(outermost or first or dict.fromkeys(call.path for call in calls if call.in_transform))
+    return tuple(
+        outermost or first or dict.fromkeys(call.path for call in calls if call.in_transform)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "paths", "train"))
-def _signals(model: Model, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool) -> list[Any]:
+def _signals(
+    model: Model, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool
+) -> list[Any]:
     found: list[Any] = []
     sums: list[tuple[str, Array]] = []  # those that ended since the last block
 
@@ -130,7 +151,9 @@ def _signals(model: Model, variables: Any, inputs: Any, *, paths: frozenset[str]
             sums.append((path, _moments(arguments[1].astype(jnp.float32))[1]))
         if path in paths and not inside:
             branches = [variance for at, variance in sums if f"{at}/".startswith(f"{path}/")]
-            found.append((*_moments(output.astype(jnp.float32)), branches[-1] if branches else None))
+            found.append(
+                (*_moments(output.astype(jnp.float32)), branches[-1] if branches else None)
+            )
             sums.clear()
 
     visit_calls(model, variables, inputs, train, keep)
@@ -164,7 +187,13 @@ class MeanField:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of all numbers but the map."""
-        return [{name: value for name, value in dataclasses.asdict(self).items() if name != "correlations"}]
+        return [
+            {
+                name: value
+                for name, value in dataclasses.asdict(self).items()
+                if name != "correlations"
+            }
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The correlation map with the diagonal and its stable fixed point; returns the matplotlib Axes."""
@@ -197,7 +226,9 @@ def mean_field(activation: Activation, sigma_w: float, sigma_b: float) -> MeanFi
         c_star=c_star,
         xi_q=_scale(layer.variance_slope(q)) if math.isfinite(q_star) else math.nan,
         xi_c=_scale(layer.correlation_slope(q, c_star)),
-        correlations=tuple((float(c), layer.correlation(q, float(c))) for c in np.linspace(0, 1, 41)),
+        correlations=tuple(
+            (float(c), layer.correlation(q, float(c))) for c in np.linspace(0, 1, 41)
+        ),
     )
 
 
@@ -219,7 +250,9 @@ def critical_sigma_w(activation: Activation, sigma_b: float) -> float:
 @functools.cache
 def _quadrature() -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of expectations over a standard normal; worked out when first asked for, which takes half a second."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(320)  # an even number: no node on the kink of a ReLU
+    nodes, weights = np.polynomial.hermite_e.hermegauss(
+        320
+    )  # an even number: no node on the kink of a ReLU
     return nodes, weights / weights.sum()
 
 

@@ -21,7 +21,9 @@ from deepjax.analysis.core.module import Network, described, hashable, name_of, 
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown_name_error
 
-THRESHOLD = 1 - 0.9545  # of the peak: where a Gaussian has fallen 2 standard deviations' mass from it
+THRESHOLD = (
+    1 - 0.9545
+)  # of the peak: where a Gaussian has fallen 2 standard deviations' mass from it
 Power = Literal["absolute", "square"]
 
 
@@ -52,7 +54,11 @@ class EffectiveField:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of all numbers but the map."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "map"}
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "map"
+        }
         return [fields | {"ratio": self.ratio}]
 
     def plot(self, ax: Any = None) -> Any:
@@ -94,10 +100,23 @@ def effective_field(
     require(power in ("absolute", "square"), "power", power, "'absolute' or 'square'")
     path = layer or ""
     shape = _shape_of(model, variables, inputs, path, train)
-    require(channel is None or 0 <= channel < shape[3], "channel", channel, f"None, or 0 to {shape[3] - 1}")
-    found = _field_map(model, variables, inputs, layer=path, channel=channel, square=power == "square", train=train)
+    require(
+        channel is None or 0 <= channel < shape[3],
+        "channel",
+        channel,
+        f"None, or 0 to {shape[3] - 1}",
+    )
+    found = _field_map(
+        model, variables, inputs, layer=path, channel=channel, square=power == "square", train=train
+    )
     field = _theory(model, variables, inputs, path)
-    return _measured(np.asarray(found, np.float64), path, (shape[1] // 2, shape[2] // 2), power, field and field.size)
+    return _measured(
+        np.asarray(found, np.float64),
+        path,
+        (shape[1] // 2, shape[2] // 2),
+        power,
+        field and field.size,
+    )
 
 
 def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
@@ -107,7 +126,12 @@ def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
     Source: Luo et al. 2016, section 3.1, whose pictures are averages over 20 draws.
     """
     kinds = {(field.layer, field.unit, field.power, field.map.shape) for field in fields}
-    require(len(kinds) == 1, "fields", f"{len(kinds)} kinds of fields", "fields of one layer, unit, power and image shape")
+    require(
+        len(kinds) == 1,
+        "fields",
+        f"{len(kinds)} kinds of fields",
+        "fields of one layer, unit, power and image shape",
+    )
     first = fields[0]
     mean = np.mean([field.map for field in fields], axis=0)
     return _measured(mean, first.layer, first.unit, first.power, first.theoretical)
@@ -115,18 +139,29 @@ def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
 
 @functools.partial(jax.jit, static_argnames=("model", "layer", "channel", "square", "train"))
 def _field_map(
-    model: nn.Module | Network, variables: Any, inputs: Array, *, layer: str, channel: int | None, square: bool, train: bool
+    model: nn.Module | Network,
+    variables: Any,
+    inputs: Array,
+    *,
+    layer: str,
+    channel: int | None,
+    square: bool,
+    train: bool,
 ) -> Array:
     def centre(inputs: Array) -> Array:
         plane = _output_of(model, variables, inputs, layer, train)
         units = plane[:, plane.shape[1] // 2, plane.shape[2] // 2].astype(jnp.float32)
-        return jnp.sum(units if channel is None else units[:, channel])  # the sum over inputs keeps their gradients apart
+        return jnp.sum(
+            units if channel is None else units[:, channel]
+        )  # the sum over inputs keeps their gradients apart
 
     gradient = jax.grad(centre)(inputs).astype(jnp.float32)
     return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
 
 
-def _output_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> Array:
+def _output_of(
+    model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool
+) -> Array:
     """What the layer returns, in its last call."""
     found: dict[str, Array] = {}
 
@@ -138,7 +173,9 @@ def _output_of(model: nn.Module | Network, variables: Any, inputs: Array, layer:
     return found[layer] if layer else outputs
 
 
-def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool) -> tuple[int, ...]:
+def _shape_of(
+    model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool
+) -> tuple[int, ...]:
     calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
     if layer and layer not in calls:
         raise unknown_name_error("layer", layer, filter(None, calls))
@@ -147,19 +184,31 @@ def _shape_of(model: nn.Module | Network, variables: Any, inputs: Array, layer: 
             f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
             "allowed: layers outside"
         )
-    shape = calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
+    shape = (
+        calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
+    )
     if len(shape) != 4:
         name = repr(layer) if layer else "the network's own output"
-        maps = [path for path, call in calls.items() if len(call.shape) == 4 and not call.in_transform]
-        raise InputError(f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as {maps[-1:] or 'none here'}")
+        maps = [
+            path for path, call in calls.items() if len(call.shape) == 4 and not call.in_transform
+        ]
+        raise InputError(
+            f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as {maps[-1:] or 'none here'}"
+        )
     return shape
 
 
 @functools.lru_cache(maxsize=256)
-def _own_shape(model: nn.Module | Network, train: bool, structure: Any, shapes: tuple[Any, ...]) -> tuple[int, ...]:
+def _own_shape(
+    model: nn.Module | Network, train: bool, structure: Any, shapes: tuple[Any, ...]
+) -> tuple[int, ...]:
     variables, inputs = jax.tree.unflatten(structure, shapes)
-    outputs, _ = jax.eval_shape(lambda *given: run(model, given[0], (given[1], None), train), variables, inputs)
-    if not (isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)):
+    outputs, _ = jax.eval_shape(
+        lambda *given: run(model, given[0], (given[1], None), train), variables, inputs
+    )
+    if not (
+        isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)
+    ):
         raise InputError(
             f"{name_of(model)} returns {described(outputs)}; allowed: one array of floats, which "
             "Network(module, output=...) selects, or layer="
@@ -167,7 +216,9 @@ def _own_shape(model: nn.Module | Network, train: bool, structure: Any, shapes: 
     return outputs.shape
 
 
-def _theory(model: nn.Module | Network, variables: Any, inputs: Array, layer: str) -> ReceptiveField | None:
+def _theory(
+    model: nn.Module | Network, variables: Any, inputs: Array, layer: str
+) -> ReceptiveField | None:
     leaves, structure = jax.tree.flatten(variables)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return _kept_theory(model, structure, shapes, jnp.shape(inputs)[1:], layer)
@@ -175,21 +226,37 @@ def _theory(model: nn.Module | Network, variables: Any, inputs: Array, layer: st
 
 @functools.lru_cache(maxsize=256)
 def _kept_theory(
-    model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...], input_shape: tuple[int, ...], layer: str
+    model: nn.Module | Network,
+    structure: Any,
+    shapes: tuple[Any, ...],
+    input_shape: tuple[int, ...],
+    layer: str,
 ) -> ReceptiveField | None:
     variables = jax.tree.unflatten(structure, shapes)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     if layer and layer not in {call.path for call in all_calls(model, variables, images, False)}:
         return None  # a head that only trains
-    return receptive_fields(lambda images, variables: _output_of(model, variables, images, layer, False), input_shape, variables)
+    return receptive_fields(
+        lambda images, variables: _output_of(model, variables, images, layer, False),
+        input_shape,
+        variables,
+    )
 
 
 def _measured(
-    found: np.ndarray, layer: str, unit: tuple[int, int], power: Power, theoretical: tuple[int, int] | None
+    found: np.ndarray,
+    layer: str,
+    unit: tuple[int, int],
+    power: Power,
+    theoretical: tuple[int, int] | None,
 ) -> EffectiveField:
     if not (np.isfinite(found).all() and found.max() > 0):
-        what = "no pixel moves" if np.isfinite(found).all() else "has a gradient that is not finite;"
-        raise InputError(f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, inputs or layer")
+        what = (
+            "no pixel moves" if np.isfinite(found).all() else "has a gradient that is not finite;"
+        )
+        raise InputError(
+            f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, inputs or layer"
+        )
     size = math.sqrt(np.count_nonzero(found > THRESHOLD * found.max()))
     sigma, r2 = _gaussian(found)
     return EffectiveField(layer, unit, power, found, size, sigma, r2, theoretical)

@@ -52,15 +52,21 @@ def merge(span: Span) -> Span:
 def cut(span: Span, start: int, limit: int, stride: int) -> Span:
     """A strided slice along the span's own axis."""
     units = slice(start, limit, stride)
-    return dataclasses.replace(span, low=span.low[units], high=span.high[units], jump=span.jump and span.jump * stride)
+    return dataclasses.replace(
+        span, low=span.low[units], high=span.high[units], jump=span.jump and span.jump * stride
+    )
 
 
 def pad(span: Span, before: int, after: int) -> Span:
     """Padding sees what the map would see if it went on; where units are not equally far apart, what the edge sees."""
     kept = cut(span, max(0, -before), len(span.low) + min(0, after), 1)
     before, after = max(0, before), max(0, after)
-    steps = np.concatenate([np.arange(-before, 0.0), np.zeros(len(kept.low)), np.arange(1.0, after + 1)]) * (span.jump or 0)
-    low, high = (np.pad(edges, (before, after), mode="edge") + steps for edges in (kept.low, kept.high))
+    steps = np.concatenate(
+        [np.arange(-before, 0.0), np.zeros(len(kept.low)), np.arange(1.0, after + 1)]
+    ) * (span.jump or 0)
+    low, high = (
+        np.pad(edges, (before, after), mode="edge") + steps for edges in (kept.low, kept.high)
+    )
     return dataclasses.replace(kept, low=low, high=high)
 
 
@@ -82,7 +88,13 @@ def union(spans: Sequence[Span]) -> Span:
     low = _over([span.low for span in spans], np.minimum)
     high = _over([span.high for span in spans], np.maximum)
     jumps = {span.jump for span in spans}
-    return Span(axes.pop() if axes else None, low, high, jumps.pop() if len(jumps) == 1 else None, spans[0].extent)
+    return Span(
+        axes.pop() if axes else None,
+        low,
+        high,
+        jumps.pop() if len(jumps) == 1 else None,
+        spans[0].extent,
+    )
 
 
 def join(spans: Sequence[Span], axis: int, sizes: Sequence[int]) -> Span:
@@ -91,11 +103,18 @@ def join(spans: Sequence[Span], axis: int, sizes: Sequence[int]) -> Span:
     Along any other axis than the span's own this is a union. Regional means, whose places vary along no axis, are a map again.
     """
     own = {span.axis for span in spans}
-    same = all(np.array_equal(span.low, spans[0].low) and np.array_equal(span.high, spans[0].high) for span in spans)
+    same = all(
+        np.array_equal(span.low, spans[0].low) and np.array_equal(span.high, spans[0].high)
+        for span in spans
+    )
     if own - {None, axis} or (own == {None} and same):
         return union(spans)
-    low = np.concatenate([np.broadcast_to(span.low, size) for span, size in zip(spans, sizes, strict=True)])
-    high = np.concatenate([np.broadcast_to(span.high, size) for span, size in zip(spans, sizes, strict=True)])
+    low = np.concatenate(
+        [np.broadcast_to(span.low, size) for span, size in zip(spans, sizes, strict=True)]
+    )
+    high = np.concatenate(
+        [np.broadcast_to(span.high, size) for span, size in zip(spans, sizes, strict=True)]
+    )
     return Span(axis, low, high, _jump(low, high), spans[0].extent)
 
 

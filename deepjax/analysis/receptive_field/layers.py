@@ -36,7 +36,9 @@ class LayerField:
         """Middle of the first unit's field; 0 is the middle of the first pixel. Unit i lies at centre + i * stride."""
         if self.size is None or self.padding is None:
             return None
-        rows, columns = ((size - 1) / 2 - padding for size, padding in zip(self.size, self.padding, strict=True))
+        rows, columns = (
+            (size - 1) / 2 - padding for size, padding in zip(self.size, self.padding, strict=True)
+        )
         return rows, columns
 
 
@@ -71,7 +73,12 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
     has a row for each call. Raises InputError for another shape, or one that the network cannot take.
     Cost: none of the network's; it is traced, and followed interval by interval. Source: as `receptive_fields`.
     """
-    require(len(input_shape) == 3 and min(input_shape) >= 1, "input_shape", input_shape, "(height, width, channels)")
+    require(
+        len(input_shape) == 3 and min(input_shape) >= 1,
+        "input_shape",
+        input_shape,
+        "(height, width, channels)",
+    )
     return _layer_fields(hashable(model), tuple(map(int, input_shape)))
 
 
@@ -101,10 +108,14 @@ def _layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerF
         LayerField(path, shape, field.size, field.stride, field.padding)  # type: ignore[arg-type]
         for (path, shape), field in zip(found, fields, strict=True)
     )
-    return LayerFields(input_shape, layers, tuple(dict.fromkeys(call.path for call in calls if call.in_transform)))
+    return LayerFields(
+        input_shape, layers, tuple(dict.fromkeys(call.path for call in calls if call.in_transform))
+    )
 
 
-def _loses_space(module: nn.Module, arguments: tuple[Any, ...], spaceless: set[tuple[int, ...]]) -> bool:
+def _loses_space(
+    module: nn.Module, arguments: tuple[Any, ...], spaceless: set[tuple[int, ...]]
+) -> bool:
     """Whether four axes of the module's output are no batch, rows, columns and channels."""
     features = getattr(module, "features", ()) if isinstance(module, nn.DenseGeneral) else ()
     shapes = [argument.shape for argument in arguments if isinstance(argument, Array)]

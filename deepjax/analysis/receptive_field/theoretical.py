@@ -15,11 +15,24 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from deepjax.analysis.jaxpr.primitives import CALLS, ELEMENTWISE, REDUCTIONS, WINDOWS
-from deepjax.analysis.receptive_field.intervals import Span, cut, join, merge, move, pad, pixels, union, whole, window
+from deepjax.analysis.receptive_field.intervals import (
+    Span,
+    cut,
+    join,
+    merge,
+    move,
+    pad,
+    pixels,
+    union,
+    whole,
+    window,
+)
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import require
 
-Reach = tuple[Span, ...] | None  # what the units of an array see of the image's rows and columns; None: nothing
+Reach = (
+    tuple[Span, ...] | None
+)  # what the units of an array see of the image's rows and columns; None: nothing
 Rule = Callable[[JaxprEqn, list[Reach]], list[Reach]]
 
 
@@ -36,7 +49,9 @@ class ReceptiveField:
     padding: tuple[int, int] | None
 
 
-def receptive_fields(function: Callable[..., Any], input_shape: tuple[int, ...], *others: Any) -> Any:
+def receptive_fields(
+    function: Callable[..., Any], input_shape: tuple[int, ...], *others: Any
+) -> Any:
     """The receptive field of each array that a function of images returns, as a tree of `ReceptiveField` like the function's own.
 
     function: images (1, height, width, channels), *others -> tree of arrays. Others, the variables for one, may be shapes alone.
@@ -138,7 +153,13 @@ def _convolution(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
         if axis == layout.lhs_spec[0]:
             return move(span, layout.out_spec[0])
         i = layout.lhs_spec.index(axis) - 2
-        seen = window(span, sizes[i], params["window_strides"][i], params["padding"][i], params["rhs_dilation"][i])
+        seen = window(
+            span,
+            sizes[i],
+            params["window_strides"][i],
+            params["padding"][i],
+            params["rhs_dilation"][i],
+        )
         return move(seen, layout.out_spec[i + 2])
 
     return [_each(maps, convolve)]
@@ -157,9 +178,13 @@ def _reduce_window(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
 
 
 def _slice(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    starts, limits, strides = (equation.params[name] for name in ("start_indices", "limit_indices", "strides"))
+    starts, limits, strides = (
+        equation.params[name] for name in ("start_indices", "limit_indices", "strides")
+    )
     strides = strides or [1] * len(starts)
-    return [_each(arguments[0], lambda span, axis: cut(span, starts[axis], limits[axis], strides[axis]))]
+    return [
+        _each(arguments[0], lambda span, axis: cut(span, starts[axis], limits[axis], strides[axis]))
+    ]
 
 
 def _split(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
@@ -168,7 +193,9 @@ def _split(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     along = equation.params["axis"]
 
     def one(first: int, last: int) -> Reach:
-        return _each(arguments[0], lambda span, axis: cut(span, first, last, 1) if axis == along else span)
+        return _each(
+            arguments[0], lambda span, axis: cut(span, first, last, 1) if axis == along else span
+        )
 
     return [one(*part) for part in parts]
 
@@ -183,7 +210,11 @@ def _pad(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
 
 def _concatenate(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     along = equation.params["dimension"]
-    seen = [(reach, _shape(variable)[along]) for reach, variable in zip(arguments, equation.invars, strict=True) if reach]
+    seen = [
+        (reach, _shape(variable)[along])
+        for reach, variable in zip(arguments, equation.invars, strict=True)
+        if reach
+    ]
     reaches, sizes = [reach for reach, _ in seen], [size for _, size in seen]
     if len(seen) < len(arguments):  # a part that sees nothing has no span to lay beside the others
         apart = any(span.axis == along for reach in reaches for span in reach)
@@ -209,7 +240,14 @@ def _transpose(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
 def _broadcast(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     before, after = _shape(equation.invars[0]), _shape(equation.outvars[0])
     axes = equation.params["broadcast_dimensions"]
-    return [_each(arguments[0], lambda span, axis: move(span, axes[axis] if after[axes[axis]] == before[axis] else None))]
+    return [
+        _each(
+            arguments[0],
+            lambda span, axis: move(
+                span, axes[axis] if after[axes[axis]] == before[axis] else None
+            ),
+        )
+    ]
 
 
 def _tile(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
@@ -234,9 +272,13 @@ def _dot(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     _, batch = equation.params["dimension_numbers"]
     reaches = []
     first_free = len(batch[0])
-    for reach, contracted, shared, variable in zip(arguments, *equation.params["dimension_numbers"], equation.invars, strict=True):
+    for reach, contracted, shared, variable in zip(
+        arguments, *equation.params["dimension_numbers"], equation.invars, strict=True
+    ):
         free = [axis for axis in range(len(_shape(variable))) if axis not in (*contracted, *shared)]
-        places = {axis: i for i, axis in enumerate(shared)} | {axis: first_free + i for i, axis in enumerate(free)}
+        places = {axis: i for i, axis in enumerate(shared)} | {
+            axis: first_free + i for i, axis in enumerate(free)
+        }
         reaches.append(_moved(reach, places))
         first_free += len(free)
     return [_union(reaches)]
@@ -247,7 +289,9 @@ def _moved(reach: Reach, places: Mapping[int, int]) -> Reach:
 
 
 def _call(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    inner = next(value for value in equation.params.values() if isinstance(value, Jaxpr | ClosedJaxpr))
+    inner = next(
+        value for value in equation.params.values() if isinstance(value, Jaxpr | ClosedJaxpr)
+    )
     return _evaluate(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, arguments)
 
 
@@ -270,12 +314,16 @@ def _scan(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
         for reach, over in zip(arguments, scanned, strict=True)
     ]
     carries = stacks.index(True) if True in stacks else len(stacks)
-    first = (scanned.index(True) if True in scanned else len(scanned)) - carries  # constants come before the carry
+    first = (
+        scanned.index(True) if True in scanned else len(scanned)
+    ) - carries  # constants come before the carry
     outputs = inputs[first : first + carries] + [None] * (len(stacks) - carries)
     for _ in range(equation.params["length"]):
         result = _evaluate(body, inputs)
         inputs[first : first + carries] = result[:carries]
-        outputs = result[:carries] + [_union(pair) for pair in zip(outputs[carries:], result[carries:], strict=True)]
+        outputs = result[:carries] + [
+            _union(pair) for pair in zip(outputs[carries:], result[carries:], strict=True)
+        ]
     return [
         _each(reach, lambda span, axis: move(span, axis + 1)) if stack else reach
         for reach, stack in zip(outputs, stacks, strict=True)

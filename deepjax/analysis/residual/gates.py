@@ -23,17 +23,32 @@ from deepjax.errors import InputError, require, unknown_name_error
 
 
 def residual_sites(
-    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, modules: Sequence[str] | None = None
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    loss: Loss,
+    train: bool,
+    modules: Sequence[str] | None = None,
 ) -> tuple[Site, ...]:
     """The residual sums, or the named modules, in the order of the forward pass; nothing is computed.
 
     Raises InputError where there are none, where a module does not keep its input's shape, and where a gate cannot reach them.
     """
-    single = [site for site in sites(model, variables, batch, loss, train) if site.path and not site.output]
+    single = [
+        site
+        for site in sites(model, variables, batch, loss, train)
+        if site.path and not site.output
+    ]
     everywhere = {site.layer: site for site in single}
-    keepers = [path for path, site in everywhere.items() if site.arguments[:1] == (site.shape,) and not site.is_sum]
+    keepers = [
+        path
+        for path, site in everywhere.items()
+        if site.arguments[:1] == (site.shape,) and not site.is_sum
+    ]
     if modules is None:
-        chosen = tuple(site for site in single if site.is_sum and set(site.arguments) <= {site.shape})
+        chosen = tuple(
+            site for site in single if site.is_sum and set(site.arguments) <= {site.shape}
+        )
         such = f", such as {', '.join(keepers[:3])}" if keepers else ""
         if not chosen:
             raise InputError(
@@ -41,17 +56,25 @@ def residual_sites(
                 f"allowed: a residual network, or for lesions modules= that keep their input's shape{such}"
             )
     else:
-        require(len(modules) > 0, "modules", modules, "paths of modules that keep their input's shape")
+        require(
+            len(modules) > 0, "modules", modules, "paths of modules that keep their input's shape"
+        )
         for name in modules:
             if name not in everywhere:
                 raise unknown_name_error("module", name, keepers)
-            require(name in keepers, "module", name, "one that keeps its input's shape, unlike this one")
+            require(
+                name in keepers, "module", name, "one that keeps its input's shape, unlike this one"
+            )
         chosen = tuple(site for site in single if site.layer in modules)
     calls = Counter(site.layer for site in single)
     if apart := [site.layer for site in chosen if calls[site.layer] > 1]:
-        raise InputError(f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape")
+        raise InputError(
+            f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape"
+        )
     inside = tuple(site.layer for site in chosen if site.inside)
-    hidden = _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
+    hidden = (
+        _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
+    )
     if hidden:
         raise InputError(
             f"{', '.join(hidden)} runs several times inside nn.scan or a loop, where all runs would have one gate; "
@@ -62,7 +85,11 @@ def residual_sites(
 
 def gate_names(places: tuple[Site, ...]) -> tuple[str, ...]:
     """One a gate: the path, and of a module called several times also which call."""
-    return tuple(site.layer if site.calls == 1 else f"{site.layer}#{i + 1}" for site in places for i in range(site.calls))
+    return tuple(
+        site.layer if site.calls == 1 else f"{site.layer}#{i + 1}"
+        for site in places
+        for i in range(site.calls)
+    )
 
 
 def ablate_branches(places: tuple[Site, ...], keep: Any) -> Any:
@@ -82,23 +109,33 @@ def route_gradient(places: tuple[Site, ...], passes: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _repeated(model: Model, train: bool, paths: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]) -> tuple[str, ...]:
+def _repeated(
+    model: Model, train: bool, paths: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]
+) -> tuple[str, ...]:
     """Those that run more than once, as the traced computation tells: linen's interception sees a scan's body as one call."""
     variables, batch = jax.tree.unflatten(structure, shapes)
 
-    def mark(function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def mark(
+        function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         with jax.named_scope(f"<{path_of(context.module)}>"):
             return function(*positional, **keywords)
 
     with nn.intercept_methods(mark):
-        traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(variables, batch)
+        traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(
+            variables, batch
+        )
     times: dict[str, int] = {}
     for step in steps(traced.jaxpr):
-        runs_here = 2 if step.unbounded else step.times  # in a `while` that its data end: as good as several
+        runs_here = (
+            2 if step.unbounded else step.times
+        )  # in a `while` that its data end: as good as several
         times[step.path] = max(runs_here, times.get(step.path, 0))
 
     def runs(path: str) -> int:  # the least, for a scan inside the module is no matter
-        return min((count for at, count in times.items() if f"{at}/".startswith(f"{path}/")), default=1)
+        return min(
+            (count for at, count in times.items() if f"{at}/".startswith(f"{path}/")), default=1
+        )
 
     return tuple(path for path in paths if runs(path) > 1)
 
@@ -113,7 +150,9 @@ def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
     known = {site.layer: (site, start) for site, start in zip(places, starts, strict=False)}
     calls: Counter[str] = Counter()
 
-    def intercept(function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def intercept(
+        function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         path = path_of(context.module)
         if path not in known or context.method_name != "__call__":
             return function(*positional, **keywords)
@@ -127,7 +166,9 @@ def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
     return nn.intercept_methods(intercept)
 
 
-def _removed(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], keep: Any, is_sum: bool) -> Any:
+def _removed(
+    function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], keep: Any, is_sum: bool
+) -> Any:
     if is_sum:
         shortcut, branch = arguments
         return function(shortcut, jnp.where(keep, branch, jnp.zeros_like(branch)))
@@ -135,7 +176,9 @@ def _removed(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
     return jnp.where(keep, output, arguments[0].astype(output.dtype))
 
 
-def _routed(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], passes: Any, is_sum: bool) -> Any:
+def _routed(
+    function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], passes: Any, is_sum: bool
+) -> Any:
     return function(*(_gradient_gate(value, passes[i]) for i, value in enumerate(arguments)))
 
 

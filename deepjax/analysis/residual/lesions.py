@@ -32,7 +32,12 @@ from deepjax.analysis.core.module import (
     validate_inputs,
 )
 from deepjax.analysis.core.taps import Site
-from deepjax.analysis.residual.gates import ablate_branches, gate_names, residual_sites, route_gradient
+from deepjax.analysis.residual.gates import (
+    ablate_branches,
+    gate_names,
+    residual_sites,
+    route_gradient,
+)
 from deepjax.errors import InputError, require, unknown_name_error
 
 Progress = Callable[[int, int], None] | None
@@ -43,7 +48,12 @@ Progress = Callable[[int, int], None] | None
 def error_rate(outputs: Array, batch: Batch) -> Array:
     """Share of wrong top-1 answers. outputs: (..., classes); the batch's labels: integers of shape (...)."""
     labels = labels_of(batch)
-    require(outputs.shape[:-1] == labels.shape, "labels", f"of shape {labels.shape}", f"{outputs.shape[:-1]}, as the outputs'")
+    require(
+        outputs.shape[:-1] == labels.shape,
+        "labels",
+        f"of shape {labels.shape}",
+        f"{outputs.shape[:-1]}, as the outputs'",
+    )
     return jnp.mean((jnp.argmax(outputs, axis=-1) != labels).astype(jnp.float32))
 
 
@@ -79,7 +89,10 @@ class Lesions:
 
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict a lesion, single ones first; `count` says how many blocks are gone."""
-        return [{"count": len(lesion.removed), **dataclasses.asdict(lesion)} for lesion in (*self.blocks, *self.several)]
+        return [
+            {"count": len(lesion.removed), **dataclasses.asdict(lesion)}
+            for lesion in (*self.blocks, *self.several)
+        ]
 
     def plot(self, ax: Any = None) -> Any:
         """The error without each block (Veit et al. 2016, Figure 3); returns the matplotlib Axes."""
@@ -124,14 +137,25 @@ def lesions(
     names = gate_names(places)
     require(isinstance(draws, int) and draws >= 1, "draws", draws, "a number of sets, 1 or more")
     for count in removed:
-        require(isinstance(count, int) and 1 <= count <= len(names), "removed", count, f"1 to the {len(names)} blocks there are")
+        require(
+            isinstance(count, int) and 1 <= count <= len(names),
+            "removed",
+            count,
+            f"1 to the {len(names)} blocks there are",
+        )
     rng = np.random.default_rng(seed)
     single = [(i,) for i in range(len(names))]
-    several = [chosen for count in sorted(removed) for chosen in _subsets(len(names), count, draws, rng)]
+    several = [
+        chosen for count in sorted(removed) for chosen in _subsets(len(names), count, draws, rng)
+    ]
     values: list[tuple[float, float]] = []
     for chosen in ((), *single, *several):
         keep = np.isin(np.arange(len(names)), chosen, invert=True)
-        found = jax.device_get(_evaluate(model, variables, batch, keep, loss=loss, metric=metric, train=train, places=places))
+        found = jax.device_get(
+            _evaluate(
+                model, variables, batch, keep, loss=loss, metric=metric, train=train, places=places
+            )
+        )
         values.append((float(found[0]), float(found[1])))
         if progress:
             progress(len(values), 1 + len(single) + len(several))
@@ -239,17 +263,25 @@ def path_lengths(
     rng = np.random.default_rng(seed)
     sets = [_subsets(len(names), length, samples, rng) for length in range(len(names) + 1)]
     taken = np.array([np.isin(np.arange(len(names)), chosen) for chosen in itertools.chain(*sets)])
-    passes = np.concatenate([np.ones((1, len(names), 2), bool), np.stack([~taken, taken], axis=-1)])  # the first is all paths
+    passes = np.concatenate(
+        [np.ones((1, len(names), 2), bool), np.stack([~taken, taken], axis=-1)]
+    )  # the first is all paths
     norms: list[float] = []
     while len(norms) < len(passes):
         part = passes[len(norms) : len(norms) + chunk]
-        full = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])  # of one shape, to compile once
-        found = jax.device_get(_path_norms(model, variables, batch, full, loss=loss, train=train, places=places))
+        full = np.concatenate(
+            [part, np.repeat(part[-1:], chunk - len(part), axis=0)]
+        )  # of one shape, to compile once
+        found = jax.device_get(
+            _path_norms(model, variables, batch, full, loss=loss, train=train, places=places)
+        )
         norms.extend(float(value) for value in found[: len(part)])
         if progress:
             progress(len(norms), len(passes))
     each = np.split(np.array(norms[1:]), np.cumsum([len(group) for group in sets])[:-1])
-    return PathLengths(train, names, norms[0], _by_length(each), mode_text(model, variables, batch, train))
+    return PathLengths(
+        train, names, norms[0], _by_length(each), mode_text(model, variables, batch, train)
+    )
 
 
 def path_gradient(
@@ -283,15 +315,31 @@ def _by_length(norms: list[np.ndarray]) -> tuple[PathLength, ...]:
     means = [float(values.mean()) for values in norms]
     lost = [length for length, mean in enumerate(means) if not math.isfinite(mean)]
     if lost or not any(means):
-        which = f"paths of {lost[0]} branches carry a gradient that is not finite" if lost else "no path carries any gradient"
+        which = (
+            f"paths of {lost[0]} branches carry a gradient that is not finite"
+            if lost
+            else "no path carries any gradient"
+        )
         raise InputError(f"{which} to the inputs; allowed: a network and a loss that have one")
     # Through logarithms: the number of paths is beyond any float from a thousand sums on.
-    sizes = np.array([math.log(n) + math.log(mean) if mean > 0 else -math.inf for n, mean in zip(counts, means, strict=True)])
+    sizes = np.array(
+        [
+            math.log(n) + math.log(mean) if mean > 0 else -math.inf
+            for n, mean in zip(counts, means, strict=True)
+        ]
+    )
     shares = np.exp(sizes - sizes.max())
     shares = shares / shares.sum()
     errors = [_standard_error(values, n) for values, n in zip(norms, counts, strict=True)]
     return tuple(
-        PathLength(length, counts[length], len(norms[length]), means[length], errors[length], float(shares[length]))
+        PathLength(
+            length,
+            counts[length],
+            len(norms[length]),
+            means[length],
+            errors[length],
+            float(shares[length]),
+        )
         for length in range(longest + 1)
     )
 
@@ -328,14 +376,23 @@ def _evaluate(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "places"))
 def _path_norms(
-    model: Model, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    passes: Any,
+    *,
+    loss: Loss,
+    train: bool,
+    places: tuple[Site, ...],
 ) -> Array:
     """passes: (paths, sums, 2) booleans, whether the shortcut's and the branch's gradient pass -> (paths,)."""
 
     def norm(passes: Array) -> Array:
         gradients = _gradient(model, variables, batch, passes, loss, train, places)
         flat = jnp.concatenate([jnp.ravel(gradient).astype(jnp.float32) for gradient in gradients])
-        largest = jnp.max(jnp.abs(flat))  # long paths carry 1e-25 and less, whose square float32 does not hold
+        largest = jnp.max(
+            jnp.abs(flat)
+        )  # long paths carry 1e-25 and less, whose square float32 does not hold
         return largest * jnp.linalg.norm(flat / jnp.where(largest > 0, largest, 1))
 
     return jax.vmap(norm)(passes)
@@ -343,13 +400,26 @@ def _path_norms(
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "places"))
 def _path_gradient(
-    model: Model, variables: Any, batch: Batch, passes: Any, *, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    passes: Any,
+    *,
+    loss: Loss,
+    train: bool,
+    places: tuple[Site, ...],
 ) -> tuple[Array, ...]:
     return _gradient(model, variables, batch, passes, loss, train, places)
 
 
 def _gradient(
-    model: Model, variables: Any, batch: Batch, passes: Any, loss: Loss, train: bool, places: tuple[Site, ...]
+    model: Model,
+    variables: Any,
+    batch: Batch,
+    passes: Any,
+    loss: Loss,
+    train: bool,
+    places: tuple[Site, ...],
 ) -> tuple[Array, ...]:
     """By the inputs that are floats. passes: (sums, 2)."""
     inputs = inputs_of(batch)
@@ -364,10 +434,14 @@ def _gradient(
     return jax.grad(value)(tuple(jnp.asarray(each) for each in inputs if _is_floating(each)))
 
 
-def _gradient_places(model: Model, variables: Any, batch: Batch, loss: Loss, train: bool) -> tuple[Site, ...]:
+def _gradient_places(
+    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool
+) -> tuple[Site, ...]:
     places = residual_sites(model, variables, batch, loss, train)
     dtypes = ", ".join(str(jnp.result_type(each)) for each in inputs_of(batch))
-    require(any(map(_is_floating, inputs_of(batch))), "inputs", dtypes, "floats, which have gradients")
+    require(
+        any(map(_is_floating, inputs_of(batch))), "inputs", dtypes, "floats, which have gradients"
+    )
     return places
 
 

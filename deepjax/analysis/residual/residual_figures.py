@@ -22,13 +22,17 @@ def draw_lesions(found: Lesions, ax: Any = None) -> Axes:
     worst = int(errors.argmax())
     with canvas(ax, 6.4, 4.0) as axes:
         axes.axhline(found.error, color="0.5", linestyle="--", linewidth=1)
-        axes.vlines(range(len(names)), found.error, errors, color=COLORS[0], linewidth=1.2, alpha=0.6)
+        axes.vlines(
+            range(len(names)), found.error, errors, color=COLORS[0], linewidth=1.2, alpha=0.6
+        )
         axes.plot(range(len(names)), errors, "o", color=COLORS[0], markersize=4.5)
         whole = f"dashed: with all {len(names)}, {found.error:.3g}"
         axes.text(0.98, 0.96, whole, color="0.4", ha="right", va="top", transform=axes.transAxes)
         median, most = np.median(errors - found.error), errors[worst] - found.error
         what = "branch" if found.kind == "branch" else "module"
-        axes.set_title(f"Without one {what}: error {median:+.2g} in the median, {most:+.2g} at most ({names[worst]})")
+        axes.set_title(
+            f"Without one {what}: error {median:+.2g} in the median, {most:+.2g} at most ({names[worst]})"
+        )
         axes.set(ylabel="error", ylim=_limits([found.error, *errors]), xlabel=f"{what} removed")
         name_layers(axes, names)
     return axes
@@ -42,11 +46,25 @@ def draw_several(found: Lesions, ax: Any = None) -> Axes:
     places = np.unique(counts)
     means = [errors[counts == count].mean() for count in places]
     with canvas(ax, 5.2, 3.8) as axes:
-        axes.plot(counts, errors, "o", color=COLORS[0], alpha=0.3, markersize=4, markeredgewidth=0, label="one set")
+        axes.plot(
+            counts,
+            errors,
+            "o",
+            color=COLORS[0],
+            alpha=0.3,
+            markersize=4,
+            markeredgewidth=0,
+            label="one set",
+        )
         axes.plot(places, means, "o-", color=COLORS[0], markersize=5, label="mean")
         what = {"branch": "branches", "module": "modules"}[found.kind]
         last = f"{places[-1]} of {len(found.blocks)} {what} removed: error {means[-1]:.3g}"
-        axes.set(title=f"{last}, from {found.error:.3g}", xlabel=f"{what} removed", ylabel="error", ylim=_limits(errors))
+        axes.set(
+            title=f"{last}, from {found.error:.3g}",
+            xlabel=f"{what} removed",
+            ylabel="error",
+            ylim=_limits(errors),
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     return axes
@@ -62,13 +80,29 @@ def draw_path_lengths(found: PathLengths, ax: Any = None) -> Axes:
         axes.axvspan(low - 0.5, high + 0.5, color=COLORS[0], alpha=0.08, linewidth=0)
         axes.plot(lengths, paths, "s--", color="0.5", markersize=3.5, label="share of the paths")
         share = np.array([row.share for row in found.lengths])
-        error = share * np.divide([row.error for row in found.lengths], norms, out=np.zeros_like(norms), where=norms > 0)
-        axes.plot(lengths, share, "o-", color=COLORS[0], markersize=4, label="share of the gradient")
-        axes.vlines(lengths, np.maximum(share - error, 0), share + error, color=COLORS[0], linewidth=1, alpha=0.6)
+        error = share * np.divide(
+            [row.error for row in found.lengths], norms, out=np.zeros_like(norms), where=norms > 0
+        )
+        axes.plot(
+            lengths, share, "o-", color=COLORS[0], markersize=4, label="share of the gradient"
+        )
+        axes.vlines(
+            lengths,
+            np.maximum(share - error, 0),
+            share + error,
+            color=COLORS[0],
+            linewidth=1,
+            alpha=0.6,
+        )
         right = axes.twinx()
         right.set_yscale("log")
         right.plot(
-            lengths, np.where(norms > FEWEST, norms, np.nan), "^:", color=COLORS[1], markersize=4, label="gradient of one path"
+            lengths,
+            np.where(norms > FEWEST, norms, np.nan),
+            "^:",
+            color=COLORS[1],
+            markersize=4,
+            label="gradient of one path",
         )
         right.set_ylabel("gradient norm of one path", color=COLORS[1])
         right.tick_params(axis="y", colors=COLORS[1])

@@ -53,7 +53,12 @@ def random_flip(key: Array, images: Array, share: BatchSlice = WHOLE) -> Array:
 def normalize(images: Array, dataset: Dataset) -> Array:
     """Subtract the mean and divide by the deviation of the data set. images: uint8 -> float32 of the same shape."""
     channels = len(dataset.mean)  # one alone would be broadcast over three
-    require(images.shape[-1] == channels, "images", images.shape, f"images of {channels} channels, as {dataset.name} has")
+    require(
+        images.shape[-1] == channels,
+        "images",
+        images.shape,
+        f"images of {channels} channels, as {dataset.name} has",
+    )
     mean = jnp.asarray(dataset.mean, jnp.float32)
     std = jnp.asarray(dataset.std, jnp.float32)
     return (images.astype(jnp.float32) - mean[None, None, None, :]) / std[None, None, None, :]

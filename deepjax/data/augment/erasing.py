@@ -20,8 +20,12 @@ def random_erase(key: Array, images: Array, probability: float, share: BatchSlic
     whole = batch * share.count
     of_which, of_box = random.split(key)
     erased = share.of(random.bernoulli(of_which, probability, (whole,)))
-    boxes = jax.vmap(lambda key: random_box(key, height, width))(share.of(random.split(of_box, whole)))
-    return jnp.where((boxes & erased[:, None, None])[:, :, :, None], jnp.zeros((), images.dtype), images)
+    boxes = jax.vmap(lambda key: random_box(key, height, width))(
+        share.of(random.split(of_box, whole))
+    )
+    return jnp.where(
+        (boxes & erased[:, None, None])[:, :, :, None], jnp.zeros((), images.dtype), images
+    )
 
 
 def random_box(key: Array, height: int, width: int) -> Array:

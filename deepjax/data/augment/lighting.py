@@ -16,6 +16,8 @@ def shift_colors(key: Array, images: Array, deviation: float, share: BatchSlice 
 
     images: (batch, height, width, 3) floats from 0 to 255; deviation: 0.1 in Krizhevsky et al. 2012 (section 4.1).
     """
-    amounts = share.of(random.normal(key, (images.shape[0] * share.count, 3), jnp.float32)) * deviation
+    amounts = (
+        share.of(random.normal(key, (images.shape[0] * share.count, 3), jnp.float32)) * deviation
+    )
     colors = (amounts * jnp.asarray(EIGENVALUES)[None, :]) @ jnp.asarray(COMPONENTS).T
     return images + 255.0 * colors[:, None, None, :].astype(images.dtype)

@@ -23,10 +23,14 @@ def mixup_or_cutmix(
         strength = jnp.where(cuts, cutmix, strength)
     share = random.beta(share_key, strength, strength, dtype=jnp.float32)
     box = random_box(box_key, images.shape[1], images.shape[2], 1.0 - share)
-    weights = jnp.where(cuts, jnp.where(box, 0.0, 1.0), share)[None, :, :, None].astype(images.dtype)
+    weights = jnp.where(cuts, jnp.where(box, 0.0, 1.0), share)[None, :, :, None].astype(
+        images.dtype
+    )
     kept = jnp.where(cuts, 1.0 - jnp.mean(box.astype(jnp.float32)), share)
     partners, partner_targets = _mirrored(images, axis), _mirrored(targets, axis)
-    return weights * images + (1 - weights) * partners, kept * targets + (1.0 - kept) * partner_targets
+    return weights * images + (1 - weights) * partners, kept * targets + (
+        1.0 - kept
+    ) * partner_targets
 
 
 def _mirrored(leaf: Array, axis: str | None) -> Array:

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Given = Callable[[str, float], Array]  # the argument where the operation has that name, and else a number that changes nothing
+Given = Callable[
+    [str, float], Array
+]  # the argument where the operation has that name, and else a number that changes nothing
 OPERATIONS = (
     "identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
     "posterize", "solarize", "solarize_add", "invert", "brightness", "contrast", "auto_contrast", "equalize",
@@ -35,8 +37,14 @@ def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Ar
         image = lax.optimization_barrier(_warp(image, _matrix(given, image.shape), fill))
         table = _table(image, given, operation)
         levels = image.reshape(-1, image.shape[2])
-        image = lax.optimization_barrier(jnp.take_along_axis(table, levels, axis=0, mode="promise_in_bounds").reshape(image.shape))
-        image = _blend(jnp.broadcast_to(_grey(image)[:, :, None], image.shape), image, given("color", 1.0))
+        image = lax.optimization_barrier(
+            jnp.take_along_axis(table, levels, axis=0, mode="promise_in_bounds").reshape(
+                image.shape
+            )
+        )
+        image = _blend(
+            jnp.broadcast_to(_grey(image)[:, :, None], image.shape), image, given("color", 1.0)
+        )
         return _blend(_smooth(image), image, given("sharpness", 1.0))
 
     return jax.vmap(of_one)(images, operation, argument)
@@ -56,19 +64,28 @@ def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
     """The image at the places that a matrix gives, between pixels by bilinear interpolation."""
     a, b, c, d, e, f = matrix
     height, width, _ = image.shape
-    y, x = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5, jnp.arange(width, dtype=jnp.float32)[None, :] + 0.5
+    y, x = (
+        jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5,
+        jnp.arange(width, dtype=jnp.float32)[None, :] + 0.5,
+    )
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
     left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
     right_share, bottom_share = (from_x - 0.5 - left)[:, :, None], (from_y - 0.5 - top)[:, :, None]
 
     def at(row: Array, column: Array) -> Array:
-        rows, columns = (jnp.clip(v.astype(jnp.int32), 0, n - 1) for v, n in ((row, height), (column, width)))
+        rows, columns = (
+            jnp.clip(v.astype(jnp.int32), 0, n - 1) for v, n in ((row, height), (column, width))
+        )
         return image.at[rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
 
     upper = at(top, left) + (at(top, left + 1) - at(top, left)) * right_share
     lower = at(top + 1, left) + (at(top + 1, left + 1) - at(top + 1, left)) * right_share
-    return jnp.where(inside[:, :, None], (upper + (lower - upper) * bottom_share).astype(jnp.uint8), fill[None, None, :])
+    return jnp.where(
+        inside[:, :, None],
+        (upper + (lower - upper) * bottom_share).astype(jnp.uint8),
+        fill[None, None, :],
+    )
 
 
 def _table(image: Array, given: Given, operation: Array) -> Array:
@@ -78,7 +95,9 @@ def _table(image: Array, given: Given, operation: Array) -> Array:
     dropped = (1 << (8 - given("posterize", 8.0).astype(jnp.int32))) - 1
     table = level & ~dropped
     table = jnp.where(level.astype(jnp.float32) < given("solarize", 256.0), table, 255 - table)
-    table = jnp.where(level < 128, jnp.minimum(table + given("solarize_add", 0.0).astype(jnp.int32), 255), table)
+    table = jnp.where(
+        level < 128, jnp.minimum(table + given("solarize_add", 0.0).astype(jnp.int32), 255), table
+    )
     table = jnp.where(name["invert"], 255 - table, table)
     table = _blend(jnp.zeros_like(level), table, given("brightness", 1.0))
     middle = jnp.floor(jnp.mean(_grey(image).astype(jnp.float32)) + 0.5)
@@ -100,7 +119,13 @@ def _equalized(image: Array) -> Array:
     """Levels so spread that each channel has about as many pixels at each: (256, channels)."""
     channels = image.shape[2]
     bins = image.astype(jnp.int32) + 256 * jnp.arange(channels)[None, None, :]
-    counts = jnp.zeros(256 * channels, jnp.int32).at[bins.reshape(-1)].add(1, mode="promise_in_bounds").reshape(channels, 256).T
+    counts = (
+        jnp.zeros(256 * channels, jnp.int32)
+        .at[bins.reshape(-1)]
+        .add(1, mode="promise_in_bounds")
+        .reshape(channels, 256)
+        .T
+    )
     highest = jnp.max(image, axis=(0, 1)).astype(jnp.int32)
     step = (image.shape[0] * image.shape[1] - counts[highest, jnp.arange(channels)])[None, :] // 255
     below = jnp.cumsum(counts, axis=0) - counts
@@ -119,7 +144,11 @@ def _grey(image: Array) -> Array:
 def _smooth(image: Array) -> Array:
     """Pillow's filter SMOOTH: five parts of a pixel and one of each neighbour; the edge is left as it is."""
     pixels = image.astype(jnp.int32)
-    inner = sum(pixels[1 + y : y + image.shape[0] - 1, 1 + x : x + image.shape[1] - 1] for y in (-1, 0, 1) for x in (-1, 0, 1))
+    inner = sum(
+        pixels[1 + y : y + image.shape[0] - 1, 1 + x : x + image.shape[1] - 1]
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+    )
     smoothed = (2 * (inner + 4 * pixels[1:-1, 1:-1]) + 13) // 26
     return image.at[1:-1, 1:-1].set(smoothed.astype(jnp.uint8))
 
@@ -128,4 +157,6 @@ def _blend(zero: Array, one: Array, factor: Array) -> Array:
     """From `zero` at factor 0 by way of `one` at 1 and beyond, cut off at 0 and 255, rounded down: uint8."""
     start = zero.astype(jnp.float32)
     blended = start + (one.astype(jnp.float32) - start) * factor
-    return jnp.where(factor == 1.0, one.astype(jnp.uint8), jnp.clip(blended, 0.0, 255.0).astype(jnp.uint8))
+    return jnp.where(
+        factor == 1.0, one.astype(jnp.uint8), jnp.clip(blended, 0.0, 255.0).astype(jnp.uint8)
+    )

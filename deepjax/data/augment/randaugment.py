@@ -12,11 +12,18 @@ from deepjax.data.augment.operations import OPERATIONS, operate
 DEVIATION, LEFT_OUT, HIGHEST = 0.5, 0.5, 10.0  # timm's mstd0.5, p0.5 and the end of its scale
 BINS = 30  # TrivialAugment's strengths are 0 to 30
 RANDAUGMENT_OPS = [place for place, name in enumerate(OPERATIONS) if name != "identity"]
-OF_TRIVIAL = [place for place, name in enumerate(OPERATIONS) if name not in ("solarize_add", "invert")]
+OF_TRIVIAL = [
+    place for place, name in enumerate(OPERATIONS) if name not in ("solarize_add", "invert")
+]
 
 
 def rand_augment(
-    key: Array, images: Array, fill: Array, operations: int = 2, magnitude: float = 9.0, share: BatchSlice = WHOLE
+    key: Array,
+    images: Array,
+    fill: Array,
+    operations: int = 2,
+    magnitude: float = 9.0,
+    share: BatchSlice = WHOLE,
 ) -> Array:
     """RandAugment as timm has it, rand-m9-mstd0.5-inc1: so many of 15 operations on each image, each left out half of the times.
 
@@ -27,14 +34,20 @@ def rand_augment(
     shape = (batch * share.count, operations)
     of_place, of_doing, of_level, of_sign = random.split(key, 4)
     places = jnp.asarray(RANDAUGMENT_OPS)[random.randint(of_place, shape, 0, len(RANDAUGMENT_OPS))]
-    places = jnp.where(random.bernoulli(of_doing, 1 - LEFT_OUT, shape), places, OPERATIONS.index("identity"))
-    level = jnp.clip(magnitude + DEVIATION * random.normal(of_level, shape, jnp.float32), 0.0, HIGHEST)
+    places = jnp.where(
+        random.bernoulli(of_doing, 1 - LEFT_OUT, shape), places, OPERATIONS.index("identity")
+    )
+    level = jnp.clip(
+        magnitude + DEVIATION * random.normal(of_level, shape, jnp.float32), 0.0, HIGHEST
+    )
     sign = random.rademacher(of_sign, shape, jnp.float32)
     drawn = share.of(jnp.stack([places.astype(jnp.float32), level, sign], axis=-1))
 
     def one_more(images: Array, drawn: Array) -> tuple[Array, None]:
         places = drawn[:, 0].astype(jnp.int32)
-        arguments = jax.vmap(lambda level, sign: rand_arguments(level, sign, size))(drawn[:, 1], drawn[:, 2])
+        arguments = jax.vmap(lambda level, sign: rand_arguments(level, sign, size))(
+            drawn[:, 1], drawn[:, 2]
+        )
         return operate(images, places, _chosen(arguments, places), fill), None
 
     return lax.scan(one_more, images, jnp.swapaxes(drawn, 0, 1))[0]
@@ -49,8 +62,12 @@ def trivial_augment(key: Array, images: Array, share: BatchSlice = WHOLE) -> Arr
     of_place, of_level, of_sign = random.split(key, 3)
     places = share.of(jnp.asarray(OF_TRIVIAL)[random.randint(of_place, shape, 0, len(OF_TRIVIAL))])
     level = share.of(random.randint(of_level, shape, 0, BINS + 1).astype(jnp.float32))
-    arguments = jax.vmap(trivial_arguments)(level, share.of(random.rademacher(of_sign, shape, jnp.float32)))
-    return operate(images, places, _chosen(arguments, places), jnp.zeros(images.shape[-1], jnp.uint8))
+    arguments = jax.vmap(trivial_arguments)(
+        level, share.of(random.rademacher(of_sign, shape, jnp.float32))
+    )
+    return operate(
+        images, places, _chosen(arguments, places), jnp.zeros(images.shape[-1], jnp.uint8)
+    )
 
 
 def rand_arguments(level: Array, sign: Array, size: Sequence[int]) -> Array:

@@ -25,7 +25,9 @@ class Box(NamedTuple):
 
     def sides(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Top, left, height and width in pixels of an image of that height and width, not scaled."""
-        down, right = (height / self.scaled[0], width / self.scaled[1]) if self.scaled else (1.0, 1.0)
+        down, right = (
+            (height / self.scaled[0], width / self.scaled[1]) if self.scaled else (1.0, 1.0)
+        )
         return self.top * down, self.left * right, self.height * down, self.width * right
 
 
@@ -34,7 +36,9 @@ def draws(seed: int, step: int, batch_size: int) -> np.ndarray:
 
     From the raw stream of a counter-based generator, which NumPy keeps stable between versions.
     """
-    stream = np.random.Philox(np.random.SeedSequence((seed, step, CROPS))).random_raw(batch_size * TRIES * 4)
+    stream = np.random.Philox(np.random.SeedSequence((seed, step, CROPS))).random_raw(
+        batch_size * TRIES * 4
+    )
     return (stream >> np.uint64(11)).astype(np.float64).reshape(batch_size, TRIES, 4) * 2.0**-53
 
 
@@ -63,7 +67,9 @@ def scaled_box(numbers: Tries, height: int, width: int, size: int, sides: Sequen
     length, _, down, right = numbers[0]
     side = max(size, sides[0] + int(length * (sides[-1] - sides[0] + 1)))
     scaled = scaled_shape(height, width, side)
-    return Box(int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1)), size, size, scaled)
+    return Box(
+        int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1)), size, size, scaled
+    )
 
 
 def centre_box(height: int, width: int, size: int, share: float = 0.875) -> Box:
@@ -74,7 +80,11 @@ def centre_box(height: int, width: int, size: int, share: float = 0.875) -> Box:
 
 def scaled_shape(height: int, width: int, side: int) -> tuple[int, int]:
     """Height and width when the shorter of them becomes `side` (torchvision, Resize)."""
-    return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+    return (
+        (side, int(side * width / height))
+        if height <= width
+        else (int(side * height / width), side)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,12 @@ from deepjax.data.image.fixed_size import FORMATS, check_end
 from deepjax.errors import InputError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
-_DEEP = ("I", "I;16", "I;16B", "F")  # modes of more than 8 bits, of which Pillow makes RGB by cutting all above 255
+_DEEP = (
+    "I",
+    "I;16",
+    "I;16B",
+    "F",
+)  # modes of more than 8 bits, of which Pillow makes RGB by cutting all above 255
 
 Choose = Callable[[int, int], Box]  # (height, width) -> what is cut
 
@@ -65,7 +70,9 @@ def opened(encoded: bytes) -> Image.Image:
 def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
     if box.scaled:
         if box.scaled[0] * box.scaled[1] > MOST_PIXELS:
-            raise ValueError(f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MOST_PIXELS}")
+            raise ValueError(
+                f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MOST_PIXELS}"
+            )
         image = image.resize((box.scaled[1], box.scaled[0]), Image.Resampling.BILINEAR)
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return np.array(part.resize((size, size), Image.Resampling.BILINEAR))
@@ -83,7 +90,10 @@ def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     if pixels is None or pixels.shape != (-(-image.height // shrunk), -(-image.width // shrunk), 3):
         return None
-    rows, columns = _span(top, height, shrunk, pixels.shape[0]), _span(left, width, shrunk, pixels.shape[1])
+    rows, columns = (
+        _span(top, height, shrunk, pixels.shape[0]),
+        _span(left, width, shrunk, pixels.shape[1]),
+    )
     return cv2.resize(pixels[rows, columns], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
@@ -99,7 +109,9 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise InputError(f"OpenCV cannot be imported ({error}); install it anew, or set decode='exact' in a new run") from error
+        raise InputError(
+            f"OpenCV cannot be imported ({error}); install it anew, or set decode='exact' in a new run"
+        ) from error
 
     cv2.setNumThreads(1)
     return cv2

@@ -11,7 +11,9 @@ from deepjax.errors import InputError
 
 FORMATS = ("PNG", "JPEG")  # what tfds writes; Pillow's other readers are never reached
 _MODES = {1: "L", 3: "RGB"}  # channels -> 8 bits each, in Pillow's words
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of a JPEG's segments that have a length, or its end
+_MARKER = re.compile(
+    rb"\xff([^\x00\x01\xd0-\xd8\xff])"
+)  # of a JPEG's segments that have a length, or its end
 _END = b"\xd9"  # ITU-T T.81, table B.1
 
 
@@ -22,7 +24,9 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     ValueError when the bytes are damaged, of another format, or claim more than 178 million pixels.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the exact shape below is the stricter cap
+        warnings.simplefilter(
+            "ignore", Image.DecompressionBombWarning
+        )  # the exact shape below is the stricter cap
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             height, width, channels = shape
             if (image.width, image.height, image.mode) != (width, height, _MODES[channels]):
@@ -40,7 +44,9 @@ def check_end(image: Image.Image, encoded: bytes) -> None:
 def has_end(encoded: bytes) -> bool:
     """Whether the segments of a JPEG lead to its end marker; what follows that does not matter, nor what a thumbnail holds."""
     at = 2
-    while marker := _MARKER.search(encoded, at):  # compressed pixels are skipped: no marker is among them
+    while marker := _MARKER.search(
+        encoded, at
+    ):  # compressed pixels are skipped: no marker is among them
         if marker[1] == _END:
             return True
         at = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2])

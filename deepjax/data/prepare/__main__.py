@@ -38,7 +38,12 @@ class Prepare:
     """Also write a copy with the shorter side of each image at most this, to the folder resized_N of data_dir."""
 
 
-def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None, from_tfrecord: str | None = None) -> Path:
+def prepare(
+    name: str,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    from_tfrecord: str | None = None,
+) -> Path:
     """Prepare the data set of that name, unless that is done, and read it back whole; returns its folder.
 
     Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when tfds cannot get or read them,
@@ -49,12 +54,20 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
         raise InputError(f"dataset {name!r} is part of the package: nothing to prepare")
     if manual_dir is not None:
         manual_dir = str(user_path(manual_dir, "manual_dir"))
-        require(Path(manual_dir).is_dir(), "manual_dir", manual_dir, f"an existing folder that holds the archives of {name}")
+        require(
+            Path(manual_dir).is_dir(),
+            "manual_dir",
+            manual_dir,
+            f"an existing folder that holds the archives of {name}",
+        )
     folder = _folder(dataset, data_dir)
     if folder.exists():
         form = read_info(folder).get("fileFormat", "tfrecord")
         require(
-            form == "array_record", f"the format of {folder}", form, "array_record (see --from-tfrecord, with another --data-dir)"
+            form == "array_record",
+            f"the format of {folder}",
+            form,
+            "array_record (see --from-tfrecord, with another --data-dir)",
         )
         check_fingerprint(folder)
     elif from_tfrecord is None:
@@ -78,7 +91,9 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
     if target.exists():
         check_fingerprint(target)
     else:
-        rewrite(source, target, read_records, lambda record: shrink_record(record, side), {"side": side})
+        rewrite(
+            source, target, read_records, lambda record: shrink_record(record, side), {"side": side}
+        )
     _finish(dataset, target, str(copies))
     return copies
 
@@ -86,7 +101,12 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
 def check_side(dataset: Dataset, side: int) -> None:
     """Raise InputError unless images of the data set can be made that small."""
     require(16 <= side <= 1024, "resized", side, "16 to 1024 pixels")
-    require(dataset.encoded, "resized", side, f"a data set of photographs; the images of {dataset.name} all are {dataset.shape}")
+    require(
+        dataset.encoded,
+        "resized",
+        side,
+        f"a data set of photographs; the images of {dataset.name} all are {dataset.shape}",
+    )
 
 
 def _folder(dataset: Dataset, data_dir: str | None) -> Path:
@@ -94,7 +114,9 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
     try:
         return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
-    except Exception as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    except (
+        Exception
+    ) as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error
 
@@ -104,7 +126,9 @@ def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
     damaged = find_damage(folder) if dataset.encoded else []
     for split, (name, _) in dataset.splits.items():
         count = len(load_split(dataset, split, data_dir))
-        print(f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, name)}")
+        print(
+            f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, name)}"
+        )
     for split in sorted(
         {damage.split for damage in damaged} - {name for name, _ in dataset.splits.values()}
     ):  # of which parts are used
@@ -117,10 +141,16 @@ def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
 
 def _described(damaged: Sequence[Damage], split: str) -> str:
     """How many are damaged, and the first of them, a line each."""
-    found = [f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split]
+    found = [
+        f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split
+    ]
     if not found:
         return ""
-    more = [f"  and {len(found) - _SHOWN} more, all in fingerprint.json"] if len(found) > _SHOWN else []
+    more = (
+        [f"  and {len(found) - _SHOWN} more, all in fingerprint.json"]
+        if len(found) > _SHOWN
+        else []
+    )
     return "\n".join([f"; {len(found)} cannot be decoded:", *found[:_SHOWN], *more])
 
 
@@ -137,7 +167,9 @@ def _report(options: Prepare) -> None:
     folder = prepare(options.name, options.data_dir, options.manual_dir, options.from_tfrecord)
     print(f"prepared in {folder}")
     if options.resized is not None:
-        print(f"the copy is read with --data-dir {resize(options.name, options.resized, options.data_dir)}")
+        print(
+            f"the copy is read with --data-dir {resize(options.name, options.resized, options.data_dir)}"
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def check_archives(dataset: Dataset, builder: Any, manual_dir: str | None, targe
     elif manual_dir is not None:  # then nothing is to be downloaded
         names = [info.filename for info in builder.url_infos.values()]
         if not any((Path(manual_dir) / name).is_file() for name in names):
-            raise InputError(f"manual_dir {manual_dir} holds none of the archives of {dataset.name!r}: {', '.join(names)}")
+            raise InputError(
+                f"manual_dir {manual_dir} holds none of the archives of {dataset.name!r}: {', '.join(names)}"
+            )
 
 
 def _found(dataset: Dataset, names: Sequence[str], manual_dir: str | None) -> list[Path]:
@@ -47,20 +49,29 @@ def _found(dataset: Dataset, names: Sequence[str], manual_dir: str | None) -> li
 
 
 def _check_room(dataset: Dataset, archives: Sequence[Path], target: Path) -> None:
-    needed, free = _SPACE * sum(path.stat().st_size for path in archives), shutil.disk_usage(target).free
+    needed, free = (
+        _SPACE * sum(path.stat().st_size for path in archives),
+        shutil.disk_usage(target).free,
+    )
     if free < needed:
         have, want = f"{free / 1e9:.1f} GB", f"{needed / 1e9:.1f} GB"
-        raise InputError(f"{target} has {have} free, {dataset.name!r} needs {want}; give another --data-dir")
+        raise InputError(
+            f"{target} has {have} free, {dataset.name!r} needs {want}; give another --data-dir"
+        )
 
 
 def _check(path: Path, known: Any) -> None:
     size = path.stat().st_size
     if size != known.size:
-        raise InputError(f"{path} has {size:,} bytes, not {int(known.size):,}: it was not fetched whole; fetch it again")
+        raise InputError(
+            f"{path} has {size:,} bytes, not {int(known.size):,}: it was not fetched whole; fetch it again"
+        )
     found = hashlib.sha256()
     with progress(f"sha256 of {path.name}", size, "bytes") as advance, path.open("rb") as file:
         for block in iter(lambda: file.read(2**24), b""):
             found.update(block)
             advance(len(block))
     if found.hexdigest() != known.checksum:
-        raise InputError(f"{path} is not the archive that tfds knows: its sha256 is another; fetch it again")
+        raise InputError(
+            f"{path} is not the archive that tfds knows: its sha256 is another; fetch it again"
+        )

@@ -35,14 +35,20 @@ def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise InputError(f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}") from error
+        raise InputError(
+            f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}"
+        ) from error
 
 
 def require_tensorflow() -> None:
     """Raise InputError where TensorFlow, with which tfds writes, is not installed; where it is, keep it off the accelerators."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise InputError("preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it did not find on this machine is of no use here
+        raise InputError(
+            "preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'"
+        )
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # what it did not find on this machine is of no use here
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # it would take their whole memory
@@ -51,7 +57,11 @@ def require_tensorflow() -> None:
 def _advice(error: Exception, manual_dir: str | None) -> str:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return "free space, or give another --data-dir"
-    return f"fetch the archives in {manual_dir} again" if manual_dir else "pass --manual-dir with its archives"
+    return (
+        f"fetch the archives in {manual_dir} again"
+        if manual_dir
+        else "pass --manual-dir with its archives"
+    )
 
 
 def _refuse_leftovers(folder: Path) -> None:
@@ -68,6 +78,12 @@ def _tell_sizes(dataset: Dataset, builder: Any) -> None:
     """How many images are to come, so that tfds can say how long that takes."""
     import tensorflow_datasets as tfds
 
-    whole = [(name, size) for name, size in dataset.splits.values() if parse_split(name) == [(name, True)]]
-    expected = [tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in whole]
+    whole = [
+        (name, size)
+        for name, size in dataset.splits.values()
+        if parse_split(name) == [(name, True)]
+    ]
+    expected = [
+        tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in whole
+    ]
     builder.info.set_splits(tfds.core.SplitDict(expected))

@@ -19,7 +19,13 @@ Reader = Callable[[Path], Iterator[bytes]]
 ORIGIN = "origin.json"
 
 
-def rewrite(source: Path, target: Path, read: Reader, change: Callable[[bytes], bytes], origin: Mapping[str, Any]) -> None:
+def rewrite(
+    source: Path,
+    target: Path,
+    read: Reader,
+    change: Callable[[bytes], bytes],
+    origin: Mapping[str, Any],
+) -> None:
     """Write `change` of every record of the data set in `source`, read by `read`, to `target` as ArrayRecord, with its metadata.
 
     Until all is done it stands beside the target as `unfinished.VERSION`; the same call carries on there, and leaves out every
@@ -31,14 +37,27 @@ def rewrite(source: Path, target: Path, read: Reader, change: Callable[[bytes], 
     work.mkdir(parents=True, exist_ok=True)
     with _claimed(work, {"source": _sizes(source), **origin}):
         shards = [shard for shards in list_splits(source).values() for shard in shards]
-        with progress(f"writing {target.parent.name}", sum(shard.count for shard in shards)) as advance:
-            thread_map(lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance), shards)
+        with progress(
+            f"writing {target.parent.name}", sum(shard.count for shard in shards)
+        ) as advance:
+            thread_map(
+                lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance),
+                shards,
+            )
         _write_metadata(source, work)
         work.rename(target)
-        (target / ORIGIN).unlink()  # last, so that what is unfinished always says what it was begun from
+        (
+            target / ORIGIN
+        ).unlink()  # last, so that what is unfinished always says what it was begun from
 
 
-def _write(shard: Shard, path: Path, read: Reader, change: Callable[[bytes], bytes], advance: Callable[[int], None]) -> None:
+def _write(
+    shard: Shard,
+    path: Path,
+    read: Reader,
+    change: Callable[[bytes], bytes],
+    advance: Callable[[int], None],
+) -> None:
     if path.exists():
         advance(shard.count)
         return
@@ -54,12 +73,16 @@ def _write(shard: Shard, path: Path, read: Reader, change: Callable[[bytes], byt
 
     write_records(partial, records())
     if count != shard.count:
-        raise InputError(f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected {shard.count}")
+        raise InputError(
+            f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected {shard.count}"
+        )
     found = hashlib.sha256()
     for record in read_records(partial):
         found.update(_framed(record))
     if found.digest() != written.digest():
-        raise InputError(f"{partial} does not hold what was written to it: the disk or its file system is at fault")
+        raise InputError(
+            f"{partial} does not hold what was written to it: the disk or its file system is at fault"
+        )
     _keep(partial)
     partial.rename(path)
 
@@ -95,11 +118,15 @@ def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"another process is writing {work}; wait for it, or end it") from error
+            raise InputError(
+                f"another process is writing {work}; wait for it, or end it"
+            ) from error
         file.seek(0)
         begun = file.read()
         if begun and begun != text:
-            raise InputError(f"{work} was begun from other data or for another size; to begin anew: rm -r {work}")
+            raise InputError(
+                f"{work} was begun from other data or for another size; to begin anew: rm -r {work}"
+            )
         if not begun:
             file.write(text)
             file.flush()
@@ -108,7 +135,10 @@ def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
 
 def _write_metadata(source: Path, work: Path) -> None:
     for path in source.iterdir():
-        if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (INFO, FINGERPRINT):
+        if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (
+            INFO,
+            FINGERPRINT,
+        ):
             shutil.copy(path, work)
     info = read_info(source)
     info["fileFormat"] = "array_record"

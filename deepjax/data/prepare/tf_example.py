@@ -5,7 +5,9 @@ from typing import Any
 
 def parse_example(record: bytes) -> Any:
     """The record as a protocol buffer."""
-    from tensorflow_datasets.proto import tf_example_pb2  # brings tfds with it: only where records are read
+    from tensorflow_datasets.proto import (
+        tf_example_pb2,
+    )  # brings tfds with it: only where records are read
 
     return tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
 

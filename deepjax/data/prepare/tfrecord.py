@@ -18,7 +18,13 @@ def convert(dataset: Dataset, directory: str, target: Path) -> None:
     set, version or format, and where a shard is missing or damaged.
     """
     require_tensorflow()
-    rewrite(find_tfrecord(dataset, directory), target, read_tfrecord, lambda record: record, {"from": "tfrecord"})
+    rewrite(
+        find_tfrecord(dataset, directory),
+        target,
+        read_tfrecord,
+        lambda record: record,
+        {"from": "tfrecord"},
+    )
 
 
 def find_tfrecord(dataset: Dataset, directory: str) -> Path:
@@ -28,7 +34,9 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
     given = user_path(directory, "from_tfrecord")
     try:
         builder = tfds.builder(dataset.builder, data_dir=given)
-    except Exception as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    except (
+        Exception
+    ) as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{given} cannot be opened as {dataset.name!r}: {reason}") from error
     folder = given if (given / INFO).is_file() else Path(builder.data_path)
@@ -50,5 +58,9 @@ def read_tfrecord(path: Path) -> Iterator[bytes]:
         for record in tf.data.TFRecordDataset(str(path), buffer_size=2**23).as_numpy_iterator():
             yield bytes(record)
     except tf.errors.OpError as error:
-        reason = error.message.split("}} ")[-1].split(" [Op:")[0]  # without the names of TensorFlow's nodes around it
-        raise InputError(f"shard {path.name} in {path.parent} cannot be read ({reason[:200]})") from error
+        reason = error.message.split("}} ")[-1].split(" [Op:")[
+            0
+        ]  # without the names of TensorFlow's nodes around it
+        raise InputError(
+            f"shard {path.name} in {path.parent} cannot be read ({reason[:200]})"
+        ) from error

@@ -42,7 +42,9 @@ def _damaged(split: str, shard: Shard, start: int, advance) -> Iterator[Damage]:
         if why := decode_error(image_of(example)):
             yield Damage(split, start + count - 1, file_name_of(example), why)
     if count != shard.count:
-        raise InputError(f"shard {shard.path.name} holds {count} records, expected {shard.count}; prepare the data set again")
+        raise InputError(
+            f"shard {shard.path.name} holds {count} records, expected {shard.count}; prepare the data set again"
+        )
 
 
 def decode_error(image: bytes) -> str:
@@ -52,7 +54,9 @@ def decode_error(image: bytes) -> str:
     """
     try:
         with opened(image) as picture:
-            picture.draft("L", (1, 1))  # of a JPEG, an eighth each way: what is in the file is read all the same
+            picture.draft(
+                "L", (1, 1)
+            )  # of a JPEG, an eighth each way: what is in the file is read all the same
             picture.load()
         return ""
     except (MemoryError, ImportError):

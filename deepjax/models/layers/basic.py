@@ -59,7 +59,9 @@ class Conv(nn.Conv):
         y = super().__call__(inputs)
         if not self.biased:
             return y
-        return y + broadcast_like(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+        return y + broadcast_like(
+            self.param("bias", self.bias_init, (self.features,), self.param_dtype), y
+        )
 
 
 class Dense(nn.Dense):
@@ -70,7 +72,9 @@ class Dense(nn.Dense):
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         y = super().__call__(inputs)
-        return y + broadcast_like(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+        return y + broadcast_like(
+            self.param("bias", self.bias_init, (self.features,), self.param_dtype), y
+        )
 
 
 def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
@@ -85,7 +89,9 @@ def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
         )
 
 
-def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False) -> ModuleDef:
+def conv_factory(
+    init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False
+) -> ModuleDef:
     """A factory of convolutions: conv(features, kernel=3, stride=1, groups=1, padding=None, name=None) -> module.
 
     `kernel`: a number or (rows, columns). By default the padding is symmetric and keeps the map at stride 1, as the papers and
@@ -93,7 +99,12 @@ def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, us
     """
 
     def conv(
-        features: int, kernel: int | Sequence[int] = 3, stride: int = 1, groups: int = 1, padding: int | None = None, **options: Any
+        features: int,
+        kernel: int | Sequence[int] = 3,
+        stride: int = 1,
+        groups: int = 1,
+        padding: int | None = None,
+        **options: Any,
     ) -> Conv:
         size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         sides = [(side - 1) // 2 if padding is None else padding for side in size]
@@ -112,10 +123,24 @@ def conv_factory(init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, us
     return conv
 
 
-def dense(features: int, fan_in: int, init: Initialization, dtype: DTypeLike, param_dtype: DTypeLike, name: str) -> Dense:
+def dense(
+    features: int,
+    fan_in: int,
+    init: Initialization,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    name: str,
+) -> Dense:
     """A linear layer with bias, drawn as the family draws its linear layers."""
     biases = init.dense_bias(fan_in)
-    return Dense(features, dtype=dtype, param_dtype=param_dtype, kernel_init=init.dense, bias_init=biases, name=name)
+    return Dense(
+        features,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=init.dense,
+        bias_init=biases,
+        name=name,
+    )
 
 
 def shortcut_a(x: Array, channels: int, stride: int) -> Array:
@@ -155,5 +180,7 @@ class Sum(nn.Module):
 def tag_stage(module: nn.Module, name: str, x: Array) -> Array:
     """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
     if not module.is_initializing() and module.is_mutable_collection("features"):
-        module.put_variable("features", name, x)  # sow would refuse the name of a stage that is one module
+        module.put_variable(
+            "features", name, x
+        )  # sow would refuse the name of a stage that is one module
     return checkpoint_name(x, "block")

@@ -13,7 +13,9 @@ from deepjax.models.layers import valid_region
 Padding = Sequence[tuple[int, int]]
 
 
-def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
+def convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> Array:
     """lax.conv_general_dilated, in another form where that is faster: a product of matrices on a CPU, blocks of pixels on a GPU.
 
     x: (batch, height, width, in), kernel: (rows, columns, in, out).
@@ -34,7 +36,9 @@ def _is_plain(options: dict[str, Any]) -> bool:
     return options.get("feature_group_count", 1) == 1 and all(by == 1 for by in dilations)
 
 
-def _is_better_as_product(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> bool:
+def _is_better_as_product(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding
+) -> bool:
     """Whether this CPU computes a product of the windows' matrix faster.
 
     1x1 convolutions, since XLA:CPU's products use all cores where its convolutions often use one: 32x16x16x64 to 256 channels takes
@@ -45,20 +49,30 @@ def _is_better_as_product(x: Array, kernel: Array, strides: Sequence[int], paddi
         return False
     sides = kernel.shape[:2]
     result = _result_of(x, kernel, strides, padding)
-    return sides == (1, 1) or (all(result) and any(extent < side for extent, side in zip(result, sides, strict=True)))
+    return sides == (1, 1) or (
+        all(result) and any(extent < side for extent, side in zip(result, sides, strict=True))
+    )
 
 
-def _as_product(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, precision: Any) -> Array:
+def _as_product(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding, precision: Any
+) -> Array:
     """Every window a row of a matrix, the kernel another matrix."""
     rows, columns, channels, out = kernel.shape
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0))) if any(map(any, padding)) else x
     height, width = _result_of(x, kernel, strides, padding)
     ends = strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1
-    windows = [padded[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]] for i in range(rows) for j in range(columns)]
+    windows = [
+        padded[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
+        for i in range(rows)
+        for j in range(columns)
+    ]
     patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
     matrix = kernel.reshape(rows * columns * channels, out)
     # A product that contracts over the map's axes in place of one takes three times as long for the kernel's gradient.
-    return jnp.dot(patches.reshape(-1, patches.shape[-1]), matrix, precision=precision).reshape(*patches.shape[:-1], out)
+    return jnp.dot(patches.reshape(-1, patches.shape[-1]), matrix, precision=precision).reshape(
+        *patches.shape[:-1], out
+    )
 
 
 def _is_better_in_blocks(x: Array, strides: Sequence[int]) -> bool:
@@ -83,30 +97,52 @@ def _in_blocks(x: Array, kernel: Array, padding: Padding, **options: Any) -> Arr
         reach = kernel.shape[axis] + padding[axis][0] % 2
         taps.append(-(-reach // 2))
         blocks.append(extent + taps[axis] - 1)
-        pads.append((before, 2 * blocks[axis] - before - x.shape[1 + axis], 0))  # negative: a pixel that no window reaches
+        pads.append(
+            (before, 2 * blocks[axis] - before - x.shape[1 + axis], 0)
+        )  # negative: a pixel that no window reaches
         fills.append((padding[axis][0] % 2, 2 * taps[axis] - reach, 0))
     zero = jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, [(0, 0, 0), *pads, (0, 4 - channels, 0)])
     kernel = lax.pad(kernel, zero, [*fills, (0, 4 - channels, 0), (0, 0, 0)])
-    x = x.reshape(batch, blocks[0], 2, blocks[1], 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(batch, *blocks, 16)
-    kernel = kernel.reshape(taps[0], 2, taps[1], 2, 4, -1).transpose(0, 2, 1, 3, 4, 5).reshape(*taps, 16, -1)
+    x = (
+        x.reshape(batch, blocks[0], 2, blocks[1], 2, 4)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(batch, *blocks, 16)
+    )
+    kernel = (
+        kernel.reshape(taps[0], 2, taps[1], 2, 4, -1)
+        .transpose(0, 2, 1, 3, 4, 5)
+        .reshape(*taps, 16, -1)
+    )
     return lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), **options)
 
 
-def _result_of(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> tuple[int, int]:
+def _result_of(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding
+) -> tuple[int, int]:
     """Rows and columns that come out."""
     height, width = (
         max(0, (size + sum(sides) - side) // stride + 1)
-        for size, side, stride, sides in zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
+        for size, side, stride, sides in zip(
+            x.shape[1:3], kernel.shape[:2], strides, padding, strict=True
+        )
     )
     return height, width
 
 
-def _convolve_within(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
+def _convolve_within(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> Array:
     """A convolution of images that end before their array does: their padding begins where they end."""
     reaches = kernel.shape[:2] != (1, 1)
-    y = lax.conv_general_dilated(valid_region.fill(x) if reaches else x, kernel, strides, padding, **options)
+    y = lax.conv_general_dilated(
+        valid_region.fill(x) if reaches else x, kernel, strides, padding, **options
+    )
     valid_region.propagate_extent(
-        x, y, lambda size, axis: (size + sum(padding[axis - 1]) - kernel.shape[axis - 1]) // strides[axis - 1] + 1
+        x,
+        y,
+        lambda size, axis: (
+            (size + sum(padding[axis - 1]) - kernel.shape[axis - 1]) // strides[axis - 1] + 1
+        ),
     )
     return y

@@ -45,7 +45,9 @@ def torch_linear(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float3
 
 def torch_bias(fan_in: int) -> Initializer:
     """Uniform within 1 / sqrt(fan_in), PyTorch's default for a bias."""
-    return lambda key, shape, dtype=jnp.float32: _uniform(key, shape, dtype, 1.0 / math.sqrt(fan_in))
+    return lambda key, shape, dtype=jnp.float32: _uniform(
+        key, shape, dtype, 1.0 / math.sqrt(fan_in)
+    )
 
 
 def zero_bias(fan_in: int) -> Initializer:
@@ -64,7 +66,9 @@ class Initialization:
 
 
 def _normal(key: Array, shape: Sequence[int], dtype: DTypeLike, deviation: float) -> Array:
-    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(deviation, dtype)).reshape(shape)
+    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(deviation, dtype)).reshape(
+        shape
+    )
 
 
 def _uniform(key: Array, shape: Sequence[int], dtype: DTypeLike, limit: float) -> Array:

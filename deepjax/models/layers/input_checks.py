@@ -25,9 +25,16 @@ def at_least_float32(dtype: DTypeLike) -> Any:
 def check_dtype(field: str, dtype: DTypeLike) -> None:
     """Raise InputError for a type of a network that is no float, and for float64 where JAX would make float32 of it."""
     is_float = jnp.issubdtype(dtype, jnp.floating)
-    require(is_float, field, str(np.dtype(dtype)), "a floating type, such as float32, bfloat16 or float64")
+    require(
+        is_float,
+        field,
+        str(np.dtype(dtype)),
+        "a floating type, such as float32, bfloat16 or float64",
+    )
     if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise InputError(f"{field} is {np.dtype(dtype)}, of which JAX would make float32; set JAX_ENABLE_X64=1 for float64")
+        raise InputError(
+            f"{field} is {np.dtype(dtype)}, of which JAX would make float32; set JAX_ENABLE_X64=1 for float64"
+        )
 
 
 def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
@@ -40,7 +47,9 @@ def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
     shape = np.shape(images)
     if len(shape) != 4:
         hint = "; one image needs an axis for the batch: images[None]" if len(shape) == 3 else ""
-        raise InputError(f"images are {shape}; allowed: 4 axes, (batch, height, width, channels){hint}")
+        raise InputError(
+            f"images are {shape}; allowed: 4 axes, (batch, height, width, channels){hint}"
+        )
     _, rows, columns, channels = shape
     if rows in COLOURS and min(columns, channels) > 4 and (columns == channels or rows == 3):
         raise InputError(
@@ -49,5 +58,7 @@ def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
         )
     given = jnp.result_type(images)
     if not jnp.issubdtype(given, jnp.floating):
-        raise InputError(f"images are {given}; allowed: floats, normalised as the weights expect, not pixels of 0 to 255")
+        raise InputError(
+            f"images are {given}; allowed: floats, normalised as the weights expect, not pixels of 0 to 255"
+        )
     return jnp.asarray(images, dtype)

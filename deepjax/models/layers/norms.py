@@ -71,11 +71,17 @@ class BatchNorm(nn.Module):
         if groups == 1:
             y, mean, var = normalize(x)
         else:
-            y, mean, var = jax.vmap(normalize)(x.reshape(groups, x.shape[0] // groups, *x.shape[1:]))
+            y, mean, var = jax.vmap(normalize)(
+                x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+            )
             y, mean, var = y.reshape(x.shape), jnp.mean(mean, 0), jnp.mean(var, 0)
         if not self.is_initializing():
-            running_mean.value = self.momentum * running_mean.value.astype(wide) + (1 - self.momentum) * mean
-            running_var.value = self.momentum * running_var.value.astype(wide) + (1 - self.momentum) * var
+            running_mean.value = (
+                self.momentum * running_mean.value.astype(wide) + (1 - self.momentum) * mean
+            )
+            running_var.value = (
+                self.momentum * running_var.value.astype(wide) + (1 - self.momentum) * var
+            )
         return y.astype(self.dtype)
 
 
@@ -122,13 +128,25 @@ class Identity(nn.Module):
 
 
 def norm_factory(
-    norm: Norm, train: bool, bn_scope: Scope, dtype: DTypeLike, param_dtype: DTypeLike, epsilon: float = 1e-5
+    norm: Norm,
+    train: bool,
+    bn_scope: Scope,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    epsilon: float = 1e-5,
 ) -> ModuleDef:
     """The chosen normalisation as a factory; it takes `name` and `scale_init`. Raises InputError for another choice."""
     known = bn_scope in ("global", "replica") or (isinstance(bn_scope, int) and bn_scope >= 1)
     require(known, "bn_scope", bn_scope, "'global', 'replica', or a number of images, 1 or more")
     if norm == "batch":
-        return partial(BatchNorm, train=train, bn_scope=bn_scope, dtype=dtype, param_dtype=param_dtype, epsilon=epsilon)
+        return partial(
+            BatchNorm,
+            train=train,
+            bn_scope=bn_scope,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            epsilon=epsilon,
+        )
     if norm == "group":
         return partial(GroupNorm, dtype=dtype, param_dtype=param_dtype, epsilon=epsilon)
     if norm == "none":
@@ -169,10 +187,14 @@ def _is_mapped(axis: str) -> bool:
     return True
 
 
-def _multiply_add(x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+def _multiply_add(
+    x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
+) -> Array:
     factor = lax.rsqrt(var + epsilon) * scale
     broadcast = (1,) * (x.ndim - 1) + (-1,)
-    return x.astype(factor.dtype) * factor.reshape(broadcast) + (bias - mean * factor).reshape(broadcast)
+    return x.astype(factor.dtype) * factor.reshape(broadcast) + (bias - mean * factor).reshape(
+        broadcast
+    )
 
 
 def _check_values(x: Array, groups: int, axis: str | None) -> None:
@@ -190,9 +212,13 @@ def _groups(bn_scope: Scope, batch: int) -> int:
     if bn_scope == "global":
         return 1
     if bn_scope == "replica":
-        groups = 1 if _is_mapped(DEVICES) else max(1, jax.sharding.get_abstract_mesh().size)  # under pmap there is only the share
+        groups = (
+            1 if _is_mapped(DEVICES) else max(1, jax.sharding.get_abstract_mesh().size)
+        )  # under pmap there is only the share
         if batch % groups:
-            raise InputError(f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that")
+            raise InputError(
+                f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that"
+            )
         return groups
     if isinstance(bn_scope, int) and bn_scope > 0 and batch % bn_scope == 0:
         return batch // bn_scope

@@ -25,9 +25,15 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
     given, x = x, valid_region.fill(x, -jnp.inf)
     for size in (x.shape[2], x.shape[1]):
         if _extent(size, window, stride, padding, ceil)[0] < 1:
-            raise ValueError(f"a window of {window} does not fit a map of {size} pixels; give larger images")
-    y = (_max_pool_argmax_vjp if _is_faster_by_place(window, stride) else _largest)(x, window, stride, padding, ceil)
-    valid_region.propagate_extent(given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0])
+            raise ValueError(
+                f"a window of {window} does not fit a map of {size} pixels; give larger images"
+            )
+    y = (_max_pool_argmax_vjp if _is_faster_by_place(window, stride) else _largest)(
+        x, window, stride, padding, ceil
+    )
+    valid_region.propagate_extent(
+        given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0]
+    )
     return y
 
 
@@ -56,7 +62,12 @@ def _max_pool_argmax_vjp(x: Array, window: int, stride: int, padding: int, ceil:
 
 @_max_pool_argmax_vjp.defjvp
 def _largest_by_place_jvp(
-    window: int, stride: int, padding: int, ceil: bool, primals: tuple[Array], tangents: tuple[Array]
+    window: int,
+    stride: int,
+    padding: int,
+    ceil: bool,
+    primals: tuple[Array],
+    tangents: tuple[Array],
 ) -> tuple[Array, Array]:
     y, place = _argmax(primals[0], window, stride, padding, ceil)
     return y, _at_argmax(tangents[0], place, window, stride, padding)
@@ -85,14 +96,21 @@ def _at_argmax(t: Array, place: Array, window: int, stride: int, padding: int) -
     count = [-(-size // stride) for size in t.shape[1:3]]
     zero = jnp.zeros((), t.dtype)
     more = ((0, n * stride - size, 0) for n, size in zip(count, t.shape[1:3], strict=True))
-    t = lax.pad(t, zero, [(0, 0, 0), *more, (0, 0, 0)]).reshape(t.shape[0], count[0], stride, count[1], stride, t.shape[3])
+    t = lax.pad(t, zero, [(0, 0, 0), *more, (0, 0, 0)]).reshape(
+        t.shape[0], count[0], stride, count[1], stride, t.shape[3]
+    )
     alike = [lax.split(row, [1] * stride, 4) for row in lax.split(t, [1] * stride, 2)]
     total = jnp.zeros(place.shape, t.dtype)
     for i in range(window):
         for j in range(window):
             (down, row), (right, column) = divmod(i - padding, stride), divmod(j - padding, stride)
-            shifts = ((-by, out + by - n, 0) for by, out, n in zip((down, right), place.shape[1:3], count, strict=True))
-            shifted = lax.pad(lax.squeeze(alike[row][column], (2, 4)), zero, [(0, 0, 0), *shifts, (0, 0, 0)])
+            shifts = (
+                (-by, out + by - n, 0)
+                for by, out, n in zip((down, right), place.shape[1:3], count, strict=True)
+            )
+            shifted = lax.pad(
+                lax.squeeze(alike[row][column], (2, 4)), zero, [(0, 0, 0), *shifts, (0, 0, 0)]
+            )
             total += jnp.where(place == window * i + j, shifted, zero)
     return total
 
@@ -103,7 +121,9 @@ def _views(x: Array, axis: int, window: int, stride: int, padding: int, ceil: bo
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (padding, high, 0)
     padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads) if padding or high else x
-    return [lax.slice_in_dim(padded, i, i + stride * (out - 1) + 1, stride, axis) for i in range(window)]
+    return [
+        lax.slice_in_dim(padded, i, i + stride * (out - 1) + 1, stride, axis) for i in range(window)
+    ]
 
 
 def _larger(best: Array, view: Array) -> Array:
@@ -120,13 +140,17 @@ def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
     wide = at_least_float32(x.dtype)
     sums = lax.reduce_window(
         valid_region.fill(x).astype(wide),
-        np.zeros((), wide),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        np.zeros(
+            (), wide
+        ),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
         lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),
         ((0, 0), *((padding, padding),) * 2, (0, 0)),
     )
-    valid_region.propagate_extent(x, sums, lambda size, axis: (size + 2 * padding - window) // stride + 1)
+    valid_region.propagate_extent(
+        x, sums, lambda size, axis: (size + 2 * padding - window) // stride + 1
+    )
     return (sums / (window * window)).astype(x.dtype)
 
 
@@ -138,18 +162,24 @@ def shortcut_pool(x: Array, stride: int) -> Array:
     valid_region.propagate_extent(x, y, lambda size, axis: -(-size // stride))
     if not valid_region.active():
         return y
-    shares = _strided_mean(valid_region.inside(x).astype(x.dtype), stride)  # what there is of each region
+    shares = _strided_mean(
+        valid_region.inside(x).astype(x.dtype), stride
+    )  # what there is of each region
     return valid_region.fill(y / jnp.maximum(shares, jnp.asarray(stride**-2, x.dtype)))
 
 
 def adaptive_avg_pool(x: Array, size: int) -> Array:
     """Mean over size x size regions that cover a map of any size, as PyTorch's AdaptiveAvgPool2d; the map itself at that size."""
     if valid_region.active():
-        raise InputError("regions that cover a map depend on its size; allowed within extents(): head='conv', no auxiliary heads")
+        raise InputError(
+            "regions that cover a map depend on its size; allowed within extents(): head='conv', no auxiliary heads"
+        )
     for axis in (1, 2):
         extent = x.shape[axis]
         if extent != size:
-            x = _pool_axis(x, axis, [(i * extent // size, -(-(i + 1) * extent // size)) for i in range(size)])
+            x = _pool_axis(
+                x, axis, [(i * extent // size, -(-(i + 1) * extent // size)) for i in range(size)]
+            )
     return x
 
 
@@ -158,7 +188,9 @@ def global_avg_pool(x: Array) -> Array:
     return valid_region.mean(x)
 
 
-def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+def local_response_norm(
+    x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Array:
     """Divide by (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta, in at least float32.
 
     Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch (alpha divided by the window). The defaults are those of
@@ -185,7 +217,9 @@ def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pa
 def _strided_mean(x: Array, stride: int) -> Array:
     """Mean of stride x stride regions; an odd edge over what the array has."""
     for axis in (1, 2):
-        x = _pool_axis(x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)])
+        x = _pool_axis(
+            x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)]
+        )
     return x
 
 

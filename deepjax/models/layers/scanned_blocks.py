@@ -75,7 +75,9 @@ def _unstack(tree: Mapping[str, Any]) -> dict[str, Any]:
             continue
         count = jax.tree.leaves(leaf)[0].shape[0]
         for block in range(count):
-            flat[f"stage{found[1]}_block{block + 2}"] = jax.tree.map(lambda stacked, block=block: stacked[block], leaf)
+            flat[f"stage{found[1]}_block{block + 2}"] = jax.tree.map(
+                lambda stacked, block=block: stacked[block], leaf
+            )
     return flat
 
 

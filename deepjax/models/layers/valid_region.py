@@ -21,7 +21,9 @@ from jax.typing import ArrayLike
 from deepjax.errors import InputError
 from deepjax.models.layers.input_checks import at_least_float32
 
-Rule = Callable[[int, int], int]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
+Rule = Callable[
+    [int, int], int
+]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +32,15 @@ class _Axis:
 
     ends: Array  # (batch,) int32: pixels of each image
     least: int
-    maps: dict[int, np.ndarray]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
+    maps: dict[
+        int, np.ndarray
+    ]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
 
 
 _ELSE = "test by crops, or apply the network to images of one shape outside of extents()"
-_CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextVar("extents", default=None)
+_CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextVar(
+    "extents", default=None
+)
 
 
 @contextlib.contextmanager
@@ -70,9 +76,13 @@ def fill(x: Array, value: ArrayLike = 0.0) -> Array:
 def propagate_extent(x: Array, y: Array, rule: Rule) -> None:
     """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
     for axis, along in (_CURRENT.get() or {}).items():
-        sizes = np.array([max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])])  # 0: no image is so small
+        sizes = np.array(
+            [max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])]
+        )  # 0: no image is so small
         if sizes[-1] != y.shape[axis]:
-            raise AssertionError(f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}")
+            raise AssertionError(
+                f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}"
+            )
         if not np.array_equal(along.maps.setdefault(y.shape[axis], sizes), sizes):
             raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_ELSE}")
 
@@ -88,7 +98,9 @@ def mean(x: Array) -> Array:
 
 def _sizes(along: _Axis, size: int) -> np.ndarray:
     if size not in along.maps:
-        raise InputError(f"no layer has said how far images reach in a map of {size} pixels; {_ELSE}")
+        raise InputError(
+            f"no layer has said how far images reach in a map of {size} pixels; {_ELSE}"
+        )
     return along.maps[size]
 
 
@@ -99,5 +111,7 @@ def inside(x: Array) -> Array:
         ends = jnp.asarray(_sizes(along, x.shape[axis]), jnp.int32)[along.ends - along.least]
         shape = [1, 1, 1, 1]
         shape[axis] = x.shape[axis]
-        inside = inside & (jnp.arange(x.shape[axis], dtype=jnp.int32).reshape(shape) < ends.reshape(-1, 1, 1, 1))
+        inside = inside & (
+            jnp.arange(x.shape[axis], dtype=jnp.int32).reshape(shape) < ends.reshape(-1, 1, 1, 1)
+        )
     return inside

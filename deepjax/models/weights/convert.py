@@ -58,13 +58,17 @@ class Pair:
 
     def to_torch(self, leaf: np.ndarray) -> np.ndarray:
         """Ours -> theirs, in memory of its own."""
-        return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(self.tensor_shape)
+        return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(
+            self.tensor_shape
+        )
 
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
         """Theirs -> ours, in memory of its own: a network of PyTorch changes its statistics in place."""
         moved = tensor.reshape([self.split[axis] for axis in self.axes])
         with np.errstate(over="ignore"):  # refused by `_check_types`
-            return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(self.shape)
+            return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(
+                self.shape
+            )
 
 
 def from_torch(
@@ -92,7 +96,10 @@ def from_torch(
     tensors = _unwrapped(name, [_pairs(leaves, layout) for layout in theirs], tensors, entry)
     if overrides.get("auxiliary") is False:
         tensors = _without_heads(model, tensors)
-    channels = next((found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None), None)
+    channels = next(
+        (found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None),
+        None,
+    )
     if channels not in (None, model_info(name).input_shape[-1]):
         leaves = _leaves(model, name, channels)
     candidates = [_pairs(leaves, layout) for layout in theirs]
@@ -108,11 +115,20 @@ def from_torch(
             else:
                 other_shape.append((pair, tensor.shape))
     if other_shape:
-        numbers |= _draw_anew(model, name, other_shape, num_classes, jax.random.key(0) if key is None else key, tensors)
+        numbers |= _draw_anew(
+            model,
+            name,
+            other_shape,
+            num_classes,
+            jax.random.key(0) if key is None else key,
+            tensors,
+        )
     return unflatten_dict(numbers)
 
 
-def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any) -> dict[str, np.ndarray]:
+def to_torch(
+    name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any
+) -> dict[str, np.ndarray]:
     """Variables -> tensors under the names of `layout` (default: torchvision's where it has the network), for `load_state_dict`.
 
     The numbers of classes and of the images' channels, and whether auxiliary heads are there, are read off the variables. Raises
@@ -127,7 +143,10 @@ def to_torch(name: str, variables: Mapping[str, Any], layout: Layout | None = No
     if chosen not in allowed:
         raise unknown_name_error(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
-    pairs = _pairs(_leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)), allowed[chosen])
+    pairs = _pairs(
+        _leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)),
+        allowed[chosen],
+    )
     expected = {pair.path: pair for pair in pairs}
     wrong = [f"{'/'.join(path)} is not a leaf of it" for path in flat if path not in expected]
     for path, pair in expected.items():
@@ -189,7 +208,10 @@ def save_safetensors(
     Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
     """
     write_safetensors(
-        user_path(path, "path"), to_torch(name, variables, layout, **overrides), {"format": "pt", "architecture": name}, overwrite
+        user_path(path, "path"),
+        to_torch(name, variables, layout, **overrides),
+        {"format": "pt", "architecture": name},
+        overwrite,
     )
 
 
@@ -197,9 +219,13 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     classes = {} if num_classes is None else {"num_classes": num_classes}
     model = create_model(name, **classes, **overrides)
     if getattr(model, "scan", False):
-        raise InputError(f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or unstack_blocks")
+        raise InputError(
+            f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or unstack_blocks"
+        )
     if not layouts(model):
-        raise InputError(f"{name} has no twin in torchvision or timm; its variables can be kept by Orbax")
+        raise InputError(
+            f"{name} has no twin in torchvision or timm; its variables can be kept by Orbax"
+        )
     return model
 
 
@@ -210,10 +236,14 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
             f"these are not variables of {name}: the collection 'params' is missing; there are {_listed([*variables])}"
         )
     if any(re.fullmatch(r"stage\d+_blocks", module) for module in variables["params"]):
-        raise InputError(f"these are variables of {name} with scan=True; give unstack_blocks(variables)")
+        raise InputError(
+            f"these are variables of {name} with scan=True; give unstack_blocks(variables)"
+        )
 
 
-def _unwrapped(name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None) -> Tensors:
+def _unwrapped(
+    name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None
+) -> Tensors:
     """The tensors under the network's names; a warning says what was removed from the names given."""
     wanted = {pair.tensor for pairs in candidates for pair in pairs}
     found = unwrap(tensors, wanted, entry)
@@ -249,7 +279,10 @@ def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tu
 
 def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[Pair]:
     """Every leaf with its tensor."""
-    pairs = [dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype) for path, leaf in leaves.items()]
+    pairs = [
+        dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype)
+        for path, leaf in leaves.items()
+    ]
     counters = [("counters", *path[1:-1], "batches") for path in leaves if path[-1] == "mean"]
     return pairs + [_pair(path, (), theirs) for path in counters]
 
@@ -262,38 +295,62 @@ def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) ->
         split = shape if len(shape) == 4 else (side, side, shape[0] // side**2, shape[1])
         theirs = (split[3], split[2], split[0], split[1])
         flat = len(shape) == 2 and module not in layout.as_convolution
-        return Pair(path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split)
+        return Pair(
+            path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split
+        )
     theirs = (*shape, 1, 1, 1) if path[-1] == "gain" else shape
     return Pair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
 
 
 def _missing(pairs: list[Pair], tensors: Tensors) -> list[str]:
-    return [pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"]
+    return [
+        pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"
+    ]
 
 
 def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
     """Raise InputError for tensors that are missing or not known."""
     missing = _missing(pairs, tensors)
     extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
-    complaints = [f"{tensor} is missing" for tensor in missing] + [f"{tensor} is not known" for tensor in extra]
+    complaints = [f"{tensor} is missing" for tensor in missing] + [
+        f"{tensor} is not known" for tensor in extra
+    ]
     if complaints:
         heads = any(re.match("aux", tensor, re.IGNORECASE) for tensor in (*missing, *extra))
-        hint = "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted" if heads else ""
-        raise InputError(f"these are not weights of {name}: {_listed(complaints)}{hint or _likely(tensors)}")
+        hint = (
+            "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted"
+            if heads
+            else ""
+        )
+        raise InputError(
+            f"these are not weights of {name}: {_listed(complaints)}{hint or _likely(tensors)}"
+        )
 
 
 def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
     """Raise InputError for what is no float, and for numbers too large for the network's type; say which float64 is rounded."""
-    given = [(pair, np.asarray(tensors[pair.tensor])) for pair in pairs if pair.dtype is not None and pair.tensor in tensors]
-    wrong = [f"{pair.tensor} is {tensor.dtype}" for pair, tensor in given if not jnp.issubdtype(tensor.dtype, jnp.floating)]
+    given = [
+        (pair, np.asarray(tensors[pair.tensor]))
+        for pair in pairs
+        if pair.dtype is not None and pair.tensor in tensors
+    ]
+    wrong = [
+        f"{pair.tensor} is {tensor.dtype}"
+        for pair, tensor in given
+        if not jnp.issubdtype(tensor.dtype, jnp.floating)
+    ]
     if wrong:
         is_raw = any(tensor.dtype.kind == "V" for _, tensor in given)
         hint = "; a .npz cannot hold bfloat16: save float32 or a .safetensors" if is_raw else ""
         raise InputError(f"weights of {name} are floats: {_listed(wrong)}{hint}")
     for pair, tensor in given:
         largest = float(jnp.finfo(pair.dtype).max)
-        if float(jnp.finfo(tensor.dtype).max) > largest and np.any(np.abs(tensor[np.isfinite(tensor)]) > largest):
-            raise InputError(f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another param_dtype")
+        if float(jnp.finfo(tensor.dtype).max) > largest and np.any(
+            np.abs(tensor[np.isfinite(tensor)]) > largest
+        ):
+            raise InputError(
+                f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another param_dtype"
+            )
     rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
     if rounded:
         warnings.warn(
@@ -305,8 +362,19 @@ def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
 
 def _likely(tensors: Tensors) -> str:
     """A hint at the networks of the table that have these names and shapes, or none."""
-    sizes = {tensor: np.size(value) for tensor, value in tensors.items() if not tensor.endswith(_NO_PARAMETERS)}
-    head = next((np.shape(tensors[f"{head}.weight"]) for head in _CLASSIFIERS if f"{head}.weight" in tensors), None)
+    sizes = {
+        tensor: np.size(value)
+        for tensor, value in tensors.items()
+        if not tensor.endswith(_NO_PARAMETERS)
+    }
+    head = next(
+        (
+            np.shape(tensors[f"{head}.weight"])
+            for head in _CLASSIFIERS
+            if f"{head}.weight" in tensors
+        ),
+        None,
+    )
     if head is None:
         return ""
     fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
@@ -314,10 +382,19 @@ def _likely(tensors: Tensors) -> str:
         model = create_model(name)
         added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
         if model_info(name).params + added == sum(sizes.values()):
-            leaves = _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
+            leaves = (
+                _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
+            )
             candidates = [_pairs(leaves, layout) for layout in layouts(model).values()]
-            fits += [name] * any(given <= {(pair.tensor, pair.tensor_shape) for pair in pairs} for pairs in candidates)
-    return f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}" if fits else ""
+            fits += [name] * any(
+                given <= {(pair.tensor, pair.tensor_shape) for pair in pairs}
+                for pairs in candidates
+            )
+    return (
+        f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}"
+        if fits
+        else ""
+    )
 
 
 def _draw_anew(
@@ -329,34 +406,64 @@ def _draw_anew(
     tensors: Tensors,
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Classifiers for another number of classes, drawn as the model draws them; any other difference of shape is an error."""
-    classifiers = [pair for pair, shape in other if num_classes is not None and _differs_in_classes(pair, shape, num_classes)]
+    classifiers = [
+        pair
+        for pair, shape in other
+        if num_classes is not None and _differs_in_classes(pair, shape, num_classes)
+    ]
     if len(classifiers) < len(other):
-        hint = "" if num_classes is not None else "; for another number of classes give num_classes="
-        listed = _listed([f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}" for pair, shape in other])
-        only_classes = all(pair.tensor_shape[:1] != shape[:1] and _is_classifier(pair.path) for pair, shape in other)
-        raise InputError(f"these are not weights of {name}: {listed}{hint if only_classes else _likely(tensors) or hint}")
+        hint = (
+            "" if num_classes is not None else "; for another number of classes give num_classes="
+        )
+        listed = _listed(
+            [
+                f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}"
+                for pair, shape in other
+            ]
+        )
+        only_classes = all(
+            pair.tensor_shape[:1] != shape[:1] and _is_classifier(pair.path)
+            for pair, shape in other
+        )
+        raise InputError(
+            f"these are not weights of {name}: {listed}{hint if only_classes else _likely(tensors) or hint}"
+        )
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
     drawn = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
     theirs = other[0][1][0]
     warnings.warn(
-        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} drawn anew", stacklevel=3
+        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} drawn anew",
+        stacklevel=3,
     )
     return {pair.path: np.asarray(drawn[pair.path]) for pair in classifiers}
 
 
 def _differs_in_classes(pair: Pair, shape: tuple[int, ...], num_classes: int) -> bool:
     """Whether a tensor is that of a classifier, and differs from the network's in the number of classes alone."""
-    return pair.tensor_shape[:1] == (num_classes,) and shape[1:] == pair.tensor_shape[1:] and _is_classifier(pair.path)
+    return (
+        pair.tensor_shape[:1] == (num_classes,)
+        and shape[1:] == pair.tensor_shape[1:]
+        and _is_classifier(pair.path)
+    )
 
 
 def _is_classifier(path: tuple[str, ...]) -> bool:
-    return path[1] in ("head", "head_fc8") or (path[1].startswith("auxiliary") and path[2] == "logits")
+    return path[1] in ("head", "head_fc8") or (
+        path[1].startswith("auxiliary") and path[2] == "logits"
+    )
 
 
 def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:
     """Number of classes of variables: the length of the classifier's bias."""
-    return next((len(leaf) for path, leaf in flat.items() if path[1] in ("head", "head_fc8") and path[-1] == "bias"), None)
+    return next(
+        (
+            len(leaf)
+            for path, leaf in flat.items()
+            if path[1] in ("head", "head_fc8") and path[-1] == "bias"
+        ),
+        None,
+    )
 
 
 def _heads(name: str, flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, bool]:

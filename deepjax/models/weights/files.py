@@ -17,7 +17,9 @@ from deepjax.paths import user_path
 Tensors = dict[str, np.ndarray]
 
 IN_REPOSITORY = "model.safetensors"
-MOST_BYTES = 2**33  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
+MOST_BYTES = (
+    2**33
+)  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
 LEAST_TORCH = (2, 10)  # torch.load(weights_only=True) of older versions could be made to run code
 DEEPEST = 4  # dictionaries within dictionaries of a .pth
 
@@ -35,7 +37,9 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     elif not path.exists():
         name = re.fullmatch(r"(?:hf-hub:|hf_hub:)?([\w.-]+/[\w.-]+)", str(source))
         if name is None or path.suffix in _READERS:
-            raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}; there is no such file")
+            raise InputError(
+                f"source is {str(source)!r}; allowed: {SOURCES}; there is no such file"
+            )
         path = _download(name[1], revision)
     if path.suffix not in _READERS:
         raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}")
@@ -44,7 +48,9 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     return _READERS[path.suffix](path)
 
 
-def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str], overwrite: bool) -> None:
+def write_safetensors(
+    path: Path, tensors: Tensors, metadata: Mapping[str, str], overwrite: bool
+) -> None:
     """Write a file whole or not at all; raises InputError when it is there already (unless `overwrite`) or cannot be written."""
     from safetensors.numpy import save_file
 
@@ -56,7 +62,9 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: Mapping[str, str],
         save_file(tensors, partial, dict(metadata))
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -68,7 +76,9 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({error}); fetch it again") from error
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}); fetch it again"
+        ) from error
 
 
 def _read_npz(path: Path) -> Tensors:
@@ -81,14 +91,20 @@ def _read_npz(path: Path) -> Tensors:
     except InputError:
         raise
     except Exception as error:  # NumPy, zipfile and zlib each raise their own kinds; a false header ends in MemoryError
-        raise InputError(f"{path} cannot be read as an array archive without pickled objects ({_line(error)})") from error
+        raise InputError(
+            f"{path} cannot be read as an array archive without pickled objects ({_line(error)})"
+        ) from error
 
 
 def _read_torch(path: Path) -> Tensors:
     try:
-        torch: Any = importlib.import_module("torch")  # not a dependency, so the type checker must not look for it
+        torch: Any = importlib.import_module(
+            "torch"
+        )  # not a dependency, so the type checker must not look for it
     except ImportError as error:
-        raise InputError(f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is") from error
+        raise InputError(
+            f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is"
+        ) from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < LEAST_TORCH:
         raise InputError(
@@ -107,10 +123,14 @@ def _read_torch(path: Path) -> Tensors:
     try:
         return {name: _to_numpy(tensor.detach(), torch) for name, tensor in tensors.items()}
     except (TypeError, RuntimeError) as error:  # sparse, quantised and 8-bit floating tensors
-        raise InputError(f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in float32") from error
+        raise InputError(
+            f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in float32"
+        ) from error
 
 
-def _by_name(content: Any, torch: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _by_name(
+    content: Any, torch: Any, before: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
     """The tensors of nested dictionaries, up to a depth that no checkpoint needs: a file may hold one that holds itself."""
     if isinstance(content, torch.Tensor) and before:
         yield before, content
@@ -127,7 +147,9 @@ def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")  # PyTorch's messages are coloured
+    text = re.sub(
+        r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}"
+    )  # PyTorch's messages are coloured
     return text.splitlines()[0][:200]
 
 
@@ -135,15 +157,28 @@ def _download(repository: str, revision: str | None) -> Path:
     """The file of weights of a repository, from the user's cache or the hub."""
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError as error:
-        raise InputError(f"{repository!r} is no file; a repository needs the extra: pip install 'deepjax[hub]'") from error
+        raise InputError(
+            f"{repository!r} is no file; a repository needs the extra: pip install 'deepjax[hub]'"
+        ) from error
     try:
         return Path(hf_hub_download(repository, IN_REPOSITORY, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{repository!r} is no file, and as a repository it gives no {IN_REPOSITORY} ({reason})") from error
+        raise InputError(
+            f"{repository!r} is no file, and as a repository it gives no {IN_REPOSITORY} ({reason})"
+        ) from error
 
 
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pth": _read_torch, ".pt": _read_torch}
+_READERS = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+}
 SOURCES = "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository 'owner/name'"

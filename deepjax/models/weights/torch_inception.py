@@ -26,8 +26,20 @@ _GOOGLENET_BRANCHES = {
 _GOOGLENET_HEADS = {"auxiliary4a": "aux1", "auxiliary4d": "aux2"}
 _GOOGLENET_HEAD = {"conv": "conv.conv", "norm": "conv.bn", "hidden": "fc1", "logits": "fc2"}
 
-_V3_STEM = {"1": "Conv2d_1a_3x3", "2": "Conv2d_2a_3x3", "3": "Conv2d_2b_3x3", "4": "Conv2d_3b_1x1", "5": "Conv2d_4a_3x3"}
-_V3_HEAD = {"conv1": "conv0.conv", "norm1": "conv0.bn", "conv2": "conv1.conv", "norm2": "conv1.bn", "logits": "fc"}
+_V3_STEM = {
+    "1": "Conv2d_1a_3x3",
+    "2": "Conv2d_2a_3x3",
+    "3": "Conv2d_2b_3x3",
+    "4": "Conv2d_3b_1x1",
+    "5": "Conv2d_4a_3x3",
+}
+_V3_HEAD = {
+    "conv1": "conv0.conv",
+    "norm1": "conv0.bn",
+    "conv2": "conv1.conv",
+    "norm2": "conv1.bn",
+    "logits": "fc",
+}
 
 
 def googlenet_names(path: str) -> str:

@@ -30,8 +30,12 @@ class TorchLayout:
 
     names: Names
     stem: str  # our first convolution, whose kernel tells how many channels images have
-    maps: Mapping[str, int] = dataclasses.field(default_factory=dict)  # linear layers over a flattened map: its side
-    as_convolution: frozenset[str] = frozenset()  # linear layers kept as a convolution over that map, or 1x1
+    maps: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # linear layers over a flattened map: its side
+    as_convolution: frozenset[str] = (
+        frozenset()
+    )  # linear layers kept as a convolution over that map, or 1x1
     heads: tuple[str, ...] = ()  # how the names of the auxiliary heads' tensors begin
 
 
@@ -46,7 +50,12 @@ def layouts(model: nn.Module) -> dict[str, TorchLayout]:
         maps = {"head_fc6": MAP}
         return {
             "torchvision": TorchLayout(vgg_names(model), "stage1_conv1", maps),
-            "timm": TorchLayout(vgg_names(model, timm=True), "stage1_conv1", maps, frozenset({"head_fc6", "head_fc7"})),
+            "timm": TorchLayout(
+                vgg_names(model, timm=True),
+                "stage1_conv1",
+                maps,
+                frozenset({"head_fc6", "head_fc7"}),
+            ),
         }
     if isinstance(model, ResNet):
         deep = model.stem == "deep"
@@ -54,10 +63,18 @@ def layouts(model: nn.Module) -> dict[str, TorchLayout]:
         return {"torchvision": layout, "timm": layout}
     if isinstance(model, PreActResNet):
         deep = model.stem == "deep"
-        return {"timm": TorchLayout(preact_names(deep), _stem(deep), as_convolution=frozenset({"head"}))}
-    if isinstance(model, GoogLeNet) and all(getattr(model, field) == TORCHVISION[field] for field in _EXCHANGED):
+        return {
+            "timm": TorchLayout(preact_names(deep), _stem(deep), as_convolution=frozenset({"head"}))
+        }
+    if isinstance(model, GoogLeNet) and all(
+        getattr(model, field) == TORCHVISION[field] for field in _EXCHANGED
+    ):
         maps = {f"auxiliary{name}/hidden": 4 for name in ("4a", "4d")}
-        return {"torchvision": TorchLayout(googlenet_names, "stem_conv1", maps, heads=("aux1.", "aux2."))}
+        return {
+            "torchvision": TorchLayout(
+                googlenet_names, "stem_conv1", maps, heads=("aux1.", "aux2.")
+            )
+        }
     if isinstance(model, InceptionV3):
         layout = TorchLayout(inception_v3_names, "stem_conv1", heads=("AuxLogits.",))
         return {"torchvision": layout, "timm": layout}
@@ -72,7 +89,10 @@ def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
     if deep:
         order = ("stem_conv1", "stem_norm1", "", "stem_conv2", "stem_norm2", "", "stem_conv")
         stem |= {name: f"conv1.{place}" for place, name in enumerate(order) if name}
-    shortcut = {"shortcut_conv": f"downsample.{int(pooled)}", "shortcut_norm": f"downsample.{int(pooled) + 1}"}
+    shortcut = {
+        "shortcut_conv": f"downsample.{int(pooled)}",
+        "shortcut_norm": f"downsample.{int(pooled) + 1}",
+    }
 
     def names(path: str) -> str:
         if path == "head":
@@ -87,7 +107,11 @@ def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
 
 def preact_names(deep: bool = False) -> Names:
     """The names of timm's resnetv2; `deep`: the stem has three convolutions."""
-    ends = {"head": "head.fc", "head_norm": "norm", "stem_conv": "stem.conv3" if deep else "stem.conv"}
+    ends = {
+        "head": "head.fc",
+        "head_norm": "norm",
+        "stem_conv": "stem.conv3" if deep else "stem.conv",
+    }
 
     def names(path: str) -> str:
         if path in ends:
@@ -111,7 +135,11 @@ def vgg_names(model: VGG, timm: bool = False) -> Names:
             places[f"stage{stage}_norm{layer}"] = f"features.{place + 1}"
             place += step
         place += 1
-    head = ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
+    head = (
+        ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
+        if timm
+        else ("classifier.0", "classifier.3", "classifier.6")
+    )
     places |= {f"head_fc{layer}": name for layer, name in zip((6, 7, 8), head, strict=True)}
     return places.__getitem__
 

@@ -31,18 +31,26 @@ def unwrap(names: Iterable[str], wanted: Collection[str], entry: str | None = No
     "names are read without 'model.' and 'module.'; left out: queue"
     """
     names = [name for name in names if name.rpartition(".")[2] != COUNTER]
-    plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    plain = {
+        name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names
+    }
     found = _prefixes(plain.values(), wanted)
     prefix = _chosen(found, entry)
     if prefix is None:
         return Unwrapped({name: name for name in names}, "")
     others = [other for other in found if other.startswith(prefix) and other != prefix]
-    inside = [name for name in names if plain[name].startswith(prefix) and not plain[name].startswith(tuple(others))]
+    inside = [
+        name
+        for name in names
+        if plain[name].startswith(prefix) and not plain[name].startswith(tuple(others))
+    ]
     given: dict[str, str] = {}
     for name in inside:
         short = plain[name].removeprefix(prefix)
         if short in given:
-            raise InputError(f"{short} is there twice, as {given[short]!r} and {name!r}; give the tensors of one network")
+            raise InputError(
+                f"{short} is there twice, as {given[short]!r} and {name!r}; give the tensors of one network"
+            )
         given[short] = name
     wrappers = [f"{part}." for part in WRAPPERS if any(part in name.split(".") for name in inside)]
     outside = sorted(set(names) - set(inside))
@@ -55,7 +63,9 @@ def _prefixes(names: Iterable[str], wanted: Collection[str]) -> list[str]:
     wanted = frozenset(wanted)
     for name in names:
         parts = name.split(".")
-        place = next((place for place in range(len(parts)) if ".".join(parts[place:]) in wanted), None)
+        place = next(
+            (place for place in range(len(parts)) if ".".join(parts[place:]) in wanted), None
+        )
         if place is not None:
             counts["".join(f"{part}." for part in parts[:place])] += 1
     most = max(counts.values(), default=0)
@@ -71,7 +81,9 @@ def _chosen(found: list[str], entry: str | None) -> str | None:
         return found[entries.index(plain)]
     if len(found) > 1:
         listed = " or ".join(f"entry={each!r}" for each in entries)
-        raise InputError(f"there are tensors of {len(found)} networks; give {listed}, or save the one that is meant alone")
+        raise InputError(
+            f"there are tensors of {len(found)} networks; give {listed}, or save the one that is meant alone"
+        )
     return found[0] if found else None
 
 

@@ -20,8 +20,18 @@ def error_lines(arms: dict[str, ArmResult]) -> list[Curve]:
         epochs = [arm.epochs(i) for i in range(len(arm.rows))]
         x = [row["epoch"] for row in epochs[0]]
         for name, key, line in (("train", "running_error", "--"), ("test", "test_error", "-")):
-            lines.append(Curve(f"{label}, {name}", x, [[100 * row[key] for row in rows] for rows in epochs], color, line))
-        lines.append(Curve("_end", x[-1:], [[100 * error] for error in arm.final("train_error")], color, "o"))
+            lines.append(
+                Curve(
+                    f"{label}, {name}",
+                    x,
+                    [[100 * row[key] for row in rows] for rows in epochs],
+                    color,
+                    line,
+                )
+            )
+        lines.append(
+            Curve("_end", x[-1:], [[100 * error] for error in arm.final("train_error")], color, "o")
+        )
     return lines
 
 
@@ -29,7 +39,13 @@ def final_lines(arms: dict[int, ArmResult]) -> list[Curve]:
     """Final error in per cent by depth, both sets in evaluation mode: for trainings too short to have a curve."""
     sets = (("train", "train_error", "o--"), ("test", "test_error", "o-"))
     return [
-        Curve(label, list(arms), np.transpose([100 * np.asarray(arm.final(key)) for arm in arms.values()]).tolist(), color, line)
+        Curve(
+            label,
+            list(arms),
+            np.transpose([100 * np.asarray(arm.final(key)) for arm in arms.values()]).tolist(),
+            color,
+            line,
+        )
         for (label, key, line), color in zip(sets, COLORS, strict=False)
     ]
 
@@ -39,12 +55,18 @@ def error_panels(kinds: Mapping[str, dict[int, ArmResult]]) -> tuple[list[Panel]
 
     By epoch; by depth where training was too short to have a curve. Each title states the final training errors.
     """
-    named = {kind: {f"{depth} layers": arm for depth, arm in arms.items()} for kind, arms in kinds.items()}
+    named = {
+        kind: {f"{depth} layers": arm for depth, arm in arms.items()}
+        for kind, arms in kinds.items()
+    }
     curves = {kind: error_lines(arms) for kind, arms in named.items()}
     x_label, how = "epoch", "by epoch: training dashed (running, on augmented images), test solid"
     if all(len(lines[0].x) < 3 for lines in curves.values()):
         curves = {kind: final_lines(arms) for kind, arms in kinds.items()}
-        x_label, how = "layers", "at the end, by depth: training dashed, test solid, both in evaluation mode"
+        x_label, how = (
+            "layers",
+            "at the end, by depth: training dashed, test solid, both in evaluation mode",
+        )
     return [(_error_title(kind, arms), curves[kind]) for kind, arms in named.items()], x_label, how
 
 
@@ -59,7 +81,9 @@ def norm_lines(arms: dict[str, ArmResult], norms: NormsBySeed, line: str) -> lis
     lines = []
     for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
         by_seed = [list(by_layer.values()) for by_layer in norms(arm)]
-        lines.append(Curve(label, np.linspace(0, 1, len(by_seed[0])).tolist(), by_seed, color, line))
+        lines.append(
+            Curve(label, np.linspace(0, 1, len(by_seed[0])).tolist(), by_seed, color, line)
+        )
     return lines
 
 
@@ -87,7 +111,10 @@ def plain_values(results: dict[str, ArmResult]) -> dict[str, Any]:
     """Every arm's rate, sweep and final values by seed, for result.json; a rate that halted is null."""
     keys = ("train_error", "test_error", "train_loss", "test_loss")
     return {
-        name: {"rate": arm.rate, "sweep": {f"{r:g}": e if np.isfinite(e) else None for r, e in arm.sweep.items()}}
+        name: {
+            "rate": arm.rate,
+            "sweep": {f"{r:g}": e if np.isfinite(e) else None for r, e in arm.sweep.items()},
+        }
         | {key: arm.final(key) for key in keys}
         for name, arm in results.items()
     }

@@ -13,7 +13,17 @@ from pathlib import Path
 
 from deepjax.study.stats.verdict import Interval, Verdict
 
-PACKAGES = ("deepjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+PACKAGES = (
+    "deepjax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +93,12 @@ def render(page: Page) -> str:
         "<h2>What this does not show</h2>",
         "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in page.limits) + "</ul>",
         "<h2>Run it again</h2>",
-        "<dl>" + "".join(f"<dt>{k}</dt><dd><code>{html.escape(v)}</code></dd>" for k, v in page.provenance.items()) + "</dl>",
+        "<dl>"
+        + "".join(
+            f"<dt>{k}</dt><dd><code>{html.escape(v)}</code></dd>"
+            for k, v in page.provenance.items()
+        )
+        + "</dl>",
     ]
     return _FRAME.format(title=html.escape(page.title), style=_CSS, body="\n".join(parts))
 
@@ -104,7 +119,11 @@ def format_outcome(verdict: Verdict) -> str:
     if not verdict.control:
         return verdict.outcome
     must = " or ".join(verdict.control)
-    return f"{verdict.outcome}, as it must be" if verdict.is_as_expected else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
+    return (
+        f"{verdict.outcome}, as it must be"
+        if verdict.is_as_expected
+        else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
+    )
 
 
 def _picture(picture: Figure) -> str:
@@ -115,7 +134,10 @@ def _picture(picture: Figure) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
     return f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -23,11 +23,20 @@ would be called supported by chance.
 
 def write_page(results: Path, order: Sequence[str], datasets: Sequence[str]) -> Path:
     """Write results/README.md from results/NAME-DATASET/result.json and the remarks in results/NAME.md; names what is missing."""
-    found = {(name, dataset): record for name in order for dataset in datasets if (record := _read(results, name, dataset))}
-    claims = sum(not verdict["control"] for record in found.values() for verdict in record["verdicts"])
+    found = {
+        (name, dataset): record
+        for name in order
+        for dataset in datasets
+        if (record := _read(results, name, dataset))
+    }
+    claims = sum(
+        not verdict["control"] for record in found.values() for verdict in record["verdicts"]
+    )
     parts = [INTRODUCTION.format(claims=claims), _summary(found, order, datasets)]
     for name in order:
-        records = {dataset: found[name, dataset] for dataset in datasets if (name, dataset) in found}
+        records = {
+            dataset: found[name, dataset] for dataset in datasets if (name, dataset) in found
+        }
         if records:
             parts.append(_section(name, records, results))
     path = results / "README.md"
@@ -40,7 +49,9 @@ def _read(results: Path, name: str, dataset: str) -> Record | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _summary(found: Mapping[tuple[str, str], Record], order: Sequence[str], datasets: Sequence[str]) -> str:
+def _summary(
+    found: Mapping[tuple[str, str], Record], order: Sequence[str], datasets: Sequence[str]
+) -> str:
     """A line a claim, a column a data set."""
     rows = [["claim", *datasets], ["---"] * (1 + len(datasets))]
     for name in order:
@@ -48,21 +59,42 @@ def _summary(found: Mapping[tuple[str, str], Record], order: Sequence[str], data
         for dataset in datasets:
             for verdict in found.get((name, dataset), {}).get("verdicts", []):
                 if not verdict["control"]:
-                    outcomes.setdefault(verdict["claim"], {})[dataset] = f"[{verdict['outcome']}](#{name.replace('_', '-')})"
-        rows += [[claim, *[by.get(dataset, "not run") for dataset in datasets]] for claim, by in outcomes.items()]
+                    outcomes.setdefault(verdict["claim"], {})[dataset] = (
+                        f"[{verdict['outcome']}](#{name.replace('_', '-')})"
+                    )
+        rows += [
+            [claim, *[by.get(dataset, "not run") for dataset in datasets]]
+            for claim, by in outcomes.items()
+        ]
     missing = [name for name in order if not any((name, dataset) in found for dataset in datasets)]
     left = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
-    return "\n".join("| " + " | ".join(_cell(text) for text in row) + " |" for row in rows) + "\n" + left
+    return (
+        "\n".join("| " + " | ".join(_cell(text) for text in row) + " |" for row in rows)
+        + "\n"
+        + left
+    )
 
 
 def _section(name: str, records: Mapping[str, Record], results: Path) -> str:
     first = next(iter(records.values()))
-    lines = [f"## {name.replace('_', ' ')}", "", f"*The lecture: {first['lecture']}.*", "", f"**{first['title']}**", ""]
+    lines = [
+        f"## {name.replace('_', ' ')}",
+        "",
+        f"*The lecture: {first['lecture']}.*",
+        "",
+        f"**{first['title']}**",
+        "",
+    ]
     for dataset, record in records.items():
         lines += [f"### {name.replace('_', ' ')} on {dataset}", "", *_verdicts(record), ""]
         folder = f"{name}-{dataset}"
         for figure in record.get("figures", []):
-            lines += [f"![{_cell(figure['caption'])}]({folder}/{figure['file']})", "", figure["caption"], ""]
+            lines += [
+                f"![{_cell(figure['caption'])}]({folder}/{figure['file']})",
+                "",
+                figure["caption"],
+                "",
+            ]
         lines += [_origin(record, folder), ""]
     remarks = results / f"{name}.md"
     if remarks.exists():
@@ -100,5 +132,9 @@ def _cell(text: str) -> str:
 def failed_controls(record: Record) -> list[str]:
     """The claims of the controls that did not come out as they must, or that could not fail."""
     controls = [verdict for verdict in record["verdicts"] if verdict["control"]]
-    failed = [v["claim"] for v in controls if v["outcome"] not in v["control"] or len(set(v["control"])) > 2]
+    failed = [
+        v["claim"]
+        for v in controls
+        if v["outcome"] not in v["control"] or len(set(v["control"])) > 2
+    ]
     return failed or ([] if controls else ["no control at all"])

@@ -28,8 +28,17 @@ def seconds_table(arms: Mapping[str, ArmResult]) -> Table:
     rows = []
     for name, arm in arms.items():
         ends = [arm.epochs(i)[-1] for i in range(len(arm.rows))]
-        rows.append([name, f"{1000 * float(np.median([end['seconds'] / end['step'] for end in ends])):.1f} ms"])
-    return Table("Time per step: median over seeds, evaluation included, other processes running", ("arm", "time"), rows)
+        rows.append(
+            [
+                name,
+                f"{1000 * float(np.median([end['seconds'] / end['step'] for end in ends])):.1f} ms",
+            ]
+        )
+    return Table(
+        "Time per step: median over seeds, evaluation included, other processes running",
+        ("arm", "time"),
+        rows,
+    )
 
 
 def rate_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
@@ -37,7 +46,9 @@ def rate_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
     curves = []
     for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
         rates = sorted(arm.sweep)
-        curves.append(Curve(label, rates, [[100 * min(arm.sweep[rate], 1.0) for rate in rates]], color, "o-"))
+        curves.append(
+            Curve(label, rates, [[100 * min(arm.sweep[rate], 1.0) for rate in rates]], color, "o-")
+        )
     return curves
 
 

@@ -10,11 +10,20 @@ from deepjax.study.report.plots import lines_figure
 
 
 def profile_picture(
-    path: Path, title: str, axes: tuple[str, str], rows: Mapping[str, Sequence[Sequence[float]]], start: int = 1, **scale: Any
+    path: Path,
+    title: str,
+    axes: tuple[str, str],
+    rows: Mapping[str, Sequence[Sequence[float]]],
+    start: int = 1,
+    **scale: Any,
 ) -> Figure:
     """A line for each row, (seeds, points), over start, start + 1, ...; axes: labels of x and y; `scale`: of `lines_figure`."""
     curves = [
-        Curve(name, range(start, start + len(y[0])), y, color) for (name, y), color in zip(rows.items(), COLORS, strict=False)
+        Curve(name, range(start, start + len(y[0])), y, color)
+        for (name, y), color in zip(rows.items(), COLORS, strict=False)
     ]
     figure = lines_figure([(title, curves)], path, *axes, **scale)
-    return Figure(figure, f"{axes[1].capitalize()} by {axes[0]}. Mean over seeds, band from the least to the greatest.")
+    return Figure(
+        figure,
+        f"{axes[1].capitalize()} by {axes[0]}. Mean over seeds, band from the least to the greatest.",
+    )

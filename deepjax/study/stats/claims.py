@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 from deepjax.study.arms import ArmResult
 from deepjax.study.report.curves import percent
 from deepjax.study.report.html import percent_points
-from deepjax.study.stats.verdict import Interval, Outcome, Verdict, difference_interval, paired_interval
+from deepjax.study.stats.verdict import (
+    Interval,
+    Outcome,
+    Verdict,
+    difference_interval,
+    paired_interval,
+)
 
 Named = tuple[str, ArmResult]
 SETS = {"train": "training", "test": "test"}
@@ -35,4 +41,13 @@ def compare_errors(
         findings.append(f"{SETS[name]} error: {means}, difference {percent_points(effects[name])}")
     how = "paired by seed, Student's 95 % interval" if paired else "Welch's 95 % interval"
     measure = f"Final error in evaluation mode over every image of the set, mean over seeds; difference with {how}."
-    return Verdict(claim, measure, rule, decide(list(effects.values())), tuple(findings), effects, values, control)
+    return Verdict(
+        claim,
+        measure,
+        rule,
+        decide(list(effects.values())),
+        tuple(findings),
+        effects,
+        values,
+        control,
+    )

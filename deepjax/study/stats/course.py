@@ -14,7 +14,14 @@ def epochs_to(arm: ArmResult, target: float) -> list[float]:
     found = []
     for seed in range(len(arm.rows)):
         rows = arm.epochs(seed)
-        found.append(float(next((row["epoch"] for row in rows if row["test_error"] < target), rows[-1]["epoch"] + 1)))
+        found.append(
+            float(
+                next(
+                    (row["epoch"] for row in rows if row["test_error"] < target),
+                    rows[-1]["epoch"] + 1,
+                )
+            )
+        )
     return found
 
 

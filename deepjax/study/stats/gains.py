@@ -26,7 +26,10 @@ def compare_gains(
 
     pairs: by the name of the setting; `of`: "train_error" or "test_error"; the rule is on the difference.
     """
-    changes = {at: np.subtract(changed.final(of), base.final(of)).tolist() for at, (changed, base) in pairs.items()}
+    changes = {
+        at: np.subtract(changed.final(of), base.final(of)).tolist()
+        for at, (changed, base) in pairs.items()
+    }
     interval = paired_interval(*changes.values())
     names = list(pairs)
     said = [f"{at}: {percent_points(mean_interval(change))}" for at, change in changes.items()]
@@ -46,5 +49,8 @@ def compare_gains(
 def as_factors(verdict: Verdict) -> Verdict:
     """A verdict on decimal logarithms of ratios, whose findings tell the ratios: '3.2 times [2.9, 3.5]'."""
     return dataclasses.replace(
-        verdict, findings=tuple(f"{name} {format_ratio(effect)}" for name, effect in verdict.effects.items())
+        verdict,
+        findings=tuple(
+            f"{name} {format_ratio(effect)}" for name, effect in verdict.effects.items()
+        ),
     )

@@ -30,36 +30,62 @@ class Claim:
 
 
 def judge_claims(
-    claims: Sequence[Claim], rules: Mapping[str, Rule], measures: Mapping[str, tuple[str, str]], evidence: StudyResults
+    claims: Sequence[Claim],
+    rules: Mapping[str, Rule],
+    measures: Mapping[str, tuple[str, str]],
+    evidence: StudyResults,
 ) -> list[Verdict]:
     """Each claim by its rule. measures: by kind, what was measured and its unit. Differences are paired by seed."""
     verdicts = []
     for claim in claims:
         measure, unit = measures[claim.kind]
-        values = {name: [float(np.mean(each)) for each in evidence.values(claim.kind, name)] for name in claim.names}
-        measured = f"{measure} Student's 95 % interval over seeds{', paired' if len(values) == 2 else ''}."
+        values = {
+            name: [float(np.mean(each)) for each in evidence.values(claim.kind, name)]
+            for name in claim.names
+        }
+        measured = (
+            f"{measure} Student's 95 % interval over seeds{', paired' if len(values) == 2 else ''}."
+        )
         rule = rules[claim.rule]
         make = difference if len(values) == 2 else average
-        verdicts.append(make(claim.text, measured, rule.words, rule.decide, values, unit, claim.control))
+        verdicts.append(
+            make(claim.text, measured, rule.words, rule.decide, values, unit, claim.control)
+        )
     return verdicts
 
 
 def average(
-    claim: str, measure: str, rule: str, decide: Decide, values: Values, unit: str = "", control: tuple[Outcome, ...] = ()
+    claim: str,
+    measure: str,
+    rule: str,
+    decide: Decide,
+    values: Values,
+    unit: str = "",
+    control: tuple[Outcome, ...] = (),
 ) -> Verdict:
     """The mean over seeds of one number with Student's interval. values: by its name."""
     ((name, each),) = values.items()
     mean = mean_interval(each)
     finding = f"{name}: {format_interval(mean)}{unit}"
-    return Verdict(claim, measure, rule, decide([mean]), (finding,), {name: mean}, {name: list(each)}, control)
+    return Verdict(
+        claim, measure, rule, decide([mean]), (finding,), {name: mean}, {name: list(each)}, control
+    )
 
 
 def difference(
-    claim: str, measure: str, rule: str, decide: Decide, values: Values, unit: str = "", control: tuple[Outcome, ...] = ()
+    claim: str,
+    measure: str,
+    rule: str,
+    decide: Decide,
+    values: Values,
+    unit: str = "",
+    control: tuple[Outcome, ...] = (),
 ) -> Verdict:
     """The first of two less the second, paired by seed, with Student's interval. values: by name, seed by seed."""
     (first, one), (second, other) = values.items()
     less = paired_interval(one, other)
     finding = f"{first} {np.mean(one):.3g}{unit}, {second} {np.mean(other):.3g}{unit}; difference {format_interval(less, '+')}"
     kept = {name: list(each) for name, each in values.items()}
-    return Verdict(claim, measure, rule, decide([less]), (finding,), {"difference": less}, kept, control)
+    return Verdict(
+        claim, measure, rule, decide([less]), (finding,), {"difference": less}, kept, control
+    )

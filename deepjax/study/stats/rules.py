@@ -4,12 +4,22 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from deepjax.study.stats.verdict import Interval, Outcome, Verdict, all_above, all_within, exact, mean_interval
+from deepjax.study.stats.verdict import (
+    Interval,
+    Outcome,
+    Verdict,
+    all_above,
+    all_within,
+    exact,
+    mean_interval,
+)
 
 
 def format_interval(interval: Interval, sign: str = "") -> str:
     """An effect with its interval: '0.52 [0.49, 0.55]'; with sign "+": '+0.52 [+0.49, +0.55]'."""
-    low, middle, high = (f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high))
+    low, middle, high = (
+        f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high)
+    )
     return f"{middle} [{low}, {high}]"
 
 
@@ -31,12 +41,24 @@ class Rule:
         effects = {name: mean_interval(by_seed) for name, by_seed in values.items()}
         findings = tuple(f"{name}: {format_interval(effect)}" for name, effect in effects.items())
         kept = {name: list(by_seed) for name, by_seed in values.items()}
-        return Verdict(claim, measure, self.words, self.decide(list(effects.values())), findings, effects, kept, control)
+        return Verdict(
+            claim,
+            measure,
+            self.words,
+            self.decide(list(effects.values())),
+            findings,
+            effects,
+            kept,
+            control,
+        )
 
 
 def interval_rule(where: str, decide: Callable[[Sequence[Interval]], Outcome]) -> Rule:
     """One interval. where: what follows "the interval lies", such as "above 0"."""
-    return Rule(f"Supported if the interval lies {where}; refuted if it lies all outside of that; else inconclusive.", decide)
+    return Rule(
+        f"Supported if the interval lies {where}; refuted if it lies all outside of that; else inconclusive.",
+        decide,
+    )
 
 
 def above(what: str, bound: float) -> Rule:
@@ -51,6 +73,13 @@ def within(what: str, low: float, high: float) -> Rule:
     return Rule(words + "else inconclusive.", functools.partial(all_within, low=low, high=high))
 
 
-def exact_verdict(claim: str, measure: str, rule: str, holds: bool, *findings: str, control: tuple[Outcome, ...] = ()) -> Verdict:
+def exact_verdict(
+    claim: str,
+    measure: str,
+    rule: str,
+    holds: bool,
+    *findings: str,
+    control: tuple[Outcome, ...] = (),
+) -> Verdict:
     """The verdict on integers that were worked out rather than measured, which need no seeds."""
     return Verdict(claim, measure, rule, exact(holds), findings, {}, {}, control)

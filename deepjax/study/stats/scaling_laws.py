@@ -12,7 +12,14 @@ Points = Mapping[int, Sequence[float]]
 Bounds = tuple[float, float]
 
 
-def exponential(claim: str, measure: str, rule: str, points: Points, bounds: Bounds, control: tuple[Outcome, ...] = ()) -> Verdict:
+def exponential(
+    claim: str,
+    measure: str,
+    rule: str,
+    points: Points,
+    bounds: Bounds,
+    control: tuple[Outcome, ...] = (),
+) -> Verdict:
     """Does the factor per block lie within the bounds? A line through the logarithms for each seed, Student's interval over seeds.
 
     The effect is the slope of the natural logarithm. A value that is not above 0 leaves it inconclusive.
@@ -23,7 +30,14 @@ def exponential(claim: str, measure: str, rule: str, points: Points, bounds: Bou
     return _verdict(claim, measure, rule, points, slope, (float(low), float(high)), found, control)
 
 
-def power(claim: str, measure: str, rule: str, points: Points, bounds: Bounds, control: tuple[Outcome, ...] = ()) -> Verdict:
+def power(
+    claim: str,
+    measure: str,
+    rule: str,
+    points: Points,
+    bounds: Bounds,
+    control: tuple[Outcome, ...] = (),
+) -> Verdict:
     """Does the exponent of depth lie within the bounds? A line through both logarithms, else as `exponential`."""
     slope = _slope(np.log(list(points)), points)
     found = f"it goes as depth to the power {slope.effect:.3f} [{slope.low:.3f}, {slope.high:.3f}]"
@@ -51,5 +65,16 @@ def _verdict(
     finding: str,
     control: tuple[Outcome, ...],
 ) -> Verdict:
-    values = {f"{depth} blocks": [float(value) for value in column] for depth, column in points.items()}
-    return Verdict(claim, measure, rule, all_within([slope], *bounds), (finding,), {"slope": slope}, values, control)
+    values = {
+        f"{depth} blocks": [float(value) for value in column] for depth, column in points.items()
+    }
+    return Verdict(
+        claim,
+        measure,
+        rule,
+        all_within([slope], *bounds),
+        (finding,),
+        {"slope": slope},
+        values,
+        control,
+    )

@@ -131,7 +131,11 @@ def all_within(intervals: Sequence[Interval], low: float, high: float) -> Outcom
     """Supported when every interval lies between the bounds, refuted when any lies outside of them, else inconclusive."""
     if all(low < interval.low and interval.high < high for interval in intervals):
         return "supported"
-    return "refuted" if any(interval.high < low or interval.low > high for interval in intervals) else "inconclusive"
+    return (
+        "refuted"
+        if any(interval.high < low or interval.low > high for interval in intervals)
+        else "inconclusive"
+    )
 
 
 def exact(holds: bool) -> Outcome:

@@ -40,8 +40,12 @@ def look(options: Options) -> None:
         print(f"{value}  step {step}  {options.run}")
     elif options.action == "diff":
         if options.other is None:
-            raise InputError("diff takes two runs: python -m deepjax.training.checkpoint diff RUN OTHER")
-        lines = differences(read_contents(run), read_contents(run_directory(options.other, "other")))
+            raise InputError(
+                "diff takes two runs: python -m deepjax.training.checkpoint diff RUN OTHER"
+            )
+        lines = differences(
+            read_contents(run), read_contents(run_directory(options.other, "other"))
+        )
         print("\n".join(lines) or "no difference")
     else:
         _list(run, options.action == "verify")

@@ -16,13 +16,19 @@ from deepjax.training.checkpoint.manifest import problems, read_manifest
 
 MERGED = "manifest.ocdbt"  # without it Orbax opens nothing, after hundreds of errors of its threads
 Position = dict[str, Any]  # what a Grain iterator's get_state returns
-Values = dict[str, list[tuple[Any, np.ndarray]]]  # of each leaf the parts that a process holds: index and numbers
+Values = dict[
+    str, list[tuple[Any, np.ndarray]]
+]  # of each leaf the parts that a process holds: index and numbers
 Structure = dict[str, str]  # "params/stem_conv/kernel": "float32(3, 3, 1, 16)"
 
 
 def steps_of(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+        if folder.is_dir()
+        else []
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,12 @@ def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
     steps = steps_of(folder)
     if not steps:
         raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
-    require(step is None or step in steps, "step", step, f"one whose checkpoint {run} keeps: {', '.join(map(str, steps))}")
+    require(
+        step is None or step in steps,
+        "step",
+        step,
+        f"one whose checkpoint {run} keeps: {', '.join(map(str, steps))}",
+    )
     chosen = folder / str(steps[-1] if step is None else step)
     if wrong := defects(chosen):
         raise InputError(f"checkpoint {chosen} is damaged: {'; '.join(wrong[:3])}")
@@ -75,7 +86,10 @@ def read_tree(folder: Path) -> Any:
 
 def structure(tree: Any) -> Structure:
     """Type and shape of every leaf by its path, the same for a tree and for what Orbax restores of it."""
-    return {name: f"{np.dtype(leaf.dtype)}{tuple(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
+    return {
+        name: f"{np.dtype(leaf.dtype)}{tuple(leaf.shape)}"
+        for name, leaf in named_leaves(tree).items()
+    }
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -94,23 +108,35 @@ def defects(folder: Path) -> list[str]:
     if found := problems(folder):
         return found
     if not (_state(folder) / MERGED).is_file():
-        return [f"its arrays cannot be opened (state/{MERGED} is missing: Orbax did not merge what the processes wrote)"]
+        return [
+            f"its arrays cannot be opened (state/{MERGED} is missing: Orbax did not merge what the processes wrote)"
+        ]
     try:
         stored = structure(ocp.PyTreeCheckpointHandler().metadata(_state(folder)).tree)
     except Exception as error:  # Orbax and tensorstore raise their own kinds
         return [f"its arrays cannot be opened ({reason(error)})"]
-    return _unequal(read_manifest(folder).get("leaves", stored), stored)  # manifests of before did not list them
+    return _unequal(
+        read_manifest(folder).get("leaves", stored), stored
+    )  # manifests of before did not list them
 
 
 def _unequal(saved: Structure, stored: Structure) -> list[str]:
-    names = sorted(name for name in saved.keys() | stored.keys() if saved.get(name) != stored.get(name))
-    return [f"{name} is {stored.get(name, 'missing')}, not {saved.get(name, 'there')}" for name in names]
+    names = sorted(
+        name for name in saved.keys() | stored.keys() if saved.get(name) != stored.get(name)
+    )
+    return [
+        f"{name} is {stored.get(name, 'missing')}, not {saved.get(name, 'there')}" for name in names
+    ]
 
 
 def local_values(tree: Any) -> Values:
     """A copy on the host of every part of a tree that this process holds, by the names of its leaves."""
     return {
-        name: [(shard.index, np.array(shard.data)) for shard in leaf.addressable_shards if shard.replica_id == 0]
+        name: [
+            (shard.index, np.array(shard.data))
+            for shard in leaf.addressable_shards
+            if shard.replica_id == 0
+        ]
         for name, leaf in named_leaves(tree).items()
     }
 
@@ -141,7 +167,10 @@ def read_contents(run: Path, step: int | None = None) -> CheckpointContents:
     Raises InputError when there is none or it is damaged.
     """
     folder, state = read_state(run, step)
-    leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    leaves = {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
     return CheckpointContents(int(folder.name), read_manifest(folder)["position"], leaves)
 
 
@@ -154,7 +183,11 @@ def digest(run: Path) -> tuple[int, str]:
 def differences(one: CheckpointContents, other: CheckpointContents) -> list[str]:
     """What differs between two checkpoints, a line for each leaf."""
     lines = [f"step {one.step}, {other.step}"] if one.step != other.step else []
-    lines += [f"data position {one.position}, {other.position}"] if one.position != other.position else []
+    lines += (
+        [f"data position {one.position}, {other.position}"]
+        if one.position != other.position
+        else []
+    )
     for path in sorted(one.leaves.keys() | other.leaves.keys()):
         a, b = one.leaves.get(path), other.leaves.get(path)
         if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
@@ -162,5 +195,7 @@ def differences(one: CheckpointContents, other: CheckpointContents) -> list[str]
             lines.append(f"{path}: {kinds[0]}, {kinds[1]}")
         elif a.tobytes() != b.tobytes():
             apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            lines.append(f"{path}: {np.count_nonzero(a != b)} of {a.size} numbers differ, by {apart.max():.3g} at most")
+            lines.append(
+                f"{path}: {np.count_nonzero(a != b)} of {a.size} numbers differ, by {apart.max():.3g} at most"
+            )
     return lines

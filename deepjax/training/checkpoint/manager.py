@@ -32,7 +32,12 @@ from deepjax.training.checkpoint.inspect import (
     steps_of,
     structure,
 )
-from deepjax.training.checkpoint.manifest import change_manifest, read_manifest, sync_folder, write_manifest
+from deepjax.training.checkpoint.manifest import (
+    change_manifest,
+    read_manifest,
+    sync_folder,
+    write_manifest,
+)
 from deepjax.training.distributed.collectives import all_processes_ok, on_primary
 from deepjax.training.step.state import TrainState
 
@@ -49,15 +54,27 @@ class Checkpoints:
     """
 
     def __init__(
-        self, run: AnyPath, keep_last: int = 2, keep_best: int = 0, warn: Warn = print, verify: Verify = "structure"
+        self,
+        run: AnyPath,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        warn: Warn = print,
+        verify: Verify = "structure",
     ) -> None:
         """Open (or make) `run`/checkpoints and clear away what an interrupted save left; raises InputError if not writable."""
         self.folder = run_directory(run) / "checkpoints"
-        self._keep_last, self._keep_best, self._warn, self._verify = keep_last, keep_best, warn, verify
+        self._keep_last, self._keep_best, self._warn, self._verify = (
+            keep_last,
+            keep_best,
+            warn,
+            verify,
+        )
         self._primary = jax.process_index() == 0
         on_primary(self._clear)
         for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_not_of_failed_saves)  # which `_failed` tells in a line
+            logging.getLogger(name).addFilter(
+                _not_of_failed_saves
+            )  # which `_failed` tells in a line
         self._orbax = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
@@ -81,11 +98,17 @@ class Checkpoints:
         if self._has(step):
             return
         partial, saved = self.folder / f"{step}.partial", _storable(state)
-        facts = {"step": step, "position": position, "metric": metric, "time": time.time(), "leaves": structure(saved)}
+        facts = {
+            "step": step,
+            "position": position,
+            "metric": metric,
+            "time": time.time(),
+            "leaves": structure(saved),
+        }
         values: Values = {}
-        if self._on_all_processes(step, lambda: self._make(partial, saved, values)) and self._on_all_processes(
-            step, lambda: self._begin(partial, saved)
-        ):
+        if self._on_all_processes(
+            step, lambda: self._make(partial, saved, values)
+        ) and self._on_all_processes(step, lambda: self._begin(partial, saved)):
             self._saving = step, self._thread.submit(self._finish, partial, facts, values)
 
     def wait_until_finished(self) -> bool:
@@ -101,20 +124,31 @@ class Checkpoints:
             self.save(state, position, metric)
             if self.wait_until_finished() and self._has(int(state.step)):
                 return
-        raise InputError(f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out")
+        raise InputError(
+            f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out"
+        )
 
     def digest(self, step: int) -> str:
         """The digest of the checkpoint of a step as `python -m deepjax.training.checkpoint digest` gives it, read from the disk.
 
         Empty in other processes than 0, and where that checkpoint is not the newest. Raises InputError when it cannot be read.
         """
-        return read_contents(self.folder.parent, step).digest if self._primary and self.steps()[-1:] == [step] else ""
+        return (
+            read_contents(self.folder.parent, step).digest
+            if self._primary and self.steps()[-1:] == [step]
+            else ""
+        )
 
     def note_metric(self, step: int, metric: float) -> None:
         """Tell a checkpoint the metric that was measured after it was saved."""
         folder = self.folder / str(step)
-        if self._primary and (error := _error_of(lambda: change_manifest(folder, metric=metric))) is not None:
-            self._warn(f"the metric of checkpoint {folder} could not be written ({reason(error)}); training goes on")
+        if (
+            self._primary
+            and (error := _error_of(lambda: change_manifest(folder, metric=metric))) is not None
+        ):
+            self._warn(
+                f"the metric of checkpoint {folder} could not be written ({reason(error)}); training goes on"
+            )
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
         """The newest state that is whole, on the devices of `like`, and its data position.
@@ -130,14 +164,20 @@ class Checkpoints:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         if step < 0:
-            raise InputError(f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew")
+            raise InputError(
+                f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew"
+            )
         facts = read_manifest(self.folder / str(step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
         try:
             state = self._orbax.restore(self.folder / str(step) / "state", abstract)
         except Exception as error:  # whole, and yet not what this network needs
-            raise InputError(f"checkpoint {self.folder / str(step)} is of another network ({reason(error)})") from error
-        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts["position"]
+            raise InputError(
+                f"checkpoint {self.folder / str(step)} is of another network ({reason(error)})"
+            ) from error
+        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts[
+            "position"
+        ]
 
     def close(self) -> None:
         """Wait for the save under way and release the threads; asks nothing of other processes, which may be gone."""
@@ -189,20 +229,35 @@ class Checkpoints:
                 raise OSError(f"read again it differs: {'; '.join(wrong[:3])}")
             partial.rename(partial.with_suffix(""))
             sync_folder(self.folder)
-            if (error := _error_of(self._delete_old)) is not None:  # no fault of the save, which is whole
-                self._warn(f"old checkpoints in {self.folder} could not be removed ({reason(error)}); training goes on")
+            if (
+                error := _error_of(self._delete_old)
+            ) is not None:  # no fault of the save, which is whole
+                self._warn(
+                    f"old checkpoints in {self.folder} could not be removed ({reason(error)}); training goes on"
+                )
 
     def _failed(self, step: int, error: Exception) -> None:
-        with contextlib.suppress(Exception):  # the same error again, which Orbax keeps until it is collected
+        with contextlib.suppress(
+            Exception
+        ):  # the same error again, which Orbax keeps until it is collected
             self._orbax.wait_until_finished()
         if self._primary:
-            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)  # it would keep a full disk full
-        self._warn(f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); training goes on")
+            shutil.rmtree(
+                self.folder / f"{step}.partial", ignore_errors=True
+            )  # it would keep a full disk full
+        self._warn(
+            f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); training goes on"
+        )
 
     def _delete_old(self) -> None:
         steps = self.steps()
-        metrics = {step: _metric(self.folder / str(step)) for step in steps} if self._keep_best else {}
-        ranked = sorted((step for step, metric in metrics.items() if metric is not None), key=lambda s: (metrics[s], -s))
+        metrics = (
+            {step: _metric(self.folder / str(step)) for step in steps} if self._keep_best else {}
+        )
+        ranked = sorted(
+            (step for step, metric in metrics.items() if metric is not None),
+            key=lambda s: (metrics[s], -s),
+        )
         for step in set(steps) - set(steps[-self._keep_last :]) - set(ranked[: self._keep_best]):
             _remove(self.folder / str(step))
 
@@ -221,7 +276,9 @@ class Checkpoints:
             aside = self.folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
-            self._warn(f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; moved to {aside.name}")
+            self._warn(
+                f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; moved to {aside.name}"
+            )
         return -1
 
 
@@ -257,8 +314,13 @@ def _error_of(act: Callable[[], object]) -> Exception | None:
 def _not_of_failed_saves(record: logging.LogRecord) -> bool:
     """Of a failed write Orbax logs dozens of pages: each thread's error, and of each future that nobody collected."""
     message = record.getMessage()
-    return not any(part in message for part in ("never retrieved", "Handler Commit operations", "_SignalingThread.run()"))
+    return not any(
+        part in message
+        for part in ("never retrieved", "Handler Commit operations", "_SignalingThread.run()")
+    )
 
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
-    return InputError(f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --out")
+    return InputError(
+        f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --out"
+    )

@@ -16,7 +16,10 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Hash and sync every file below `folder`, then write and sync the manifest with these facts. Raises OSError."""
     files = {}
     for path in _files(folder):
-        files[path.relative_to(folder).as_posix()] = {"sha256": _hashed(path, sync=True), "bytes": path.stat().st_size}
+        files[path.relative_to(folder).as_posix()] = {
+            "sha256": _hashed(path, sync=True),
+            "bytes": path.stat().st_size,
+        }
     _write(folder / NAME, facts | {"files": files})
     for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
         sync_folder(path)
@@ -40,8 +43,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{NAME} is damaged (its sha256 differs)")
     try:
         manifest = json.loads(body)
-        names = [Path(name) for name, file in manifest["files"].items() if str(file["sha256"]) and int(file["bytes"]) >= 0]
-        for fact, kind in (("position", dict), ("step", int), ("time", float), ("metric", float | None)):
+        names = [
+            Path(name)
+            for name, file in manifest["files"].items()
+            if str(file["sha256"]) and int(file["bytes"]) >= 0
+        ]
+        for fact, kind in (
+            ("position", dict),
+            ("step", int),
+            ("time", float),
+            ("metric", float | None),
+        ):
             if not isinstance(manifest[fact], kind):
                 raise TypeError(fact)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

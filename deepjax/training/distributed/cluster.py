@@ -28,13 +28,25 @@ class Hosts:
     def __post_init__(self) -> None:
         given = (bool(self.coordinator), self.processes > 0, self.process_id >= 0)
         if any(given) and not all(given):
-            raise InputError("hosts: give coordinator, processes and process_id together, or none of them")
+            raise InputError(
+                "hosts: give coordinator, processes and process_id together, or none of them"
+            )
         require(self.heartbeat >= 1, "heartbeat", self.heartbeat, "1 second or more")
         if all(given):
-            require(self.process_id < self.processes, "process_id", self.process_id, f"0 to {self.processes - 1}")
+            require(
+                self.process_id < self.processes,
+                "process_id",
+                self.process_id,
+                f"0 to {self.processes - 1}",
+            )
             is_address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})", self.coordinator)
             port_fits = is_address is not None and 0 < int(is_address[2]) < 2**16
-            require(port_fits, "coordinator", self.coordinator, "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535")
+            require(
+                port_fits,
+                "coordinator",
+                self.coordinator,
+                "ADDRESS:PORT, an IPv6 address in brackets, ports 1 to 65535",
+            )
 
 
 def initialize_distributed(hosts: Hosts) -> None:
@@ -51,7 +63,11 @@ def initialize_distributed(hosts: Hosts) -> None:
             "cluster_detection_method": "deactivate",
         }
         _initialize(Join("--hosts", hosts.processes, arguments), hosts.heartbeat)
-    elif (found := find_launcher(os.environ, _on_tpu(), importlib.util.find_spec("mpi4py") is not None)) is not None:
+    elif (
+        found := find_launcher(
+            os.environ, _on_tpu(), importlib.util.find_spec("mpi4py") is not None
+        )
+    ) is not None:
         _initialize(found, hosts.heartbeat)
     require_devices()
 
@@ -59,17 +75,26 @@ def initialize_distributed(hosts: Hosts) -> None:
 def _initialize(found: Join, heartbeat: int) -> None:
     # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
     wait = max(60, heartbeat)
-    options: dict[str, object] = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": wait} | dict(found.arguments)
+    options: dict[str, object] = {
+        "heartbeat_timeout_seconds": heartbeat,
+        "shutdown_timeout_seconds": wait,
+    } | dict(found.arguments)
     coordinator = str(options.get("coordinator_address", ""))
-    if _is_loopback(coordinator) and options.get("process_id") == 0:  # otherwise it would listen on all interfaces
+    if (
+        _is_loopback(coordinator) and options.get("process_id") == 0
+    ):  # otherwise it would listen on all interfaces
         options["coordinator_bind_address"] = coordinator
     try:
         jax.distributed.initialize(**options)  # pyright: ignore[reportArgumentType]
     except (RuntimeError, ValueError, LookupError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         at = f" at {coordinator}" if coordinator else ""
-        other = "; JAX_COORDINATOR_PORT chooses another port" if found.launcher == TORCHRUN.name else ""
-        raise InputError(f"hosts: the other processes were not reached{at} by {found.launcher} ({first}){other}") from error
+        other = (
+            "; JAX_COORDINATOR_PORT chooses another port" if found.launcher == TORCHRUN.name else ""
+        )
+        raise InputError(
+            f"hosts: the other processes were not reached{at} by {found.launcher} ({first}){other}"
+        ) from error
     if found.processes is not None and jax.process_count() != found.processes:
         raise InputError(
             f"hosts: {found.launcher} started {found.processes} processes and jax found {jax.process_count()}; "
@@ -79,13 +104,17 @@ def _initialize(found: Join, heartbeat: int) -> None:
 
 def enable_deterministic_ops() -> None:
     """Have XLA choose deterministic kernels on a GPU, or refuse; before any device is used."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    )
 
 
 def _on_tpu() -> bool:
     """Whether this is a TPU host: its library and its devices are there."""
     devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
-    return importlib.util.find_spec("libtpu") is not None and any(device.exists() for device in devices)
+    return importlib.util.find_spec("libtpu") is not None and any(
+        device.exists() for device in devices
+    )
 
 
 def _is_loopback(address: str) -> bool:

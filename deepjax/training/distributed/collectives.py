@@ -30,7 +30,9 @@ def on_primary(act: Callable[[], int | None]) -> int:
     if jax.process_index() == 0:
         try:
             answer = act() or 0
-        except Exception as raised:  # whatever it is, the others must hear of it before it goes on its way
+        except (
+            Exception
+        ) as raised:  # whatever it is, the others must hear of it before it goes on its way
             error = raised
     told = multihost_utils.broadcast_one_to_all(np.asarray([answer, error is not None], np.int32))
     if error is not None:

@@ -5,8 +5,17 @@ from collections.abc import Iterator, Mapping
 
 from deepjax.errors import InputError, require
 
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # all that jax reads
-_KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")  # an indexed job, as those of a JobSet are
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)  # all that jax reads
+_KUBERNETES = (
+    "KUBERNETES_SERVICE_HOST",
+    "JOB_COMPLETION_INDEX",
+)  # an indexed job, as those of a JobSet are
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 _ORTE = "OMPI_MCA_orte_hnp_uri"  # by which jax finds the coordinator of Open MPI 4; Open MPI 5 does not set it
 
@@ -27,12 +36,16 @@ class Launcher:
         """
         if not environment.get(self.rank) or not (environment.get(self.size) or self is PMIX):
             return None
-        return _number(environment, self.size) if environment.get(self.size) else 0, _number(environment, self.rank)
+        return _number(environment, self.size) if environment.get(self.size) else 0, _number(
+            environment, self.rank
+        )
 
 
 OPEN_MPI = Launcher("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", True)
 TORCHRUN = Launcher("torchrun", "WORLD_SIZE", "RANK")
-PMIX = Launcher("PMIx", "SLURM_STEP_NUM_TASKS", "PMIX_RANK", True)  # PMIx itself has no variable for the number
+PMIX = Launcher(
+    "PMIx", "SLURM_STEP_NUM_TASKS", "PMIX_RANK", True
+)  # PMIx itself has no variable for the number
 LAUNCHERS = (
     OPEN_MPI,
     TORCHRUN,
@@ -82,16 +95,23 @@ def find_launcher(environment: Mapping[str, str], on_tpu: bool, has_mpi4py: bool
 def require_one_process(environment: Mapping[str, str], what: str) -> None:
     """Raise InputError when a launcher started this process as one of several; `what` is for one process."""
     slurm = _slurm(environment)
-    claims = [*((launcher.name, claim) for launcher, claim in _several(environment)), *([("SLURM", slurm)] if slurm else [])]
+    claims = [
+        *((launcher.name, claim) for launcher, claim in _several(environment)),
+        *([("SLURM", slurm)] if slurm else []),
+    ]
     for name, (size, rank) in claims:
-        raise InputError(f"{what} is for one process, and this is rank {rank} of {size or 'several'} by {name}; start it once")
+        raise InputError(
+            f"{what} is for one process, and this is rank {rank} of {size or 'several'} by {name}; start it once"
+        )
 
 
 def _several(environment: Mapping[str, str]) -> Iterator[tuple[Launcher, tuple[int, int]]]:
     """The launchers whose variables say that there are several processes, or do not say how many."""
     for launcher in LAUNCHERS:
         claim = launcher.claim(environment)
-        if launcher is PMIX and claim and OPEN_MPI.claim(environment):  # Open MPI sets both, and knows the number
+        if (
+            launcher is PMIX and claim and OPEN_MPI.claim(environment)
+        ):  # Open MPI sets both, and knows the number
             continue
         if claim is not None and claim[0] != 1:
             yield launcher, claim
@@ -102,14 +122,21 @@ def _slurm(environment: Mapping[str, str]) -> tuple[int, int] | None:
     if not all(environment.get(name) for name in _SLURM):
         return None
     tasks = environment["SLURM_NTASKS"]
-    require(tasks.isdecimal(), "SLURM_NTASKS", tasks, "the number of tasks, as srun sets it; unset it outside of SLURM")
+    require(
+        tasks.isdecimal(),
+        "SLURM_NTASKS",
+        tasks,
+        "the number of tasks, as srun sets it; unset it outside of SLURM",
+    )
     return (int(tasks), _number(environment, "SLURM_PROCID")) if int(tasks) > 1 else None
 
 
 def _torchrun(environment: Mapping[str, str], size: int, rank: int) -> Join:
     """JAX's coordinator beside torchrun's store: the next port, or JAX_COORDINATOR_PORT."""
     store = _number(environment, "MASTER_PORT")
-    port = environment.get("JAX_COORDINATOR_PORT") or str(store + 1 if store < 2**16 - 1 else store - 1)
+    port = environment.get("JAX_COORDINATOR_PORT") or str(
+        store + 1 if store < 2**16 - 1 else store - 1
+    )
     address = environment["MASTER_ADDR"]
     address = f"[{address}]" if ":" in address and not address.startswith("[") else address
     arguments: dict[str, object] = {
@@ -118,8 +145,14 @@ def _torchrun(environment: Mapping[str, str], size: int, rank: int) -> Join:
         "process_id": rank,
         "cluster_detection_method": "deactivate",
     }
-    if environment.get("LOCAL_RANK") and environment.get("LOCAL_WORLD_SIZE") != "1" and not environment.get("JAX_LOCAL_DEVICE_IDS"):
-        arguments["local_device_ids"] = [_number(environment, "LOCAL_RANK")]  # a process a GPU, as jax does under SLURM
+    if (
+        environment.get("LOCAL_RANK")
+        and environment.get("LOCAL_WORLD_SIZE") != "1"
+        and not environment.get("JAX_LOCAL_DEVICE_IDS")
+    ):
+        arguments["local_device_ids"] = [
+            _number(environment, "LOCAL_RANK")
+        ]  # a process a GPU, as jax does under SLURM
     return Join(TORCHRUN.name, size, arguments)
 
 
@@ -136,5 +169,10 @@ def _refusal(launcher: Launcher, size: int, rank: int) -> str:
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment[name]
-    require(value.isdecimal(), name, value, "a number, as the launcher sets it; unset it where there is none")
+    require(
+        value.isdecimal(),
+        name,
+        value,
+        "a number, as the launcher sets it; unset it where there is none",
+    )
     return int(value)

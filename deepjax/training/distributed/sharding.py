@@ -13,7 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from deepjax.errors import InputError, require
 
 AXIS = "data"  # the mesh's one axis, and pmap's
-SMALLEST_SHARD = 2**12  # numbers: smaller parameters stay whole, as gathering them would cost more than it saves
+SMALLEST_SHARD = (
+    2**12
+)  # numbers: smaller parameters stay whole, as gathering them would cost more than it saves
 
 Strategy = Literal["jit", "pmap"]
 
@@ -50,7 +52,9 @@ class Partitioner:
     def __post_init__(self) -> None:
         require(self.strategy in ("jit", "pmap"), "strategy", self.strategy, "'jit', 'pmap'")
         if self.strategy == "pmap" and (self.fsdp or jax.process_count() > 1):
-            raise InputError("strategy is 'pmap'; it is for one process and whole parameters: choose 'jit', or drop --fsdp")
+            raise InputError(
+                "strategy is 'pmap'; it is for one process and whole parameters: choose 'jit', or drop --fsdp"
+            )
 
     @property
     def axis(self) -> str | None:
@@ -61,11 +65,18 @@ class Partitioner:
         """Raise InputError unless the devices can share the batch, and each part of it, equally."""
         count = self.mesh.devices.size
         parts = f", {accumulate} parts each" if accumulate > 1 else ""
-        require(batch_size % (count * accumulate) == 0, "batch_size", batch_size, f"a multiple of the {count} devices{parts}")
+        require(
+            batch_size % (count * accumulate) == 0,
+            "batch_size",
+            batch_size,
+            f"a multiple of the {count} devices{parts}",
+        )
 
     def state_shardings(self, state: Any) -> Any:
         """A sharding for each leaf of a state (arrays or their shapes)."""
-        return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._partition(leaf.shape)), state)
+        return jax.tree.map(
+            lambda leaf: NamedSharding(self.mesh, self._partition(leaf.shape)), state
+        )
 
     def put_state(self, state: Any) -> Any:
         """A state that each process has whole, equal in all -> on the devices."""
@@ -77,7 +88,10 @@ class Partitioner:
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's share of a batch -> global arrays, split over the devices."""
         sharding = batch_sharding(self.mesh)
-        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+        return {
+            name: jax.make_array_from_process_local_data(sharding, value)
+            for name, value in batch.items()
+        }
 
     def compile_train(self, step: Callable[..., Any], state: Any) -> Any:
         """(state, batch) -> (state, metrics) over the devices, with the state donated; compiled at the first call or by `lower`."""
@@ -85,22 +99,35 @@ class Partitioner:
             return self._pmapped(step)
         where = self.state_shardings(state)
         whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
-        return jax.jit(step, donate_argnums=0, in_shardings=(where, shares), out_shardings=(where, whole))
+        return jax.jit(
+            step, donate_argnums=0, in_shardings=(where, shares), out_shardings=(where, whole)
+        )
 
     def compile_eval(self, step: Callable[..., Any], params: Any, batch_stats: Any) -> Any:
         """(params, batch_stats, batch) -> sums, under jit with either strategy."""
-        where = (self.state_shardings(params), self.state_shardings(batch_stats), batch_sharding(self.mesh))
+        where = (
+            self.state_shardings(params),
+            self.state_shardings(batch_stats),
+            batch_sharding(self.mesh),
+        )
         return jax.jit(step, in_shardings=where, out_shardings=replicated_sharding(self.mesh))
 
     def _pmapped(self, step: Callable[..., Any]) -> Any:
         count = self.mesh.devices.size
         mapped = jax.pmap(
-            step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=list(self.mesh.devices.flat), donate_argnums=0
+            step,
+            AXIS,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            devices=list(self.mesh.devices.flat),
+            donate_argnums=0,
         )
         whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
 
         def run(state: Any, batch: Any) -> Any:
-            rows = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)
+            rows = jax.tree.map(
+                lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch
+            )
             return mapped(state, rows)
 
         return jax.jit(run, in_shardings=(whole, shares), out_shardings=whole, donate_argnums=0)
@@ -118,6 +145,8 @@ class Partitioner:
 def _put_global(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array that every process has whole -> one array over the devices of all."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_put_global(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(
+            _put_global(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
+        )
     on_host = np.asarray(leaf)
     return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])

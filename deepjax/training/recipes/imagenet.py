@@ -19,7 +19,11 @@ STRIKES_BACK = "Wightman, Touvron and Jegou 2021, arXiv:2110.00476, table 2"
 CAFFE = "github.com/BVLC/caffe, models/bvlc_googlenet"
 SILENT = "not stated"
 
-_PLAIN: dict[str, Any] = {"nesterov": False, "warmup_epochs": 0.0, "decay_all": True}  # SGD as the papers before 2017 have it
+_PLAIN: dict[str, Any] = {
+    "nesterov": False,
+    "warmup_epochs": 0.0,
+    "decay_all": True,
+}  # SGD as the papers before 2017 have it
 _DIVIDES = "the rate divides by ten after each quarter, where the paper does so when the error stops falling"
 _DEVIATION = "pixels are divided by their deviation, not only centred"
 _TWICE = "Caffe's biases learn at twice the rate"
@@ -34,23 +38,41 @@ def _imagenet(model: str, **fields: Any) -> TrainConfig:
 def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: bool) -> Recipe:
     """Section 3.1 and table 3."""
     sides = (256, 512) if jitter else (256,)
-    fields: dict[str, Any] = {"weight_decay": 5e-4, "lighting": 0.1, "shorter_sides": sides} | _PLAIN
+    fields: dict[str, Any] = {
+        "weight_decay": 5e-4,
+        "lighting": 0.1,
+        "shorter_sides": sides,
+    } | _PLAIN
     steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
     config = _imagenet(name, epochs=74, batch_size=256, learning_rate=0.01, **steps, **fields)
-    differs = (_DIVIDES, "weights start from Glorot's draws, which section 3.1 recommends in the end", _DEVIATION)
+    differs = (
+        _DIVIDES,
+        "weights start from Glorot's draws, which section 3.1 recommends in the end",
+        _DEVIATION,
+    )
     if jitter:
-        differs += ("jittered from the first step, where the paper goes on from a network trained at 384",)
+        differs += (
+            "jittered from the first step, where the paper goes on from a network trained at 384",
+        )
     protocol = f"dense, shorter side {384 if jitter else 256}"
     top = round(100 - top1_error, 2), round(100 - top5_error, 2)
     return Recipe(
-        name, config, f"{VGG}, section 3.1 and table 3, {letter}", *top, protocol, "2 to 3 weeks on 4 Titan Black", differs
+        name,
+        config,
+        f"{VGG}, section 3.1 and table 3, {letter}",
+        *top,
+        protocol,
+        "2 to 3 weeks on 4 Titan Black",
+        differs,
     )
 
 
 def _resnet(depth: int, model: str, top1_error: float, top5_error: float | None) -> Recipe:
     """Section 3.4, tables 2 and 3: 600,000 steps of 256 images are 120 epochs."""
     steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
-    config = _imagenet(model, epochs=120, batch_size=256, shorter_sides=(256, 480), lighting=0.1, **steps, **_PLAIN)
+    config = _imagenet(
+        model, epochs=120, batch_size=256, shorter_sides=(256, 480), lighting=0.1, **steps, **_PLAIN
+    )
     top = round(100 - top1_error, 2), None if top5_error is None else round(100 - top5_error, 2)
     where = f"{RESNET}, section 3.4 and table {2 if depth == 18 else 3}"
     return Recipe(f"resnet{depth}", config, where, *top, "10 crops", SILENT, (_DIVIDES, _DEVIATION))
@@ -58,7 +80,11 @@ def _resnet(depth: int, model: str, top1_error: float, top5_error: float | None)
 
 def _googlenet() -> tuple[Recipe, Recipe]:
     """Section 6, and Caffe's two solvers for what the paper does not say."""
-    fields: dict[str, Any] = {"batch_size": 32, "learning_rate": 0.01, "weight_decay": 2e-4} | _PLAIN | {"decay_all": False}
+    fields: dict[str, Any] = (
+        {"batch_size": 32, "learning_rate": 0.01, "weight_decay": 2e-4}
+        | _PLAIN
+        | {"decay_all": False}
+    )
     every = {"schedule": "exponential", "decay_rate": 0.96, "decay_epochs": 8.0}
     paper = Recipe(
         "googlenet", _imagenet("googlenet", epochs=250, ema=0.9999, **every, **fields), f"{GOOGLENET}, section 6 and table 3",
@@ -77,8 +103,19 @@ def _googlenet() -> tuple[Recipe, Recipe]:
 
 def _inception_v3() -> Recipe:
     """Section 8 and table 3."""
-    fields: dict[str, Any] = {"optimizer": "rmsprop", "clip": 2.0, "label_smoothing": 0.1, "ema": 0.9999, "auxiliary_weight": 0.4}
-    rates = {"learning_rate": 0.045, "schedule": "exponential", "decay_rate": 0.94, "decay_epochs": 2.0}
+    fields: dict[str, Any] = {
+        "optimizer": "rmsprop",
+        "clip": 2.0,
+        "label_smoothing": 0.1,
+        "ema": 0.9999,
+        "auxiliary_weight": 0.4,
+    }
+    rates = {
+        "learning_rate": 0.045,
+        "schedule": "exponential",
+        "decay_rate": 0.94,
+        "decay_epochs": 2.0,
+    }
     sizes = {"image_size": 299, "batch_size": 1600, "epochs": 100}
     return Recipe(
         "inception_v3", _imagenet("inception_v3", weight_decay=4e-5, **sizes, **rates, **fields, **_PLAIN),
@@ -90,8 +127,20 @@ def _inception_v3() -> Recipe:
 
 def _torchvision() -> Recipe:
     """Issue 3995 with pull request 5201. Its averages keep 1 - (1 - 0.99998) 8 * 128 * 32 / 600 of themselves in 32 steps."""
-    fields: dict[str, Any] = {"label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.1, "repeats": 4}
-    sizes = {"image_size": 176, "eval_size": 224, "eval_crop": 224 / 232, "batch_size": 1024, "epochs": 600}
+    fields: dict[str, Any] = {
+        "label_smoothing": 0.1,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "random_erasing": 0.1,
+        "repeats": 4,
+    }
+    sizes = {
+        "image_size": 176,
+        "eval_size": 224,
+        "eval_crop": 224 / 232,
+        "batch_size": 1024,
+        "epochs": 600,
+    }
     rates = {"learning_rate": 0.5, "warmup_epochs": 5.0, "weight_decay": 2e-5, "nesterov": False}
     average = (1 - 2e-5 * 8 * 128 * 32 / 600) ** (1 / 32)
     return Recipe(
@@ -103,9 +152,24 @@ def _torchvision() -> Recipe:
     )  # fmt: skip
 
 
-def _strikes_back(name: str, top1: float, top5: float, cost: str, epochs: int, rate: float, **fields: Any) -> Recipe:
-    whole = {"optimizer": "lamb", "clip": 1.0, "loss": "sigmoid", "cutmix": 1.0, "auto_augment": "rand", "warmup_epochs": 5.0}
-    sizes = {"batch_size": 2048, "epochs": epochs, "eval_size": 224, "eval_crop": 224 / 235, "precision": "bfloat16"}
+def _strikes_back(
+    name: str, top1: float, top5: float, cost: str, epochs: int, rate: float, **fields: Any
+) -> Recipe:
+    whole = {
+        "optimizer": "lamb",
+        "clip": 1.0,
+        "loss": "sigmoid",
+        "cutmix": 1.0,
+        "auto_augment": "rand",
+        "warmup_epochs": 5.0,
+    }
+    sizes = {
+        "batch_size": 2048,
+        "epochs": epochs,
+        "eval_size": 224,
+        "eval_crop": 224 / 235,
+        "precision": "bfloat16",
+    }
     config = _imagenet("resnet50", learning_rate=rate, **whole, **sizes, **fields)
     differs = [
         _FLOAT16,
@@ -117,9 +181,20 @@ def _strikes_back(name: str, top1: float, top5: float, cost: str, epochs: int, r
     kept = "targets stay shares, as mmpretrain and PaddleClas have it (what timm's own run did was not found)"
     differs.append(counted if config.target_threshold else kept)
     if config.drop_path:
-        differs.append("a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)")
+        differs.append(
+            "a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)"
+        )
     protocol = "1 crop of 95 %, weights re-evaluated by timm"
-    return Recipe(f"resnet50_{name}", config, f"{STRIKES_BACK}, {name.upper()}", top1, top5, protocol, cost, tuple(differs))
+    return Recipe(
+        f"resnet50_{name}",
+        config,
+        f"{STRIKES_BACK}, {name.upper()}",
+        top1,
+        top5,
+        protocol,
+        cost,
+        tuple(differs),
+    )
 
 
 def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) -> Recipe:
@@ -127,9 +202,21 @@ def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) ->
 
     Its batch_size, 512, is that of each of 8 processes.
     """
-    sizes = {"train_sizes": (160,) * at_160 + (192,) * (epochs - at_160), "eval_size": 256, "batch_size": 4096}
-    rates = {"learning_rate": 1.7, "schedule": "linear", "warmup_epochs": 2.0, "weight_decay": 1e-4, "nesterov": False}
-    config = _imagenet("resnet50", epochs=epochs, label_smoothing=0.1, precision="bfloat16", **sizes, **rates)
+    sizes = {
+        "train_sizes": (160,) * at_160 + (192,) * (epochs - at_160),
+        "eval_size": 256,
+        "batch_size": 4096,
+    }
+    rates = {
+        "learning_rate": 1.7,
+        "schedule": "linear",
+        "warmup_epochs": 2.0,
+        "weight_decay": 1e-4,
+        "nesterov": False,
+    }
+    config = _imagenet(
+        "resnet50", epochs=epochs, label_smoothing=0.1, precision="bfloat16", **sizes, **rates
+    )
     differs = (
         "no blur before strided convolutions",
         "no mean over mirror images in evaluation",
@@ -137,7 +224,16 @@ def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) ->
         "classifier's bias not decayed",
     )
     source = f"github.com/libffcv/ffcv-imagenet, rn50_configs/rn50_{epochs}_epochs.yaml and README"
-    return Recipe(f"resnet50_{epochs}", config, source, top1, top5, "1 crop and its mirror", f"{minutes} min on 8 A100", differs)
+    return Recipe(
+        f"resnet50_{epochs}",
+        config,
+        source,
+        top1,
+        top5,
+        "1 crop and its mirror",
+        f"{minutes} min on 8 A100",
+        differs,
+    )
 
 
 _RECIPES = {
@@ -187,7 +283,11 @@ def recipe(name: str, **overrides: Any) -> Recipe:
     if name not in _RECIPES:
         raise unknown_name_error("recipe", name, _RECIPES)
     found = _RECIPES[name]
-    return dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides)) if overrides else found
+    return (
+        dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides))
+        if overrides
+        else found
+    )
 
 
 def recipes_page() -> str:

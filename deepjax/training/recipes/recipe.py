@@ -42,7 +42,20 @@ class Recipe:
 def page(recipes: Iterable[Recipe]) -> str:
     """Recipes as a table in Markdown, a line each, and under it what differs from their sources."""
     recipes = tuple(recipes)
-    head = ("recipe", "network", "epochs", "batch", "rate", "pixels", "top-1", "top-5", "measured as", "cost", "source", "here")
+    head = (
+        "recipe",
+        "network",
+        "epochs",
+        "batch",
+        "rate",
+        "pixels",
+        "top-1",
+        "top-5",
+        "measured as",
+        "cost",
+        "source",
+        "here",
+    )
     rows = [head, tuple("---" for _ in head), *map(_row, recipes)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return _HEAD + "\n".join([*lines, "", *_notes(recipes)]) + "\n"
@@ -52,7 +65,9 @@ def _row(recipe: Recipe) -> Sequence[str]:
     config = recipe.config
     size, evaluated = config.input_shape[0], config.eval_shape[0]
     sizes = sorted({*config.train_sizes} or {size})
-    pixels = " to ".join(map(str, sizes)) + (f", then {evaluated}" if evaluated != sizes[-1] else "")
+    pixels = " to ".join(map(str, sizes)) + (
+        f", then {evaluated}" if evaluated != sizes[-1] else ""
+    )
     numbers = (
         str(config.epochs),
         str(config.batch_size),

@@ -27,7 +27,9 @@ class Policy:
 
     on_bad: OnBad = "halt"
     skip_budget: int = 10  # steps that may be left out before training halts after all
-    spike_sigmas: float = 0.0  # deviations above the running mean from which loss or gradient norm are bad; 0: never
+    spike_sigmas: float = (
+        0.0  # deviations above the running mean from which loss or gradient norm are bad; 0: never
+    )
 
 
 class Running(struct.PyTreeNode):
@@ -40,7 +42,9 @@ class Running(struct.PyTreeNode):
         """After one more value; `seen`: how many there were before."""
         weight = jnp.maximum(1.0 / (seen.astype(jnp.float32) + 1.0), 1.0 - SPIKE_DECAY)
         apart = value - self.mean
-        return Running(self.mean + weight * apart, (1.0 - weight) * (self.var + weight * jnp.square(apart)))
+        return Running(
+            self.mean + weight * apart, (1.0 - weight) * (self.var + weight * jnp.square(apart))
+        )
 
     def jumps(self, value: Array, sigmas: float) -> Array:
         """Whether a value lies more than so many deviations above the mean."""
@@ -62,10 +66,14 @@ def init_guard() -> GuardState:
     def running() -> Running:
         return Running(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
-    return GuardState(jnp.full((), -1, jnp.int32), jnp.full((MOST_SKIPS,), -1, jnp.int32), running(), running())
+    return GuardState(
+        jnp.full((), -1, jnp.int32), jnp.full((MOST_SKIPS,), -1, jnp.int32), running(), running()
+    )
 
 
-def judge(guard: GuardState, policy: Policy, step: Array, finite: Array, loss: Array, gradients: Any) -> tuple[Array, GuardState]:
+def judge(
+    guard: GuardState, policy: Policy, step: Array, finite: Array, loss: Array, gradients: Any
+) -> tuple[Array, GuardState]:
     """Whether this step counts (bool scalar), and the guard after it.
 
     A bad step halts, unless the policy is to skip and the budget allows it. Steps listed in `skipped` beforehand are left out
@@ -75,7 +83,9 @@ def judge(guard: GuardState, policy: Policy, step: Array, finite: Array, loss: A
     good, norm = finite, jnp.zeros((), jnp.float32)
     if policy.spike_sigmas:
         norm = _global_norm(gradients)
-        jump = guard.loss.jumps(loss, policy.spike_sigmas) | guard.norm.jumps(norm, policy.spike_sigmas)
+        jump = guard.loss.jumps(loss, policy.spike_sigmas) | guard.norm.jumps(
+            norm, policy.spike_sigmas
+        )
         good = good & ~(jump & (step >= SPIKE_WARMUP))
     running = guard.halted < 0
     bad = running & ~good & ~listed
@@ -88,7 +98,10 @@ def judge(guard: GuardState, policy: Policy, step: Array, finite: Array, loss: A
     )
     if policy.spike_sigmas:
         seen = guard.replace(loss=guard.loss.then(loss, step), norm=guard.norm.then(norm, step))
-        after = after.replace(loss=tree_where(counts, seen.loss, guard.loss), norm=tree_where(counts, seen.norm, guard.norm))
+        after = after.replace(
+            loss=tree_where(counts, seen.loss, guard.loss),
+            norm=tree_where(counts, seen.norm, guard.norm),
+        )
     return counts, after
 
 
@@ -109,7 +122,9 @@ def all_finite(*trees: Any) -> Array:
 
 def labels_valid(labels: Array, classes: int) -> Array:
     """True when every label is one of the classes. labels: (batch,) ints -> bool scalar."""
-    wide = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # in 8 bits 256 classes would wrap around
+    wide = (
+        labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    )  # in 8 bits 256 classes would wrap around
     return jnp.all((wide >= 0) & (wide < classes))
 
 
@@ -120,5 +135,10 @@ def tree_where(good: Array, new: Any, old: Any) -> Any:
 
 def _global_norm(gradients: Any) -> Array:
     """L2 norm over all leaves, by a dot product for the reason given in `all_finite`."""
-    squares = jnp.stack([optax.tree.norm(leaf.astype(jnp.float32), squared=True) for leaf in jax.tree.leaves(gradients)])
+    squares = jnp.stack(
+        [
+            optax.tree.norm(leaf.astype(jnp.float32), squared=True)
+            for leaf in jax.tree.leaves(gradients)
+        ]
+    )
     return jnp.sqrt(jnp.dot(squares, jnp.ones_like(squares)))

@@ -21,7 +21,9 @@ def smooth_labels(labels: Array, classes: int, smoothing: float) -> Array:
 
     labels: (batch,) ints -> (batch, classes) float32.
     """
-    return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+    return (
+        jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+    )
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
@@ -29,7 +31,9 @@ def binary_cross_entropy(logits: Array, targets: Array) -> Array:
 
     logits, targets: (batch, classes) -> (batch,) float32.
     """
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets), axis=-1)
+    return jnp.mean(
+        optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets), axis=-1
+    )
 
 
 def top_k_error(logits: Array, labels: Array, guesses: int = 1) -> Array:

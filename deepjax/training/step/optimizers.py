@@ -26,11 +26,23 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """
     decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
-    muon = {"beta": config.momentum, "nesterov": config.nesterov, "muon_weight_dimension_numbers": _as_matrices}
+    muon = {
+        "beta": config.momentum,
+        "nesterov": config.nesterov,
+        "muon_weight_dimension_numbers": _as_matrices,
+    }
     bodies = {
         "sgd": lambda: (decay, momentum),
-        "lars": lambda: (decay, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask), momentum),
-        "lamb": lambda: (optax.scale_by_adam(eps=1e-6), decay, optax.masked(optax.scale_by_trust_ratio(), decay_mask)),
+        "lars": lambda: (
+            decay,
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), decay_mask),
+            momentum,
+        ),
+        "lamb": lambda: (
+            optax.scale_by_adam(eps=1e-6),
+            decay,
+            optax.masked(optax.scale_by_trust_ratio(), decay_mask),
+        ),
         "adamw": lambda: (optax.scale_by_adam(), decay),
         "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
         "rmsprop": lambda: (decay, optax.scale_by_rms(0.9, eps=1.0, initial_scale=1.0), momentum),
@@ -41,7 +53,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def decay_mask(params: Any) -> Any:
     """True for kernels; false for biases, gains and the scales of normalisation, also where blocks are stacked."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params
+    )
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
@@ -62,18 +76,24 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
         "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
         "root": lambda: optax.polynomial_schedule(1.0, 0.0, 0.5, total - warmup),
         "exponential": lambda: _staircase(every, config.decay_rate),
-        "step": lambda: optax.piecewise_constant_schedule(1.0, _tenths(config.milestones, total, warmup)),
+        "step": lambda: optax.piecewise_constant_schedule(
+            1.0, _tenths(config.milestones, total, warmup)
+        ),
         "constant": lambda: optax.constant_schedule(1.0),
     }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
     joined = optax.join_schedules([rise, bodies[config.schedule]()], [warmup])
-    return lambda step: joined(jnp.asarray(step, jnp.float32))  # optax mixes counts and rates, and leaves promotion to JAX
+    return lambda step: joined(
+        jnp.asarray(step, jnp.float32)
+    )  # optax mixes counts and rates, and leaves promotion to JAX
 
 
 def _staircase(every: int, rate: float) -> optax.Schedule:
     """One factor for each `every` steps that are over."""
     decay = optax.exponential_decay(1.0, every, rate, staircase=True)
-    return lambda step: decay(step + 0.5)  # XLA divides by a product with 1 / every: 82 / 41 may be less than 2
+    return lambda step: decay(
+        step + 0.5
+    )  # XLA divides by a product with 1 / every: 82 / 41 may be less than 2
 
 
 def _tenths(milestones: Sequence[float], total: int, warmup: int) -> dict[int, float]:
@@ -92,8 +112,14 @@ def _as_matrices(params: Any) -> Any:
     """
 
     def view(leaf: jax.Array, is_kernel: bool) -> optax.contrib.MuonDimensionNumbers | None:
-        first = leaf.ndim % 2  # dense (in, out) and convolutions (rows, columns, in, out) have an even number of axes
+        first = (
+            leaf.ndim % 2
+        )  # dense (in, out) and convolutions (rows, columns, in, out) have an even number of axes
         axes = tuple(range(first, leaf.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(reduction_axis=axes, output_axis=(leaf.ndim - 1,)) if is_kernel else None
+        return (
+            optax.contrib.MuonDimensionNumbers(reduction_axis=axes, output_axis=(leaf.ndim - 1,))
+            if is_kernel
+            else None
+        )
 
     return jax.tree.map(view, params, decay_mask(params))

@@ -53,18 +53,28 @@ def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOp
 
     key: the step's, `fold_in(state.key, state.step)`.
     """
-    share = WHOLE if options.axis is None else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
+    share = (
+        WHOLE
+        if options.axis is None
+        else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
+    )
     images = _augmented(key, batch["image"], dataset, options, share)
     if options.lighting:
-        images = shift_colors(jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share)
+        images = shift_colors(
+            jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share
+        )
     images = resize(normalize(images, dataset), options.image_size)
     if options.random_erasing:
         images = random_erase(jax.random.fold_in(key, ERASE), images, options.random_erasing, share)
-    images, targets = _targets(jax.random.fold_in(key, MIX), images, batch["label"], dataset.num_classes, options)
+    images, targets = _targets(
+        jax.random.fold_in(key, MIX), images, batch["label"], dataset.num_classes, options
+    )
     return {"image": images, "label": batch["label"], "target": targets}
 
 
-def _augmented(key: Array, images: Array, dataset: Dataset, options: StepOptions, share: BatchSlice) -> Array:
+def _augmented(
+    key: Array, images: Array, dataset: Dataset, options: StepOptions, share: BatchSlice
+) -> Array:
     """The augmentations of uint8 images, still uint8."""
     if options.augment:
         images = augment(key, images, dataset, share)
@@ -73,14 +83,24 @@ def _augmented(key: Array, images: Array, dataset: Dataset, options: StepOptions
         return trivial_augment(key, images, share)
     if options.auto_augment == "rand":
         mean = jnp.round(jnp.asarray(dataset.mean, jnp.float32)).astype(jnp.uint8)
-        return rand_augment(key, images, mean, options.augment_operations, options.augment_magnitude, share)
+        return rand_augment(
+            key, images, mean, options.augment_operations, options.augment_magnitude, share
+        )
     return images
 
 
-def _targets(key: Array, images: Array, labels: Array, classes: int, options: StepOptions) -> tuple[Array, Array]:
+def _targets(
+    key: Array, images: Array, labels: Array, classes: int, options: StepOptions
+) -> tuple[Array, Array]:
     """Images and what the loss compares with: the labels, or, where there is more to it, a number for each class."""
-    if options.loss == "softmax" and not (options.label_smoothing or options.mixup or options.cutmix):
+    if options.loss == "softmax" and not (
+        options.label_smoothing or options.mixup or options.cutmix
+    ):
         return images, labels
     targets = smooth_labels(labels, classes, options.label_smoothing)
-    images, targets = mixup_or_cutmix(key, images, targets, options.mixup, options.cutmix, options.axis)
-    return images, (targets > options.target_threshold).astype(jnp.float32) if options.target_threshold else targets
+    images, targets = mixup_or_cutmix(
+        key, images, targets, options.mixup, options.cutmix, options.axis
+    )
+    return images, (targets > options.target_threshold).astype(
+        jnp.float32
+    ) if options.target_threshold else targets

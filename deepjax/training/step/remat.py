@@ -18,7 +18,11 @@ def rematerialized(function: Callable[..., Any], remat: Remat) -> Callable[..., 
     """
     if remat == "none":
         return function
-    policy = jax.checkpoint_policies.save_only_these_names("block") if remat == "blocks" else _save_products
+    policy = (
+        jax.checkpoint_policies.save_only_these_names("block")
+        if remat == "blocks"
+        else _save_products
+    )
     return jax.checkpoint(function, policy=policy)
 
 

@@ -27,7 +27,9 @@ class TrainState(struct.PyTreeNode):
     learning_rate: Array  # float32: the peak
     guard: GuardState
     ema: dict[str, Any]  # exponential averages of "params" and "batch_stats", or empty
-    totals: dict[str, Any]  # sums over the epoch so far: loss, errors, images, steps, gradient norms by layer
+    totals: dict[
+        str, Any
+    ]  # sums over the epoch so far: loss, errors, images, steps, gradient norms by layer
 
 
 def init_state(
@@ -45,7 +47,9 @@ def init_state(
     """
     init_key, key = split_seed(seed)
     variables = init_variables(model, init_key, (1, *image_shape))
-    return _fresh(optimizer, tuple(heads), ema, variables, key, jnp.asarray(learning_rate, jnp.float32))
+    return _fresh(
+        optimizer, tuple(heads), ema, variables, key, jnp.asarray(learning_rate, jnp.float32)
+    )
 
 
 def split_seed(seed: int) -> tuple[Array, Array]:
@@ -85,7 +89,11 @@ def init_ema(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def eval_variables(state: TrainState) -> tuple[Any, Any]:
     """The parameters and statistics that are evaluated: their averages, where those are kept."""
-    return (state.ema["params"], state.ema["batch_stats"]) if state.ema else (state.params, state.batch_stats)
+    return (
+        (state.ema["params"], state.ema["batch_stats"])
+        if state.ema
+        else (state.params, state.batch_stats)
+    )
 
 
 def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,5 +112,7 @@ def auxiliary_heads(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str
     """Names of the auxiliary heads of a network, by abstract evaluation; none for most."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    _, sown = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["auxiliary"]), variables, images)
+    _, sown = jax.eval_shape(
+        lambda v, x: model.apply(v, x, mutable=["auxiliary"]), variables, images
+    )
     return tuple(sown.get("auxiliary", {}))

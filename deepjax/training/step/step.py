@@ -14,7 +14,12 @@ from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.catalog import Dataset
 from deepjax.training.step.guard import all_finite, judge, labels_valid, tree_where
-from deepjax.training.step.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, top_k_error
+from deepjax.training.step.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    soft_cross_entropy,
+    top_k_error,
+)
 from deepjax.training.step.preprocess import Batch, StepOptions, preprocess_batch
 from deepjax.training.step.remat import rematerialized
 from deepjax.training.step.state import TrainState
@@ -50,8 +55,12 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         labels = batch["label"]
         parts = _parts(preprocess_batch(key, batch, dataset, options), options.accumulate)
-        total, gradients, batch_stats, metrics = gradients_of(state.params, state.batch_stats, parts, key)
-        total, gradients, batch_stats, metrics = _over_devices(options.axis, total, gradients, batch_stats, metrics)
+        total, gradients, batch_stats, metrics = gradients_of(
+            state.params, state.batch_stats, parts, key
+        )
+        total, gradients, batch_stats, metrics = _over_devices(
+            options.axis, total, gradients, batch_stats, metrics
+        )
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = state.learning_rate * schedule(state.step)
@@ -61,7 +70,9 @@ def make_train_step(
         finite = all_finite(total, gradients, batch_stats, params, opt_state)
         good = finite & _all_reduce_and(options.axis, labels_valid(labels, dataset.num_classes))
         totals = _reset_at_epoch_start(state, options.steps_per_epoch)
-        counts, guard = judge(state.guard, options.policy, state.step, good, metrics["loss"], gradients)
+        counts, guard = judge(
+            state.guard, options.policy, state.step, good, metrics["loss"], gradients
+        )
         new = state.replace(
             params=params,
             batch_stats=batch_stats,
@@ -69,21 +80,31 @@ def make_train_step(
             ema=_ema_update(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
             totals=jax.tree.map(jnp.add, totals, metrics),
         )
-        after = tree_where(counts, new, state.replace(totals=tree_where(guard.halted < 0, totals, state.totals)))
-        return after.replace(step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard), metrics | {"learning_rate": rate}
+        after = tree_where(
+            counts, new, state.replace(totals=tree_where(guard.halted < 0, totals, state.totals))
+        )
+        return after.replace(
+            step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard
+        ), metrics | {"learning_rate": rate}
 
     return canonicalize_conv_layouts(step)
 
 
-def classifier_loss(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax") -> Array:
+def classifier_loss(
+    logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax"
+) -> Array:
     """Mean cross-entropy with the targets of a prepared batch: labels, or a number for each class ("sigmoid" needs these)."""
     target = part["target"]
     if kind == "sigmoid":
         return jnp.mean(binary_cross_entropy(logits, target))
-    return jnp.mean(cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target))
+    return jnp.mean(
+        cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target)
+    )
 
 
-def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3
+) -> EvalStep:
     """An eval step for batches with a "mask": sums of loss, errors and images over the examples whose mask is 1.
 
     From 10 classes on also "top5_errors". The loss is cross-entropy over the classes, whatever is trained with. The sums of
@@ -93,15 +114,24 @@ def make_eval_step(model: nn.Module, dataset: Dataset, image_size: int = 0, auxi
     def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         images = resize(normalize(batch["image"], dataset), image_size)
         variables = {"params": params, "batch_stats": batch_stats}
-        output: Any = model.apply(variables, images, train=False, mutable=_mutable_aux_collection(auxiliary_weight))
+        output: Any = model.apply(
+            variables, images, train=False, mutable=_mutable_aux_collection(auxiliary_weight)
+        )
         logits, updated = output
         label, mask = batch["label"], batch["mask"]
 
         def sums(scores: Array) -> Metrics:
-            return {"loss": jnp.sum(mask * cross_entropy(scores, label)), "errors": jnp.sum(mask * top_k_error(scores, label))}
+            return {
+                "loss": jnp.sum(mask * cross_entropy(scores, label)),
+                "errors": jnp.sum(mask * top_k_error(scores, label)),
+            }
 
         heads = {name: sums(scores) for name, scores in updated.get("auxiliary", {}).items()}
-        top5 = {"top5_errors": jnp.sum(mask * top_k_error(logits, label, 5))} if dataset.num_classes >= TOP5_FROM else {}
+        top5 = (
+            {"top5_errors": jnp.sum(mask * top_k_error(logits, label, 5))}
+            if dataset.num_classes >= TOP5_FROM
+            else {}
+        )
         return sums(logits) | top5 | {"images": jnp.sum(mask), "auxiliary": heads}
 
     return step
@@ -111,14 +141,21 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
     """(params, batch_stats, parts, key) -> the mean over the parts, which are run one after the other."""
     mutable = ["batch_stats", *_mutable_aux_collection(options.auxiliary_weight)]
 
-    def loss_of(params: Any, batch_stats: Any, part: Batch, key: Array) -> tuple[Array, tuple[Any, Metrics]]:
+    def loss_of(
+        params: Any, batch_stats: Any, part: Batch, key: Array
+    ) -> tuple[Array, tuple[Any, Metrics]]:
         rngs = {"dropout": _per_device_key(options.axis, jax.random.fold_in(key, DROPOUT))}
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
         logits, updated = output
         metrics = _head_metrics(logits, part, options.loss)
-        heads = {name: _head_metrics(head, part, options.loss) for name, head in updated.get("auxiliary", {}).items()}
-        total = metrics["loss"] + options.auxiliary_weight * sum((h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32))
+        heads = {
+            name: _head_metrics(head, part, options.loss)
+            for name, head in updated.get("auxiliary", {}).items()
+        }
+        total = metrics["loss"] + options.auxiliary_weight * sum(
+            (h["loss"] for h in heads.values()), jnp.zeros((), jnp.float32)
+        )
         metrics |= {"images": jnp.asarray(logits.shape[0], jnp.float32), "auxiliary": heads}
         return total, (updated.get("batch_stats", {}), metrics)
 
@@ -132,10 +169,14 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
         if options.accumulate == 1:
             return of_part(params, batch_stats, parts, key)
 
-        def body(carry: tuple[Any, Any], numbered: tuple[Array, Batch]) -> tuple[tuple[Any, Any], tuple[Array, Metrics]]:
+        def body(
+            carry: tuple[Any, Any], numbered: tuple[Array, Batch]
+        ) -> tuple[tuple[Any, Any], tuple[Array, Metrics]]:
             stats, sums = carry
             number, part = numbered
-            total, gradients, stats, metrics = of_part(params, stats, part, jax.random.fold_in(key, number))
+            total, gradients, stats, metrics = of_part(
+                params, stats, part, jax.random.fold_in(key, number)
+            )
             return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
 
         start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
@@ -151,20 +192,32 @@ def _parts(batch: Batch, count: int) -> Batch:
     """(batch, ...) -> (count, batch / count, ...), every count-th image in a part: so each device's images stay on it."""
     if count == 1:
         return batch
-    return {name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1) for name, leaf in batch.items()}
+    return {
+        name: jnp.swapaxes(leaf.reshape(-1, count, *leaf.shape[1:]), 0, 1)
+        for name, leaf in batch.items()
+    }
 
 
 def _head_metrics(logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"]) -> Metrics:
     """Mean loss and number of errors of a classifier, main or auxiliary."""
-    return {"loss": classifier_loss(logits, part, kind), "errors": jnp.sum(top_k_error(logits, part["label"]))}
+    return {
+        "loss": classifier_loss(logits, part, kind),
+        "errors": jnp.sum(top_k_error(logits, part["label"])),
+    }
 
 
-def _reduce_metrics(mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics) -> Metrics:
+def _reduce_metrics(
+    mean: Callable[[Array], Array], total: Callable[[Array], Array], metrics: Metrics
+) -> Metrics:
     """Metrics of several parts as those of one: losses are means, all else are counts."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: (mean if path[-1].key == "loss" else total)(leaf), metrics)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (mean if path[-1].key == "loss" else total)(leaf), metrics
+    )
 
 
-def _over_devices(axis: str | None, total: Array, gradients: Any, batch_stats: Any, metrics: Metrics) -> Gradients:
+def _over_devices(
+    axis: str | None, total: Array, gradients: Any, batch_stats: Any, metrics: Metrics
+) -> Gradients:
     """Under pmap: the means over its devices."""
     if axis is None:
         return total, gradients, batch_stats, metrics
@@ -173,7 +226,9 @@ def _over_devices(axis: str | None, total: Array, gradients: Any, batch_stats: A
         total,
         gradients,
         batch_stats,
-        _reduce_metrics(lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics),
+        _reduce_metrics(
+            lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics
+        ),
     )
 
 
@@ -191,12 +246,18 @@ def _reset_at_epoch_start(state: TrainState, steps_per_epoch: int) -> Any:
     """The sums of the epoch so far: zero before its first step."""
     if not steps_per_epoch:
         return state.totals
-    return tree_where(state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals))
+    return tree_where(
+        state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals)
+    )
 
 
 def _ema_update(averages: Any, values: Any, decay: float) -> Any:
     """Exponential averages after one more value; empty where none are kept."""
-    return jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values) if averages else averages
+    return (
+        jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values)
+        if averages
+        else averages
+    )
 
 
 def _mutable_aux_collection(auxiliary_weight: float) -> list[str]:

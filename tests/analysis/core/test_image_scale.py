@@ -20,9 +20,15 @@ PIXELS = RNG.integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     [
         (PIXELS, "pixels that were not normalised"),
         (jnp.asarray(PIXELS), "pixels that were not normalised"),
-        (PIXELS * 0.9 + 0.1, "pixels that were not normalised"),  # resized or blended: no whole numbers any more
+        (
+            PIXELS * 0.9 + 0.1,
+            "pixels that were not normalised",
+        ),  # resized or blended: no whole numbers any more
         (np.round(PIXELS[..., :1] / 16), "pixels that were not normalised"),  # the digits reach 16
-        (PIXELS.transpose(0, 3, 1, 2) / 255, r"\(2, 3, 8, 8\) look like \(batch, channels, height, width\)"),
+        (
+            PIXELS.transpose(0, 3, 1, 2) / 255,
+            r"\(2, 3, 8, 8\) look like \(batch, channels, height, width\)",
+        ),
     ],
 )
 def test_what_looks_like_a_mistake_is_said(images, words):

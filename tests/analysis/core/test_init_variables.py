@@ -19,7 +19,11 @@ def test_what_init_draws(name):
     expected = jax.jit(model.init)(key, jnp.zeros(SHAPE))
     found = init_variables(model, key, SHAPE)
     assert set(found) == {"params", "batch_stats"}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7), found, {name: expected[name] for name in found})
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7),
+        found,
+        {name: expected[name] for name in found},
+    )
 
 
 def test_network_without_statistics_has_parameters_alone():

@@ -159,17 +159,42 @@ MODES = [
     (ByFlag(), ByFlag(), {"enable_dropout": False}, "evaluation mode (enable_dropout=False)"),
     (ByField(), ByField(False), {}, "evaluation mode (training=False)"),
     (ByOptionalField(), ByOptionalField(True), {}, "evaluation mode (deterministic=True)"),
-    (ByOptionalField(None), ByOptionalField(None), {"deterministic": True}, "evaluation mode (deterministic=True)"),
-    (ByConfig(Config()), ByConfig(Config(deterministic=True)), {}, "evaluation mode (config.deterministic=True)"),
-    (ByConfig(Settings(), _of_train), ByConfig(Settings(False), _of_train), {}, "evaluation mode (config.train=False)"),
-    (ByConfig(Plain(), _of_train), ByConfig(Plain(False), _of_train), {}, "evaluation mode (config.train=False)"),
+    (
+        ByOptionalField(None),
+        ByOptionalField(None),
+        {"deterministic": True},
+        "evaluation mode (deterministic=True)",
+    ),
+    (
+        ByConfig(Config()),
+        ByConfig(Config(deterministic=True)),
+        {},
+        "evaluation mode (config.deterministic=True)",
+    ),
+    (
+        ByConfig(Settings(), _of_train),
+        ByConfig(Settings(False), _of_train),
+        {},
+        "evaluation mode (config.train=False)",
+    ),
+    (
+        ByConfig(Plain(), _of_train),
+        ByConfig(Plain(False), _of_train),
+        {},
+        "evaluation mode (config.train=False)",
+    ),
     (
         ByConfig({"dropout": {"training": True}}, _of_mapping),
         ByConfig({"dropout": {"training": False}}, _of_mapping),
         {},
         "evaluation mode (config.dropout.training=False)",
     ),
-    (Wrapper(ByArgument()), Wrapper(ByArgument()), {"is_training": False}, "evaluation mode (is_training=False)"),
+    (
+        Wrapper(ByArgument()),
+        Wrapper(ByArgument()),
+        {"is_training": False},
+        "evaluation mode (is_training=False)",
+    ),
     (Wrapper(Required()), Wrapper(Required()), {"train": False}, "evaluation mode (train=False)"),
     (Wrapper(ByField()), Wrapper(ByField(False)), {}, "evaluation mode (inner.training=False)"),
     (
@@ -178,9 +203,19 @@ MODES = [
         {},
         "evaluation mode (layers.1.deterministic=True)",
     ),
-    (nn.Sequential([SHARED, nn.relu, SHARED]), None, {}, "evaluation mode (layers.0.training=False)"),
+    (
+        nn.Sequential([SHARED, nn.relu, SHARED]),
+        None,
+        {},
+        "evaluation mode (layers.0.training=False)",
+    ),
     (Both(), Both(True), {"train": False}, "evaluation mode (train=False, deterministic=True)"),
-    (Network(Unusual(), eval_kwargs={"noisy": False}), Unusual(), {"noisy": False}, "evaluation mode (noisy=False)"),
+    (
+        Network(Unusual(), eval_kwargs={"noisy": False}),
+        Unusual(),
+        {"noisy": False},
+        "evaluation mode (noisy=False)",
+    ),
     (nn.Dense(CLASSES), nn.Dense(CLASSES), {}, "no training switch found; called as it is"),
     (
         Unusual(),
@@ -196,22 +231,34 @@ def _loss(outputs: Any) -> Any:
 
 
 def _fresh(model: Any) -> Any:
-    inputs = jnp.zeros((1, CLASSES)) if model is MODES[13][0] else X[:1]  # the shared module is applied to its own output
+    inputs = (
+        jnp.zeros((1, CLASSES)) if model is MODES[13][0] else X[:1]
+    )  # the shared module is applied to its own output
     return initialise(model, inputs)
 
 
-@pytest.mark.parametrize(("model", "module", "kwargs", "said"), MODES, ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    ("model", "module", "kwargs", "said"),
+    MODES,
+    ids=lambda each: each if isinstance(each, str) else "",
+)
 def test_evaluation_is_evaluation_wherever_the_switch_is(model, module, kwargs, said):
     x = X[:, :CLASSES] if module is None else X
     variables = _fresh(model)
-    module = nn.Sequential([shared := ByField(False), nn.relu, shared]) if module is None else module
+    module = (
+        nn.Sequential([shared := ByField(False), nn.relu, shared]) if module is None else module
+    )
 
     def by_hand(params: Any) -> Any:
         return _loss(module.apply({**variables, "params": params}, x, **kwargs))
 
     value, gradient = jax.value_and_grad(by_hand)(variables["params"])
     found = jax.jit(
-        jax.value_and_grad(lambda params: loss_of(model, {**variables, "params": params}, (x, Y), cross_entropy, False))
+        jax.value_and_grad(
+            lambda params: loss_of(
+                model, {**variables, "params": params}, (x, Y), cross_entropy, False
+            )
+        )
     )
     ours, gradients = found(variables["params"])
     np.testing.assert_allclose(ours, value, rtol=1e-6)
@@ -221,12 +268,24 @@ def test_evaluation_is_evaluation_wherever_the_switch_is(model, module, kwargs, 
 
 def test_training_is_training_wherever_the_switch_is():
     kwargs = {"train_kwargs": {"noisy": True}, "eval_kwargs": {"noisy": False}}
-    for model in (ByField(False), ByConfig(Config(deterministic=True)), Wrapper(ByFlag()), Network(Unusual(), **kwargs)):
+    for model in (
+        ByField(False),
+        ByConfig(Config(deterministic=True)),
+        Wrapper(ByFlag()),
+        Network(Unusual(), **kwargs),
+    ):
         module = getattr(model, "module", model)
-        on = {Wrapper: Wrapper(ByFlag()), ByField: ByField(True), ByConfig: ByConfig(Config()), Unusual: Unusual()}[type(module)]
+        on = {
+            Wrapper: Wrapper(ByFlag()),
+            ByField: ByField(True),
+            ByConfig: ByConfig(Config()),
+            Unusual: Unusual(),
+        }[type(module)]
         variables = initialise(model, X)
         expected = _loss(on.apply(variables, X, rngs={"dropout": jax.random.key(0)}))
-        np.testing.assert_allclose(loss_of(model, variables, (X, Y), cross_entropy, True), expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            loss_of(model, variables, (X, Y), cross_entropy, True), expected, rtol=1e-6
+        )
 
 
 class Sampled(nn.Module):
@@ -272,10 +331,14 @@ LABELLED: dict[str, Callable[[Any, Any, Any], Any]] = {
     "noise_scale": lambda m, v, b: noise_scale(m, v, [(X, Y), b], small=4),
     "loss_line": lambda m, v, b: loss_line(m, v, b, _direction(v, 0), at=[0, 1]),
     "linear_interpolation": lambda m, v, b: linear_interpolation(m, v, v, b, at=[0, 1]),
-    "loss_plane": lambda m, v, b: loss_plane(m, v, b, _direction(v, 0), _direction(v, 1), grid=([-1, 0, 1], [-1, 0, 1])),
+    "loss_plane": lambda m, v, b: loss_plane(
+        m, v, b, _direction(v, 0), _direction(v, 1), grid=([-1, 0, 1], [-1, 0, 1])
+    ),
     "loss_contributions": lambda m, v, b: loss_contributions(m, v, b),
     "lesions": lambda m, v, b: lesions(m, v, b),
-    "lesions, metric": lambda m, v, b: lesions(m, v, b, loss=lambda outputs, batch: jnp.sum(outputs)),
+    "lesions, metric": lambda m, v, b: lesions(
+        m, v, b, loss=lambda outputs, batch: jnp.sum(outputs)
+    ),
     "path_lengths": lambda m, v, b: path_lengths(m, v, b),
     "path_gradient": lambda m, v, b: path_gradient(m, v, b, ["sum"]),
     "linearised_training": lambda m, v, b: linearised_training(m, v, b, steps=1, learning_rate=0.1),
@@ -292,11 +355,23 @@ OTHERS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-QUICK = ("taps", "hvp", "per_example_gradients", "linear_interpolation", "ntk", "shattering", "kernel_order")
+QUICK = (
+    "taps",
+    "hvp",
+    "per_example_gradients",
+    "linear_interpolation",
+    "ntk",
+    "shattering",
+    "kernel_order",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in (*LABELLED, *OTHERS)]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in (*LABELLED, *OTHERS)
+    ],
 )
 def test_random_streams_of_any_name_in_every_instrument(name):
     v = _variables(Sampled())
@@ -306,10 +381,14 @@ def test_random_streams_of_any_name_in_every_instrument(name):
 @pytest.mark.parametrize("train", [False, True])
 def test_streams_that_are_not_given_start_from_key_0_by_name(train):
     v, given = _variables(Sampled()), {"gate": jax.random.key(7)}
-    keys = {"sample": _key("sample"), "gate": _key("gate")} | ({"dropout": jax.random.key(0)} if train else {})
+    keys = {"sample": _key("sample"), "gate": _key("gate")} | (
+        {"dropout": jax.random.key(0)} if train else {}
+    )
     by_hand = partial(Sampled().apply, v, X, train=train)
     np.testing.assert_array_equal(run(Sampled(), v, (X, None), train)[0], by_hand(rngs=keys))
-    np.testing.assert_array_equal(run(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given))
+    np.testing.assert_array_equal(
+        run(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given)
+    )
     drawing = "; draws from the random stream 'sample', 'gate' in evaluation"
     mode = "training mode (train=True)" if train else "evaluation mode (train=False)" + drawing
     assert mode_text(Sampled(), v, (X, None), train) == mode
@@ -327,7 +406,9 @@ def test_a_seed_gives_other_streams():
 @pytest.mark.parametrize("label", [-1, CLASSES])
 def test_labels_outside_the_classes_are_refused(name, label):
     wrong = Y.at[2].set(label)
-    message = rf"1 of 8 labels are outside the classes \({label}\); allowed: 0 to 2, for the 3 outputs"
+    message = (
+        rf"1 of 8 labels are outside the classes \({label}\); allowed: 0 to 2, for the 3 outputs"
+    )
     with pytest.raises(InputError, match=message):
         LABELLED[name](Sampled(), _variables(Sampled()), (X, wrong))
 
@@ -336,7 +417,9 @@ def test_labels_outside_the_classes_are_nan_inside_jit_and_refused_in_any_batch_
     v = _variables(Sampled())
     for label in (-1, CLASSES):
         wrong = Y.at[2].set(label)
-        value, gradient = jax.jit(jax.value_and_grad(lambda logits, wrong=wrong: cross_entropy(logits, (X, wrong))))(X[:, :CLASSES])
+        value, gradient = jax.jit(
+            jax.value_and_grad(lambda logits, wrong=wrong: cross_entropy(logits, (X, wrong)))
+        )(X[:, :CLASSES])
         assert np.isnan(value) and np.isnan(gradient).any()
         with pytest.raises(InputError, match="1 of 16 labels"):
             hessian_trace(Sampled(), v, [(X, Y), (X, wrong)], probes=1)
@@ -347,7 +430,9 @@ class Normed(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=True):
-        x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis)(nn.Dense(6, name="first")(x))
+        x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis)(
+            nn.Dense(6, name="first")(x)
+        )
         return nn.Dense(CLASSES)(Sum(name="sum")(x, nn.Dense(6)(nn.relu(x))))
 
 
@@ -368,7 +453,9 @@ def test_an_axis_of_batch_norm_is_bound(axis):
     def value(model: Any, params: Any) -> Any:
         return loss_of(model, {**v, "params": params}, (X, Y), cross_entropy, True)
 
-    ours, expected = (jax.value_and_grad(partial(value, model))(v["params"]) for model in (bound, free))
+    ours, expected = (
+        jax.value_and_grad(partial(value, model))(v["params"]) for model in (bound, free)
+    )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), ours, expected)
     assert f"axis '{axis}' bound with size 1" in mode_text(bound, v, (X, Y), True)
 
@@ -378,7 +465,9 @@ def test_layers_under_an_axis_of_batch_norm_are_seen():
     v = initialise(bound, X)
     report, other = (trace(model, v, (X, Y)) for model in (bound, free))
     assert [row.layer for row in report.layers] == [row.layer for row in other.layers]
-    assert [row.gradient_norm for row in report.layers] == pytest.approx([row.gradient_norm for row in other.layers], rel=1e-5)
+    assert [row.gradient_norm for row in report.layers] == pytest.approx(
+        [row.gradient_norm for row in other.layers], rel=1e-5
+    )
     pairs = [_numbers(model, v) for model in (bound, free)]
     assert pairs[0] == pytest.approx(pairs[1], rel=1e-4, abs=1e-6)
 
@@ -387,7 +476,9 @@ def test_a_bound_axis_stays_as_it_is():
     """Under pmap over two devices statistics are of both: the mean of both halves' outputs is that of the whole batch."""
     v = initialise(Normed("batch"), X)
     whole = run(Normed(None), v, (X, None), True)[0]
-    halves = jax.vmap(lambda x: run(Normed("batch"), v, (x, None), True)[0], axis_name="batch")(X.reshape(2, 4, FEATURES))
+    halves = jax.vmap(lambda x: run(Normed("batch"), v, (x, None), True)[0], axis_name="batch")(
+        X.reshape(2, 4, FEATURES)
+    )
     np.testing.assert_allclose(halves.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -395,7 +486,9 @@ def test_an_axis_that_was_bound_around_an_earlier_call_is_bound_again():
     model, free = Normed("earlier"), Normed(None)
     v = initialise(model, X)
     jax.vmap(lambda x: run(model, v, (x, None), True)[0], axis_name="earlier")(jnp.stack([X, X]))
-    np.testing.assert_allclose(run(model, v, (X, None), True)[0], run(free, v, (X, None), True)[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        run(model, v, (X, None), True)[0], run(free, v, (X, None), True)[0], rtol=1e-5
+    )
 
 
 class AlwaysTrains(nn.Module):
@@ -406,7 +499,9 @@ class AlwaysTrains(nn.Module):
 
 def test_evaluation_that_writes_batch_statistics_is_refused():
     v = initialise(AlwaysTrains(), X)
-    with pytest.raises(InputError, match=r"evaluation writes the batch statistics.*Network\(module, eval_kwargs"):
+    with pytest.raises(
+        InputError, match=r"evaluation writes the batch statistics.*Network\(module, eval_kwargs"
+    ):
         per_example_gradients(AlwaysTrains(), v, (X, Y))
     assert np.isfinite(trace(AlwaysTrains(), v, (X, Y), train=True).loss)
 
@@ -422,8 +517,12 @@ class Counting(nn.Module):
 def test_collections_that_evaluation_writes():
     v = initialise(Counting(), X)
     expected = _loss(Counting().apply(v, X, mutable=["counts"])[0])
-    assert trace(Counting(), v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
-    assert mode_text(Counting(), v, (X, Y), False).endswith("; writes the collection 'counts' in evaluation")
+    assert trace(Counting(), v, (X, Y), train=False).loss == pytest.approx(
+        float(expected), rel=1e-6
+    )
+    assert mode_text(Counting(), v, (X, Y), False).endswith(
+        "; writes the collection 'counts' in evaluation"
+    )
     assert ntk(Counting(), v, X).mode == mode_text(Counting(), v, (X, Y), False)
 
 
@@ -457,7 +556,9 @@ def test_output_selects_one_array(form, output):
     expected = _loss(jnp.dot(X, kernel) + v["params"]["head"]["bias"][None])
     network = Network(several, output=output)
     assert trace(network, v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
-    np.testing.assert_allclose(ntk(network, v, X).matrix, X @ X.T + 1, rtol=1e-5)  # of a linear map: x . x' + 1 for the bias
+    np.testing.assert_allclose(
+        ntk(network, v, X).matrix, X @ X.T + 1, rtol=1e-5
+    )  # of a linear map: x . x' + 1 for the bias
     with pytest.raises(InputError, match=r"returns a .*output="):
         trace(several, v, (X, Y), train=False)
     with pytest.raises(InputError, match=r"choose by Network\(..., output=\)"):
@@ -484,11 +585,15 @@ def test_scalars_among_the_inputs_belong_to_all_examples():
     jacobian = jax.tree.leaves(jax.jacrev(outputs)(v["params"]))
     flat = jnp.concatenate([leaf.reshape(EXAMPLES, CLASSES, -1) for leaf in jacobian], axis=-1)
     np.testing.assert_allclose(
-        ntk(Keyed(), v, batch[0], output="trace", chunk=3).matrix, jnp.einsum("iap,jap->ij", flat, flat), rtol=1e-4
+        ntk(Keyed(), v, batch[0], output="trace", chunk=3).matrix,
+        jnp.einsum("iap,jap->ij", flat, flat),
+        rtol=1e-4,
     )
     gradient = jax.grad(lambda params: _loss(outputs(params)))(v["params"])["first"]
     norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))))
-    first = next(row for row in per_example_gradients(Keyed(), v, batch).layers if row.layer == "first")
+    first = next(
+        row for row in per_example_gradients(Keyed(), v, batch).layers if row.layer == "first"
+    )
     assert first.mean_norm == pytest.approx(norm, rel=1e-5)
     value = linear_interpolation(Keyed(), v, v, [batch, batch], at=[0, 1]).loss
     np.testing.assert_allclose(value, _loss(outputs(v["params"])), rtol=1e-5)
@@ -505,17 +610,24 @@ def test_first_not_finite_of_several_inputs_and_under_vmap():
     assert first_nonfinite_layer(TwoInputs(), v, (X, X)) is None
     assert first_nonfinite_layer(TwoInputs(), v, (X, X / 0)) == "first"
 
-    each = nn.vmap(ByField, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True})(False)
+    each = nn.vmap(
+        ByField, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True}
+    )(False)
     assert first_nonfinite_layer(each, initialise(each, X), X) is None
     assert first_nonfinite_layer(each, initialise(each, X), X / 0) == ""
 
 
 def test_a_switch_that_does_not_reach_the_network_is_said():
-    each = nn.vmap(ByFlag, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True})()
+    each = nn.vmap(
+        ByFlag, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True}
+    )()
     v = initialise(each, X)
     trace(each, v, (X, Y), train=False)
     lost = "no training switch found; called as it is; draws from the random stream 'dropout' in evaluation; "
-    assert mode_text(each, v, (X, Y), False) == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+    assert (
+        mode_text(each, v, (X, Y), False)
+        == lost + "enable_dropout does not reach it through nn.vmap or nn.scan"
+    )
 
 
 class Block(nn.Module):
@@ -559,7 +671,9 @@ class Handing(nn.Module):
 def test_a_switch_that_is_refused_on_its_way_inside_is_left_out_and_said(model, said):
     """Expected: the call without it, by `apply`; each of these refuses the other switch."""
     v, kwargs = initialise(model, X), {"train": False} if isinstance(model, Handing) else {}
-    np.testing.assert_allclose(run(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6)
+    np.testing.assert_allclose(
+        run(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6
+    )
     assert trace(model, v, (X, Y), train=False).mode == mode_text(model, v, (X, Y), False) == said
     assert initialise(model, X).keys() == model.init(jax.random.key(0), X).keys()
     by_name = Network(model, eval_kwargs={"nothing": 1})
@@ -571,7 +685,11 @@ class NoisyWhenLarge(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(CLASSES)(x)
-        return x + self.make_rng("noise").dtype.itemsize if len(x) > 4 else x * (2.0 if self.has_rng("noise") else 1.0)
+        return (
+            x + self.make_rng("noise").dtype.itemsize
+            if len(x) > 4
+            else x * (2.0 if self.has_rng("noise") else 1.0)
+        )
 
 
 def test_what_a_call_needs_does_not_depend_on_earlier_calls():
@@ -581,7 +699,10 @@ def test_what_a_call_needs_does_not_depend_on_earlier_calls():
     large, small = ((X, Y), (X[:2], Y[:2]))
     run(model, v, large, False)
     np.testing.assert_array_equal(run(model, v, small, False)[0], model.apply(v, X[:2]))
-    assert "'noise'" in mode_text(model, v, large, False) and "noise" not in trace(model, v, small, train=False).mode
+    assert (
+        "'noise'" in mode_text(model, v, large, False)
+        and "noise" not in trace(model, v, small, train=False).mode
+    )
 
     decoder = nn.MultiHeadDotProductAttention(2, decode=True)
     full, token = decoder.init(jax.random.key(0), jnp.ones((1, 3, 4))), jnp.ones((1, 1, 4))
@@ -614,14 +735,19 @@ def test_initialisation_of_tokens_and_several_inputs():
     jax.tree.map(np.testing.assert_allclose, found, dict(expected))
     with pytest.raises(InputError, match=r"Tokens cannot take inputs float32\[2, 6\]: .*'mask'"):
         init_variables(Tokens(), jax.random.key(4), (2, 6))
-    with pytest.raises(InputError, match=r"Embed cannot take inputs float32\[2, 6\]: .*integer; for other dtypes give a jax.Shape"):
+    with pytest.raises(
+        InputError,
+        match=r"Embed cannot take inputs float32\[2, 6\]: .*integer; for other dtypes give a jax.Shape",
+    ):
         init_variables(nn.Embed(7, 4), jax.random.key(4), (2, 6))
 
 
 class Partitioned(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(CLASSES, kernel_init=nn.with_partitioning(nn.initializers.ones, (None, "model")))(x)
+        return nn.Dense(
+            CLASSES, kernel_init=nn.with_partitioning(nn.initializers.ones, (None, "model"))
+        )(x)
 
 
 def test_boxes_are_opened():
@@ -663,9 +789,17 @@ def test_nothing_is_traced_again():
     [
         (lambda: Network(ByField), "module is 'type'; allowed: an instance of flax.linen.Module"),
         (lambda: Network(ByFlag(), eval_kwargs={"mask": X}), "field eval_kwargs of Network"),
-        (lambda: trace(ByFlag(), {"batch_stats": {}}, (X, Y)), "'params' is missing|allowed: a dict with 'params'"),
         (
-            lambda: trace(Network(ByFlag(), eval_kwargs={"nothing": 1}), _variables(ByFlag()), (X, Y), train=False),
+            lambda: trace(ByFlag(), {"batch_stats": {}}, (X, Y)),
+            "'params' is missing|allowed: a dict with 'params'",
+        ),
+        (
+            lambda: trace(
+                Network(ByFlag(), eval_kwargs={"nothing": 1}),
+                _variables(ByFlag()),
+                (X, Y),
+                train=False,
+            ),
             "unexpected keyword",
         ),
     ],
@@ -711,13 +845,21 @@ class ComplexInside(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return jnp.abs(nn.Dense(CLASSES, dtype=jnp.complex64, param_dtype=jnp.complex64, name="complex")(x)) > 0
+        return (
+            jnp.abs(
+                nn.Dense(CLASSES, dtype=jnp.complex64, param_dtype=jnp.complex64, name="complex")(x)
+            )
+            > 0
+        )
 
 
 def test_complex_numbers_that_are_not_finite_are_seen():
     v = initialise(ComplexInside(), X)
     assert first_nonfinite_layer(ComplexInside(), v, X) is None
-    assert first_nonfinite_layer(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X) == "complex"
+    assert (
+        first_nonfinite_layer(ComplexInside(), jax.tree.map(lambda leaf: leaf * jnp.nan, v), X)
+        == "complex"
+    )
 
 
 class Branching(nn.Module):
@@ -741,4 +883,7 @@ def test_a_list_of_batches_is_refused():
         trace(Branching(), v, batches)
     with pytest.raises(InputError, match=r"^batch is a list of 2 batches; taps takes one$"):
         taps(Branching(), v, batches, ["Dense_0"])
-    assert trace(Branching(), v, [X, Y], train=False).loss == trace(Branching(), v, (X, Y), train=False).loss
+    assert (
+        trace(Branching(), v, [X, Y], train=False).loss
+        == trace(Branching(), v, (X, Y), train=False).loss
+    )

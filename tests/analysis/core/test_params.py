@@ -40,7 +40,11 @@ def to_vector(tree):
     leaves = jax.tree.leaves(nn.meta.unbox(tree))
     parts = [(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in leaves]
     flat = [part.ravel() for each in parts for part in each]
-    return jnp.concatenate(flat) if any(isinstance(each, jax.core.Tracer) for each in flat) else np.concatenate(flat)
+    return (
+        jnp.concatenate(flat)
+        if any(isinstance(each, jax.core.Tracer) for each in flat)
+        else np.concatenate(flat)
+    )
 
 
 def from_vector(vector, like):
@@ -75,18 +79,34 @@ def truth(kind):
 
     @jax.jit
     def derivatives(vector):
-        return jax.jacrev(losses)(vector), jax.grad(mean)(vector), jax.hessian(mean)(vector), jax.jacrev(outputs)(vector)
+        return (
+            jax.jacrev(losses)(vector),
+            jax.grad(mean)(vector),
+            jax.hessian(mean)(vector),
+            jax.jacrev(outputs)(vector),
+        )
 
     names = ("gradients", "gradient", "hessian", "jacobian")
     found = dict(zip(names, derivatives(vector), strict=True))
-    return SimpleNamespace(model=model, variables=variables, batch=(x, labels), vector=vector, outputs=outputs, mean=mean, **found)
+    return SimpleNamespace(
+        model=model,
+        variables=variables,
+        batch=(x, labels),
+        vector=vector,
+        outputs=outputs,
+        mean=mean,
+        **found,
+    )
 
 
 @pytest.fixture(params=KINDS)
 def case(request):
     _, x64, rtol = KINDS[request.param]
     with jax.enable_x64(x64):
-        yield truth(request.param), functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 10)
+        yield (
+            truth(request.param),
+            functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 10),
+        )
 
 
 def random_like(params, seed=3):
@@ -103,7 +123,9 @@ def test_products(case):
     probabilities = jax.nn.softmax(this.outputs(this.vector))
     inner = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(probabilities) / len(probabilities)
     matrix = jnp.einsum("nip,nij,njq->pq", this.jacobian, inner, this.jacobian)
-    same(to_vector(gnvp(this.model, this.variables, this.batch, vector)), matrix @ to_vector(vector))
+    same(
+        to_vector(gnvp(this.model, this.variables, this.batch, vector)), matrix @ to_vector(vector)
+    )
 
 
 def test_eigenvalues(case):
@@ -143,7 +165,9 @@ def test_noise_scale(case):
     found = noise_scale(this.model, this.variables, [this.batch], small=2)
     big = np.sum(this.gradient**2)
     small = np.mean(np.sum(this.gradients.reshape(4, 2, -1).mean(1) ** 2, axis=1))
-    same([found.g2, found.trace_sigma], [(8 * big - 2 * small) / 6, (small - big) / (1 / 2 - 1 / 8)])
+    same(
+        [found.g2, found.trace_sigma], [(8 * big - 2 * small) / 6, (small - big) / (1 / 2 - 1 / 8)]
+    )
 
 
 def test_losses_on_lines(case):
@@ -185,7 +209,11 @@ def test_kernels_and_linearised_networks(case):
     same(line, this.outputs(this.vector) + this.jacobian @ (to_vector(moved) - this.vector))
     rate = 0.1
     run = linearised_training(this.model, this.variables, this.batch, steps=1, learning_rate=rate)
-    half = jax.grad(lambda vector: jnp.sum((this.outputs(vector) - jax.nn.one_hot(labels, 3, dtype=x.dtype)) ** 2) / 16)
+    half = jax.grad(
+        lambda vector: (
+            jnp.sum((this.outputs(vector) - jax.nn.one_hot(labels, 3, dtype=x.dtype)) ** 2) / 16
+        )
+    )
     same(to_vector(run.params), this.vector - rate * half(this.vector))
 
 
@@ -193,8 +221,13 @@ def test_layers(case):
     this, same = case
     rows = trace(this.model, this.variables, this.batch, train=False).layers
     same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(this.vector))
-    same(np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(this.gradient))
-    gradients = jax.grad(lambda params: this.mean(to_vector(params)))(nn.meta.unbox(this.variables["params"]))
+    same(
+        np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]),
+        np.linalg.norm(this.gradient),
+    )
+    gradients = jax.grad(lambda params: this.mean(to_vector(params)))(
+        nn.meta.unbox(this.variables["params"])
+    )
     squares = [np.sum(np.abs(leaf) ** 2) for leaf in jax.tree.leaves(gradients) if leaf.ndim >= 2]
     names = kernel_norms(gradients)
     same(np.sum(np.square(list(names.values()))), np.sum(squares))
@@ -203,7 +236,10 @@ def test_layers(case):
 def test_float32_networks_under_x64():
     """The numbers of jax_enable_x64=False, which the tests of each instrument compare with other computations."""
     model = Typed(jnp.float32)
-    x, labels = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), np.arange(8, dtype=np.int32) % 3
+    x, labels = (
+        np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32),
+        np.arange(8, dtype=np.int32) % 3,
+    )
     variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), x))
 
     def numbers():
@@ -230,10 +266,15 @@ def test_attention_has_a_filter_for_each_head_and_feature():
     """Flattened to (inputs, outputs) as DenseGeneral multiplies them, a column of the direction is as long as the network's."""
     x = jnp.ones((1, 4))
     for use_bias in (True, False):
-        params = Attention(use_bias).init(jax.random.key(0), x)["params"]["MultiHeadDotProductAttention_0"]
+        params = Attention(use_bias).init(jax.random.key(0), x)["params"][
+            "MultiHeadDotProductAttention_0"
+        ]
         found = random_direction({"params": params}, jax.random.key(1))
         for name in ("query", "key", "value", "out"):
-            flat = [np.reshape(tree[name]["kernel"], (-1, 3) if name == "out" else (2, -1)) for tree in (found, params)]
+            flat = [
+                np.reshape(tree[name]["kernel"], (-1, 3) if name == "out" else (2, -1))
+                for tree in (found, params)
+            ]
             np.testing.assert_allclose(*(np.linalg.norm(each, axis=0) for each in flat), rtol=1e-5)
             assert not np.any(found[name].get("bias", 0))
 
@@ -242,14 +283,22 @@ def test_directions_of_general_kernels():
     """The bias names the axes of the filters, and of layers in front; where it fits in two ways the axes are asked for."""
 
     def lengths(kernel, bias, **given):
-        params = {"layer": {"kernel": jax.random.normal(jax.random.key(0), kernel), "bias": jnp.ones(bias)}}
+        params = {
+            "layer": {
+                "kernel": jax.random.normal(jax.random.key(0), kernel),
+                "bias": jnp.ones(bias),
+            }
+        }
         found = random_direction({"params": params}, jax.random.key(1), **given)
         inside = {(5, 2, 3): 0, (2, 3, 4): (0, 1), (2, 5, 3, 4): 1}[kernel]
         return [np.linalg.norm(t["layer"]["kernel"], axis=inside) for t in (found, params)]
 
     for kernel, bias in (((5, 2, 3), (2, 3)), ((2, 3, 4), (4,)), ((2, 5, 3, 4), (2, 3, 4))):
         np.testing.assert_allclose(*lengths(kernel, bias), rtol=1e-5)
-    with pytest.raises(InputError, match=r"shape \(2, 2, 4\) with a bias \(2, 4\), whose axes fit in more than one way"):
+    with pytest.raises(
+        InputError,
+        match=r"shape \(2, 2, 4\) with a bias \(2, 4\), whose axes fit in more than one way",
+    ):
         lengths((2, 2, 4), (2, 4))
 
 
@@ -260,8 +309,16 @@ def test_directions_of_general_kernels():
             lambda m, v, b: hvp(m, v, b, jax.tree.map(jnp.real, nn.meta.unbox(v["params"]))),
             "complex/b is 'float32'; allowed: complex64",
         ),
-        (lambda m, v, b: top_eigenvalues(m, v, b, loss=lambda z, _: jnp.sum(z.astype(jnp.complex64))), "loss returned complex64"),
-        (lambda m, v, b: top_eigenvalues(m, v, b, layers="names"), "layer 'names' is unknown; did you mean 'named'"),
+        (
+            lambda m, v, b: top_eigenvalues(
+                m, v, b, loss=lambda z, _: jnp.sum(z.astype(jnp.complex64))
+            ),
+            "loss returned complex64",
+        ),
+        (
+            lambda m, v, b: top_eigenvalues(m, v, b, layers="names"),
+            "layer 'names' is unknown; did you mean 'named'",
+        ),
     ],
 )
 def test_what_does_not_fit(call, message):
@@ -274,9 +331,13 @@ def test_layers_by_name_of_oddly_named_parameters():
     """A diagonal block of the matrix: the leaf's own name has "/" in it."""
     this = truth("odd")
     name = "named/outer/Dense_0/kernel/scale"
-    found = top_eigenvalues(this.model, this.variables, this.batch, 1, which="largest", layers=name, keep=True)
+    found = top_eigenvalues(
+        this.model, this.variables, this.batch, 1, which="largest", layers=name, keep=True
+    )
     marked = jax.tree.map(jnp.zeros_like, nn.meta.unbox(this.variables["params"]))
     marked["named"]["outer"]["Dense_0/kernel/scale"] = jnp.ones(3)
     block = np.flatnonzero(to_vector(marked))
-    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(this.hessian[np.ix_(block, block)])[-1:], rtol=1e-3)
+    np.testing.assert_allclose(
+        found.values, np.linalg.eigvalsh(this.hessian[np.ix_(block, block)])[-1:], rtol=1e-3
+    )
     assert list(found.vectors[0]["named"]["outer"]) == ["Dense_0/kernel/scale"]

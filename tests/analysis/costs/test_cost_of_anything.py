@@ -36,7 +36,11 @@ class Computes(nn.Module):
 
 def turns(start, goes_on, step, x):
     """A product in a `while` that counts."""
-    return lax.while_loop(lambda carry: goes_on(carry[0]), lambda carry: (step(carry[0]), carry[1] @ SQUARE), (start, x))[1]
+    return lax.while_loop(
+        lambda carry: goes_on(carry[0]),
+        lambda carry: (step(carry[0]), carry[1] @ SQUARE),
+        (start, x),
+    )[1]
 
 
 def many_numbers(x):
@@ -60,24 +64,54 @@ def multiply_in_pallas(x):
 
 # Closed forms: rows x columns x contracted; for a convolution, height x width x kernel x channels in x channels out.
 COUNTED = {
-    "transposed 2x2 stride 2": (nn.ConvTranspose(8, (2, 2), strides=(2, 2)), (16, 16, 4), 16 * 16 * 4 * 4 * 8),
-    "transposed 3x3 stride 2": (nn.ConvTranspose(8, (3, 3), strides=(2, 2)), (16, 16, 4), 16 * 16 * 9 * 4 * 8),
+    "transposed 2x2 stride 2": (
+        nn.ConvTranspose(8, (2, 2), strides=(2, 2)),
+        (16, 16, 4),
+        16 * 16 * 4 * 4 * 8,
+    ),
+    "transposed 3x3 stride 2": (
+        nn.ConvTranspose(8, (3, 3), strides=(2, 2)),
+        (16, 16, 4),
+        16 * 16 * 9 * 4 * 8,
+    ),
     "transposed 4 stride 3": (nn.ConvTranspose(2, (4,), strides=(3,)), (10, 5), 10 * 4 * 5 * 2),
     "groups": (nn.Conv(8, (3, 3), feature_group_count=4), (6, 6, 4), 6 * 6 * 9 * 1 * 8),
-    "dilated kernel": (nn.Conv(8, (3, 3), kernel_dilation=(2, 2), padding="VALID"), (6, 6, 4), 2 * 2 * 9 * 4 * 8),
-    "own kernel everywhere": (nn.ConvLocal(2, (3,), padding="VALID"), (6, 4), 4 * 12 * 2 + 4 * 12 * 3),  # windows by convolution
+    "dilated kernel": (
+        nn.Conv(8, (3, 3), kernel_dilation=(2, 2), padding="VALID"),
+        (6, 6, 4),
+        2 * 2 * 9 * 4 * 8,
+    ),
+    "own kernel everywhere": (
+        nn.ConvLocal(2, (3,), padding="VALID"),
+        (6, 4),
+        4 * 12 * 2 + 4 * 12 * 3,
+    ),  # windows by convolution
     "ragged product": (
         Computes(lambda x: lax.ragged_dot(x[0], jnp.ones((2, 4, 5)), jnp.array([5, 7], jnp.int32))),
         (12, 4),
         12 * 4 * 5,
     ),
-    "complex numbers": (Computes(lambda x: lax.complex(x, x) @ SQUARE.astype(np.complex64)), (8,), 4 * 64),
-    "fori_loop": (Computes(lambda x: lax.fori_loop(0, 5, lambda _, x: x @ SQUARE, x)), (8,), 5 * 64),
+    "complex numbers": (
+        Computes(lambda x: lax.complex(x, x) @ SQUARE.astype(np.complex64)),
+        (8,),
+        4 * 64,
+    ),
+    "fori_loop": (
+        Computes(lambda x: lax.fori_loop(0, 5, lambda _, x: x @ SQUARE, x)),
+        (8,),
+        5 * 64,
+    ),
     "while up": (Computes(lambda x: turns(0, lambda i: i < 5, lambda i: i + 1, x)), (8,), 5 * 64),
-    "while down by 2": (Computes(lambda x: turns(9, lambda i: i >= 0, lambda i: i - 2, x)), (8,), 5 * 64),
+    "while down by 2": (
+        Computes(lambda x: turns(9, lambda i: i >= 0, lambda i: i - 2, x)),
+        (8,),
+        5 * 64,
+    ),
     "while never": (Computes(lambda x: turns(5, lambda i: i < 5, lambda i: i + 1, x)), (8,), 0),
     "bound into jit": (
-        Computes(lambda x: jax.jit(lambda n, x: lax.fori_loop(0, n, lambda _, x: x @ SQUARE, x))(5, x)),
+        Computes(
+            lambda x: jax.jit(lambda n, x: lax.fori_loop(0, n, lambda _, x: x @ SQUARE, x))(5, x)
+        ),
         (8,),
         5 * 64,
     ),
@@ -86,11 +120,19 @@ COUNTED = {
         (8,),
         0,
     ),
-    "branches": (Computes(lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ SQUARE, many_numbers, x)), (8,), 64),
+    "branches": (
+        Computes(lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ SQUARE, many_numbers, x)),
+        (8,),
+        64,
+    ),
     "gradient inside": (zoo.Force(), (4,), 2 * 4 * 3),
     "recurrent": (zoo.Recurrent(), (7, 4), 7 * (4 * 4 * 5 + 4 * 5 * 5) + 5 * 3),
     "devices": (Computes(lambda x: on_devices(x[0])), (16, 8), 16 * 64),
-    "custom derivative": (Computes(lambda x: jax.nn.relu(jax.checkpoint(lambda x: x @ SQUARE)(x))), (8,), 64),
+    "custom derivative": (
+        Computes(lambda x: jax.nn.relu(jax.checkpoint(lambda x: x @ SQUARE)(x))),
+        (8,),
+        64,
+    ),
 }
 
 
@@ -112,13 +154,26 @@ def test_a_transposed_convolution_as_the_compiler_counts_it():
 
 LOOP = "in a while loop whose length depends on its data"
 NOT_COUNTED = {
-    "dynamic while": (Computes(lambda x: turns(0, lambda i: i < jnp.bitwise_count(i) + 5, lambda i: i + 1, x)), LOOP),
+    "dynamic while": (
+        Computes(lambda x: turns(0, lambda i: i < jnp.bitwise_count(i) + 5, lambda i: i + 1, x)),
+        LOOP,
+    ),
     "endless": (Computes(lambda x: turns(0, lambda i: i < 5, lambda i: i * 1, x)), LOOP),
-    "wraps around": (Computes(lambda x: turns(np.int8(0), lambda i: i <= 127, lambda i: i + np.int8(1), x)), LOOP),
+    "wraps around": (
+        Computes(lambda x: turns(np.int8(0), lambda i: i <= 127, lambda i: i + np.int8(1), x)),
+        LOOP,
+    ),
     "fft": (Computes(lambda x: jnp.abs(jnp.fft.fft(x))), "fft"),
     "cholesky": (Computes(lambda x: lax.linalg.cholesky(x.T @ x)), "cholesky"),
     "solve": (Computes(lambda x: jnp.linalg.solve(jnp.asarray(SQUARE), x.T)), "triangular_solve"),
-    "one branch": (Computes(lambda x: lax.cond(x[0, 0] > 0, lambda x: jnp.abs(jnp.fft.fft(x)), lambda x: x @ SQUARE, x)), "fft"),
+    "one branch": (
+        Computes(
+            lambda x: lax.cond(
+                x[0, 0] > 0, lambda x: jnp.abs(jnp.fft.fft(x)), lambda x: x @ SQUARE, x
+            )
+        ),
+        "fft",
+    ),
     "callback": (Computes(lambda x: jax.pure_callback(np.asarray, x, x)), "pure_callback"),
     "pallas": (Computes(multiply_in_pallas), "pallas_call"),
 }
@@ -130,7 +185,10 @@ def test_what_is_not_counted_is_named(name):
     shape = (8, 8) if name == "pallas" else (8,)
     assert any(reason in each for each in cost(model, shape).not_counted)
     assert f"not counted: {cost(model, shape).not_counted[0]}" in str(cost(model, shape))
-    with pytest.raises(InputError, match=f"Computes has multiply-adds that are not counted: .*{reason}.*use deepjax.analysis.cost"):
+    with pytest.raises(
+        InputError,
+        match=f"Computes has multiply-adds that are not counted: .*{reason}.*use deepjax.analysis.cost",
+    ):
         count_macs(model, shape)
     assert stage_table(model, shape)[0].not_counted
 
@@ -141,9 +199,13 @@ def test_layers_beside_a_loop_are_counted():
     assert report.not_counted == (f"dot_general of cell, {LOOP}", f"activations of cell, {LOOP}")
 
 
-@pytest.mark.parametrize("network", [zoo.JittedBlocks(), zoo.DecoratedBlocks(), nn.jit(zoo.JittedBlocks)()])
+@pytest.mark.parametrize(
+    "network", [zoo.JittedBlocks(), zoo.DecoratedBlocks(), nn.jit(zoo.JittedBlocks)()]
+)
 def test_equal_layers_in_jit_each_have_their_own_work(network):
-    network.init(jax.random.key(0), jnp.ones((1, 4)))  # leaves traces behind that interceptors have not seen
+    network.init(
+        jax.random.key(0), jnp.ones((1, 4))
+    )  # leaves traces behind that interceptors have not seen
     expected = {"b0/dense": (20, 16, 16), "b1/dense": (20, 16, 16), "head": (15, 12, 12)}
     rows = cost(network, (4,)).layers
     assert {row.layer: (row.params, row.macs, row.activations) for row in rows} == expected
@@ -162,8 +224,14 @@ NETWORKS = {
     "boxed": (zoo.PartitionedDense(), (4,)),
     "upsampling": (zoo.Upsampler(), (6, 6, 4)),
     "halting": (zoo.Halting(), (4,)),
-    **{name: (create_model(name), model_info(name).input_shape) for name in ("cifar_resnet20", "vgg11")},
-    **{name: (create_model(name, scan=True), model_info(name).input_shape) for name in ("cifar_nf20",)},
+    **{
+        name: (create_model(name), model_info(name).input_shape)
+        for name in ("cifar_resnet20", "vgg11")
+    },
+    **{
+        name: (create_model(name, scan=True), model_info(name).input_shape)
+        for name in ("cifar_nf20",)
+    },
 }
 
 
@@ -175,10 +243,17 @@ def test_rows_add_up_to_the_whole(name):
     variables = jax.eval_shape(lambda inputs: model.init(jax.random.key(0), *inputs), inputs)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     with reference_lowering():
-        plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(variables, inputs)
+        plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(
+            variables, inputs
+        )
     macs = sum(macs_of(steps(plain.jaxpr)).values())
     report, stages = cost(model, given), stage_table(model, given)
-    assert report.total.params == sum(row.params for row in stages) == count_params(model, given) == params
+    assert (
+        report.total.params
+        == sum(row.params for row in stages)
+        == count_params(model, given)
+        == params
+    )
     assert report.total.macs == sum(row.macs for row in stages) == macs
     assert macs > 0
 
@@ -192,13 +267,24 @@ class Applies(nn.Module):
 
 
 def test_a_module_with_variables_of_its_own_is_part_of_the_layer_that_applies_it():
-    assert macs_by_layer(nn.Sequential([Applies(), nn.Dense(2)]), (4,)) == {"layers_0": 12, "layers_1": 6}
+    assert macs_by_layer(nn.Sequential([Applies(), nn.Dense(2)]), (4,)) == {
+        "layers_0": 12,
+        "layers_1": 6,
+    }
 
 
 def test_tokens_and_several_inputs_by_hand():
     """Two sentences of five tokens: queries, keys, values, output, scores and sums over 2 heads of 4; a head of 3."""
-    attention = {"query": 10 * 64, "key": 10 * 64, "value": 10 * 64, "out": 10 * 64, "": 2 * 2 * 5 * 5 * 4 * 2}
-    expected = {f"attention/{name}".rstrip("/"): macs for name, macs in attention.items()} | {"head": 10 * 8 * 3}
+    attention = {
+        "query": 10 * 64,
+        "key": 10 * 64,
+        "value": 10 * 64,
+        "out": 10 * 64,
+        "": 2 * 2 * 5 * 5 * 4 * 2,
+    }
+    expected = {f"attention/{name}".rstrip("/"): macs for name, macs in attention.items()} | {
+        "head": 10 * 8 * 3
+    }
     assert macs_by_layer(zoo.Tokens(), TOKENS) == expected
     assert macs_by_layer(zoo.Tokens(), jnp.zeros((2, 5), jnp.int32)) == expected
     report = cost(zoo.Tokens(), TOKENS)
@@ -222,7 +308,11 @@ def test_the_network_that_evaluation_calls():
         ((0, 3), {}, r"input_shape is \(0, 3\); allowed"),
         ("image", {}, "input_shape is 'image'; allowed"),
         (TOKENS, {"batch": 2}, "batch is 2; allowed: 1 where inputs are given"),
-        ((5,), {}, "input_shape is float32\\[1,5\\], batch included; .* for other dtypes .* give a jax.ShapeDtypeStruct"),
+        (
+            (5,),
+            {},
+            "input_shape is float32\\[1,5\\], batch included; .* for other dtypes .* give a jax.ShapeDtypeStruct",
+        ),
     ],
 )
 def test_inputs_that_are_refused(given, options, message):

@@ -44,7 +44,9 @@ class Lifted(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = x.mean((1, 2))
-        x, _ = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(name="cells")(x, None)
+        x, _ = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(
+            name="cells"
+        )(x, None)
         x = nn.remat(nn.Dense)(6, name="last")(x)
         extra = nn.Dense(2, name="extra")
         if train or self.is_initializing():
@@ -55,8 +57,18 @@ class Lifted(nn.Module):
 BATCH = 2
 # By hand: 8x8x3 -> 8x8x8 -> 4x4x16 -> 5, four bytes a number.
 BY_HAND = {
-    "conv1": (27 * 8 + 8, BATCH * 64 * 27 * 8, 4 * BATCH * 512, 4 * (BATCH * 192 + 216 + BATCH * 512)),
-    "second/held": (72 * 16, BATCH * 16 * 72 * 16, 4 * BATCH * 256, 4 * (BATCH * 512 + 1152 + BATCH * 256)),
+    "conv1": (
+        27 * 8 + 8,
+        BATCH * 64 * 27 * 8,
+        4 * BATCH * 512,
+        4 * (BATCH * 192 + 216 + BATCH * 512),
+    ),
+    "second/held": (
+        72 * 16,
+        BATCH * 16 * 72 * 16,
+        4 * BATCH * 256,
+        4 * (BATCH * 512 + 1152 + BATCH * 256),
+    ),
     "head": (16 * 5 + 5, BATCH * 80, 4 * BATCH * 5, 4 * (BATCH * 16 + 80 + BATCH * 5)),
 }
 
@@ -69,7 +81,9 @@ def test_convolutions_by_hand():
     report = cost(Cnn(), (8, 8, 3), batch=BATCH)
     assert numbers(report) == BY_HAND
     total = report.total
-    assert (total.params, total.macs, total.activations, total.bytes_moved) == tuple(map(sum, zip(*BY_HAND.values(), strict=True)))
+    assert (total.params, total.macs, total.activations, total.bytes_moved) == tuple(
+        map(sum, zip(*BY_HAND.values(), strict=True))
+    )
     assert report.rows()[0]["intensity"] == 2 * BY_HAND["conv1"][1] / BY_HAND["conv1"][3]
 
 
@@ -81,7 +95,10 @@ def test_half_precision_halves_what_is_stored_and_moved():
 
 
 def test_scans_remat_and_heads_that_only_train():
-    evaluated, trained = numbers(cost(Lifted(), (2, 2, 4))), numbers(cost(Lifted(), (2, 2, 4), train=True))
+    evaluated, trained = (
+        numbers(cost(Lifted(), (2, 2, 4))),
+        numbers(cost(Lifted(), (2, 2, 4), train=True)),
+    )
     # A cell returns its ReLU's output beside the layer's own: three runs of 4 numbers each.
     assert evaluated["cells/dense"] == (3 * 20, 3 * 16, 3 * 16, 3 * 4 * (4 + 16 + 4))
     assert evaluated["cells"][:2] == (0, 0) and evaluated["cells"][2] >= 3 * 16
@@ -125,7 +142,13 @@ def test_the_table_and_the_figure():
     report = cost(Cnn(), (8, 8, 3))
     lines = str(report).splitlines()
     assert lines[0] == "Cnn: forward pass of 1 x 8x8x3, no training switch found; called as it is"
-    assert [line.split()[0] for line in lines[1:]] == ["layer", "conv1", "second/held", "head", "total"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "layer",
+        "conv1",
+        "second/held",
+        "head",
+        "total",
+    ]
     assert len({len(line) for line in lines[1:]}) == 1
     ax = report.plot()
     assert "half of them in 1 of 3 layers" in ax.get_title("left")

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis import cost, count_macs, count_params, layer_fields, macs_by_layer, params_by_layer
+from deepjax.analysis import (
+    cost,
+    count_macs,
+    count_params,
+    layer_fields,
+    macs_by_layer,
+    params_by_layer,
+)
 from deepjax.models import create_model
 
 
@@ -34,7 +41,9 @@ class Foreign(nn.Module):
     def __call__(self, x):
         shared = nn.Dense(4, name="shared")
         x = shared(self.convolve(x).mean((1, 2)))
-        x, _ = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=5)(name="cells")(x, None)
+        x, _ = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=5)(
+            name="cells"
+        )(x, None)
         x, _ = nn.remat(Cell)(name="kept")(x, None)
         x = x @ self.param("own", nn.initializers.ones, (4, 4))
         return Head(shared, name="head")(x)
@@ -44,8 +53,22 @@ class Foreign(nn.Module):
 
 
 # By hand: a map of 3x3 behind the stride; the shared layer runs twice, the scanned cell five times.
-MACS = {"conv": 9 * 9 * 2 * 4, "shared": 2 * 16, "cells/dense": 5 * 16, "kept/dense": 16, "": 16, "head/logits": 12}
-PARAMS = {"conv": 9 * 2 * 4 + 4, "shared": 20, "cells/dense": 5 * 20, "kept/dense": 20, "": 16, "head/logits": 15}
+MACS = {
+    "conv": 9 * 9 * 2 * 4,
+    "shared": 2 * 16,
+    "cells/dense": 5 * 16,
+    "kept/dense": 16,
+    "": 16,
+    "head/logits": 12,
+}
+PARAMS = {
+    "conv": 9 * 2 * 4 + 4,
+    "shared": 20,
+    "cells/dense": 5 * 20,
+    "kept/dense": 20,
+    "": 16,
+    "head/logits": 15,
+}
 
 
 def test_costs_by_layer_by_hand():
@@ -65,12 +88,18 @@ def test_totals_are_sums():
 @pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18"])
 def test_a_scanned_stage_costs_what_its_blocks_cost(name):
     side = 32 if name.startswith("cifar") else 64
-    unrolled, scanned = (macs_by_layer(create_model(name, scan=scan), (side, side, 3)) for scan in (False, True))
+    unrolled, scanned = (
+        macs_by_layer(create_model(name, scan=scan), (side, side, 3)) for scan in (False, True)
+    )
     assert sum(unrolled.values()) == sum(scanned.values())
     later = [
-        macs for layer, macs in unrolled.items() if layer.startswith("stage1_block") and not layer.startswith("stage1_block1/")
+        macs
+        for layer, macs in unrolled.items()
+        if layer.startswith("stage1_block") and not layer.startswith("stage1_block1/")
     ]
-    assert sum(later) == sum(macs for layer, macs in scanned.items() if layer.startswith("stage1_blocks/"))
+    assert sum(later) == sum(
+        macs for layer, macs in scanned.items() if layer.startswith("stage1_blocks/")
+    )
 
 
 def test_a_network_without_parameters_costs_nothing():
@@ -87,8 +116,13 @@ class Demanding(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         x = nn.BatchNorm(use_running_average=not train)(x.mean((1, 2)))
-        wide, narrow = self.param("wide", nn.initializers.ones, (3, 50)), self.param("narrow", nn.initializers.ones, (3, 2))
-        return jax.lax.cond(jnp.sum(x) > 0, lambda x: (x @ wide).sum(1), lambda x: (x @ narrow).sum(1), x)
+        wide, narrow = (
+            self.param("wide", nn.initializers.ones, (3, 50)),
+            self.param("narrow", nn.initializers.ones, (3, 2)),
+        )
+        return jax.lax.cond(
+            jnp.sum(x) > 0, lambda x: (x @ wide).sum(1), lambda x: (x @ narrow).sum(1), x
+        )
 
 
 def test_a_switch_without_default_and_the_costlier_branch_of_a_condition():

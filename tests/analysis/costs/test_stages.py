@@ -32,7 +32,12 @@ def test_rows_of_a_foreign_module_by_hand():
     rows = stage_table(Foreign(), (8, 6, 2))
     assert [row.name for row in rows] == ["stem", "auxiliary1", "body", "a"]
     assert [row.output for row in rows] == [(4, 3, 4), None, (4, 3, 5), (3,)]
-    assert [row.params for row in rows] == [9 * 2 * 4 + 4 + 8, 4 * 7 + 7, 4 * 5 + 5 + 9 * 5 * 5 + 5, 5 * 3 + 3]
+    assert [row.params for row in rows] == [
+        9 * 2 * 4 + 4 + 8,
+        4 * 7 + 7,
+        4 * 5 + 5 + 9 * 5 * 5 + 5,
+        5 * 3 + 3,
+    ]
     assert [row.macs for row in rows] == [12 * 72, 0, 12 * (20 + 225), 15]
     assert [row.runs for row in rows] == [True, False, True, True]
     fields = [
@@ -47,7 +52,9 @@ def test_rows_of_a_foreign_module_by_hand():
 def test_a_module_that_sows_nothing_has_costs_alone():
     rows, sown = (stage_table(Foreign(sows), (8, 6, 2)) for sows in (False, True))
     assert all(row.output is None and row.field is None for row in rows)
-    assert [(row.name, row.params, row.macs, row.runs) for row in rows] == [(r.name, r.params, r.macs, r.runs) for r in sown]
+    assert [(row.name, row.params, row.macs, row.runs) for row in rows] == [
+        (r.name, r.params, r.macs, r.runs) for r in sown
+    ]
 
 
 def test_layers_of_the_model_itself_have_its_name():
@@ -64,7 +71,10 @@ def test_vectors_have_no_receptive_field():
             return nn.Dense(2, name="head")(x)
 
     rows = stage_table(Perceptron(), (6,))
-    assert [(row.name, row.output, row.field) for row in rows] == [("hidden", (4,), None), ("head", (2,), None)]
+    assert [(row.name, row.output, row.field) for row in rows] == [
+        ("hidden", (4,), None),
+        ("head", (2,), None),
+    ]
 
 
 class Nested(nn.Module):
@@ -87,13 +97,29 @@ def test_resnet50_by_its_table():
     assert [row.name for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
     shapes = [(56, 56, 64), (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048), (1000,)]
     assert [row.output for row in rows] == shapes
-    assert [row.params for row in rows] == [9_536, 215_808, 1_219_584, 7_098_368, 14_964_736, 2_049_000]
+    assert [row.params for row in rows] == [
+        9_536,
+        215_808,
+        1_219_584,
+        7_098_368,
+        14_964_736,
+        2_049_000,
+    ]
     sizes = [row.field and row.field.size for row in rows]
     assert sizes == [(11, 11), (35, 35), (91, 91), (267, 267), (427, 427), None]
-    assert [row.field and row.field.stride for row in rows] == [(4, 4), (4, 4), (8, 8), (16, 16), (32, 32), None]
+    assert [row.field and row.field.stride for row in rows] == [
+        (4, 4),
+        (4, 4),
+        (8, 8),
+        (16, 16),
+        (32, 32),
+        None,
+    ]
 
 
-@pytest.mark.parametrize(("name", "fields"), [("vgg11_bn", {}), ("resnet18d", {"scan": True}), ("cifar_plain20", {})])
+@pytest.mark.parametrize(
+    ("name", "fields"), [("vgg11_bn", {}), ("resnet18d", {"scan": True}), ("cifar_plain20", {})]
+)
 def test_rows_add_up(name, fields):
     model = create_model(name, **fields)
     shape = model_info(name).input_shape

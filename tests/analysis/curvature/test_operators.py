@@ -8,7 +8,12 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.curvature.operators import apply, gnvp, hessian_trace, hvp
-from deepjax.analysis.curvature.spectrum import _step, gradient_subspace_overlap, spectral_density, top_eigenvalues
+from deepjax.analysis.curvature.spectrum import (
+    _step,
+    gradient_subspace_overlap,
+    spectral_density,
+    top_eigenvalues,
+)
 from deepjax.errors import InputError
 
 
@@ -38,7 +43,9 @@ class Scanned(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = x.reshape(len(x), -1)[:, :4]
-        stack = nn.scan(nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        stack = nn.scan(
+            nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+        )
         return nn.Dense(3, name="head")(stack(name="blocks")(x, None)[0])
 
 
@@ -80,13 +87,20 @@ class Linear(nn.Module):
 
 def batch_of(size=12, seed=0):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.standard_normal((size, 4, 4, 1), np.float32)), jnp.asarray(rng.integers(0, 3, size))
+    return jnp.asarray(rng.standard_normal((size, 4, 4, 1), np.float32)), jnp.asarray(
+        rng.integers(0, 3, size)
+    )
 
 
 def init(model):
     """With running statistics that are not the batch's."""
     variables = model.init(jax.random.key(0), batch_of()[0])
-    return {**variables, **jax.tree.map(lambda leaf: leaf + 0.3, {key: variables[key] for key in variables if key != "params"})}
+    return {
+        **variables,
+        **jax.tree.map(
+            lambda leaf: leaf + 0.3, {key: variables[key] for key in variables if key != "params"}
+        ),
+    }
 
 
 def functions(model, variables, batch, bn):
@@ -95,7 +109,9 @@ def functions(model, variables, batch, bn):
     switch = {} if not isinstance(model, Cnn) else {"train": bn == "batch"}
 
     def outputs(flat):
-        return model.apply({**variables, "params": unravel(flat)}, batch[0], mutable=["batch_stats"], **switch)[0]
+        return model.apply(
+            {**variables, "params": unravel(flat)}, batch[0], mutable=["batch_stats"], **switch
+        )[0]
 
     def loss(outputs):
         return -jnp.mean(jax.nn.log_softmax(outputs)[jnp.arange(len(batch[1])), batch[1]])
@@ -132,7 +148,9 @@ def squared(outputs, batch):
 
 CASES = [(Mlp(), "running"), (Cnn(), "running"), (Cnn(), "batch"), (Scanned(), "running")]
 each_case = pytest.mark.parametrize(
-    ("model", "bn"), CASES, ids=lambda value: value if isinstance(value, str) else type(value).__name__
+    ("model", "bn"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 
 
@@ -142,7 +160,9 @@ def test_products_eigenvalues_and_trace_are_those_of_the_whole_matrix(model, bn,
     variables, batch = init(model), batch_of()
     matrix = whole(model, variables, batch, operator, bn)
     vector = random_like(variables["params"])
-    product = {"hessian": hvp, "gauss_newton": gnvp}[operator](model, variables, batch, vector, bn=bn)
+    product = {"hessian": hvp, "gauss_newton": gnvp}[operator](
+        model, variables, batch, vector, bn=bn
+    )
     close(flat_of(product), matrix @ flat_of(vector))
 
     true, options = np.linalg.eigvalsh(matrix), {"operator": operator, "bn": bn}
@@ -150,12 +170,16 @@ def test_products_eigenvalues_and_trace_are_those_of_the_whole_matrix(model, bn,
     np.testing.assert_allclose(found.values, true[np.argsort(-np.abs(true))[:3]], rtol=1e-4)
     assert (found.residuals < 1e-4 * abs(found.values[0])).all()
     for value, vector in zip(found.values, found.vectors, strict=True):
-        np.testing.assert_allclose(matrix @ flat_of(vector), value * flat_of(vector), atol=1e-4 * abs(value))
+        np.testing.assert_allclose(
+            matrix @ flat_of(vector), value * flat_of(vector), atol=1e-4 * abs(value)
+        )
 
     trace = hessian_trace(model, variables, batch, probes=64, **options)
     assert abs(trace.trace - np.trace(matrix)) < 4 * trace.error
     # Hutchinson 1990: the variance of one estimate is twice the sum of the squared entries off the diagonal.
-    assert trace.error == pytest.approx(np.sqrt(2 * (np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2)) / 64), rel=0.4)
+    assert trace.error == pytest.approx(
+        np.sqrt(2 * (np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2)) / 64), rel=0.4
+    )
     assert trace.matrix.bn == bn and trace.matrix.normalised == isinstance(model, Cnn)
 
 
@@ -166,7 +190,8 @@ def test_batch_statistics_add_curvature():
     # Under its own statistics the loss does not change with the length of the convolution's kernel w, so that w^T H w = 0.
     kernel = {"conv": variables["params"]["conv"]}
     of_batch, of_running = (
-        flat_of(kernel) @ flat_of(hvp(Cnn(), variables, batch, kernel, bn=bn, layers="conv")) for bn in ("batch", "running")
+        flat_of(kernel) @ flat_of(hvp(Cnn(), variables, batch, kernel, bn=bn, layers="conv"))
+        for bn in ("batch", "running")
     )
     assert abs(of_batch) < 1e-3 * abs(of_running)
 
@@ -175,14 +200,20 @@ def test_batch_statistics_add_curvature():
 def test_the_matrices_are_symmetric(product):
     variables, batch = init(Cnn()), batch_of()
     v, w = (random_like(variables["params"], seed) for seed in (1, 2))
-    left, right = (flat_of(a) @ flat_of(product(Cnn(), variables, batch, b, bn="batch")) for a, b in ((v, w), (w, v)))
+    left, right = (
+        flat_of(a) @ flat_of(product(Cnn(), variables, batch, b, bn="batch"))
+        for a, b in ((v, w), (w, v))
+    )
     assert left == pytest.approx(right, rel=1e-4)
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_network_with_squared_loss():
     variables, batch = init(Linear()), batch_of()
     vector = random_like(variables["params"])
-    a, b = (flat_of(product(Linear(), variables, batch, vector, loss=squared)) for product in (hvp, gnvp))
+    a, b = (
+        flat_of(product(Linear(), variables, batch, vector, loss=squared))
+        for product in (hvp, gnvp)
+    )
     close(a, b)
 
 
@@ -190,10 +221,14 @@ def test_gauss_newton_is_the_fisher_matrix_under_cross_entropy():
     """Sum over classes of p(c) g(c) g(c)^T, g(c) the gradient of -log p(c), mean over the examples (Martens 2020, section 5)."""
     variables, batch = init(Mlp()), batch_of(4)
     outputs, _, flat = functions(Mlp(), variables, batch, "running")
-    scores = jax.jacrev(lambda flat: jax.nn.log_softmax(outputs(flat)))(flat)  # (examples, classes, parameters)
+    scores = jax.jacrev(lambda flat: jax.nn.log_softmax(outputs(flat)))(
+        flat
+    )  # (examples, classes, parameters)
     fisher = jnp.einsum("nc,ncp,ncq->pq", jax.nn.softmax(outputs(flat)), scores, scores) / 4
     vector = random_like(variables["params"])
-    close(flat_of(gnvp(Mlp(), variables, batch, vector)), np.asarray(fisher, float) @ flat_of(vector))
+    close(
+        flat_of(gnvp(Mlp(), variables, batch, vector)), np.asarray(fisher, float) @ flat_of(vector)
+    )
 
 
 @pytest.mark.parametrize("layers", ["head", ("conv", "head/bias")])
@@ -215,7 +250,9 @@ def test_a_list_of_batches_is_their_mean(bn):
     variables, batches = init(Cnn()), [batch_of(6, seed) for seed in range(3)]
     vector = random_like(variables["params"])
     found = flat_of(hvp(Cnn(), variables, batches, vector, bn=bn))
-    close(found, sum(whole(Cnn(), variables, batch, bn=bn) for batch in batches) / 3 @ flat_of(vector))
+    close(
+        found, sum(whole(Cnn(), variables, batch, bn=bn) for batch in batches) / 3 @ flat_of(vector)
+    )
     joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
     all_at_once = flat_of(hvp(Cnn(), variables, joined, vector, bn=bn))
     assert np.allclose(found, all_at_once, rtol=1e-3, atol=1e-5) == (bn == "running")
@@ -224,7 +261,10 @@ def test_a_list_of_batches_is_their_mean(bn):
 def test_dropout_is_off_in_evaluation_and_its_masks_are_fixed_in_training():
     variables, batch = init(Dropped()), batch_of()
     vector = random_like(variables["params"])
-    still, first, again = (flat_of(hvp(Dropped(), variables, batch, vector, bn=bn)) for bn in ("running", "batch", "batch"))
+    still, first, again = (
+        flat_of(hvp(Dropped(), variables, batch, vector, bn=bn))
+        for bn in ("running", "batch", "batch")
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, still, rtol=0.01)
     close(still, whole(Linear(), variables, batch) @ flat_of(vector))
@@ -274,9 +314,18 @@ def test_nothing_compiles_twice():
         ({"bn": "frozen"}, "bn is 'frozen'; allowed: 'running', 'batch'"),
         ({"operator": "fisher"}, "operator is 'fisher'; allowed: 'hessian', 'gauss_newton'"),
         ({"probes": 0}, "probes is 0; allowed: 1 or more"),
-        ({"loss": lambda outputs, batch: outputs}, r"loss returned the shape \(12, 3\); allowed: a scalar"),
-        ({"loss": lambda outputs, batch: jnp.sum(outputs) * jnp.nan}, "curvature is nan; allowed: finite values"),
-        ({"batch": (jnp.ones((12, 4, 4, 2)), batch_of()[1])}, "Cnn cannot take a batch with inputs of shape"),
+        (
+            {"loss": lambda outputs, batch: outputs},
+            r"loss returned the shape \(12, 3\); allowed: a scalar",
+        ),
+        (
+            {"loss": lambda outputs, batch: jnp.sum(outputs) * jnp.nan},
+            "curvature is nan; allowed: finite values",
+        ),
+        (
+            {"batch": (jnp.ones((12, 4, 4, 2)), batch_of()[1])},
+            "Cnn cannot take a batch with inputs of shape",
+        ),
         ({"batch": [batch_of(4), batch_of(6)]}, "batches of one size"),
         ({"variables": {"batch_stats": {}}}, "'params' is missing"),
     ],
@@ -294,16 +343,23 @@ def test_vectors_that_do_not_fit():
         hvp(Cnn(), variables, batch, {"head": variables["params"]["head"]})
     with pytest.raises(InputError, match="vector is a tree with 'conv/kernel'"):
         hvp(Cnn(), variables, batch, variables["params"], layers="head")
-    with pytest.raises(InputError, match=r"vector's conv/kernel is 'of shape \(\)'; allowed: \(3, 3, 1, 3\)"):
+    with pytest.raises(
+        InputError, match=r"vector's conv/kernel is 'of shape \(\)'; allowed: \(3, 3, 1, 3\)"
+    ):
         hvp(Cnn(), variables, batch, {**variables["params"], "conv": {"kernel": jnp.ones(())}})
 
 
 def test_progress_and_the_figure_of_a_trace():
     seen = []
-    found = hessian_trace(Mlp(), init(Mlp()), batch_of(), probes=5, progress=lambda *done: seen.append(done))
+    found = hessian_trace(
+        Mlp(), init(Mlp()), batch_of(), probes=5, progress=lambda *done: seen.append(done)
+    )
     assert seen == [(done, 5) for done in range(1, 6)]
     last = found.rows()[-1]
     assert (last["trace"], last["error"]) == (found.trace, found.error) and len(found.rows()) == 5
     assert found.mean_eigenvalue == found.trace / found.matrix.parameters
     ax = found.plot()
-    assert ax.get_title("left").startswith(f"Hessian: trace {found.trace:.3g} ±") and found.plot(ax) is ax
+    assert (
+        ax.get_title("left").startswith(f"Hessian: trace {found.trace:.3g} ±")
+        and found.plot(ax) is ax
+    )

@@ -33,7 +33,9 @@ class Net(nn.Module):
 
 def batch_of(count=6, seed=0):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.standard_normal((count, 5), np.float32)), jnp.asarray(rng.integers(0, 3, count))
+    return jnp.asarray(rng.standard_normal((count, 5), np.float32)), jnp.asarray(
+        rng.integers(0, 3, count)
+    )
 
 
 def initialised(model, seed=0):
@@ -49,14 +51,23 @@ def separately(variables, batch, train):
     state = {"batch_stats": variables["batch_stats"]}
 
     def losses(params):
-        outputs, sown = Net().apply({"params": params, **state}, batch[0], train=train, mutable=["auxiliary", "batch_stats"])
+        outputs, sown = Net().apply(
+            {"params": params, **state}, batch[0], train=train, mutable=["auxiliary", "batch_stats"]
+        )
         heads = {name: sown["auxiliary"][name][0] for name in ("zeta", "alpha")}
-        return {name: entropy(logits, batch[1]) for name, logits in ({"main": outputs} | heads).items()}
+        return {
+            name: entropy(logits, batch[1]) for name, logits in ({"main": outputs} | heads).items()
+        }
 
     found = {}
     for name in ("main", "zeta", "alpha"):
-        value, gradients = jax.value_and_grad(lambda params, name=name: losses(params)[name])(variables["params"])
-        flat = {layer: np.concatenate([np.ravel(leaf) for leaf in leaves.values()]) for layer, leaves in gradients.items()}
+        value, gradients = jax.value_and_grad(lambda params, name=name: losses(params)[name])(
+            variables["params"]
+        )
+        flat = {
+            layer: np.concatenate([np.ravel(leaf) for leaf in leaves.values()])
+            for layer, leaves in gradients.items()
+        }
         found[name] = float(value), flat
     return found
 
@@ -66,7 +77,10 @@ def separately(variables, batch, train):
     ("weights", "scales"),
     [
         (0.3, {"main": 1, "zeta": 0.3, "alpha": 0.3}),
-        ({"alpha": 0.5}, {"main": 1, "zeta": 0.3, "alpha": 0.5}),  # GoogLeNet's weight for the head that is not named
+        (
+            {"alpha": 0.5},
+            {"main": 1, "zeta": 0.3, "alpha": 0.5},
+        ),  # GoogLeNet's weight for the head that is not named
         ({"alpha": 2.0, "zeta": 0.0}, {"main": 1, "zeta": 0, "alpha": 2}),
     ],
 )
@@ -75,15 +89,23 @@ def test_each_loss_by_its_own_gradient(weights, scales, train):
     variables = initialised(Net())
     expected = separately(variables, batch, train)
     found = loss_contributions(Net(), variables, batch, weights=weights, train=train)
-    assert found.weights == pytest.approx(scales) and list(found.losses) == ["main", "zeta", "alpha"]
-    assert found.losses == pytest.approx({name: value for name, (value, _) in expected.items()}, rel=1e-5)
+    assert found.weights == pytest.approx(scales) and list(found.losses) == [
+        "main",
+        "zeta",
+        "alpha",
+    ]
+    assert found.losses == pytest.approx(
+        {name: value for name, (value, _) in expected.items()}, rel=1e-5
+    )
     assert len(found.layers) == 3 * len(variables["params"])
     for row in found.layers:
         each = {name: gradients[row.layer] for name, (_, gradients) in expected.items()}
         norms = {name: np.linalg.norm(gradient) for name, gradient in each.items()}
         total = sum(scales[name] * norm for name, norm in norms.items())
         assert row.norm == pytest.approx(norms[row.loss], rel=1e-4, abs=1e-6)
-        assert row.share == pytest.approx(scales[row.loss] * norms[row.loss] / total if total else 0, rel=1e-4, abs=1e-6)
+        assert row.share == pytest.approx(
+            scales[row.loss] * norms[row.loss] / total if total else 0, rel=1e-4, abs=1e-6
+        )
         if norms[row.loss] and norms["main"]:
             cosine = each[row.loss] @ each["main"] / (norms[row.loss] * norms["main"])
             assert row.cosine == pytest.approx(cosine, abs=1e-4)
@@ -113,7 +135,10 @@ def test_which_loss_reaches_which_layer():
 def test_two_logits_under_one_name_are_two_losses():
     batch, model = batch_of(), Net(twice=True)
     variables = initialised(Net())  # the same parameters
-    twice, once = loss_contributions(model, variables, batch), loss_contributions(Net(), variables, batch)
+    twice, once = (
+        loss_contributions(model, variables, batch),
+        loss_contributions(Net(), variables, batch),
+    )
     assert list(twice.losses) == ["main", "zeta/0", "zeta/1"]
     assert list(twice.losses.values()) == pytest.approx(list(once.losses.values()), rel=1e-6)
 
@@ -122,13 +147,20 @@ def test_what_initialisation_has_sown_does_not_count():
     variables = initialised(Net())
     assert "auxiliary" in variables
     bare = {name: tree for name, tree in variables.items() if name != "auxiliary"}
-    assert loss_contributions(Net(), variables, batch_of()).rows()[0] == loss_contributions(Net(), bare, batch_of()).rows()[0]
+    assert (
+        loss_contributions(Net(), variables, batch_of()).rows()[0]
+        == loss_contributions(Net(), bare, batch_of()).rows()[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (Net(heads=False), {}, "Net has no auxiliary heads: its call sows nothing into the collection 'auxiliary'"),
+        (
+            Net(heads=False),
+            {},
+            "Net has no auxiliary heads: its call sows nothing into the collection 'auxiliary'",
+        ),
         (Net(), {"weights": {"zet": 0.3}}, "head 'zet' is unknown; did you mean 'zeta'"),
         (Net(), {"weights": {"main": 0.3}}, "head 'main' is unknown"),
         (Net(), {"weights": {"alpha": -1}}, "weight of alpha is -1; allowed: 0 or more"),
@@ -154,17 +186,27 @@ def test_a_loss_that_is_no_scalar_for_a_head():
             self.sow("auxiliary", "wide", nn.Dense(4)(x))
             return nn.Dense(3)(x)
 
-    with pytest.raises(InputError, match=r"loss is 'of shape \(6, 4\) for wide'; allowed: a scalar"):
-        loss_contributions(Wide(), Wide().init(jax.random.key(0), batch_of()[0]), batch_of(), loss=loss)
+    with pytest.raises(
+        InputError, match=r"loss is 'of shape \(6, 4\) for wide'; allowed: a scalar"
+    ):
+        loss_contributions(
+            Wide(), Wide().init(jax.random.key(0), batch_of()[0]), batch_of(), loss=loss
+        )
 
 
 def test_nothing_compiles_twice_and_the_figure_says_what_was_found():
     found = loss_contributions(Net(), initialised(Net()), batch_of())
     before = _measure._cache_size()
-    loss_contributions(Net(), initialised(Net(), 1), batch_of(seed=1), weights={"alpha": 1.0})  # weights are not compiled in
+    loss_contributions(
+        Net(), initialised(Net(), 1), batch_of(seed=1), weights={"alpha": 1.0}
+    )  # weights are not compiled in
     assert _measure._cache_size() == before
     main = [row.share for row in found.layers if row.loss == "main" and row.layer in found.shared]
     ax = found.plot()
-    assert f"from {100 * (1 - max(main)):.0f} to {100 * (1 - min(main)):.0f} %" in ax.get_title("left")
+    assert f"from {100 * (1 - max(main)):.0f} to {100 * (1 - min(main)):.0f} %" in ax.get_title(
+        "left"
+    )
     assert [text.get_text() for text in ax.get_xticklabels()] == list(found.shared)
-    np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in ax.patches[-3:]], 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        [bar.get_y() + bar.get_height() for bar in ax.patches[-3:]], 1, rtol=1e-5
+    )

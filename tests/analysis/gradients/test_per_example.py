@@ -9,7 +9,12 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from deepjax.analysis.gradients.per_example import _square_norms, _statistics, noise_scale, per_example_gradients
+from deepjax.analysis.gradients.per_example import (
+    _square_norms,
+    _statistics,
+    noise_scale,
+    per_example_gradients,
+)
 from deepjax.errors import InputError
 
 
@@ -43,7 +48,9 @@ class Lifted(nn.Module):
     def __call__(self, x):
         x = nn.Dense(5, name="first")(x.reshape(x.shape[0], -1))
         if self.how == "scan":
-            x, _ = nn.scan(Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(name="body")(x, None)
+            x, _ = nn.scan(
+                Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+            )(name="body")(x, None)
         else:
             x, _ = nn.remat(Body)(name="body")(x)
         return nn.Dense(4, name="head")(x)
@@ -51,7 +58,9 @@ class Lifted(nn.Module):
 
 def images(count=10, seed=0):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.standard_normal((count, 4, 4, 2), np.float32)), jnp.asarray(rng.integers(0, 4, count))
+    return jnp.asarray(rng.standard_normal((count, 4, 4, 2), np.float32)), jnp.asarray(
+        rng.integers(0, 4, count)
+    )
 
 
 def initialised(model, seed=0):
@@ -68,10 +77,14 @@ def loop(model, variables, batch, size, dropout):
         def value(params):
             together = {**variables, "params": params}
             if size:
-                outputs, _ = model.apply(together, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+                outputs, _ = model.apply(
+                    together, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+                )
             else:
                 outputs = model.apply(together, x)
-            return -jnp.mean(jnp.sum(jax.nn.log_softmax(outputs) * jax.nn.one_hot(labels, 4), axis=-1))
+            return -jnp.mean(
+                jnp.sum(jax.nn.log_softmax(outputs) * jax.nn.one_hot(labels, 4), axis=-1)
+            )
 
         return jax.grad(value)(params)
 
@@ -85,7 +98,9 @@ def layers_of(gradients):
     """(groups, parameters) by layer."""
     found = {}
     for path, leaf in flatten_dict(gradients, sep="/").items():
-        found.setdefault(path.rpartition("/")[0], []).append(np.asarray(leaf, np.float64).reshape(len(leaf), -1))
+        found.setdefault(path.rpartition("/")[0], []).append(
+            np.asarray(leaf, np.float64).reshape(len(leaf), -1)
+        )
     return {layer: np.concatenate(parts, axis=1) for layer, parts in found.items()}
 
 
@@ -105,8 +120,14 @@ def test_a_loop_over_the_examples(model, bn, chunk):
     variables, batch = initialised(model), images()
     found = per_example_gradients(model, variables, batch, bn=bn, chunk=chunk, keep=True)
     expected = loop(model, variables, batch, 0 if bn == "running" else bn, jax.random.key(0))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found.gradients, expected)
-    assert found.count == 10 // (1 if bn == "running" else bn) and found.normalised == ("norm" in variables["params"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        found.gradients,
+        expected,
+    )
+    assert found.count == 10 // (1 if bn == "running" else bn) and found.normalised == (
+        "norm" in variables["params"]
+    )
     by_layer = layers_of(expected)
     assert {row.layer for row in found.layers} == set(by_layer)
     for row in found.layers:
@@ -117,7 +138,9 @@ def test_a_loop_over_the_examples(model, bn, chunk):
         assert row.example_norm == pytest.approx(np.linalg.norm(each, axis=1).mean(), rel=1e-4)
         assert row.variance == pytest.approx(variance.sum(), rel=1e-3)
         sizes = mean**2 + variance
-        alive = sizes > 1e-10 * sizes.max()  # the convolution's bias, before batch norm, has a gradient of 0 and rounding
+        alive = (
+            sizes > 1e-10 * sizes.max()
+        )  # the convolution's bias, before batch norm, has a gradient of 0 and rounding
         if row.layer == "idle":
             assert math.isnan(row.gsnr) and row.example_norm == 0
         else:
@@ -136,9 +159,13 @@ def test_noise_alone_has_no_signal(signal, count):
         def __call__(self, x):
             return x @ self.param("w", nn.initializers.zeros, (4000,))
 
-    x = signal + jnp.asarray(np.random.default_rng(count).standard_normal((count, 4000), np.float32))
+    x = signal + jnp.asarray(
+        np.random.default_rng(count).standard_normal((count, 4000), np.float32)
+    )
     variables = {"params": {"w": jnp.zeros(4000)}}
-    found = per_example_gradients(Weights(), variables, (x, jnp.zeros(count)), loss=lambda outputs, _: jnp.mean(outputs))
+    found = per_example_gradients(
+        Weights(), variables, (x, jnp.zeros(count)), loss=lambda outputs, _: jnp.mean(outputs)
+    )
     assert found.layers[0].gsnr == pytest.approx(signal**2, abs=0.1)
 
 
@@ -155,12 +182,21 @@ def test_order_is_the_forward_pass_and_gradients_are_kept_on_request_only():
         ({"bn": 0}, "bn is 0; allowed: 'running', or a number of examples"),
         ({"bn": True}, "bn is True; allowed: 'running'"),
         ({"bn": "batch"}, "bn is 'batch'; allowed: 'running'"),
-        ({"bn": 3}, "bn is 3; allowed: 'running', or a number of examples that divides the batch of 10"),
-        ({"bn": 10}, "bn is 10; allowed: what leaves two gradients or more; the batch of 10 leaves 1"),
+        (
+            {"bn": 3},
+            "bn is 3; allowed: 'running', or a number of examples that divides the batch of 10",
+        ),
+        (
+            {"bn": 10},
+            "bn is 10; allowed: what leaves two gradients or more; the batch of 10 leaves 1",
+        ),
         ({"chunk": 0}, "chunk is 0; allowed: a number of gradients"),
         ({"batch": (images(10)[0], images(8)[1])}, "batch has arrays of the shapes"),
         ({"batch": (jnp.zeros((4, 4, 4, 3)), jnp.zeros(4, jnp.int32))}, "Net cannot take a batch"),
-        ({"loss": lambda outputs, batch: outputs[:, 0]}, r"loss returned the shape \(1,\); allowed: a scalar"),
+        (
+            {"loss": lambda outputs, batch: outputs[:, 0]},
+            r"loss returned the shape \(1,\); allowed: a scalar",
+        ),
         ({"variables": {}}, "'params' is missing"),
     ],
 )
@@ -192,8 +228,12 @@ def regression(count, batches=1, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batches, count, DIMENSIONS), np.float32)
     weights = rng.standard_normal(DIMENSIONS, np.float32)
-    targets = x @ weights + np.float32(math.sqrt(NOISE)) * rng.standard_normal((batches, count), np.float32)
-    return {"params": {"dense": {"kernel": jnp.asarray(weights + OFF)[:, None]}}}, [*zip(x, targets, strict=True)]
+    targets = x @ weights + np.float32(math.sqrt(NOISE)) * rng.standard_normal(
+        (batches, count), np.float32
+    )
+    return {"params": {"dense": {"kernel": jnp.asarray(weights + OFF)[:, None]}}}, [
+        *zip(x, targets, strict=True)
+    ]
 
 
 def test_linear_regression_has_a_closed_form():
@@ -206,22 +246,32 @@ def test_linear_regression_has_a_closed_form():
     error = estimates.std(0, ddof=1) / math.sqrt(len(estimates))
     assert np.all(np.abs(estimates.mean(0) - [square, trace]) < 4 * error)
     assert np.all(error < 0.05 * np.array([square, trace]))  # so that the line above could fail
-    assert found.scale == pytest.approx(trace / square, abs=4 * found.error) and found.error < 0.1 * found.scale
+    assert (
+        found.scale == pytest.approx(trace / square, abs=4 * found.error)
+        and found.error < 0.1 * found.scale
+    )
     assert found.scale == found.rows()[-1]["scale"] and (found.small, found.big) == (8, 32)
 
 
 def test_the_jackknife_is_the_spread_over_repetitions():
     variables, batches = regression(32, batches=1600)
-    found = [noise_scale(Linear(), variables, batches[i : i + 80], small=8, loss=half_square) for i in range(0, 1600, 80)]
+    found = [
+        noise_scale(Linear(), variables, batches[i : i + 80], small=8, loss=half_square)
+        for i in range(0, 1600, 80)
+    ]
     spread = np.std([each.scale for each in found], ddof=1)
-    assert np.mean([each.error for each in found]) == pytest.approx(spread, rel=0.5)  # of 20 the spread is known to a sixth
+    assert np.mean([each.error for each in found]) == pytest.approx(
+        spread, rel=0.5
+    )  # of 20 the spread is known to a sixth
 
 
 def test_shares_of_one_example_give_the_trace_of_the_full_covariance():
     model, batch = Net(), images(12)
     variables = initialised(model)
     each = per_example_gradients(model, variables, batch, keep=True)
-    flat = np.concatenate([leaf.reshape(12, -1) for leaf in jax.tree.leaves(each.gradients)], axis=1).astype(np.float64)
+    flat = np.concatenate(
+        [leaf.reshape(12, -1) for leaf in jax.tree.leaves(each.gradients)], axis=1
+    ).astype(np.float64)
     trace = np.trace(np.cov(flat.T))
     found = noise_scale(model, variables, [batch], small=1)
     assert found.trace_sigma == pytest.approx(trace, rel=1e-4)
@@ -236,8 +286,12 @@ def test_the_estimators_of_mccandlish_appendix_a1(bn, ghost):
     variables = initialised(model)
     expected = []
     for batch in batches:
-        flat = np.concatenate([*layers_of(loop(model, variables, batch, ghost, jax.random.key(0))).values()], axis=1)
-        small = np.mean(np.sum(flat.reshape(4, -1, flat.shape[1]).mean(1) ** 2, axis=1))  # four shares of 4 examples
+        flat = np.concatenate(
+            [*layers_of(loop(model, variables, batch, ghost, jax.random.key(0))).values()], axis=1
+        )
+        small = np.mean(
+            np.sum(flat.reshape(4, -1, flat.shape[1]).mean(1) ** 2, axis=1)
+        )  # four shares of 4 examples
         big = np.sum(flat.mean(0) ** 2)
         expected.append(((16 * big - 4 * small) / (16 - 4), (small - big) / (1 / 4 - 1 / 16)))
     found = noise_scale(model, variables, batches, small=4, bn=bn)
@@ -253,7 +307,10 @@ def test_the_estimators_of_mccandlish_appendix_a1(bn, ghost):
         ({"small": 3}, "small is 3; allowed: below 16, and a divisor"),
         ({"small": 0}, "small is 0"),
         ({"batches": []}, "batches is 'empty'; allowed: one batch or more"),
-        ({"batches": [images(16), images(8)]}, "batches is 'of 16 and 8 examples'; allowed: batches of one size"),
+        (
+            {"batches": [images(16), images(8)]},
+            "batches is 'of 16 and 8 examples'; allowed: batches of one size",
+        ),
         ({"train": True}, "train is True; allowed: False where batch norm's statistics are frozen"),
         ({"bn": 3}, "bn is 3; allowed: 'running', or a number of examples that divides small=4"),
         ({"bn": "ghost"}, "bn is 'ghost'"),

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.gradients.shattering import _autocorrelation, _gradients, gradient_line, shattering
+from deepjax.analysis.gradients.shattering import (
+    _autocorrelation,
+    _gradients,
+    gradient_line,
+    shattering,
+)
 from deepjax.errors import InputError
 
 
@@ -33,7 +38,9 @@ class Deep(nn.Module):
     def __call__(self, x, train=False):
         x = nn.Dense(x.shape[-1], use_bias=False, name="first")(x)
         options = {"variable_axes": {"params": 0, "batch_stats": 0}, "split_rngs": {"params": True}}
-        x, _ = nn.scan(Block, length=self.depth, **options)(self.residual, train, name="blocks")(x, None)
+        x, _ = nn.scan(Block, length=self.depth, **options)(self.residual, train, name="blocks")(
+            x, None
+        )
         return nn.Dense(1, use_bias=False, name="last")(x)
 
 
@@ -44,7 +51,9 @@ class Small(nn.Module):
     def __call__(self, x, train=False):
         for i in range(2):
             x = nn.Dense(24, name=f"dense{i}")(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8, name=f"norm{i}")(x))
+            x = nn.relu(
+                nn.BatchNorm(use_running_average=not train, momentum=0.8, name=f"norm{i}")(x)
+            )
         return nn.Dense(1, name="last")(x)
 
 
@@ -78,7 +87,9 @@ def test_plain_networks_halve_it_with_every_layer(depth):
     Over eight seeds the ratio to it is 0.99, 0.95, 0.92, 1.01 (each to 0.03) at width 512, 0.99 to 0.95 at 1,024, and 0.99, 0.99,
     0.99, 0.98 (to 0.015) at 2,048.
     """
-    assert cosine(depth, residual=False, examples=256, seeds=5, width=2048) == pytest.approx(0.5**depth, rel=0.05)
+    assert cosine(depth, residual=False, examples=256, seeds=5, width=2048) == pytest.approx(
+        0.5**depth, rel=0.05
+    )
 
 
 def test_residual_networks_follow_a_power_law():
@@ -96,7 +107,9 @@ def by_hand(variables, x, train):
     for i in range(2):
         x = x @ np.asarray(params[f"dense{i}"]["kernel"]) + np.asarray(params[f"dense{i}"]["bias"])
         old = running[f"norm{i}"]
-        mean, variance = (x.mean(0), x.var(0)) if train else (np.asarray(old["mean"]), np.asarray(old["var"]))
+        mean, variance = (
+            (x.mean(0), x.var(0)) if train else (np.asarray(old["mean"]), np.asarray(old["var"]))
+        )
         scale = np.asarray(params[f"norm{i}"]["scale"]) / np.sqrt(variance + 1e-5)
         x = (x - mean) * scale + np.asarray(params[f"norm{i}"]["bias"])
         masks.append((x > 0) * scale)
@@ -112,7 +125,8 @@ def test_a_backward_pass_written_out(train):
     x = 3 * gaussian((12, 5)) + 1
     draw = np.random.default_rng(1)
     variables = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(draw.uniform(-0.4, 0.6, leaf.shape), jnp.float32), Small().init(jax.random.key(0), x)
+        lambda leaf: leaf + jnp.asarray(draw.uniform(-0.4, 0.6, leaf.shape), jnp.float32),
+        Small().init(jax.random.key(0), x),
     )
     expected = by_hand(variables, x, train)
     found = shattering(Small(), variables, x, train=train)
@@ -122,7 +136,12 @@ def test_a_backward_pass_written_out(train):
     assert found.cosine == pytest.approx((units @ units.T)[above].mean(), abs=1e-4)
     assert found.correlation == pytest.approx(np.corrcoef(expected)[above].mean(), abs=1e-4)
     (row,) = found.rows()
-    assert row["cosine"] == found.cosine and "cosines" not in row and row["dead"] == 0 and row["train"] == train
+    assert (
+        row["cosine"] == found.cosine
+        and "cosines" not in row
+        and row["dead"] == 0
+        and row["train"] == train
+    )
 
 
 def test_dropout_is_off():
@@ -132,7 +151,9 @@ def test_dropout_is_off():
         @nn.compact
         def __call__(self, x, train=False):
             x = nn.Dropout(self.rate, deterministic=not train)(nn.Dense(16, name="dense")(x))
-            return nn.Dense(1, name="last")(nn.relu(nn.BatchNorm(use_running_average=not train, name="norm")(x)))
+            return nn.Dense(1, name="last")(
+                nn.relu(nn.BatchNorm(use_running_average=not train, name="norm")(x))
+            )
 
     x = gaussian((16, 5))
     variables = Dropped(0.0).init(jax.random.key(0), x)
@@ -159,7 +180,9 @@ def test_the_line_against_numpy():
     found = gradient_line(model, variables, jnp.zeros(1), jnp.full(1, points - 1.0), points)
     np.testing.assert_allclose(found.gradient, slopes, rtol=1e-6)
     centred = slopes - slopes.mean()
-    expected = np.correlate(centred, centred, "full")[points - 1 :][: points // 2 + 1] / (centred @ centred)
+    expected = np.correlate(centred, centred, "full")[points - 1 :][: points // 2 + 1] / (
+        centred @ centred
+    )
     np.testing.assert_allclose(found.autocorrelation, expected, atol=1e-6)
     assert found.spacing == pytest.approx(1) and found.rows()[3]["distance"] == pytest.approx(3)
 
@@ -170,7 +193,9 @@ def test_the_gradient_is_along_the_line():
     class Bowl(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return self.param("one", nn.initializers.ones, ()) * (jnp.square(x[:, 0]) + 10 * x[:, 1])
+            return self.param("one", nn.initializers.ones, ()) * (
+                jnp.square(x[:, 0]) + 10 * x[:, 1]
+            )
 
     variables = Bowl().init(jax.random.key(0), jnp.zeros((1, 2)))
     found = gradient_line(Bowl(), variables, jnp.zeros(2), jnp.array([3.0, 4.0]), 11)
@@ -186,7 +211,13 @@ def test_white_noise_stays_in_its_band():
     brown = np.array([_autocorrelation(np.cumsum(each), 16)[1:] for each in noise])
     assert np.mean(np.abs(brown) < band) < 0.1
     model = Slopes(256)
-    line = gradient_line(model, model.init(jax.random.key(0), jnp.zeros((1, 1))), jnp.zeros(1), jnp.full(1, 255.0), 256)
+    line = gradient_line(
+        model,
+        model.init(jax.random.key(0), jnp.zeros((1, 1))),
+        jnp.zeros(1),
+        jnp.full(1, 255.0),
+        256,
+    )
     assert line.white == pytest.approx(band) and line.autocorrelation[0] == pytest.approx(1)
     assert np.isnan(_autocorrelation(np.ones(8), 4)).all()
 
@@ -198,7 +229,11 @@ def test_white_noise_stays_in_its_band():
         (jnp.ones((4, 5), jnp.int32), {}, "int32.*; allowed: one array of floats"),
         ([1.0, 2.0], {}, "inputs is 'list'; allowed: one array of floats"),
         (gaussian((4, 7)), {}, r"Small cannot take a batch with inputs of shape \(4, 7\)"),
-        (gaussian((4, 5)), {"output": lambda outputs: outputs}, r"loss returned the shape \(4, 1\)"),
+        (
+            gaussian((4, 5)),
+            {"output": lambda outputs: outputs},
+            r"loss returned the shape \(4, 1\)",
+        ),
     ],
 )
 def test_what_cannot_shatter(inputs, options, message):
@@ -216,7 +251,9 @@ def test_what_cannot_shatter(inputs, options, message):
 )
 def test_what_is_no_line(end, points, message):
     with pytest.raises(InputError, match=message):
-        gradient_line(Small(), Small().init(jax.random.key(0), gaussian((4, 5))), jnp.zeros(5), end, points)
+        gradient_line(
+            Small(), Small().init(jax.random.key(0), gaussian((4, 5))), jnp.zeros(5), end, points
+        )
 
 
 def test_nothing_compiles_twice_and_the_figures_say_what_was_found():
@@ -229,7 +266,13 @@ def test_nothing_compiles_twice_and_the_figures_say_what_was_found():
     gradient_line(Small(), variables, x[2], x[3], 8)
     assert _gradients._cache_size() == before
     ax = found.plot()
-    assert ax.get_title("left").startswith("Gradients at 8 inputs") and f"mean {found.cosine:.3f}" in ax.texts[0].get_text()
+    assert (
+        ax.get_title("left").startswith("Gradients at 8 inputs")
+        and f"mean {found.cosine:.3f}" in ax.texts[0].get_text()
+    )
     assert sum(bar.get_height() for bar in ax.patches) == 8 * 7 / 2
     ax = line.plot()
-    assert ax.get_title("left").startswith("Gradients stay alike for") and len(ax.lines[0].get_xdata()) == 5
+    assert (
+        ax.get_title("left").startswith("Gradients stay alike for")
+        and len(ax.lines[0].get_xdata()) == 5
+    )

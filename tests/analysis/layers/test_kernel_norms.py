@@ -27,7 +27,9 @@ def test_norms_are_those_of_the_kernels():
     params = Foreign().init(jax.random.key(0), jnp.zeros((1, 6, 6, 2)))["params"]
     norms = kernel_norms(params)
     assert set(norms) == {"z_first", "b_shared", "a_last"}
-    np.testing.assert_allclose(norms["z_first"], np.linalg.norm(np.asarray(params["z_first"]["kernel"]).ravel()), rtol=1e-6)
+    np.testing.assert_allclose(
+        norms["z_first"], np.linalg.norm(np.asarray(params["z_first"]["kernel"]).ravel()), rtol=1e-6
+    )
 
 
 def test_costs_of_a_foreign_module_by_hand():

@@ -39,7 +39,9 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x, deterministic=False):
         x = nn.Dense(8)(x.reshape(x.shape[0], -1, x.shape[-1]))
-        y = nn.MultiHeadDotProductAttention(num_heads=2, dropout_rate=0.1)(nn.LayerNorm()(x), deterministic=deterministic)
+        y = nn.MultiHeadDotProductAttention(num_heads=2, dropout_rate=0.1)(
+            nn.LayerNorm()(x), deterministic=deterministic
+        )
         x = x + nn.Dropout(0.1)(y, deterministic=deterministic)
         x = x + nn.Dense(8)(nn.gelu(nn.Dense(16)(nn.LayerNorm()(x))))
         return nn.Dense(10)(x.mean(axis=1))
@@ -73,7 +75,9 @@ class Lifted(nn.Module):
     def __call__(self, x):
         x = nn.Dense(8)(x.reshape(x.shape[0], -1))
         if self.how == "scan":
-            x, _ = nn.scan(Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(name="body")(x, None)
+            x, _ = nn.scan(
+                Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+            )(name="body")(x, None)
         else:
             body = nn.remat(Body) if self.how == "remat" else Body
             for i in range(3):
@@ -129,7 +133,13 @@ class Heads(nn.Module):
     def __call__(self, x):
         x = jnp.stack([x.reshape(x.shape[0], -1)[:, i::4] for i in range(4)], 1)
         axes = {"params": None if self.shared else 0}
-        layer = nn.vmap(nn.Dense, in_axes=1, out_axes=1, variable_axes=axes, split_rngs={"params": not self.shared})
+        layer = nn.vmap(
+            nn.Dense,
+            in_axes=1,
+            out_axes=1,
+            variable_axes=axes,
+            split_rngs={"params": not self.shared},
+        )
         return nn.Dense(10)(layer(8, name="each")(x).mean(axis=1))
 
 
@@ -140,10 +150,14 @@ def _standard_promotion():
         yield
 
 
-SEQUENTIAL = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(8), nn.relu, nn.Dense(10)])
+SEQUENTIAL = nn.Sequential(
+    [lambda x: x.reshape(x.shape[0], -1), nn.Dense(8), nn.relu, nn.Dense(10)]
+)
 NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lifted("plain"), WithState(), Named(), Mlp([8, 10]),
             SEQUENTIAL]  # fmt: skip
-ids = lambda value: f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None  # noqa: E731
+ids = lambda value: (
+    f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
+)  # noqa: E731
 
 
 def batch_of(examples=6):
@@ -157,7 +171,12 @@ def init(model):
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(each, marks=pytest.mark.slow if isinstance(each, Transformer) else ()) for each in NETWORKS], ids=ids
+    "model",
+    [
+        pytest.param(each, marks=pytest.mark.slow if isinstance(each, Transformer) else ())
+        for each in NETWORKS
+    ],
+    ids=ids,
 )
 def test_the_rows_of_networks_that_are_not_ours(model):
     batch, variables = batch_of(), init(model)
@@ -167,11 +186,18 @@ def test_the_rows_of_networks_that_are_not_ours(model):
     def loss(params):
         switch = {"train": True} if isinstance(model, WithState) else {}
         outputs, state = model.apply(
-            variables | {"params": params}, batch[0], **switch, rngs=rngs, capture_intermediates=True, mutable=True
+            variables | {"params": params},
+            batch[0],
+            **switch,
+            rngs=rngs,
+            capture_intermediates=True,
+            mutable=True,
         )
         return cross_entropy(outputs, batch), (outputs, state["intermediates"])
 
-    (value, (outputs, captured)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    (value, (outputs, captured)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables["params"]
+    )
     close(report.loss, value)
     assert report.layers[-1].layer == ""
     close(report.layers[-1].mean, outputs.mean())
@@ -181,12 +207,20 @@ def test_the_rows_of_networks_that_are_not_ours(model):
             owned = owned.get(part, {})
         leaves = [leaf for leaf in owned.values() if not isinstance(leaf, dict)]
         if leaves:
-            close(row.parameter_gradient_norm, math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in leaves)), rtol=1e-4)
+            close(
+                row.parameter_gradient_norm,
+                math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in leaves)),
+                rtol=1e-4,
+            )
         seen = captured
         for part in filter(None, row.layer.split("/")):
             seen = seen.get(part, {})
         if isinstance(seen.get("__call__", (None,))[0], jax.Array):
-            outputs = np.stack(seen["__call__"]) if row.layer != "again" else np.stack([*seen["__call__"]])
+            outputs = (
+                np.stack(seen["__call__"])
+                if row.layer != "again"
+                else np.stack([*seen["__call__"]])
+            )
             close(row.mean, outputs.mean(), atol=1e-5)
             close(row.std, outputs.std(), rtol=1e-4)
 
@@ -202,7 +236,9 @@ def test_activations_and_gradients_are_those_of_a_perturbation_by_hand():
             return output + zeros[context.module.name] if context.module.name in zeros else output
 
         with nn.intercept_methods(add):
-            outputs, _ = model.apply(variables, batch[0], train=True, rngs=rngs, mutable=["batch_stats"])
+            outputs, _ = model.apply(
+                variables, batch[0], train=True, rngs=rngs, mutable=["batch_stats"]
+            )
         return cross_entropy(outputs, batch)
 
     by_hand = jax.grad(loss)({name: jnp.zeros_like(tap.activation) for name, tap in seen.items()})
@@ -215,13 +251,22 @@ def test_a_scanned_block_has_one_row_for_all_its_runs():
     variables = init(scanned)
     params = dict(variables["params"])
     body = params.pop("body")
-    unrolled = {"params": params | {f"body{i}": jax.tree.map(lambda leaf, i=i: leaf[i], body) for i in range(3)}}
+    unrolled = {
+        "params": params
+        | {f"body{i}": jax.tree.map(lambda leaf, i=i: leaf[i], body) for i in range(3)}
+    }
     one = {row.layer: row for row in trace(scanned, variables, batch).layers}["body/Dense_0"]
-    three = [row for row in trace(plain, unrolled, batch).layers if row.layer.startswith("body") and not row.output]
+    three = [
+        row
+        for row in trace(plain, unrolled, batch).layers
+        if row.layer.startswith("body") and not row.output
+    ]
     assert one.runs == 3 and [row.runs for row in three] == [1, 1, 1]
     close(one.mean, np.mean([row.mean for row in three]))
     close(one.gradient_norm, np.linalg.norm([row.gradient_norm for row in three]))
-    close(one.parameter_gradient_norm, np.linalg.norm([row.parameter_gradient_norm for row in three]))
+    close(
+        one.parameter_gradient_norm, np.linalg.norm([row.parameter_gradient_norm for row in three])
+    )
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -231,7 +276,10 @@ def test_instances_under_vmap_have_one_row_for_all(shared):
     (row,) = [row for row in trace(model, variables, batch).layers if row.layer == "each"]
     x, params = np.asarray(batch[0]).reshape(6, -1), jax.device_get(variables["params"]["each"])
     parts = np.stack([x[:, i::4] for i in range(4)], 1)
-    outputs = np.einsum("nik,ko->nio" if shared else "nik,iko->nio", parts, params["kernel"]) + params["bias"]
+    outputs = (
+        np.einsum("nik,ko->nio" if shared else "nik,iko->nio", parts, params["kernel"])
+        + params["bias"]
+    )
     assert row.runs == 4
     close([row.mean, row.std], [outputs.mean(), outputs.std()], rtol=1e-4)
     with pytest.raises(InputError, match="layer 'each' runs 4 times inside a scan or vmap"):
@@ -242,7 +290,9 @@ def test_what_has_no_gradient_is_not_shown_as_zeros():
     class Frozen(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(10)(jax.lax.stop_gradient(nn.Dense(8, name="trunk")(x.reshape(x.shape[0], -1))))
+            return nn.Dense(10)(
+                jax.lax.stop_gradient(nn.Dense(8, name="trunk")(x.reshape(x.shape[0], -1)))
+            )
 
     with pytest.raises(InputError, match="nothing leads from layer 'trunk' to the loss"):
         taps(Frozen(), init(Frozen()), batch_of(), ["trunk"])
@@ -251,7 +301,9 @@ def test_what_has_no_gradient_is_not_shown_as_zeros():
 def test_inside_jit_taps_work_and_trace_says_that_it_does_not():
     model, batch = Cnn(), batch_of()
     variables = init(model)
-    inside = jax.jit(lambda variables: taps(model, variables, batch, ["Conv_0"])["Conv_0"].gradient)(variables)
+    inside = jax.jit(
+        lambda variables: taps(model, variables, batch, ["Conv_0"])["Conv_0"].gradient
+    )(variables)
     close(inside, taps(model, variables, batch, ["Conv_0"])["Conv_0"].gradient)
     with pytest.raises(InputError, match=r"cannot run inside jax.jit; allowed there: taps"):
         jax.jit(lambda variables: trace(model, variables, batch))(variables)
@@ -264,12 +316,21 @@ def test_a_shared_layer_has_one_row_for_all_its_calls():
 
 def test_remat_changes_no_row():
     batch, variables = batch_of(), init(Lifted("plain"))
-    renamed = {"params": {name.replace("CheckpointBody", "Body"): leaf for name, leaf in init(Lifted("remat"))["params"].items()}}
+    renamed = {
+        "params": {
+            name.replace("CheckpointBody", "Body"): leaf
+            for name, leaf in init(Lifted("remat"))["params"].items()
+        }
+    }
     assert jax.tree.structure(renamed) == jax.tree.structure(variables)
-    with_remat, without = (trace(Lifted(how), variables, batch).rows() for how in ("remat", "plain"))
+    with_remat, without = (
+        trace(Lifted(how), variables, batch).rows() for how in ("remat", "plain")
+    )
     for a, b in zip(with_remat, without, strict=True):
         assert a["layer"] == b["layer"]
-        close([a["mean"], a["gradient_norm"], a["dead"]], [b["mean"], b["gradient_norm"], b["dead"]])
+        close(
+            [a["mean"], a["gradient_norm"], a["dead"]], [b["mean"], b["gradient_norm"], b["dead"]]
+        )
 
 
 def test_the_sum_of_a_residual_block():
@@ -277,19 +338,29 @@ def test_the_sum_of_a_residual_block():
     variables = init(model)
     row = {row.layer: row for row in trace(model, variables, batch).layers}["add"]
     seen = taps(model, variables, batch, ["Conv_0", "branch"])
-    shortcut, branch = (np.asarray(seen[name].activation, np.float64).ravel() for name in ("Conv_0", "branch"))
+    shortcut, branch = (
+        np.asarray(seen[name].activation, np.float64).ravel() for name in ("Conv_0", "branch")
+    )
     close([row.shortcut_norm, row.branch_norm], [np.linalg.norm(shortcut), np.linalg.norm(branch)])
-    close(row.cosine, shortcut @ branch / np.linalg.norm(shortcut) / np.linalg.norm(branch), atol=1e-5)
+    close(
+        row.cosine, shortcut @ branch / np.linalg.norm(shortcut) / np.linalg.norm(branch), atol=1e-5
+    )
     close(row.branch_ratio, row.branch_norm / row.shortcut_norm)
 
 
-@pytest.mark.parametrize("kind", ["resnet20", "preact110", "fixup20", "skipinit20", "rezero20", "nf20"])
+@pytest.mark.parametrize(
+    "kind", ["resnet20", "preact110", "fixup20", "skipinit20", "rezero20", "nf20"]
+)
 def test_each_residual_block_of_ours_shows_its_sum(kind):
     thin = {"width": 2, "stages": (2, 2, 2)} | ({"stem_width": 2} if kind == "preact110" else {})
     model = deepjax.create_model(f"cifar_{kind}", **thin)
     variables = drawn(model, (32, 32, 3))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
-    sums = [row for row in trace(model, variables, (images, jnp.zeros(2, jnp.int32)), train=False).layers if row.shortcut_norm]
+    sums = [
+        row
+        for row in trace(model, variables, (images, jnp.zeros(2, jnp.int32)), train=False).layers
+        if row.shortcut_norm
+    ]
     assert len(sums) == sum(model.stages) and all(row.layer.endswith("/sum") for row in sums)
 
 
@@ -328,8 +399,14 @@ def test_equal_on_one_and_eight_devices():
     variables = init(model)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    for a, b in zip(trace(model, variables, batch).rows(), trace(model, variables, spread).rows(), strict=True):
-        close([a["mean"], a["deviation"], a["gradient_norm"]], [b["mean"], b["deviation"], b["gradient_norm"]], rtol=1e-4)
+    for a, b in zip(
+        trace(model, variables, batch).rows(), trace(model, variables, spread).rows(), strict=True
+    ):
+        close(
+            [a["mean"], a["deviation"], a["gradient_norm"]],
+            [b["mean"], b["deviation"], b["gradient_norm"]],
+            rtol=1e-4,
+        )
 
 
 def test_nothing_recompiles_from_call_to_call():
@@ -354,13 +431,22 @@ def test_a_report_is_a_table_and_a_figure():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": ["Conv_9"]}, "layer 'Conv_9' is unknown; did you mean 'Conv_.'. allowed: Conv_0"),
-        ({"loss": lambda outputs, batch: outputs}, r"loss returned the shape \(6, 10\); allowed: a scalar"),
+        (
+            {"layers": ["Conv_9"]},
+            "layer 'Conv_9' is unknown; did you mean 'Conv_.'. allowed: Conv_0",
+        ),
+        (
+            {"loss": lambda outputs, batch: outputs},
+            r"loss returned the shape \(6, 10\); allowed: a scalar",
+        ),
         (
             {"batch": (jnp.zeros((6, 4, 4, 2)), jnp.zeros(6, jnp.int32))},
             r"Cnn cannot take a batch with inputs of shape \(6, 4, 4, 2\)",
         ),
-        ({"batch": (jnp.zeros((6, 8, 8, 2)), jnp.zeros(5, jnp.int32))}, r"labels have the shape \(5,\), outputs \(6, 10\)"),
+        (
+            {"batch": (jnp.zeros((6, 8, 8, 2)), jnp.zeros(5, jnp.int32))},
+            r"labels have the shape \(5,\), outputs \(6, 10\)",
+        ),
         ({"batch": {"pixels": 1}}, "batch has the keys"),
         ({"batch": 3}, "batch is a int; allowed"),
     ],

@@ -45,7 +45,13 @@ def rows_of(report):
 
 
 def norm(leaves):
-    return math.sqrt(sum(float(np.square(np.abs(np.asarray(leaf))).sum()) for leaf in leaves if leaf.dtype != jax.dtypes.float0))
+    return math.sqrt(
+        sum(
+            float(np.square(np.abs(np.asarray(leaf))).sum())
+            for leaf in leaves
+            if leaf.dtype != jax.dtypes.float0
+        )
+    )
 
 
 @functools.cache
@@ -60,13 +66,19 @@ def require_that_rows_add_up(model, variables, batch, report):
     loss = lambda params: cross_entropy(model.apply({"params": params, **rest}, batch[0]), batch)  # noqa: E731
     value, gradients = jax.jit(jax.value_and_grad(loss, allow_int=True))(variables["params"])
     close(report.loss, value)
-    close(norm(np.asarray([row.weight_norm or 0.0 for row in report.layers])), norm(jax.tree.leaves(variables["params"])))
+    close(
+        norm(np.asarray([row.weight_norm or 0.0 for row in report.layers])),
+        norm(jax.tree.leaves(variables["params"])),
+    )
     by_row = [row.parameter_gradient_norm or 0.0 for row in report.layers]
     close(norm(np.asarray(by_row)), norm(jax.tree.leaves(gradients)), rtol=1e-4)
     assert len(rows_of(report)) == len(report.layers)
     unseen = {line.split(": ")[0] for line in report.unseen}
     assert unseen == {row.label for row in report.layers if not row.runs}
-    assert all(row.gradient_norm != 0.0 or row.runs or not row.parameter_gradient_norm for row in report.layers)
+    assert all(
+        row.gradient_norm != 0.0 or row.runs or not row.parameter_gradient_norm
+        for row in report.layers
+    )
 
 
 @pytest.mark.parametrize("model", ZOO, ids=name_of)
@@ -97,7 +109,16 @@ def test_under_nn_jit_every_layer_has_the_numbers_that_it_has_without(monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(nn, "jit", lambda each: each)
         plain = trace(type("Plain", (Jitted,), {})(), variables, batch_of(), train=False)
-    assert [row.layer for row in plain.layers] == ["b0/Dense_0", "b0", "a0", "b1/Dense_0", "b1", "a1", "Dense_0", ""]
+    assert [row.layer for row in plain.layers] == [
+        "b0/Dense_0",
+        "b0",
+        "a0",
+        "b1/Dense_0",
+        "b1",
+        "a1",
+        "Dense_0",
+        "",
+    ]
     at_the_top = trace(nn.jit(Jitted)(), variables, batch_of(), train=False)
     for a, b in zip((*report.layers, *at_the_top.layers), plain.layers * 2, strict=True):
         assert (a.layer, a.shape, a.runs) == (b.layer, b.shape, b.runs)
@@ -117,7 +138,9 @@ def force(how, energy):
     }[how]
 
 
-@pytest.mark.parametrize("model", [each for each in FORCES if each.how != "value_and_grad"], ids=name_of)
+@pytest.mark.parametrize(
+    "model", [each for each in FORCES if each.how != "value_and_grad"], ids=name_of
+)
 def test_a_derivative_that_the_network_takes_is_part_of_the_loss(model):
     """The gradient at a layer within is that of what is added to its output, examples one by one."""
     (variables, report), batch = traced(model), batch_of()
@@ -125,15 +148,24 @@ def test_a_derivative_that_the_network_takes_is_part_of_the_loss(model):
 
     def loss(added):
         def energy(added, x):
-            return jnp.tanh(x @ inner["kernel"] + inner["bias"] + added) @ out["kernel"][:, 0] + out["bias"][0]
+            return (
+                jnp.tanh(x @ inner["kernel"] + inner["bias"] + added) @ out["kernel"][:, 0]
+                + out["bias"][0]
+            )
 
-        forces = [force(model.how, functools.partial(energy, each))(x[:3]) for each, x in zip(added, batch[0], strict=True)]
+        forces = [
+            force(model.how, functools.partial(energy, each))(x[:3])
+            for each, x in zip(added, batch[0], strict=True)
+        ]
         return cross_entropy(jnp.stack(forces), batch)
 
     by_hand = jax.jit(jax.grad(loss))(jnp.zeros((4, 4)))
     row = next(row for row in report.layers if row.layer == "energy/in" and row.runs)
     close(row.gradient_norm, np.linalg.norm(by_hand), rtol=1e-4)
-    assert any(line.startswith("energy/out") and "a derivative that the network takes" in line for line in report.unseen)
+    assert any(
+        line.startswith("energy/out") and "a derivative that the network takes" in line
+        for line in report.unseen
+    )
 
 
 def test_what_enters_the_loss_by_value_and_by_derivative_has_the_gradient_of_both():
@@ -159,11 +191,24 @@ def test_outputs_leaf_by_leaf_and_of_other_methods():
     code = mean * np.exp(scale)
     last = dense(code, params["parts"]["Dense_0"])
     attended = (last * params["gain"] + 2.0 * code) @ params["embed"]["embedding"].T
-    outputs = {"encoder.encode().mean": mean, "encoder.encode().scale": scale, "parts['z']": last, "parts['a']": code}
+    outputs = {
+        "encoder.encode().mean": mean,
+        "encoder.encode().scale": scale,
+        "parts['z']": last,
+        "parts['a']": code,
+    }
     for label, output in {**outputs, "embed.attend()": attended, "(network)": attended}.items():
         close([rows[label].mean, rows[label].std], [output.mean(), output.std()], rtol=1e-4)
         assert rows[label].shape == output.shape
-    assert set(rows) == {*outputs, "embed.attend()", "(network)", "encoder/trunk", "encoder/mean", "encoder/scale", "parts/Dense_0"}
+    assert set(rows) == {
+        *outputs,
+        "embed.attend()",
+        "(network)",
+        "encoder/trunk",
+        "encoder/mean",
+        "encoder/scale",
+        "parts/Dense_0",
+    }
     seen = taps(model, variables, batch, ["encoder", "embed.attend()"])
     assert list(seen) == ["encoder.encode().mean", "encoder.encode().scale", "embed.attend()"]
     close(seen["encoder.encode().scale"].activation, scale)
@@ -171,35 +216,54 @@ def test_outputs_leaf_by_leaf_and_of_other_methods():
 
 def test_both_directions_of_an_lstm():
     variables, report = traced(Lstm())
-    _, state = jax.jit(lambda each: Lstm().apply(each, batch_of()[0], capture_intermediates=True))(variables)
-    (_, outputs), (_, backward) = (state["intermediates"][name]["__call__"][0] for name in ("forward", "backward"))
+    _, state = jax.jit(lambda each: Lstm().apply(each, batch_of()[0], capture_intermediates=True))(
+        variables
+    )
+    (_, outputs), (_, backward) = (
+        state["intermediates"][name]["__call__"][0] for name in ("forward", "backward")
+    )
     rows = rows_of(report)
     close([rows["forward[1]"].mean, rows["backward[1]"].mean], [outputs.mean(), backward.mean()])
     cell = rows["OptimizedLSTMCell_0[1]"]  # three runs of one step
     assert cell.runs == 3 and cell.shape == (4, 3)
     close(cell.mean, outputs.mean())
-    assert sum(row.weight_norm is not None for row in report.layers) == 17  # 8 gates a cell, and the head
+    assert (
+        sum(row.weight_norm is not None for row in report.layers) == 17
+    )  # 8 gates a cell, and the head
 
 
 def test_other_shapes_are_counted_apart():
     _, report = traced(Shapes())
     labels = ["head (4x3)", "mix (of 4x3, 4x3)", "mix (of 4x3, 4x1)", "head (4x2x3)", "(network)"]
     assert list(rows_of(report)) == labels and [row.runs for row in report.layers] == [1] * 5
-    assert [row.branch_ratio is not None for row in report.layers] == [False, True, False, False, False]
+    assert [row.branch_ratio is not None for row in report.layers] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_branches_of_sums_that_are_called_with_other_shapes_are_refused():
-    with pytest.raises(InputError, match="mix is called with several shapes, whose gates cannot be told apart"):
+    with pytest.raises(
+        InputError, match="mix is called with several shapes, whose gates cannot be told apart"
+    ):
         residual_sites(Shapes(), traced(Shapes())[0], batch_of(), cross_entropy, False)
 
 
 def test_two_modules_that_share_a_scope_have_rows_apart():
     variables, report = traced(Sharing())
     rows, params = rows_of(report), jax.device_get(variables["params"])
-    x = np.maximum(np.asarray(batch_of()[0]) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"], 0.0)
+    x = np.maximum(
+        np.asarray(batch_of()[0]) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"], 0.0
+    )
     base = x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
     close(rows["Dense_0 (Dense)"].mean, base.mean())
-    close(rows["Dense_0 (LowRank)"].mean, (base + 3.0 + x @ params["Dense_0"]["a"] @ params["Dense_0"]["b"]).mean())
+    close(
+        rows["Dense_0 (LowRank)"].mean,
+        (base + 3.0 + x @ params["Dense_0"]["a"] @ params["Dense_0"]["b"]).mean(),
+    )
 
 
 def test_a_call_of_a_parent_s_method_counts_once_and_recursion_each_time():
@@ -215,10 +279,14 @@ def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_are_unseen
     x = JitBlock().apply({"params": variables["params"]["inner"]}, batch[0])
     outputs = nn.Dense(3).apply({"params": variables["params"]["Dense_0"]}, x)
     rows = rows_of(report)
-    assert [row.runs for row in report.layers] == [1, 0, 1] and math.isnan(rows["inner/Dense_0"].gradient_norm)
+    assert [row.runs for row in report.layers] == [1, 0, 1] and math.isnan(
+        rows["inner/Dense_0"].gradient_norm
+    )
     close(rows["Dense_0"].mean, outputs.mean())
     reason = "its parameters alone: the network does not call it, or it returns no array of floats"
-    assert report.unseen == (f"inner/Dense_0: {reason}",) and f"unseen: inner/Dense_0: {reason}" in repr(report)
+    assert report.unseen == (
+        f"inner/Dense_0: {reason}",
+    ) and f"unseen: inner/Dense_0: {reason}" in repr(report)
     (only,) = trace(model, variables, batch, layers=["inner/Dense_0"], train=False).layers
     close(only.weight_norm, rows["inner/Dense_0"].weight_norm)
     in_training = LayerProbe(report, {}).row()["layers"]
@@ -237,7 +305,10 @@ def test_complex_numbers_count_as_pairs_of_real_ones():
 
     pair, output = jnp.stack([w.real, w.imag]), np.asarray(batch[0].astype(w.dtype) @ w)
     row = rows["complex"]
-    close([row.weight_norm, row.parameter_gradient_norm], [np.linalg.norm(pair), np.linalg.norm(jax.grad(loss)(pair))])
+    close(
+        [row.weight_norm, row.parameter_gradient_norm],
+        [np.linalg.norm(pair), np.linalg.norm(jax.grad(loss)(pair))],
+    )
     entries = np.stack([output.real, output.imag])
     close([row.mean, row.std, row.max_abs], [entries.mean(), entries.std(), np.abs(output).max()])
     assert row.dead_fraction == 0.0
@@ -252,7 +323,9 @@ def test_what_leads_nowhere_is_said_and_by_which_switch_the_mode_was_set():
 
 
 def test_an_unknown_output_is_refused_by_the_nearest_name():
-    with pytest.raises(InputError, match=r"layer 'embed.attend' is unknown; did you mean 'embed.attend\(\)'"):
+    with pytest.raises(
+        InputError, match=r"layer 'embed.attend' is unknown; did you mean 'embed.attend\(\)'"
+    ):
         taps(Outputs(), variables_of(Outputs()), batch_of(), ["embed.attend"])
 
 
@@ -267,7 +340,9 @@ class Signs(nn.Module):
 
         call = lambda layer, x: layer(x)  # noqa: E731
         forward = lambda layer, x: nn.vjp(call, layer, x)  # noqa: E731
-        x = nn.custom_vjp(call, forward_fn=forward, backward_fn=backward)(nn.Dense(5, name="signed"), x)
+        x = nn.custom_vjp(call, forward_fn=forward, backward_fn=backward)(
+            nn.Dense(5, name="signed"), x
+        )
         return nn.Dense(3, name="head")(x)
 
 

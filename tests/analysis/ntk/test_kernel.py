@@ -10,7 +10,13 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.ntk.kernel import _contract, _jacobian, kernel_drift, ntk
-from deepjax.analysis.ntk.linearised import _descend, _linear, half_mse, linearised, linearised_training
+from deepjax.analysis.ntk.linearised import (
+    _descend,
+    _linear,
+    half_mse,
+    linearised,
+    linearised_training,
+)
 from deepjax.errors import InputError
 
 
@@ -85,13 +91,23 @@ def gaussian(shape, seed=0):
 def init(model, x, seed=0):
     """With running statistics that are not the batch's."""
     variables = jax.jit(model.init)(jax.random.key(seed), x)
-    return {**variables, **jax.tree.map(lambda leaf: leaf + 0.3, {key: variables[key] for key in variables if key != "params"})}
+    return {
+        **variables,
+        **jax.tree.map(
+            lambda leaf: leaf + 0.3, {key: variables[key] for key in variables if key != "params"}
+        ),
+    }
 
 
 def jacobian(model, variables, x):
     """(examples, outputs, parameters), at once and without the instrument."""
     flat, unravel = ravel_pytree(variables["params"])
-    return np.asarray(jax.jit(jax.jacrev(lambda flat: model.apply({**variables, "params": unravel(flat)}, x)))(flat), float)
+    return np.asarray(
+        jax.jit(jax.jacrev(lambda flat: model.apply({**variables, "params": unravel(flat)}, x)))(
+            flat
+        ),
+        float,
+    )
 
 
 # The kernel ---------------------------------------------------------------------------------------------------------------------
@@ -106,8 +122,14 @@ def test_the_kernel_of_a_linear_network():
     full = ntk(three, init(three, x), x, y, output="full")
     np.testing.assert_allclose(full.matrix, exact[:, :, None, None] * np.eye(3), rtol=1e-5)
     np.testing.assert_allclose(full.square, np.kron(exact, np.eye(3)), rtol=1e-5)
-    np.testing.assert_allclose(ntk(three, init(three, x), x, y, output="trace").matrix, 3 * exact, rtol=1e-5)
-    assert full.outputs == 3 and full.parameters == 12 and full.rows()[5]["kernel"] == pytest.approx(exact[1, 1], rel=1e-5)
+    np.testing.assert_allclose(
+        ntk(three, init(three, x), x, y, output="trace").matrix, 3 * exact, rtol=1e-5
+    )
+    assert (
+        full.outputs == 3
+        and full.parameters == 12
+        and full.rows()[5]["kernel"] == pytest.approx(exact[1, 1], rel=1e-5)
+    )
 
 
 @pytest.mark.parametrize("chunk", [2, 16])
@@ -131,7 +153,9 @@ def test_a_kernel_is_symmetric_with_eigenvalues_of_at_least_zero(output):
     np.testing.assert_allclose(found.square, found.square.T, rtol=1e-5)
     values = np.sort(np.linalg.eigvalsh(found.square))[::-1]
     np.testing.assert_allclose(found.eigenvalues, values)
-    assert (values > -found.rounding).all() and found.condition == pytest.approx(values[0] / values[-1])
+    assert (values > -found.rounding).all() and found.condition == pytest.approx(
+        values[0] / values[-1]
+    )
     assert [row["eigenvalue"] for row in found.rows()] == found.eigenvalues.tolist()
     assert sum(row["share"] for row in found.rows()) == pytest.approx(1)
 
@@ -139,14 +163,20 @@ def test_a_kernel_is_symmetric_with_eigenvalues_of_at_least_zero(output):
 def test_fewer_parameters_than_examples_leave_a_singular_kernel():
     x = gaussian((6, 2))
     found = ntk(Linear(), init(Linear(), x), x)
-    assert found.condition == math.inf and (found.eigenvalues > found.rounding).sum() == 3  # two weights and a bias
+    assert (
+        found.condition == math.inf and (found.eigenvalues > found.rounding).sum() == 3
+    )  # two weights and a bias
     assert "singular" in found.plot().get_title("left")
 
 
 def test_networks_of_two_inputs():
     x, y = gaussian((4, 3)), gaussian((4, 2), 1)
     variables = Two(False).init(jax.random.key(0), x, y)
-    np.testing.assert_allclose(ntk(Two(False), variables, (x, y)).matrix, np.asarray(x @ x.T + y @ y.T, float) + 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        ntk(Two(False), variables, (x, y)).matrix,
+        np.asarray(x @ x.T + y @ y.T, float) + 2,
+        rtol=1e-5,
+    )
 
 
 # Width --------------------------------------------------------------------------------------------------------------------------
@@ -160,7 +190,12 @@ def arc_cosine(x):
     lengths, size = np.linalg.norm(x, axis=1), x.shape[1]
     products = x @ x.T
     angles = np.arccos(np.clip(products / np.outer(lengths, lengths), -1, 1))
-    second = np.outer(lengths, lengths) / size * (np.sin(angles) + (np.pi - angles) * np.cos(angles)) / np.pi
+    second = (
+        np.outer(lengths, lengths)
+        / size
+        * (np.sin(angles) + (np.pi - angles) * np.cos(angles))
+        / np.pi
+    )
     return second + products / size * (np.pi - angles) / np.pi
 
 
@@ -211,7 +246,9 @@ def test_the_first_taylor_polynomial(model):
     variables = init(model, x)
     flat, unravel = ravel_pytree(variables["params"])
     step = unravel(0.1 * jax.random.normal(jax.random.key(1), flat.shape))
-    twin = Squared(own=False) if isinstance(model, Squared) else model  # the same, with a forward mode
+    twin = (
+        Squared(own=False) if isinstance(model, Squared) else model
+    )  # the same, with a forward mode
 
     def outputs(params):
         return twin.apply({**variables, "params": params}, x)
@@ -222,9 +259,13 @@ def test_the_first_taylor_polynomial(model):
     np.testing.assert_allclose(function(variables["params"], x), value, rtol=1e-5)
     np.testing.assert_allclose(function(moved, x), value + change, rtol=1e-4, atol=1e-5)
     assert not np.allclose(outputs(moved), value + change, rtol=1e-3)
-    slopes = jax.grad(lambda params: jnp.sum(function(params, x)))(moved)  # by the parameters the same everywhere
+    slopes = jax.grad(lambda params: jnp.sum(function(params, x)))(
+        moved
+    )  # by the parameters the same everywhere
     wanted = jax.grad(lambda params: jnp.sum(outputs(params)))(variables["params"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slopes, wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slopes, wanted
+    )
 
 
 def test_linearised_training_follows_the_kernels_eigenvectors():
@@ -243,7 +284,11 @@ def test_linearised_training_follows_the_kernels_eigenvectors():
     np.testing.assert_allclose(run.loss_linear, exact, rtol=1e-4)
     last = np.asarray(linearised(Mlp(), variables)(run.params_linear, x) - y).ravel()
     np.testing.assert_allclose(last, distance(steps), atol=1e-5)
-    assert run.examples == 6 and len(run.rows()) == steps + 1 and run.rows()[-1]["rmse"] == run.rmse[-1]
+    assert (
+        run.examples == 6
+        and len(run.rows()) == steps + 1
+        and run.rows()[-1]["rmse"] == run.rmse[-1]
+    )
 
 
 def test_training_written_out_by_hand():
@@ -256,14 +301,22 @@ def test_training_written_out_by_hand():
     params, losses = variables["params"], []
     for _ in range(3):
         losses.append(float(loss(params)))
-        params = jax.tree.map(lambda leaf, slope: leaf - 0.2 * slope, params, jax.grad(loss)(params))
+        params = jax.tree.map(
+            lambda leaf, slope: leaf - 0.2 * slope, params, jax.grad(loss)(params)
+        )
     run = linearised_training(Mlp(), variables, (x, labels), steps=3, learning_rate=0.2)
     np.testing.assert_allclose(run.loss, [*losses, float(loss(params))], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, params
+    )
     outputs = Mlp().apply({"params": params}, x)
     linear = linearised(Mlp(), variables)(run.params_linear, x)
-    assert run.rmse[-1] == pytest.approx(float(jnp.sqrt(jnp.mean((outputs - linear) ** 2))), rel=1e-3)
-    assert run.moved[-1] == pytest.approx(float(jnp.sqrt(jnp.mean((outputs - Mlp().apply(variables, x)) ** 2))), rel=1e-4)
+    assert run.rmse[-1] == pytest.approx(
+        float(jnp.sqrt(jnp.mean((outputs - linear) ** 2))), rel=1e-3
+    )
+    assert run.moved[-1] == pytest.approx(
+        float(jnp.sqrt(jnp.mean((outputs - Mlp().apply(variables, x)) ** 2))), rel=1e-4
+    )
 
 
 def test_a_network_linear_in_its_parameters_is_its_own_linearisation_and_keeps_its_kernel():
@@ -272,7 +325,9 @@ def test_a_network_linear_in_its_parameters_is_its_own_linearisation_and_keeps_i
     run = linearised_training(Linear(), variables, (x, y), steps=20, learning_rate=0.1)
     assert run.rmse.max() < 1e-5 < run.moved[-1]
     drift = kernel_drift(Linear(), variables, {"params": run.params}, x)
-    assert drift.drift == pytest.approx(0, abs=1e-6) and drift.alignment == drift.growth == pytest.approx(1)
+    assert drift.drift == pytest.approx(
+        0, abs=1e-6
+    ) and drift.alignment == drift.growth == pytest.approx(1)
 
 
 def test_drift_of_a_kernel_that_only_grows():
@@ -283,12 +338,18 @@ def test_drift_of_a_kernel_that_only_grows():
     assert (drift.drift, drift.growth) == (0, 1)
     first = ntk(Wide(16), init(Wide(16), x), x)
     params = init(Wide(16), x)["params"]
-    drift = kernel_drift(Wide(16), {"params": params}, {"params": {**params, "second": 10 * params["second"]}}, x)
+    drift = kernel_drift(
+        Wide(16), {"params": params}, {"params": {**params, "second": 10 * params["second"]}}, x
+    )
     parts = jacobian(Wide(16), {"params": params}, x)[:, 0, : params["first"].size]
     change = 99 * parts @ parts.T
-    assert drift.drift == pytest.approx(np.linalg.norm(change) / np.linalg.norm(first.matrix), rel=1e-4)
+    assert drift.drift == pytest.approx(
+        np.linalg.norm(change) / np.linalg.norm(first.matrix), rel=1e-4
+    )
     moved = first.matrix + change
-    assert drift.growth == pytest.approx(np.linalg.norm(moved) / np.linalg.norm(first.matrix), rel=1e-4)
+    assert drift.growth == pytest.approx(
+        np.linalg.norm(moved) / np.linalg.norm(first.matrix), rel=1e-4
+    )
     cosine = np.vdot(moved, first.matrix) / np.linalg.norm(moved) / np.linalg.norm(first.matrix)
     assert drift.alignment == pytest.approx(cosine, rel=1e-4)
 
@@ -301,13 +362,17 @@ def test_nothing_compiles_twice_and_progress_is_shown():
         x, y = gaussian((size, 3), seed), gaussian((4, 2), seed)
         variables = init(Mlp(), x, seed)
         ntk(Mlp(), variables, x, chunk=2, progress=progress)
-        run = linearised_training(Mlp(), variables, (x[:4], y), steps=steps, learning_rate=0.1, progress=progress)
+        run = linearised_training(
+            Mlp(), variables, (x[:4], y), steps=steps, learning_rate=0.1, progress=progress
+        )
         kernel_drift(Mlp(), variables, {"params": run.params}, x, chunk=2, progress=progress)
         linearised(Mlp(), variables)(run.params, x[:4])
         return [function._cache_size() for function in (_jacobian, _contract, _descend, _linear)]
 
     before, seen = everything(0, 4, 2), []
-    assert everything(1, 5, 3, lambda *done: seen.append(done)) == before  # the last part of 5 is filled up to 2
+    assert (
+        everything(1, 5, 3, lambda *done: seen.append(done)) == before
+    )  # the last part of 5 is filled up to 2
     assert seen == [
         *((done, 6) for done in range(1, 7)),
         *((done, 3) for done in range(1, 4)),
@@ -320,38 +385,61 @@ def test_figures_say_what_was_found():
     variables = init(Mlp(), x)
     kernel = ntk(Mlp(), variables, x)
     ax = kernel.plot()
-    assert f"condition {kernel.condition:.3g}" in ax.get_title("left") and ax.get_yscale() == "log" and kernel.plot(ax) is ax
-    assert "between two sets" in ntk(Mlp(), variables, x, x[:2], output="full").plot().get_title("left")
+    assert (
+        f"condition {kernel.condition:.3g}" in ax.get_title("left")
+        and ax.get_yscale() == "log"
+        and kernel.plot(ax) is ax
+    )
+    assert "between two sets" in ntk(Mlp(), variables, x, x[:2], output="full").plot().get_title(
+        "left"
+    )
     run = linearised_training(Mlp(), variables, (x, y), steps=5, learning_rate=0.3)
     assert run.plot().get_title("left").startswith("After 5 steps linearised by")
     drift = kernel_drift(Mlp(), variables, {"params": run.params}, x)
     assert f"moved by {100 * drift.drift:.3g} %" in drift.plot().get_title("left")
-    assert drift.rows() == [{"drift": drift.drift, "alignment": drift.alignment, "growth": drift.growth, "examples": 6}]
+    assert drift.rows() == [
+        {"drift": drift.drift, "alignment": drift.alignment, "growth": drift.growth, "examples": 6}
+    ]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v, x: ntk(Mlp(), v, x, output="sum"), "output is 'sum'; allowed: 'mean', 'trace', 'full'"),
+        (
+            lambda v, x: ntk(Mlp(), v, x, output="sum"),
+            "output is 'sum'; allowed: 'mean', 'trace', 'full'",
+        ),
         (lambda v, x: ntk(Mlp(), v, x, chunk=0), "chunk is 0; allowed: a number of examples"),
         (lambda v, x: ntk(Mlp(), v, x[:, :2]), "Mlp cannot take a batch with inputs of shape"),
         (lambda v, x: ntk(Mlp(), v, x, x[:, :2]), "Mlp cannot take a batch with inputs of shape"),
         (lambda v, x: ntk(Mlp(), {}, x), "'params' is missing"),
         (lambda v, x: ntk(Mlp(), v, x, x).eigenvalues, "kernel is 'between two sets of inputs"),
-        (lambda v, x: kernel_drift(Mlp(), v, {"params": {}}, x), "variables_t is a tree without 'first/bias'"),
+        (
+            lambda v, x: kernel_drift(Mlp(), v, {"params": {}}, x),
+            "variables_t is a tree without 'first/bias'",
+        ),
         (
             lambda v, x: kernel_drift(Mlp(), v["params"], v, x),
             r"variables have the collections \['first', 'head'\]; 'params' is missing",
         ),
         (lambda v, x: linearised(Mlp(), v)({"first": 0}, x), "params is a tree with 'first'"),
         (lambda v, x: linearised(Mlp(), v)(v["params"], x[:, :2]), "Mlp cannot take a batch"),
-        (lambda v, x: linearised_training(Mlp(), v, (x, x), steps=1, learning_rate=0.1), r"labels is 'of shape \(4, 3\)'"),
-        (lambda v, x: linearised_training(Mlp(), v, (x, x[:, :2]), steps=0, learning_rate=0.1), "steps is 0; allowed: 1 or more"),
+        (
+            lambda v, x: linearised_training(Mlp(), v, (x, x), steps=1, learning_rate=0.1),
+            r"labels is 'of shape \(4, 3\)'",
+        ),
+        (
+            lambda v, x: linearised_training(Mlp(), v, (x, x[:, :2]), steps=0, learning_rate=0.1),
+            "steps is 0; allowed: 1 or more",
+        ),
         (
             lambda v, x: linearised_training(Mlp(), v, (x, x[:, :2]), steps=1, learning_rate=0),
             "learning_rate is 0; allowed: above 0",
         ),
-        (lambda v, x: linearised_training(Mlp(), v, (x, x[:, :2]), steps=90, learning_rate=1e3), "at step .* a loss is not finite"),
+        (
+            lambda v, x: linearised_training(Mlp(), v, (x, x[:, :2]), steps=90, learning_rate=1e3),
+            "at step .* a loss is not finite",
+        ),
     ],
 )
 def test_what_is_refused(call, message):

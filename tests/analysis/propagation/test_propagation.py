@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.propagation.signal import _signals, _value_and_slope, critical_sigma_w, mean_field, signal_propagation
+from deepjax.analysis.propagation.signal import (
+    _signals,
+    _value_and_slope,
+    critical_sigma_w,
+    mean_field,
+    signal_propagation,
+)
 from deepjax.errors import InputError
 from deepjax.models import create_model
 
@@ -34,7 +40,9 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         y = nn.BatchNorm(use_running_average=not train)(x) if self.normalised else x / self.beta
-        y = self.alpha * nn.Dense(x.shape[-1], use_bias=False, kernel_init=quarter_turns, name="turn")(y)
+        y = self.alpha * nn.Dense(
+            x.shape[-1], use_bias=False, kernel_init=quarter_turns, name="turn"
+        )(y)
         return Add(name="sum")(x, y)
 
 
@@ -57,7 +65,9 @@ class Stack(nn.Module):
 class ReluBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return x + nn.Dense(x.shape[-1], use_bias=False, kernel_init=nn.initializers.he_normal())(nn.relu(x))
+        return x + nn.Dense(x.shape[-1], use_bias=False, kernel_init=nn.initializers.he_normal())(
+            nn.relu(x)
+        )
 
 
 class ReluStack(nn.Module):
@@ -125,7 +135,9 @@ def test_variance_doubles_without_norm():
     found = signal(Stack(8))
     np.testing.assert_allclose(variances(found), 2.0 ** np.arange(1, 9), rtol=1e-5)
     assert found.growth == pytest.approx(2, rel=1e-5)
-    np.testing.assert_allclose([block.branch_variance for block in found.blocks], 2.0 ** np.arange(8), rtol=1e-5)
+    np.testing.assert_allclose(
+        [block.branch_variance for block in found.blocks], 2.0 ** np.arange(8), rtol=1e-5
+    )
     assert [block.block for block in found.blocks] == [f"block{i}" for i in range(8)]
 
 
@@ -139,7 +151,9 @@ def test_variance_grows_by_one_with_batch_norm():
     found = signal(Stack(8, normalised=True))
     np.testing.assert_allclose(variances(found), 1 + np.arange(1, 9), rtol=0.01)
     np.testing.assert_allclose([block.branch_variance for block in found.blocks], 1, rtol=1e-3)
-    evaluated = signal(Stack(8, normalised=True), train=False)  # with running variances of 1 the norm does nothing
+    evaluated = signal(
+        Stack(8, normalised=True), train=False
+    )  # with running variances of 1 the norm does nothing
     assert evaluated.growth == pytest.approx(2, rel=1e-4)
 
 
@@ -147,7 +161,9 @@ def test_norm_free_follows_its_closed_form():
     alpha = 0.5
     found = signal(Stack(8, alpha=alpha, norm_free=True))
     np.testing.assert_allclose(variances(found), 1 + alpha**2 * np.arange(1, 9), rtol=1e-5)
-    np.testing.assert_allclose([block.branch_variance for block in found.blocks], alpha**2, rtol=1e-5)
+    np.testing.assert_allclose(
+        [block.branch_variance for block in found.blocks], alpha**2, rtol=1e-5
+    )
 
 
 def test_statistics_written_out_by_hand():
@@ -178,7 +194,11 @@ def test_the_branch_is_what_enters_the_sum_whatever_follows_on_it():
 def test_which_blocks_are_shown():
     x = gaussian((16, 8))
     variables = Plain().init(jax.random.key(0), x)
-    assert [block.block for block in signal_propagation(Plain(), variables, x).blocks] == ["first", "again", "again"]
+    assert [block.block for block in signal_propagation(Plain(), variables, x).blocks] == [
+        "first",
+        "again",
+        "again",
+    ]
     chosen = signal_propagation(Plain(), variables, x, blocks=["first/held"])
     assert [block.block for block in chosen.blocks] == ["first/held"]
     with pytest.raises(InputError, match="block 'agan' is unknown; did you mean 'again'"):
@@ -204,7 +224,10 @@ def test_propagation_compiles_once_and_the_figure_says_what_was_found():
     signal(Stack(8))
     assert _signals._cache_size() == before
     ax = found.plot()
-    assert ax.get_title("left") == "Channel variance 2, after 8 blocks 256" and ax.get_yscale() == "log"
+    assert (
+        ax.get_title("left") == "Channel variance 2, after 8 blocks 256"
+        and ax.get_yscale() == "log"
+    )
     assert found.plot(ax) is ax
 
 
@@ -226,7 +249,9 @@ def dense_chi(sigma_w, q):
 def dense_covariance(q, c):
     grid, density = GRID[::20], DENSITY[::20] / DENSITY[::20].sum()
     second = c * grid[:, None] + math.sqrt(1 - c * c) * grid[None]
-    return float((density * np.tanh(math.sqrt(q) * grid)) @ np.tanh(math.sqrt(q) * second) @ density)
+    return float(
+        (density * np.tanh(math.sqrt(q) * grid)) @ np.tanh(math.sqrt(q) * second) @ density
+    )
 
 
 def test_relu_is_critical_at_variance_two():
@@ -239,7 +264,10 @@ def test_relu_is_critical_at_variance_two():
     assert (below.xi_q, below.xi_c) == pytest.approx((1 / math.log(2),) * 2, rel=1e-9)
     assert above.q_star == math.inf and above.chi_1 == pytest.approx(2) and math.isnan(above.xi_q)
     # The arc-cosine kernel of Cho and Saul 2009.
-    kernel = [(math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi for c, _ in found.correlations]
+    kernel = [
+        (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
+        for c, _ in found.correlations
+    ]
     np.testing.assert_allclose([after for _, after in found.correlations], kernel, atol=1e-3)
 
 
@@ -277,17 +305,26 @@ def travel(found, start, width=1000, pairs=48, layers=9):
     rng = np.random.default_rng(0)
     shared, own = (rng.standard_normal((pairs, width), np.float32) for _ in range(2))
     root = np.float32(math.sqrt(found.q_star))
-    first, second = root * shared, root * (np.float32(start) * shared + np.float32(math.sqrt(1 - start**2)) * own)
+    first, second = (
+        root * shared,
+        root * (np.float32(start) * shared + np.float32(math.sqrt(1 - start**2)) * own),
+    )
     correlations = []
     for _ in range(layers):
-        weights = rng.standard_normal((width, width), np.float32) * np.float32(found.sigma_w / math.sqrt(width))
+        weights = rng.standard_normal((width, width), np.float32) * np.float32(
+            found.sigma_w / math.sqrt(width)
+        )
         bias = np.float32(found.sigma_b) * rng.standard_normal(width, np.float32)
         first, second = np.tanh(first) @ weights + bias, np.tanh(second) @ weights + bias
-        correlations.append(np.mean((first * second).mean(1) / np.sqrt((first**2).mean(1) * (second**2).mean(1))))
+        correlations.append(
+            np.mean((first * second).mean(1) / np.sqrt((first**2).mean(1) * (second**2).mean(1)))
+        )
     return np.array(correlations), (first**2).mean()
 
 
-@pytest.mark.parametrize(("sigma_w", "sigma_b", "start"), [(1.2, 0.5, 0.0), (1.8, 0.4, 0.0), (2.5, 0.3, 0.9)])
+@pytest.mark.parametrize(
+    ("sigma_w", "sigma_b", "start"), [(1.2, 0.5, 0.0), (1.8, 0.4, 0.0), (2.5, 0.3, 0.9)]
+)
 def test_a_wide_random_network_does_what_the_theory_says(sigma_w, sigma_b, start):
     found = mean_field(jnp.tanh, sigma_w, sigma_b)
     correlations, variance = travel(found, start)
@@ -301,7 +338,9 @@ def test_a_wide_random_network_does_what_the_theory_says(sigma_w, sigma_b, start
 def test_distances_decay_over_the_depth_scale():
     found = mean_field(jnp.tanh, 1.2, 0.5)
     distances = found.c_star - travel(found, 0.0)[0]
-    assert -1 / np.polyfit(np.arange(5), np.log(distances[4:]), 1)[0] == pytest.approx(found.xi_c, rel=0.1)
+    assert -1 / np.polyfit(np.arange(5), np.log(distances[4:]), 1)[0] == pytest.approx(
+        found.xi_c, rel=0.1
+    )
 
 
 def test_mean_field_compiles_once_and_the_figure_says_what_was_found():
@@ -313,7 +352,8 @@ def test_mean_field_compiles_once_and_the_figure_says_what_was_found():
 
 
 @pytest.mark.parametrize(
-    ("sigma_w", "sigma_b", "name"), [(0.0, 0.1, "sigma_w"), (1.0, -0.1, "sigma_b"), (math.nan, 0.1, "sigma_w")]
+    ("sigma_w", "sigma_b", "name"),
+    [(0.0, 0.1, "sigma_w"), (1.0, -0.1, "sigma_b"), (math.nan, 0.1, "sigma_w")],
 )
 def test_what_is_no_deviation(sigma_w, sigma_b, name):
     with pytest.raises(InputError, match=f"{name} is"):

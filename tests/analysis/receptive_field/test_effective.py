@@ -41,18 +41,24 @@ class Net(nn.Module):
         x = nn.Conv(2, (3, 3), name="first")(x)
         x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
         x = nn.Conv(2, (3, 3), strides=(2, 2), name="second")(x)
-        x, _ = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(name="blocks")(x, None)
+        x, _ = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(
+            name="blocks"
+        )(x, None)
         return nn.Dense(3, name="head")(x.mean((1, 2)))
 
 
 def images(side, channels=1, batch=1):
-    return jnp.asarray(np.random.default_rng(0).standard_normal((batch, side, side, channels), np.float32))
+    return jnp.asarray(
+        np.random.default_rng(0).standard_normal((batch, side, side, channels), np.float32)
+    )
 
 
 def equal_weights(depth, size=3, side=None):
     model, x = Stack(depth, size), images(side or depth * (size - 1) + 9)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    return effective_field(model, jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1 / size**2, leaf.dtype), shapes), x)
+    return effective_field(
+        model, jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1 / size**2, leaf.dtype), shapes), x
+    )
 
 
 @pytest.mark.parametrize("depth", [5, 10, 20, 40])
@@ -83,7 +89,9 @@ def test_one_7x7_against_three_3x3():
 def test_random_weights_have_that_width_in_the_square(depth):
     model, x = Stack(depth, channels=16), images(2 * depth + 9)
     draw = jax.jit(model.init)
-    draws = [effective_field(model, draw(jax.random.key(i), x), x, power="square") for i in range(60)]
+    draws = [
+        effective_field(model, draw(jax.random.key(i), x), x, power="square") for i in range(60)
+    ]
     field = average_fields(draws)
     np.testing.assert_allclose(field.sigma, math.sqrt(2 * depth / 3), rtol=0.05)
     assert field.r2 > 0.95
@@ -102,7 +110,9 @@ def test_a_gradient_written_out_by_hand():
 def test_layers_by_name():
     x = images(16, batch=2)
     variables = Net().init(jax.random.key(0), x)
-    first, second = (effective_field(Net(), variables, x, layer=layer) for layer in ("first", "second"))
+    first, second = (
+        effective_field(Net(), variables, x, layer=layer) for layer in ("first", "second")
+    )
     assert (first.theoretical, second.theoretical) == ((3, 3), (5, 5))
     assert first.size <= 3 < second.size <= 5
     (row,) = first.rows()
@@ -114,7 +124,10 @@ def test_layers_by_name():
     ("options", "message"),
     [
         ({"layer": "secnd"}, "layer 'secnd' is unknown; did you mean 'second'"),
-        ({}, r"layer is the network's own output, of shape \(2, 3\); allowed: one that returns a map"),
+        (
+            {},
+            r"layer is the network's own output, of shape \(2, 3\); allowed: one that returns a map",
+        ),
         ({"layer": "blocks/conv"}, "runs inside nn.scan or nn.remat"),
         ({"layer": "first", "channel": 2}, "channel is 2; allowed: None, or 0 to 1"),
         ({"layer": "first", "power": "cube"}, "power is 'cube'"),
@@ -140,8 +153,13 @@ def test_one_of_several_outputs():
     variables = Maps().init(jax.random.key(0), x)
     chosen = effective_field(Network(Maps(), output="map"), variables, x)
     assert chosen.theoretical == (3, 3)
-    np.testing.assert_array_equal(chosen.map, effective_field(Maps(), variables, x, layer="conv").map)
-    with pytest.raises(InputError, match=r"Maps returns a dict with 'map', 'mean'; .* Network\(module, output=...\) selects"):
+    np.testing.assert_array_equal(
+        chosen.map, effective_field(Maps(), variables, x, layer="conv").map
+    )
+    with pytest.raises(
+        InputError,
+        match=r"Maps returns a dict with 'map', 'mean'; .* Network\(module, output=...\) selects",
+    ):
         effective_field(Maps(), variables, x)
 
 
@@ -165,5 +183,7 @@ def test_nothing_compiles_twice_and_the_figure_says_what_was_found():
     effective_field(Stack(2), jax.tree.map(lambda leaf: 2 * leaf, variables), x + 1)
     assert _field_map._cache_size() == before
     ax = field.plot()
-    assert f"{field.size:.1f} pixels" in ax.get_title("left") and ax.get_xlabel() == "column (pixels)"
+    assert (
+        f"{field.size:.1f} pixels" in ax.get_title("left") and ax.get_xlabel() == "column (pixels)"
+    )
     assert field.plot(ax) is ax

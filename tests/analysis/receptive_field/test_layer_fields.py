@@ -36,7 +36,9 @@ def test_layers_of_known_networks(name):
         assert (layers[layer].size, layers[layer].stride) == ((size, size), (stride, stride))
 
 
-@pytest.mark.parametrize(("name", "size"), [("vgg11", 342), ("vgg13", 348), ("vgg16", 404), ("vgg19", 460)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("vgg11", 342), ("vgg13", 348), ("vgg16", 404), ("vgg19", 460)]
+)
 def test_fc6_as_a_convolution(name, size):
     layers = by_layer(create_model(name, width=4, head="conv"), (512, 512, 3))
     assert layers["head_fc6"].size == (size, size)
@@ -73,13 +75,19 @@ def test_centres_are_where_gradients_are_symmetric():
 
     def unit(images):
         _, sown = model.apply(
-            variables, images, capture_intermediates=lambda module, _: module.name == "conv1", mutable=["intermediates"]
+            variables,
+            images,
+            capture_intermediates=lambda module, _: module.name == "conv1",
+            mutable=["intermediates"],
         )
         return sown["intermediates"]["stage2_block1"]["conv1"]["__call__"][0][0, 16, 16].sum()
 
     shares = jnp.abs(jax.grad(unit)(jnp.ones((1, 64, 64, 3))))[0].sum(-1)
     rows = jnp.flatnonzero(shares.sum(1))
-    assert (rows[-1] - rows[0] + 1, (rows[-1] + rows[0]) / 2) == (field.size[0], field.centre[0] + 16 * field.stride[0])
+    assert (rows[-1] - rows[0] + 1, (rows[-1] + rows[0]) / 2) == (
+        field.size[0],
+        field.centre[0] + 16 * field.stride[0],
+    )
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (0, 8, 3), (8, 8, 3, 1)])
@@ -100,11 +108,17 @@ class Patches(nn.Module):
     def __call__(self, x):
         x = nn.Conv(4, (2, 2), (2, 2), name="patches")(x)
         tokens = x.reshape(len(x), -1, 4)
-        tokens = nn.MultiHeadDotProductAttention(2, normalize_qk=True, name="attention")(tokens, tokens)
+        tokens = nn.MultiHeadDotProductAttention(2, normalize_qk=True, name="attention")(
+            tokens, tokens
+        )
         return nn.Conv(4, (3, 3), name="last")(x + tokens.reshape(x.shape))
 
 
 def test_queries_keys_and_values_of_attention_are_no_maps():
     """They have four axes, of which two are heads and features; what comes after attention sees the whole image."""
     layers = by_layer(Patches(), (12, 12, 3))
-    assert {name: layer.size for name, layer in layers.items()} == {"patches": (2, 2), "last": None, "": None}
+    assert {name: layer.size for name, layer in layers.items()} == {
+        "patches": (2, 2),
+        "last": None,
+        "": None,
+    }

@@ -11,7 +11,13 @@ from jax import lax
 from deepjax.analysis import ReceptiveField, receptive_fields
 from deepjax.errors import InputError
 from deepjax.models import create_model
-from deepjax.models.layers.pooling import adaptive_avg_pool, avg_pool, local_response_norm, max_pool, shortcut_pool
+from deepjax.models.layers.pooling import (
+    adaptive_avg_pool,
+    avg_pool,
+    local_response_norm,
+    max_pool,
+    shortcut_pool,
+)
 
 WHOLE = ReceptiveField(None, None, None)
 
@@ -55,7 +61,9 @@ NETWORKS = {
     "cropping": lambda x: conv(conv(x, 3, 2), 5, 1, (-1, 0)),
     "pools": lambda x: avg_pool(max_pool(conv(x, 3), 3, 2, 1), 2, 2),
     "hanging windows": lambda x: max_pool(max_pool(x, 3, 2, ceil=True), 3, 2, ceil=True),
-    "windows of two shapes": lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 4, 1), (1, 3, 1, 1), "SAME"),
+    "windows of two shapes": lambda x: lax.reduce_window(
+        x, 0.0, lax.add, (1, 2, 4, 1), (1, 3, 1, 1), "SAME"
+    ),
     "inception": inception,
     "residual": residual,
     "subsampled shortcut": lambda x: x[:, ::2, ::2] + conv(x, 3, 2),
@@ -75,9 +83,13 @@ def test_brute_force_sees_the_same_pixels(name):
     height, width = 29, 22
     function = NETWORKS[name]
     field = receptive_fields(function, (height, width, 1))
-    for axis, (seen, extent) in enumerate(zip(reached(function, height, width), (height, width), strict=True)):
+    for axis, (seen, extent) in enumerate(
+        zip(reached(function, height, width), (height, width), strict=True)
+    ):
         first = np.arange(len(seen)) * field.stride[axis] - field.padding[axis]
-        expected = (first[:, None] <= np.arange(extent)) & (np.arange(extent) < first[:, None] + field.size[axis])
+        expected = (first[:, None] <= np.arange(extent)) & (
+            np.arange(extent) < first[:, None] + field.size[axis]
+        )
         if name == "cond":  # only one of the branches is taken
             assert (seen <= expected).all() and field.size == (3, 3)
         else:
@@ -94,7 +106,9 @@ def test_any_layout_of_a_convolution():
 
     def function(images):
         images, kernel = images.transpose(0, 3, 2, 1), jnp.ones((2, 1, 5, 3))
-        return lax.conv_general_dilated(images, kernel, (2, 1), ((0, 0), (1, 1)), dimension_numbers=("NCWH", "OIWH", "NHWC"))
+        return lax.conv_general_dilated(
+            images, kernel, (2, 1), ((0, 0), (1, 1)), dimension_numbers=("NCWH", "OIWH", "NHWC")
+        )
 
     field = receptive_fields(lambda images: function(images).transpose(0, 2, 1, 3), (20, 20, 1))
     assert field == ReceptiveField((3, 5), (1, 2), (1, 0))
@@ -103,7 +117,9 @@ def test_any_layout_of_a_convolution():
 def test_a_window_is_a_window_whatever_it_computes():
     window = (1, 2, 3, 1), (1, 2, 1, 1), ((0, 0), (0, 1), (1, 1), (0, 0))
     kinds = ((0.0, lax.add), (-jnp.inf, lax.max), (jnp.inf, lax.min), (1.0, lax.mul))
-    fields = receptive_fields(lambda x: [lax.reduce_window(x, start, kind, *window) for start, kind in kinds], (20, 20, 1))
+    fields = receptive_fields(
+        lambda x: [lax.reduce_window(x, start, kind, *window) for start, kind in kinds], (20, 20, 1)
+    )
     assert fields == [ReceptiveField((2, 3), (2, 1), (0, 1))] * 4
 
 
@@ -118,7 +134,9 @@ WHOLE_IMAGE = {
     "kernel from the image": lambda x: lax.conv_general_dilated(
         x, x.mean((1, 2), keepdims=True), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     ),
-    "scan over rows": lambda x: lax.scan(lambda y, row: (y + row, y), x[:, 0], x.transpose(1, 0, 2, 3))[1].sum(2),
+    "scan over rows": lambda x: lax.scan(
+        lambda y, row: (y + row, y), x[:, 0], x.transpose(1, 0, 2, 3)
+    )[1].sum(2),
 }
 
 
@@ -128,21 +146,34 @@ def test_the_whole_image_is_seen_or_may_be(name):
 
 
 def test_regional_means_are_exact():
-    assert receptive_fields(partial(adaptive_avg_pool, size=4), (16, 16, 1)) == ReceptiveField((4, 4), (4, 4), (0, 0))
+    assert receptive_fields(partial(adaptive_avg_pool, size=4), (16, 16, 1)) == ReceptiveField(
+        (4, 4), (4, 4), (0, 0)
+    )
     # PyTorch's regions of 9 pixels in 4: 0-2, 2-4, 4-6, 6-8.
-    assert receptive_fields(partial(adaptive_avg_pool, size=4), (9, 16, 1)) == ReceptiveField((3, 4), (2, 4), (0, 0))
+    assert receptive_fields(partial(adaptive_avg_pool, size=4), (9, 16, 1)) == ReceptiveField(
+        (3, 4), (2, 4), (0, 0)
+    )
     # And of 10 in 4: 0-2, 2-4, 5-7, 7-9, which are not equally far apart.
-    assert receptive_fields(partial(adaptive_avg_pool, size=4), (10, 16, 1)) == ReceptiveField((3, 4), None, None)
+    assert receptive_fields(partial(adaptive_avg_pool, size=4), (10, 16, 1)) == ReceptiveField(
+        (3, 4), None, None
+    )
 
 
 def test_one_field_an_output_and_none_without_the_images():
-    fields = receptive_fields(lambda x, bias: {"a": conv(x, 3), "b": (jnp.zeros(3) + bias, x)}, (8, 8, 1), jnp.ones(3))
+    fields = receptive_fields(
+        lambda x, bias: {"a": conv(x, 3), "b": (jnp.zeros(3) + bias, x)}, (8, 8, 1), jnp.ones(3)
+    )
     assert fields["a"].size == (3, 3)
-    assert fields["b"] == (ReceptiveField((0, 0), None, None), ReceptiveField((1, 1), (1, 1), (0, 0)))
+    assert fields["b"] == (
+        ReceptiveField((0, 0), None, None),
+        ReceptiveField((1, 1), (1, 1), (0, 0)),
+    )
 
 
 def test_means_over_rows_keep_the_columns():
-    assert receptive_fields(lambda x: conv(x, 3).mean(1), (12, 20, 1)) == ReceptiveField((12, 3), None, None)
+    assert receptive_fields(lambda x: conv(x, 3).mean(1), (12, 20, 1)) == ReceptiveField(
+        (12, 3), None, None
+    )
 
 
 def test_a_shape_that_is_no_image_is_refused():
@@ -188,8 +219,12 @@ KNOWN = {
 
 def stages(model, side):
     """The field of each stage that a network of ours offers."""
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-    _, sown = receptive_fields(lambda x, v: model.apply(v, x, mutable=["features"]), (side, side, 3), variables)
+    variables = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    )
+    _, sown = receptive_fields(
+        lambda x, v: model.apply(v, x, mutable=["features"]), (side, side, 3), variables
+    )
     return sown["features"]
 
 
@@ -203,7 +238,9 @@ def test_known_networks(name):
 
 @pytest.mark.parametrize("name", ["resnet34", "cifar_resnet20"])
 def test_scanned_stages_see_what_unrolled_ones_see(name):
-    assert stages(create_model(name, width=4, scan=True), 128) == stages(create_model(name, width=4), 128)
+    assert stages(create_model(name, width=4, scan=True), 128) == stages(
+        create_model(name, width=4), 128
+    )
 
 
 @pytest.mark.parametrize(("largest", "size"), [(5, 715), (3, 395)])
@@ -211,9 +248,15 @@ def test_googlenet_by_its_longest_path(largest, size):
     """Table 1 of the paper, 5b: computed by hand over the longest path (the 5x5 branch; torchvision's slip has 3x3 there)."""
 
     def module(x):
-        return jnp.concatenate([conv(x, 1), conv(conv(x, 1), 3), conv(conv(x, 1), largest), conv(max_pool(x, 3, 1, 1), 1)], -1)[
-            ..., :1
-        ]
+        return jnp.concatenate(
+            [
+                conv(x, 1),
+                conv(conv(x, 1), 3),
+                conv(conv(x, 1), largest),
+                conv(max_pool(x, 3, 1, 1), 1),
+            ],
+            -1,
+        )[..., :1]
 
     def pool(x):
         return max_pool(x, 3, 2, ceil=True)

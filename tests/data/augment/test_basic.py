@@ -16,7 +16,12 @@ def test_a_crop_is_a_window_of_the_padded_image():
     padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)))
     places = []
     for image, out in zip(padded, cropped, strict=True):
-        found = [(r, c) for r in range(5) for c in range(5) if np.array_equal(image[r : r + 6, c : c + 5], out)]
+        found = [
+            (r, c)
+            for r in range(5)
+            for c in range(5)
+            if np.array_equal(image[r : r + 6, c : c + 5], out)
+        ]
         assert len(found) == 1
         places += found
     assert len(set(places)) > 15  # of 25 windows
@@ -25,20 +30,25 @@ def test_a_crop_is_a_window_of_the_padded_image():
 def test_a_flip_mirrors_about_half_of_the_images():
     flipped = np.asarray(random_flip(jax.random.key(2), IMAGES))
     same = [np.array_equal(a, b) for a, b in zip(flipped, IMAGES, strict=True)]
-    mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, np.asarray(IMAGES), strict=True)]
+    mirrored = [
+        np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, np.asarray(IMAGES), strict=True)
+    ]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
     assert 16 <= sum(mirrored) <= 48
 
 
 @pytest.mark.parametrize(
-    ("name", "flips"), [("digits", False), ("svhn_cropped", False), ("cifar10", True), ("fashion_mnist", True)]
+    ("name", "flips"),
+    [("digits", False), ("svhn_cropped", False), ("cifar10", True), ("fashion_mnist", True)],
 )
 def test_only_data_sets_whose_classes_survive_it_are_flipped(name, flips):
     dataset = dataset_info(name)
     # Columns that grow to the right: after any crop they still do, after a flip they fall.
     column = jnp.arange(1, dataset.shape[1] + 1, dtype=jnp.uint8)
     images = jnp.broadcast_to(column[None, None, :, None], (64, *dataset.shape))
-    middle = np.asarray(augment(jax.random.key(3), images, dataset))[:, dataset.shape[0] // 2, :, 0].astype(int)
+    middle = np.asarray(augment(jax.random.key(3), images, dataset))[
+        :, dataset.shape[0] // 2, :, 0
+    ].astype(int)
     centre = dataset.shape[1] // 2
     falling = middle[:, centre] > middle[:, centre + 1]
     assert falling.any() == flips
@@ -50,4 +60,6 @@ def test_normalized_images_are_float32_with_the_catalog_s_statistics(name):
     images = jnp.full((2, *dataset.shape), 7, jnp.uint8)
     out = normalize(images, dataset)
     assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out[0, 0, 0], (7 - np.asarray(dataset.mean)) / np.asarray(dataset.std), rtol=1e-5)
+    np.testing.assert_allclose(
+        out[0, 0, 0], (7 - np.asarray(dataset.mean)) / np.asarray(dataset.std), rtol=1e-5
+    )

@@ -9,13 +9,20 @@ from PIL import Image, ImageEnhance, ImageOps
 from deepjax.data.augment.operations import OPERATIONS, operate
 from tests.data.photographs import photograph
 
-PHOTOGRAPHS = [np.asarray(Image.fromarray(photograph(name)).resize((80, 64))) for name in ("china", "flower", "hopper")]
+PHOTOGRAPHS = [
+    np.asarray(Image.fromarray(photograph(name)).resize((80, 64)))
+    for name in ("china", "flower", "hopper")
+]
 FILL = (124, 116, 104)
 
 
 def affine(*matrix):
     return lambda image, value: image.transform(
-        image.size, Image.Transform.AFFINE, [term(value) for term in matrix], Image.Resampling.BILINEAR, fillcolor=fill_of(image)
+        image.size,
+        Image.Transform.AFFINE,
+        [term(value) for term in matrix],
+        Image.Resampling.BILINEAR,
+        fillcolor=fill_of(image),
     )
 
 
@@ -43,7 +50,9 @@ def brighter_below_the_middle(image, value):
 PILLOW = {
     "identity": (lambda image, value: image, [0.0]),
     "rotate": (
-        lambda image, value: image.rotate(value, Image.Resampling.BILINEAR, fillcolor=fill_of(image)),
+        lambda image, value: image.rotate(
+            value, Image.Resampling.BILINEAR, fillcolor=fill_of(image)
+        ),
         [-135.0, -21.0, 7.5, 30.0],
     ),
     "shear_x": (affine(one, itself, nothing, nothing, one, nothing), [-0.99, -0.21, 0.3]),
@@ -54,12 +63,21 @@ PILLOW = {
     "solarize": (ImageOps.solarize, [0.0, 76.0, 127.5, 256.0]),
     "solarize_add": (brighter_below_the_middle, [0.0, 77.0, 110.0]),
     "invert": (lambda image, value: ImageOps.invert(image), [0.0]),
-    "brightness": (lambda image, value: ImageEnhance.Brightness(image).enhance(value), [0.1, 0.37, 1.0, 1.9]),
-    "contrast": (lambda image, value: ImageEnhance.Contrast(image).enhance(value), [0.1, 0.37, 1.0, 1.9]),
+    "brightness": (
+        lambda image, value: ImageEnhance.Brightness(image).enhance(value),
+        [0.1, 0.37, 1.0, 1.9],
+    ),
+    "contrast": (
+        lambda image, value: ImageEnhance.Contrast(image).enhance(value),
+        [0.1, 0.37, 1.0, 1.9],
+    ),
     "auto_contrast": (lambda image, value: ImageOps.autocontrast(image), [0.0]),
     "equalize": (lambda image, value: ImageOps.equalize(image), [0.0]),
     "color": (lambda image, value: ImageEnhance.Color(image).enhance(value), [0.1, 0.37, 1.0, 1.9]),
-    "sharpness": (lambda image, value: ImageEnhance.Sharpness(image).enhance(value), [0.1, 0.37, 1.0, 1.9]),
+    "sharpness": (
+        lambda image, value: ImageEnhance.Sharpness(image).enhance(value),
+        [0.1, 0.37, 1.0, 1.9],
+    ),
 }
 CASES = [(name, value) for name, (_, values) in PILLOW.items() for value in values]
 MOVED = (
@@ -78,7 +96,12 @@ def squeezed(pixels):
 
 INPUTS = {
     "colours": np.stack([squeezed(pixels) for pixels in PHOTOGRAPHS]),
-    "grey": np.stack([np.asarray(Image.fromarray(squeezed(pixels)).convert("L"))[:, :, None] for pixels in PHOTOGRAPHS]),
+    "grey": np.stack(
+        [
+            np.asarray(Image.fromarray(squeezed(pixels)).convert("L"))[:, :, None]
+            for pixels in PHOTOGRAPHS
+        ]
+    ),
 }
 
 
@@ -93,7 +116,9 @@ def ours(request):
     return images, np.asarray(changed).reshape(len(CASES), *images.shape)
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"{name}-{value:g}" for name, value in CASES])
+@pytest.mark.parametrize(
+    "case", range(len(CASES)), ids=[f"{name}-{value:g}" for name, value in CASES]
+)
 def test_an_operation_is_pillow_s(ours, case):
     name, value = CASES[case]
     for before, after in zip(ours[0], ours[1][case], strict=True):

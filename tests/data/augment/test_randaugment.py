@@ -17,7 +17,12 @@ from deepjax.data.augment.basic import BatchSlice
 from deepjax.data.augment.erasing import random_box, random_erase
 from deepjax.data.augment.lighting import COMPONENTS, EIGENVALUES, shift_colors
 from deepjax.data.augment.operations import OPERATIONS
-from deepjax.data.augment.randaugment import rand_arguments, rand_augment, trivial_arguments, trivial_augment
+from deepjax.data.augment.randaugment import (
+    rand_arguments,
+    rand_augment,
+    trivial_arguments,
+    trivial_augment,
+)
 from tests.models.torch_reference import library, needs_torch
 
 SIZE = (100, 200)  # height, width
@@ -42,7 +47,9 @@ def recorded(monkeypatch):
     given = []
 
     def operate(images, places, arguments, fill):
-        jax.debug.callback(lambda p, a: given.append((np.asarray(p), np.asarray(a))), places, arguments)
+        jax.debug.callback(
+            lambda p, a: given.append((np.asarray(p), np.asarray(a))), places, arguments
+        )
         return images
 
     monkeypatch.setattr(randaugment, "operate", operate)
@@ -71,7 +78,11 @@ def test_operations_are_timm_s():
     mine = {OPERATIONS[place] for place in randaugment.RANDAUGMENT_OPS}
     assert {OF_TIMM[name] for name in timm.rand_augment_choices("", increasing=True)} == mine
     transform = timm.rand_augment_transform("rand-m7-mstd0.5-inc1", {})
-    assert (transform.num_layers, {op.prob for op in transform.ops}, {op.magnitude_std for op in transform.ops}) == (
+    assert (
+        transform.num_layers,
+        {op.prob for op in transform.ops},
+        {op.magnitude_std for op in transform.ops},
+    ) == (
         2,
         {0.5},
         {0.5},
@@ -81,13 +92,22 @@ def test_operations_are_timm_s():
 @needs_torch
 def test_strengths_and_operations_are_torchvision_s():
     of_library("torchvision", "torchvision.models")
-    space = importlib.import_module("torchvision.transforms").TrivialAugmentWide()._augmentation_space(31)
-    names = {name.replace("X", "_x").replace("Y", "_y").replace("toC", "to_c").lower(): name for name in space}
+    space = (
+        importlib.import_module("torchvision.transforms")
+        .TrivialAugmentWide()
+        ._augmentation_space(31)
+    )
+    names = {
+        name.replace("X", "_x").replace("Y", "_y").replace("toC", "to_c").lower(): name
+        for name in space
+    }
     assert set(names) == {OPERATIONS[place] for place in randaugment.OF_TRIVIAL}
     ours = jax.jit(jax.vmap(trivial_arguments))(jnp.arange(31.0), jnp.ones(31))
     for name, place in ((name, OPERATIONS.index(name)) for name in names):
         theirs = np.broadcast_to(space[names[name]][0].numpy().astype(np.float32), 31)
-        pixels = name.startswith("translate")  # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
+        pixels = name.startswith(
+            "translate"
+        )  # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
         if name in ("brightness", "color", "contrast", "sharpness"):
             theirs = 1 + theirs
         expected = np.floor(theirs + 1e-4) if pixels else theirs
@@ -101,9 +121,16 @@ def test_rand_augment_draws_evenly_and_leaves_half_out(monkeypatch):
     jax.effects_barrier()
     assert len(given) == 2
     drawn = collections.Counter(OPERATIONS[place] for places, _ in given for place in places)
-    assert drawn.pop("identity") == pytest.approx(count, abs=5 * np.sqrt(count / 2))  # 2 count draws of probability 1/2
-    assert all(number == pytest.approx(count / 15, abs=5 * np.sqrt(count / 15)) for number in drawn.values())
-    turned = np.concatenate([arguments[places == OPERATIONS.index("rotate")] for places, arguments in given])
+    assert drawn.pop("identity") == pytest.approx(
+        count, abs=5 * np.sqrt(count / 2)
+    )  # 2 count draws of probability 1/2
+    assert all(
+        number == pytest.approx(count / 15, abs=5 * np.sqrt(count / 15))
+        for number in drawn.values()
+    )
+    turned = np.concatenate(
+        [arguments[places == OPERATIONS.index("rotate")] for places, arguments in given]
+    )
     assert np.mean(np.abs(turned)) == pytest.approx(18.0, abs=0.5)  # 6 of 10 times 30 degrees
     assert np.std(np.abs(turned)) == pytest.approx(1.5, abs=0.3)  # 0.5 of 10 times 30
     assert np.mean(turned > 0) == pytest.approx(0.5, abs=0.15)
@@ -121,14 +148,21 @@ def test_trivial_augment_draws_one_operation_at_any_strength(monkeypatch):
 
 
 def test_each_image_is_changed_by_its_own_operations():
-    images = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1), np.uint8), 32, axis=0)
+    images = np.repeat(
+        np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1), np.uint8), 32, axis=0
+    )
     changed = np.asarray(jax.jit(rand_augment)(jax.random.key(3), images, jnp.zeros(1, jnp.uint8)))
     assert changed.dtype == np.uint8
     assert len({image.tobytes() for image in changed}) > 16
-    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(0.25, abs=0.2)  # both left out
+    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(
+        0.25, abs=0.2
+    )  # both left out
 
 
-@pytest.mark.parametrize("augment", [lambda k, i, s: rand_augment(k, i, jnp.zeros(1, jnp.uint8), 2, 9.0, s), trivial_augment])
+@pytest.mark.parametrize(
+    "augment",
+    [lambda k, i, s: rand_augment(k, i, jnp.zeros(1, jnp.uint8), 2, 9.0, s), trivial_augment],
+)
 def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
     given = recorded(monkeypatch)
     for count, share in ((8, BatchSlice()), (4, BatchSlice(1, 2))):
@@ -140,19 +174,28 @@ def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
         np.testing.assert_array_equal(to_second, arguments[4:])
 
 
-@pytest.mark.parametrize("augment", [lambda key, images: rand_augment(key, images, jnp.zeros(3, jnp.uint8)), trivial_augment])
+@pytest.mark.parametrize(
+    "augment",
+    [lambda key, images: rand_augment(key, images, jnp.zeros(3, jnp.uint8)), trivial_augment],
+)
 def test_devices_augment_their_own_images(augment):
     """Split over eight devices the program sends nothing from one to another."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     of_key, of_images = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     split = jax.jit(augment, in_shardings=(of_key, of_images), out_shardings=of_images)
-    compiled = split.lower(jax.random.key(0), jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.uint8)).compile()
+    compiled = split.lower(
+        jax.random.key(0), jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.uint8)
+    ).compile()
     assert not re.search(r"all-gather|all-reduce|all-to-all|collective-permute", compiled.as_text())
 
 
 def test_erased_boxes_have_the_stated_areas_and_ratios():
     """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place: torchvision's RandomErasing, up to a pixel of rounding."""
-    boxes = np.asarray(jax.jit(jax.vmap(lambda key: random_box(key, 100, 80)))(jax.random.split(jax.random.key(0), 400)))
+    boxes = np.asarray(
+        jax.jit(jax.vmap(lambda key: random_box(key, 100, 80)))(
+            jax.random.split(jax.random.key(0), 400)
+        )
+    )
     rows, columns = boxes.any(2).sum(1), boxes.any(1).sum(1)
     np.testing.assert_array_equal(boxes.sum((1, 2)), rows * columns)
     area, ratio = rows * columns / 8000, rows / columns
@@ -162,7 +205,11 @@ def test_erased_boxes_have_the_stated_areas_and_ratios():
 
 
 def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole():
-    half = jax.jit(lambda part: random_erase(jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, BatchSlice(part, 2)))
+    half = jax.jit(
+        lambda part: random_erase(
+            jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, BatchSlice(part, 2)
+        )
+    )
     halves = np.stack([half(0), half(1)])
     assert set(np.unique(halves)) == {0.0, 1.0}
     assert np.mean(halves.min((2, 3, 4)) == 0) == pytest.approx(0.25, abs=0.1)
@@ -174,6 +221,10 @@ def test_shifted_colours_have_alexnet_s_covariance():
     images = jnp.zeros((4000, 2, 2, 3))
     shifted = np.asarray(jax.jit(shift_colors, static_argnums=2)(jax.random.key(0), images, 0.1))
     assert np.ptp(shifted, axis=(1, 2)).max() == 0
-    expected = 25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(EIGENVALUES)) @ np.array(COMPONENTS).T
+    expected = (
+        25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(EIGENVALUES)) @ np.array(COMPONENTS).T
+    )
     np.testing.assert_allclose(np.cov(shifted[:, 0, 0].T), expected, rtol=0.1)
-    np.testing.assert_allclose(np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3)  # as printed: orthonormal
+    np.testing.assert_allclose(
+        np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3
+    )  # as printed: orthonormal

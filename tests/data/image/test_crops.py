@@ -14,7 +14,17 @@ from deepjax.data.image.decode import _exact
 from tests.data.photographs import crops
 from tests.models.torch_reference import library, needs_torch
 
-SHAPES = [(350, 400), (400, 350), (224, 224), (1, 1), (1, 300), (300, 2), (37, 5000), (223, 225), (500, 333)]
+SHAPES = [
+    (350, 400),
+    (400, 350),
+    (224, 224),
+    (1, 1),
+    (1, 300),
+    (300, 2),
+    (37, 5000),
+    (223, 225),
+    (500, 333),
+]
 
 
 def test_draws_are_uniform_and_their_own_for_each_seed_and_step():
@@ -26,7 +36,9 @@ def test_draws_are_uniform_and_their_own_for_each_seed_and_step():
     np.testing.assert_array_equal(numbers, draws(3, 5, 500))
     streams = [numbers, draws(3, 6, 500), draws(4, 5, 500), draws(5, 3, 500)]
     assert len({stream[0, 0, 0] for stream in streams}) == 4
-    assert np.abs(np.corrcoef([stream.ravel() for stream in streams]) - np.eye(4)).max() < 4 / math.sqrt(numbers.size)
+    assert np.abs(
+        np.corrcoef([stream.ravel() for stream in streams]) - np.eye(4)
+    ).max() < 4 / math.sqrt(numbers.size)
 
 
 @pytest.mark.parametrize("least", [0.08, 0.35, 1.0])
@@ -37,11 +49,17 @@ def test_a_box_lies_inside_and_has_the_area_and_ratio_asked_for(shape, least, se
     """Szegedy et al. 2014, section 6; to half a pixel a side, as sides are rounded."""
     height, width = shape
     box = area_box(draws(seed, 0, 1)[0].tolist(), height, width, least)
-    assert 0 <= box.top <= box.top + box.height <= height and 0 <= box.left <= box.left + box.width <= width
+    assert (
+        0 <= box.top <= box.top + box.height <= height
+        and 0 <= box.left <= box.left + box.width <= width
+    )
     assert box.height >= 1 and box.width >= 1
     if min(shape) > 100 and least < 1:
         assert (box.height + 0.5) * (box.width + 0.5) >= least * height * width
-        assert RATIOS[0] <= (box.width + 0.5) / (box.height - 0.5) and (box.width - 0.5) / (box.height + 0.5) <= RATIOS[1]
+        assert (
+            RATIOS[0] <= (box.width + 0.5) / (box.height - 0.5)
+            and (box.width - 0.5) / (box.height + 0.5) <= RATIOS[1]
+        )
 
 
 @needs_torch
@@ -65,7 +83,9 @@ def test_boxes_are_torchvision_s_for_the_same_random_numbers(shape):
             return torch.tensor([int(next(place) * high)])
 
         with mock.patch("torch.Tensor.uniform_", uniform), mock.patch("torch.randint", integer):
-            top, start, height, width = RandomResizedCrop.get_params(Image.new("L", shape[::-1]), (0.08, 1.0), list(RATIOS))
+            top, start, height, width = RandomResizedCrop.get_params(
+                Image.new("L", shape[::-1]), (0.08, 1.0), list(RATIOS)
+            )
         assert (top, start, height, width) == box[:4]
 
 
@@ -75,7 +95,10 @@ def _places(tries, box, shape):
     for share, ratio, down, right in tries:
         area = height * width * (0.08 + 0.92 * share)
         aspect = math.exp(math.log(RATIOS[0]) + math.log(RATIOS[1] / RATIOS[0]) * ratio)
-        if (round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))) == (box.height, box.width):
+        if (round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))) == (
+            box.height,
+            box.width,
+        ):
             return down, right
     return 0.0, 0.0
 
@@ -85,12 +108,19 @@ def _places(tries, box, shape):
 def test_the_centre_is_as_near_to_the_middle_as_whole_pixels_allow(shape, share):
     box = centre_box(*shape, 224, share)
     assert min(box.scaled) == round(224 / share)
-    assert box.scaled[0] / shape[0] == pytest.approx(box.scaled[1] / shape[1], rel=1 / min(box.scaled))
-    for start, length, whole in ((box.top, box.height, box.scaled[0]), (box.left, box.width, box.scaled[1])):
+    assert box.scaled[0] / shape[0] == pytest.approx(
+        box.scaled[1] / shape[1], rel=1 / min(box.scaled)
+    )
+    for start, length, whole in (
+        (box.top, box.height, box.scaled[0]),
+        (box.left, box.width, box.scaled[1]),
+    ):
         assert length == 224 and start >= 0 and abs((whole - length) - 2 * start) <= 1
     top, left, height, width = box.sides(*shape)
     middle = (top + height / 2, left + width / 2)
-    assert middle == pytest.approx((shape[0] / 2, shape[1] / 2), abs=min(shape) / min(box.scaled))  # a pixel of the scaled image
+    assert middle == pytest.approx(
+        (shape[0] / 2, shape[1] / 2), abs=min(shape) / min(box.scaled)
+    )  # a pixel of the scaled image
 
 
 @needs_torch
@@ -103,7 +133,9 @@ def test_the_centre_is_torchvision_s(size, resized):
     for pixels in crops(6, seed=1, longest=500):
         image = Image.fromarray(pixels)
         theirs = np.asarray(CenterCrop(size)(Resize(resized)(image)))
-        np.testing.assert_array_equal(_exact(image, centre_box(*pixels.shape[:2], size, 0.875), size), theirs)
+        np.testing.assert_array_equal(
+            _exact(image, centre_box(*pixels.shape[:2], size, 0.875), size), theirs
+        )
 
 
 def test_a_square_of_an_image_whose_shorter_side_is_drawn():
@@ -113,16 +145,28 @@ def test_a_square_of_an_image_whose_shorter_side_is_drawn():
             box = scaled_box(numbers.tolist(), 350, 400, 224, sides)
             height, width = box.scaled
             assert sides[0] <= height <= sides[-1] and width == int(height * 400 / 350)
-            assert 0 <= box.top <= height - 224 and 0 <= box.left <= width - 224 and box[2:4] == (224, 224)
-    assert scaled_box([[0.0, 0.0, 0.0, 0.0]], 100, 100, 224, (64,)).scaled == (224, 224)  # never below the square itself
-    assert {scaled_box([[u, 0, 0, 0]], 100, 100, 8, (20, 22)).scaled[0] for u in (0, 0.34, 0.67, 0.999)} == {20, 21, 22}
+            assert (
+                0 <= box.top <= height - 224
+                and 0 <= box.left <= width - 224
+                and box[2:4] == (224, 224)
+            )
+    assert scaled_box([[0.0, 0.0, 0.0, 0.0]], 100, 100, 224, (64,)).scaled == (
+        224,
+        224,
+    )  # never below the square itself
+    assert {
+        scaled_box([[u, 0, 0, 0]], 100, 100, 8, (20, 22)).scaled[0] for u in (0, 0.34, 0.67, 0.999)
+    } == {20, 21, 22}
 
 
 @pytest.mark.parametrize(
     ("crops", "expected"),
     [
         (Crops(), area_box(draws(0, 0, 1)[0].tolist(), 350, 400)),
-        (Crops(shorter_sides=(256, 480)), scaled_box(draws(0, 0, 1)[0].tolist(), 350, 400, 224, (256, 480))),
+        (
+            Crops(shorter_sides=(256, 480)),
+            scaled_box(draws(0, 0, 1)[0].tolist(), 350, 400, 224, (256, 480)),
+        ),
         (Crops(random=False, share=0.9), centre_box(350, 400, 224, 0.9)),
     ],
 )

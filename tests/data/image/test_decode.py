@@ -14,7 +14,9 @@ from tests.data.photographs import DAMAGED, crops, jpeg, photograph, variants
 WHOLE = [name for name in variants() if name not in DAMAGED]
 STORED = photograph()[40:230, 60:310]  # what `variants` holds, all or a part of it
 # How far a form may be from what was stored, in grey levels a pixel: JPEG of quality 90, a palette of 256, the grey of the colours.
-APART = {"png": 0, "png_palette": 25, "cmyk": 6, "grey": 40} | dict.fromkeys(("baseline", "tall", "wide", "pixel"), 6)
+APART = {"png": 0, "png_palette": 25, "cmyk": 6, "grey": 40} | dict.fromkeys(
+    ("baseline", "tall", "wide", "pixel"), 6
+)
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -22,9 +24,11 @@ def test_every_form_becomes_the_rgb_that_was_stored(name):
     """An orientation is ignored, as torchvision's loader ignores it."""
     rgb = decode_rgb(variants()[name])
     height, width, _ = rgb.shape
-    assert rgb.dtype == np.uint8 and rgb.shape == {"tall": (190, 7, 3), "wide": (5, 250, 3), "pixel": (1, 1, 3)}.get(
-        name, (190, 250, 3)
-    )
+    assert rgb.dtype == np.uint8 and rgb.shape == {
+        "tall": (190, 7, 3),
+        "wide": (5, 250, 3),
+        "pixel": (1, 1, 3),
+    }.get(name, (190, 250, 3))
     apart = np.abs(rgb.astype(int) - (STORED[:height, :width] if name != "mirrored" else STORED))
     assert apart.mean() <= APART.get(name, 6)
     if name == "grey":
@@ -35,8 +39,12 @@ def test_every_form_becomes_the_rgb_that_was_stored(name):
 def test_grey_of_16_bits_is_refused(exact):
     """Pillow's `convert` would make everything above 255 white, a 256th of the range aside."""
     file = io.BytesIO()
-    Image.fromarray(np.linspace(0, 65_535, 40 * 30).reshape(30, 40).astype(np.uint16)).save(file, "PNG")
-    with pytest.raises(ValueError, match="image of mode I;16, 16 bits or more; allowed: 8 bits a channel"):
+    Image.fromarray(np.linspace(0, 65_535, 40 * 30).reshape(30, 40).astype(np.uint16)).save(
+        file, "PNG"
+    )
+    with pytest.raises(
+        ValueError, match="image of mode I;16, 16 bits or more; allowed: 8 bits a channel"
+    ):
         cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact)
 
 
@@ -50,7 +58,9 @@ def test_pngs_of_every_depth_become_what_pillow_converts_them_to(mode, exact):
     with Image.open(io.BytesIO(file.getvalue())) as reread:
         expected = np.asarray(reread.convert("RGB"))
     np.testing.assert_array_equal(decode_rgb(file.getvalue()), expected)
-    np.testing.assert_array_equal(cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact), expected[2:22, 3:23])
+    np.testing.assert_array_equal(
+        cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact), expected[2:22, 3:23]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name not in ("tall", "wide", "pixel")])
@@ -58,7 +68,9 @@ def test_without_scaling_the_fast_way_gives_the_same_bits(name):
     """Both hold libjpeg-turbo; forms that OpenCV would convert in another way go to Pillow."""
     encoded = variants()[name]
     for box in (Box(0, 0, 100, 100), Box(17, 33, 100, 100), Box(90, 150, 100, 100)):
-        fast, exact = (cut(encoded, lambda h, w, box=box: box, 100, exact) for exact in (False, True))
+        fast, exact = (
+            cut(encoded, lambda h, w, box=box: box, 100, exact) for exact in (False, True)
+        )
         np.testing.assert_array_equal(fast, exact)
 
 
@@ -75,9 +87,14 @@ def test_images_of_a_few_pixels(name, exact):
 def test_how_far_the_fast_way_is_from_the_exact_one(size, most):
     """Mean grey levels over crops of ImageNet's sizes; the less smoothing is left to do, the nearer."""
     apart = []
-    for image, numbers in zip(crops(12, seed=3, shortest=250, longest=600), draws(0, 0, 12).tolist(), strict=True):
+    for image, numbers in zip(
+        crops(12, seed=3, shortest=250, longest=600), draws(0, 0, 12).tolist(), strict=True
+    ):
         encoded, box = jpeg(image), Crops().box(numbers, *image.shape[:2], size)
-        fast, exact = (cut(encoded, lambda h, w, box=box: box, size, exact).astype(int) for exact in (False, True))
+        fast, exact = (
+            cut(encoded, lambda h, w, box=box: box, size, exact).astype(int)
+            for exact in (False, True)
+        )
         apart.append(np.abs(fast - exact).mean())
     assert np.mean(apart) < most
 

@@ -25,7 +25,9 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims that many grey pixels (PNG specification, section 11.2.2)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     claim = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
@@ -51,7 +53,10 @@ def test_a_jpeg_of_one_colour():
 def test_what_a_header_claims_is_refused_before_a_pixel_is_decoded(side, monkeypatch):
     """12,000 a side is where Pillow only warns, and 65,535 where it refuses."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
-    with pytest.raises((InputError, Image.DecompressionBombError), match=rf"\({side}, {side}, 1\), expected|decompression bomb"):
+    with pytest.raises(
+        (InputError, Image.DecompressionBombError),
+        match=rf"\({side}, {side}, 1\), expected|decompression bomb",
+    ):
         decode(png_header(side, side), (8, 8, 1))
 
 

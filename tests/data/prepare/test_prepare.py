@@ -31,7 +31,11 @@ def test_a_missing_folder_of_archives_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("error", "manual_dir", "words"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), None, "free space, or give another --data-dir"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            None,
+            "free space, or give another --data-dir",
+        ),
         (ValueError("checksum"), "in", "fetch the archives in in again"),
         (ConnectionError(), None, "pass --manual-dir"),
     ],

@@ -20,12 +20,22 @@ from deepjax.data.prepare import tfrecord
 from deepjax.data.prepare.__main__ import prepare
 from deepjax.data.shards import list_splits, read_records
 from deepjax.errors import InputError
-from tests.data.archives import DAMAGED, LABELS, Files, lines, small_files, write_archive, write_archives, write_prepared
+from tests.data.archives import (
+    DAMAGED,
+    LABELS,
+    Files,
+    lines,
+    small_files,
+    write_archive,
+    write_archives,
+    write_prepared,
+)
 from tests.data.photographs import jpeg, photograph, variants
 
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("tensorflow") is None and os.environ.get("DEEPJAX_REQUIRE_TENSORFLOW") != "1",
+        importlib.util.find_spec("tensorflow") is None
+        and os.environ.get("DEEPJAX_REQUIRE_TENSORFLOW") != "1",
         reason="TensorFlow is not installed (make prepare-env)",
     ),
     pytest.mark.filterwarnings("default"),
@@ -40,7 +50,9 @@ def _forgets(monkeypatch):
 
 def known_as(name: str, builder: str, train: int, test: int) -> Dataset:
     known = dataset_info(builder)
-    return register(dataclasses.replace(known, name=name, train_size=train, test_size=test, source="tests"))
+    return register(
+        dataclasses.replace(known, name=name, train_size=train, test_size=test, source="tests")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,26 +74,42 @@ def test_tfds_writes_what_the_tests_of_training_read(files, archives, tmp_path, 
     other = write_prepared(tmp_path / "b", files, shards=1)
     for path in other.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
-    assert {path.name for path in folder.iterdir()} - {path.name for path in other.iterdir()} == {"fingerprint.json"}
+    assert {path.name for path in folder.iterdir()} - {path.name for path in other.iterdir()} == {
+        "fingerprint.json"
+    }
     said = capsys.readouterr().out
-    assert "small train: 40 images, every one read back; 2 cannot be decoded" in said and "small test: 12 images" in said
-    names = {damage["file"] for damage in json.loads((folder / "fingerprint.json").read_text())["damaged"]}
+    assert (
+        "small train: 40 images, every one read back; 2 cannot be decoded" in said
+        and "small test: 12 images" in said
+    )
+    names = {
+        damage["file"]
+        for damage in json.loads((folder / "fingerprint.json").read_text())["damaged"]
+    }
     assert names == set(list(files.train)[8 : 8 + DAMAGED]) and all(name in said for name in names)
 
 
 def test_the_odd_images_that_tfds_mends(tmp_path):
     """22 CMYK images and one PNG, by name, as they are in ImageNet: prepared, all are JPEG in RGB."""
     odd = {"n02105855_2933.JPEG": variants()["png"], "n01739381_1309.JPEG": variants()["cmyk"]}
-    write_archives(tmp_path / "in", Files(odd, {"ILSVRC2012_val_00000001.JPEG": PICTURE}, {name: name[:9] for name in odd}))
+    write_archives(
+        tmp_path / "in",
+        Files(odd, {"ILSVRC2012_val_00000001.JPEG": PICTURE}, {name: name[:9] for name in odd}),
+    )
     known_as("odd", "imagenet2012", 2, 1)
     prepare("odd", str(tmp_path), str(tmp_path / "in"))
     records = load_split(dataset_info("odd"), "train", str(tmp_path)).records  # pyright: ignore
     images = [Image.open(io.BytesIO(record["image"])) for record in records]
-    assert [(image.format, image.mode, image.size) for image in images] == [("JPEG", "RGB", (250, 190))] * 2
+    assert [(image.format, image.mode, image.size) for image in images] == [
+        ("JPEG", "RGB", (250, 190))
+    ] * 2
 
 
 def test_a_missing_archive_is_named_with_where_it_comes_from(archives, tmp_path):
-    with pytest.raises(InputError, match=r"needs ILSVRC2012_img_train\.tar and ILSVRC2012_img_val\.tar .*image-net\.org"):
+    with pytest.raises(
+        InputError,
+        match=r"needs ILSVRC2012_img_train\.tar and ILSVRC2012_img_val\.tar .*image-net\.org",
+    ):
         prepare("imagenet2012", str(tmp_path))
     (tmp_path / "in").mkdir()
     shutil.copy(archives / "ILSVRC2012_img_val.tar", tmp_path / "in")
@@ -90,25 +118,38 @@ def test_a_missing_archive_is_named_with_where_it_comes_from(archives, tmp_path)
 
 
 def test_a_folder_of_other_archives_is_refused_before_anything_is_downloaded(archives, tmp_path):
-    with pytest.raises(InputError, match=r"holds none of the archives of 'imagenet_a': imagenet-a\.tar"):
+    with pytest.raises(
+        InputError, match=r"holds none of the archives of 'imagenet_a': imagenet-a\.tar"
+    ):
         prepare("imagenet_a", str(tmp_path), str(archives))
 
 
 def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monkeypatch):
     """Size and sha256 in tfds's checksums.tsv: 147,897,477,120 bytes of training images."""
-    with pytest.raises(InputError, match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not fetched whole"):
+    with pytest.raises(
+        InputError,
+        match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not fetched whole",
+    ):
         prepare("imagenet2012", str(tmp_path), str(archives))
     cls = tfds.builder_cls("imagenet2012")
     sizes = {path.name: path.stat().st_size for path in archives.iterdir()}
-    same_size = {url: dataclasses.replace(info, size=sizes[url.rsplit("/", 1)[-1]]) for url, info in cls.url_infos.items()}
+    same_size = {
+        url: dataclasses.replace(info, size=sizes[url.rsplit("/", 1)[-1]])
+        for url, info in cls.url_infos.items()
+    }
     monkeypatch.setattr(cls, "url_infos", same_size)
-    with pytest.raises(InputError, match=r"ILSVRC2012_img_train\.tar is not the archive that tfds knows: its sha256"):
+    with pytest.raises(
+        InputError,
+        match=r"ILSVRC2012_img_train\.tar is not the archive that tfds knows: its sha256",
+    ):
         prepare("imagenet2012", str(tmp_path), str(archives))
 
 
 def test_a_disk_that_is_too_small_is_told_before(archives, tmp_path, monkeypatch):
     known_as("small", "imagenet2012", 40, 12)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10**5))  # pyright: ignore
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10**5)
+    )  # pyright: ignore
     with pytest.raises(InputError, match=r"has 0\.0 GB free, 'small' needs"):
         prepare("small", str(tmp_path), str(archives))
 
@@ -117,7 +158,10 @@ def test_an_archive_cut_short_leaves_nothing(archives, tmp_path):
     known_as("small", "imagenet2012", 40, 12)
     shutil.copytree(archives, tmp_path / "in")
     os.truncate(tmp_path / "in" / "ILSVRC2012_img_train.tar", 300_000)
-    with pytest.raises(InputError, match=r"dataset 'small' could not be prepared \(ReadError: unexpected end of data"):
+    with pytest.raises(
+        InputError,
+        match=r"dataset 'small' could not be prepared \(ReadError: unexpected end of data",
+    ):
         prepare("small", str(tmp_path), str(tmp_path / "in"))
     assert list((tmp_path / "imagenet2012").iterdir()) == []
 
@@ -142,12 +186,16 @@ prepare("small", sys.argv[1], sys.argv[2])
 
 def test_what_a_killed_preparation_leaves_is_named(archives, tmp_path):
     """SIGKILL between the splits: tfds's folder stays, is never read, and the next preparation says how to begin anew."""
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, archives], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path, archives], capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     known_as("small", "imagenet2012", 40, 12)
     with pytest.raises(InputError, match="'small' is not prepared in"):
         load_split(dataset_info("small"), "train", str(tmp_path))
-    with pytest.raises(InputError, match=r"was interrupted, or is running: .*begin anew after: rm -r (.*)$") as refused:
+    with pytest.raises(
+        InputError, match=r"was interrupted, or is running: .*begin anew after: rm -r (.*)$"
+    ) as refused:
         prepare("small", str(tmp_path), str(archives))
     left = Path(str(refused.value).split("rm -r ")[1])
     assert left.parent == tmp_path / "imagenet2012" and any(left.iterdir())
@@ -159,7 +207,10 @@ def test_preparing_again_reads_everything_back(archives, tmp_path, capsys):
     known_as("small", "imagenet2012", 40, 12)
     folder = prepare("small", str(tmp_path), str(archives))
     capsys.readouterr()
-    assert prepare("small", str(tmp_path)) == folder and "40 images, every one read back" in capsys.readouterr().out
+    assert (
+        prepare("small", str(tmp_path)) == folder
+        and "40 images, every one read back" in capsys.readouterr().out
+    )
     shard = list_splits(folder)["train"][0].path
     os.truncate(shard, 1000)
     with pytest.raises(InputError, match=rf"{shard.name} in .* has 1,000 bytes"):
@@ -184,12 +235,18 @@ def test_tfrecords_are_converted_to_the_byte(records, archives, tmp_path, below)
     import tensorflow as tf
 
     known_as("small", "imagenet2012", 40, 12)
-    folder = prepare("small", str(tmp_path), from_tfrecord=str(records / "imagenet2012" / "5.1.0" if below else records))
+    folder = prepare(
+        "small",
+        str(tmp_path),
+        from_tfrecord=str(records / "imagenet2012" / "5.1.0" if below else records),
+    )
     for split, shards in list_splits(records / "imagenet2012" / "5.1.0").items():
         new = list_splits(folder)[split]
         assert [shard.count for shard in new] == [shard.count for shard in shards] and len(new) == 4
         for before, after in zip(shards, new, strict=True):
-            assert list(read_records(after.path)) == list(tf.data.TFRecordDataset(str(before.path)).as_numpy_iterator())
+            assert list(read_records(after.path)) == list(
+                tf.data.TFRecordDataset(str(before.path)).as_numpy_iterator()
+            )
     assert sorted(path.name for path in folder.iterdir() if "record-" not in path.name) == [
         "dataset_info.json", "features.json", "fingerprint.json", "label.labels.txt",
     ]  # fmt: skip
@@ -212,7 +269,9 @@ def test_a_conversion_carries_on_where_it_was_interrupted(records, tmp_path, mon
     unfinished = tmp_path / "imagenet2012" / "unfinished.5.1.0"
     before = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*-of-00004")}
     assert 2 <= len(before) < 8 and not (tmp_path / "imagenet2012" / "5.1.0").exists()
-    monkeypatch.setattr(tfrecord, "read_tfrecord", lambda path: seen.append(path.name) or read(path))
+    monkeypatch.setattr(
+        tfrecord, "read_tfrecord", lambda path: seen.append(path.name) or read(path)
+    )
     seen.clear()
     folder = prepare("small", str(tmp_path), from_tfrecord=str(records))
     assert len(seen) == 8 - len(before) and not unfinished.exists()
@@ -228,8 +287,14 @@ def overwrite(path: Path, place: int) -> None:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda shard: shard.unlink(), r"shard imagenet2012-train\.tfrecord-00001-of-00004 is missing"),
-        (lambda shard: os.truncate(shard, 5000), r"shard imagenet2012-train\.tfrecord-00001-of-00004 in .* cannot be read"),
+        (
+            lambda shard: shard.unlink(),
+            r"shard imagenet2012-train\.tfrecord-00001-of-00004 is missing",
+        ),
+        (
+            lambda shard: os.truncate(shard, 5000),
+            r"shard imagenet2012-train\.tfrecord-00001-of-00004 in .* cannot be read",
+        ),
         (lambda shard: os.truncate(shard, 0), r"00001-of-00004 in .* holds 0 records, expected 10"),
         (lambda shard: overwrite(shard, 9000), r"00001-of-00004 in .* cannot be read \(corrupted"),
     ],
@@ -244,8 +309,15 @@ def test_a_damaged_tfrecord_shard_is_named(records, tmp_path, harm, said):
 
 
 def test_other_tfrecords_are_refused(records, tmp_path):
-    with pytest.raises(InputError, match=r"holds imagenet2012 5\.1\.0 as tfrecord; allowed: imagenette 1\.0\.0 as tfrecord"):
-        prepare("imagenette/160px-v2", str(tmp_path), from_tfrecord=str(records / "imagenet2012" / "5.1.0"))
+    with pytest.raises(
+        InputError,
+        match=r"holds imagenet2012 5\.1\.0 as tfrecord; allowed: imagenette 1\.0\.0 as tfrecord",
+    ):
+        prepare(
+            "imagenette/160px-v2",
+            str(tmp_path),
+            from_tfrecord=str(records / "imagenet2012" / "5.1.0"),
+        )
     with pytest.raises(InputError, match="is no prepared data set"):
         prepare("imagenet2012", str(tmp_path), from_tfrecord=str(tmp_path))
     known_as("small", "imagenet2012", 40, 12)
@@ -260,12 +332,17 @@ def imagenette(size: str) -> dict[str, bytes]:
     top = {"160px": "imagenette2-160", "320px": "imagenette2-320", "full-size": "imagenette2"}[size]
     synsets = lines("image_classification/imagenette_labels.txt")
     return {
-        f"{top}/{split}/{s}/{s}_{i}.JPEG": PICTURE for split, n in (("train", 2), ("val", 1)) for s in synsets for i in range(n)
+        f"{top}/{split}/{s}/{s}_{i}.JPEG": PICTURE
+        for split, n in (("train", 2), ("val", 1))
+        for s in synsets
+        for i in range(n)
     }
 
 
 def renditions(top: str) -> dict[str, bytes]:
-    return {f"{top}/README.txt": b"x"} | {f"{top}/{s}/{s}_{i}.jpg": PICTURE for s in lines(LABELS)[1:5] for i in range(2)}
+    return {f"{top}/README.txt": b"x"} | {
+        f"{top}/{s}/{s}_{i}.jpg": PICTURE for s in lines(LABELS)[1:5] for i in range(2)
+    }
 
 
 OTHERS = {
@@ -276,7 +353,11 @@ OTHERS = {
     "imagenet_r": ("imagenet-r.tar", renditions("imagenet-r"), 0, 8),
     "imagenet_v2": (
         "imagenetv2-matched-frequency.tar.gz",
-        {f"imagenetv2-matched-frequency-format-val/{label}/{i}.jpeg": PICTURE for label in (0, 7, 999) for i in range(2)},
+        {
+            f"imagenetv2-matched-frequency-format-val/{label}/{i}.jpeg": PICTURE
+            for label in (0, 7, 999)
+            for i in range(2)
+        },
         0,
         6,
     ),
@@ -285,7 +366,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_other_sets_from_the_archives_that_tfds_downloads(name, archives, tmp_path, monkeypatch):
+def test_the_other_sets_from_the_archives_that_tfds_downloads(
+    name, archives, tmp_path, monkeypatch
+):
     """Their sha256 is checked all the same: first tfds's own refuses these, then the tests' own is registered."""
     archive, members, train, test = OTHERS[name]
     path = tmp_path / "in" / archive
@@ -307,5 +390,7 @@ def test_the_other_sets_from_the_archives_that_tfds_downloads(name, archives, tm
 def register_checksum(name: str, path: Path, monkeypatch) -> None:
     cls = tfds.builder_cls(name.split("/")[0])
     info = tfds.core.download.checksums.compute_url_info(path)
-    infos = {url: info if known.filename == path.name else known for url, known in cls.url_infos.items()}
+    infos = {
+        url: info if known.filename == path.name else known for url, known in cls.url_infos.items()
+    }
     monkeypatch.setattr(cls, "url_infos", infos)

@@ -26,7 +26,10 @@ def source(tmp_path_factory) -> Path:
 
 
 def records_of(folder: Path) -> dict[str, list[bytes]]:
-    return {split: [r for shard in shards for r in read_records(shard.path)] for split, shards in list_splits(folder).items()}
+    return {
+        split: [r for shard in shards for r in read_records(shard.path)]
+        for split, shards in list_splits(folder).items()
+    }
 
 
 def same(record: bytes) -> bytes:
@@ -36,7 +39,9 @@ def same(record: bytes) -> bytes:
 def test_every_record_and_the_metadata_is_written(source, tmp_path):
     target = tmp_path / "imagenet2012" / "5.1.0"
     rewrite.rewrite(source, target, read_records, lambda record: record + b"!", ORIGIN)
-    assert records_of(target) == {split: [r + b"!" for r in records] for split, records in records_of(source).items()}
+    assert records_of(target) == {
+        split: [r + b"!" for r in records] for split, records in records_of(source).items()
+    }
     assert {path.name for path in target.iterdir()} == {path.name for path in source.iterdir()}
     assert [path.name for path in target.parent.iterdir()] == ["5.1.0"]
 
@@ -57,15 +62,21 @@ def test_interrupted_at_any_record_it_carries_on(source, tmp_path, monkeypatch, 
     assert not target.exists()
     finished = [path.name for path in (tmp_path / "unfinished.5.1.0").glob("*-of-00003")]
     read = []
-    rewrite.rewrite(source, target, lambda path: read.append(path.name) or read_records(path), same, ORIGIN)
+    rewrite.rewrite(
+        source, target, lambda path: read.append(path.name) or read_records(path), same, ORIGIN
+    )
     assert sorted(read + finished) == sorted(path.name for path in source.glob("*record-*"))
     assert records_of(target) == records_of(source) and not list(target.glob("*.partial"))
 
 
-def test_interrupted_before_it_has_its_name_it_still_knows_its_origin(source, tmp_path, monkeypatch):
+def test_interrupted_before_it_has_its_name_it_still_knows_its_origin(
+    source, tmp_path, monkeypatch
+):
     target, origin = tmp_path / "5.1.0", tmp_path / "unfinished.5.1.0" / "origin.json"
     with monkeypatch.context() as patch:
-        patch.setattr(rewrite, "_write_metadata", lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0))
+        patch.setattr(
+            rewrite, "_write_metadata", lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0)
+        )
         with pytest.raises(ZeroDivisionError):
             rewrite.rewrite(source, target, read_records, same, ORIGIN)
     assert origin.read_text() and not target.exists()
@@ -82,7 +93,10 @@ def test_begun_from_something_else_it_is_refused(source, tmp_path):
             with pytest.raises(ZeroDivisionError):
                 rewrite.rewrite(where, tmp_path / "5.1.0", read_records, lambda _: 1 / 0, origin)  # pyright: ignore
         else:
-            with pytest.raises(InputError, match=rf"begun from other data or for another size; to begin anew: rm -r {work}"):
+            with pytest.raises(
+                InputError,
+                match=rf"begun from other data or for another size; to begin anew: rm -r {work}",
+            ):
                 rewrite.rewrite(where, tmp_path / "5.1.0", read_records, same, origin)
 
 
@@ -98,7 +112,11 @@ def test_two_at_once_are_refused(source, tmp_path):
 def test_a_disk_that_keeps_something_else_is_noticed(source, tmp_path, monkeypatch):
     """Each shard is read back before it takes its name."""
     write = rewrite.write_records
-    monkeypatch.setattr(rewrite, "write_records", lambda path, records: write(path, (record[:-1] + b"?" for record in records)))
+    monkeypatch.setattr(
+        rewrite,
+        "write_records",
+        lambda path, records: write(path, (record[:-1] + b"?" for record in records)),
+    )
     with pytest.raises(InputError, match="does not hold what was written to it"):
         rewrite.rewrite(source, tmp_path / "5.1.0", read_records, same, ORIGIN)
     assert not list((tmp_path / "unfinished.5.1.0").glob("*-of-00003"))
@@ -114,7 +132,9 @@ def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
     small_dir = resize(dataset.name, 64, str(tmp_path))
     assert small_dir == tmp_path / "resized_64"
     for split in ("train", "test"):
-        before, after = (load_split(dataset, split, str(folder)) for folder in (tmp_path, small_dir))
+        before, after = (
+            load_split(dataset, split, str(folder)) for folder in (tmp_path, small_dir)
+        )
         pairs = [(before.read(i), after.read(i)) for i in range(len(before))]  # pyright: ignore
         assert all(a[1] == b[1] for a, b in pairs)
         opened = [Image.open(io.BytesIO(b[0])) for a, b in pairs if a[0] != b[0]]
@@ -122,7 +142,10 @@ def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
     content = json.loads((small_dir / "imagenet2012" / "5.1.0" / "fingerprint.json").read_text())
     assert len(content["damaged"]) == 2  # they are as they were
     again = records_of(small_dir / "imagenet2012" / "5.1.0")
-    assert resize(dataset.name, 64, str(tmp_path)) == small_dir and records_of(small_dir / "imagenet2012" / "5.1.0") == again
+    assert (
+        resize(dataset.name, 64, str(tmp_path)) == small_dir
+        and records_of(small_dir / "imagenet2012" / "5.1.0") == again
+    )
     assert all(image_of(parse_example(record)) is not None for record in again["train"])
 
 
@@ -147,7 +170,9 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
         seen.append(item)
         if item == 3:
             raise InputError("three")
-        time.sleep(0.001 if item > 3 else 0)  # a thread that does nothing would be through before anyone hears of it
+        time.sleep(
+            0.001 if item > 3 else 0
+        )  # a thread that does nothing would be through before anyone hears of it
         return -item
 
     with pytest.raises(InputError, match="three"):

@@ -55,14 +55,18 @@ def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
 def test_what_follows_the_end_and_what_a_thumbnail_ends_with_do_not_matter(after):
     pixels = photograph()[40:230, 60:310]
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", exif=b"Exif\0\0" + jpeg(pixels[:40, :40]), comment=b"\xff\xd9")
+    Image.fromarray(pixels).save(
+        file, "JPEG", exif=b"Exif\0\0" + jpeg(pixels[:40, :40]), comment=b"\xff\xd9"
+    )
     whole = file.getvalue()
     assert not decode_error(whole + after)
     assert "end marker" in decode_error(whole[:-2] + after)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize(("side", "words"), [(10_000, "allowed: 89478485"), (65_535, "exceeds limit")])
+@pytest.mark.parametrize(
+    ("side", "words"), [(10_000, "allowed: 89478485"), (65_535, "exceeds limit")]
+)
 def test_an_image_of_too_many_pixels_is_damaged(side, words):
     """As in training: above Pillow's first limit, and above its second, which it refuses itself."""
     assert words in decode_error(png_header(side, side))
@@ -74,10 +78,16 @@ def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
     folder = write_prepared(tmp_path, files)
     found = find_damage(folder)
     assert {damage.file for damage in found} == set(list(files.train)[len(ODD) - FEW : len(ODD)])
-    records = [record for shard in list_splits(folder)["train"] for record in read_records(shard.path)]
+    records = [
+        record for shard in list_splits(folder)["train"] for record in read_records(shard.path)
+    ]
     for damage in found:
         example = parse_example(records[damage.record])
-        assert damage.split == "train" and file_name_of(example) == damage.file and decode_error(image_of(example)) == damage.why
+        assert (
+            damage.split == "train"
+            and file_name_of(example) == damage.file
+            and decode_error(image_of(example)) == damage.why
+        )
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "short"])
@@ -89,7 +99,10 @@ def test_a_damaged_shard_is_named(tmp_path, harm):
         os.truncate(shard, 2000)
     else:
         write_records(shard, iter(list(read_records(shard))[1:]))
-    with pytest.raises(InputError, match=rf"shard {shard.name} (in .* cannot be read|holds \d records, expected \d)"):
+    with pytest.raises(
+        InputError,
+        match=rf"shard {shard.name} (in .* cannot be read|holds \d records, expected \d)",
+    ):
         find_damage(shard.parent)
 
 
@@ -110,8 +123,14 @@ def test_the_shorter_side_is_what_was_asked_for(height, width):
     """torchvision.transforms.Resize: the longer side is int(size * longer / shorter)."""
     image = Image.fromarray(photograph("hopper")).resize((width, height))
     small = Image.open(io.BytesIO(shrink(jpeg(np.asarray(image)), 256)))
-    assert (min(small.size), max(small.size)) == (256, int(256 * max(height, width) / min(height, width)))
-    assert (small.width >= small.height) == (width > height) and (small.format, small.mode) == ("JPEG", "RGB")
+    assert (min(small.size), max(small.size)) == (
+        256,
+        int(256 * max(height, width) / min(height, width)),
+    )
+    assert (small.width >= small.height) == (width > height) and (small.format, small.mode) == (
+        "JPEG",
+        "RGB",
+    )
 
 
 def test_the_small_copy_shows_the_same_picture():
@@ -122,7 +141,10 @@ def test_the_small_copy_shows_the_same_picture():
     for pixels in crops(6, seed=3, shortest=300):
         small = Image.open(io.BytesIO(shrink(jpeg(pixels, quality=100), 160)))
         want = Image.fromarray(pixels).resize(small.size, Image.Resampling.BICUBIC)
-        assert abs(np.asarray(small.convert("L"), float) - np.asarray(want.convert("L"), float)).mean() < 1.5
+        assert (
+            abs(np.asarray(small.convert("L"), float) - np.asarray(want.convert("L"), float)).mean()
+            < 1.5
+        )
 
 
 @pytest.mark.parametrize("name", variants())
@@ -134,4 +156,8 @@ def test_small_or_damaged_images_stay_to_the_byte(name):
 @pytest.mark.parametrize("name", ["grey", "cmyk", "png", "png_palette", "rotated"])
 def test_every_form_becomes_plain_rgb(name):
     small = Image.open(io.BytesIO(shrink(variants()[name], 100)))
-    assert (small.format, small.mode, small.size) == ("JPEG", "RGB", (131, 100)) and not small.getexif()
+    assert (small.format, small.mode, small.size) == (
+        "JPEG",
+        "RGB",
+        (131, 100),
+    ) and not small.getexif()

@@ -27,7 +27,10 @@ def layers(dtype):
 @pytest.mark.parametrize("name", layers(jnp.float32))
 def test_the_gradient_of_a_bias_in_bfloat16(name):
     """Linen's own, of the same convolution, is wrong by 73 %."""
-    x, weights = (jax.random.normal(jax.random.key(i), (16, 28, 28, channels)) for i, channels in ((1, 3), (2, 8)))
+    x, weights = (
+        jax.random.normal(jax.random.key(i), (16, 28, 28, channels))
+        for i, channels in ((1, 3), (2, 8))
+    )
 
     def loss(variables, layer, x):
         return jnp.sum((weights + 0.3) * layer.apply(variables, x).astype(jnp.float32))
@@ -36,7 +39,11 @@ def test_the_gradient_of_a_bias_in_bfloat16(name):
     for dtype in (jnp.float32, jnp.bfloat16):
         layer = layers(dtype)[name]
         variables = layer.init(KEY, x.astype(dtype))
-        gradients.append(jax.jit(jax.grad(loss), static_argnums=1)(variables, layer, x.astype(dtype))["params"]["bias"])
+        gradients.append(
+            jax.jit(jax.grad(loss), static_argnums=1)(variables, layer, x.astype(dtype))["params"][
+                "bias"
+            ]
+        )
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=2e-3)
 
 
@@ -48,7 +55,9 @@ def test_the_gradient_of_a_scalar_in_bfloat16():
 
     for dtype in (jnp.float32, jnp.bfloat16):
         gradient = jax.jit(jax.grad(total))(jnp.ones((), dtype), x)
-        np.testing.assert_allclose(gradient.astype(jnp.float32), jnp.sum(x.astype(jnp.float32)), rtol=4e-3)
+        np.testing.assert_allclose(
+            gradient.astype(jnp.float32), jnp.sum(x.astype(jnp.float32)), rtol=4e-3
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from deepjax.errors import InputError
 from deepjax.models.layers.input_checks import as_images
 from deepjax.models.stochastic_depth import stochastic_depth
 
-THIN = {"cifar_resnet20": 4, "vgg11": 4, "googlenet": 4, "inception_v3": 4, "resnetv2_18": 4, "nf_resnet50": 4, "cifar_fixup20": 4}
+THIN = {
+    "cifar_resnet20": 4,
+    "vgg11": 4,
+    "googlenet": 4,
+    "inception_v3": 4,
+    "resnetv2_18": 4,
+    "nf_resnet50": 4,
+    "cifar_fixup20": 4,
+}
 
 
 def shapes_of(name, shape, dtype=jnp.float32, **fields):
@@ -47,7 +55,9 @@ def test_images_have_any_number_of_channels(channels):
     assert kernel.shape == (3, 3, channels, 4)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 4, 4, 4), (2, 1, 64, 5), (2, 2, 9, 9), (1, 8, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 3, 3), (2, 4, 4, 4), (2, 1, 64, 5), (2, 2, 9, 9), (1, 8, 8, 8)]
+)
 def test_small_maps_are_images(shape):
     assert as_images(np.zeros(shape, np.float32), jnp.float32).shape == shape
 
@@ -62,7 +72,9 @@ def test_pixels_are_no_input(dtype):
 def test_other_channels_than_those_of_the_variables_are_named(name):
     model = create_model(name, width=4)
     variables = shapes_of(name, (1, 32, 32, 3))
-    with pytest.raises(InputError, match=r"stem_conv is given \(2, 32, 32, 1\), its weights are for 3 channels"):
+    with pytest.raises(
+        InputError, match=r"stem_conv is given \(2, 32, 32, 1\), its weights are for 3 channels"
+    ):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, 32, 32, 1)))
 
 
@@ -73,12 +85,17 @@ def test_a_number_of_classes_is_whole(given):
 
 
 def test_numpy_s_whole_numbers_are_sizes():
-    assert shapes_of("cifar_resnet20", (1, 8, 8, 3), num_classes=np.int64(7))["params"]["head"]["bias"].shape == (7,)
+    assert shapes_of("cifar_resnet20", (1, 8, 8, 3), num_classes=np.int64(7))["params"]["head"][
+        "bias"
+    ].shape == (7,)
 
 
 @pytest.mark.parametrize("field", ["dtype", "param_dtype"])
 def test_types_that_cannot_be_are_refused(field):
-    with pytest.raises(InputError, match=f"{field} is float64, of which JAX would make float32; set JAX_ENABLE_X64=1"):
+    with pytest.raises(
+        InputError,
+        match=f"{field} is float64, of which JAX would make float32; set JAX_ENABLE_X64=1",
+    ):
         create_model("cifar_resnet20", **{field: jnp.float64})
     with pytest.raises(InputError, match=f"{field} is 'int32'; allowed: a floating type"):
         create_model("cifar_resnet20", **{field: "int32"})
@@ -95,7 +112,9 @@ def equations(jaxpr):
     """All equations, those of inner programs too."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        ):
             if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
                 yield from equations(getattr(inner, "jaxpr", inner))
 
@@ -119,18 +138,26 @@ KINDS = [
 def test_a_float64_network_has_no_float32_inside(name, train, fields):
     """Statistics, pools, standardised kernels and heads: in every equation of the traced program."""
     with jax.enable_x64(True):
-        model = create_model(name, width=4, num_classes=3, dtype="float64", param_dtype="float64", **fields)
+        model = create_model(
+            name, width=4, num_classes=3, dtype="float64", param_dtype="float64", **fields
+        )
         images = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float64)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float64")}
 
         def apply(variables, images):
             rngs = {"dropout": jax.random.key(0)}
-            return model.apply(variables, images, train=train, mutable=["batch_stats", "auxiliary"], rngs=rngs)
+            return model.apply(
+                variables, images, train=train, mutable=["batch_stats", "auxiliary"], rngs=rngs
+            )
 
         program, (logits, _) = jax.make_jaxpr(apply, return_shape=True)(variables, images)
         assert logits.dtype == jnp.float64
-        types = [getattr(of.aval, "dtype", None) for each in equations(program.jaxpr) for of in each.outvars]
+        types = [
+            getattr(of.aval, "dtype", None)
+            for each in equations(program.jaxpr)
+            for of in each.outvars
+        ]
         assert types.count(jnp.float64) > 10 and jnp.float32 not in types
 
 
@@ -139,4 +166,6 @@ def test_every_network_checks_its_images():
     for name in list_models():
         height, width, channels = model_info(name).input_shape
         with pytest.raises(InputError, match="which looks like"):
-            jax.eval_shape(create_model(name).init, jax.random.key(0), jnp.zeros((2, channels, height, width)))
+            jax.eval_shape(
+                create_model(name).init, jax.random.key(0), jnp.zeros((2, channels, height, width))
+            )

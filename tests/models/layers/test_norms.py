@@ -39,7 +39,9 @@ def test_replica_is_each_devices_share_and_global_the_whole_batch():
         replica, whole = run("replica")(variables, spread), run("global")(variables, spread)
     np.testing.assert_allclose(replica, run(2)(variables, X), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole, run("global")(variables, X), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5)  # one device is one share
+    np.testing.assert_allclose(
+        run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5
+    )  # one device is one share
 
 
 @pytest.mark.parametrize("scope", [3, 0, -2, "device"])
@@ -51,22 +53,33 @@ def test_a_scope_that_does_not_divide_the_batch_is_named(scope):
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_a_scope_that_does_not_exist_is_named_in_evaluation_too(norm):
     model = create_model("cifar_resnet20", norm=norm, bn_scope="device")
-    with pytest.raises(InputError, match="bn_scope is 'device'; allowed: 'global', 'replica', or a number of images, 1 or more"):
+    with pytest.raises(
+        InputError,
+        match="bn_scope is 'device'; allowed: 'global', 'replica', or a number of images, 1 or more",
+    ):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), X)
 
 
 @pytest.mark.parametrize("channels", [64, 6])
 def test_group_norm_equals_flax_s(channels):
     x = 1 + jax.random.normal(jax.random.key(2), (3, 5, 4, channels))
-    groups = 32 if channels == 64 else 2  # the largest number of groups up to 32 that divides 32 and the channels
+    groups = (
+        32 if channels == 64 else 2
+    )  # the largest number of groups up to 32 that divides 32 and the channels
     params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
     expected = nn.GroupNorm(num_groups=groups, epsilon=1e-5).apply({"params": params}, x)
-    np.testing.assert_allclose(GroupNorm().apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        GroupNorm().apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_none_leaves_the_input_and_gives_convolutions_biases():
-    assert norm_factory("none", True, "global", jnp.float32, jnp.float32)(name="n").apply({}, X) is X
-    params = jax.eval_shape(create_model("cifar_resnet20", norm="none").init, jax.random.key(0), X)["params"]
+    assert (
+        norm_factory("none", True, "global", jnp.float32, jnp.float32)(name="n").apply({}, X) is X
+    )
+    params = jax.eval_shape(create_model("cifar_resnet20", norm="none").init, jax.random.key(0), X)[
+        "params"
+    ]
     assert "bias" in params["stem_conv"] and "stem_norm" not in params
     with pytest.raises(InputError, match="norm is 'layer'"):
         jax.eval_shape(create_model("cifar_resnet20", norm="layer").init, jax.random.key(0), X)
@@ -96,7 +109,9 @@ def test_statistics_in_16_bits_are_used_in_float32(dtype, train):
     }
     small = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), small)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), small)
-    got, expected = (BatchNorm(train).apply(variables, X, mutable=["batch_stats"]) for variables in (small, wide))
+    got, expected = (
+        BatchNorm(train).apply(variables, X, mutable=["batch_stats"]) for variables in (small, wide)
+    )
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     if not train:
         mean, var = (np.asarray(wide["batch_stats"][name], np.float64) for name in ("mean", "var"))
@@ -114,7 +129,9 @@ def test_up_to_which_ratio_of_mean_to_std_one_pass_is_good(ratio, within):
     np.testing.assert_allclose(np.std(np.asarray(y, np.float64), (0, 1, 2)), 1, atol=within)
 
 
-@pytest.mark.parametrize(("shape", "scope"), [((1, 1, 1, 6), "global"), ((4, 1, 1, 6), 1), ((1, 6), "global")])
+@pytest.mark.parametrize(
+    ("shape", "scope"), [((1, 1, 1, 6), "global"), ((4, 1, 1, 6), 1), ((1, 6), "global")]
+)
 def test_a_single_value_a_channel_is_no_batch(shape, scope):
     """Its normalised value is 0 and so are all gradients. It initialises and is evaluated all the same."""
     x = jnp.ones(shape)

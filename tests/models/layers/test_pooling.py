@@ -19,7 +19,10 @@ def way(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3, 0)])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3, 0)],
+)
 def test_max_pool_and_its_gradient_equal_a_reduction_s(window, stride, padding):
     """Without ties the gradient is unique; flax pools by XLA's reduce_window, whose gradient selects and scatters."""
 
@@ -45,7 +48,8 @@ def test_the_first_of_equals_has_the_gradient():
 
 
 @pytest.mark.parametrize(
-    ("window", "stride", "padding", "ceil"), [(2, 2, 0, False), (3, 2, 0, True), (3, 2, 1, True), (3, 3, 1, True)]
+    ("window", "stride", "padding", "ceil"),
+    [(2, 2, 0, False), (3, 2, 0, True), (3, 2, 1, True), (3, 3, 1, True)],
 )
 def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
     """With ties and last windows that hang over: gradient, forward mode, second derivatives, and all of it mapped over images."""
@@ -56,7 +60,12 @@ def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
 
     def found(x):
         first = jax.grad(loss)
-        return loss(x), first(x), jax.jvp(loss, (x,), (jnp.cos(x),))[1], jax.jvp(first, (x,), (jnp.cos(x),))[1]
+        return (
+            loss(x),
+            first(x),
+            jax.jvp(loss, (x,), (jnp.cos(x),))[1],
+            jax.jvp(first, (x,), (jnp.cos(x),))[1],
+        )
 
     results = []
     for by_place in (False, True):
@@ -80,7 +89,10 @@ def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, paddi
 
     np.testing.assert_array_equal(before(x), after(x))
     weights = jax.random.normal(jax.random.key(1), before(x).shape)
-    gradients = [jax.grad(lambda x, function=function: jnp.sum(weights * function(x)))(x) for function in (before, after)]
+    gradients = [
+        jax.grad(lambda x, function=function: jnp.sum(weights * function(x)))(x)
+        for function in (before, after)
+    ]
     assert jnp.any(before(x) == 0)
     np.testing.assert_array_equal(*gradients)
 
@@ -94,7 +106,9 @@ def test_the_argmax_of_a_window_is_all_that_the_backward_pass_keeps(monkeypatch,
 
 
 def test_windows_of_more_pixels_than_a_byte_numbers():
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 17, 17)))(jax.random.normal(jax.random.key(0), (1, 34, 34, 2)))
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 17, 17)))(
+        jax.random.normal(jax.random.key(0), (1, 34, 34, 2))
+    )
     assert int(jnp.sum(gradient)) == 8
 
 
@@ -120,7 +134,9 @@ def test_a_window_larger_than_the_map_is_named():
 
 
 def test_average_counts_the_padding():
-    np.testing.assert_allclose(avg_pool(jnp.ones((1, 3, 3, 1)), 3, 1, 1)[0, :, :, 0] * 9, [[4, 6, 4], [6, 9, 6], [4, 6, 4]])
+    np.testing.assert_allclose(
+        avg_pool(jnp.ones((1, 3, 3, 1)), 3, 1, 1)[0, :, :, 0] * 9, [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 10])
@@ -132,7 +148,9 @@ def test_adaptive_average_by_brute_force(size):
         for j in range(size):
             rows = slice(i * height // size, -(-(i + 1) * height // size))
             columns = slice(j * width // size, -(-(j + 1) * width // size))
-            np.testing.assert_allclose(got[:, i, j], X[:, rows, columns].mean((1, 2)), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                got[:, i, j], X[:, rows, columns].mean((1, 2)), rtol=1e-4, atol=1e-6
+            )
 
 
 def test_local_response_norm_by_brute_force_and_under_jit():
@@ -141,5 +159,9 @@ def test_local_response_norm_by_brute_force_and_under_jit():
     got = jax.jit(lambda x: local_response_norm(x, 5, 5e-4, 0.75, 2.0))(x)
     for channel in range(8):
         near = x[..., max(0, channel - 2) : channel + 3]
-        np.testing.assert_allclose(got[..., channel], x[..., channel] / (2 + 1e-4 * jnp.sum(near**2, -1)) ** 0.75, rtol=1e-5)
+        np.testing.assert_allclose(
+            got[..., channel],
+            x[..., channel] / (2 + 1e-4 * jnp.sum(near**2, -1)) ** 0.75,
+            rtol=1e-5,
+        )
     assert jnp.isfinite(jax.jit(jax.grad(lambda x: jnp.sum(local_response_norm(x))))(x)).all()

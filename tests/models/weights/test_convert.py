@@ -82,10 +82,15 @@ class _Code:
 def test_torch_files_are_read_without_their_code(tmp_path, variables, tensors, monkeypatch):
     import torch
 
-    torch.save({name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}, tmp_path / "w.pth")
+    torch.save(
+        {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
+        tmp_path / "w.pth",
+    )
     assert_same(without_counters(load_pretrained(NAME, tmp_path / "w.pth", **THIN)), variables)
     torch.save({"model": _Code()}, tmp_path / "evil.pth")
-    with pytest.raises(InputError, match=r"cannot be read with weights_only=True .* not read in any other way"):
+    with pytest.raises(
+        InputError, match=r"cannot be read with weights_only=True .* not read in any other way"
+    ):
         load_pretrained(NAME, tmp_path / "evil.pth", **THIN)
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Code()))
     with pytest.raises(InputError, match="cannot be read with weights_only=True"):
@@ -110,29 +115,43 @@ def test_a_source_that_is_not_there_says_what_is_allowed(source):
 
 
 def test_missing_and_unknown_tensors_are_named(tensors):
-    fewer = {name: tensor for name, tensor in tensors.items() if name != "layer1.0.conv1.weight"} | {"extra": np.zeros(3)}
+    fewer = {
+        name: tensor for name, tensor in tensors.items() if name != "layer1.0.conv1.weight"
+    } | {"extra": np.zeros(3)}
     with pytest.raises(InputError, match=r"layer1.0.conv1.weight is missing; extra is not known"):
         from_torch(NAME, fewer, **THIN)
 
 
 def test_a_wrong_shape_names_the_tensor_and_both_shapes(tensors):
     other = tensors | {"layer1.0.conv1.weight": np.zeros((4, 4, 5, 5), np.float32)}
-    with pytest.raises(InputError, match=r"layer1.0.conv1.weight is \(4, 4, 5, 5\), the network has \(4, 4, 3, 3\)"):
+    with pytest.raises(
+        InputError, match=r"layer1.0.conv1.weight is \(4, 4, 5, 5\), the network has \(4, 4, 3, 3\)"
+    ):
         from_torch(NAME, other, **THIN)
 
 
 def test_other_numbers_of_classes_need_to_be_asked_for_and_are_told(tensors, variables):
-    with pytest.raises(InputError, match=r"fc.weight is \(5, 32\), the network has \(1000, 32\).* give num_classes="):
+    with pytest.raises(
+        InputError,
+        match=r"fc.weight is \(5, 32\), the network has \(1000, 32\).* give num_classes=",
+    ):
         from_torch(NAME, tensors, width=4)
-    with pytest.warns(UserWarning, match="the weights have 5 classes, num_classes is 7: head drawn anew"):
+    with pytest.warns(
+        UserWarning, match="the weights have 5 classes, num_classes is 7: head drawn anew"
+    ):
         new = from_torch(NAME, tensors, width=4, num_classes=7, key=jax.random.key(1))
     assert new["params"]["head"]["kernel"].shape == (32, 7)
     del new["params"]["head"]
-    assert_same(new["params"], {name: leaf for name, leaf in variables["params"].items() if name != "head"})
+    assert_same(
+        new["params"], {name: leaf for name, leaf in variables["params"].items() if name != "head"}
+    )
 
 
 def test_variables_of_another_network_are_refused(variables):
-    with pytest.raises(InputError, match=r"these are not variables of resnet34: .*stage1_block3/norm1/mean \(4,\) is missing"):
+    with pytest.raises(
+        InputError,
+        match=r"these are not variables of resnet34: .*stage1_block3/norm1/mean \(4,\) is missing",
+    ):
         to_torch("resnet34", variables, width=4)
     with pytest.raises(InputError, match="these are not variables of cifar_plain20"):
         to_torch("cifar_plain20", variables, width=4)
@@ -145,7 +164,9 @@ def test_variables_of_another_network_are_refused(variables):
 def test_what_is_wrong_with_variables_is_said_with_the_remedy(variables):
     with pytest.raises(InputError, match="the collection 'params' is missing; there are head; "):
         to_torch(NAME, variables["params"], width=4)
-    with pytest.raises(InputError, match=r"resnet18 with scan=True; give unstack_blocks\(variables\)"):
+    with pytest.raises(
+        InputError, match=r"resnet18 with scan=True; give unstack_blocks\(variables\)"
+    ):
         to_torch(NAME, stack_blocks(variables), width=4)
 
 
@@ -164,8 +185,13 @@ def test_auxiliary_heads_are_left_out_only_when_told(name, size):
     assert len(main) < len(tensors)
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
         from_torch(name, main, width=4, num_classes=5)
-    for given in (main, tensors):  # torchvision's aux_logits=False takes the whole of its weights too
-        back = to_torch(name, from_torch(name, given, width=4, num_classes=5, auxiliary=False), width=4)
+    for given in (
+        main,
+        tensors,
+    ):  # torchvision's aux_logits=False takes the whole of its weights too
+        back = to_torch(
+            name, from_torch(name, given, width=4, num_classes=5, auxiliary=False), width=4
+        )
         assert_same(back, main)
 
 
@@ -218,20 +244,29 @@ def test_a_repository_is_downloaded_by_the_hub_s_own_client(tmp_path, variables,
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             got = load_pretrained(NAME, "deepjax/thin", **THIN)
             downloads = len(asked)
             again = load_pretrained(NAME, "hf-hub:deepjax/thin", **THIN)
-            with pytest.raises(InputError, match=r"'deepjax/none' is no file, and as a repository it gives no model.safetensors"):
+            with pytest.raises(
+                InputError,
+                match=r"'deepjax/none' is no file, and as a repository it gives no model.safetensors",
+            ):
                 load_pretrained(NAME, "deepjax/none", **THIN)
         server.shutdown()
     assert_same(without_counters(got), variables)
     assert_same(got, again)
     assert ("GET", "/deepjax/thin/resolve/main/model.safetensors") in asked[:downloads]
-    assert [request for request in asked[downloads:] if request[0] == "GET" and "thin" in request[1]] == []  # from the cache
+    assert [
+        request for request in asked[downloads:] if request[0] == "GET" and "thin" in request[1]
+    ] == []  # from the cache
 
 
 def test_no_memory_is_shared(tensors):

@@ -20,7 +20,16 @@ from tests.models.torch_reference import needs_torch
 
 TORCHVISION = [
     *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
-    *("googlenet_tv", "inception_v3", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"),
+    *(
+        "googlenet_tv",
+        "inception_v3",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+    ),
     *("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 ]
 TIMM = [
@@ -46,11 +55,16 @@ pytestmark = needs_torch
 
 
 def cases(source: str, names: list[str]):
-    return [pytest.param(source, name, marks=() if name in QUICK[source] else pytest.mark.slow) for name in names]
+    return [
+        pytest.param(source, name, marks=() if name in QUICK[source] else pytest.mark.slow)
+        for name in names
+    ]
 
 
 def images_of(height: int, width: int, batch: int = 2) -> np.ndarray:
-    return np.random.default_rng(height).standard_normal((batch, height, width, 3), dtype=np.float32)
+    return np.random.default_rng(height).standard_normal(
+        (batch, height, width, 3), dtype=np.float32
+    )
 
 
 def our_logits(name: str, variables, images: np.ndarray, **overrides) -> np.ndarray:
@@ -59,7 +73,9 @@ def our_logits(name: str, variables, images: np.ndarray, **overrides) -> np.ndar
     variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     if hasattr(model, "scan") and not name.startswith("nf_"):
         model, variables = model.clone(scan=True), stack_blocks(variables)
-    compiled = jax.jit(model.apply).lower(variables, images).compile({"xla_backend_optimization_level": 0})
+    compiled = (
+        jax.jit(model.apply).lower(variables, images).compile({"xla_backend_optimization_level": 0})
+    )
     return np.asarray(compiled(variables, images))
 
 
@@ -67,11 +83,15 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-@pytest.mark.parametrize(("source", "name"), cases("torchvision", TORCHVISION) + cases("timm", TIMM))
+@pytest.mark.parametrize(
+    ("source", "name"), cases("torchvision", TORCHVISION) + cases("timm", TIMM)
+)
 def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
     overrides = OVERRIDES.get((source, name), {})
     theirs = torch_reference.network(
-        source, THEIR_NAMES.get(name, name), **({"init_weights": False} if name == "googlenet_tv" else {})
+        source,
+        THEIR_NAMES.get(name, name),
+        **({"init_weights": False} if name == "googlenet_tv" else {}),
     )
     tensors = torch_reference.tensors(theirs)
     variables = from_torch(name, tensors, **overrides)
@@ -86,7 +106,9 @@ def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
     small = (75, 107) if name == "inception_v3" else (64, 97)
     for height, width in ((side, side), small):
         images = images_of(height, width)
-        error = relative_error(our_logits(name, variables, images, **overrides), torch_reference.logits(theirs, images))
+        error = relative_error(
+            our_logits(name, variables, images, **overrides), torch_reference.logits(theirs, images)
+        )
         assert error <= 1e-5, f"{height}x{width}: {error}"
 
 
@@ -115,7 +137,9 @@ def test_counts_equal_those_of_pytorch(source, name):
 def test_every_shared_name_is_tested():
     ours = set(list_models())
     timm = set(torch_reference.library("timm").list_models())
-    torchvision = {name for name in torch_reference.library("torchvision").list_models() if "/" not in name}
+    torchvision = {
+        name for name in torch_reference.library("torchvision").list_models() if "/" not in name
+    }
     assert set(TIMM) == ours & timm
     # torchvision's googlenet is not the paper's, which has that name here; densenets and others are no family of ours
     assert set(TORCHVISION) == ours & torchvision - {"googlenet"} | {"googlenet_tv"}
@@ -128,7 +152,11 @@ def form(request, monkeypatch):
     """Layers in the form of a backend; a GPU's blocks of pixels in float32 too, as PyTorch computes here."""
     monkeypatch.setattr(jax, "default_backend", lambda: request.param)
     if request.param == "gpu":
-        monkeypatch.setattr(conv_lowering, "_is_better_in_blocks", lambda x, strides: x.shape[-1] == 3 and tuple(strides) == (2, 2))
+        monkeypatch.setattr(
+            conv_lowering,
+            "_is_better_in_blocks",
+            lambda x, strides: x.shape[-1] == 3 and tuple(strides) == (2, 2),
+        )
 
 
 # Small images and batches: rounding moves some activation in a million across ReLU's kink, and each moves a gradient by far more
@@ -167,14 +195,18 @@ def test_gradients_are_equal(name, size, batch, train):
 
     def our_loss(params):
         stats = {"batch_stats": variables["batch_stats"]} if "batch_stats" in variables else {}
-        scores, updated = model.apply({"params": params, **stats}, images, train=train, mutable=["batch_stats", "auxiliary"])
+        scores, updated = model.apply(
+            {"params": params, **stats}, images, train=train, mutable=["batch_stats", "auxiliary"]
+        )
         main, *heads = [
             jnp.mean(optax.softmax_cross_entropy_with_integer_labels(of, labels))
             for of in (scores, *updated.get("auxiliary", {}).values())
         ]
         return main + sum(0.3 * head for head in heads), updated.get("batch_stats")
 
-    (value, stats), gradients = jax.jit(jax.value_and_grad(our_loss, has_aux=True))(variables["params"])
+    (value, stats), gradients = jax.jit(jax.value_and_grad(our_loss, has_aux=True))(
+        variables["params"]
+    )
     assert abs(float(value) - float(loss.detach())) <= 1e-4 * float(loss.detach())
     collections = {"params": gradients} | ({"batch_stats": stats} if stats else {})
     got = to_torch(name, collections, **dropout)
@@ -183,7 +215,9 @@ def test_gradients_are_equal(name, size, batch, train):
         error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
         assert error <= 1e-4, f"{key}: {error}"
     for key, statistic in theirs.named_buffers():
-        if key.endswith("running_mean"):  # the running variance is unbiased in PyTorch, not in flax and here
+        if key.endswith(
+            "running_mean"
+        ):  # the running variance is unbiased in PyTorch, not in flax and here
             np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -192,8 +226,12 @@ def head_outputs(theirs, name: str):
     maps = {}
     heads = HEADS.get(name, {})
     for _, below in heads.values():
-        theirs.get_submodule(below).register_forward_hook(lambda _, __, output, below=below: maps.update({below: output}))
-    return lambda: {head: theirs.get_submodule(module)(maps[below]) for head, (module, below) in heads.items()}
+        theirs.get_submodule(below).register_forward_hook(
+            lambda _, __, output, below=below: maps.update({below: output})
+        )
+    return lambda: {
+        head: theirs.get_submodule(module)(maps[below]) for head, (module, below) in heads.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet_tv", 96), ("inception_v3", 299)])

@@ -23,25 +23,51 @@ def test_a_curve_is_the_mean_with_a_band_of_the_extremes():
 
 
 @pytest.mark.parametrize("script", ["{here}/experiments/own.py", "experiments/own.py"])
-def test_the_command_names_no_folder_above_the_one_that_it_was_typed_in(script, tmp_path, monkeypatch):
+def test_the_command_names_no_folder_above_the_one_that_it_was_typed_in(
+    script, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [script.format(here=tmp_path), "--dataset", "digits"])
     assert provenance(1.0, "cpu")["command"] == "python experiments/own.py --dataset digits"
 
 
 def test_on_a_logarithmic_axis_the_mean_is_geometric():
-    figure = depth_profile([("title", [Curve("a", [0, 1], [[1.0, 4.0], [100.0, 4.0]], "k")])], "norm")
+    figure = depth_profile(
+        [("title", [Curve("a", [0, 1], [[1.0, 4.0], [100.0, 4.0]], "k")])], "norm"
+    )
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [10, 4])
     plt.close(figure)
 
 
 @pytest.fixture
 def page(tmp_path) -> str:
-    picture = Figure(save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png"), "A <caption>")
+    picture = Figure(
+        save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png"),
+        "A <caption>",
+    )
     effects = {"train": Interval(0.7, 0.6, 0.8)}
-    verdict = Verdict("Deep & plain is worse", "how", "the rule", "supported", ("found <it>",), effects, {"a": [0.7]})
+    verdict = Verdict(
+        "Deep & plain is worse",
+        "how",
+        "the rule",
+        "supported",
+        ("found <it>",),
+        effects,
+        {"a": [0.7]},
+    )
     table = Table("numbers", ("arm", "error"), [("plain56", "70 %")])
-    return render(Page("Title", "Question?", [verdict], ["method"], [picture], [table], ["a limit"], {"command": "python x"}))
+    return render(
+        Page(
+            "Title",
+            "Question?",
+            [verdict],
+            ["method"],
+            [picture],
+            [table],
+            ["a limit"],
+            {"command": "python x"},
+        )
+    )
 
 
 def test_the_page_says_everything_and_escapes_it(page):

@@ -46,7 +46,10 @@ def test_studies_without_an_effect_are_called_an_effect_at_most_as_often_as_said
     false = {"difference": 0, "paired": 0}
     for _ in range(NULLS):
         a, b = draw(rng, seeds).tolist(), draw(rng, seeds).tolist()
-        for name, interval in (("difference", difference_interval(a, b)), ("paired", paired_interval(a, b))):
+        for name, interval in (
+            ("difference", difference_interval(a, b)),
+            ("paired", paired_interval(a, b)),
+        ):
             false[name] += all_above([interval], 0.0) != "inconclusive"
     assert max(false.values()) / NULLS <= MOST_FALSE
 
@@ -55,14 +58,19 @@ def test_unequal_spread_keeps_the_level():
     rng = np.random.default_rng(8)
     false = 0
     for _ in range(NULLS):
-        interval = difference_interval(rng.normal(size=5).tolist(), (10 * rng.normal(size=5)).tolist())
+        interval = difference_interval(
+            rng.normal(size=5).tolist(), (10 * rng.normal(size=5)).tolist()
+        )
         false += not interval.low <= 0 <= interval.high
     assert false / NULLS <= MOST_FALSE
 
 
 def test_an_effect_of_three_deviations_is_mostly_found_with_five_seeds():
     rng = np.random.default_rng(9)
-    found = sum(difference_interval((3 + rng.normal(size=5)).tolist(), rng.normal(size=5).tolist()).low > 0 for _ in range(NULLS))
+    found = sum(
+        difference_interval((3 + rng.normal(size=5)).tolist(), rng.normal(size=5).tolist()).low > 0
+        for _ in range(NULLS)
+    )
     assert found / NULLS > 0.9
 
 
@@ -71,7 +79,10 @@ def test_two_rules_at_once_are_not_easier_to_pass_than_one():
     rng = np.random.default_rng(10)
     supported = 0
     for _ in range(NULLS):
-        intervals = [difference_interval(rng.normal(size=3).tolist(), rng.normal(size=3).tolist()) for _ in range(2)]
+        intervals = [
+            difference_interval(rng.normal(size=3).tolist(), rng.normal(size=3).tolist())
+            for _ in range(2)
+        ]
         supported += all_above(intervals, 0.0) == "supported"
     assert supported / NULLS <= 0.025
 
@@ -109,7 +120,9 @@ def test_coverage_is_what_is_meant():
     assert 0.93 < coverage(5, skewed) < 1
 
 
-@pytest.mark.parametrize("call", [mean_interval, lambda values: difference_interval(values, [1.0, 2.0])])
+@pytest.mark.parametrize(
+    "call", [mean_interval, lambda values: difference_interval(values, [1.0, 2.0])]
+)
 def test_one_seed_gives_no_interval(call):
     with pytest.raises(ValueError, match="at least two seeds"):
         call([1.0])
@@ -119,7 +132,9 @@ def test_a_control_says_whether_it_came_out_as_it_must():
     def verdict(outcome, control):
         return Verdict("c", "m", "r", outcome, (), {}, {}, control)
 
-    assert verdict("refuted", ("refuted",)).is_as_expected and verdict("supported", ()).is_as_expected
+    assert (
+        verdict("refuted", ("refuted",)).is_as_expected and verdict("supported", ()).is_as_expected
+    )
     assert not verdict("supported", ("refuted", "inconclusive")).is_as_expected
 
 
@@ -143,7 +158,8 @@ def test_rules(intervals, above, below):
 
 
 @pytest.mark.parametrize(
-    ("bounds", "outcome"), [((0, 4), "supported"), ((1.5, 4), "inconclusive"), ((4, 5), "refuted"), ((-1, 0), "refuted")]
+    ("bounds", "outcome"),
+    [((0, 4), "supported"), ((1.5, 4), "inconclusive"), ((4, 5), "refuted"), ((-1, 0), "refuted")],
 )
 def test_within(bounds, outcome):
     assert all_within([ABOVE], *bounds) == outcome

@@ -29,9 +29,19 @@ OPTIMIZER = make_optimizer(TrainConfig(model="cifar_resnet20"))
 
 
 def state_at(step: int, devices: int = 1, seed: int = 0) -> TrainState:
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    state = init_state(ResNet(cifar_stages(8), "basic", 10, 2, stem="cifar", shortcut="A"), OPTIMIZER, (8, 8, 1), 0.1, seed)
-    return jax.device_put(state.replace(step=jnp.asarray(step, jnp.int32)), sharding.replicated_sharding(mesh))
+    mesh = jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+    state = init_state(
+        ResNet(cifar_stages(8), "basic", 10, 2, stem="cifar", shortcut="A"),
+        OPTIMIZER,
+        (8, 8, 1),
+        0.1,
+        seed,
+    )
+    return jax.device_put(
+        state.replace(step=jnp.asarray(step, jnp.int32)), sharding.replicated_sharding(mesh)
+    )
 
 
 @pytest.fixture
@@ -47,7 +57,10 @@ def test_restored_bits_are_equal_on_any_number_of_devices(checkpoints, devices):
     checkpoints.save(saved, {"next_index": 3})
     restored, position = checkpoints.restore(state_at(0, devices, seed=1))
     assert position == {"next_index": 3}
-    as_words = [jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key))) for state in (saved, restored)]
+    as_words = [
+        jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+        for state in (saved, restored)
+    ]
     chex.assert_trees_all_equal(*as_words)
     assert len(restored.step.sharding.device_set) == devices
 
@@ -120,7 +133,9 @@ def test_going_back_removes_the_abandoned_branch(tmp_path):
 def test_a_save_that_fails_is_said_and_the_next_is_made(tmp_path):
     said = []
     opened = Checkpoints(tmp_path, warn=said.append)
-    with mock.patch.object(manager, "write_manifest", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(
+        manager, "write_manifest", side_effect=OSError(28, "No space left on device")
+    ):
         opened.save(state_at(1), {"next_index": 1})
         assert not opened.wait_until_finished()
     assert "checkpoint of step 1 could not be written" in said[0] and "No space left" in said[0]
@@ -140,7 +155,11 @@ def test_a_save_that_orbax_left_incomplete_has_failed(tmp_path):
     with mock.patch.object(ocdbt_utils, "merge_ocdbt_per_process_files", nothing):
         opened.save(state_at(1), {"next_index": 1})
         assert not opened.wait_until_finished()
-    assert len(said) == 1 and "checkpoint of step 1 could not be written" in said[0] and "cannot be opened" in said[0]
+    assert (
+        len(said) == 1
+        and "checkpoint of step 1 could not be written" in said[0]
+        and "cannot be opened" in said[0]
+    )
     opened.save(state_at(2), {"next_index": 2})
     opened.close()
     assert opened.steps() == [2]
@@ -171,20 +190,26 @@ def test_what_was_written_is_compared_with_what_was_to_be_saved(change, tmp_path
         "missing": lambda state: state.replace(batch_stats={}),
         "type": lambda state: state.replace(learning_rate=state.learning_rate.astype(jnp.bfloat16)),
         "shape": lambda state: state.replace(learning_rate=state.learning_rate[None]),
-        "value": lambda state: state.replace(learning_rate=state.learning_rate * jnp.float32(1 + 2**-23)),
+        "value": lambda state: state.replace(
+            learning_rate=state.learning_rate * jnp.float32(1 + 2**-23)
+        ),
     }[change]
     said = []
     for verify, fails in (("structure", change != "value"), ("full", True)):
         opened = Checkpoints(tmp_path / verify, warn=said.append, verify=verify)
         save = opened._orbax.save
-        with mock.patch.object(opened._orbax, "save", lambda path, state, save=save: save(path, changed(state))):
+        with mock.patch.object(
+            opened._orbax, "save", lambda path, state, save=save: save(path, changed(state))
+        ):
             opened.save(state_at(1), {"next_index": 1})
             assert opened.wait_until_finished() is not fails
         opened.save(state_at(2, devices=8), {"next_index": 2})
         assert opened.wait_until_finished()
         opened.close()
     name = "batch_stats" if change == "missing" else "learning_rate"
-    assert len(said) == 1 + (change != "value") and all("read again it differs" in line and name in line for line in said)
+    assert len(said) == 1 + (change != "value") and all(
+        "read again it differs" in line and name in line for line in said
+    )
 
 
 @pytest.mark.parametrize("file", ["manifest of the oldest", "folder that cannot be removed"])
@@ -196,20 +221,28 @@ def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
         (tmp_path / "checkpoints" / "1" / "manifest.json").write_text("damaged")
         opened.save(state_at(4), {"next_index": 4}, 0.4)
         assert opened.wait_until_finished() and not said
-        assert opened.steps() == [2, 3, 4]  # the best of those whose metric is known; the unreadable one has none
+        assert opened.steps() == [
+            2,
+            3,
+            4,
+        ]  # the best of those whose metric is known; the unreadable one has none
     else:
         with mock.patch.object(manager, "_remove", side_effect=OSError(13, "Permission denied")):
             opened.save(state_at(4), {"next_index": 4}, 0.4)
             assert opened.wait_until_finished()
         assert opened.steps() == [1, 2, 3, 4]
-        assert len(said) == 1 and "could not be removed" in said[0] and "Permission denied" in said[0]
+        assert (
+            len(said) == 1 and "could not be removed" in said[0] and "Permission denied" in said[0]
+        )
     opened.close()
 
 
 def test_the_last_save_must_succeed(tmp_path):
     opened = Checkpoints(tmp_path, warn=lambda line: None)
     with (
-        mock.patch.object(manager, "write_manifest", side_effect=OSError(28, "No space left on device")),
+        mock.patch.object(
+            manager, "write_manifest", side_effect=OSError(28, "No space left on device")
+        ),
         pytest.raises(InputError, match="cannot write checkpoints in"),
     ):
         opened.save_last(state_at(1), {"next_index": 1})
@@ -237,7 +270,10 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
     look(Options("diff", tmp_path / "a", tmp_path / "b"))
     same, *lines = capsys.readouterr().out.splitlines()
     assert same == "no difference"
-    assert any(re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line) for line in lines)
+    assert any(
+        re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line)
+        for line in lines
+    )
     look(Options("verify", tmp_path / "a"))
     assert capsys.readouterr().out.endswith(f"OK  digest {digest(tmp_path / 'a')[1]}\n")
     manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
@@ -249,7 +285,15 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"files": []}', "[" * 100_000, '{"files": {"../x": {"sha256": "0", "bytes": 1}}}'], ids=lambda c: c[:9]
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"files": []}',
+        "[" * 100_000,
+        '{"files": {"../x": {"sha256": "0", "bytes": 1}}}',
+    ],
+    ids=lambda c: c[:9],
 )
 def test_a_manifest_of_another_s_making_is_refused(content, tmp_path):
     opened = save_all(tmp_path, {1: None})
@@ -269,7 +313,11 @@ def test_one_bit_anywhere_is_noticed(tmp_path):
     for path in files * 10:
         whole = path.read_bytes()
         place = rng.randrange(8 * len(whole))
-        path.write_bytes(whole[: place // 8] + bytes([whole[place // 8] ^ 1 << place % 8]) + whole[place // 8 + 1 :])
+        path.write_bytes(
+            whole[: place // 8]
+            + bytes([whole[place // 8] ^ 1 << place % 8])
+            + whole[place // 8 + 1 :]
+        )
         assert any(path.name in line for line in problems(folder)), f"bit {place} of {path}"
         path.write_bytes(whole)
     assert problems(folder) == []

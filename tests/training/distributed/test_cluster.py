@@ -12,7 +12,9 @@ from deepjax.errors import InputError
 from deepjax.training.distributed.cluster import Hosts
 
 ROOT = Path(__file__).parents[2]
-needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="listening sockets are read from Linux's /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/net/tcp").exists(), reason="listening sockets are read from Linux's /proc"
+)
 LISTEN = "0A"  # the state of a listening socket, Linux's include/net/tcp_states.h
 JOIN = """
 import sys
@@ -39,8 +41,13 @@ def listening(port: int) -> set[str]:
             _, local, _, state, *_ = line.split()
             address, at = local.split(":")
             if state == LISTEN and int(at, 16) == port:
-                words = [int(address[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(address), 8)]
-                addresses.add(socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"))  # IPv4 on a socket of IPv6
+                words = [
+                    int(address[i : i + 8], 16).to_bytes(4, sys.byteorder)
+                    for i in range(0, len(address), 8)
+                ]
+                addresses.add(
+                    socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:")
+                )  # IPv4 on a socket of IPv6
     return addresses
 
 
@@ -50,9 +57,18 @@ def listening(port: int) -> set[str]:
         ({"coordinator": "127.0.0.1:9876"}, "coordinator, processes and process_id together"),
         ({"processes": 2}, "coordinator, processes and process_id together"),
         ({"process_id": 0}, "coordinator, processes and process_id together"),
-        ({"coordinator": "127.0.0.1:9876", "processes": 2}, "coordinator, processes and process_id together"),
-        ({"coordinator": "127.0.0.1:9876", "processes": 2, "process_id": 2}, "process_id is 2; allowed: 0 to 1"),
-        ({"coordinator": "127.0.0.1", "processes": 2, "process_id": 0}, "coordinator is '127.0.0.1'; allowed: ADDRESS:PORT"),
+        (
+            {"coordinator": "127.0.0.1:9876", "processes": 2},
+            "coordinator, processes and process_id together",
+        ),
+        (
+            {"coordinator": "127.0.0.1:9876", "processes": 2, "process_id": 2},
+            "process_id is 2; allowed: 0 to 1",
+        ),
+        (
+            {"coordinator": "127.0.0.1", "processes": 2, "process_id": 0},
+            "coordinator is '127.0.0.1'; allowed: ADDRESS:PORT",
+        ),
         ({"heartbeat": 0}, "heartbeat is 0; allowed: 1 second or more"),
     ],
 )

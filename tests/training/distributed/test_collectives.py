@@ -27,7 +27,10 @@ def _fail() -> None:
 
 def both_ways(work: Path, count: int, steps: int) -> None:
     """The run on so many devices of one process, and by as many processes of one device each, over gloo."""
-    assert finish(start(work / "devices", "--steps", str(steps), JAX_NUM_CPU_DEVICES=str(count)))[0] == 0
+    assert (
+        finish(start(work / "devices", "--steps", str(steps), JAX_NUM_CPU_DEVICES=str(count)))[0]
+        == 0
+    )
     ends = pair(work / "processes", 60, "--steps", str(steps), count=count)
     assert [code for code, _ in ends] == [0] * count, ends
 
@@ -43,9 +46,15 @@ def test_four_processes_differ_from_four_devices_by_the_order_of_sums_alone(tmp_
     """Gloo adds the shares of four in another order than one process does: one step ends within 1e-5, the same data behind it."""
     both_ways(tmp_path, 4, steps=1)
     one, other = read_contents(tmp_path / "devices"), read_contents(tmp_path / "processes")
-    assert (one.step, one.position, one.leaves.keys()) == (other.step, other.position, other.leaves.keys())
+    assert (one.step, one.position, one.leaves.keys()) == (
+        other.step,
+        other.position,
+        other.leaves.keys(),
+    )
     weights = [path for path in one.leaves if path.startswith(("['params']", "['batch_stats']"))]
-    flat = [np.concatenate([stored.leaves[path].ravel() for path in weights]) for stored in (one, other)]
+    flat = [
+        np.concatenate([stored.leaves[path].ravel() for path in weights]) for stored in (one, other)
+    ]
     assert weights and np.linalg.norm(flat[0] - flat[1]) <= 1e-5 * np.linalg.norm(flat[0])
 
 
@@ -54,5 +63,7 @@ def test_four_processes_differ_from_four_devices_by_the_order_of_sums_alone(tmp_
 def test_a_save_that_fails_in_one_process_fails_in_all_and_training_goes_on(part, tmp_path):
     ends = pair(tmp_path, 30, "--steps", "6", script="tests/faults/unlucky.py", FAULT_PART=part)
     assert [code for code, _ in ends] == [0, 0], ends
-    assert "checkpoint of step 2 could not be written" in ends[0][1] and "No space left" in ends[0][1]
+    assert (
+        "checkpoint of step 2 could not be written" in ends[0][1] and "No space left" in ends[0][1]
+    )
     assert steps_of(tmp_path / "checkpoints") == [4, 6]

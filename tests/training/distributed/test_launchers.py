@@ -35,7 +35,9 @@ UNKNOWN = {  # launchers that do not say where the first process is: variables, 
 }
 
 
-def launcher_of(environment: dict[str, str], on_tpu: bool = False, has_mpi4py: bool = False) -> str | None:
+def launcher_of(
+    environment: dict[str, str], on_tpu: bool = False, has_mpi4py: bool = False
+) -> str | None:
     """The name of the launcher."""
     join = find_launcher(environment, on_tpu, has_mpi4py)
     return join and join.launcher
@@ -47,20 +49,35 @@ def launcher_of(environment: dict[str, str], on_tpu: bool = False, has_mpi4py: b
         ({}, False, None),
         (SLURM, False, "SLURM"),
         (SLURM | {"SLURM_NTASKS": "1"}, False, None),  # one task has all devices to itself
-        *[({name: SLURM[name] for name in SLURM if name != missing}, False, None) for missing in SLURM],
+        *[
+            ({name: SLURM[name] for name in SLURM if name != missing}, False, None)
+            for missing in SLURM
+        ],
         (SLURM | {"SLURM_STEP_NODELIST": ""}, False, None),
         (KUBERNETES, False, "Kubernetes"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),  # some pod, but not one of an indexed job
+        (
+            {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+            False,
+            None,
+        ),  # some pod, but not one of an indexed job
         ({"JOB_COMPLETION_INDEX": "0"}, False, None),
         ({}, True, "TPU"),
         (SLURM | KUBERNETES, True, "SLURM"),  # jax asks in this order too
         (TORCHRUN, False, "torchrun"),
         (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, False, None),
         ({"WORLD_SIZE": "2"}, False, None),  # every launcher sets a rank
-        (SLURM | TORCHRUN, False, "torchrun"),  # a task of SLURM's that starts torchrun: the inner one counts
+        (
+            SLURM | TORCHRUN,
+            False,
+            "torchrun",
+        ),  # a task of SLURM's that starts torchrun: the inner one counts
         (OPEN_MPI_4, False, "Open MPI"),
         (OPEN_MPI_4 | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False, None),
-        (SLURM | {"PMI_SIZE": "2", "PMI_RANK": "0", "PMIX_RANK": "0"}, False, "SLURM"),  # srun --mpi=pmi2 or pmix
+        (
+            SLURM | {"PMI_SIZE": "2", "PMI_RANK": "0", "PMIX_RANK": "0"},
+            False,
+            "SLURM",
+        ),  # srun --mpi=pmi2 or pmix
         (MPICH | {"PMI_SIZE": "1", "PMI_RANK": "0"}, False, None),
     ],
 )
@@ -72,7 +89,9 @@ def test_which_launcher_started_this_process(environment, on_tpu, launcher):
 def test_a_launcher_that_does_not_say_where_rank_0_is_is_refused_with_the_flags_to_give(name):
     environment, size = UNKNOWN[name]
     rank = next(variable for variable in environment if variable.endswith("RANK"))
-    with pytest.raises(InputError, match=rf"rank 1 of {size} by {name} .*--hosts.process-id \${rank}") as refused:
+    with pytest.raises(
+        InputError, match=rf"rank 1 of {size} by {name} .*--hosts.process-id \${rank}"
+    ) as refused:
         launcher_of(environment)
     assert "\n" not in str(refused.value)
 
@@ -85,7 +104,9 @@ def test_ranks_of_mpi_that_are_not_those_of_slurm_are_not_joined_as_slurm():
 
 def test_other_mpi_launchers_are_joined_by_mpi4py_where_it_is_installed():
     for environment in (OPEN_MPI_5, MPICH):
-        assert find_launcher(environment, False, True).arguments == {"cluster_detection_method": "mpi4py"}
+        assert find_launcher(environment, False, True).arguments == {
+            "cluster_detection_method": "mpi4py"
+        }
 
 
 @pytest.mark.parametrize(
@@ -96,12 +117,25 @@ def test_other_mpi_launchers_are_joined_by_mpi4py_where_it_is_installed():
         ({"MASTER_ADDR": "fe80::1"}, "[fe80::1]:29501", None),
         ({"JAX_COORDINATOR_PORT": "7000"}, "10.0.0.1:7000", None),
         ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}, "10.0.0.1:29501", [3]),  # a process a GPU
-        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, "10.0.0.1:29501", None),  # all GPUs of the machine
-        ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "JAX_LOCAL_DEVICE_IDS": "0"}, "10.0.0.1:29501", None),
+        (
+            {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            "10.0.0.1:29501",
+            None,
+        ),  # all GPUs of the machine
+        (
+            {"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "JAX_LOCAL_DEVICE_IDS": "0"},
+            "10.0.0.1:29501",
+            None,
+        ),
     ],
 )
 def test_torchrun_gives_coordinator_count_and_rank(more, coordinator, devices):
-    expected = {"coordinator_address": coordinator, "num_processes": 2, "process_id": 1, "cluster_detection_method": "deactivate"}
+    expected = {
+        "coordinator_address": coordinator,
+        "num_processes": 2,
+        "process_id": 1,
+        "cluster_detection_method": "deactivate",
+    }
     expected |= {"local_device_ids": devices} if devices else {}
     assert find_launcher(TORCHRUN | more, False, False) == Join("torchrun", 2, expected)
 
@@ -113,12 +147,17 @@ def test_a_value_that_is_not_a_number_is_refused(variable):
         launcher_of(environment)
 
 
-@pytest.mark.parametrize("environment, launcher", [(SLURM, "SLURM"), (TORCHRUN, "torchrun"), (MPICH, "MPICH"), ({}, None)])
+@pytest.mark.parametrize(
+    "environment, launcher",
+    [(SLURM, "SLURM"), (TORCHRUN, "torchrun"), (MPICH, "MPICH"), ({}, None)],
+)
 def test_a_study_is_for_one_process(environment, launcher):
     if launcher is None:
         require_one_process(environment, "a study")
         return
-    with pytest.raises(InputError, match=f"a study is for one process, and this is rank . of 2 by {launcher}"):
+    with pytest.raises(
+        InputError, match=f"a study is for one process, and this is rank . of 2 by {launcher}"
+    ):
         require_one_process(environment, "a study")
 
 
@@ -138,8 +177,14 @@ def test_a_platform_that_is_there_is_not_refused():
 )
 def test_a_platform_that_is_not_there_is_one_line(command, tmp_path):
     out = [] if command[0] == "-m" else ["--out", str(tmp_path / "out")]
-    environment = os.environ | {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command, *out], cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cuda",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, *command, *out], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=cuda")
     # A study finds out in its worker, which alone takes the device; the same command goes on in the folder that it made.

@@ -22,8 +22,17 @@ GIB = 2**30
 
 def test_fsdp_shards_the_longest_axis_that_divides():
     sharded = Partitioner(make_mesh(), fsdp=True)
-    shapes = {"conv": (3, 3, 64, 128), "odd": (3, 3, 64, 100), "bias": (128,), "prime": (101, 103), "last": (128, 128)}
-    got = {name: sharded.state_shardings(jax.ShapeDtypeStruct(shape, np.float32)).spec for name, shape in shapes.items()}
+    shapes = {
+        "conv": (3, 3, 64, 128),
+        "odd": (3, 3, 64, 100),
+        "bias": (128,),
+        "prime": (101, 103),
+        "last": (128, 128),
+    }
+    got = {
+        name: sharded.state_shardings(jax.ShapeDtypeStruct(shape, np.float32)).spec
+        for name, shape in shapes.items()
+    }
     assert got == {
         "conv": PartitionSpec(None, None, None, "data"),
         "odd": PartitionSpec(None, None, "data"),
@@ -76,7 +85,9 @@ def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
     fields = {"width": 4, "stages": (1, 1, 1)}
     monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", fields | {"bn_scope": "replica"})
-    jit, pmap = (Thin("cifar_resnet20", Partitioner(make_mesh(), strategy)) for strategy in ("jit", "pmap"))
+    jit, pmap = (
+        Thin("cifar_resnet20", Partitioner(make_mesh(), strategy)) for strategy in ("jit", "pmap")
+    )
     with jax.set_mesh(jit.spread.mesh):
         path = path_of(jit, jit.start(), 2)
     assert largest_apart(pmap, pmap.start()[1], path) <= 1e-5
@@ -84,7 +95,9 @@ def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     assert largest_apart(pmap, pmap.start()[1], path) > 1e-4
 
 
-@pytest.mark.parametrize("fields", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str
+)
 def test_images_are_mixed_with_the_same_partners_on_all_devices_of_pmap(fields):
     """By an image's place in the whole batch, whatever device it is on, and in one share."""
     rng = np.random.default_rng(0)
@@ -92,12 +105,21 @@ def test_images_are_mixed_with_the_same_partners_on_all_devices_of_pmap(fields):
     targets = np.eye(16, dtype=np.float32)
     strengths = (fields.get("mixup", 0.0), fields.get("cutmix", 0.0))
     whole_of = jax.jit(lambda i, t, key: mixup_or_cutmix(key, i, t, *strengths))
-    shares_of = jax.pmap(lambda i, t, key: mixup_or_cutmix(key, i, t, *strengths, axis="data"), "data", in_axes=(0, 0, None))
+    shares_of = jax.pmap(
+        lambda i, t, key: mixup_or_cutmix(key, i, t, *strengths, axis="data"),
+        "data",
+        in_axes=(0, 0, None),
+    )
     shares = [leaf.reshape(8, 2, *leaf.shape[1:]) for leaf in (images, targets)]
     for seed in range(3):
-        whole, mixed = whole_of(images, targets, jax.random.key(seed)), shares_of(*shares, jax.random.key(seed))
+        whole, mixed = (
+            whole_of(images, targets, jax.random.key(seed)),
+            shares_of(*shares, jax.random.key(seed)),
+        )
         for one, other in zip(mixed, whole, strict=True):
-            np.testing.assert_allclose(np.asarray(one).reshape(other.shape), other, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(
+                np.asarray(one).reshape(other.shape), other, rtol=1e-6, atol=1e-6
+            )
 
 
 def test_pmap_says_what_it_cannot_do():
@@ -108,7 +130,9 @@ def test_pmap_says_what_it_cannot_do():
 
 
 def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
-    with pytest.raises(InputError, match=r"takes 3.00 GiB .* has 2.00 GiB; try a smaller batch_size than 64, or"):
+    with pytest.raises(
+        InputError, match=r"takes 3.00 GiB .* has 2.00 GiB; try a smaller batch_size than 64, or"
+    ):
         check_fits(StepCost(3 * GIB, 2 * GIB, 1e9, 1.0), 64, 1, "none")
     check_fits(StepCost(3 * GIB, None, 1e9, 1.0), 64, 1, "none")
     check_fits(StepCost(3 * GIB, 4 * GIB, 1e9, 1.0), 64, 1, "none")
@@ -122,9 +146,14 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99000000000 bytes."
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
-    with pytest.raises(InputError, match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1"):
+    with pytest.raises(
+        InputError,
+        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1",
+    ):
         memory.compile_step(step, advice=memory.memory_hint(64, 1, "none"))
-    step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: ptxas failed")
+    step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(
+        "INTERNAL: ptxas failed"
+    )
     with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
         memory.compile_step(step)
 
@@ -142,4 +171,6 @@ def test_the_memory_of_a_container_is_its_own(tmp_path):
 
 def test_the_cost_is_told_in_a_line():
     told = str(StepCost(3 * GIB, 80 * GIB, 5e9, 2.0))
-    assert told == "compiled in 2.0 s; a step takes 3.00 GiB of 80.00 GiB of memory, 5 GFLOPs a device"
+    assert (
+        told == "compiled in 2.0 s; a step takes 3.00 GiB of 80.00 GiB of memory, 5 GFLOPs a device"
+    )

@@ -19,7 +19,17 @@ from deepjax.training.metrics_log import TIMES, read_rows
 from tests.training.distributed.test_cluster import free_port, listening
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+COMMANDS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "sinfo",
+)
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 FLAGS = ["--model", "cifar_plain20", "--width", "2", "--batch-size", "240"]  # 5 steps an epoch
 CONFIG = """\
@@ -49,7 +59,8 @@ PartitionName=test Nodes=localhost Default=YES
 """
 
 needs_slurm = pytest.mark.skipif(
-    not all(map(shutil.which, COMMANDS)) or os.geteuid() != 0, reason="needs SLURM and munge (slurm-wlm, munge), and root"
+    not all(map(shutil.which, COMMANDS)) or os.geteuid() != 0,
+    reason="needs SLURM and munge (slurm-wlm, munge), and root",
 )
 
 
@@ -62,7 +73,9 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """What one of SLURM's commands says."""
-        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=self.environment, cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
@@ -72,12 +85,23 @@ class Slurm:
 
     def submit(self, out: Path, *flags: str) -> str:
         """The launcher with two tasks; returns the job's number."""
-        launcher = ["--parsable", "--ntasks", "2", "--output", str(self.folder / "%j.log"), "experiments/launch/slurm.sh"]
+        launcher = [
+            "--parsable",
+            "--ntasks",
+            "2",
+            "--output",
+            str(self.folder / "%j.log"),
+            "experiments/launch/slurm.sh",
+        ]
         return self.run("sbatch", *launcher, *FLAGS, "--out", str(out), *flags)
 
     def job(self, number: str) -> dict[str, str]:
         """What SLURM knows of a job."""
-        return dict(fact.split("=", 1) for fact in self.run("scontrol", "show", "job", number).split() if "=" in fact)
+        return dict(
+            fact.split("=", 1)
+            for fact in self.run("scontrol", "show", "job", number).split()
+            if "=" in fact
+        )
 
     def log(self, number: str) -> str:
         """What a job and its tasks said."""
@@ -86,7 +110,10 @@ class Slurm:
     def wait(self, number: str) -> None:
         """Until the job has ended with exit code 0."""
         until(lambda: self.job(number)["JobState"] in ENDED, f"job {number} has ended", 300)
-        assert (self.job(number)["JobState"], self.job(number)["ExitCode"]) == ("COMPLETED", "0:0"), self.log(number)
+        assert (self.job(number)["JobState"], self.job(number)["ExitCode"]) == (
+            "COMPLETED",
+            "0:0",
+        ), self.log(number)
 
 
 def until(true: Callable[[], bool], what: str, seconds: float) -> None:
@@ -101,7 +128,9 @@ def until(true: Callable[[], bool], what: str, seconds: float) -> None:
 def daemon(folder: Path, environment: dict[str, str], *command: str) -> Iterator[None]:
     """A program in the foreground of its own, ended with the block."""
     with (folder / f"{command[0]}.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             yield
         finally:
@@ -120,18 +149,38 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(secrets.token_bytes(64))
     (folder / "munge.key").chmod(0o400)
-    first_job = random.randrange(1, 4000)  # gives the coordinator's port, which another test on this machine may have
-    config = CONFIG.format(folder=folder, ctld_port=free_port(), slurmd_port=free_port(), first_job=first_job)
+    first_job = random.randrange(
+        1, 4000
+    )  # gives the coordinator's port, which another test on this machine may have
+    config = CONFIG.format(
+        folder=folder, ctld_port=free_port(), slurmd_port=free_port(), first_job=first_job
+    )
     (folder / "slurm.conf").write_text(config)
-    outside = ("SLURM", "SBATCH", "SRUN", "SALLOC", "JAX_")  # this test may itself be a task of a job
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    outside = (
+        "SLURM",
+        "SBATCH",
+        "SRUN",
+        "SALLOC",
+        "JAX_",
+    )  # this test may itself be a task of a job
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(outside)
+    }
     environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "JAX_PLATFORMS": "cpu"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     made = Slurm(folder, environment)
     munge = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            daemon(folder, environment, "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge)
+            daemon(
+                folder,
+                environment,
+                "munged",
+                "--foreground",
+                "--force",
+                f"--socket={folder}/munge.socket",
+                *munge,
+            )
         )
         until((folder / "munge.socket").exists, "munged listens", 30)
         stack.enter_context(daemon(folder, environment, "slurmctld", "-D"))
@@ -146,12 +195,21 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
 
 def launch(folder: Path, code: int, **environment: str) -> tuple[int, str]:
     """The launcher's exit code and words, with an srun that shows its environment and exits with `code`."""
-    for name, body in {"srun": f"env; echo srun $*; exit {code}", "scontrol": "echo scontrol $*"}.items():
+    for name, body in {
+        "srun": f"env; echo srun $*; exit {code}",
+        "scontrol": "echo scontrol $*",
+    }.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
-    given = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "4099", "SLURM_JOB_NUM_NODES": "1"}
+    given = {
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4099",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
     command = ["bash", "experiments/launch/slurm.sh", "--out", "a folder"]
-    done = subprocess.run(command, env=given | environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=given | environment, cwd=ROOT, capture_output=True, text=True
+    )
     return done.returncode, done.stdout
 
 
@@ -178,19 +236,34 @@ def test_a_job_is_requeued_by_exit_code(tmp_path, code, restarts, again):
 
 
 def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
-    _, said = launch(tmp_path, 0, https_proxy="proxy:1", HTTP_PROXY="proxy:1", SLURM_CPUS_PER_TASK="3")
+    _, said = launch(
+        tmp_path, 0, https_proxy="proxy:1", HTTP_PROXY="proxy:1", SLURM_CPUS_PER_TASK="3"
+    )
     assert "python experiments/train.py --out a folder" in said
-    assert "JAX_COORDINATOR_ADDRESS=127.0.0.1:61443" in said and "JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:61443" in said
+    assert (
+        "JAX_COORDINATOR_ADDRESS=127.0.0.1:61443" in said
+        and "JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:61443" in said
+    )
     assert "SRUN_CPUS_PER_TASK=3" in said and "proxy:1" not in said
     _, said = launch(tmp_path, 0, SLURM_JOB_NUM_NODES="2")
-    assert "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said  # jax names the first node
+    assert (
+        "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said
+    )  # jax names the first node
 
 
 def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
     """The same run as two processes that are told of each other."""
     command = [sys.executable, "experiments/train.py", *FLAGS, "--out", str(out), *flags]
-    command += ["--hosts.coordinator", f"127.0.0.1:{free_port()}", "--hosts.processes", "2", "--hosts.process-id"]
-    pair = [subprocess.Popen([*command, str(number)], env=environment, cwd=ROOT) for number in range(2)]
+    command += [
+        "--hosts.coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--hosts.processes",
+        "2",
+        "--hosts.process-id",
+    ]
+    pair = [
+        subprocess.Popen([*command, str(number)], env=environment, cwd=ROOT) for number in range(2)
+    ]
     try:
         assert [process.wait(300) for process in pair] == [0, 0]
     finally:
@@ -202,13 +275,18 @@ def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
 def digest(out: Path) -> str:
     """Digest and step of a run's newest checkpoint, from the command line."""
     command = [sys.executable, "-m", "deepjax.training.checkpoint", "digest", str(out)]
-    sha256, _, step, *_ = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    sha256, _, step, *_ = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
     return f"{sha256} at step {step}"
 
 
 def rows(out: Path) -> list[dict[str, object]]:
     """The log but for the times."""
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_rows(out / "metrics.jsonl")]
+    return [
+        {key: value for key, value in row.items() if key not in TIMES}
+        for row in read_rows(out / "metrics.jsonl")
+    ]
 
 
 @needs_slurm
@@ -221,26 +299,47 @@ def test_a_job_of_two_tasks_ends_as_two_processes_by_flags(slurm, tmp_path):
     assert len(list((tmp_path / "job").rglob("config.json"))) == 1
     assert digest(tmp_path / "job") == digest(tmp_path / "flags")
     assert rows(tmp_path / "job") == rows(tmp_path / "flags")
-    assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(job)  # two processes of one run, and not two runs
+    assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(
+        job
+    )  # two processes of one run, and not two runs
 
 
 @needs_slurm
 @pytest.mark.slow
 def test_a_stopped_job_is_queued_again_and_ends_in_the_same_bits(slurm, tmp_path):
-    out, flags = tmp_path / "stopped", ["--epochs", "6", "--save-every", "1000"]  # what is carried on from is what SIGTERM saved
+    out, flags = (
+        tmp_path / "stopped",
+        ["--epochs", "6", "--save-every", "1000"],
+    )  # what is carried on from is what SIGTERM saved
     job = slurm.submit(out, *flags)
     until(lambda: (out / "metrics.jsonl").exists(), "the first step is logged", 120)
     assert listening(61440 + int(job) % 4096) == {"127.0.0.1"}
-    slurm.run("scancel", f"--signal={signal.SIGTERM.name}", job)  # to the tasks and not the script, as before the time is over
+    slurm.run(
+        "scancel", f"--signal={signal.SIGTERM.name}", job
+    )  # to the tasks and not the script, as before the time is over
     until(lambda: slurm.job(job)["Restarts"] == "1", "the job is in the queue again", 60)
     assert "srun exited 143 after 0 restarts" in slurm.log(job)
     until(slurm.idle, "SLURM has taken the job back", 60)
-    time.sleep(10)  # SLURM would wait for two minutes; within a second the node takes the new start for the old, which is over
+    time.sleep(
+        10
+    )  # SLURM would wait for two minutes; within a second the node takes the new start for the old, which is over
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     slurm.wait(job)
-    assert "srun exited 0 after 1 restarts" in slurm.log(job) and "carried on after step" in slurm.log(job)
+    assert "srun exited 0 after 1 restarts" in slurm.log(
+        job
+    ) and "carried on after step" in slurm.log(job)
     # The reference needs no script either: jax finds the first process by the name of its node.
-    command = ["srun", "--ntasks", "2", "python", "experiments/train.py", *FLAGS, "--out", str(tmp_path / "whole"), *flags]
+    command = [
+        "srun",
+        "--ntasks",
+        "2",
+        "python",
+        "experiments/train.py",
+        *FLAGS,
+        "--out",
+        str(tmp_path / "whole"),
+        *flags,
+    ]
     slurm.run(*command)
     assert digest(out) == digest(tmp_path / "whole")
     assert rows(out) == rows(tmp_path / "whole")

@@ -22,21 +22,36 @@ from deepjax.training.step.state import eval_variables, init_state
 from deepjax.training.step.step import make_train_step
 from tests.drawn import drawn
 
-CONFIG = TrainConfig(model="cifar_resnet20", width=2, batch_size=16, steps=8, warmup_epochs=0.0, augment=False, decay_all=True)
+CONFIG = TrainConfig(
+    model="cifar_resnet20",
+    width=2,
+    batch_size=16,
+    steps=8,
+    warmup_epochs=0.0,
+    augment=False,
+    decay_all=True,
+)
 DIGITS = dataset_info("digits")
-MODEL = create_model("cifar_resnet20", width=2, stages=(1, 1), norm="group")  # no statistics: parts of a batch are exact
+MODEL = create_model(
+    "cifar_resnet20", width=2, stages=(1, 1), norm="group"
+)  # no statistics: parts of a batch are exact
 
 
 def batch(seed: int = 0, size: int = 16):
     rng = np.random.default_rng(seed)
-    return {"image": rng.integers(0, 17, (size, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, size).astype(np.int32)}
+    return {
+        "image": rng.integers(0, 17, (size, 8, 8, 1), np.uint8),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+    }
 
 
 def after_steps(count: int = 2, model=MODEL, **fields):
     """State and last metrics after so many steps."""
     config = dataclasses.replace(CONFIG, **fields)
     optimizer = make_optimizer(config)
-    step = jax.jit(make_train_step(model, optimizer, make_schedule(config), DIGITS, step_options(config)))
+    step = jax.jit(
+        make_train_step(model, optimizer, make_schedule(config), DIGITS, step_options(config))
+    )
     state = init_state(model, optimizer, DIGITS.shape, config.learning_rate, 0, ema=config.ema > 0)
     metrics = None
     for i in range(count):
@@ -82,7 +97,10 @@ def test_optimizers_equal_optax_s_own(name):
     state_a, state_b = ours.init(a), theirs.init(b)
     for i in range(4):
         gradients = jax.tree.map(
-            lambda leaf, i=i: jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32) + i).reshape(leaf.shape), params
+            lambda leaf, i=i: jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32) + i).reshape(
+                leaf.shape
+            ),
+            params,
         )
         updates, state_a = ours.update(gradients, state_a, a)
         a = jax.tree.map(lambda p, u: p - rate * u, a, updates)
@@ -98,7 +116,8 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     params = {"conv": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros((4,))}}
     gradients = {
         "conv": {
-            "kernel": jax.random.normal(jax.random.key(0), (3, 3, 2, 4)) * jnp.array([[[[1.0, 2.0, 4.0, 8.0]]]]),
+            "kernel": jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+            * jnp.array([[[[1.0, 2.0, 4.0, 8.0]]]]),
             "bias": jnp.ones((4,)),
         }
     }
@@ -107,7 +126,9 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     values = jnp.linalg.svd(updates["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     spread = jnp.linalg.svd(gradients["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     assert float(values.max() / values.min()) < 2 < 5 < float(spread.max() / spread.min())
-    assert float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) > 0  # downhill: the update is subtracted
+    assert (
+        float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) > 0
+    )  # downhill: the update is subtracted
 
 
 def test_smoothed_targets_have_the_closed_form():
@@ -115,7 +136,9 @@ def test_smoothed_targets_have_the_closed_form():
     logits, labels = jax.random.normal(jax.random.key(0), (5, 10)), jnp.arange(5)
     mean = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     expected = 0.9 * cross_entropy(logits, labels) + 0.1 * mean
-    np.testing.assert_allclose(soft_cross_entropy(logits, smooth_labels(labels, 10, 0.1)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        soft_cross_entropy(logits, smooth_labels(labels, 10, 0.1)), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
@@ -132,7 +155,10 @@ def test_mixed_pixels_and_targets_have_one_share(mixup, cutmix):
 
 
 def test_boxes_have_the_stated_area_where_no_edge_cuts_them():
-    areas = [float(jnp.mean(random_box(jax.random.key(i), 64, 64, jnp.asarray(0.25)))) for i in range(200)]
+    areas = [
+        float(jnp.mean(random_box(jax.random.key(i), 64, 64, jnp.asarray(0.25))))
+        for i in range(200)
+    ]
     assert max(areas) == 0.25
     assert min(areas) < 0.2
 
@@ -158,16 +184,23 @@ def test_batch_norm_has_the_statistics_of_each_part():
         normal = (half.astype(np.float32) - DIGITS.mean[0]) / DIGITS.std[0]
         variables = init_state(model, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0)
         kernel = variables.params["stem_conv"]["kernel"]
-        out = jax.lax.conv_general_dilated(jnp.asarray(normal), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        out = jax.lax.conv_general_dilated(
+            jnp.asarray(normal), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         expected = 0.9 * expected + 0.1 * jnp.mean(out, (0, 1, 2))
-    np.testing.assert_allclose(state.batch_stats["stem_norm"]["mean"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        state.batch_stats["stem_norm"]["mean"], expected, rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("remat", "scan"),
     [
         ("convolutions", True),
-        *[pytest.param(*case, marks=pytest.mark.slow) for case in (("convolutions", False), ("blocks", False), ("blocks", True))],
+        *[
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("convolutions", False), ("blocks", False), ("blocks", True))
+        ],
     ],
 )
 def test_rematerialisation_changes_no_number(remat, scan):
@@ -182,12 +215,16 @@ def test_rematerialisation_keeps_less_for_the_backward_pass(remat, share, capsys
     variables = drawn(model, (8, 8, 1))
 
     def loss(params, images):
-        logits, _ = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+        logits, _ = model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+        )
         return jnp.sum(logits)
 
     def kept(remat: str) -> int:
         images = jnp.zeros((64, 8, 8, 1))
-        jax.ad_checkpoint.print_saved_residuals(rematerialized(loss, remat), variables["params"], images)
+        jax.ad_checkpoint.print_saved_residuals(
+            rematerialized(loss, remat), variables["params"], images
+        )
         shapes = re.findall(r"^f32\[([\d,]+)\]", capsys.readouterr().out, re.MULTILINE)
         return sum(math.prod(map(int, shape.split(","))) for shape in shapes)
 
@@ -208,15 +245,25 @@ def test_bfloat16_keeps_float32_where_it_matters():
     model = model_from(dataclasses.replace(CONFIG, precision="bfloat16"))
     assert model.dtype == jnp.bfloat16
     state, metrics = after_steps(1, model)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, metrics))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, metrics))} == {
+        jnp.dtype("float32")
+    }
     whole, _ = after_steps(1, model_from(CONFIG))
-    moved = [float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (state.params, whole.params)), strict=True)]
+    moved = [
+        float(jnp.max(jnp.abs(a - b)))
+        for a, b in zip(*map(jax.tree.leaves, (state.params, whole.params)), strict=True)
+    ]
     assert 0 < max(moved) < 0.1
 
 
 @pytest.mark.parametrize(
     ("schedule", "values"),
-    [("constant", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0]), ("step", [1, 0.1, 0.01])],
+    [
+        ("constant", [1, 1, 1]),
+        ("linear", [1, 0.5, 0]),
+        ("cosine", [1, 0.5, 0]),
+        ("step", [1, 0.1, 0.01]),
+    ],
 )
 def test_schedules_at_start_middle_and_end(schedule, values):
     course = make_schedule(dataclasses.replace(CONFIG, schedule=schedule, steps=100))

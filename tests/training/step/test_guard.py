@@ -26,7 +26,12 @@ def judged(policy: Policy, values: list[tuple[bool, float]]):
     """The steps that counted, and the guard at the end, of steps that are finite or not, with their losses."""
     guard, counted = init_guard(), []
     for step, (finite, loss) in enumerate(values):
-        arguments = (jnp.asarray(step, jnp.int32), jnp.asarray(finite), jnp.asarray(loss, jnp.float32), GRADIENTS)
+        arguments = (
+            jnp.asarray(step, jnp.int32),
+            jnp.asarray(finite),
+            jnp.asarray(loss, jnp.float32),
+            GRADIENTS,
+        )
         counts, guard = judge(guard, policy, *arguments)
         counted += [step] if counts else []
     return counted, guard
@@ -78,7 +83,9 @@ def with_bad_labels(programs, config: TrainConfig, step: int):
 
     labels = programs.train.labels.copy()
     labels[batch_index(len(labels), config.batch_size, config.seed, step)[3]] = 10
-    return dataclasses.replace(programs, config=config, train=dataclasses.replace(programs.train, labels=labels))
+    return dataclasses.replace(
+        programs, config=config, train=dataclasses.replace(programs.train, labels=labels)
+    )
 
 
 def build_with(programs, **fields):
@@ -87,7 +94,9 @@ def build_with(programs, **fields):
 
 
 def test_a_bad_label_halts_with_its_image(programs, tmp_path):
-    with pytest.raises(NonFiniteError, match=r"step 4 had labels outside 0 to 9 \(\d+ have 10\) \(training images"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 4 had labels outside 0 to 9 \(\d+ have 10\) \(training images"
+    ):
         train(CONFIG, tmp_path, EVERY_2, programs=with_bad_labels(programs, CONFIG, 3))
     assert read_rows(tmp_path / "metrics.jsonl")[-1] == {"kind": "halted", "step": 4}
 
@@ -98,7 +107,13 @@ def test_to_leave_out_and_to_go_back_end_alike(programs, tmp_path):
     ends = []
     for policy in ("skip", "rollback"):
         config, built = build_with(programs, on_bad=policy)
-        result = train(config, tmp_path / policy, EVERY_2, programs=with_bad_labels(built, config, 3), say=lambda line: None)
+        result = train(
+            config,
+            tmp_path / policy,
+            EVERY_2,
+            programs=with_bad_labels(built, config, 3),
+            say=lambda line: None,
+        )
         rows = read_rows(tmp_path / policy / "metrics.jsonl")
         assert next(row["step"] for row in rows if row["kind"] == "skipped") == 4
         assert sum(row["kind"] == "rollback" for row in rows) == (2 if policy == "rollback" else 0)
@@ -111,14 +126,25 @@ def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pa
     state = programs.fresh_state(CONFIG)
     params = jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params)
     batch = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}
-    assert "first in stem_conv/" in explain(programs, state.replace(params=params), batch, np.arange(4))
+    assert "first in stem_conv/" in explain(
+        programs, state.replace(params=params), batch, np.arange(4)
+    )
 
 
 def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypatch):
     seen = []
-    monkeypatch.setattr(diagnosis, "first_nonfinite_layer", lambda model, variables, images, train: seen.append(images.shape[1]))
-    resizing = dataclasses.replace(programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12)))
-    batch, state = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}, programs.fresh_state(CONFIG)
+    monkeypatch.setattr(
+        diagnosis,
+        "first_nonfinite_layer",
+        lambda model, variables, images, train: seen.append(images.shape[1]),
+    )
+    resizing = dataclasses.replace(
+        programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
+    )
+    batch, state = (
+        {"image": programs.train.images[:4], "label": programs.train.labels[:4]},
+        programs.fresh_state(CONFIG),
+    )
     for step in (0, CONFIG.total_steps - 1):
         explain(resizing, state.replace(step=state.step + step), batch, np.arange(4))
     assert seen == [8, 12]
@@ -136,11 +162,18 @@ def test_the_first_layer_that_is_not_finite_is_named():
 
 def test_one_number_that_is_not_finite_is_found_wherever_it_is():
     """In every leaf of leaves of equal and other shapes and types, scalars included; and few reductions do it."""
-    tree = {"a": jnp.ones((2, 3)), "b": [jnp.ones((2, 3), jnp.bfloat16), jnp.ones(())], "c": (jnp.ones(3), jnp.ones((2, 3)))}
+    tree = {
+        "a": jnp.ones((2, 3)),
+        "b": [jnp.ones((2, 3), jnp.bfloat16), jnp.ones(())],
+        "c": (jnp.ones(3), jnp.ones((2, 3))),
+    }
     leaves, structure = jax.tree.flatten(tree)
     assert all_finite(tree, jnp.ones(3))
     for number, leaf in enumerate(leaves):
         for bad in (jnp.nan, jnp.inf, -jnp.inf):
             broken = leaf.at[(-1,) * leaf.ndim].set(bad)
-            assert not all_finite(jax.tree.unflatten(structure, [*leaves[:number], broken, *leaves[number + 1 :]]), jnp.ones(3))
+            assert not all_finite(
+                jax.tree.unflatten(structure, [*leaves[:number], broken, *leaves[number + 1 :]]),
+                jnp.ones(3),
+            )
     assert str(jax.make_jaxpr(all_finite)(tree, jnp.ones(3))).count("reduce_and") == 3  # shapes

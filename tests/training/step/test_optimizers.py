@@ -12,16 +12,22 @@ from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 
-CONFIG = TrainConfig(model="cifar_resnet20", batch_size=64, epochs=10, warmup_epochs=2.0)  # 22 steps an epoch, 44 of warm-up
+CONFIG = TrainConfig(
+    model="cifar_resnet20", batch_size=64, epochs=10, warmup_epochs=2.0
+)  # 22 steps an epoch, 44 of warm-up
 
 
 def rates(config: TrainConfig) -> np.ndarray:
     schedule = make_schedule(config)
-    return np.array([float(schedule(jnp.asarray(step, jnp.int32))) for step in range(config.total_steps)])
+    return np.array(
+        [float(schedule(jnp.asarray(step, jnp.int32))) for step in range(config.total_steps)]
+    )
 
 
 def test_cosine_with_warmup():
-    expected = [(t + 1) / 44 for t in range(44)] + [0.5 * (1 + math.cos(math.pi * t / 176)) for t in range(176)]
+    expected = [(t + 1) / 44 for t in range(44)] + [
+        0.5 * (1 + math.cos(math.pi * t / 176)) for t in range(176)
+    ]
     np.testing.assert_allclose(rates(CONFIG), expected, atol=1e-6)
 
 
@@ -34,14 +40,21 @@ def test_steps_of_the_paper_s_recipe():
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_momentum_and_decay_by_hand(nesterov, decay_all):
-    config = dataclasses.replace(CONFIG, nesterov=nesterov, decay_all=decay_all, weight_decay=0.1, momentum=0.5)
+    config = dataclasses.replace(
+        CONFIG, nesterov=nesterov, decay_all=decay_all, weight_decay=0.1, momentum=0.5
+    )
     optimizer = make_optimizer(config)
     params = {"conv": {"kernel": jnp.full((2, 2), 3.0)}, "norm": {"scale": jnp.full((2,), 5.0)}}
     state = optimizer.init(params)
     trace = {"kernel": 0.0, "scale": 0.0}
     for gradient in (1.0, -2.0, 0.5):
         updates, state = optimizer.update(
-            {"conv": {"kernel": jnp.full((2, 2), gradient)}, "norm": {"scale": jnp.full((2,), gradient)}}, state, params
+            {
+                "conv": {"kernel": jnp.full((2, 2), gradient)},
+                "norm": {"scale": jnp.full((2,), gradient)},
+            },
+            state,
+            params,
         )
         for name, value, update, decayed in (
             ("kernel", 3.0, updates["conv"]["kernel"], True),
@@ -63,19 +76,29 @@ def test_momentum_and_decay_by_hand(nesterov, decay_all):
     ],
 )
 def test_milestones_that_coincide_in_a_short_training_all_count(steps, milestones, expected):
-    config = dataclasses.replace(CONFIG, steps=steps, schedule="step", milestones=milestones, warmup_epochs=0.0)
+    config = dataclasses.replace(
+        CONFIG, steps=steps, schedule="step", milestones=milestones, warmup_epochs=0.0
+    )
     np.testing.assert_allclose(rates(config), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("every", [1, 41, 82, 400])
 def test_exponential_decay_falls_at_its_step(every):
     """XLA divides by 41 as a product with 1 / 41, and finds 82 / 41 less than 2."""
-    config = dataclasses.replace(CONFIG, batch_size=1437, schedule="exponential", decay_rate=0.5, decay_epochs=float(every))
+    config = dataclasses.replace(
+        CONFIG, batch_size=1437, schedule="exponential", decay_rate=0.5, decay_epochs=float(every)
+    )
     schedule = jax.jit(make_schedule(dataclasses.replace(config, warmup_epochs=0.0, steps=10_000)))
     steps = [number * every + more for number in range(6) for more in (0, every - 1)]
-    np.testing.assert_allclose([float(schedule(step)) for step in steps], [0.5 ** (step // every) for step in steps], rtol=1e-5)
+    np.testing.assert_allclose(
+        [float(schedule(step)) for step in steps],
+        [0.5 ** (step // every) for step in steps],
+        rtol=1e-5,
+    )
 
 
 def test_decay_epochs_of_no_step_are_refused():
-    with pytest.raises(InputError, match=r"decay_epochs is 0\.01; allowed: half a step or more, 0\.0227 epochs"):
+    with pytest.raises(
+        InputError, match=r"decay_epochs is 0\.01; allowed: half a step or more, 0\.0227 epochs"
+    ):
         make_schedule(dataclasses.replace(CONFIG, schedule="exponential", decay_epochs=0.01))

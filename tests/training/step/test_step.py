@@ -26,15 +26,23 @@ STEP = make_train_step(MODEL, make_optimizer(CONFIG), make_schedule(CONFIG), DIG
 
 def batch(seed: int = 0, size: int = 16) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {"image": rng.integers(0, 17, (size, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, size).astype(np.int32)}
+    return {
+        "image": rng.integers(0, 17, (size, 8, 8, 1), np.uint8),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+    }
 
 
 def fresh_state(mesh):
-    return jax.device_put(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), sharding.replicated_sharding(mesh))
+    return jax.device_put(
+        init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0),
+        sharding.replicated_sharding(mesh),
+    )
 
 
 def mesh_of(devices: int):
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,9 @@ def test_one_and_eight_devices_agree(steps_on_one_and_eight):
 def test_the_step_compiles_once_per_shape():
     mesh = sharding.make_mesh()
     chex.clear_trace_counter()
-    step = sharding.Partitioner(mesh).compile_train(chex.assert_max_traces(STEP, n=1), fresh_state(mesh))
+    step = sharding.Partitioner(mesh).compile_train(
+        chex.assert_max_traces(STEP, n=1), fresh_state(mesh)
+    )
     state = fresh_state(mesh)
     for i in range(3):
         state, _ = step(state, sharding.Partitioner(mesh).put_batch(batch(i)))
@@ -83,10 +93,14 @@ def test_state_is_donated_and_sums_add_up():
 
 def poison(state, where: str):
     if where == "parameters":
-        return state.replace(params=jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), state.params))
+        return state.replace(
+            params=jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), state.params)
+        )
     if where == "rate":  # an overflowing update is finite in gradients and loss
         return state.replace(learning_rate=jnp.asarray(jnp.inf, jnp.float32))
-    return state.replace(batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), state.batch_stats))
+    return state.replace(
+        batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), state.batch_stats)
+    )
 
 
 @pytest.mark.parametrize("where", ["parameters", "statistics"])
@@ -109,20 +123,28 @@ def test_an_infinite_update_is_not_made():
 @pytest.mark.parametrize(("scale", "halted"), [(1.0, -1), (1e25, 0)])
 def test_gradients_whose_squares_overflow_do_not_reach_the_optimizer_s_state(scale, halted):
     """float32 ends at 3.4e38: gradients of 1e25 are finite, Adam's second moment is not, and its update is a harmless zero."""
-    optimizer = optax.chain(optax.scale(scale), make_optimizer(dataclasses.replace(CONFIG, optimizer="adamw")))
+    optimizer = optax.chain(
+        optax.scale(scale), make_optimizer(dataclasses.replace(CONFIG, optimizer="adamw"))
+    )
     step = make_train_step(MODEL, optimizer, make_schedule(CONFIG), DIGITS)
     state = init_state(MODEL, optimizer, DIGITS.shape, 0.1, 0)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its step count with its rates
         after, metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, batch(0)))
     assert int(after.guard.halted) == halted
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((after.opt_state, metrics["gradient_norms"])))
+    assert all(
+        bool(jnp.all(jnp.isfinite(leaf)))
+        for leaf in jax.tree.leaves((after.opt_state, metrics["gradient_norms"]))
+    )
 
 
 @pytest.mark.parametrize("label", [10, 255])
 def test_a_label_beyond_the_classes_halts(label):
     bad = batch(0)
     bad["label"][3] = label
-    after, _ = jax.jit(STEP)(init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0), jax.tree.map(jnp.asarray, bad))
+    after, _ = jax.jit(STEP)(
+        init_state(MODEL, make_optimizer(CONFIG), DIGITS.shape, 0.1, 0),
+        jax.tree.map(jnp.asarray, bad),
+    )
     assert int(after.guard.halted) == 0
 
 
@@ -134,6 +156,10 @@ def test_evaluation_leaves_padding_out():
     mask = np.array([1.0] * 5 + [0.0] * 11, np.float32)
     data["image"][5:] = 255
     padded = step(state.params, state.batch_stats, {**data, "mask": mask})
-    first = step(state.params, state.batch_stats, {**{k: v[:5] for k, v in batch(0).items()}, "mask": np.ones(5, np.float32)})
+    first = step(
+        state.params,
+        state.batch_stats,
+        {**{k: v[:5] for k, v in batch(0).items()}, "mask": np.ones(5, np.float32)},
+    )
     assert (float(whole["images"]), float(padded["images"])) == (16, 5)
     chex.assert_trees_all_close(padded, first, rtol=1e-5)
