@@ -88,7 +88,7 @@ def _check(path: Path, field: str) -> None:
         not scheme,
         field,
         text,
-        f"a path without a name that ends in a colon ({scheme}), read as a URL",
+        f"a path without a name that ends in a colon ({scheme!r}), read as a URL",
     )
     longest = max(len(name.encode()) for name in path.parts)
     require(
