@@ -1,30 +1,20 @@
 """The figures of the effective field, the signal propagation, the mean field and the cost of a network; one Axes each."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from deepjax.analysis.costs.report import CostReport, scaled
-from deepjax.analysis.plots import COLORS, STYLE
+from deepjax.analysis.plots import COLORS, canvas, label_line_ends, plain_log_ticks
 from deepjax.analysis.propagation.signal import MeanField, Propagation
 from deepjax.analysis.receptive_field.effective import EffectiveField
 from deepjax.analysis.receptive_field.layers import LayerFields
 
 MOST_BARS = 28
-
-
-@contextlib.contextmanager
-def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
-    """The Axes to draw on, a new one where none is given, in the style of all figures."""
-    with plt.style.context(STYLE):
-        yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
 def draw_field(field: EffectiveField, ax: Any = None) -> Axes:
@@ -144,39 +134,13 @@ def draw_propagation(found: Propagation, ax: Any = None) -> Axes:
             if places:
                 axes.plot(places, [values[i - 1] for i in places], style, color=color, markersize=4)
                 ends[label] = (values[places[-1] - 1], color)
-        _label_ends(axes, ends, len(found.blocks))
+        label_line_ends(axes, ends, len(found.blocks))
         first, last = found.blocks[0].variance, found.blocks[-1].variance
         over = f"Channel variance {first:.3g}, after {len(found.blocks)} blocks {last:.3g}"
         axes.set(title=over, xlabel="block", ylabel="mean over channels")
-        _plain_ticks(axes)
+        plain_log_ticks(axes)
         axes.set_xticks(range(1, len(found.blocks) + 1, max(1, len(found.blocks) // 10)))
     return axes
-
-
-def _plain_ticks(ax: Axes) -> None:
-    """Plain numbers where the axis spans less than two decades, which have few powers of ten."""
-    low, high = ax.get_ylim()
-    if high < 100 * low:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label_ends(ax: Axes, ends: dict[str, tuple[float, str]], last: int) -> None:
-    """A line's name to the right of its end, moved up where another stands there."""
-    low, high = np.log(ax.get_ylim())
-    taken = -np.inf
-    for label, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
-        taken = max(np.log(value), taken + 0.06 * (high - low))
-        ax.annotate(
-            label,
-            (last, np.exp(taken)),
-            (8, 0),
-            textcoords="offset points",
-            color=color,
-            va="center",
-            annotation_clip=False,
-        )
 
 
 def draw_mean_field(found: MeanField, ax: Any = None) -> Axes:

@@ -1,16 +1,68 @@
 """Figures drawn from logged rows, so that each can be drawn again; one style sheet for all."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STYLE = str(Path(__file__).with_name("deepjax.mplstyle"))
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MOST_LAYER_NAMES = 28  # on an axis; of more, every second, third ... is shown
+
+
+@contextlib.contextmanager
+def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
+    """The Axes to draw on, a new one where none is given, in the style of all figures."""
+    with plt.style.context(STYLE):
+        yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
+
+
+def layer_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Layers' names along the horizontal axis."""
+    every = max(1, -(-len(names) // MOST_LAYER_NAMES))
+    labels = [name or "(network)" for name in names[::every]]
+    ax.set_xticks(range(0, len(names), every), labels, rotation=90, fontsize=7)
+
+
+def plain_log_ticks(ax: Axes) -> None:
+    """Plain numbers on a logarithmic axis of less than two decades, which has few powers of ten."""
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log" and high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def label_line_ends(ax: Axes, ends: dict[str, tuple[float, str]], last: float) -> None:
+    """Each line's name to the right of its end (value, color), moved up to avoid another name.
+
+    last: the x of the ends. The vertical axis is logarithmic.
+    """
+    low, high = np.log(ax.get_ylim())
+    taken = -np.inf
+    for label, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
+        taken = max(np.log(value), taken + 0.06 * (high - low))
+        place = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+        ax.annotate(label, (last, np.exp(taken)), (8, 0), color=color, **place)
+
+
+def format_number(value: float) -> str:
+    """Three digits; powers of ten in LaTeX."""
+    digits, _, power = f"{value:.3g}".partition("e")
+    return f"${digits} \\times 10^{{{int(power)}}}$" if power else digits
+
+
+def format_percent(fraction: float) -> str:
+    """A fraction in per cent, of three digits."""
+    return "an unknown part" if math.isnan(fraction) else f"{100 * fraction:.3g} %"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from deepjax.analysis.curvature.operators import HessianTrace, MatrixSpec
 from deepjax.analysis.curvature.spectrum import Density, Eigenvalues, GradientSubspace
-from deepjax.analysis.instrument_figures import canvas
-from deepjax.analysis.plots import COLORS
+from deepjax.analysis.plots import COLORS, canvas, format_number, format_percent
 
 
 def draw_eigenvalues(found: Eigenvalues, ax: Any = None) -> Axes:
@@ -29,8 +28,8 @@ def draw_eigenvalues(found: Eigenvalues, ax: Any = None) -> Axes:
             capsize=4,
             ms=5,
         )
-        worst = _number(float(found.residuals.max()))
-        first = f"$\\lambda_1$ = {_number(float(found.values[0]))}"
+        worst = format_number(float(found.residuals.max()))
+        first = f"$\\lambda_1$ = {format_number(float(found.values[0]))}"
         kinds = {
             "magnitude": "by magnitude",
             "largest": "from the largest",
@@ -80,14 +79,14 @@ def draw_density(found: Density, ax: Any = None) -> Axes:
             clip_on=False,
             zorder=4,
         )
-        marks = f"$\\lambda_{{max}}$ = {_number(found.lambda_max)}, $\\lambda_{{min}}$ = {_number(found.lambda_min)}"
+        marks = f"$\\lambda_{{max}}$ = {format_number(found.lambda_max)}, $\\lambda_{{min}}$ = {format_number(found.lambda_min)}"
         ratio = (
             ""
             if math.isnan(found.outlier_ratio)
             else f", $\\lambda_1/\\lambda_{{{found.classes}}}$ = {found.outlier_ratio:.3g}"
         )
         axes.set_title(
-            f"{_name(found.matrix)}: {marks}{ratio}\n{_under(found.matrix)}, {_percent(found.negative)} below 0"
+            f"{_name(found.matrix)}: {marks}{ratio}\n{_under(found.matrix)}, {format_percent(found.negative)} below 0"
         )
         axes.set(
             xlabel="eigenvalue", ylabel="density", xlim=(x[0], x[-1]), ylim=(lone / 10, 3 * y.max())
@@ -113,8 +112,8 @@ def draw_trace(found: HessianTrace, ax: Any = None) -> Axes:
             alpha=0.2,
             linewidth=0,
         )
-        error = f" ± {_number(found.error)}" if math.isfinite(found.error) else ""
-        title = f"{_name(found.matrix)}: trace {_number(found.trace)}{error}"
+        error = f" ± {format_number(found.error)}" if math.isfinite(found.error) else ""
+        title = f"{_name(found.matrix)}: trace {format_number(found.trace)}{error}"
         axes.set_title(f"{title}\n{_under(found.matrix)}, {found.matrix.parameters:,} parameters")
         axes.set(xlabel="probes", ylabel="trace")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,7 +137,7 @@ def draw_mass(found: GradientSubspace, ax: Any = None) -> Axes:
         )
         top = f"the top {len(places)} of {found.matrix.parameters:,} directions"
         axes.set_title(
-            f"{_percent(found.share)} of the squared gradient in {top}\n{_name(found.matrix)}, {_under(found.matrix)}"
+            f"{format_percent(found.share)} of the squared gradient in {top}\n{_name(found.matrix)}, {_under(found.matrix)}"
         )
         axes.set(
             xlabel="eigenvectors, from the largest eigenvalue",
@@ -158,16 +157,3 @@ def _under(matrix: MatrixSpec) -> str:
     """On how many examples, and with which statistics where the network keeps any."""
     statistics = f", {matrix.bn} statistics" if matrix.normalised else ""
     return f"{matrix.examples:,} examples{statistics}"
-
-
-def _number(value: float) -> str:
-    """Three digits; powers of ten as such."""
-    text = f"{value:.3g}"
-    if "e" not in text:
-        return text
-    digits, power = text.split("e")
-    return f"${digits} \\times 10^{{{int(power)}}}$"
-
-
-def _percent(share: float) -> str:
-    return "an unknown part" if math.isnan(share) else f"{100 * share:.3g} %"

@@ -1,7 +1,6 @@
 """The figures of per-example gradients, the noise scale, loss shares and shattering; one Axes each."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from deepjax.analysis.gradients.auxiliary_losses import MAIN, LossContributions
 from deepjax.analysis.gradients.per_example import NoiseScale, PerExample
 from deepjax.analysis.gradients.shattering import GradientLine, Shattering
-from deepjax.analysis.instrument_figures import canvas
-from deepjax.analysis.plots import COLORS
-
-MOST_NAMES = 28
+from deepjax.analysis.plots import COLORS, canvas, layer_ticks
 
 
 def draw_examples(found: PerExample, ax: Any = None) -> Axes:
@@ -49,7 +45,7 @@ def draw_examples(found: PerExample, ax: Any = None) -> Axes:
             title=f"{found.count} gradients: {signal if known else 'too few for a signal'}",
             ylabel="L2 norm, ratio",
         )
-        name_layers(axes, [row.layer for row in rows])
+        layer_ticks(axes, [row.layer for row in rows])
         axes.legend()
     return axes
 
@@ -114,7 +110,7 @@ def draw_shares(found: LossContributions, ax: Any = None) -> Axes:
             ylabel="share of the norm",
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        name_layers(axes, layers)
+        layer_ticks(axes, layers)
         axes.legend(loc="lower left", frameon=True, framealpha=0.9)
     return axes
 
@@ -163,14 +159,3 @@ def draw_line(found: GradientLine, ax: Any = None) -> Axes:
             ylim=(min(-0.4, float(np.nanmin(found.autocorrelation, initial=0))), 1.05),
         )
     return axes
-
-
-def name_layers(ax: Axes, names: Sequence[str]) -> None:
-    """Layers' names along the horizontal axis; of many every other, third ..."""
-    every = max(1, -(-len(names) // MOST_NAMES))
-    ax.set_xticks(
-        range(0, len(names), every),
-        [name or "(network)" for name in names[::every]],
-        rotation=90,
-        fontsize=7,
-    )

@@ -14,12 +14,11 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from deepjax.analysis.instrument_figures import canvas
 from deepjax.analysis.landscape.surface import Line, Plane
 from deepjax.analysis.landscape.trajectory import Trajectory
 from deepjax.analysis.ntk.kernel import Drift, Kernel
 from deepjax.analysis.ntk.linearised import LinearisedRun
-from deepjax.analysis.plots import COLORS
+from deepjax.analysis.plots import COLORS, canvas, format_number, format_percent, plain_log_ticks
 
 WIDE = 20
 """Losses of which the largest is this many times the smallest are shown on a logarithmic scale."""
@@ -31,7 +30,7 @@ def draw_line(found: Line, ax: Any = None) -> Axes:
         axes.plot(found.at, _finite(found.loss), color=COLORS[0])
         if _wide(found.loss):
             axes.set_yscale("log")
-        _plain_log(axes)
+        plain_log_ticks(axes)
         axes.set_ylabel("loss", color=COLORS[0])
         if found.accuracy is not None:
             other = axes.twinx()
@@ -123,7 +122,7 @@ def draw_plane(found: Plane, ax: Any = None) -> Axes:
             _draw_path(axes, found.path, "white")
         axes.plot([0], [0], "+", color=COLORS[1], markersize=11, markeredgewidth=2.2, zorder=5)
         across, up = _directions(found.path)
-        downward = "none" if found.concave == 0 else _percent(found.concave)
+        downward = "none" if found.concave == 0 else format_percent(found.concave)
         title = f"Loss from {low:.3g} to {high:.3g}; {downward} of the plane curves down"
         axes.set(title=f"{title}\n{_under(found)}", xlabel=across, ylabel=up)
         axes.set(xlim=(found.x[0], found.x[-1]), ylim=(found.y[0], found.y[-1]))
@@ -141,9 +140,9 @@ def draw_trajectory(found: Trajectory, ax: Any = None) -> Axes:
             points, ax=axes, shrink=0.85, label="point", ticks=MaxNLocator(5, integer=True)
         )
         across, up = _directions(found)
-        title = f"{_percent(found.share)} of the path's variance lies in this plane"
+        title = f"{format_percent(found.share)} of the path's variance lies in this plane"
         axes.set(
-            title=f"{title}\na random walk of {len(x)} points: {_percent(found.random_walk)}",
+            title=f"{title}\na random walk of {len(x)} points: {format_percent(found.random_walk)}",
             xlabel=across,
             ylabel=up,
         )
@@ -165,7 +164,7 @@ def _draw_path(ax: Axes, path: Trajectory, color: str) -> None:
 def _directions(path: Trajectory | None) -> tuple[str, str]:
     if path is None:
         return "multiple of the first direction", "multiple of the second direction"
-    first, second = (_percent(float(share)) for share in path.shares[:2])
+    first, second = (format_percent(float(share)) for share in path.shares[:2])
     return f"first principal direction ({first} of the variance)", f"second ({second})"
 
 
@@ -192,18 +191,18 @@ def draw_kernel(found: Kernel, ax: Any = None) -> Axes:
                 transform=axes.get_yaxis_transform(),
             )
         condition = (
-            f"condition {_number(found.condition)}"
+            f"condition {format_number(found.condition)}"
             if math.isfinite(found.condition)
             else "singular but for rounding"
         )
         share = float(values[0] / values.sum())
         under = f"{found.matrix.shape[0]} examples, {found.outputs} output{'s' * (found.outputs > 1)}, {found.parameters:,} parameters"
         axes.set(
-            title=f"Tangent kernel: {condition}, {_percent(share)} in the first eigenvector\n{under}"
+            title=f"Tangent kernel: {condition}, {format_percent(share)} in the first eigenvector\n{under}"
         )
         axes.set(xlabel="rank", ylabel="eigenvalue")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain_log(axes)
+        plain_log_ticks(axes)
     return axes
 
 
@@ -216,7 +215,9 @@ def _draw_entries(found: Kernel, ax: Any) -> Axes:
         )
         axes.figure.colorbar(image, ax=axes, shrink=0.85, label="kernel")
         unit = " x output" if found.output == "full" else ""
-        axes.set(title=f"Tangent kernel between two sets: mean {_number(float(matrix.mean()))}")
+        axes.set(
+            title=f"Tangent kernel between two sets: mean {format_number(float(matrix.mean()))}"
+        )
         axes.set(xlabel=f"other example{unit}", ylabel=f"example{unit}")
         axes.grid(False)
     return axes
@@ -246,7 +247,7 @@ def draw_drift(found: Drift, ax: Any = None) -> Axes:
             ms=4,
             label="an example with itself",
         )
-        title = f"The kernel moved by {_percent(found.drift)}\nalignment {found.alignment:.4g}, norm x {found.growth:.3g}"
+        title = f"The kernel moved by {format_percent(found.drift)}\nalignment {found.alignment:.4g}, norm x {found.growth:.3g}"
         axes.set(title=title, xlabel="$K_0$", ylabel="$K_t$ (dashed: no change)")
         axes.legend(loc="upper left")
     return axes
@@ -268,11 +269,11 @@ def draw_linearised(found: LinearisedRun, ax: Any = None) -> Axes:
         if len(steps) > 50:
             axes.set_xscale("log")
         share = found.rmse[-1] / found.moved[-1] if found.moved[-1] > 0 else math.nan
-        title = f"After {steps[-1]} steps linearised by {_percent(share)} beside the network"
+        title = f"After {steps[-1]} steps linearised by {format_percent(share)} beside the network"
         under = f"losses {found.loss[-1]:.3g} and {found.loss_linear[-1]:.3g} (linear), from {found.loss[0]:.3g}"
         axes.set(title=f"{title}\n{under}", xlabel="step", ylabel="RMS over examples and outputs")
         axes.legend()
-        _plain_log(axes)
+        plain_log_ticks(axes)
     return axes
 
 
@@ -285,26 +286,7 @@ def _wide(values: np.ndarray) -> bool:
     return len(known) > 0 and known.min() > 0 and known.max() > WIDE * known.min()
 
 
-def _plain_log(ax: Axes) -> None:
-    """Plain numbers on a logarithmic axis that spans less than two decades."""
-    low, high = ax.get_ylim()
-    if ax.get_yscale() == "log" and high < 100 * low:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _under(found: Line | Plane) -> str:
     """On how many examples, and with which statistics where the network keeps any."""
     statistics = f", {found.bn} statistics" if found.normalised else ""
     return f"{found.examples:,} examples{statistics}"
-
-
-def _number(value: float) -> str:
-    """Three digits; powers of ten as such."""
-    digits, _, power = f"{value:.3g}".partition("e")
-    return f"${digits} \\times 10^{{{int(power)}}}$" if power else digits
-
-
-def _percent(share: float) -> str:
-    return "an unknown part" if math.isnan(share) else f"{100 * share:.3g} %"

@@ -7,9 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from deepjax.analysis.gradients.gradient_figures import name_layers
-from deepjax.analysis.instrument_figures import canvas
-from deepjax.analysis.plots import COLORS
+from deepjax.analysis.plots import COLORS, canvas, layer_ticks
 from deepjax.analysis.residual.lesions import Lesions, PathLengths
 
 FEWEST = 1e-30
@@ -34,7 +32,7 @@ def draw_lesions(found: Lesions, ax: Any = None) -> Axes:
             f"Without one {what}: error {median:+.2g} in the median, {most:+.2g} at most ({names[worst]})"
         )
         axes.set(ylabel="error", ylim=_limits([found.error, *errors]), xlabel=f"{what} removed")
-        name_layers(axes, names)
+        layer_ticks(axes, names)
     return axes
 
 
