@@ -70,7 +70,8 @@ def layer_of(module: str) -> str:
 def package_of(module: str) -> str:
     """The sub-package that holds a module; the module itself if it is at the root of a package."""
     parts = module.split(".")
-    in_sub_package = len(parts) > 3 or (len(parts) == 3 and MODULES[module].name == "__init__.py")
+    is_package = module in MODULES and MODULES[module].name == "__init__.py"
+    in_sub_package = len(parts) > 3 or (len(parts) == 3 and is_package)
     return ".".join(parts[:3]) if in_sub_package else module
 
 
