@@ -28,7 +28,7 @@ from deepjax.models.weights import files
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights.files import read_tensors
 from deepjax.study.arms import Arm
-from deepjax.study.study import run_study
+from deepjax.study.runner import run_study
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
@@ -169,7 +169,7 @@ def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tm
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
     arms = degradation.make_arms(degradation.Options(out=tmp_path), degradation.PRESETS["digits"])
     folders = [
-        arm.folder(tmp_path, rate, seed)
+        arm.run_dir(tmp_path, rate, seed)
         for arm in arms.values()
         for rate in arm.rates
         for seed in arm.seeds

@@ -2,18 +2,14 @@
 
 import pytest
 
-from deepjax.study.study import Options, StudyResults
-from experiments.imagenet_history import PRESETS, RESNET, WINNERS, judge
-from tests.study.made_up import arm
+from experiments.imagenet_history import RESNET, STUDY, WINNERS, judge
+from tests.study.results import arm, results
 
 ARMS = {"vgg11_bn": arm(0.1, 0.12), "googlenet_bn": arm(0.1, 0.11), "resnet18": arm(0.1, 0.10)}
 
 
 def outcomes(**arms):
-    return [
-        verdict.outcome
-        for verdict in judge(StudyResults(Options(), PRESETS["digits"], ARMS | arms, []))
-    ]
+    return [verdict.outcome for verdict in judge(results(STUDY, ARMS | arms))]
 
 
 def test_the_chart():

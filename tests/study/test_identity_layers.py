@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.construction import stage_moments, with_identities, with_random_layers
+from deepjax.study.identity_layers import stage_moments, with_identities, with_random_layers
 
 BLOCKS = {8: 1, 14: 2}
 
