@@ -26,6 +26,7 @@ _PATHS = (
     "--out",
     "--run",
     "--beside",
+    "--reuse-runs-from",
     "--runs",
     "--results",
     "--data-dir",

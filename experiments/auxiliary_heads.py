@@ -135,7 +135,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
 def reach(
     results: StudyResults, claim: str, part: str, key: str, rule: str, **more: Any
 ) -> Verdict:
-    """Is the heads' share, or their cosine, above the rule's bound: with both norms, before and after training?"""
+    """Is the heads' share or cosine above the bound, with both norms, before and after training?"""
     looks = {
         f"{how}, {moment}": f"{norm}_{moment}"
         for norm, (_, how, _) in NORMS.items()
@@ -270,7 +270,8 @@ LIMIT = (
 )
 STUDY = Study(
     name="auxiliary_heads",
-    lecture="GoogLeNet: auxiliary classification outputs inject additional gradient at lower layers",
+    lecture="GoogLeNet: auxiliary classification outputs inject additional gradient "
+    "at lower layers",
     title="Do auxiliary classifiers feed the low layers, and does that help?",
     question=(
         "Losses on inner layers reach the low ones by a shorter way. How much of their gradient "

@@ -33,7 +33,7 @@ from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.intervals import format_ratio, mean_interval
 from deepjax.study.stats.rules import Rule, all_above, all_below
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Outcome, Verdict
-from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm
+from deepjax.study.study import HE_2015_CIFAR, Preset, SeedContext, Study, StudyResults, make_arm
 
 # The rules, fixed before the runs. MARGIN is under half of the 5.1 points that 20 -> 56 layers
 # without shortcuts cost on CIFAR-10 (Li et al. 2018: 8.18 -> 13.31 %). VANISHED is far above what
@@ -75,13 +75,7 @@ PRESETS = {
         "test error: residual 20 / 56 8.75 / 6.97 % (He et al.), plain 8.18 / 13.31 % (Li et al. "
         "2018); not measured here",
         seeds=5,
-        training={
-            "steps": 64_000,
-            "schedule": "step",
-            "warmup_epochs": 0.0,
-            "nesterov": False,
-            "decay_all": True,
-        },
+        training=HE_2015_CIFAR,
     ),
 }
 
@@ -159,7 +153,7 @@ def profile_panels(
 
 @dataclasses.dataclass(frozen=True)
 class Options(study.Options):
-    """Is a deeper plain network worse on training and test images, and does the residual one repair it?"""
+    """Is a deeper plain network worse on both sets, and does the residual one repair it?"""
 
     depths: tuple[int, ...] = (20, 56)
     """Depths, of the form 6n + 2; the verdicts compare the first with the last."""

@@ -1,6 +1,6 @@
-"""Does the gradient noise scale grow as the loss falls, and does it tell the batch size to train with?
+"""Does the gradient noise scale grow as the loss falls, and does it predict the batch size?
 
-McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training" (arXiv:1812.06162).
+McCandlish et al. 2018, "An empirical model of large-batch training" (arXiv:1812.06162).
 
 python experiments/gradient_noise.py            # digits: about two minutes on two CPU cores
 python experiments/gradient_noise.py --dataset fashion_mnist

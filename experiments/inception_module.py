@@ -34,8 +34,7 @@ from deepjax.study.stats.rules import above, exact_verdict
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm
 
-# cs231n 2017, lecture 9: the module on 28 x 28 x 256 with which the cost of both kinds is worked
-# out.
+# cs231n 2017, lecture 9: the module by which the cost of both kinds is worked out.
 SLIDE = Row(conv1x1=128, reduce3x3=64, conv3x3=192, reduce5x5=64, conv5x5=96, project=64)
 SLIDE_INPUT = (28, 28, 256)
 BRANCHES = {
@@ -242,12 +241,9 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
     sets: tuple[Literal["test", "train"], ...] = ("test", "train")
     errors = [cost_error_panel(arms, macs, which, "bottleneck", ("naive",)) for which in sets]
     steps = {"multiply-adds": [NAIVE / BOTTLENECK] * 2}
-    for key, label in (
-        ("seconds", "time of a training step"),
-        ("bytes", "memory of a training step"),
-    ):
+    for key, label in (("seconds", "time"), ("bytes", "memory")):
         pairs = zip(results.values(key, "naive"), results.values(key, "bottleneck"), strict=True)
-        steps[label] = [one / other for one, other in pairs]
+        steps[f"{label} of a training step"] = [one / other for one, other in pairs]
     maths, clock, memory = (float(np.mean(ratios)) for ratios in steps.values())
     title = (
         f"The naive module takes {maths:.2f} times the multiply-adds,\n{clock:.2f} times the time "
@@ -255,15 +251,11 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
     )
     panel = (title, "naive module over that with bottleneck (times)", steps)
     bars = "seeds as dots, their mean, and its 95 % interval as a bar."
+    step = f"A training step of the slide's module on 28 x 28 x 256: {bars}"
+    final = f"Final error on {results.options.dataset}: {bars}"
     return [
-        Figure(
-            rows_figure([panel], out / "step.png"),
-            f"A training step of the slide's module on 28 x 28 x 256: {bars}",
-        ),
-        Figure(
-            rows_figure(errors, out / "error.png"),
-            f"Final error on {results.options.dataset}: {bars}",
-        ),
+        Figure(rows_figure([panel], out / "step.png"), step),
+        Figure(rows_figure(errors, out / "error.png"), final),
     ]
 
 

@@ -34,7 +34,15 @@ from deepjax.study.runner import run_study
 from deepjax.study.stats.claims import Claim, judge_claims
 from deepjax.study.stats.rules import all_above, all_below, all_within, interval_rule
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm
+from deepjax.study.study import (
+    HE_2015_CIFAR,
+    Options,
+    Preset,
+    SeedContext,
+    Study,
+    StudyResults,
+    make_arm,
+)
 from deepjax.training import open_run
 from deepjax.training.metrics_log import read_rows
 
@@ -137,6 +145,8 @@ MEASURES = {
         "",
     ),
 }
+SHORT = {"epochs": 1, "batch_size": 128, "width": 8, "warmup_epochs": 0.3, "image_size": 16}
+TUNE = {"learning_rate": 0.01, "warmup_epochs": 0.0}
 PRESETS = {
     # One rate: of 0.1, 0.03 and 0.01 the degradation study found the first the best of every
     # network.
@@ -146,41 +156,18 @@ PRESETS = {
         seeds=4,
         rates=(0.1,),
         training={"epochs": 12, "batch_size": 64, "width": 8, "warmup_epochs": 4.0},
-        sizes={
-            "finetune": {"epochs": 3, "learning_rate": 0.01, "warmup_epochs": 0.0},
-            "examples": 64,
-            "points": 9,
-            "steps": 15,
-        },
+        sizes={"finetune": {"epochs": 3, **TUNE}, "examples": 64, "points": 9, "steps": 15},
     ),
     "fashion_mnist": Preset(
         "nothing: no source is known for so short a training",
         rates=(0.1,),
-        training={
-            "epochs": 1,
-            "batch_size": 128,
-            "width": 8,
-            "warmup_epochs": 0.3,
-            "image_size": 16,
-        },
-        sizes={
-            "finetune": {"steps": 100, "learning_rate": 0.01, "warmup_epochs": 0.0},
-            "examples": 256,
-            "points": 15,
-            "steps": 40,
-        },
+        training=SHORT,
+        sizes={"finetune": {"steps": 100, **TUNE}, "examples": 256, "points": 15, "steps": 40},
     ),
     "cifar10": Preset(
         "test error of plain 20 / 56: 8.18 / 13.31 % (Li et al. 2018, whose plain-56 has a "
         "chaotic surface); not measured here",
-        training={
-            "epochs": 164,
-            "steps": 64_000,
-            "schedule": "step",
-            "warmup_epochs": 0.0,
-            "nesterov": False,
-            "decay_all": True,
-        },
+        training={"epochs": 164, **HE_2015_CIFAR},
         sizes={
             "finetune": {"steps": 4000, "learning_rate": 0.01},
             "examples": 1024,
@@ -234,7 +221,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
 
 
 def judge(results: StudyResults) -> list[Verdict]:
-    """Capacity, search from scratch, search from the solution, and two looks at the surface; then their controls."""
+    """Capacity, training from scratch and from the solution, the surface; then their controls."""
     return judge_claims(CLAIMS, RULES, MEASURES, results.measured)
 
 

@@ -60,16 +60,19 @@ PRESETS = {
     "digits": Preset(
         "GoogLeNet as good as VGG with a twentieth of the parameters; no number, for networks so "
         "narrow",
-        5, RATES, {"epochs": 12, "batch_size": 64, "image_size": 32, "warmup_epochs": 2.0}, {"factor": 1},
+        5, RATES, {"epochs": 12, "batch_size": 64, "image_size": 32, "warmup_epochs": 2.0},
+        {"factor": 1},
     ),
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
-        3, RATES, {"epochs": 1, "batch_size": 128, "image_size": 32, "warmup_epochs": 0.25}, {"factor": 1},
+        3, RATES, {"epochs": 1, "batch_size": 128, "image_size": 32, "warmup_epochs": 0.25},
+        {"factor": 1},
     ),
     "cifar100": Preset(  # at the papers' widths and size of image
         "with stems for 32 pixels: vgg11_bn 31.36 %, googlenet 21.97 %, resnet18 24.39 % "
         "(weiaicunzai/pytorch-cifar100); not measured here",
-        3, RATES, {"epochs": 200, "batch_size": 128, "image_size": 224, "weight_decay": 5e-4}, {"factor": 8},
+        3, RATES, {"epochs": 200, "batch_size": 128, "image_size": 224, "weight_decay": 5e-4},
+        {"factor": 8},
     ),
 }  # fmt: skip
 

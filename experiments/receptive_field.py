@@ -6,15 +6,14 @@ python experiments/receptive_field.py           # digits: two minutes on two CPU
 python experiments/receptive_field.py --dataset fashion_mnist
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from deepjax.analysis.plots import COLORS, STYLE, Curve, save
+from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
 from deepjax.study.effective_fields import (
@@ -26,7 +25,7 @@ from deepjax.study.effective_fields import (
 )
 from deepjax.study.networks import Activation, Stack
 from deepjax.study.report.html import Figure
-from deepjax.study.report.plots import LinesPanel, lines_figure, rows_figure
+from deepjax.study.report.plots import LinesPanel, lines_figure, maps_figure, rows_figure
 from deepjax.study.runner import run_study
 from deepjax.study.stats.intervals import mean_interval
 from deepjax.study.stats.rules import above, exact_verdict, within
@@ -51,11 +50,12 @@ SMALL = {"three 3x3": ((3, 3, 3), 0), "three other 3x3": ((3, 3, 3), 10_000), "o
 POINTWISE = partial(Stack, (1,) * 4)
 # The middle map was added after the first run on digits: untrained, the last map's field was 22 of
 # 24 pixels wide already.
-LAYERS = {
+# Arm, layer, what makes the network.
+LAYERS: dict[str, tuple[str, str, Any]] = {
     "last map": ("resnet20", "stage3_block3", None),
     "middle map": ("resnet20", "stage2_block3", None),
+    "1x1 map": ("pointwise", "conv4", POINTWISE),
 }
-LAYERS |= {"1x1 map": ("pointwise", "conv4", POINTWISE)}  # arm, layer, what makes the network
 SHARED: dict[str, Any] = {
     "seeds": 5,
     "rates": (0.1,),
@@ -65,8 +65,8 @@ LUO = (
     "slopes of 0.5; sigma 1.41 and 2 pixels (theory); growth, as Luo et al. show for CIFAR-10 and "
     "CamVid (Figure 5)"
 )
-# digits are enlarged, as 8 pixels would bound every field; to 24, not 32, and 4 epochs for time (a
-# pilot, seed 1000)
+# Digits are enlarged, as 8 pixels would bound every field; to 24, not 32, and 4 epochs for time (a
+# pilot, seed 1000).
 PRESETS = {
     "digits": Preset(
         LUO, training={"epochs": 4, "batch_size": 64, "width": 8, "image_size": 24}, **SHARED
@@ -84,15 +84,14 @@ PRESETS = {
 
 def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     """The network whose field is to grow, and one whose field cannot."""
-    residual = make_arm("resnet20", "cifar_resnet20", options, preset)
     return {
-        "resnet20": residual,
+        "resnet20": make_arm("resnet20", "cifar_resnet20", options, preset),
         "pointwise": make_arm("pointwise", "own/pointwise", options, preset, POINTWISE),
     }
 
 
 def measure(context: SeedContext) -> dict[str, Any]:
-    """Fields of random stacks by depth, of three 3x3 and one 7x7, and of each network before and after its training."""
+    """Fields of random stacks by depth, of three 3x3 and one 7x7, of networks before and after."""
     sizes, seed, moments = context.preset.sizes, context.seed, {}
     draws = sizes["draws"]
     deep = {
@@ -125,11 +124,8 @@ def judge(results: StudyResults) -> list[Verdict]:
 
     def alike(other: str, **more: Any) -> Verdict:
         three, one = (results.values("small", name, "sigma", 0) for name in ("three 3x3", other))
-        ratios = {
-            f"sigma {np.mean(three):.2f} over {np.mean(one):.2f} pixels": [
-                a / b for a, b in zip(three, one, strict=True)
-            ]
-        }
+        name = f"sigma {np.mean(three):.2f} over {np.mean(one):.2f} pixels"
+        ratios = {name: [a / b for a, b in zip(three, one, strict=True)]}
         how = (
             "Standard deviation of the untrained field (mean of gradient^2), ratio seed by seed; "
             "Student's 95 % interval."
@@ -227,32 +223,6 @@ def depth_panel(
     return f"{kind}: the effective field grows\nas depth to the power {slope:.2f}", curves
 
 
-def training_figure(found: Mapping[str, Sequence[Any]], path: Path) -> Path:
-    """Maps before and after training, mean over seeds, relative to their peak: a row for each layer.
-
-    found: by layer the maps (seeds, 2, height, width), and the sigmas (seeds, 2) in pixels.
-    """
-    with plt.style.context(STYLE):
-        size: dict[str, Any] = {"figsize": (8.6, 3.7 * len(found)), "squeeze": False}
-        figure, axes = plt.subplots(len(found), 2, sharex=True, sharey=True, **size)
-        for row, (layer, (maps, sigmas)) in zip(axes, found.items(), strict=True):
-            widths = mean_interval((np.asarray(sigmas)[:, 1] - np.asarray(sigmas)[:, 0]).tolist())
-            titles = (
-                f"{layer} before training",
-                f"after: sigma {widths.effect:+.1f} [{widths.low:+.1f}, {widths.high:+.1f}] pixels",
-            )
-            for ax, title, values in zip(row, titles, np.mean(maps, 0), strict=True):
-                style = {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-                image = ax.imshow(values / values.max(), **style)
-                ax.set(title=title[0].upper() + title[1:])
-                ax.grid(False)
-            row[0].set_ylabel("row (pixels)")
-        for ax in axes[-1]:
-            ax.set_xlabel("column (pixels)")
-        figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label="mean gradient² / its peak")
-    return save(figure, path)
-
-
 def draw(results: StudyResults, out: Path) -> list[Figure]:
     """Growth over depth; the two ways to see seven pixels; the field before and after training."""
     depths = results.preset.sizes["depths"]
@@ -267,10 +237,13 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
     title = (
         f"Both see 7 pixels; in effect three 3x3\nare {three / one:.2f} times as wide as one 7x7"
     )
-    trained = {
-        name: [results.values("training", name, key) for key in ("maps", "sigma")]
-        for name in ("middle map", "last map")
-    }
+    trained = []
+    for layer in ("middle map", "last map"):
+        before, after = np.mean(results.values("training", layer, "maps"), 0)
+        change = mean_interval([b - a for a, b in results.values("training", layer, "sigma")])
+        sigma = f"{change.effect:+.1f} [{change.low:+.1f}, {change.high:+.1f}] pixels"
+        name = f"{layer[0].upper()}{layer[1:]} before training"
+        trained.append([(name, before), (f"After: sigma {sigma}", after)])
     band = (
         "Untrained stacks of 3x3. Band: from least to greatest seed; dotted: sqrt(2 n / 3), the "
         "theory of sigma."
@@ -287,7 +260,7 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
             "Untrained; bar: 95 % interval.",
         ),
         Figure(
-            training_figure(trained, out / "training.png"),
+            maps_figure(trained, out / "training.png", "mean gradient² / its peak"),
             "What moves the centre unit of a map of ResNet-20.",
         ),
     ]
@@ -305,7 +278,8 @@ LIMIT = (
 )
 STUDY = Study(
     name="receptive_field",
-    lecture="VGG: three stacked 3x3 convolutions have the same effective receptive field as one 7x7",
+    lecture="VGG: three stacked 3x3 convolutions have the same effective receptive field "
+    "as one 7x7",
     title="What does a unit see, on paper and in effect?",
     question=(
         "A stack of three 3x3 convolutions can see the same 7x7 pixels as one large filter. Does "

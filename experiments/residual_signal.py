@@ -27,10 +27,16 @@ from deepjax.study.runner import run_study
 from deepjax.study.stats.claims import Claim, judge_claims
 from deepjax.study.stats.rules import all_above, all_below, all_within, interval_rule
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Outcome, Verdict
-from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm
+from deepjax.study.study import (
+    HE_2015_CIFAR,
+    Options,
+    Preset,
+    SeedContext,
+    Study,
+    StudyResults,
+    make_arm,
+)
 from deepjax.training import open_run
-
-Variables = Mapping[str, Any]
 
 
 def tower(blocks: int, normed: bool, width: int = 16) -> PreActResNet:
@@ -63,7 +69,7 @@ def block_names(model: Any) -> list[str]:
     return [f"stage{stage}_block{i}" for stage, count in stages for i in range(1, count + 1)]
 
 
-def lesion_rises(model: Any, variables: Variables, batch: Batch) -> list[float]:
+def lesion_rises(model: Any, variables: Mapping[str, Any], batch: Batch) -> list[float]:
     """Rise of the error in points when a block is replaced by the identity, by block.
 
     Only blocks that keep their input's shape. For a residual block this deletes its branch, since
@@ -75,14 +81,14 @@ def lesion_rises(model: Any, variables: Variables, batch: Batch) -> list[float]:
     return [100 * lesion.error_change for lesion in found.blocks]
 
 
-def responses(model: Any, variables: Variables, batch: Batch) -> list[float]:
+def responses(model: Any, variables: Mapping[str, Any], batch: Batch) -> list[float]:
     """Standard deviation of each 3x3 layer's output after batch norm (He et al. 2015, Figure 7)."""
     layers = ["stem_norm", *(f"{block}/norm{i}" for block in block_names(model) for i in (1, 2))]
     return [row.std for row in trace(model, variables, batch, layers=layers).layers]
 
 
 def gradient_paths(
-    model: Any, variables: Variables, batch: Batch, samples: int, seed: int
+    model: Any, variables: Mapping[str, Any], batch: Batch, samples: int, seed: int
 ) -> dict[str, Any]:
     """The gradient's fraction by path length, and its mean length over that of all paths."""
     found = path_lengths(model, variables, batch, samples=samples, seed=seed)
@@ -163,6 +169,7 @@ MEASURES = {
         "",
     ),
 }
+SHORT = {"epochs": 1, "batch_size": 128, "width": 8, "warmup_epochs": 0.3, "image_size": 16}
 PRESETS = {
     # One rate: in the degradation study 0.1 was the best of every network.
     "digits": Preset(
@@ -176,26 +183,13 @@ PRESETS = {
     "fashion_mnist": Preset(
         "nothing: no source is known for so short a training",
         rates=(0.1,),
-        training={
-            "epochs": 1,
-            "batch_size": 128,
-            "width": 8,
-            "warmup_epochs": 0.3,
-            "image_size": 16,
-        },
+        training=SHORT,
         sizes={"tested": 2000, "samples": 16},
     ),
     "cifar10": Preset(
         "as on digits; responses smaller than of plain networks, and with depth (He et al. 2015, "
         "Figure 7); not measured here",
-        training={
-            "epochs": 164,
-            "steps": 64_000,
-            "schedule": "step",
-            "warmup_epochs": 0.0,
-            "nesterov": False,
-            "decay_all": True,
-        },
+        training={"epochs": 164, **HE_2015_CIFAR},
         sizes={"tested": 10_000, "samples": 64},
     ),
 }
@@ -225,14 +219,14 @@ def measure(context: SeedContext) -> dict[str, Any]:
         stds[f"{name}, drawn"] = responses(model, fresh, batch)
         if name == "resnet56":
             paths[name] = gradient_paths(model, variables, batch, samples, seed)
-    found = {
-        kind: {name: each[kind] for name, each in signals.items()}
-        for kind in ("signal", "factor", "exponent")
-    }
-    found |= {
-        kind: {name: each[kind] for name, each in paths.items()} for kind in ("ratio", "share")
-    }
-    return found | {"rise": rises, "response": stds}
+    found: dict[str, Any] = {"rise": rises, "response": stds}
+    for kinds, by_name in (
+        (("signal", "factor", "exponent"), signals),
+        (("ratio", "share"), paths),
+    ):
+        for kind in kinds:
+            found[kind] = {name: values[kind] for name, values in by_name.items()}
+    return found
 
 
 def judge(results: StudyResults) -> list[Verdict]:
@@ -255,11 +249,8 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
         "paths": [[math.comb(27, k) / 2**27 for k in range(28)]],
     }
     grown = f"Without norm each block multiplies the signal by {mean['factor']['no norm']:.2f}"
-    deep, shallow, worst = (
-        mean["rise"]["resnet56"],
-        mean["rise"]["plain20"],
-        np.mean(rise["resnet56"], axis=0).max(),
-    )
+    deep, shallow = mean["rise"]["resnet56"], mean["rise"]["plain20"]
+    worst = np.mean(rise["resnet56"], axis=0).max()
     lost = (
         f"Without a block plain-20 loses {shallow:.0f} points,\nresidual-56 {deep:.1f}, and "
         f"{worst:.0f} at worst"
@@ -268,9 +259,8 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
         f"Residual-56: paths of the gradient are\n{mean['ratio']['resnet56']:.2f} as long as the "
         "mean path"
     )
-    smaller = "Mean response: " + ", ".join(
-        f"{name} {mean['response'][name]:.2f}" for name in NETWORKS
-    )
+    means = ", ".join(f"{name} {mean['response'][name]:.2f}" for name in NETWORKS)
+    smaller = f"Mean response: {means}"
     return [
         profile_figure(out / "signal.png", grown, ("block", "mean square"), signal, y_scale="log"),
         profile_figure(

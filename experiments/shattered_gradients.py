@@ -7,7 +7,7 @@ python experiments/shattered_gradients.py --dataset fashion_mnist
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from deepjax.study.report.plots import lines_figure
 from deepjax.study.runner import run_study
 from deepjax.study.stats.claims import difference_verdict
 from deepjax.study.stats.rules import Rule, all_above
-from deepjax.study.stats.scaling_laws import exponential_law, power_law
+from deepjax.study.stats.scaling_laws import Points, exponential_law, power_law
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults
 
@@ -167,7 +167,7 @@ def alike(model: Any, key: Array, inputs: Array) -> float:
     return shattering(model, init_variables(model, key, inputs.shape), inputs).cosine
 
 
-def curve(label: str, points: Mapping[int, Sequence[float]], color: str, line: str = "-") -> Curve:
+def curve(label: str, points: Points, color: str, line: str = "-") -> Curve:
     """Values by depth and seed as a line of a figure."""
     return Curve(label, list(points), list(zip(*points.values(), strict=True)), color, line)
 
@@ -239,14 +239,11 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
             for name, color in zip(names, COLORS, strict=False)
         ]
 
-    verdicts = results.verdicts
-    laws = [
-        curve(f"{base:g}^L", {depth: [base**depth] for depth in SHORT}, "0.6", ":")
-        for base in (0.5, 0.75)
-    ]
-    half = np.exp(verdicts[0].effects["slope"].effect)
-    exponent = verdicts[3].effects["slope"].effect
-    residual, plain = (np.mean(values) for values in verdicts[4].values.values())
+    powers = {base: {depth: [base**depth] for depth in SHORT} for base in (0.5, 0.75)}
+    laws = [curve(f"{base:g}^L", points, "0.6", ":") for base, points in powers.items()]
+    half = np.exp(results.verdicts[0].effects["slope"].effect)
+    exponent = results.verdicts[3].effects["slope"].effect
+    residual, plain = (np.mean(values) for values in results.verdicts[4].values.values())
     first = (
         f"Plain, batch norm: each block\nmultiplies the cosine by {half:.2f}",
         [*curves(list(WIDE)[:5], SHORT), *laws],
@@ -260,21 +257,18 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
         curves(("resnet", "plain"), LAYERS),
     )
     label, log = "mean cosine between gradients", "log"
-    band = " Mean over seeds, band from the least to the greatest."
-    return [
-        Figure(
-            lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log),
-            f"Wide networks.{band}",
-        ),
-        Figure(
-            lines_figure([second], out / "power.png", "blocks", label, log, log),
-            f"Wide residual networks by depth.{band}",
-        ),
-        Figure(
-            lines_figure([third], out / "images.png", "layers", label),
-            f"Convolutional networks of the registry.{band}",
-        ),
+    files = [
+        lines_figure([first], out / "exponential.png", "blocks", label, y_scale=log),
+        lines_figure([second], out / "power.png", "blocks", label, log, log),
+        lines_figure([third], out / "images.png", "layers", label),
     ]
+    captions = (
+        "Wide networks.",
+        "Wide residual networks by depth.",
+        "Convolutional networks of the registry.",
+    )
+    band = " Mean over seeds, band from the least to the greatest."
+    return [Figure(path, caption + band) for path, caption in zip(files, captions, strict=True)]
 
 
 METHOD = [

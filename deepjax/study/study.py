@@ -17,6 +17,16 @@ from deepjax.study.report.plots import arm_label
 from deepjax.study.stats.verdict import Verdict
 from deepjax.training.config import TrainConfig
 
+# He et al. 2015, section 4.2: 64k iterations, 0.1 divided by ten at 32k and 48k, decay of 1e-4 on
+# everything.
+HE_2015_CIFAR: Mapping[str, Any] = {
+    "steps": 64_000,
+    "schedule": "step",
+    "warmup_epochs": 0.0,
+    "nesterov": False,
+    "decay_all": True,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:

@@ -78,7 +78,7 @@ def test_epochs_to_a_target():
 
 
 def test_shares_are_gathered_by_part():
-    """Heads are summed, layers averaged; heads' own layers belong to no part; where nothing arrives there is no cosine."""
+    """Heads are summed, layers averaged; heads' own layers belong to no part; no gradient: None."""
     rows = []
     for layer, share in (
         ("stem_conv1", 0.2),
@@ -101,7 +101,7 @@ def test_shares_are_gathered_by_part():
 
 
 def test_arms_and_preset_of_the_papers():
-    """Weight 0.3 on both heads is GoogLeNet's (section 5); 200 epochs are those of the published baselines of CIFAR-100."""
+    """Weight 0.3 is GoogLeNet's (section 5); published baselines of CIFAR-100 take 200 epochs."""
     arms = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])
     assert sorted(arms) == sorted(ARMS)
     paper = arms["none_0.3"].config

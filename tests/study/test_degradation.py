@@ -89,7 +89,7 @@ def test_depths_out_of_range_are_refused(depths):
 
 
 def test_presets_of_the_paper():
-    """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4 on everything, classical momentum (section 4.2)."""
+    """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4, momentum (section 4.2)."""
     config = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["plain56"].config
     assert (config.total_steps, config.batch_size, config.weight_decay, config.momentum) == (
         64_000,

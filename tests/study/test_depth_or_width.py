@@ -79,7 +79,7 @@ def test_a_control_that_does_not_flip_is_noticed():
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
 def test_budgets_are_equal_or_not_as_said(dataset):
-    """At every size of image: within 2 % in multiply-adds and 9 % in parameters; a third, a sixteenth and a fortieth."""
+    """Within 2 % in multiply-adds and 9 % in parameters; a third, a sixteenth and a fortieth."""
     costs = network_costs(make_arms(Options(dataset=dataset), PRESETS[dataset]))
     cost = {net: costs[name_of(net)] for net in NETS}
     for net in EQUAL:
@@ -91,7 +91,7 @@ def test_budgets_are_equal_or_not_as_said(dataset):
 
 
 def test_exact_counts():
-    """The deep network of the papers' scale is He et al.'s ResNet-56 (0.85 M parameters, Table 6)."""
+    """The deep network at the paper's scale is ResNet-56 (0.85 M parameters, Table 6)."""
     arms = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])
     cost = network_costs({"deep": arms[name_of(DEEP)]})["deep"]
     assert (cost.params, cost.macs) == (853_018, 125_485_696)

@@ -1,4 +1,4 @@
-"""The study of gradient noise is judged by rules that can fail; steps to a target and the hyperbola against what is known."""
+"""Gradient noise: rules that can fail; steps to a target and the hyperbola against closed forms."""
 
 import math
 
@@ -27,7 +27,7 @@ PRESET = PRESETS["digits"]
 
 
 def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
-    """A noise scale that goes as the loss to a power, whose mean on the way is `ratio` times the critical batch size."""
+    """A noise scale that is a power of the loss; its mean is `ratio` times the critical batch."""
     at = [round(100 * share) for share in (*ON_THE_WAY, *BEYOND)]
     losses = np.exp(-np.arange(len(at)) / 4 + shift)
     scales, way = losses**power, len(ON_THE_WAY)
@@ -118,7 +118,7 @@ def test_the_fewest_steps_are_those_of_the_best_rate(tiny):
 
 
 def test_the_noise_scale_is_that_of_all_the_images(tiny):
-    """Drawn with replacement, the estimate has no bias: near tr(Sigma) / |G|^2 of the images as they are."""
+    """Sampled with replacement, the estimate is unbiased: near tr(Sigma) / |G|^2 of the images."""
     programs, config = tiny
     rng = np.random.default_rng(0)
     data = {

@@ -13,7 +13,7 @@ def outcomes(**arms):
 
 
 def test_the_chart():
-    """He et al. 2015, Table 5: 6.66 rounds GoogLeNet's 6.67 (Szegedy et al. 2014, Table 2); SENet 2.251."""
+    """He et al. 2015, Table 5: 6.66 rounds GoogLeNet's 6.67 (Szegedy et al. 2014); SENet 2.251."""
     assert [winner.error for winner in WINNERS] == [16.4, 11.7, 6.67, 3.57, 2.99, 2.25]
     assert [winner.layers for winner in WINNERS] == [8, 8, 22, 152, 152, 152]
     assert RESNET["one, 10 crops"] == 5.71  # Table 3

@@ -1,4 +1,4 @@
-"""The slide's integers, the modules without a branch, and the study's verdicts on made-up results."""
+"""The slide's integers, modules without a branch, and the verdicts on made-up results."""
 
 import jax
 import jax.numpy as jnp
@@ -124,9 +124,7 @@ def made_up_results(
             {"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}}
         )
     return made_up_results(
-        STUDY,
-        {name: five_seeds(error) for name, error in (BASE | errors).items()},
-        measured,
+        STUDY, {name: five_seeds(error) for name, error in (BASE | errors).items()}, measured
     )
 
 

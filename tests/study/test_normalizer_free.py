@@ -1,4 +1,4 @@
-"""The study of networks without batch norm is judged by rules that can fail, on the networks that it says."""
+"""Networks without batch norm: rules that can fail, on the declared networks."""
 
 import pytest
 

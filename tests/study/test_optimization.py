@@ -1,4 +1,4 @@
-"""The rules of 'harder to optimise, not less able' can come out either way; the linear classifier's surface is convex."""
+"""Harder to optimise, not less able: rules that can fail; a linear classifier is convex."""
 
 import jax
 import pytest

@@ -44,7 +44,7 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 
 def test_exact_claims():
-    """VGG-16's 123,642,856 in three linear layers; 61.1 M of AlexNet over 6,998,552 is 8.7, not 12."""
+    """VGG-16: 123,642,856 in linear layers; AlexNet's 61.1 M over 6,998,552 is 8.7, not 12."""
     fully_connected, twelve, *_, resnet, _ = judge(results(STUDY, BASE))
     assert (fully_connected.outcome, twelve.outcome, resnet.outcome) == (
         "supported",
@@ -60,7 +60,7 @@ def test_exact_claims():
 
 
 def test_exact_costs():
-    """Narrow networks at 32 pixels; at the papers' widths VGG-11 loses its linear layers' parameters and nothing else."""
+    """Narrow networks at 32 pixels; at the papers' widths VGG-11 loses only its linear layers."""
     cost = network_costs(make_arms(Options(), PRESETS["digits"]))
     counts = {
         "vgg11_8": 2_019_034,

@@ -1,4 +1,4 @@
-"""The rules on what shortcuts do to the signal can come out either way, and each control by the same rule the other way."""
+"""What shortcuts do to the signal: rules and controls that can come out either way."""
 
 import math
 
@@ -97,7 +97,7 @@ def test_the_blocks_are_those_of_the_network():
 
 
 def test_all_blocks_but_those_that_change_the_map_are_left_out():
-    """Of a network whose branches are all zero nothing is lost; its 3, 2 and 2 blocks keep their input's shape."""
+    """With branches of zero nothing is lost; 3, 2 and 2 blocks keep their input's shape."""
     model = create_model("cifar_resnet20", width=2, zero_init=True)
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
     variables = jax.jit(model.init)(jax.random.key(1), images)

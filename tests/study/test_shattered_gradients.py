@@ -1,4 +1,4 @@
-"""The laws are told from one another, and from networks that follow none; the wide networks are what theory speaks of."""
+"""Laws are distinguished from one another; the wide networks are those of the theory."""
 
 import jax
 import jax.numpy as jnp

@@ -34,7 +34,7 @@ def test_both_kinds_of_stage_see_as_much(kernels):
 
 
 def test_a_linear_stage_is_linear_but_for_its_end():
-    """With large biases before both ReLUs they are out of play: then what the input changes is doubled as the input is."""
+    """Large biases keep both ReLUs active: then the change of the output is linear in the input."""
     model = Stages((3, 3), width=4, stages=1, linear=True)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     variables = model.init(jax.random.key(1), images)

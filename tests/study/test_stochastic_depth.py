@@ -78,7 +78,7 @@ def test_the_arms_are_the_network_bare_and_wrapped_at_two_budgets():
 
 
 def test_preset_of_the_paper():
-    """ResNet-110, 500 epochs of batches of 128, 0.1 divided at half and three quarters, decay 1e-4 (section 4)."""
+    """ResNet-110, 500 epochs of 128, 0.1 divided at half and three quarters, decay 1e-4."""
     paper = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["stochastic-long"]
     config = paper.config
     assert (config.epochs, config.batch_size, config.weight_decay, config.momentum) == (

@@ -132,7 +132,7 @@ def test_options_out_of_range_are_refused(wrong):
 
 
 def test_an_arm_alone_gives_the_same_numbers(finished, tmp_path, capsys):
-    """What a scheduler runs as a job of its own is what the whole study runs: to the bit, whatever runs beside it."""
+    """As a job of its own an arm is bitwise identical to that of the complete study."""
     run_study(toy.STUDY, Options(out=tmp_path, arm="deep"))
     assert "concludes the study" in capsys.readouterr().out
     assert not (tmp_path / "result.json").exists()

@@ -1,4 +1,4 @@
-"""Processes of a study: they stay for a second round, and an error or a death of one of them reaches the study."""
+"""Worker processes: kept for a second round; an error or a death is raised in the study."""
 
 import functools
 import multiprocessing

@@ -9,22 +9,19 @@ from deepjax.training.config import write_text
 
 Record = Mapping[str, Any]  # a result.json
 
-INTRODUCTION = (
-    "# Deep Into Deep, measured\n"
-    "\n"
-    "Every claim of the lecture, put to the test: a rule fixed beforehand, several seeds, "
-    "an interval, and a control that must come out\n"
-    "the other way. A verdict is *supported*, *refuted* or *inconclusive*; all three are "
-    "results. `make studies` runs everything below on\n"
-    "the digits and writes this page; `python experiments/NAME.py --dataset fashion_mnist` "
-    "runs one study on another data set.\n"
-    "\n"
-    "Intervals are Student's or Welch's at 95 %, over seeds. A claim of several parts is "
-    "supported only if each part is, so no correction\n"
-    "is due inside a claim. Across the {claims} claims of this page none is made: of "
-    "claims without anything in them about one in forty\n"
-    "would be called supported by chance.\n"
-)
+INTRODUCTION = """# Deep Into Deep, measured
+
+Every claim of the lecture, put to the test: a rule fixed beforehand, several seeds, an interval,
+and a control that must come out the other way. A verdict is *supported*, *refuted* or
+*inconclusive*; all three are results. `make studies` runs everything below on the digits and
+writes this page; `python experiments/NAME.py --dataset fashion_mnist` runs one study on another
+data set.
+
+Intervals are Student's or Welch's at 95 %, over seeds. A claim of several parts is supported only
+if each part is, so no correction is due inside a claim. Across the {claims} claims of this page
+none is made: of claims without anything in them about one in forty would be called supported by
+chance.
+"""
 
 
 def write_page(results: Path, order: Sequence[str], datasets: Sequence[str]) -> Path:

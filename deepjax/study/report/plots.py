@@ -111,10 +111,8 @@ def _label_ends(ax: Axes, curves: Sequence[Curve]) -> None:
     ends = []
     for curve in curves:
         last = np.asarray(curve.y, float)[:, -1]
-        if ax.get_yscale() == "log":
-            y = float(np.exp(np.log(np.maximum(last, 1e-30)).mean()))
-        else:
-            y = float(last.mean())
+        log = ax.get_yscale() == "log"
+        y = float(np.exp(np.log(np.maximum(last, 1e-30)).mean()) if log else last.mean())
         _, height = ax.transAxes.inverted().transform(ax.transData.transform((curve.x[-1], y)))
         ends.append((height, curve))
     style: dict[str, Any] = {
@@ -146,10 +144,32 @@ def profile_figure(
         for (name, y), color in zip(rows.items(), COLORS, strict=False)
     ]
     caption = (
-        f"{axes[1].capitalize()} by {axes[0]}. "
-        "Mean over seeds, band from the least to the greatest."
+        f"{axes[1].capitalize()} by {axes[0]}. Mean over seeds, band from the least to the "
+        "greatest."
     )
     return Figure(lines_figure([(title, curves)], path, *axes, **scale), caption)
+
+
+def maps_figure(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path, label: str) -> Path:
+    """Rows of (title, map), each map relative to its peak. Written to `path`.
+
+    maps: (height, width); label: of the colour bar.
+    """
+    columns = len(rows[0])
+    layout: dict[str, Any] = {"figsize": (4.3 * columns, 3.7 * len(rows)), "squeeze": False}
+    style: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(len(rows), columns, sharex=True, sharey=True, **layout)
+        for line, row in zip(axes, rows, strict=True):
+            for ax, (title, values) in zip(line, row, strict=True):
+                image = ax.imshow(values / values.max(), **style)
+                ax.set(title=title)
+                ax.grid(False)
+            line[0].set_ylabel("row (pixels)")
+        for ax in axes[-1]:
+            ax.set_xlabel("column (pixels)")
+        figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label=label)
+    return save(figure, path)
 
 
 def cost_error_panel(
@@ -180,9 +200,7 @@ def arm_label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def error_panels(
-    kinds: Mapping[str, Mapping[int, ArmResult]],
-) -> tuple[list[LinesPanel], str, str]:
+def error_panels(kinds: Mapping[str, Mapping[int, ArmResult]]) -> tuple[list[LinesPanel], str, str]:
     """Errors of kinds of networks by depth: panels, the label of x, and a caption.
 
     By epoch, or by depth where training was too short for a curve. Titles have the final training

@@ -1,4 +1,4 @@
-"""Intervals against closed forms and simulated studies without an effect; rules against every case."""
+"""Intervals against closed forms and simulated studies without an effect; every case of a rule."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from deepjax.study.stats.rules import all_above, all_below, all_within
 from deepjax.study.stats.verdict import Verdict
 
 NULLS = 1000  # simulated studies in which nothing is to be found
-# 5 % of false positives are meant; of 1,000 studies 95 % show at most 61, 99.9 % at most 71 (binomial)
+# 5 % of false positives are nominal; of 1,000 studies 95 % show at most 61, 99.9 % at most 71.
 MOST_FALSE = 71 / NULLS
 
 
@@ -72,7 +72,7 @@ def test_an_effect_of_three_deviations_is_mostly_found_with_five_seeds():
 
 
 def test_two_rules_at_once_are_not_easier_to_pass_than_one():
-    """Supported needs every interval: no correction for several looks is due (an intersection-union test)."""
+    """Supported needs every interval: an intersection-union test, which needs no correction."""
     rng = np.random.default_rng(10)
     supported = 0
     for _ in range(NULLS):
