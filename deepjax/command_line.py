@@ -26,7 +26,6 @@ _PATHS = (
     "--out",
     "--run",
     "--beside",
-    "--reuse-runs-from",
     "--runs",
     "--results",
     "--data-dir",

@@ -29,10 +29,10 @@ from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm
 from deepjax.training import open_run
 
-# The rules, fixed before the runs. That some of the heads' gradient arrives below them is trivially
-# so: the rule asks for a tenth of all that arrives. Whether that helps is asked apart: fewer epochs
-# to a target, a lower error in the end, seed by seed. Controls: above both heads their share is 0;
-# and a third of the target is not reached sooner than the target.
+# Rules, fixed before the runs. Some gradient of the heads reaches the layers below them trivially,
+# so the rule asks for a tenth of all gradient there. Whether it helps is judged separately: epochs
+# to a target and final error, paired by seed. Controls: above both heads their fraction is 0; a
+# third of the target error is not reached sooner than the target.
 RULES = {
     "fed": (
         "Supported if every interval lies above 0.1; refuted if one lies below it; else "
@@ -49,8 +49,8 @@ LESS = Rule(
 PAPER = 0.3  # weight of the heads' losses
 ARMS = ("none_0", "none_0.3", "batch_0", "batch_0.3", "none_1", "none_0.1", "batch_0.1", "batch_1")
 # SGD without batch norm was at 44 and 67 % of error after 8 epochs on seeds 1000 and 1001, so AdamW
-# is taken there. Changed after a first run on the study's seeds: 10 epochs for a target of 25 %,
-# which most networks without batch norm missed; a control told.
+# is used there. Exploratory, changed after a first run on the study's seeds: before, 10 epochs for
+# a target of 25 %, which most networks without batch norm missed, as a control showed.
 NORMS = {
     "none": ("googlenet", "Without batch norm", "adamw"),
     "batch": ("googlenet_bn", "With batch norm", "sgd"),

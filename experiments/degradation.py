@@ -35,11 +35,11 @@ from deepjax.study.stats.rules import Rule, all_above, all_below
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Outcome, Verdict
 from deepjax.study.study import HE_2015_CIFAR, Preset, SeedContext, Study, StudyResults, make_arm
 
-# The rules, fixed before the runs. MARGIN is under half of the 5.1 points that 20 -> 56 layers
-# without shortcuts cost on CIFAR-10 (Li et al. 2018: 8.18 -> 13.31 %). VANISHED is far above what
-# vanishing would give: a factor of 0.9 a layer, over the 36 layers between the thirds, gives 0.02.
-# Controls: the residual networks must not pass for worse, the plain ones not for as good, and a
-# network of sigmoids, whose gradients do vanish (Glorot and Bengio 2010), must be found out.
+# Rules, fixed before the runs. MARGIN is under half of the 5.1 points that 20 -> 56 layers without
+# shortcuts cost on CIFAR-10 (Li et al. 2018: 8.18 -> 13.31 %). VANISHED is far above the ratio of
+# vanishing gradients: a factor of 0.9 per layer gives 0.02 over the 36 layers between the thirds.
+# Controls: residual networks must not be judged worse, plain ones not as good, and gradients of a
+# network of sigmoids, which do vanish (Glorot and Bengio 2010), must be judged vanished.
 MARGIN, VANISHED = 0.02, 0.1
 WORSE = Rule(
     "Supported if both intervals lie above 0; refuted if one lies below it; else inconclusive.",
@@ -57,7 +57,7 @@ RULE_GRADIENTS = (
 )
 PRESETS = {
     # Warm-up over a third of the training was chosen on seeds 1000 and 1001 of the residual
-    # networks; He et al. warm up at 110.
+    # networks; He et al. warm up ResNet-110.
     "digits": Preset(
         "plain-56 near 75 %, plain-20 near 2.4 %, residual 20 and 56 near 1 % training error (a "
         "prototype, one seed, 15 epochs)",

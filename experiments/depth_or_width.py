@@ -25,11 +25,11 @@ from deepjax.study.stats.rules import Rule, all_below
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# The rules, fixed before the runs. Differences are of test errors, seed by seed: a seed has the
-# same images in the same order in every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are
-# 0.65 points apart on CIFAR-10, in favour of the wide one. Controls: a deep network with a
-# sixteenth of the multiply-adds must not pass for better because it is deep, and a shallow one with
-# a fortieth must not pass for as good because it is shallow.
+# Rules, fixed before the runs, on test errors paired by seed: a seed has the same images in the
+# same order in every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points apart on
+# CIFAR-10, in favour of the wide one. Controls: a deep network with a sixteenth of the
+# multiply-adds must not be judged better for its depth, and a shallow one with a fortieth must not
+# be judged as good.
 MARGIN = 0.01
 BETTER = Rule(
     "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
@@ -41,8 +41,8 @@ ENOUGH = Rule(
     partial(all_below, bound=MARGIN),
 )
 # Residual networks of 6n + 2 layers: (depth, width of the first stage). The multiply-adds of EQUAL
-# are within 2 % of one another, their parameters within 9 %, whatever the size of the images; the
-# others have less.
+# are within 2 % of one another and their parameters within 9 %, at any image size; the others have
+# fewer.
 Net = tuple[int, int]
 EQUAL: tuple[Net, ...] = ((56, 8), (20, 14), (8, 26))
 DEEP, MIDDLE, SHALLOW = EQUAL
@@ -57,8 +57,7 @@ PRESETS = {
         training={"epochs": 12, "batch_size": 64, "warmup_epochs": 4.0},
         sizes={"factor": 1},
     ),
-    # Images of half the side, a quarter of the work: what two CPU cores finish in a quarter of an
-    # hour.
+    # Images of half the side need a quarter of the work: a quarter of an hour on two CPU cores.
     "fashion_mnist": Preset(
         "as on digits; no source is known for so short a training",
         rates=(0.1, 0.03),

@@ -31,17 +31,17 @@ from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults
 from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training
 
-# No batch norm, under which an image has no gradient of its own, and no momentum, as in the theory.
-# The noise scale is taken at these shares of the steps that the probe's batch size needs to the
-# target.
+# As in the theory: no batch norm, with which a single image has no gradient of its own, and no
+# momentum. The noise scale is measured at these fractions of the steps that the probe's batch size
+# needs to the target.
 NETWORK = partial(Stack, (3,) * 3, width=16, norm=False)
 ON_THE_WAY, BEYOND = tuple(np.linspace(0, 1, 7)), (1.5, 2.0, 3.0)
 
-# The rules, fixed before the runs. A step with B images brings 1 / (1 + noise scale / B) of what
-# one without noise would, so the steps add up to S_min + E_min / B, and E_min / S_min is the mean
+# Rules, fixed before the runs. A step with B images makes 1 / (1 + noise scale / B) of the progress
+# of a step without noise, so the steps add up to S_min + E_min / B, and E_min / S_min is the mean
 # noise scale on the way; "within an order of magnitude" is the paper's own claim. Controls: losses
-# in an order drawn by lot must not show the growth, and the number of training images, another size
-# at which the noise of a step is gone, must not pass for the critical batch size.
+# in random order must not show the growth, and the number of training images, another size at which
+# a step has no noise, must not be judged equal to the critical batch size.
 GROWS = Rule(
     "Supported if the interval lies below 0; refuted if above; else inconclusive.",
     partial(all_below, bound=0.0),

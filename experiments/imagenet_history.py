@@ -25,8 +25,7 @@ from deepjax.study.stats.rules import Rule, all_above, exact_verdict
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# A column of the chart: top-5 error in per cent on the test set, layers as charted, and what the
-# number hides.
+# A bar of the chart: top-5 error in per cent on the test set, layers as charted, and a caveat.
 Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
 # He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org
 # for 2016 and 2017.

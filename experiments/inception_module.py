@@ -94,10 +94,10 @@ def _ablate(unit: Unit, without: tuple[str, ...]) -> Unit:
     return ablated
 
 
-# The rules, fixed before the runs; those of accuracy stand in study/stats/claims.py. Controls: the
-# rule that judges 358 million must let 854 million stand; a module must not be found twice as fast
-# as itself; and modules cut down to their 1x1 branch, which see no neighbours, must be found worse
-# than naive ones.
+# Rules, fixed before the runs; those of accuracy are in study/stats/claims.py. Controls: the rule
+# that judges 358 million must accept 854 million; a module must not be judged twice as fast as
+# itself; modules of 1x1 branches alone, which see no neighbours, must be judged worse than naive
+# ones.
 NAIVE, BOTTLENECK = 854_196_224, 271_351_808
 COUNTS = (
     "Worked out, not measured: supported if the modules' multiply-adds are these, to the last; "
@@ -110,8 +110,8 @@ TAUGHT = (
 SAVES = above("naive over bottleneck", 2.0)  # of 3.15 times in multiply-adds
 TOLERANCE = 0.01  # a branch without which the error rises by less is not needed
 
-# Half the width makes two naive modules as dear as two with bottleneck, to 0.1 %; with the stem,
-# the naive network is 4 % cheaper.
+# At half the width two naive modules cost as much as two with bottleneck, within 0.1 %; with the
+# stem the naive network costs 4 % less.
 NETWORKS: dict[str, tuple[float, dict[str, Any]]] = {
     "bottleneck": (1.0, {}),
     "naive": (0.5, {"reduce": False}),

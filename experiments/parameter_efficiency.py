@@ -26,11 +26,10 @@ from deepjax.study.stats.rules import Rule, all_below, exact_verdict
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# The rules, fixed before the runs; differences are of test errors, seed by seed. The margin of 1
-# point: the two papers' entries of 2014 are 0.65 points apart in top-5 error, and their best single
-# networks 0.9, the other way round. Controls: the majority rule must not find ResNet-50's
-# parameters in its linear layer, and a GoogLeNet of 1,929 parameters must not pass for as good as
-# VGG.
+# Rules, fixed before the runs, on test errors paired by seed. The margin of 1 point: the two
+# papers' entries of 2014 are 0.65 points apart in top-5 error, their best single networks 0.9, the
+# other way round. Controls: the majority rule must not find ResNet-50's parameters in its linear
+# layer, and a GoogLeNet of 1,929 parameters must not be judged as good as VGG.
 SAID = 12
 ALEXNET = 61_100_840  # torchvision's; the paper's, with groups, has 0.2 % less
 MAJORITY = (
@@ -46,9 +45,9 @@ BETTER = Rule(
     "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
     partial(all_below, bound=0.0),
 )
-# Networks of ImageNet, narrow: widths of the first stage. All have batch norm and are trained
-# alike, GoogLeNet without its heads, all without dropout: with it VGG-11 of width 2 stayed near 70
-# % of error on seeds 1000 and 1001, where nothing is compared.
+# ImageNet networks with narrow first stages. All have batch norm and are trained alike, GoogLeNet
+# without its heads, all without dropout: with it VGG-11 of width 2 stayed near 70 % of error on the
+# pilot seeds 1000 and 1001.
 FAMILIES: dict[str, tuple[tuple[int, ...], Any]] = {
     "vgg11": ((2, 8), partial(create_model, "vgg11_bn", dropout=0.0)),
     "vgg11_pooled": ((8,), partial(PooledVGG, configuration="A", norm="batch")),

@@ -32,10 +32,10 @@ from deepjax.study.stats.rules import above, exact_verdict, within
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, make_arm
 
-# The rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of
-# sigma sqrt(n (k^2 - 1) / 12), so three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7.
+# Rules, fixed before the runs. Theory: n random k x k convolutions have a Gaussian field of sigma
+# sqrt(n (k^2 - 1) / 12), so three 3x3 have 1.41 and one 7x7 has 2 pixels, though both see 7.
 # Controls: two 3x3 do not see 7 pixels; three other 3x3 are as wide; the theoretical field grows as
-# n; one 7x7 is a box, no bell; 1x1 filters see one pixel, trained or not.
+# n; one 7x7 is a box, not a bell; 1x1 filters see one pixel before and after training.
 EQUAL = (
     "Worked out, not measured: supported if both theoretical fields are equally large, else "
     "refuted."
@@ -48,9 +48,8 @@ KINDS: dict[str, Activation] = {"linear": "identity", "ReLU": "relu"}
 # Kernels, and a number that is added to the seed.
 SMALL = {"three 3x3": ((3, 3, 3), 0), "three other 3x3": ((3, 3, 3), 10_000), "one 7x7": ((7,), 0)}
 POINTWISE = partial(Stack, (1,) * 4)
-# The middle map was added after the first run on digits: untrained, the last map's field was 22 of
-# 24 pixels wide already.
-# Arm, layer, what makes the network.
+# Exploratory, the middle map was added after the first run on the digits: untrained, the last map's
+# field was already 22 of 24 pixels wide. By name: arm, layer, what makes the network.
 LAYERS: dict[str, tuple[str, str, Any]] = {
     "last map": ("resnet20", "stage3_block3", None),
     "middle map": ("resnet20", "stage2_block3", None),
@@ -65,8 +64,8 @@ LUO = (
     "slopes of 0.5; sigma 1.41 and 2 pixels (theory); growth, as Luo et al. show for CIFAR-10 and "
     "CamVid (Figure 5)"
 )
-# Digits are enlarged, as 8 pixels would bound every field; to 24, not 32, and 4 epochs for time (a
-# pilot, seed 1000).
+# Digits are enlarged, since 8 pixels would bound every field; to 24 instead of 32, and 4 epochs,
+# for time (pilot on seed 1000).
 PRESETS = {
     "digits": Preset(
         LUO, training={"epochs": 4, "batch_size": 64, "width": 8, "image_size": 24}, **SHARED

@@ -98,10 +98,10 @@ def gradient_paths(
     }
 
 
-# The rules, fixed before the runs. Each claim's control is the same rule where it must fail: with
-# norm in place of without and the other way round; the plain network in place of the residual one
-# and the other way round; a network as drawn without norm, where a branch carries as much gradient
-# as a shortcut, so that all paths count alike; responses as drawn, which batch norm makes equal.
+# Rules, fixed before the runs. Each claim's control is the same rule where it must fail: with norm
+# instead of without, and vice versa; the plain network instead of the residual one, and vice versa;
+# an untrained network without norm, whose branches and shortcuts have equal gradients, so that all
+# paths count alike; responses before training, which batch norm makes equal.
 NETWORKS = ("resnet56", "resnet20", "plain20")
 RULES = {
     "doubles": interval_rule(

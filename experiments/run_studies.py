@@ -86,7 +86,7 @@ def run_script(name: str, dataset: str, out: Path, runs: Path) -> bool:
     It reuses runs: degradation, optimization and residual_signal train the same networks.
     """
     script = str(Path(__file__).with_name(f"{name}.py"))
-    where = ["--out", str(out), "--reuse-runs-from", str(runs)]
+    where = ["--output-dir", str(out), "--reuse-runs-from", str(runs)]
     command = [sys.executable, script, "--dataset", dataset, *where]
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603  # our own scripts
 

@@ -93,10 +93,10 @@ class WideNet(nn.Module):
         return nn.Dense(1, use_bias=False, name="last")(x)
 
 
-# The rules, fixed before the runs. A law of c^L must be met to 10 % of its slope, log c, over the
-# first blocks: that tells 1/2 from 3/4. With batch norm residual networks have a power of about
-# -1/2 of the depth in theory. Controls that must fail these laws: residual branches of a tenth, and
-# a plain network that looks linear.
+# Rules, fixed before the runs. The slope of a law c^L, log c, must be met within 10 % over the
+# first blocks, which separates 1/2 from 3/4. In theory residual networks with batch norm have a
+# power of depth of about -1/2. Controls that must fail these laws: residual branches of a tenth,
+# and a plain network that looks linear.
 SHORT, LONG, LAYERS = (1, 2, 3, 4, 6), (4, 12, 24, 48), (8, 20, 56)
 # Fields of `WideNet`, and the depths that are measured.
 WIDE: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -234,10 +234,8 @@ def draw(results: StudyResults, out: Path) -> list[Figure]:
     """The exponential laws, the powers, and the registry's networks."""
 
     def curves(names: Sequence[str], depths: Sequence[int]) -> list[Curve]:
-        return [
-            curve(name, by_depth(results, name, depths), color)
-            for name, color in zip(names, COLORS, strict=False)
-        ]
+        colors = zip(names, COLORS, strict=False)
+        return [curve(name, by_depth(results, name, depths), color) for name, color in colors]
 
     powers = {base: {depth: [base**depth] for depth in SHORT} for base in (0.5, 0.75)}
     laws = [curve(f"{base:g}^L", points, "0.6", ":") for base, points in powers.items()]

@@ -33,10 +33,9 @@ from deepjax.study.stats.rules import exact_verdict
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# The rules, fixed before the runs; those of accuracy stand in study/stats/claims.py. Controls: six
-# 3x3 have more weights than one 7x7; one 7x7 keeps fewer activations than three 3x3; and three 1x1
-# filters, which see nothing around a pixel but what stem and pool show, must be found worse than
-# one 7x7.
+# Rules, fixed before the runs; those of accuracy are in study/stats/claims.py. Controls: six 3x3
+# have more weights than one 7x7; one 7x7 keeps fewer activations than three 3x3; three 1x1 filters,
+# whose only neighbours come from stem and pool, must be judged worse than one 7x7.
 CHEAPER = (
     "Worked out, not measured: supported if fewer, both weights and multiply-adds; else refuted."
 )
@@ -47,9 +46,9 @@ SMALLER = (
 MARGIN = 0.01  # a gain of accuracy that would count
 
 CHANNELS, SIDE = 256, 56  # of the exact counts: VGG's third stage
-# Kernels of a stage; whether it has but one ReLU; width in quarters of the preset's. 49 (3/4)^2 =
-# 27.56: a 7x7 of three quarters of the width has 2 % more weights than three 3x3, and, all being of
-# stride 1, as many more multiply-adds.
+# Kernels of a stage; whether it has a single ReLU; width in quarters of the preset's. 49 (3/4)^2 =
+# 27.56: a 7x7 at three quarters of the width has 2 % more weights than three 3x3 and, at stride 1,
+# 2 % more multiply-adds.
 NETWORKS = {
     "one_7x7": ((7,), False, 4),
     "three_3x3": ((3, 3, 3), False, 4),
@@ -62,8 +61,8 @@ VGG = (
     "(Simonyan and Zisserman, 4.1)"
 )
 SHARED: dict[str, Any] = {"seeds": 5, "rates": (0.1, 0.03)}
-# digits are enlarged, as on 8 pixels two 7x7 see everything; 16 epochs, as in 8 the stack was not
-# trained (seed 1000)
+# Digits are enlarged, since on 8 pixels two 7x7 see everything; 16 epochs, since the stack was not
+# trained in 8 (pilot on seed 1000).
 PRESETS = {
     "digits": Preset(
         VGG, training={"epochs": 16, "batch_size": 64, "width": 8, "image_size": 16}, **SHARED

@@ -26,7 +26,7 @@ from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
 # The arms: survival of the last block, and the budget. Survival 1 must change nothing, and 0.1 must
-# not pass for an improvement.
+# not be judged an improvement.
 ARMS = {
     "full-long": (None, "long"),
     "stochastic-long": (0.5, "long"),
@@ -41,10 +41,10 @@ LABELS = {
     "always": "survival 1",
     "rarely": "survival 0.1",
 }
-# The rules, fixed before the runs; differences are paired, as a seed means equal weights at the
-# start and equal batches. Only the ratio of gradients was changed after a run: over the last
-# convolution's, which gave 1.80 times [1.60, 2.02], it is doubled by that one's being left out in
-# half of the steps; over the classifier's it is not.
+# Rules, fixed before the runs; differences are paired, since a seed means equal weights at the
+# start and equal batches. Only the ratio of gradients was changed after a run: relative to the last
+# convolution, which gave 1.80 times [1.60, 2.02], it is doubled by dropping that layer in half of
+# the steps; relative to the classifier it is not.
 LOWER = Rule(
     "Supported if the interval lies below 0; refuted if above; else inconclusive.",
     partial(all_below, bound=0.0),

@@ -56,11 +56,16 @@ class Arm:
 
 
 def run_arm(
-    arm: Arm, out: Path, data_dir: str | None, report: TaskReport, reuse: Path | None = None
+    arm: Arm,
+    out: Path,
+    data_dir: str | None,
+    report: TaskReport,
+    reuse_runs_from: Path | None = None,
 ) -> None:
     """Run what is missing of one arm, in this process; the network is compiled once.
 
-    `reuse`: a directory of studies, whose finished runs of equal configuration are copied instead.
+    reuse_runs_from: a directory of studies, whose finished runs of equal configuration are copied
+    instead.
     """
     from deepjax.training import RunOptions, compile_training, train
 
@@ -71,7 +76,9 @@ def run_arm(
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
         config, run_dir = arm.run_config(rate, seed), arm.run_dir(out, rate, seed)
-        if not _is_finished(run_dir) and not (reuse and _copy_finished(config, run_dir, reuse)):
+        if not _is_finished(run_dir) and not (
+            reuse_runs_from and _copy_finished(config, run_dir, reuse_runs_from)
+        ):
             programs = programs or compile_training(arm.config, options, make=arm.make)
             # A training that diverges is a result: the sweep does not choose its rate.
             with contextlib.suppress(NonFiniteError):

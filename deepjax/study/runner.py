@@ -27,7 +27,7 @@ from deepjax.training.run_lock import hold
 
 PARTS = 100  # of one seed's measurement, in the progress display
 # Options that do not change the results: a study resumes with others.
-NOT_IDENTITY = {"out", "jobs", "arm", "data_dir", "seeds", "reuse_runs_from"}
+NOT_IDENTITY = {"output_dir", "jobs", "arm", "data_dir", "seeds", "reuse_runs_from"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,10 @@ def run_study(study: Study, options: Options) -> None:
         raise unknown_name_error("dataset", options.dataset, study.presets)
     preset = study.presets[options.dataset]
     preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
-    out = run_directory(options.out or Path("runs") / f"{study.name}-{options.dataset}")
+    default = Path("runs") / f"{study.name}-{options.dataset}"
+    out = run_directory(options.output_dir or default, "output_dir")
     reuse = options.reuse_runs_from and user_path(options.reuse_runs_from, "reuse_runs_from")
-    options = dataclasses.replace(options, out=out, reuse_runs_from=reuse)
+    options = dataclasses.replace(options, output_dir=out, reuse_runs_from=reuse)
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
         raise unknown_name_error("arm", options.arm, arms)
@@ -90,11 +91,10 @@ def _run_locked(run: _Run, began: float) -> None:
     results = StudyResults(options, preset, arms, measured, run.arms)
     results = conclude(run.study, results, out, seconds)
     if not ran:
-        print("was done already; judged and drawn again from its rows")
+        print("was done already; judged and drawn again from the logged rows")
     print_verdicts(results.verdicts)
-    print(
-        f"\n{seconds:.0f} s in all. Read {out / 'report.html'}; figures and result.json beside it."
-    )
+    report = out / "report.html"
+    print(f"\n{seconds:.0f} s in all. Read {report}; figures and result.json are next to it.")
 
 
 def _identity(study: Study, options: Options, preset: Preset) -> Any:
@@ -112,7 +112,9 @@ def _train(run: _Run, run_all: RunAll) -> bool:
     arms = [arm for arm in run.arms.values() if run.options.arm in ("", arm.name)]
     missing = [arm for arm in arms if collect(arm, run.out) is None]
     data_dir, reuse = run.options.data_dir, run.options.reuse_runs_from
-    tasks = [functools.partial(run_arm, arm, run.out, data_dir, reuse=reuse) for arm in missing]
+    tasks = [
+        functools.partial(run_arm, arm, run.out, data_dir, reuse_runs_from=reuse) for arm in missing
+    ]
     return _run_tasks(run, tasks, run_all, {arm.name: arm.total_steps for arm in missing}, "step")
 
 

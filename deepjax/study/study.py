@@ -4,9 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from deepjax.errors import require
 from deepjax.study.arm_result import ArmResult
@@ -53,7 +51,7 @@ class Options:
     """Seeds of each arm; 0 means the preset's. The first also selects the learning rate."""
     first_seed: int = 0
     """The first seed; use seeds from 1000 on for pilots that a protocol is chosen on."""
-    out: Path | None = None
+    output_dir: Path | None = None
     """Study directory: result.json, report.html, figures, runs/. Default runs/NAME-DATASET."""
     jobs: int = 0
     """Number of worker processes; 0 means one per CPU core, or a single one on an accelerator."""
@@ -61,7 +59,7 @@ class Options:
     """Run only this arm; the same command without it completes the study."""
     data_dir: str | None = None
     """Directory of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    reuse_runs_from: Annotated[Path | None, tyro.conf.arg(aliases=["--beside"])] = None
+    reuse_runs_from: Path | None = None
     """Reuse runs from this directory of studies: finished runs with an equal config are copied."""
 
     def __post_init__(self) -> None:
