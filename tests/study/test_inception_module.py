@@ -20,7 +20,7 @@ from experiments.inception_module import (
     make_arms,
     slide_module,
 )
-from tests.study.results import arm
+from tests.study.results import arm, results
 
 
 def test_the_modules_take_what_can_be_worked_out_by_hand():
@@ -123,7 +123,7 @@ def made_up_results(
         measured.append(
             {"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}}
         )
-    return made_up_results(
+    return results(
         STUDY, {name: five_seeds(error) for name, error in (BASE | errors).items()}, measured
     )
 
