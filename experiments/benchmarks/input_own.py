@@ -7,7 +7,7 @@ import io
 from typing import Any, cast
 
 import numpy as np
-from contender import Block, input_arguments, serve
+from block_server import Block, input_arguments, serve
 from PIL import Image
 
 from deepjax.data import Crops, EncodedSplit, dataset_info, encoded_split, load_split, train_batches
@@ -40,7 +40,8 @@ def main() -> None:
     serve(blocks, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names), before)
 
 
-def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops()) -> int:  # noqa: B008  # frozen
+# frozen
+def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops()) -> int:  # noqa: B008
     """Every batch of an epoch."""
     steps = len(split) // batch_size
     return sum(
@@ -50,7 +51,7 @@ def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops
 
 
 def undecoded(loader: Block, size: int) -> int:
-    """What is left when decoding takes no time: what Python does, which threads do one after the other."""
+    """What remains when decoding takes no time: the Python part, which threads do in series."""
     blank, real = np.zeros((size, size, 3), np.uint8), encoded_split.cut
     encoded_split.cut = lambda *_: blank
     try:
@@ -60,7 +61,7 @@ def undecoded(loader: Block, size: int) -> int:
 
 
 def processes(split: EncodedSplit, size: int, batch_size: int, cores: int) -> tuple[Block, Block]:
-    """The same batches by worker processes of Grain's; and what takes the batches away that they have made while others ran."""
+    """The same batches by Grain's worker processes; and a block that drops their backlog."""
     import grain
     from absl import flags
 

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, timed in turns on one machine, and what their rates say of each other."""
+"""Benchmark contenders in processes of their own, timed in interleaved rounds; their ratios."""
 
 import contextlib
 import json
@@ -20,10 +20,10 @@ Server = subprocess.Popen
 
 
 @contextlib.contextmanager
-def serving(
+def contender_process(
     python: str, script: str, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> Iterator[Server]:
-    """The process of a script of this folder that serves blocks (see contender.py); it ends with its workers."""
+    """The process of a script of this folder that serves blocks; ends with its workers."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     line = [python, str(HERE / script), *arguments]
     whole = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment)
@@ -32,57 +32,58 @@ def serving(
             yield server
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.communicate(
-                    timeout=30
-                )  # its stdin is closed, so it ends by itself, with worker processes of its own
+                # Its stdin is closed, so it ends by itself, with its worker processes.
+                server.communicate(timeout=30)
             server.kill()
 
 
-def heard(server: Server) -> Any:
-    """The next thing that a server says; raises InputError when it has ended."""
+def read_message(server: Server) -> Any:
+    """The next JSON message of a process; raises InputError when it has ended."""
     line = server.stdout.readline() if server.stdout else ""
     if not line:
         raise InputError(
-            "a contender's process ended; what it said stands above (nothing, where the system ended it for memory)"
+            "a contender's process ended; its message is above (there is none where the system "
+            "killed it for memory)"
         )
     return json.loads(line)
 
 
-def timed(servers: Mapping[str, Server], rounds: int) -> dict[str, list[float]]:
-    """Images a second of each block, in rounds; every other round runs backwards."""
+def time_rounds(servers: Mapping[str, Server], rounds: int) -> dict[str, list[float]]:
+    """Images per second of each block, in rounds; every other round runs in reverse order."""
     rates: dict[str, list[float]] = {name: [] for name in servers}
     for i in range(rounds):
         for name in list(servers)[:: 1 if i % 2 == 0 else -1]:
-            with contextlib.suppress(BrokenPipeError):  # heard() says so
+            with contextlib.suppress(BrokenPipeError):  # read_message() raises
                 print(name, file=servers[name].stdin, flush=True)
-            rates[name].append(float(heard(servers[name])))
+            rates[name].append(float(read_message(servers[name])))
     return rates
 
 
 def summary(mine: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
-    """The median rate, and the median ratio to another contender in the same rounds with its interval."""
-    low, middle, high = paired(mine, own)
+    """The median rate; the median ratio to another contender in the same rounds, with interval."""
+    low, middle, high = ratio_interval(mine, own)
     return {"images_per_second": statistics.median(mine), "ratio": middle, "interval": [low, high]}
 
 
-def paired(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Of the ratios mine / others: the median, between the order statistics that hold it with 95 % (sign test).
+def ratio_interval(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Median of the ratios mine / others with its 95 % interval: (low, median, high).
 
-    With fewer than six rounds these are the least and the greatest, and hold it with less.
+    The interval is between order statistics (sign test). With fewer than six rounds it is from the
+    minimum to the maximum, with less coverage.
     """
     ratios = sorted(a / b for a, b in zip(mine, others, strict=True))
     outside = max(0, int(binom.ppf(0.025, len(ratios), 0.5)) - 1)
     return ratios[outside], statistics.median(ratios), ratios[-1 - outside]
 
 
-def keep(result: Any, out: Path | None) -> None:
-    """Write a result as JSON, where that is asked for."""
+def write_result(result: Any, out: Path | None) -> None:
+    """Write a result as JSON, if a path is given."""
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
 
 
-def typed(script: str, options: Mapping[str, Any], default: Any) -> str:
-    """A script's command in Markdown: of its options, as its result stores them, those that are not the default's."""
+def format_command(script: str, options: Mapping[str, Any], default: Any) -> str:
+    """A command in Markdown, with the options that differ from the default's."""
     words = ["python", f"experiments/benchmarks/{script}"]
     for name, value in options.items():
         usual = getattr(default, name)
@@ -95,6 +96,6 @@ def typed(script: str, options: Mapping[str, Any], default: Any) -> str:
     return f"`{shlex.join(words)}`"
 
 
-def shown(ratio: float, interval: Sequence[float]) -> str:
+def format_ratio(ratio: float, interval: Sequence[float]) -> str:
     """1.23 [1.20, 1.31]."""
     return f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -1,4 +1,4 @@
-"""A contender's process: it waits for the name of a block on stdin, runs it, and answers with the images a second."""
+"""A contender's process: runs the block named on stdin and answers with its images per second."""
 
 import json
 import os
@@ -12,7 +12,7 @@ Block = Callable[[], int]  # runs once over its images and returns how many ther
 
 
 def input_arguments() -> tuple[Path, int, int, int]:
-    """Folder of the files, cores, size and batch size, from input.py; the process keeps to so many cores from here on."""
+    """Folder, cores, size and batch size from input.py; restricts the process to the cores."""
     folder, cores, size, batch_size = sys.argv[1:]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     return Path(folder), int(cores), int(size), int(batch_size)
@@ -21,9 +21,9 @@ def input_arguments() -> tuple[Path, int, int, int]:
 def serve(
     blocks: dict[str, Block], versions: str, before: dict[str, Block] | None = None, **said: Any
 ) -> None:
-    """Say what there is, run each block once to warm up, then answer until stdin ends. `before` a block runs what is not timed.
+    """Announce the blocks, warm each up once, then run them by name until stdin ends.
 
-    said: what the driver is to know beside the names, as JSON.
+    before: what runs untimed before a block; said: other facts for the driver, as JSON.
     """
     for block in blocks.values():
         block()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.construction import stage_moments, with_identities, with_random_layers
+from deepjax.study.identity_layers import stage_moments, with_identities, with_random_layers
 
 BLOCKS = {8: 1, 14: 2}
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """Plain networks of 8 and 14 layers, with variables as unlike fresh ones as training makes them, and images."""
+    """Plain networks of 8 and 14 layers with perturbed variables, as after training; and images."""
     models = {
         depth: create_model("cifar_plain20", stages=(blocks,) * 3, width=4)
         for depth, blocks in BLOCKS.items()
@@ -41,7 +41,7 @@ def test_a_deeper_network_computes_the_same(networks):
 
 
 def test_in_training_mode_it_does_on_the_images_of_the_moments_alone(networks):
-    """Of a network whose stored statistics are those of the images; other images have other statistics."""
+    """With the images' own statistics stored; other images have other statistics."""
     models, variables, images = networks
 
     def logits(depth, given, x):
