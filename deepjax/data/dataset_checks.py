@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.data.image.decode import MOST_PIXELS
+from deepjax.data.image.decode import MAX_PIXELS
 from deepjax.data.split_spec import ALLOWED, parse_split
 from deepjax.errors import InputError
 
@@ -118,7 +118,7 @@ def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
     def convert(value: Any) -> tuple[int, int, int]:
         height, width, channels = (_whole(1, MOST)(side) for side in value)
         fits = height == width and channels == 3 if encoded else channels in (1, 3)
-        if not fits or height * width > MOST_PIXELS:
+        if not fits or height * width > MAX_PIXELS:
             raise ValueError
         return height, width, channels
 

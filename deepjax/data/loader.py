@@ -12,7 +12,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from deepjax.backend.cpu import cpu_count
 from deepjax.data.encoded_split import EncodedSplit
-from deepjax.data.image.crops import Crops, centre_box, draws
+from deepjax.data.image.crops import Crops, centre_box, crop_numbers
 from deepjax.data.image.decode import opencv
 from deepjax.data.splits import Split
 from deepjax.errors import require
@@ -71,7 +71,7 @@ class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
         if isinstance(self.split, Split):
             return {"image": self.split.images[ids], "label": self.split.labels[ids]}
         size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
-        numbers = self._own(draws(self.seed, step, self.batch_size)).tolist()
+        numbers = self._own(crop_numbers(self.seed, step, self.batch_size)).tolist()
         choose = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
         return self.split.train_images(ids.tolist(), choose, size, self.crops.exact)
 
@@ -163,7 +163,7 @@ def examples(
             "mask": np.ones(len(rows), np.float32),
         }
     size = size or split.dataset.shape[0]
-    return split.eval_images(ids, functools.partial(centre_box, size=size, share=share), size)
+    return split.eval_images(ids, functools.partial(centre_box, size=size, crop_ratio=share), size)
 
 
 def eval_batches(

@@ -10,11 +10,12 @@ from flax import linen as nn
 from deepjax.models.googlenet import TORCHVISION, GoogLeNet
 from deepjax.models.inception_v3 import InceptionV3
 from deepjax.models.layers.norms import Norm
-from deepjax.models.normfree import NFResNet, NormFreeResNet
+from deepjax.models.nf_resnet import NFResNet
+from deepjax.models.normfree import NormFreeResNet
 from deepjax.models.preact import PreActResNet, preact_stages, wide_stages
 from deepjax.models.resnet import STAGES, ResNet, cifar_stages
 from deepjax.models.vgg import VGG, Configuration
-from deepjax.models.weights_table import KNOWN_WEIGHTS
+from deepjax.models.weights_table import PUBLIC_WEIGHTS
 
 VGG_PAPER = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
@@ -55,7 +56,8 @@ class ModelInfo:
 def _row(
     name: str, params: int, macs: int, paper: str, table: str, build: Callable[..., nn.Module]
 ) -> ModelInfo:
-    return ModelInfo(name, params, macs, IMAGENET, paper, table, build, KNOWN_WEIGHTS.get(name, ()))
+    weights = tuple((source, row.top1) for source, row in PUBLIC_WEIGHTS.get(name, {}).items())
+    return ModelInfo(name, params, macs, IMAGENET, paper, table, build, weights)
 
 
 def _cifar(

@@ -15,8 +15,8 @@ from typing import Any
 from deepjax import command_line
 from deepjax.evaluation.paper_results import PUBLISHED, Published
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
-from deepjax.evaluation.weights_preprocessing import PUBLIC
 from deepjax.models import ModelInfo, list_models, model_info
+from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.training.config import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -142,7 +142,7 @@ def network_row(
     )
     weights = max(info.weights, key=lambda known: known[1], default=None)
     public = (
-        f"{pair(100 - weights[1], 100 - PUBLIC[info.name, weights[0]].top5)} ({weights[0]})"
+        f"{pair(100 - weights[1], 100 - PUBLIC_WEIGHTS[info.name][weights[0]].top5)} ({weights[0]})"
         if weights
         else "none known"
     )

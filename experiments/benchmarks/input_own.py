@@ -11,7 +11,7 @@ from contender import Block, input_arguments, serve
 from PIL import Image
 
 from deepjax.data import Crops, EncodedSplit, dataset_info, encoded_split, load_split, train_batches
-from deepjax.data.image.crops import draws
+from deepjax.data.image.crops import crop_numbers
 from deepjax.data.image.decode import Choose, cut, decode_rgb
 
 
@@ -98,7 +98,7 @@ def _same(size: int, _: int) -> int:
 
 def decoders(files: list[bytes], size: int) -> dict[str, Block]:
     """Each over all files, from memory."""
-    numbers = draws(0, 0, len(files)).tolist()
+    numbers = crop_numbers(0, 0, len(files)).tolist()
     chosen = [functools.partial(Crops().box, of_one, size=size) for of_one in numbers]
 
     def cuts(exact: bool) -> int:

@@ -95,7 +95,7 @@ def test_boxes_stay_inside_and_touch_the_edges(size):
     image = rescaled_size(size, 37)
     assert min(image) == 37
     for boxes in (corners(image, 32), squares(image), grid(image, 32)):
-        left, top, right, bottom = np.array(boxes).T
+        left, top, right, bottom = np.array([box.edges for box in boxes]).T
         assert (left.min(), top.min(), right.max(), bottom.max()) == (0, 0, *image)
         assert np.all(right - left == bottom - top)
     assert len(grid(image, 32)) == 25 and len(squares(image)) == 3
@@ -103,7 +103,7 @@ def test_boxes_stay_inside_and_touch_the_edges(size):
 
 def test_a_box_larger_than_the_image_is_black_around_it():
     """Torchvision pads (crop - width) // 2 on the left, one more on the right."""
-    assert centre((10, 32), 13, 32) == (-1, 0, 12, 32)
+    assert centre((10, 32), 13, 32).edges == (-1, 0, 12, 32)
     (padded,) = cut(Image.new("RGB", (10, 32), "white"), "centre", 32)
     columns = pixels(padded).mean(axis=(0, 2))
     assert columns.tolist() == [0.0] * 11 + [255.0] * 10 + [0.0] * 11

@@ -17,16 +17,16 @@ from deepjax import list_models, model_info
 from deepjax.errors import InputError
 from deepjax.models.layers.basic import shortcut_a
 from deepjax.models.layers.scanned_blocks import stack_blocks
-from deepjax.models.normfree import (
+from deepjax.models.nf_resnet import (
     GAMMA_RELU,
     NFResNet,
-    NormFreeResNet,
     ScaledStdConv,
     expected_variances,
     standardize,
 )
+from deepjax.models.normfree import NormFreeResNet
 from deepjax.models.resnet import cifar_stages
-from deepjax.models.weights.torch_nf import nf_resnet_names
+from deepjax.models.weights.torch_names import nf_resnet_names
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")

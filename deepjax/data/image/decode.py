@@ -17,7 +17,7 @@ from deepjax.data.image.crops import Box
 from deepjax.data.image.fixed_size import FORMATS, check_end
 from deepjax.errors import InputError
 
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
 _DEEP = (
     "I",
     "I;16",
@@ -59,8 +59,8 @@ def opened(encoded: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.UnidentifiedImageError as error:  # which names an object in memory
         raise ValueError("neither a JPEG nor a PNG") from error
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.height} x {image.width} pixels; allowed: {MOST_PIXELS}")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.height} x {image.width} pixels; allowed: {MAX_PIXELS}")
     check_end(image, encoded)
     if image.mode in _DEEP:
         raise ValueError(f"image of mode {image.mode}, 16 bits or more; allowed: 8 bits a channel")
@@ -69,13 +69,12 @@ def opened(encoded: bytes) -> Image.Image:
 
 def _exact(image: Image.Image, box: Box, size: int) -> np.ndarray:
     if box.scaled:
-        if box.scaled[0] * box.scaled[1] > MOST_PIXELS:
+        if box.scaled[0] * box.scaled[1] > MAX_PIXELS:
             raise ValueError(
-                f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MOST_PIXELS}"
+                f"{box.scaled[0]} x {box.scaled[1]} pixels when scaled; allowed: {MAX_PIXELS}"
             )
         image = image.resize((box.scaled[1], box.scaled[0]), Image.Resampling.BILINEAR)
-    part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return np.array(part.resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(image.crop(box.edges).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray | None:

@@ -11,12 +11,11 @@ from flax import linen as nn
 
 from deepjax.models.googlenet import TORCHVISION, GoogLeNet
 from deepjax.models.inception_v3 import InceptionV3
-from deepjax.models.normfree import NFResNet
+from deepjax.models.nf_resnet import NFResNet
 from deepjax.models.preact import PreActResNet
 from deepjax.models.resnet import ResNet
 from deepjax.models.vgg import CONFIGURATIONS, MAP, VGG
 from deepjax.models.weights.torch_inception import googlenet_names, inception_v3_names
-from deepjax.models.weights.torch_nf import nf_resnet_names
 
 Names = Callable[[str], str]
 
@@ -122,6 +121,26 @@ def preact_names(deep: bool = False) -> Names:
         return f"stages.{stage - 1}.blocks.{block - 1}.{'downsample.conv' if layer == 'shortcut_conv' else layer}"
 
     return names
+
+
+def nf_resnet_names(path: str) -> str:
+    """The name in timm's nf_resnet50 and nf_resnet101 of a module of an unrolled NFResNet.
+
+    A gain (out,) is timm's (out, 1, 1, 1). Raises ValueError for any other path.
+
+    >>> nf_resnet_names("stage1_block2/conv2"), nf_resnet_names("stage2_block1/shortcut_conv")
+    ('stages.0.1.conv2', 'stages.1.0.downsample.conv')
+    >>> nf_resnet_names("stem_conv"), nf_resnet_names("head")
+    ('stem.conv', 'head.fc')
+    """
+    if path in ("stem_conv", "head"):
+        return {"stem_conv": "stem.conv", "head": "head.fc"}[path]
+    found = re.fullmatch(r"stage(\d+)_block(\d+)/(conv\d|shortcut_conv)", path)
+    if found is None:
+        raise ValueError(f"{path!r} is no module of an unrolled NFResNet")
+    stage, block, layer = found.groups()
+    name = layer.replace("shortcut_conv", "downsample.conv")
+    return f"stages.{int(stage) - 1}.{int(block) - 1}.{name}"
 
 
 def vgg_names(model: VGG, timm: bool = False) -> Names:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepjax.data.image.crops import RATIOS, TRIES, Crops, area_box, centre_box, draws, scaled_box
+from deepjax.data.image.crops import (
+    RATIOS,
+    TRIES,
+    Crops,
+    area_box,
+    centre_box,
+    crop_numbers,
+    scaled_box,
+)
 from deepjax.data.image.decode import _exact
 from tests.data.photographs import crops
 from tests.models.torch_reference import library, needs_torch
@@ -29,12 +37,12 @@ SHAPES = [
 
 def test_draws_are_uniform_and_their_own_for_each_seed_and_step():
     """Mean 1/2 and variance 1/12 of a uniform number, within four deviations of their estimates."""
-    numbers = draws(3, 5, 500)
+    numbers = crop_numbers(3, 5, 500)
     assert numbers.shape == (500, TRIES, 4) and numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 1 / 2) < 4 * math.sqrt(1 / 12 / numbers.size)
     assert abs(numbers.var() - 1 / 12) < 4 * math.sqrt(1 / 180 / numbers.size)
-    np.testing.assert_array_equal(numbers, draws(3, 5, 500))
-    streams = [numbers, draws(3, 6, 500), draws(4, 5, 500), draws(5, 3, 500)]
+    np.testing.assert_array_equal(numbers, crop_numbers(3, 5, 500))
+    streams = [numbers, crop_numbers(3, 6, 500), crop_numbers(4, 5, 500), crop_numbers(5, 3, 500)]
     assert len({stream[0, 0, 0] for stream in streams}) == 4
     assert np.abs(
         np.corrcoef([stream.ravel() for stream in streams]) - np.eye(4)
@@ -48,7 +56,7 @@ def test_draws_are_uniform_and_their_own_for_each_seed_and_step():
 def test_a_box_lies_inside_and_has_the_area_and_ratio_asked_for(shape, least, seed):
     """Szegedy et al. 2014, section 6; to half a pixel a side, as sides are rounded."""
     height, width = shape
-    box = area_box(draws(seed, 0, 1)[0].tolist(), height, width, least)
+    box = area_box(crop_numbers(seed, 0, 1)[0].tolist(), height, width, least)
     assert (
         0 <= box.top <= box.top + box.height <= height
         and 0 <= box.left <= box.left + box.width <= width
@@ -70,7 +78,7 @@ def test_boxes_are_torchvision_s_for_the_same_random_numbers(shape):
     import torch
     from torchvision.transforms import RandomResizedCrop
 
-    for numbers in draws(0, 0, 40):
+    for numbers in crop_numbers(0, 0, 40):
         tries = numbers.tolist()
         box = area_box(tries, *shape)
         left = iter([u for share, ratio, _, _ in tries for u in (share, ratio)])
@@ -140,7 +148,7 @@ def test_the_centre_is_torchvision_s(size, resized):
 
 def test_a_square_of_an_image_whose_shorter_side_is_drawn():
     """VGG, section 3.1: S in [256, 512], a crop of 224 anywhere; 256 alone as ResNet's smallest."""
-    for numbers in draws(0, 1, 50):
+    for numbers in crop_numbers(0, 1, 50):
         for sides in [(256, 512), (256,)]:
             box = scaled_box(numbers.tolist(), 350, 400, 224, sides)
             height, width = box.scaled
@@ -162,13 +170,13 @@ def test_a_square_of_an_image_whose_shorter_side_is_drawn():
 @pytest.mark.parametrize(
     ("crops", "expected"),
     [
-        (Crops(), area_box(draws(0, 0, 1)[0].tolist(), 350, 400)),
+        (Crops(), area_box(crop_numbers(0, 0, 1)[0].tolist(), 350, 400)),
         (
             Crops(shorter_sides=(256, 480)),
-            scaled_box(draws(0, 0, 1)[0].tolist(), 350, 400, 224, (256, 480)),
+            scaled_box(crop_numbers(0, 0, 1)[0].tolist(), 350, 400, 224, (256, 480)),
         ),
-        (Crops(random=False, share=0.9), centre_box(350, 400, 224, 0.9)),
+        (Crops(random=False, crop_ratio=0.9), centre_box(350, 400, 224, 0.9)),
     ],
 )
 def test_which_kind_of_box(crops, expected):
-    assert crops.box(draws(0, 0, 1)[0].tolist(), 350, 400, 224) == expected
+    assert crops.box(crop_numbers(0, 0, 1)[0].tolist(), 350, 400, 224) == expected

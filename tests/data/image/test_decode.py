@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from deepjax.data.image import decode
-from deepjax.data.image.crops import Box, Crops, centre_box, draws
+from deepjax.data.image.crops import Box, Crops, centre_box, crop_numbers
 from deepjax.data.image.decode import cut, decode_rgb
 from tests.data.photographs import DAMAGED, crops, jpeg, photograph, variants
 
@@ -77,7 +77,7 @@ def test_without_scaling_the_fast_way_gives_the_same_bits(name):
 @pytest.mark.parametrize("name", ["tall", "wide", "pixel"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_images_of_a_few_pixels(name, exact):
-    for numbers in draws(0, 0, 20).tolist():
+    for numbers in crop_numbers(0, 0, 20).tolist():
         cut_out = cut(variants()[name], lambda h, w, n=numbers: Crops().box(n, h, w, 32), 32, exact)
         assert cut_out.shape == (32, 32, 3)
         assert np.abs(cut_out.mean((0, 1)) - decode_rgb(variants()[name]).mean((0, 1))).max() < 100
@@ -88,7 +88,7 @@ def test_how_far_the_fast_way_is_from_the_exact_one(size, most):
     """Mean grey levels over crops of ImageNet's sizes; the less smoothing is left to do, the nearer."""
     apart = []
     for image, numbers in zip(
-        crops(12, seed=3, shortest=250, longest=600), draws(0, 0, 12).tolist(), strict=True
+        crops(12, seed=3, shortest=250, longest=600), crop_numbers(0, 0, 12).tolist(), strict=True
     ):
         encoded, box = jpeg(image), Crops().box(numbers, *image.shape[:2], size)
         fast, exact = (
@@ -125,7 +125,7 @@ def test_an_image_is_never_decoded_below_what_is_cut_from_it(size, monkeypatch):
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_more_pixels_than_the_cap_are_refused_by_the_header(exact, monkeypatch):
-    monkeypatch.setattr(decode, "MOST_PIXELS", 190 * 250 - 1)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 190 * 250 - 1)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
     monkeypatch.setattr(decode, "opencv", lambda: pytest.fail("pixels were decoded"))
     with pytest.raises(ValueError, match="190 x 250 pixels; allowed: 47499"):

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from deepjax.models.layers.basic import Conv, Dense, broadcast_like, conv_factory, dense
 from deepjax.models.layers.initializers import Initialization, he_normal
-from deepjax.models.normfree import ScaledStdConv
+from deepjax.models.nf_resnet import ScaledStdConv
 from deepjax.models.vgg import FullyConnected
 
 KEY = jax.random.key(0)
