@@ -265,7 +265,7 @@ def test_array_headers_that_lie(shape, tmp_path):
 def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", zeros=np.zeros(10**6, np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 5000
-    monkeypatch.setattr(files, "MOST_BYTES", 10**6)
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 10**6)
     with pytest.raises(
         InputError, match=r"unpacked size of .*bomb.npz is 1000128; allowed: up to 1000000 bytes"
     ):

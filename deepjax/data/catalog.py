@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from deepjax.data.dataset_checks import checked_fields
+from deepjax.data.dataset_checks import validate_fields
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, unknown_name_error
 
@@ -43,7 +43,7 @@ class Dataset:
     train_split: str = "train"
 
     def __post_init__(self):
-        for field, value in checked_fields(vars(self)).items():
+        for field, value in validate_fields(vars(self)).items():
             object.__setattr__(self, field, value)
         object.__setattr__(self, "builder", self.builder or self.name)
 

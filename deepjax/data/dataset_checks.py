@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from deepjax.data.image.decode import MAX_PIXELS
-from deepjax.data.split_spec import ALLOWED, parse_split
+from deepjax.data.split_spec import ALLOWED_SPLITS, parse_split
 from deepjax.errors import InputError
 
-MOST = 2**31 - 1  # labels and ids are int32
-MEASURED = 1000  # images whose mean and deviation are compared with the declared ones
-FARTHEST = 20.0  # deviations of the measured mean from the declared one, and the ratio of both stds, that units explain alone
-RAW = (0.0, 1.0)  # a mean and std that leave pixels as they are
+INT32_MAX = 2**31 - 1  # labels and ids are int32
+MAX_MEASURED_IMAGES = 1000  # images whose mean and deviation are compared with the declared ones
+MAX_STDS_APART = 20.0  # deviations of the measured mean from the declared one, and the ratio of both stds, that units explain alone
+IDENTITY = (0.0, 1.0)  # a mean and std that leave pixels as they are
 
 
-def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Dataset` in their own types, one mean and one std a channel; raises InputError for the first wrong one."""
     name = fields["name"]
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
@@ -42,9 +42,9 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "encoded": encoded,
         "shape": shape,
-        "num_classes": take("num_classes", _whole(2, MOST), "2 or more"),
-        "train_size": take("train_size", _whole(0, MOST), f"0 (none) to {MOST}"),
-        "test_size": take("test_size", _whole(0, MOST), f"0 (none) to {MOST}"),
+        "num_classes": take("num_classes", _whole(2, INT32_MAX), "2 or more"),
+        "train_size": take("train_size", _whole(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
+        "test_size": take("test_size", _whole(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
         "mean": take(
             "mean", _numbers(channels, least=0), f"{each}, 0 to 255 as the pixels are stored"
         ),
@@ -59,8 +59,8 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "source": take("source", _text, "text"),
         "builder": take("builder", _text, "text: a name of tfds, '' for the data set's own"),
-        "train_split": take("train_split", _split, ALLOWED),
-        "test_split": take("test_split", _split, ALLOWED),
+        "train_split": take("train_split", _split, ALLOWED_SPLITS),
+        "test_split": take("test_split", _split, ALLOWED_SPLITS),
         "label": take("label", _text, "text: the entry of a record that holds the class"),
     }
     _check_splits(where, checked)
@@ -116,7 +116,7 @@ def _numbers(channels: int, least: float) -> Callable[[Any], tuple[float, ...]]:
 
 def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
     def convert(value: Any) -> tuple[int, int, int]:
-        height, width, channels = (_whole(1, MOST)(side) for side in value)
+        height, width, channels = (_whole(1, INT32_MAX)(side) for side in value)
         fits = height == width and channels == 3 if encoded else channels in (1, 3)
         if not fits or height * width > MAX_PIXELS:
             raise ValueError
@@ -205,13 +205,13 @@ def check_statistics(fields: Any, images: np.ndarray) -> None:
     images: (images, height, width, channels) uint8, of which at most a thousand are measured. Statistics of another data set pass,
     as those of ImageNet do for most; so do mean 0 and std 1, which leave the pixels as they are.
     """
-    some = images[:: max(1, -(-len(images) // MEASURED))]
+    some = images[:: max(1, -(-len(images) // MAX_MEASURED_IMAGES))]
     mean, std = (
         np.asarray(measure(some, axis=(0, 1, 2), dtype=np.float64)) for measure in (np.mean, np.std)
     )
     declared = list(zip(fields.mean, fields.std, strict=True))
-    far = np.maximum(np.abs(mean - fields.mean), std) > FARTHEST * np.asarray(fields.std)
-    if far.any() and declared != [RAW] * len(declared):
+    far = np.maximum(np.abs(mean - fields.mean), std) > MAX_STDS_APART * np.asarray(fields.std)
+    if far.any() and declared != [IDENTITY] * len(declared):
         found = f"mean {np.round(mean, 2).tolist()} and std {np.round(std, 2).tolist()}"
         given = f"mean {list(fields.mean)} and std {list(fields.std)}"
         raise InputError(f"dataset {fields.name!r} has {given}; its images have {found}; {_UNITS}")

@@ -15,16 +15,16 @@ from typing import Any
 from deepjax.data.shards import INFO, list_splits, read_info
 from deepjax.errors import InputError
 
-NAME = "fingerprint.json"
-HASHED = 512 * 2**20
-BLOCK = 64 * 2**10
+FINGERPRINT_FILE = "fingerprint.json"
+MAX_HASHED_BYTES = 512 * 2**20
+BLOCK_BYTES = 64 * 2**10
 METADATA = (INFO, "features.json", "LICENSE")
 REPREPARE_HINT = "delete that folder and prepare the data set again"
 _THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Damage:
+class UndecodableImage:
     """An image that cannot be decoded: where it stands, what it was called and why it cannot."""
 
     split: str
@@ -33,7 +33,7 @@ class Damage:
     why: str
 
 
-def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
+def write_fingerprint(folder: Path, undecodable: Sequence[UndecodableImage] = ()) -> str:
     """Hash the files of a prepared data set and write its fingerprint; returns the sha256 that names it."""
     info, splits = read_info(folder), list_splits(folder)
     shards = [shard.path.name for several in splits.values() for shard in several]
@@ -44,21 +44,21 @@ def write_fingerprint(folder: Path, damaged: Sequence[Damage] = ()) -> str:
         [*shards, *(name for name in there if name in METADATA or name.endswith(".labels.txt"))]
     )  # and no strays
     total = sum((folder / name).stat().st_size for name in names)
-    share = total if total <= HASHED else max(BLOCK, HASHED // len(names))
+    share = total if total <= MAX_HASHED_BYTES else max(BLOCK_BYTES, MAX_HASHED_BYTES // len(names))
     content = {
         "name": info["name"],
         "version": info["version"],
         "records": {
             split: sum(shard.count for shard in shards) for split, shards in splits.items()
         },
-        "damaged": [dataclasses.asdict(damage) for damage in damaged],
+        "damaged": [dataclasses.asdict(damage) for damage in undecodable],
         "hashed_bytes_of_a_file": share,
         "files": dict(zip(names, _digests(folder, names, share), strict=True)),
     }
     digest = _digest_of(content)
-    partial = folder / f"{NAME}.partial"  # so that none is half written
+    partial = folder / f"{FINGERPRINT_FILE}.partial"  # so that none is half written
     partial.write_text(json.dumps({"sha256": digest} | content, indent=1) + "\n")
-    partial.rename(folder / NAME)
+    partial.rename(folder / FINGERPRINT_FILE)
     return digest
 
 
@@ -67,7 +67,7 @@ def check_fingerprint(folder: Path) -> str:
 
     Raises InputError, naming the file, where one is missing, has another size or other bytes.
     """
-    if not (folder / NAME).exists():
+    if not (folder / FINGERPRINT_FILE).exists():
         return ""
     digest, files, share = _read(folder)
     for name, (size, _) in files.items():
@@ -91,7 +91,7 @@ def check_fingerprint(folder: Path) -> str:
 def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
     """Digest, files and bytes of each that are hashed, of a fingerprint that is whole."""
     try:
-        content = json.loads((folder / NAME).read_text())
+        content = json.loads((folder / FINGERPRINT_FILE).read_text())
         digest, files, share = (
             content.pop("sha256"),
             content["files"],
@@ -106,7 +106,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
         whole = False
     if not whole:
         raise InputError(
-            f"{folder / NAME} is damaged or was edited; delete it and prepare again, which writes it anew"
+            f"{folder / FINGERPRINT_FILE} is damaged or was edited; delete it and prepare again, which writes it anew"
         )
     return digest, files, share
 
@@ -128,8 +128,8 @@ def _digest(path: Path, share: int) -> list[Any]:
             for block in iter(lambda: file.read(2**20), b""):
                 found.update(block)
         else:
-            blocks = max(2, share // BLOCK)
+            blocks = max(2, share // BLOCK_BYTES)
             for i in range(blocks):
-                file.seek(i * (size - BLOCK) // (blocks - 1))
-                found.update(file.read(BLOCK))
+                file.seek(i * (size - BLOCK_BYTES) // (blocks - 1))
+                found.update(file.read(BLOCK_BYTES))
     return [size, found.hexdigest()]

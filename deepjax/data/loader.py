@@ -65,17 +65,17 @@ class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
 
     def __getitem__(self, step: SupportsIndex) -> Batch:
         step = operator.index(step)
-        ids = self._own(
+        ids = self._own_rows(
             batch_index(len(self.split), self.batch_size, self.seed, step, self.crops.repeats)
         )
         if isinstance(self.split, Split):
             return {"image": self.split.images[ids], "label": self.split.labels[ids]}
         size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
-        numbers = self._own(crop_numbers(self.seed, step, self.batch_size)).tolist()
+        numbers = self._own_rows(crop_numbers(self.seed, step, self.batch_size)).tolist()
         choose = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
         return self.split.train_images(ids.tolist(), choose, size, self.crops.exact)
 
-    def _own(self, rows: np.ndarray) -> np.ndarray:
+    def _own_rows(self, rows: np.ndarray) -> np.ndarray:
         return np.split(rows, self.processes)[self.process]
 
 
@@ -109,7 +109,7 @@ def train_batches(
     )
     if isinstance(split, EncodedSplit) and not crops.exact:
         opencv()  # that it is missing is no damage of an image
-    batches = _ahead(
+    batches = _prefetch(
         TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split
     )
     return iter(
@@ -128,21 +128,25 @@ class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
     process: int = 0
     processes: int = 1
     size: int = 0
-    share: float = 0.875
-    most: int | None = None
+    crop_ratio: float = 0.875
+    max_examples: int | None = None
 
     def __len__(self) -> int:
         return -(-self._count // self.batch_size)
 
     @property
     def _count(self) -> int:
-        return len(self.split) if self.most is None else min(self.most, len(self.split))
+        return (
+            len(self.split)
+            if self.max_examples is None
+            else min(self.max_examples, len(self.split))
+        )
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         own = self.batch_size // self.processes
         start = operator.index(index) * self.batch_size + self.process * own
         ids = range(start, max(start, min(start + own, self._count)))
-        batch = examples(self.split, ids, self.size, self.share)
+        batch = read_examples(self.split, ids, self.size, self.crop_ratio)
         missing = own - len(ids)
         return batch | {
             "image": np.pad(batch["image"], ((0, missing), (0, 0), (0, 0), (0, 0))),
@@ -151,8 +155,8 @@ class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
         }
 
 
-def examples(
-    split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, share: float = 0.875
+def read_examples(
+    split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, crop_ratio: float = 0.875
 ) -> Batch:
     """{"image", "label", "mask"} of these ids as they are evaluated; the other arguments are those of `eval_batches`."""
     if isinstance(split, Split):
@@ -163,7 +167,9 @@ def examples(
             "mask": np.ones(len(rows), np.float32),
         }
     size = size or split.dataset.shape[0]
-    return split.eval_images(ids, functools.partial(centre_box, size=size, crop_ratio=share), size)
+    return split.eval_images(
+        ids, functools.partial(centre_box, size=size, crop_ratio=crop_ratio), size
+    )
 
 
 def eval_batches(
@@ -172,8 +178,8 @@ def eval_batches(
     process: int = 0,
     processes: int = 1,
     size: int = 0,
-    share: float = 0.875,
-    most: int | None = None,
+    crop_ratio: float = 0.875,
+    max_examples: int | None = None,
 ) -> Iterator[Batch]:
     """Every example exactly once, in stored order: {"image", "label", "mask"}; the last batch is padded, its mask is 0 there.
 
@@ -186,16 +192,16 @@ def eval_batches(
         batch_size,
         f"a multiple of the {processes} processes",
     )
-    require(0 < share <= 1, "share", share, "above 0 up to 1")
-    batches = EvalBatches(split, batch_size, process, processes, size, share, most)
+    require(0 < crop_ratio <= 1, "share", crop_ratio, "above 0 up to 1")
+    batches = EvalBatches(split, batch_size, process, processes, size, crop_ratio, max_examples)
     return (
         (batches[i] for i in range(len(batches)))
         if isinstance(split, Split)
-        else iter(_ahead(batches, split))
+        else iter(_prefetch(batches, split))
     )
 
 
-def _ahead(
+def _prefetch(
     batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit
 ) -> grain.IterDataset[Batch]:
     """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""

@@ -6,7 +6,7 @@ from jax import Array
 
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.data.loader import epoch_order, examples
+from deepjax.data.loader import epoch_order, read_examples
 from deepjax.data.splits import SplitName, load_split
 from deepjax.errors import InputError, require
 
@@ -18,7 +18,7 @@ def sample(
     split: SplitName = "train",
     image_size: int = 0,
     data_dir: str | None = None,
-    share: float = 0.875,
+    crop_ratio: float = 0.875,
 ) -> dict[str, Array]:
     """`size` images of a split, sampled without replacement by the seed, normalised and resized, not augmented; and their labels.
 
@@ -35,7 +35,9 @@ def sample(
         size,
         f"1 to {len(images)}, the images of {dataset.name}'s {split} split",
     )
-    chosen = examples(images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size, share)
+    chosen = read_examples(
+        images, epoch_order(len(images), seed, 0)[:size].tolist(), image_size, crop_ratio
+    )
     if np.any(chosen["label"] < 0):
         raise InputError(
             f"dataset {dataset.name!r} has several labels an image, or none, in {dataset.label!r}; allowed: sets with one"

@@ -9,7 +9,7 @@ from typing import Any
 from deepjax.errors import InputError
 
 INFO = "dataset_info.json"
-_READ_AT_ONCE = 64
+_RECORDS_PER_READ = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,8 @@ def read_records(path: Path) -> Iterator[bytes]:
     try:
         reader = ArrayRecordReader(str(path))
         count = reader.num_records()
-        for start in range(0, count, _READ_AT_ONCE):
-            yield from reader.read(start, min(start + _READ_AT_ONCE, count))
+        for start in range(0, count, _RECORDS_PER_READ):
+            yield from reader.read(start, min(start + _RECORDS_PER_READ, count))
         reader.close()
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -17,7 +17,7 @@ _RECORDS, _PERCENT = (
 _PART = re.compile(
     rf"([\w-]+)(\[(?!:\])(?:{_RECORDS}:{_RECORDS}|{_PERCENT}:{_PERCENT})\])?", re.ASCII
 )
-ALLOWED = "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several joined by '+'"
+ALLOWED_SPLITS = "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several joined by '+'"
 
 
 def parse_split(expression: str) -> list[tuple[str, bool]]:
@@ -33,7 +33,7 @@ def parse_split(expression: str) -> list[tuple[str, bool]]:
     return found
 
 
-def ranges(
+def record_ranges(
     name: str, split: SplitName, expression: str, of_builder: Mapping[str, Any]
 ) -> list[Range]:
     """The records that an expression takes from the splits of a builder, `builder.info.splits`, in its order.

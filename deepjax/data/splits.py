@@ -11,10 +11,9 @@ import numpy as np
 from deepjax.data.catalog import DIGITS_DIR, Dataset
 from deepjax.data.dataset_checks import check_features, check_statistics
 from deepjax.data.encoded_split import EncodedSplit
-from deepjax.data.fingerprint import NAME as FINGERPRINT
-from deepjax.data.fingerprint import check_fingerprint
-from deepjax.data.image.fixed_size import decode
-from deepjax.data.split_spec import SplitName, check_disjoint, ranges
+from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
+from deepjax.data.image.fixed_size import decode_fixed_size
+from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 
@@ -120,7 +119,7 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         check_disjoint(
             dataset.name,
             {
-                which: ranges(dataset.name, which, e, of_builder)
+                which: record_ranges(dataset.name, which, e, of_builder)
                 for which, (e, _) in dataset.splits.items()
             },
         )
@@ -145,7 +144,7 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
 
 def _checked(folder: Path) -> str:
     """The fingerprint of a data set that is still what was prepared; of both splits in one folder checked once."""
-    path = folder / FINGERPRINT
+    path = folder / FINGERPRINT_FILE
     state = path.stat() if path.exists() else None
     return _check_once(folder, state and (state.st_mtime_ns, state.st_size))
 
@@ -159,7 +158,7 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
     try:
         record = records[index]
-        return decode(record["image"], dataset.shape), int(record[dataset.label])
+        return decode_fixed_size(record["image"], dataset.shape), int(record[dataset.label])
     except InputError as error:
         raise InputError(f"{where}: {error}; prepare the data set again") from error
     except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage

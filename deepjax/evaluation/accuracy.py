@@ -56,7 +56,7 @@ def count_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> tuple[int, in
     return int(np.sum(top_k(scores, labels, k) & counted)), int(np.sum(counted))
 
 
-def wilson(right: int, images: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(right: int, images: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of an accuracy (Wilson 1927): it lies within 0 and 1, and is right for few images and near the ends.
 
     >>> [round(end, 4) for end in wilson(0, 10)]

@@ -20,7 +20,7 @@ from deepjax.training.data_identity import read_description
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.run_dir import read_config
 
-ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
+LOGIT_ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
 """How far rounding may move a logit, as a fraction of the range of its image's logits, by the type of activations.
 
 Other batches, devices and hardware add in another order. GPUs multiply float32 with 11 significant bits (TF32), TPUs with 8, as
@@ -42,7 +42,7 @@ def final_row(path: Path) -> Row | None:
     return rows[-1]
 
 
-def differences(
+def evaluation_differences(
     path: Path,
     final: Row,
     member: EvalModel,
@@ -95,7 +95,7 @@ def _fingerprint(path: Path, default: str) -> str:
         return default  # of a run that began without one nothing is known
 
 
-def compare(
+def compare_with_final_row(
     path: Path,
     final: Row,
     found: ClassificationMetrics,
@@ -127,8 +127,10 @@ def compare(
     both = f"{here}; the row has {there}"
     if different:
         return f"not the evaluation of the final row of {path} ({'; '.join(different)}): {both}"
-    part = ROUNDING["bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision]
-    near = {k: borderline(scores, labels, k, part) for _, _, k in pairs.values()}
+    part = LOGIT_ROUNDING[
+        "bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision
+    ]
+    near = {k: count_borderline(scores, labels, k, part) for _, _, k in pairs.values()}
     off = [round(abs(one - other) * found.counted) for one, other, _ in pairs.values()]
     allowed = 2 * part * float(np.mean(_ranges(scores))) * max(0.1, len(scores) ** -0.5) + 1e-6
     same_loss = (
@@ -149,7 +151,7 @@ def compare(
     )
 
 
-def borderline(scores: np.ndarray, labels: np.ndarray, k: int, part: float) -> int:
+def count_borderline(scores: np.ndarray, labels: np.ndarray, k: int, part: float) -> int:
     """Images that a change of every score by `part` of its image's range, up or down, may move into or out of the k best."""
     own = np.take_along_axis(scores, labels.astype(np.intp), axis=1)[:, 0]
     others = scores.copy()

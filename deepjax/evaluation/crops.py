@@ -75,7 +75,7 @@ def grid(size: tuple[int, int], side: int) -> list[Box]:
     return [Box(top, left, side, side) for top in tops for left in lefts]
 
 
-def cut(
+def cut_crops(
     image: Image.Image, how: Cut, side: int, interpolation: Interpolation = "bilinear"
 ) -> Iterator[Image.Image]:
     """The crops of a rescaled image, side x side pixels each, unmirrored; "whole" is the image.
@@ -93,12 +93,12 @@ def cut(
             yield from (crop(image, box) for box in corners(image.size, side))
         case "square corners":
             square = min(image.size)
-            yield from cut(crop(image, centre(image.size, square, square)), "corners", side)
+            yield from cut_crops(crop(image, centre(image.size, square, square)), "corners", side)
         case "grid":
             yield from (crop(image, box) for box in grid(image.size, side))
         case "squares":
             for square in (crop(image, box) for box in squares(image.size)):
-                yield from cut(square, "corners", side)
+                yield from cut_crops(square, "corners", side)
                 yield square.resize((side, side), FILTERS[interpolation])
 
 
@@ -107,7 +107,7 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
     return image.crop(box.edges)
 
 
-def pixels(image: Image.Image) -> np.ndarray:
+def to_array(image: Image.Image) -> np.ndarray:
     """(height, width, channels) uint8."""
     return np.asarray(image).reshape(image.height, image.width, -1)
 

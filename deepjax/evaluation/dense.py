@@ -19,7 +19,7 @@ from jax import Array
 
 from deepjax.models.layers import valid_region
 
-STEPS = 8  # sizes of arrays in each doubling of the longer side: one image fills 8/9 of its array, or more
+SIZES_PER_DOUBLING = 8  # sizes of arrays in each doubling of the longer side: one image fills 8/9 of its array, or more
 
 
 def as_fully_convolutional(model: nn.Module) -> nn.Module:
@@ -34,7 +34,7 @@ def needs_filled_arrays(model: nn.Module) -> bool:
     )  # stochastic depth is around a network
 
 
-def apply_within(model: nn.Module, variables: Any, images: Array, ends: Array) -> Array:
+def apply_to_valid_region(model: nn.Module, variables: Any, images: Array, ends: Array) -> Array:
     """Logits of images that end before their array does: those of each image by itself, in its own shape.
 
     images: (batch, height, width, channels), anything beyond the ends; ends: (batch, 2) int32, three quarters of the array's
@@ -55,6 +55,6 @@ def array_size(size: tuple[int, int]) -> tuple[int, int]:
     """
     short, long = min(size), max(size)
     unit = short << ((long // short).bit_length() - 1)  # 8 steps
-    steps = -(-long * STEPS // unit)
-    longer = -(-steps * unit // STEPS)
+    steps = -(-long * SIZES_PER_DOUBLING // unit)
+    longer = -(-steps * unit // SIZES_PER_DOUBLING)
     return (short, longer) if size[0] == short else (longer, short)

@@ -8,9 +8,9 @@ import numpy as np
 
 from deepjax.data import Dataset
 from deepjax.errors import require
-from deepjax.evaluation.accuracy import count_top_k, top_k, wilson
+from deepjax.evaluation.accuracy import count_top_k, top_k, wilson_interval
 from deepjax.evaluation.calibration import brier, calibration_error, negative_log_likelihood
-from deepjax.evaluation.paper_results import Published
+from deepjax.evaluation.paper_results import PaperResult
 from deepjax.evaluation.predict import restrict_to_classes
 
 FEWER_CLASSES = (
@@ -89,7 +89,7 @@ def compute_metrics(
     )
 
 
-def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> list[str]:
+def format_metrics(found: ClassificationMetrics, beside: list[PaperResult]) -> list[str]:
     """What is printed: the count first, then the errors, and the paper's beside them."""
     of = (
         f"{found.counted:,} of {found.images:,} images"
@@ -116,7 +116,7 @@ def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> lis
     ]
 
 
-def row(found: ClassificationMetrics) -> dict[str, Any]:
+def metrics_row(found: ClassificationMetrics) -> dict[str, Any]:
     """For result.json."""
     return dataclasses.asdict(found)
 
@@ -126,7 +126,7 @@ def _finite(value: float) -> float | None:
 
 
 def _of_error(right: int, counted: int) -> tuple[float, float]:
-    low, high = wilson(right, counted)
+    low, high = wilson_interval(right, counted)
     return 1 - high, 1 - low
 
 
@@ -134,7 +134,7 @@ def _percent(error: float, interval: tuple[float, float]) -> str:
     return f"{100 * error:.2f} % [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
 
 
-def _beside(paper: Published) -> str:
+def _beside(paper: PaperResult) -> str:
     errors = " / ".join(
         "-" if error is None else f"{error:g}" for error in (paper.top1, paper.top5)
     )

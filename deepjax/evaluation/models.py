@@ -87,7 +87,7 @@ def from_weights(
     precision = "float32" if overrides.precision == "expected" else overrides.precision
     return EvalModel(
         name=name,
-        source=f"{source}, {overrides.known}" if overrides.known else source,
+        source=_describe_source(source, overrides.known, entry),
         model=create_model(name, dtype=jnp.dtype(precision), **fields),
         variables=_load(name, source, dataset, entry, fields),
         **dict(_items(preprocessing)),
@@ -124,6 +124,12 @@ def preprocessing_for(
     )
 
 
+def _describe_source(source: str, known: str, entry: str | None) -> str:
+    """What result.json says of the weights."""
+    parts = (source, known, "" if entry is None else f"entry {entry!r}")
+    return ", ".join(part for part in parts if part)
+
+
 def _items(preprocessing: Preprocessing) -> list[tuple[str, Any]]:
     return [(f.name, getattr(preprocessing, f.name)) for f in dataclasses.fields(preprocessing)]
 
@@ -133,7 +139,7 @@ def _load(
 ) -> Any:
     """Variables; InputError where the classifier is for other classes, so that nothing is tested."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*drawn anew", UserWarning)
+        warnings.filterwarnings("error", ".*newly initialised", UserWarning)
         try:
             return load_pretrained(name, source, entry=entry, **fields)
         except UserWarning as warning:

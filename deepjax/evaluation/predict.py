@@ -17,15 +17,19 @@ from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
 from deepjax.evaluation.crops import Interpolation
-from deepjax.evaluation.dense import apply_within, as_fully_convolutional, needs_filled_arrays
+from deepjax.evaluation.dense import (
+    apply_to_valid_region,
+    as_fully_convolutional,
+    needs_filled_arrays,
+)
 from deepjax.evaluation.images import shape_buckets
 from deepjax.evaluation.protocols import Average, Protocol
-from deepjax.evaluation.reader import Batch, Reader
+from deepjax.evaluation.reader import ViewBatch, ViewReader
 from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.distributed.sharding import Partitioner
 
 Report = Callable[[int, int], None]  # (views done, views in all)
-IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
+MAX_BATCHES_IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ def predict(
     member: EvalModel,
     split: Split | EncodedSplit,
     protocol: Protocol,
-    spread: Partitioner,
+    partitioner: Partitioner,
     batch_size: int = 64,
     report: Report = lambda done, total: None,
 ) -> np.ndarray:
@@ -75,25 +79,25 @@ def predict(
     pixels = batch_size * (
         groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2
     )
-    where = (spread.mesh.devices.size, jax.process_index(), jax.process_count())
-    reader = Reader(split, protocol, member.interpolation, pixels, *where)
+    where = (partitioner.mesh.devices.size, jax.process_index(), jax.process_count())
+    reader = ViewReader(split, protocol, member.interpolation, pixels, *where)
     params, batch_stats = map(
-        spread.put_state, (member.variables["params"], member.variables.get("batch_stats", {}))
+        partitioner.put_state, (member.variables["params"], member.variables.get("batch_stats", {}))
     )
-    step = spread.compile_eval(
-        make_step(member, protocol, isinstance(split, Split)), params, batch_stats
+    step = partitioner.compile_eval(
+        make_predict_step(member, protocol, isinstance(split, Split)), params, batch_stats
     )
-    sums = _Sums(protocol.average, len(split))
+    sums = _ScoreSums(protocol.average, len(split))
     done, total = 0, sum(len(group.ids) for group in groups)
-    waiting: collections.deque[tuple[Batch, tuple[Array, Array]]] = collections.deque()
+    waiting: collections.deque[tuple[ViewBatch, tuple[Array, Array]]] = collections.deque()
     for batch in reader.batches(groups):
         waiting.append(
             (
-                Batch(batch.images, {}, batch.damaged),
-                step(params, batch_stats, spread.put_batch(batch.arrays)),
+                ViewBatch(batch.images, {}, batch.damaged),
+                step(params, batch_stats, partitioner.put_batch(batch.arrays)),
             )
         )
-        if len(waiting) > IN_FLIGHT:
+        if len(waiting) > MAX_BATCHES_IN_FLIGHT:
             _add(sums, *waiting.popleft())
         done += batch.images
         report(done, total)
@@ -102,7 +106,7 @@ def predict(
     return sums.mean(len(protocol.sides) if protocol.dense else 1)
 
 
-def _add(sums: "_Sums", batch: Batch, output: tuple[Array, Array]) -> None:
+def _add(sums: "_ScoreSums", batch: ViewBatch, output: tuple[Array, Array]) -> None:
     """The scores of a batch; where an image of any process was damaged, all raise."""
     ids = np.asarray(output[1])
     if np.sum(ids >= 0) < batch.images:  # which every process sees
@@ -110,7 +114,7 @@ def _add(sums: "_Sums", batch: Batch, output: tuple[Array, Array]) -> None:
     sums.add(ids, np.asarray(output[0]))
 
 
-def make_step(
+def make_predict_step(
     member: EvalModel, protocol: Protocol, stored: bool = False
 ) -> Callable[[Any, Any, dict[str, Array]], tuple[Array, Array]]:
     """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each; ids.
@@ -123,22 +127,24 @@ def make_step(
     def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         views, ends = batch["image"], batch["ends"]
         if protocol.mirror:
-            views = jnp.concatenate([views, mirrored(views, ends)], axis=1)
+            views = jnp.concatenate([views, mirror_views(views, ends)], axis=1)
         count, of_each, *shape = views.shape
         images = normalize(views.reshape(count * of_each, *shape), member.dataset)
         if stored:
             images = resize(images, member.stored or member.crop)
         variables = {"params": params, "batch_stats": batch_stats}
         if protocol.dense and not needs_filled_arrays(model):
-            logits = apply_within(model, variables, images, jnp.repeat(ends, of_each, axis=0))
+            logits = apply_to_valid_region(
+                model, variables, images, jnp.repeat(ends, of_each, axis=0)
+            )
         else:
             logits: Any = model.apply(variables, images, train=False)
-        return average(logits.reshape(count, of_each, -1), protocol.average), batch["id"]
+        return average_views(logits.reshape(count, of_each, -1), protocol.average), batch["id"]
 
     return step
 
 
-def mirrored(views: Array, ends: Array) -> Array:
+def mirror_views(views: Array, ends: Array) -> Array:
     """Each view left to right; of one that ends before its array does, what is beyond stays there.
 
     views: (images, views, height, width, channels), ends: (images, 2).
@@ -148,7 +154,7 @@ def mirrored(views: Array, ends: Array) -> Array:
     return jnp.take_along_axis(views, columns[:, None, None, :, None], axis=3)
 
 
-def average(logits: Array, of: Average) -> Array:
+def average_views(logits: Array, of: Average) -> Array:
     """Mean over the views of an image: of its logits, or log of the mean of its probabilities.
 
     logits: (images, views, classes) -> (images, classes) float32.
@@ -159,7 +165,7 @@ def average(logits: Array, of: Average) -> Array:
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - math.log(logits.shape[1])
 
 
-class _Sums:
+class _ScoreSums:
     """Scores of each image, summed over the scales at which it was seen."""
 
     def __init__(self, of: Average, images: int) -> None:

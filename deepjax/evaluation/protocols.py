@@ -136,7 +136,7 @@ PROTOCOLS = {
 RESNET_SIDES = (224, 256, 384, 480, 640)
 
 
-def protocol_of(
+def resolve_protocol(
     name: str,
     model: str,
     crop: int,

@@ -11,14 +11,14 @@ from deepjax.data import Split
 from deepjax.data.encoded_split import EncodedSplit, cpu_count
 from deepjax.errors import InputError
 from deepjax.evaluation.crops import Interpolation
-from deepjax.evaluation.images import Group, views_of
+from deepjax.evaluation.images import ShapeBucket, read_views
 from deepjax.evaluation.protocols import Protocol
 
-AHEAD = 2  # batches that are read while others are computed
+PREFETCHED_BATCHES = 2  # batches that are read while others are computed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Batch:
+class ViewBatch:
     """This process's share of the views of some images.
 
     arrays: "id" (images,) int32, -1 for padding and for damaged images; "image" (images, views, height, width, channels) uint8;
@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class ViewReader:
     """How views are read. `pixels`: of the views of a batch, mirrored ones too, at most (but for one image a device)."""
 
     split: Split | EncodedSplit
@@ -42,14 +42,14 @@ class Reader:
     process: int = 0
     processes: int = 1
 
-    def batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
+    def batches(self, groups: Sequence[ShapeBucket]) -> Iterator[ViewBatch]:
         """Every image of every group once."""
         with concurrent.futures.ThreadPoolExecutor(cpu_count(), "views") as pool:
             waiting: collections.deque[
-                tuple[int, np.ndarray, Group, list[concurrent.futures.Future]]
+                tuple[int, np.ndarray, ShapeBucket, list[concurrent.futures.Future]]
             ] = collections.deque()
             for group in groups:
-                count = self.images_of(group)
+                count = self.images_per_batch(group)
                 for start in range(0, len(group.ids), count):
                     ids = group.ids[start : start + count]
                     share = np.pad(ids, (0, count - len(ids)), constant_values=-1).reshape(
@@ -57,12 +57,12 @@ class Reader:
                     )[self.process]
                     own = [pool.submit(self._read, int(i), group) for i in share if i >= 0]
                     waiting.append((len(ids), share, group, own))
-                    if len(waiting) > AHEAD:
+                    if len(waiting) > PREFETCHED_BATCHES:
                         yield self._batch(*waiting.popleft())
             for rest in waiting:
                 yield self._batch(*rest)
 
-    def images_of(self, group: Group) -> int:
+    def images_per_batch(self, group: ShapeBucket) -> int:
         """Images of a batch over all devices, a multiple of their number; no more of these than the group needs."""
         of_one = group.views * (1 + self.protocol.mirror) * group.height * group.width
         return (
@@ -70,12 +70,16 @@ class Reader:
             * self.devices
         )
 
-    def _read(self, index: int, group: Group) -> tuple[np.ndarray, tuple[int, int]]:
-        return views_of(self.split, index, group, self.protocol, self.interpolation)
+    def _read(self, index: int, group: ShapeBucket) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_views(self.split, index, group, self.protocol, self.interpolation)
 
     def _batch(
-        self, count: int, share: np.ndarray, group: Group, reads: list[concurrent.futures.Future]
-    ) -> Batch:
+        self,
+        count: int,
+        share: np.ndarray,
+        group: ShapeBucket,
+        reads: list[concurrent.futures.Future],
+    ) -> ViewBatch:
         rows, ids, damaged = len(share), share.astype(np.int32), ""
         channels = self.split.images.shape[3] if isinstance(self.split, Split) else 3
         images = np.zeros((rows, group.views, group.height, group.width, channels), np.uint8)
@@ -85,4 +89,4 @@ class Reader:
                 images[row], ends[row] = read.result()
             except InputError as error:  # told when all processes know of it
                 ids[row], damaged = -1, damaged or str(error)
-        return Batch(count, {"id": ids, "image": images, "ends": ends}, damaged)
+        return ViewBatch(count, {"id": ids, "image": images, "ends": ends}, damaged)

@@ -79,7 +79,7 @@ class FullyConnected(nn.Module):
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
-            x = valid_region.fill(x) if self.window > 1 else x
+            x = valid_region.mask_outside(x) if self.window > 1 else x
             y = lax.conv_general_dilated(
                 x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
@@ -152,7 +152,7 @@ class VGG(nn.Module):
         scores = FullyConnected(
             self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8"
         )(x)
-        return valid_region.mean(scores)
+        return valid_region.masked_mean(scores)
 
 
 def _check_size(shape: tuple[int, ...], head: str) -> None:

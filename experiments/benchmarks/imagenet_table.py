@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deepjax import command_line
-from deepjax.evaluation.paper_results import PUBLISHED, Published
-from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
+from deepjax.evaluation.paper_results import PAPER_RESULTS, PaperResult
+from deepjax.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocol
 from deepjax.models import ModelInfo, list_models, model_info
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.training.config import write_text
@@ -57,7 +57,9 @@ class Measured:
     @property
     def how(self) -> str:
         """The protocol, and what is not usual about it."""
-        usual = protocol_of(self.protocol.name, self.model, model_info(self.model).input_shape[0])
+        usual = resolve_protocol(
+            self.protocol.name, self.model, model_info(self.model).input_shape[0]
+        )
         sides, of = ", ".join(map(str, self.protocol.sides)), PROTOCOLS[self.protocol.name].average
         crop = f" of {self.crop}" if self.crop != model_info(self.model).input_shape[0] else ""
         at = f" at {sides}" if crop or self.protocol.sides != usual.sides else ""
@@ -97,7 +99,7 @@ def render(results: Path) -> str:
         parts.append(f"## {paper}\n\n{table(heads, rows)}")
     heads = ("network", "protocol", "crop", "shorter side", "published", "measured here", "source")
     parts.append(
-        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PUBLISHED))}"
+        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PAPER_RESULTS))}"
     )
     return "\n".join(parts)
 
@@ -132,7 +134,7 @@ def network_row(
 ) -> tuple[str, ...]:
     """A network: its size, the number that was published for the simplest protocol, the best public weights, ours."""
     numbers = sorted(
-        (row for row in PUBLISHED if row.model == info.name),
+        (row for row in PAPER_RESULTS if row.model == info.name),
         key=lambda row: ORDER.index(row.protocol),
     )
     paper = (
@@ -167,7 +169,7 @@ def network_row(
     )
 
 
-def protocol_row(row: Published, measured: Sequence[Measured]) -> tuple[str, ...]:
+def protocol_row(row: PaperResult, measured: Sequence[Measured]) -> tuple[str, ...]:
     """A published number, and ours of the same network by the same protocol, of the same crops at the same sides."""
     key = (row.model, row.protocol, row.sides, row.crop, PROTOCOLS[row.protocol].average)
     same = [
@@ -189,7 +191,7 @@ def protocol_row(row: Published, measured: Sequence[Measured]) -> tuple[str, ...
     )
 
 
-def _how(row: Published, info: ModelInfo) -> str:
+def _how(row: PaperResult, info: ModelInfo) -> str:
     return row.protocol if row.crop == info.input_shape[0] else f"{row.protocol} of {row.crop}"
 
 

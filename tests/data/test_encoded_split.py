@@ -17,9 +17,9 @@ from deepjax.data import (
     sample,
     train_batches,
 )
-from deepjax.data.fingerprint import Damage, write_fingerprint
+from deepjax.data.fingerprint import UndecodableImage, write_fingerprint
 from deepjax.data.image.crops import Box, centre_box
-from deepjax.data.image.decode import cut, opencv
+from deepjax.data.image.decode import decode_crop, opencv
 from deepjax.data.loader import batch_index
 from deepjax.errors import InputError
 from tests.data.archives import small_imagenet
@@ -155,7 +155,7 @@ def test_evaluation_has_every_image_once_cut_from_the_centre(batch_size, most):
         if mask
     ]
     assert counted == list(range(most or COUNT))
-    exact = cut(FILES[0], lambda h, w: centre_box(h, w, SIZE, 0.9), SIZE)
+    exact = decode_crop(FILES[0], lambda h, w: centre_box(h, w, SIZE, 0.9), SIZE)
     np.testing.assert_array_equal(batches[0]["image"][0], exact)
 
 
@@ -292,7 +292,9 @@ def test_a_prepared_set_is_read_as_it_was_written(tmp_path):
 def test_a_split_knows_its_fingerprint_also_when_that_is_written_anew(tmp_path):
     dataset = small_imagenet(tmp_path, train=40, validation=16)
     folder = tmp_path / "imagenet2012" / "5.1.0"
-    digests = [write_fingerprint(folder, found) for found in ([], [Damage("train", 3, "", "")])]
+    digests = [
+        write_fingerprint(folder, found) for found in ([], [UndecodableImage("train", 3, "", "")])
+    ]
     assert load_split(dataset, "test", str(tmp_path)).fingerprint == digests[1]  # pyright: ignore
     assert (
         write_fingerprint(folder)

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation import EvalModel, predict, protocol_of
+from deepjax.evaluation import EvalModel, predict, resolve_protocol
 from deepjax.training.distributed.sharding import Partitioner
 from tests.evaluation import reference
 
@@ -56,7 +56,7 @@ def main():
     mesh = jax.sharding.Mesh(np.array([own[1][0], own[0][0], own[1][1], own[0][1]]), "data")
     try:
         got = predict(
-            member, split, protocol_of("1-crop", "mean", reference.CROP), Partitioner(mesh), 4
+            member, split, resolve_protocol("1-crop", "mean", reference.CROP), Partitioner(mesh), 4
         )
         print("equal" if np.allclose(np.exp(got), expected, atol=1e-6) else "other images' scores")
     except InputError as error:

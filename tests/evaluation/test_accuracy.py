@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepjax.errors import InputError
-from deepjax.evaluation.accuracy import count_top_k, label_ranks, label_table, top_k, wilson
+from deepjax.evaluation.accuracy import (
+    count_top_k,
+    label_ranks,
+    label_table,
+    top_k,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("images", "classes"), [(1, 1), (1, 7), (3, 5), (13, 10), (17, 1000)])
@@ -63,15 +69,17 @@ def test_several_labels_and_none():
 def test_wilson_solves_its_equation(right, images):
     """The ends p are where |right / images - p| is z times the deviation at p (Wilson 1927)."""
     z, share = 1.959964, right / images
-    for end in wilson(right, images):
+    for end in wilson_interval(right, images):
         assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / images), abs=1e-6)
-    assert 0 <= wilson(right, images)[0] <= share <= wilson(right, images)[1] <= 1
+    assert 0 <= wilson_interval(right, images)[0] <= share <= wilson_interval(right, images)[1] <= 1
     with pytest.raises(InputError, match="right is 11"):
-        wilson(11, 10)
+        wilson_interval(11, 10)
 
 
 def test_wilson_covers():
     """Of all outcomes of 40 throws at p = 0.9, weighted by their probability, the interval holds p in 93 to 98 %."""
-    inside = [low <= 0.9 <= high for low, high in (wilson(right, 40) for right in range(41))]
+    inside = [
+        low <= 0.9 <= high for low, high in (wilson_interval(right, 40) for right in range(41))
+    ]
     weights = [math.comb(40, right) * 0.9**right * 0.1 ** (40 - right) for right in range(41)]
     assert 0.93 < sum(itertools.compress(weights, inside)) < 0.98

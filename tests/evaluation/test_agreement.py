@@ -12,7 +12,7 @@ from deepjax.cli.evaluate import Options, main
 from deepjax.command_line import parse
 from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
-from deepjax.evaluation.agreement import borderline
+from deepjax.evaluation.agreement import count_borderline
 from deepjax.training import TrainConfig, train
 from deepjax.training.run_dir import read_config
 from tests.data.made import write_made
@@ -169,4 +169,4 @@ def test_borderline_images_are_all_that_rounding_can_judge_otherwise(k):
         own = np.take_along_axis(moved, labels, axis=1)
         return np.sum(moved > own, axis=1) < k
 
-    assert borderline(scores, labels, k, 0.02) == np.sum(right(1) != right(-1)) > 5
+    assert count_borderline(scores, labels, k, 0.02) == np.sum(right(1) != right(-1)) > 5

@@ -8,13 +8,13 @@ import pytest
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.dense import (
-    apply_within,
+    apply_to_valid_region,
     array_size,
     as_fully_convolutional,
     needs_filled_arrays,
 )
 from deepjax.evaluation.predict import EvalModel, predict
-from deepjax.evaluation.protocols import protocol_of
+from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.models import create_model, features
 from deepjax.models.layers.valid_region import valid_region
 from deepjax.models.stochastic_depth import stochastic_depth
@@ -171,7 +171,7 @@ def check_within(name, sizes):
         )
         for x in alone
     ]
-    got = jax.jit(lambda v, x, ends: apply_within(model, v, x, ends))(
+    got = jax.jit(lambda v, x, ends: apply_to_valid_region(model, v, x, ends))(
         variables, jnp.concatenate(filled), jnp.asarray(sizes, jnp.int32)
     )
     for one, x in zip(got, alone, strict=True):
@@ -191,11 +191,12 @@ def test_what_would_not_be_exact_is_refused():
     model = create_model("resnet50_gn", width=32, stages=ONE)
     x, ends = images(1, 64, 64, 3), jnp.array([[64, 60]], jnp.int32)
     with pytest.raises(InputError, match="group normalisation takes statistics of whole maps"):
-        jax.eval_shape(lambda v: apply_within(model, v, x, ends), drawn(model, 64))
+        jax.eval_shape(lambda v: apply_to_valid_region(model, v, x, ends), drawn(model, 64))
     plain = create_model("vgg11", **VGG)
     with pytest.raises(InputError, match="regions that cover a map depend on its size"):
         jax.eval_shape(
-            lambda v: apply_within(plain, v, images(1, 256, 256, 3), ends), drawn(plain, 224)
+            lambda v: apply_to_valid_region(plain, v, images(1, 256, 256, 3), ends),
+            drawn(plain, 224),
         )
 
 
@@ -229,7 +230,7 @@ def test_predictions_of_whole_images_against_slow_code(norm):
     variables, data = drawn(model, 64), reference.DATASET
     split = reference.split_of(reference.pictures(((47, 101), (64, 64), (9, 13))))
     member = EvalModel("cifar_plain20", "made up", model, variables, data, reference.CROP)
-    protocol = protocol_of(
+    protocol = resolve_protocol(
         "dense", "cifar_plain20", reference.CROP, sides=(32, 41)
     )  # of group norm, a program for each shape
     got = np.exp(predict(member, split, protocol, Partitioner(make_mesh()), 8))

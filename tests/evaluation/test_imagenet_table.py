@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from deepjax.evaluation.protocols import protocol_of
+from deepjax.evaluation.protocols import resolve_protocol
 from experiments.benchmarks.imagenet_table import RESULTS, render
 
 
@@ -34,7 +34,7 @@ def test_cells_that_nobody_measured_say_so(tmp_path):
 
 def record_of(images=50_000, members=1, sides=(256,), crop=224, average="probabilities"):
     protocol = dataclasses.asdict(
-        protocol_of("10-crop", "resnet50_v1", crop, sides=sides, average=average)
+        resolve_protocol("10-crop", "resnet50_v1", crop, sides=sides, average=average)
     )
     member = {"model": "resnet50_v1", "weights": "caffe.npz", "crop": crop, "protocol": protocol}
     found = {

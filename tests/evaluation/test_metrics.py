@@ -9,9 +9,9 @@ import pytest
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.evaluation.accuracy import label_table
-from deepjax.evaluation.images import labels_of
-from deepjax.evaluation.metrics import compute_metrics, format_metrics, row
-from deepjax.evaluation.paper_results import PUBLISHED, published
+from deepjax.evaluation.images import read_labels
+from deepjax.evaluation.metrics import compute_metrics, format_metrics, metrics_row
+from deepjax.evaluation.paper_results import PAPER_RESULTS, find_paper_results
 from deepjax.evaluation.predict import log_softmax
 from deepjax.models import list_models
 from experiments.imagenet_history import RESNET
@@ -46,7 +46,7 @@ def test_images_without_a_label_do_not_count_and_any_of_several_is_right():
     split = dataclasses.replace(
         split, dataset=REAL, records=[r | {"real_label": r["label"]} for r in split.records]
     )
-    labels = labels_of(split)
+    labels = read_labels(split)
     assert labels.tolist() == [[3, 5], [-1, -1], [0, -1], [1, 2]]
     scores = np.full((4, 12), -10.0, np.float32)
     scores[range(4), [5, 0, 1, 2]] = 0  # right, uncounted, wrong, right
@@ -91,7 +91,7 @@ def test_where_nothing_is_finite_no_number_is_made_up():
         None,
         3,
     )
-    json.dumps(row(found), allow_nan=False)
+    json.dumps(metrics_row(found), allow_nan=False)
     assert "ECE 0" not in format_metrics(found, [])[0]
 
 
@@ -105,18 +105,21 @@ def test_a_set_without_labels_is_refused():
 
 def test_published_numbers():
     """Consistent with each other and with the papers' texts; VGG Tables 3 and 4, ResNet Tables 3 and 4, GoogLeNet Table 3."""
-    assert {row.model for row in PUBLISHED} <= set(list_models())
-    by = {(row.model, row.protocol, row.sides, row.note): row.top5 for row in PUBLISHED}
-    assert len(by) == len(PUBLISHED)
-    assert all(row.top1 is None or row.top5 is None or row.top5 < row.top1 for row in PUBLISHED)
+    assert {row.model for row in PAPER_RESULTS} <= set(list_models())
+    by = {(row.model, row.protocol, row.sides, row.note): row.top5 for row in PAPER_RESULTS}
+    assert len(by) == len(PAPER_RESULTS)
+    assert all(row.top1 is None or row.top5 is None or row.top5 < row.top1 for row in PAPER_RESULTS)
     (ten,), (scales,) = (
-        published("resnet152_v1", "10-crop"),
-        published("resnet152_v1", "multi-scale"),
+        find_paper_results("resnet152_v1", "10-crop"),
+        find_paper_results("resnet152_v1", "multi-scale"),
     )
     assert (ten.top5, scales.top5) == (RESNET["one, 10 crops"], RESNET["one, multi-scale"])
-    assert [row.top5 for row in published("googlenet", "144-crop")] == [7.89]
-    assert published("vgg16", "dense")[0].top1 == 27.0 and len(published("vgg16", "dense")) == 3
-    (asp,) = (row for row in published("resnetv2_200", "1-crop") if row.note)
+    assert [row.top5 for row in find_paper_results("googlenet", "144-crop")] == [7.89]
+    assert (
+        find_paper_results("vgg16", "dense")[0].top1 == 27.0
+        and len(find_paper_results("vgg16", "dense")) == 3
+    )
+    (asp,) = (row for row in find_paper_results("resnetv2_200", "1-crop") if row.note)
     assert (asp.crop, asp.top1, asp.top5) == (320, 20.1, 4.8)  # He et al. 2016, Table 5
 
 
@@ -124,7 +127,7 @@ def test_the_paper_stands_beside():
     found = compute_metrics(
         log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012")
     )
-    told = format_metrics(found, published("googlenet", "10-crop"))
+    told = format_metrics(found, find_paper_results("googlenet", "10-crop"))
     assert told[0].startswith("imagenet2012: 50 images of 1000 classes; top-1 error ")
     assert (
         told[1]

@@ -17,7 +17,7 @@ class BatchSlice:
     index: Array | int = 0
     count: int = 1
 
-    def of(self, numbers: Array) -> Array:
+    def select(self, numbers: Array) -> Array:
         """The rows that belong to the images at hand. numbers: (whole batch, ...)."""
         if self.count == 1:
             return numbers
@@ -25,17 +25,21 @@ class BatchSlice:
         return jax.lax.dynamic_slice_in_dim(numbers, self.index * rows, rows)
 
 
-WHOLE = BatchSlice()
+FULL_BATCH = BatchSlice()
 
 
-def random_crop(key: Array, images: Array, padding: int, share: BatchSlice = WHOLE) -> Array:
+def random_crop(
+    key: Array, images: Array, padding: int, batch_slice: BatchSlice = FULL_BATCH
+) -> Array:
     """Pad every side with black and cut a window of the old size at a random place, one place per image.
 
     images: (batch, height, width, channels), any dtype (He et al. 2015, section 4.2).
     """
     batch, height, width, channels = images.shape
-    offsets = random.randint(key, (batch * share.count * 2,), 0, 2 * padding + 1).reshape(-1, 2)
-    offsets = share.of(offsets)
+    offsets = random.randint(key, (batch * batch_slice.count * 2,), 0, 2 * padding + 1).reshape(
+        -1, 2
+    )
+    offsets = batch_slice.select(offsets)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
     def cut(image: Array, offset: Array) -> Array:
@@ -44,9 +48,9 @@ def random_crop(key: Array, images: Array, padding: int, share: BatchSlice = WHO
     return jax.vmap(cut)(padded, offsets)
 
 
-def random_flip(key: Array, images: Array, share: BatchSlice = WHOLE) -> Array:
+def random_flip(key: Array, images: Array, batch_slice: BatchSlice = FULL_BATCH) -> Array:
     """Mirror each image left to right with probability one half. images: (batch, height, width, channels)."""
-    flip = share.of(random.bernoulli(key, 0.5, (images.shape[0] * share.count,)))
+    flip = batch_slice.select(random.bernoulli(key, 0.5, (images.shape[0] * batch_slice.count,)))
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 
@@ -74,8 +78,10 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
     return images if new == old else jax.image.resize(images, (batch, *new, channels), "bilinear")
 
 
-def augment(key: Array, images: Array, dataset: Dataset, share: BatchSlice = WHOLE) -> Array:
+def augment(
+    key: Array, images: Array, dataset: Dataset, batch_slice: BatchSlice = FULL_BATCH
+) -> Array:
     """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
     crop_key, flip_key = random.split(key)
-    images = random_crop(crop_key, images, dataset.crop, share) if dataset.crop else images
-    return random_flip(flip_key, images, share) if dataset.flip else images
+    images = random_crop(crop_key, images, dataset.crop, batch_slice) if dataset.crop else images
+    return random_flip(flip_key, images, batch_slice) if dataset.flip else images

@@ -4,31 +4,33 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from deepjax.data.augment.basic import WHOLE, BatchSlice
+from deepjax.data.augment.basic import FULL_BATCH, BatchSlice
 
 AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of the erased box: share of the image, height over width
 TRIES = 10
 
 
-def random_erase(key: Array, images: Array, probability: float, share: BatchSlice = WHOLE) -> Array:
+def random_erase(
+    key: Array, images: Array, probability: float, batch_slice: BatchSlice = FULL_BATCH
+) -> Array:
     """Erase a box of each image with a probability. images: (batch, height, width, channels), normalised floats.
 
     Zhong et al. 2017 (arXiv:1708.04896), with the constants of torchvision: a box of 2 to 33 % of the area; the first of ten draws
     that fits into the image, or none.
     """
     batch, height, width, _ = images.shape
-    whole = batch * share.count
+    whole = batch * batch_slice.count
     of_which, of_box = random.split(key)
-    erased = share.of(random.bernoulli(of_which, probability, (whole,)))
-    boxes = jax.vmap(lambda key: random_box(key, height, width))(
-        share.of(random.split(of_box, whole))
+    erased = batch_slice.select(random.bernoulli(of_which, probability, (whole,)))
+    boxes = jax.vmap(lambda key: random_erasing_box(key, height, width))(
+        batch_slice.select(random.split(of_box, whole))
     )
     return jnp.where(
         (boxes & erased[:, None, None])[:, :, :, None], jnp.zeros((), images.dtype), images
     )
 
 
-def random_box(key: Array, height: int, width: int) -> Array:
+def random_erasing_box(key: Array, height: int, width: int) -> Array:
     """True in a random box inside of an image: (height, width) bools; false everywhere where no draw fits."""
     of_area, of_ratio, of_place = random.split(key, 3)
     area = height * width * random.uniform(of_area, (TRIES,), jnp.float32, *AREA)

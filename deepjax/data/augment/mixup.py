@@ -22,7 +22,7 @@ def mixup_or_cutmix(
         cuts = random.bernoulli(choice_key, 0.5)
         strength = jnp.where(cuts, cutmix, strength)
     share = random.beta(share_key, strength, strength, dtype=jnp.float32)
-    box = random_box(box_key, images.shape[1], images.shape[2], 1.0 - share)
+    box = cutmix_box(box_key, images.shape[1], images.shape[2], 1.0 - share)
     weights = jnp.where(cuts, jnp.where(box, 0.0, 1.0), share)[None, :, :, None].astype(
         images.dtype
     )
@@ -41,7 +41,7 @@ def _mirrored(leaf: Array, axis: str | None) -> Array:
     return lax.ppermute(leaf[::-1], axis, [(device, count - 1 - device) for device in range(count)])
 
 
-def random_box(key: Array, height: int, width: int, area: Array) -> Array:
+def cutmix_box(key: Array, height: int, width: int, area: Array) -> Array:
     """A box of that share of the image around a random pixel, cut at the edges (Yun et al. 2019, arXiv:1905.04899, eq. 2).
 
     area: scalar in [0, 1] -> (height, width) bools.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Given = Callable[
+ArgumentOr = Callable[
     [str, float], Array
 ]  # the argument where the operation has that name, and else a number that changes nothing
 OPERATIONS = (
@@ -20,7 +20,7 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Array:
+def apply_operations(images: Array, operation: Array, argument: Array, fill: Array) -> Array:
     """Each image after its own operation.
 
     images: (batch, height, width, 1 or 3) uint8; operation: (batch,) places in OPERATIONS; argument: (batch,) floats: degrees
@@ -50,7 +50,7 @@ def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Ar
     return jax.vmap(of_one)(images, operation, argument)
 
 
-def _matrix(given: Given, shape: tuple[int, ...]) -> tuple[Array, ...]:
+def _matrix(given: ArgumentOr, shape: tuple[int, ...]) -> tuple[Array, ...]:
     """From the place of a pixel (x, y) to where it comes from: (a x + b y + c, d x + e y + f), in this order."""
     middle_y, middle_x = shape[0] / 2, shape[1] / 2
     angle = -jnp.deg2rad(given("rotate", 0.0))
@@ -88,7 +88,7 @@ def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
     )
 
 
-def _table(image: Array, given: Given, operation: Array) -> Array:
+def _table(image: Array, given: ArgumentOr, operation: Array) -> Array:
     """What becomes of each grey level of each channel: (256, channels) uint8."""
     level = jnp.arange(256)[:, None]
     name = {name: operation == place for place, name in enumerate(OPERATIONS)}

@@ -14,27 +14,27 @@ import numpy as np
 from PIL import Image
 
 from deepjax.data.image.crops import Box
-from deepjax.data.image.fixed_size import FORMATS, check_end
+from deepjax.data.image.fixed_size import FORMATS, check_end_marker
 from deepjax.errors import InputError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
-_DEEP = (
+_MODES_ABOVE_8_BITS = (
     "I",
     "I;16",
     "I;16B",
     "F",
 )  # modes of more than 8 bits, of which Pillow makes RGB by cutting all above 255
 
-Choose = Callable[[int, int], Box]  # (height, width) -> what is cut
+CropFn = Callable[[int, int], Box]  # (height, width) -> what is cut
 
 
 def decode_rgb(encoded: bytes) -> np.ndarray:
     """A whole image -> (height, width, 3) uint8, as Pillow has it. Raises ValueError above the cap, Pillow's errors for damage."""
-    with opened(encoded) as image:
+    with open_image(encoded) as image:
         return np.array(image.convert("RGB"))
 
 
-def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.ndarray:
+def decode_crop(encoded: bytes, crop_fn: CropFn, size: int, exact: bool = True) -> np.ndarray:
     """A box of an image, scaled to (size, size, 3) uint8. `choose` tells the box when it knows the image's height and width.
 
     exact: bilinear, smoothed where that makes it smaller, to the bit as torchvision does it with an image of Pillow's. Otherwise by
@@ -42,14 +42,14 @@ def cut(encoded: bytes, choose: Choose, size: int, exact: bool = True) -> np.nda
     smoothing from there, on whole pixels.
     Raises ValueError above the cap, Pillow's errors for damage.
     """
-    with opened(encoded) as image:
-        box = choose(image.height, image.width)
+    with open_image(encoded) as image:
+        box = crop_fn(image.height, image.width)
         if not exact and (pixels := _fast(encoded, image, box, size)) is not None:
             return pixels
         return _exact(image.convert("RGB"), box, size)
 
 
-def opened(encoded: bytes) -> Image.Image:
+def open_image(encoded: bytes) -> Image.Image:
     """An image of which the header is read.
 
     Raises ValueError above the cap, for what is neither JPEG nor PNG, for a JPEG without an end, whose missing part decoders may
@@ -61,8 +61,8 @@ def opened(encoded: bytes) -> Image.Image:
         raise ValueError("neither a JPEG nor a PNG") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.height} x {image.width} pixels; allowed: {MAX_PIXELS}")
-    check_end(image, encoded)
-    if image.mode in _DEEP:
+    check_end_marker(image, encoded)
+    if image.mode in _MODES_ABOVE_8_BITS:
         raise ValueError(f"image of mode {image.mode}, 16 bits or more; allowed: 8 bits a channel")
     return image
 

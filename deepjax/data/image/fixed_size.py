@@ -17,7 +17,7 @@ _MARKER = re.compile(
 _END = b"\xd9"  # ITU-T T.81, table B.1
 
 
-def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_fixed_size(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """A PNG or JPEG -> (height, width, channels) uint8, of exactly the declared shape.
 
     Raises InputError when the header declares another shape, so that an image bomb costs nothing, and Pillow's own errors or
@@ -31,17 +31,17 @@ def decode(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
             height, width, channels = shape
             if (image.width, image.height, image.mode) != (width, height, _MODES[channels]):
                 raise InputError(f"image has shape {_declared(image)}, expected {shape}")
-            check_end(image, encoded)
+            check_end_marker(image, encoded)
             return np.asarray(image, np.uint8).reshape(shape)
 
 
-def check_end(image: Image.Image, encoded: bytes) -> None:
+def check_end_marker(image: Image.Image, encoded: bytes) -> None:
     """Raise ValueError for a JPEG without its end: decoders fill up, in grey, what zeros at its end have taken the place of."""
-    if image.format == "JPEG" and not has_end(encoded):
+    if image.format == "JPEG" and not has_end_marker(encoded):
         raise ValueError("JPEG without its end marker: truncated or overwritten")
 
 
-def has_end(encoded: bytes) -> bool:
+def has_end_marker(encoded: bytes) -> bool:
     """Whether the segments of a JPEG lead to its end marker; what follows that does not matter, nor what a thumbnail holds."""
     at = 2
     while marker := _MARKER.search(

@@ -8,12 +8,12 @@ from typing import Annotated
 import tyro
 
 from deepjax.data.catalog import Dataset, dataset_info
-from deepjax.data.fingerprint import Damage, check_fingerprint, write_fingerprint
-from deepjax.data.prepare.build import generate
-from deepjax.data.prepare.rewrite import rewrite
+from deepjax.data.fingerprint import UndecodableImage, check_fingerprint, write_fingerprint
+from deepjax.data.prepare.build import build_dataset
+from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.prepare.shrink import shrink_record
-from deepjax.data.prepare.tfrecord import convert
-from deepjax.data.prepare.verify import find_damage
+from deepjax.data.prepare.tfrecord import convert_tfrecord
+from deepjax.data.prepare.verify import find_undecodable
 from deepjax.data.shards import read_info, read_records
 from deepjax.data.splits import check_opens, data_directory, load_split
 from deepjax.errors import InputError, require
@@ -71,13 +71,13 @@ def prepare(
         )
         check_fingerprint(folder)
     elif from_tfrecord is None:
-        generate(dataset, data_directory(data_dir), manual_dir)
+        build_dataset(dataset, data_directory(data_dir), manual_dir)
     else:
-        convert(dataset, from_tfrecord, folder)
+        convert_tfrecord(dataset, from_tfrecord, folder)
     return _finish(dataset, folder, data_dir)
 
 
-def resize(name: str, side: int, data_dir: str | None = None) -> Path:
+def write_resized_copy(name: str, side: int, data_dir: str | None = None) -> Path:
     """Write a copy of a prepared data set whose images have a shorter side of at most `side`; returns the data_dir to read it from.
 
     Raises InputError where the data set is not prepared or not stored as encoded photographs.
@@ -91,7 +91,7 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
     if target.exists():
         check_fingerprint(target)
     else:
-        rewrite(
+        rewrite_dataset(
             source, target, read_records, lambda record: shrink_record(record, side), {"side": side}
         )
     _finish(dataset, target, str(copies))
@@ -123,23 +123,23 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
 def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
     """Read the data set back whole, tell what is in it, and write its fingerprint."""
-    damaged = find_damage(folder) if dataset.encoded else []
+    damaged = find_undecodable(folder) if dataset.encoded else []
     for split, (name, _) in dataset.splits.items():
         count = len(load_split(dataset, split, data_dir))
         print(
-            f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, name)}"
+            f"{dataset.name} {split}: {count:,} images, every one read back{_format_undecodable(damaged, name)}"
         )
     for split in sorted(
         {damage.split for damage in damaged} - {name for name, _ in dataset.splits.values()}
     ):  # of which parts are used
-        print(f"all of its {split!r}{_described(damaged, split)}")
+        print(f"all of its {split!r}{_format_undecodable(damaged, split)}")
     if damaged:
         print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
     write_fingerprint(folder, damaged)
     return folder
 
 
-def _described(damaged: Sequence[Damage], split: str) -> str:
+def _format_undecodable(damaged: Sequence[UndecodableImage], split: str) -> str:
     """How many are damaged, and the first of them, a line each."""
     found = [
         f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split
@@ -168,7 +168,7 @@ def _report(options: Prepare) -> None:
     print(f"prepared in {folder}")
     if options.resized is not None:
         print(
-            f"the copy is read with --data-dir {resize(options.name, options.resized, options.data_dir)}"
+            f"the copy is read with --data-dir {write_resized_copy(options.name, options.resized, options.data_dir)}"
         )
 
 

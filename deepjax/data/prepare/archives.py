@@ -10,7 +10,7 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.threads import progress
 from deepjax.errors import InputError
 
-NEEDED = {
+REQUIRED_ARCHIVES = {
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
     "imagenet2012_real": ("ILSVRC2012_img_val.tar",),
 }
@@ -23,9 +23,9 @@ def check_archives(dataset: Dataset, builder: Any, manual_dir: str | None, targe
     A part of ImageNet under a name of one's own has archives of which tfds knows nothing: they are only to be there. Raises
     InputError, and that too where `target` is on a disk that has no room.
     """
-    if builder.name in NEEDED:
-        paths = _found(dataset, NEEDED[builder.name], manual_dir)
-        _check_room(dataset, paths, target)
+    if builder.name in REQUIRED_ARCHIVES:
+        paths = _found(dataset, REQUIRED_ARCHIVES[builder.name], manual_dir)
+        _check_free_space(dataset, paths, target)
         if dataset.name == builder.name:
             known = {url.rsplit("/", 1)[-1]: info for url, info in builder.url_infos.items()}
             for path in paths:
@@ -48,7 +48,7 @@ def _found(dataset: Dataset, names: Sequence[str], manual_dir: str | None) -> li
     return paths
 
 
-def _check_room(dataset: Dataset, archives: Sequence[Path], target: Path) -> None:
+def _check_free_space(dataset: Dataset, archives: Sequence[Path], target: Path) -> None:
     needed, free = (
         _SPACE * sum(path.stat().st_size for path in archives),
         shutil.disk_usage(target).free,

@@ -13,7 +13,7 @@ from deepjax.data.split_spec import parse_split
 from deepjax.errors import InputError
 
 
-def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
+def build_dataset(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     """Have tfds write the data set to `data_dir`, from archives in `manual_dir` or that it downloads.
 
     Raises InputError without TensorFlow, for missing or wrong archives, when tfds cannot get or read them, and where an earlier
@@ -36,7 +36,7 @@ def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(
-            f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}"
+            f"dataset {dataset.name!r} could not be prepared ({reason}); {repair_hint(error, manual_dir)}"
         ) from error
 
 
@@ -54,7 +54,8 @@ def require_tensorflow() -> None:
     tf.config.set_visible_devices([], "GPU")  # it would take their whole memory
 
 
-def _advice(error: Exception, manual_dir: str | None) -> str:
+def repair_hint(error: Exception, manual_dir: str | None) -> str:
+    """What to do about an error of tfds, for the end of a message."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return "free space, or give another --data-dir"
     return (

@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepjax.data.fingerprint import NAME as FINGERPRINT
+from deepjax.data.fingerprint import FINGERPRINT_FILE
 from deepjax.data.shards import INFO, Shard, list_splits, read_info, read_records, write_records
 from deepjax.data.threads import progress, thread_map
 from deepjax.errors import InputError
 
-Reader = Callable[[Path], Iterator[bytes]]
+RecordReader = Callable[[Path], Iterator[bytes]]
 ORIGIN = "origin.json"
 
 
-def rewrite(
+def rewrite_dataset(
     source: Path,
     target: Path,
-    read: Reader,
+    read: RecordReader,
     change: Callable[[bytes], bytes],
     origin: Mapping[str, Any],
 ) -> None:
@@ -35,7 +35,7 @@ def rewrite(
     """
     work = target.with_name(f"unfinished.{target.name}")
     work.mkdir(parents=True, exist_ok=True)
-    with _claimed(work, {"source": _sizes(source), **origin}):
+    with _locked(work, {"source": _sizes(source), **origin}):
         shards = [shard for shards in list_splits(source).values() for shard in shards]
         with progress(
             f"writing {target.parent.name}", sum(shard.count for shard in shards)
@@ -54,7 +54,7 @@ def rewrite(
 def _write(
     shard: Shard,
     path: Path,
-    read: Reader,
+    read: RecordReader,
     change: Callable[[bytes], bytes],
     advance: Callable[[int], None],
 ) -> None:
@@ -83,7 +83,7 @@ def _write(
         raise InputError(
             f"{partial} does not hold what was written to it: the disk or its file system is at fault"
         )
-    _keep(partial)
+    _fsync(partial)
     partial.rename(path)
 
 
@@ -92,7 +92,7 @@ def _framed(record: bytes) -> bytes:
     return len(record).to_bytes(8, "little") + record
 
 
-def _keep(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Have the file on the disk before it is renamed: a name must not outlive a power failure that its bytes do not."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -111,7 +111,7 @@ def _sizes(source: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
+def _locked(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
     """Hold the folder alone, begun from this origin."""
     text = json.dumps(origin, sort_keys=True)
     with (work / ORIGIN).open("a+") as file:
@@ -137,7 +137,7 @@ def _write_metadata(source: Path, work: Path) -> None:
     for path in source.iterdir():
         if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (
             INFO,
-            FINGERPRINT,
+            FINGERPRINT_FILE,
         ):
             shutil.copy(path, work)
     info = read_info(source)

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from deepjax.data.image.decode import opened
+from deepjax.data.image.decode import open_image
 from deepjax.data.prepare.tf_example import image_of, parse_example, with_image
 
 QUALITY = 95
@@ -24,7 +24,7 @@ def shrink(image: bytes, side: int) -> bytes:
     The very same bytes for an image that is no larger, or that cannot be decoded: it is as damaged as before.
     """
     try:
-        with opened(image) as picture:
+        with open_image(image) as picture:
             width, height = picture.size
             shorter = min(width, height)
             if shorter <= side:

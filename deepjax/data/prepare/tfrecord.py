@@ -5,20 +5,20 @@ from pathlib import Path
 
 from deepjax.data.catalog import Dataset
 from deepjax.data.prepare.build import require_tensorflow
-from deepjax.data.prepare.rewrite import rewrite
+from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.shards import INFO, read_info
 from deepjax.errors import InputError
 from deepjax.paths import user_path
 
 
-def convert(dataset: Dataset, directory: str, target: Path) -> None:
+def convert_tfrecord(dataset: Dataset, directory: str, target: Path) -> None:
     """Write the TFRecords in `directory` (the data set's folder, or the data_dir above it) to `target`, every record to the byte.
 
     What is finished is kept when it is interrupted. Raises InputError without TensorFlow, where the directory holds another data
     set, version or format, and where a shard is missing or damaged.
     """
     require_tensorflow()
-    rewrite(
+    rewrite_dataset(
         find_tfrecord(dataset, directory),
         target,
         read_tfrecord,

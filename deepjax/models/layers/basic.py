@@ -20,7 +20,7 @@ from deepjax.models.layers.input_checks import check_dtype
 
 ModuleDef = Callable[..., Any]
 
-SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
+SIZE_FIELDS = ("num_classes", "width", "stem_width", "groups", "group_width")
 
 
 def check_fields(module: nn.Module) -> None:
@@ -30,7 +30,7 @@ def check_fields(module: nn.Module) -> None:
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
             require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
-        if field.name in SIZES:
+        if field.name in SIZE_FIELDS:
             is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
             require(is_whole and int(given) >= 1, field.name, given, "a whole number, 1 or more")
         if field.name in ("dtype", "param_dtype"):

@@ -20,13 +20,13 @@ def convolve(
 
     x: (batch, height, width, in), kernel: (rows, columns, in, out).
     """
-    if valid_region.active():
-        return _convolve_within(x, kernel, strides, padding, **options)
+    if valid_region.is_active():
+        return _convolve_valid_region(x, kernel, strides, padding, **options)
     if not in_reference_lowering() and _is_plain(options):
-        if _is_better_as_product(x, kernel, strides, padding):
-            return _as_product(x, kernel, strides, padding, options.get("precision"))
-        if _is_better_in_blocks(x, strides):
-            return _in_blocks(x, kernel, padding, **options)
+        if _is_faster_as_matmul(x, kernel, strides, padding):
+            return _as_matmul(x, kernel, strides, padding, options.get("precision"))
+        if is_faster_as_space_to_depth(x, strides):
+            return _as_space_to_depth(x, kernel, padding, **options)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -36,9 +36,7 @@ def _is_plain(options: dict[str, Any]) -> bool:
     return options.get("feature_group_count", 1) == 1 and all(by == 1 for by in dilations)
 
 
-def _is_better_as_product(
-    x: Array, kernel: Array, strides: Sequence[int], padding: Padding
-) -> bool:
+def _is_faster_as_matmul(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> bool:
     """Whether this CPU computes a product of the windows' matrix faster.
 
     1x1 convolutions, since XLA:CPU's products use all cores where its convolutions often use one: 32x16x16x64 to 256 channels takes
@@ -48,19 +46,19 @@ def _is_better_as_product(
     if jax.default_backend() != "cpu":
         return False
     sides = kernel.shape[:2]
-    result = _result_of(x, kernel, strides, padding)
+    result = _output_size(x, kernel, strides, padding)
     return sides == (1, 1) or (
         all(result) and any(extent < side for extent, side in zip(result, sides, strict=True))
     )
 
 
-def _as_product(
+def _as_matmul(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding, precision: Any
 ) -> Array:
     """Every window a row of a matrix, the kernel another matrix."""
     rows, columns, channels, out = kernel.shape
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0))) if any(map(any, padding)) else x
-    height, width = _result_of(x, kernel, strides, padding)
+    height, width = _output_size(x, kernel, strides, padding)
     ends = strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1
     windows = [
         padded[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
@@ -75,7 +73,7 @@ def _as_product(
     )
 
 
-def _is_better_in_blocks(x: Array, strides: Sequence[int]) -> bool:
+def is_faster_as_space_to_depth(x: Array, strides: Sequence[int]) -> bool:
     """Whether this is the first convolution of images in half precision, at stride 2, on a GPU.
 
     cuDNN has no fast kernel for 3 channels, and XLA fills them up to 4 in float16 alone. ResNet's 7x7 on 256 images of 224 pixels
@@ -85,14 +83,14 @@ def _is_better_in_blocks(x: Array, strides: Sequence[int]) -> bool:
     return jax.default_backend() == "gpu" and small and tuple(strides) == (2, 2)
 
 
-def _in_blocks(x: Array, kernel: Array, padding: Padding, **options: Any) -> Array:
+def _as_space_to_depth(x: Array, kernel: Array, padding: Padding, **options: Any) -> Array:
     """Space-to-depth: a convolution at stride 2 as one at stride 1 of the 2x2 blocks of pixels, of 4 channels each, so 16.
 
     The kernel begins at a block, after a row and column of zeros where the padding is odd. MLPerf's ResNets do so on a TPU.
     """
     batch, *_, channels = x.shape
     pads, fills, blocks, taps = [], [], [], []
-    for axis, extent in enumerate(_result_of(x, kernel, (2, 2), padding)):
+    for axis, extent in enumerate(_output_size(x, kernel, (2, 2), padding)):
         before = padding[axis][0] + padding[axis][0] % 2
         reach = kernel.shape[axis] + padding[axis][0] % 2
         taps.append(-(-reach // 2))
@@ -117,7 +115,7 @@ def _in_blocks(x: Array, kernel: Array, padding: Padding, **options: Any) -> Arr
     return lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), **options)
 
 
-def _result_of(
+def _output_size(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding
 ) -> tuple[int, int]:
     """Rows and columns that come out."""
@@ -130,13 +128,13 @@ def _result_of(
     return height, width
 
 
-def _convolve_within(
+def _convolve_valid_region(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
 ) -> Array:
     """A convolution of images that end before their array does: their padding begins where they end."""
     reaches = kernel.shape[:2] != (1, 1)
     y = lax.conv_general_dilated(
-        valid_region.fill(x) if reaches else x, kernel, strides, padding, **options
+        valid_region.mask_outside(x) if reaches else x, kernel, strides, padding, **options
     )
     valid_region.propagate_extent(
         x,

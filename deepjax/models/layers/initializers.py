@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 Initializer = Callable[..., Any]
 
 
-def gaussian(deviation: float) -> Initializer:
+def gaussian(std: float) -> Initializer:
     """Zero-mean Gaussian of one standard deviation for every layer."""
-    return lambda key, shape, dtype=jnp.float32: _normal(key, shape, dtype, deviation)
+    return lambda key, shape, dtype=jnp.float32: _normal(key, shape, dtype, std)
 
 
 def he_normal(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
@@ -65,10 +65,8 @@ class Initialization:
     dense_bias: Callable[[int], Initializer] = zero_bias
 
 
-def _normal(key: Array, shape: Sequence[int], dtype: DTypeLike, deviation: float) -> Array:
-    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(deviation, dtype)).reshape(
-        shape
-    )
+def _normal(key: Array, shape: Sequence[int], dtype: DTypeLike, std: float) -> Array:
+    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(std, dtype)).reshape(shape)
 
 
 def _uniform(key: Array, shape: Sequence[int], dtype: DTypeLike, limit: float) -> Array:

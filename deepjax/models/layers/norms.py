@@ -19,7 +19,7 @@ Norm = Literal["batch", "group", "none"]
 Scope = Literal["global", "replica"] | int
 
 
-DEVICES = "data"  # the axis of pmap over which the whole batch is spread
+PMAP_AXIS = "data"  # the axis of pmap over which the whole batch is spread
 
 
 class BatchNorm(nn.Module):
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             return _multiply_add(x, mean, var, scale, bias, self.epsilon).astype(self.dtype)
 
-        axis = DEVICES if self.bn_scope == "global" and _is_mapped(DEVICES) else None
+        axis = PMAP_AXIS if self.bn_scope == "global" and _is_in_pmap(PMAP_AXIS) else None
 
         def normalize(x: Array) -> tuple[Array, Array, Array]:
             x = x.astype(wide)
@@ -67,7 +67,7 @@ class BatchNorm(nn.Module):
 
         groups = _groups(self.bn_scope, x.shape[0])
         if not self.is_initializing():
-            _check_values(x, groups, axis)
+            _check_values_per_channel(x, groups, axis)
         if groups == 1:
             y, mean, var = normalize(x)
         else:
@@ -99,7 +99,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if valid_region.active():
+        if valid_region.is_active():
             raise InputError(
                 "group normalisation takes statistics of whole maps; apply it to images of one shape, outside of extents()"
             )
@@ -178,7 +178,7 @@ def _square_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return _square(x), 2 * (x * t)
 
 
-def _is_mapped(axis: str) -> bool:
+def _is_in_pmap(axis: str) -> bool:
     """Whether this runs under pmap over an axis of that name."""
     try:
         lax.axis_size(axis)
@@ -197,7 +197,7 @@ def _multiply_add(
     )
 
 
-def _check_values(x: Array, groups: int, axis: str | None) -> None:
+def _check_values_per_channel(x: Array, groups: int, axis: str | None) -> None:
     """Raise InputError where a channel has a single value: what is normalised is 0 and so are all gradients."""
     values = math.prod(x.shape[:-1]) // groups * (1 if axis is None else lax.axis_size(axis))
     if values == 1:
@@ -213,7 +213,7 @@ def _groups(bn_scope: Scope, batch: int) -> int:
         return 1
     if bn_scope == "replica":
         groups = (
-            1 if _is_mapped(DEVICES) else max(1, jax.sharding.get_abstract_mesh().size)
+            1 if _is_in_pmap(PMAP_AXIS) else max(1, jax.sharding.get_abstract_mesh().size)
         )  # under pmap there is only the share
         if batch % groups:
             raise InputError(

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from deepjax.errors import InputError
 from deepjax.models.layers.input_checks import at_least_float32
 
-Rule = Callable[
+SizeRule = Callable[
     [int, int], int
 ]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
 
@@ -37,7 +37,7 @@ class _Axis:
     ]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
 
 
-_ELSE = "test by crops, or apply the network to images of one shape outside of extents()"
+_HINT = "test by crops, or apply the network to images of one shape outside of extents()"
 _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextVar(
     "extents", default=None
 )
@@ -61,19 +61,19 @@ def valid_region(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def active() -> bool:
+def is_active() -> bool:
     """Whether images may end before their array does."""
     return _CURRENT.get() is not None
 
 
-def fill(x: Array, value: ArrayLike = 0.0) -> Array:
+def mask_outside(x: Array, value: ArrayLike = 0.0) -> Array:
     """A map with `value` beyond the edge of each image. x: (batch, height, width, channels)."""
-    if not active():
+    if not is_active():
         return x
-    return jnp.where(inside(x), x, jnp.asarray(value, x.dtype))
+    return jnp.where(valid_mask(x), x, jnp.asarray(value, x.dtype))
 
 
-def propagate_extent(x: Array, y: Array, rule: Rule) -> None:
+def propagate_extent(x: Array, y: Array, rule: SizeRule) -> None:
     """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
     for axis, along in (_CURRENT.get() or {}).items():
         sizes = np.array(
@@ -84,27 +84,27 @@ def propagate_extent(x: Array, y: Array, rule: Rule) -> None:
                 f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}"
             )
         if not np.array_equal(along.maps.setdefault(y.shape[axis], sizes), sizes):
-            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_ELSE}")
+            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_HINT}")
 
 
-def mean(x: Array) -> Array:
+def masked_mean(x: Array) -> Array:
     """Mean over the map of each image, in at least float32. (batch, height, width, channels) -> (batch, channels)."""
     wide = at_least_float32(x.dtype)
-    if not active():
+    if not is_active():
         return jnp.mean(x, axis=(1, 2), dtype=wide)
-    pixels = jnp.sum(inside(x), axis=(1, 2), dtype=wide)
-    return jnp.sum(fill(x), axis=(1, 2), dtype=wide) / pixels
+    pixels = jnp.sum(valid_mask(x), axis=(1, 2), dtype=wide)
+    return jnp.sum(mask_outside(x), axis=(1, 2), dtype=wide) / pixels
 
 
 def _sizes(along: _Axis, size: int) -> np.ndarray:
     if size not in along.maps:
         raise InputError(
-            f"no layer has said how far images reach in a map of {size} pixels; {_ELSE}"
+            f"no layer has said how far images reach in a map of {size} pixels; {_HINT}"
         )
     return along.maps[size]
 
 
-def inside(x: Array) -> Array:
+def valid_mask(x: Array) -> Array:
     """(batch, height, width, 1) bool: which pixels of a map are an image's own."""
     inside = jnp.ones((1, 1, 1, 1), bool)
     for axis, along in (_CURRENT.get() or {}).items():

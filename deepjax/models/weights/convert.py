@@ -45,7 +45,7 @@ _CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that 
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """A leaf of ours and the tensor that holds the same numbers."""
 
     path: tuple[str, ...]  # collection, modules, leaf
@@ -115,7 +115,7 @@ def from_torch(
             else:
                 other_shape.append((pair, tensor.shape))
     if other_shape:
-        numbers |= _draw_anew(
+        numbers |= _reinitialize_classifiers(
             model,
             name,
             other_shape,
@@ -242,7 +242,7 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
 
 
 def _unwrapped(
-    name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None
+    name: str, candidates: list[list[TensorPair]], tensors: Tensors, entry: str | None
 ) -> Tensors:
     """The tensors under the network's names; a warning says what was removed from the names given."""
     wanted = {pair.tensor for pairs in candidates for pair in pairs}
@@ -277,7 +277,7 @@ def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tu
     return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
 
 
-def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[Pair]:
+def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[TensorPair]:
     """Every leaf with its tensor."""
     pairs = [
         dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype)
@@ -287,7 +287,7 @@ def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[P
     return pairs + [_pair(path, (), theirs) for path in counters]
 
 
-def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) -> Pair:
+def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) -> TensorPair:
     module = "/".join(path[1:-1])
     tensor = f"{layout.names(module)}.{_LEAVES[path[-1]]}"
     if path[-1] == "kernel":
@@ -295,20 +295,20 @@ def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) ->
         split = shape if len(shape) == 4 else (side, side, shape[0] // side**2, shape[1])
         theirs = (split[3], split[2], split[0], split[1])
         flat = len(shape) == 2 and module not in layout.as_convolution
-        return Pair(
+        return TensorPair(
             path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split
         )
     theirs = (*shape, 1, 1, 1) if path[-1] == "gain" else shape
-    return Pair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
+    return TensorPair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
 
 
-def _missing(pairs: list[Pair], tensors: Tensors) -> list[str]:
+def _missing(pairs: list[TensorPair], tensors: Tensors) -> list[str]:
     return [
         pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"
     ]
 
 
-def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
+def _check_names(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
     """Raise InputError for tensors that are missing or not known."""
     missing = _missing(pairs, tensors)
     extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
@@ -323,11 +323,11 @@ def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
             else ""
         )
         raise InputError(
-            f"these are not weights of {name}: {_listed(complaints)}{hint or _likely(tensors)}"
+            f"these are not weights of {name}: {_listed(complaints)}{hint or _matching_models(tensors)}"
         )
 
 
-def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
+def _check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
     """Raise InputError for what is no float, and for numbers too large for the network's type; say which float64 is rounded."""
     given = [
         (pair, np.asarray(tensors[pair.tensor]))
@@ -360,7 +360,7 @@ def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
         )
 
 
-def _likely(tensors: Tensors) -> str:
+def _matching_models(tensors: Tensors) -> str:
     """A hint at the networks of the table that have these names and shapes, or none."""
     sizes = {
         tensor: np.size(value)
@@ -397,10 +397,10 @@ def _likely(tensors: Tensors) -> str:
     )
 
 
-def _draw_anew(
+def _reinitialize_classifiers(
     model: nn.Module,
     name: str,
-    other: list[tuple[Pair, tuple[int, ...]]],
+    other: list[tuple[TensorPair, tuple[int, ...]]],
     num_classes: int | None,
     key: jax.Array,
     tensors: Tensors,
@@ -426,20 +426,20 @@ def _draw_anew(
             for pair, shape in other
         )
         raise InputError(
-            f"these are not weights of {name}: {listed}{hint if only_classes else _likely(tensors) or hint}"
+            f"these are not weights of {name}: {listed}{hint if only_classes else _matching_models(tensors) or hint}"
         )
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
     drawn = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
     theirs = other[0][1][0]
     warnings.warn(
-        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} drawn anew",
+        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} newly initialised",
         stacklevel=3,
     )
     return {pair.path: np.asarray(drawn[pair.path]) for pair in classifiers}
 
 
-def _differs_in_classes(pair: Pair, shape: tuple[int, ...], num_classes: int) -> bool:
+def _differs_in_classes(pair: TensorPair, shape: tuple[int, ...], num_classes: int) -> bool:
     """Whether a tensor is that of a classifier, and differs from the network's in the number of classes alone."""
     return (
         pair.tensor_shape[:1] == (num_classes,)

@@ -16,12 +16,15 @@ from deepjax.paths import user_path
 
 Tensors = dict[str, np.ndarray]
 
-IN_REPOSITORY = "model.safetensors"
-MOST_BYTES = (
+WEIGHTS_FILE = "model.safetensors"
+MAX_UNPACKED_BYTES = (
     2**33
 )  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
-LEAST_TORCH = (2, 10)  # torch.load(weights_only=True) of older versions could be made to run code
-DEEPEST = 4  # dictionaries within dictionaries of a .pth
+MIN_TORCH_VERSION = (
+    2,
+    10,
+)  # torch.load(weights_only=True) of older versions could be made to run code
+MAX_NESTING = 4  # dictionaries within dictionaries of a .pth
 
 
 def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
@@ -33,7 +36,7 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     require(isinstance(source, str | Path), "source", source, SOURCES)
     path = user_path(source, "source")
     if path.is_dir():
-        path = path / IN_REPOSITORY
+        path = path / WEIGHTS_FILE
     elif not path.exists():
         name = re.fullmatch(r"(?:hf-hub:|hf_hub:)?([\w.-]+/[\w.-]+)", str(source))
         if name is None or path.suffix in _READERS:
@@ -85,7 +88,12 @@ def _read_npz(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        require(size <= MOST_BYTES, f"unpacked size of {path}", size, f"up to {MOST_BYTES} bytes")
+        require(
+            size <= MAX_UNPACKED_BYTES,
+            f"unpacked size of {path}",
+            size,
+            f"up to {MAX_UNPACKED_BYTES} bytes",
+        )
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except InputError:
@@ -106,7 +114,7 @@ def _read_torch(path: Path) -> Tensors:
             f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is"
         ) from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < LEAST_TORCH:
+    if version < MIN_TORCH_VERSION:
         raise InputError(
             f"torch is {torch.__version__}; {path} is only read by 2.10 or newer, whose weights_only=True runs no code"
         )
@@ -134,7 +142,7 @@ def _by_name(
     """The tensors of nested dictionaries, up to a depth that no checkpoint needs: a file may hold one that holds itself."""
     if isinstance(content, torch.Tensor) and before:
         yield before, content
-    elif isinstance(content, dict) and depth <= DEEPEST:
+    elif isinstance(content, dict) and depth <= MAX_NESTING:
         for key, value in content.items():
             if isinstance(key, str):  # an optimizer's state has numbers as keys
                 yield from _by_name(value, torch, f"{before}.{key}" if before else key, depth + 1)
@@ -167,11 +175,11 @@ def _download(repository: str, revision: str | None) -> Path:
             f"{repository!r} is no file; a repository needs the extra: pip install 'deepjax[hub]'"
         ) from error
     try:
-        return Path(hf_hub_download(repository, IN_REPOSITORY, revision=revision))
+        return Path(hf_hub_download(repository, WEIGHTS_FILE, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{repository!r} is no file, and as a repository it gives no {IN_REPOSITORY} ({reason})"
+            f"{repository!r} is no file, and as a repository it gives no {WEIGHTS_FILE} ({reason})"
         ) from error
 
 

@@ -9,7 +9,7 @@ from deepjax.errors import InputError, unknown_name_error
 # Parts that PyTorch's wrappers add anywhere in a name: DistributedDataParallel and AveragedModel, compile, FSDP, checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 COUNTER = "n_averaged"  # of AveragedModel: how many models were averaged
-LEAST_FRACTION = 0.25  # of the names of the best prefix, for another to be a network of its own; an average may lack statistics
+MIN_FRACTION = 0.25  # of the names of the best prefix, for another to be a network of its own; an average may lack statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def unwrap(names: Iterable[str], wanted: Collection[str], entry: str | None = No
         name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names
     }
     found = _prefixes(plain.values(), wanted)
-    prefix = _chosen(found, entry)
+    prefix = _select_prefix(found, entry)
     if prefix is None:
         return Unwrapped({name: name for name in names}, "")
     others = [other for other in found if other.startswith(prefix) and other != prefix]
@@ -69,10 +69,10 @@ def _prefixes(names: Iterable[str], wanted: Collection[str]) -> list[str]:
         if place is not None:
             counts["".join(f"{part}." for part in parts[:place])] += 1
     most = max(counts.values(), default=0)
-    return [prefix for prefix, count in counts.most_common() if count >= LEAST_FRACTION * most]
+    return [prefix for prefix, count in counts.most_common() if count >= MIN_FRACTION * most]
 
 
-def _chosen(found: list[str], entry: str | None) -> str | None:
+def _select_prefix(found: list[str], entry: str | None) -> str | None:
     entries = [prefix.removesuffix(".") for prefix in found]
     if entry is not None:
         plain = ".".join(part for part in entry.split(".") if part not in WRAPPERS)

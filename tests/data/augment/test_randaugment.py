@@ -14,19 +14,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deepjax.data.augment import randaugment
 from deepjax.data.augment.basic import BatchSlice
-from deepjax.data.augment.erasing import random_box, random_erase
+from deepjax.data.augment.erasing import random_erase, random_erasing_box
 from deepjax.data.augment.lighting import COMPONENTS, EIGENVALUES, shift_colors
 from deepjax.data.augment.operations import OPERATIONS
 from deepjax.data.augment.randaugment import (
-    rand_arguments,
     rand_augment,
-    trivial_arguments,
+    randaugment_arguments,
     trivial_augment,
+    trivialaugment_arguments,
 )
 from tests.models.torch_reference import library, needs_torch
 
 SIZE = (100, 200)  # height, width
-STRENGTHS = jax.jit(lambda level, sign: rand_arguments(level, sign, SIZE))
+STRENGTHS = jax.jit(lambda level, sign: randaugment_arguments(level, sign, SIZE))
 OF_TIMM = {
     "AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert", "Rotate": "rotate", "SolarizeAdd": "solarize_add",
     "PosterizeIncreasing": "posterize", "SolarizeIncreasing": "solarize", "ColorIncreasing": "color", "ShearX": "shear_x",
@@ -52,7 +52,7 @@ def recorded(monkeypatch):
         )
         return images
 
-    monkeypatch.setattr(randaugment, "operate", operate)
+    monkeypatch.setattr(randaugment, "apply_operations", operate)
     return given
 
 
@@ -101,8 +101,8 @@ def test_strengths_and_operations_are_torchvision_s():
         name.replace("X", "_x").replace("Y", "_y").replace("toC", "to_c").lower(): name
         for name in space
     }
-    assert set(names) == {OPERATIONS[place] for place in randaugment.OF_TRIVIAL}
-    ours = jax.jit(jax.vmap(trivial_arguments))(jnp.arange(31.0), jnp.ones(31))
+    assert set(names) == {OPERATIONS[place] for place in randaugment.TRIVIALAUGMENT_OPS}
+    ours = jax.jit(jax.vmap(trivialaugment_arguments))(jnp.arange(31.0), jnp.ones(31))
     for name, place in ((name, OPERATIONS.index(name)) for name in names):
         theirs = np.broadcast_to(space[names[name]][0].numpy().astype(np.float32), 31)
         pixels = name.startswith(
@@ -141,7 +141,7 @@ def test_trivial_augment_draws_one_operation_at_any_strength(monkeypatch):
     jax.jit(lambda: trivial_augment(jax.random.key(0), jnp.zeros((count, 2, 2, 3), jnp.uint8)))()
     jax.effects_barrier()
     ((places, arguments),) = given
-    numbers = np.bincount(places, minlength=len(OPERATIONS))[randaugment.OF_TRIVIAL]
+    numbers = np.bincount(places, minlength=len(OPERATIONS))[randaugment.TRIVIALAUGMENT_OPS]
     assert numbers.sum() == count
     assert numbers == pytest.approx(count / 14, abs=5 * np.sqrt(count / 14))
     assert len(set(np.abs(arguments[places == OPERATIONS.index("rotate")]).round(1))) == 31
@@ -192,7 +192,7 @@ def test_devices_augment_their_own_images(augment):
 def test_erased_boxes_have_the_stated_areas_and_ratios():
     """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place: torchvision's RandomErasing, up to a pixel of rounding."""
     boxes = np.asarray(
-        jax.jit(jax.vmap(lambda key: random_box(key, 100, 80)))(
+        jax.jit(jax.vmap(lambda key: random_erasing_box(key, 100, 80)))(
             jax.random.split(jax.random.key(0), 400)
         )
     )

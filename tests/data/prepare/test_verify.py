@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from deepjax.data.image.crops import Box
-from deepjax.data.image.decode import cut
+from deepjax.data.image.decode import decode_crop
 from deepjax.data.prepare.shrink import shrink
 from deepjax.data.prepare.tf_example import file_name_of, image_of, parse_example, with_image
-from deepjax.data.prepare.verify import decode_error, find_damage
+from deepjax.data.prepare.verify import decode_error, find_undecodable
 from deepjax.data.shards import list_splits, read_records, write_records
 from deepjax.errors import InputError
 from tests.data.archives import DAMAGED as FEW
@@ -47,7 +47,7 @@ def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
         assert "JPEG without its end marker" in decode_error(file)
         for exact in (True, False):
             with pytest.raises(ValueError, match="JPEG without its end marker"):
-                cut(file, lambda h, w: Box(0, 0, h, w), 32, exact)
+                decode_crop(file, lambda h, w: Box(0, 0, h, w), 32, exact)
         assert shrink(file, 32) is file
 
 
@@ -76,7 +76,7 @@ def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
     """The two stand where tfds's order by hash has put them; every other record is whole."""
     files = small_files(30, 5, damaged=True)
     folder = write_prepared(tmp_path, files)
-    found = find_damage(folder)
+    found = find_undecodable(folder)
     assert {damage.file for damage in found} == set(list(files.train)[len(ODD) - FEW : len(ODD)])
     records = [
         record for shard in list_splits(folder)["train"] for record in read_records(shard.path)
@@ -103,7 +103,7 @@ def test_a_damaged_shard_is_named(tmp_path, harm):
         InputError,
         match=rf"shard {shard.name} (in .* cannot be read|holds \d records, expected \d)",
     ):
-        find_damage(shard.parent)
+        find_undecodable(shard.parent)
 
 
 def test_another_image_in_a_record_leaves_the_rest(tmp_path):

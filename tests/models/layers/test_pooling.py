@@ -15,7 +15,7 @@ X = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
 @pytest.fixture(params=["selections", "places"])
 def way(request, monkeypatch):
     """Both ways to the gradient of a max pool, of which a backend and a window choose one."""
-    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: request.param == "places")
+    monkeypatch.setattr(pooling, "is_faster_with_argmax", lambda *_: request.param == "places")
 
 
 @pytest.mark.usefixtures("way")
@@ -69,7 +69,9 @@ def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
 
     results = []
     for by_place in (False, True):
-        monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_, by_place=by_place: by_place)
+        monkeypatch.setattr(
+            pooling, "is_faster_with_argmax", lambda *_, by_place=by_place: by_place
+        )
         results.append(jax.vmap(found)(x))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -99,7 +101,7 @@ def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, paddi
 
 @pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2)])
 def test_the_argmax_of_a_window_is_all_that_the_backward_pass_keeps(monkeypatch, window, stride):
-    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: True)
+    monkeypatch.setattr(pooling, "is_faster_with_argmax", lambda *_: True)
     y, backward = jax.vjp(lambda x: max_pool(x, window, stride), X)
     (kept,) = jax.tree.leaves(backward)
     assert (kept.shape, kept.dtype) == (y.shape, jnp.uint8)

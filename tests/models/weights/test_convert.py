@@ -137,7 +137,7 @@ def test_other_numbers_of_classes_need_to_be_asked_for_and_are_told(tensors, var
     ):
         from_torch(NAME, tensors, width=4)
     with pytest.warns(
-        UserWarning, match="the weights have 5 classes, num_classes is 7: head drawn anew"
+        UserWarning, match="the weights have 5 classes, num_classes is 7: head newly initialised"
     ):
         new = from_torch(NAME, tensors, width=4, num_classes=7, key=jax.random.key(1))
     assert new["params"]["head"]["kernel"].shape == (32, 7)
