@@ -64,13 +64,14 @@ class Options:
     """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
     NAME=SOURCE. Several: an ensemble."""
     entry: str | None = None
-    """Which network to read from files that hold several, by the prefix of its tensors: model_ema."""
+    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint, with averaged weights after --ema."""
+    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after --ema.
+    """
     dataset: str = ""
     """Data set to test on; default that of the run, or imagenet2012."""
     also: tuple[str, ...] = ()
-    """More data sets of the same classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
+    """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
     protocol: ProtocolName = "1-crop"
     """Which views of an image are averaged; docs/imagenet.md has the table."""
     sides: tuple[int, ...] = ()
@@ -153,9 +154,8 @@ def predict_and_write(
             time.monotonic() - began, hardware
         )
         write_text(out / RESULT_FILE, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        print(
-            f"{out / RESULT_FILE}: {' + '.join(f'{member.name} ({member.source})' for member in members)}"
-        )
+        sources = " + ".join(f"{member.name} ({member.source})" for member in members)
+        print(f"{out / RESULT_FILE}: {sources}")
     on_primary(agreement)  # last, so that a result that does not agree is written too
 
 
@@ -198,8 +198,8 @@ def open_test_split(
         )
     if not dataset.encoded and (options.sides or options.overrides.resize):
         raise InputError(
-            f"--sides and --resize are for photographs; the images of {dataset.name} are resized to "
-            "the crop directly"
+            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
+            "to the crop directly"
         )
     if not dataset.encoded and options.protocol != "1-crop":
         raise InputError(

@@ -1,4 +1,4 @@
-"""Images of a data set for instruments to look at, as networks see them."""
+"""Batches of a data set for instruments, prepared as for training."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +20,12 @@ def sample(
     data_dir: str | None = None,
     crop_ratio: float = 0.875,
 ) -> dict[str, Array]:
-    """`size` images of a split, sampled without replacement by the seed, normalised and resized, not augmented; and their labels.
+    """A random batch of `size` images of a split, normalised and resized, without augmentation.
 
-    `image_size`: pixels a side, 0 as the data set has them; `share` of the shorter side of a photograph is cut from its centre.
-    Raises InputError for a size that the split does not have, for a data set that is not prepared, for an image that cannot be
-    decoded, and for images with several labels.
+    Sampled without replacement by the seed. `image_size`: pixels per side, 0 for the stored size;
+    `crop_ratio`: fraction of a photograph's shorter side that the central crop covers. Raises
+    InputError for a size that the split does not have, a data set that is not prepared, an image
+    that cannot be decoded, and images with several labels.
     """
     require(seed >= 0, "seed", seed, "0 or more")
     require(image_size >= 0, "image_size", image_size, "0 (the data set's) or more")
@@ -40,7 +41,8 @@ def sample(
     )
     if np.any(chosen["label"] < 0):
         raise InputError(
-            f"dataset {dataset.name!r} has several labels an image, or none, in {dataset.label!r}; allowed: sets with one"
+            f"dataset {dataset.name!r} has several labels an image, or none, in {dataset.label!r}; "
+            "allowed: sets with one"
         )
     pixels = resize(normalize(jnp.asarray(chosen["image"]), dataset), image_size)
     return {"image": pixels, "label": jnp.asarray(chosen["label"])}

@@ -29,9 +29,8 @@ def as_fully_convolutional(model: nn.Module) -> nn.Module:
 
 def needs_filled_arrays(model: nn.Module) -> bool:
     """Whether a network sees more of a map than its windows and its mean: group normalisation takes statistics of all of it."""
-    return (
-        getattr(getattr(model, "network", model), "norm", "none") == "group"
-    )  # stochastic depth is around a network
+    # stochastic depth is around a network
+    return getattr(getattr(model, "network", model), "norm", "none") == "group"
 
 
 def apply_to_valid_region(model: nn.Module, variables: Any, images: Array, ends: Array) -> Array:

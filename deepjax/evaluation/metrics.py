@@ -13,10 +13,11 @@ from deepjax.evaluation.calibration import brier, calibration_error, negative_lo
 from deepjax.evaluation.paper_results import PaperResult
 from deepjax.evaluation.predict import restrict_to_classes
 
+# tfds's builders of sets that have 200 of ImageNet's classes
 FEWER_CLASSES = (
     "imagenet_a",
     "imagenet_r",
-)  # tfds's builders of sets that have 200 of ImageNet's classes
+)
 MIN_CLASSES = 10  # with fewer, one of five guesses is nothing to be proud of
 
 

@@ -117,9 +117,8 @@ class _Initialization(NamedTuple):
 
 
 INITIALIZATION = {
-    "paper": _Initialization(
-        Initialization(), he_normal, Initialization()
-    ),  # the paper is silent, as on GoogLeNet
+    # the paper is silent, as on GoogLeNet
+    "paper": _Initialization(Initialization(), he_normal, Initialization()),
     "torchvision": _Initialization(
         Initialization(gaussian(0.1), gaussian(0.1), torch_bias),
         gaussian(0.01),

@@ -33,9 +33,8 @@ class StochasticDepth(nn.Module):
     per: Literal["batch", "example"] = "batch"
 
     def setup(self) -> None:
-        nn.share_scope(
-            self, self.network
-        )  # {"stem_conv": ...}, not {"network": {"stem_conv": ...}}
+        # {"stem_conv": ...}, not {"network": {"stem_conv": ...}}
+        nn.share_scope(self, self.network)
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         require(0 < self.survival <= 1, "survival", self.survival, "above 0, up to 1")
@@ -49,9 +48,8 @@ class StochasticDepth(nn.Module):
         sums = sum(getattr(self.network, "stages", ()))
         survives = [1 - place / sums * (1 - self.survival) for place in range(1, sums + 1)]
         draws = self._draws(survives, images.shape[0]) if train and self.survival < 1 else None
-        places: dict[
-            tuple[str, ...], int
-        ] = {}  # by path, for a rematerialised block is traced again
+        # by path, for a rematerialised block is traced again
+        places: dict[tuple[str, ...], int] = {}
 
         def intercept(
             function: Any,

@@ -126,9 +126,8 @@ class VGG(nn.Module):
                     self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}"
                 )(x)
                 x = norm(name=f"stage{stage}_norm{layer}")(x)
-                if (
-                    self.configuration == "A-LRN" and stage == 1
-                ):  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+                # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+                if self.configuration == "A-LRN" and stage == 1:
                     x = local_response_norm(nn.relu(x), 5, 5e-4, 0.75, 2.0)
                 # ReLU after the pool is the same to the bit, gradients too, and sees a quarter of the pixels.
                 x = nn.relu(max_pool(x, 2, 2) if layer == len(kernels) else x)

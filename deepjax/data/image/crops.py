@@ -1,4 +1,4 @@
-"""The box of an image that becomes a square crop: torchvision's arithmetic, from given random numbers."""
+"""Which box of an image becomes a square crop: torchvision's arithmetic on given numbers."""
 
 import dataclasses
 import math
@@ -68,9 +68,10 @@ def area_box(numbers: Tries, height: int, width: int, min_area: float = 0.08) ->
 
 
 def scaled_box(numbers: Tries, height: int, width: int, size: int, sides: Sequence[int]) -> Box:
-    """Scale the shorter side to a random length from sides[0] to sides[-1]; a random square of it.
+    """Scale the shorter side to a random length from sides[0] to sides[-1]; crop a random square.
 
-    As VGG (section 3.1) and ResNet (section 3.4) were trained; a side below `size` counts as `size`.
+    As VGG (section 3.1) and ResNet (section 3.4) were trained; a side below `size` counts as
+    `size`.
     """
     length, _, down, right = numbers[0]
     side = max(size, sides[0] + int(length * (sides[-1] - sides[0] + 1)))
@@ -113,9 +114,9 @@ def centre_offset(extent: int, side: int) -> int:
 class Crops:
     """How images of any size are cropped: random boxes by area, or by `shorter_sides` if given.
 
-    random=False: the central box, as in evaluation, with `crop_ratio` of the shorter side. `repeats`:
-    crops of each image, one after the other. `exact`: scaled as Pillow does, with antialiasing,
-    instead of as fast as possible.
+    random=False: the central box, as in evaluation, with `crop_ratio` of the shorter side.
+    `repeats`: crops of each image, one after the other. `exact`: scaled as Pillow does, with
+    antialiasing, instead of as fast as possible.
     """
 
     min_area: float = 0.08

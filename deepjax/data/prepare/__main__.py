@@ -1,4 +1,7 @@
-"""`python -m deepjax.data.prepare NAME`: download (or take from a folder) and write a data set as ArrayRecord."""
+"""Prepare a data set as ArrayRecord: python -m deepjax.data.prepare NAME
+
+It is downloaded, or read from a folder of archives.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,9 +36,10 @@ class Prepare:
     manual_dir: str | None = None
     """Folder that holds the original archives, so that nothing is downloaded."""
     from_tfrecord: str | None = None
-    """Folder of the same data set as tfds prepared it as TFRecord: converted instead of prepared."""
+    """Folder of the data set as tfds prepared it as TFRecord, to convert instead of preparing."""
     resized: int | None = None
-    """Also write a copy with the shorter side of each image at most this, to the folder resized_N of data_dir."""
+    """Also write a copy with shorter sides of at most this many pixels, to resized_N of data_dir.
+    """
 
 
 def prepare(
@@ -44,10 +48,11 @@ def prepare(
     manual_dir: str | None = None,
     from_tfrecord: str | None = None,
 ) -> Path:
-    """Prepare the data set of that name, unless that is done, and read it back whole; returns its folder.
+    """Prepare a data set unless that is done, and read it back completely; returns its folder.
 
-    Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when tfds cannot get or read them,
-    when an earlier preparation was interrupted, and for a data set that is not what its fingerprint says.
+    Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when
+    tfds cannot get or read them, when an earlier preparation was interrupted, and for a data set
+    that differs from its fingerprint.
     """
     dataset = dataset_info(name)
     if dataset.builder == "digits":
@@ -78,9 +83,9 @@ def prepare(
 
 
 def write_resized_copy(name: str, side: int, data_dir: str | None = None) -> Path:
-    """Write a copy of a prepared data set whose images have a shorter side of at most `side`; returns the data_dir to read it from.
+    """Write a copy whose images have a shorter side of at most `side`; returns its data_dir.
 
-    Raises InputError where the data set is not prepared or not stored as encoded photographs.
+    Raises InputError where the data set is not prepared or does not hold encoded photographs.
     """
     dataset, directory = dataset_info(name), data_directory(data_dir)
     check_side(dataset, side)
@@ -114,24 +119,25 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
     try:
         return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
-    except (
-        Exception
-    ) as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error
 
 
 def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
-    """Read the data set back whole, tell what is in it, and write its fingerprint."""
+    """Read the data set back completely, print its contents and write its fingerprint."""
     damaged = find_undecodable(folder) if dataset.encoded else []
     for split, (name, _) in dataset.splits.items():
         count = len(load_split(dataset, split, data_dir))
         print(
-            f"{dataset.name} {split}: {count:,} images, every one read back{_format_undecodable(damaged, name)}"
+            f"{dataset.name} {split}: {count:,} images, every one read "
+            f"back{_format_undecodable(damaged, name)}"
         )
+    # of which parts are used
     for split in sorted(
         {damage.split for damage in damaged} - {name for name, _ in dataset.splits.values()}
-    ):  # of which parts are used
+    ):
         print(f"all of its {split!r}{_format_undecodable(damaged, split)}")
     if damaged:
         print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
@@ -140,7 +146,7 @@ def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
 
 
 def _format_undecodable(damaged: Sequence[UndecodableImage], split: str) -> str:
-    """How many are damaged, and the first of them, a line each."""
+    """The number of undecodable images of a split, and the first of them, one per line."""
     found = [
         f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split
     ]
@@ -168,7 +174,8 @@ def _report(options: Prepare) -> None:
     print(f"prepared in {folder}")
     if options.resized is not None:
         print(
-            f"the copy is read with --data-dir {write_resized_copy(options.name, options.resized, options.data_dir)}"
+            "the copy is read with --data-dir "
+            f"{write_resized_copy(options.name, options.resized, options.data_dir)}"
         )
 
 

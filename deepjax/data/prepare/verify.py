@@ -1,4 +1,4 @@
-"""Images that no decoder takes whole, found by reading every record once."""
+"""Undecodable images, found by reading every record once."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ from deepjax.errors import InputError
 
 
 def find_undecodable(folder: Path) -> list[UndecodableImage]:
-    """Read every record of a prepared data set and decode its image at an eighth of its size, which reads every coefficient.
+    """Decode every image of a prepared data set at an eighth of its size, which reads every byte.
 
-    Raises InputError, naming the shard, where one is missing, damaged or holds another number of records than it should.
+    Raises InputError, naming the shard, where one is missing, corrupt or has another number of
+    records than it should.
     """
     splits = list_splits(folder)
     total = sum(shard.count for shards in splits.values() for shard in shards)
@@ -43,23 +44,25 @@ def _damaged(split: str, shard: Shard, start: int, advance) -> Iterator[Undecoda
             yield UndecodableImage(split, start + count - 1, file_name_of(example), why)
     if count != shard.count:
         raise InputError(
-            f"shard {shard.path.name} holds {count} records, expected {shard.count}; prepare the data set again"
+            f"shard {shard.path.name} holds {count} records, expected {shard.count}; prepare the "
+            "data set again"
         )
 
 
 def decode_error(image: bytes) -> str:
-    """Why the image cannot be decoded, "" where it can: `opened` or Pillow's decoder refuses it.
+    """Why the image cannot be decoded, "" where `open_image` and Pillow's decoder accept it.
 
-    Bytes that changed within the compressed pixels of a JPEG decode to other pixels, and no decoder can tell.
+    Bytes that changed within the compressed pixels of a JPEG decode to other pixels; no decoder
+    detects that.
     """
     try:
         with open_image(image) as picture:
-            picture.draft(
-                "L", (1, 1)
-            )  # of a JPEG, an eighth each way: what is in the file is read all the same
+            # of a JPEG, an eighth each way: what is in the file is read all the same
+            picture.draft("L", (1, 1))
             picture.load()
         return ""
     except (MemoryError, ImportError):
         raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and others: all mean damage
+    # Pillow raises OSError, SyntaxError, ValueError, struct.error and others: all mean damage
+    except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0].partition("<_io")[0].strip()[:200]

@@ -180,7 +180,6 @@ class Sum(nn.Module):
 def tag_stage(module: nn.Module, name: str, x: Array) -> Array:
     """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
     if not module.is_initializing() and module.is_mutable_collection("features"):
-        module.put_variable(
-            "features", name, x
-        )  # sow would refuse the name of a stage that is one module
+        # sow would refuse the name of a stage that is one module
+        module.put_variable("features", name, x)
     return checkpoint_name(x, "block")

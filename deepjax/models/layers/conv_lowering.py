@@ -95,9 +95,8 @@ def _as_space_to_depth(x: Array, kernel: Array, padding: Padding, **options: Any
         reach = kernel.shape[axis] + padding[axis][0] % 2
         taps.append(-(-reach // 2))
         blocks.append(extent + taps[axis] - 1)
-        pads.append(
-            (before, 2 * blocks[axis] - before - x.shape[1 + axis], 0)
-        )  # negative: a pixel that no window reaches
+        # negative: a pixel that no window reaches
+        pads.append((before, 2 * blocks[axis] - before - x.shape[1 + axis], 0))
         fills.append((padding[axis][0] % 2, 2 * taps[axis] - reach, 0))
     zero = jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, [(0, 0, 0), *pads, (0, 4 - channels, 0)])

@@ -212,9 +212,8 @@ def _groups(bn_scope: Scope, batch: int) -> int:
     if bn_scope == "global":
         return 1
     if bn_scope == "replica":
-        groups = (
-            1 if _is_in_pmap(PMAP_AXIS) else max(1, jax.sharding.get_abstract_mesh().size)
-        )  # under pmap there is only the share
+        # under pmap there is only the share
+        groups = 1 if _is_in_pmap(PMAP_AXIS) else max(1, jax.sharding.get_abstract_mesh().size)
         if batch % groups:
             raise InputError(
                 f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that"

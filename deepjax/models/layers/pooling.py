@@ -144,9 +144,8 @@ def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
     wide = at_least_float32(x.dtype)
     sums = lax.reduce_window(
         valid_region.mask_outside(x).astype(wide),
-        np.zeros(
-            (), wide
-        ),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        np.zeros((), wide),
         lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),
@@ -166,9 +165,8 @@ def shortcut_pool(x: Array, stride: int) -> Array:
     valid_region.propagate_extent(x, y, lambda size, axis: -(-size // stride))
     if not valid_region.is_active():
         return y
-    shares = _strided_mean(
-        valid_region.valid_mask(x).astype(x.dtype), stride
-    )  # what there is of each region
+    # what there is of each region
+    shares = _strided_mean(valid_region.valid_mask(x).astype(x.dtype), stride)
     return valid_region.mask_outside(y / jnp.maximum(shares, jnp.asarray(stride**-2, x.dtype)))
 
 

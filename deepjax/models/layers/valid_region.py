@@ -21,9 +21,8 @@ from jax.typing import ArrayLike
 from deepjax.errors import InputError
 from deepjax.models.layers.input_checks import at_least_float32
 
-SizeRule = Callable[
-    [int, int], int
-]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
+# (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
+SizeRule = Callable[[int, int], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +31,8 @@ class _Axis:
 
     ends: Array  # (batch,) int32: pixels of each image
     least: int
-    maps: dict[
-        int, np.ndarray
-    ]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
+    # length of the whole array's map -> that of an image's, by the image's length from `least` on
+    maps: dict[int, np.ndarray]
 
 
 _HINT = "test by crops, or apply the network to images of one shape outside of extents()"
@@ -76,9 +74,8 @@ def mask_outside(x: Array, value: ArrayLike = 0.0) -> Array:
 def propagate_extent(x: Array, y: Array, rule: SizeRule) -> None:
     """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
     for axis, along in (_CURRENT.get() or {}).items():
-        sizes = np.array(
-            [max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])]
-        )  # 0: no image is so small
+        # 0: no image is so small
+        sizes = np.array([max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])])
         if sizes[-1] != y.shape[axis]:
             raise AssertionError(
                 f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}"

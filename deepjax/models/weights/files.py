@@ -17,13 +17,13 @@ from deepjax.paths import user_path
 Tensors = dict[str, np.ndarray]
 
 WEIGHTS_FILE = "model.safetensors"
-MAX_UNPACKED_BYTES = (
-    2**33
-)  # of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
+# of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
+MAX_UNPACKED_BYTES = 2**33
+# torch.load(weights_only=True) of older versions could be made to run code
 MIN_TORCH_VERSION = (
     2,
     10,
-)  # torch.load(weights_only=True) of older versions could be made to run code
+)
 MAX_NESTING = 4  # dictionaries within dictionaries of a .pth
 
 
@@ -106,9 +106,8 @@ def _read_npz(path: Path) -> Tensors:
 
 def _read_torch(path: Path) -> Tensors:
     try:
-        torch: Any = importlib.import_module(
-            "torch"
-        )  # not a dependency, so the type checker must not look for it
+        # not a dependency, so the type checker must not look for it
+        torch: Any = importlib.import_module("torch")
     except ImportError as error:
         raise InputError(
             f"{path} needs torch 2.10 or newer to be read; or save it as safetensors where torch is"
@@ -155,9 +154,8 @@ def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    text = re.sub(
-        r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}"
-    )  # PyTorch's messages are coloured
+    # PyTorch's messages are coloured
+    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
     return text.splitlines()[0][:200]
 
 

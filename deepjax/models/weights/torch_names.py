@@ -29,12 +29,10 @@ class TorchLayout:
 
     names: Names
     stem: str  # our first convolution, whose kernel tells how many channels images have
-    maps: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # linear layers over a flattened map: its side
-    as_convolution: frozenset[str] = (
-        frozenset()
-    )  # linear layers kept as a convolution over that map, or 1x1
+    # linear layers over a flattened map: its side
+    maps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # linear layers kept as a convolution over that map, or 1x1
+    as_convolution: frozenset[str] = frozenset()
     heads: tuple[str, ...] = ()  # how the names of the auxiliary heads' tensors begin
 
 
