@@ -1,4 +1,4 @@
-"""Tests of networks as their papers have them: protocols, scores, calibration, published numbers beside."""
+"""Evaluation by the papers' test protocols: accuracy, calibration, published results."""
 
 from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics
 from deepjax.evaluation.predict import EvalModel, ensemble, predict

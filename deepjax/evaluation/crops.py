@@ -60,7 +60,7 @@ def corners(size: tuple[int, int], side: int) -> list[Box]:
 
 
 def squares(size: tuple[int, int]) -> list[Box]:
-    """The left, central and right square of a landscape image; of a portrait top, centre, bottom."""
+    """The left, central and right square of a landscape image; of a portrait from the top down."""
     side = min(size)
     last = Box(size[1] - side, size[0] - side, side, side)
     return [Box(0, 0, side, side), centre(size, side, side), last]
@@ -80,9 +80,10 @@ def cut_crops(
 ) -> Iterator[Image.Image]:
     """The crops of a rescaled image, side x side pixels each, unmirrored; "whole" is the image.
 
-    "square corners": corners and centre of the central square (Krizhevsky et al. 2012, section 4.1);
-    "corners": of the full image (torchvision, fb.resnet.torch). "squares": of each of three squares
-    the corners, the centre and the square itself, scaled to `side` (Szegedy et al. 2014, section 7).
+    "square corners": corners and centre of the central square (Krizhevsky et al. 2012, section
+    4.1); "corners": of the full image (torchvision, fb.resnet.torch). "squares": of each of three
+    squares the corners, the centre and the square itself, scaled to `side` (Szegedy et al. 2014,
+    section 7).
     """
     match how:
         case "whole":

@@ -1,4 +1,4 @@
-"""Test images as a protocol takes them: photographs stored whole as JPEG, or arrays of the size that the network is given."""
+"""Test images as the views of a protocol: photographs stored as JPEG, or arrays of one size."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ Size = tuple[int, int]  # width, height
 
 @dataclasses.dataclass(frozen=True)
 class ShapeBucket:
-    """Images whose views are arrays of one shape: `views` of each, cut at each of `sides`."""
+    """Images whose views are arrays of one shape: `views` of each, cropped at each of `sides`."""
 
     ids: np.ndarray
     sides: tuple[int, ...]
@@ -35,9 +35,9 @@ class ShapeBucket:
 def shape_buckets(
     split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False
 ) -> list[ShapeBucket]:
-    """All images once for each scale of a dense protocol, by the shapes of their arrays; once in all for any other.
+    """All images by the shapes of their arrays: once per scale of a dense protocol, else once.
 
-    `filled`: each whole image fills its array, so that there are as many shapes as images have.
+    filled: each full image fills its array, so that there are as many shapes as the images have.
     """
     everything = np.arange(len(split))
     if isinstance(split, Split):
@@ -60,7 +60,7 @@ def shape_buckets(
 
 
 def read_labels(split: Split | EncodedSplit) -> np.ndarray:
-    """The labels of every image: (images, most of an image), -1 where an image has fewer."""
+    """The labels of every image: (images, max labels), -1 where an image has fewer."""
     if isinstance(split, Split):
         return label_table(split.labels.tolist())
     return label_table([_read(split, i)[1] for i in range(len(split))])
@@ -73,9 +73,10 @@ def read_views(
     protocol: Protocol,
     interpolation: Interpolation,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The views (views, height, width, channels) uint8 of an image, and where the last ends in its array: (height, width).
+    """The views (views, height, width, channels) uint8 of an image; (height, width) of the last.
 
-    Raises InputError, naming the record, for an image that is damaged: every image counts.
+    A view may be smaller than its array. Raises InputError, naming the record, for an undecodable
+    image, since every image counts.
     """
     if isinstance(split, Split):
         return split.images[index][None], (group.height, group.width)
@@ -95,7 +96,7 @@ def read_views(
 
 
 def _read(split: EncodedSplit, index: int) -> tuple[bytes, list[int]]:
-    """The bytes of an image and its labels, of which there may be several or none."""
+    """The bytes of an image and its labels: several, one or none."""
     with _named(split, index):
         encoded, label = split.read(index)
         several: Sequence[int] = (
@@ -119,7 +120,7 @@ def _scaled(split: EncodedSplit, index: int, size: Size, side: int) -> Size:
 
 @contextlib.contextmanager
 def _named(split: EncodedSplit, index: int) -> Iterator[None]:
-    """Damage of an image becomes an InputError that names its record."""
+    """Turn a decode error into an InputError that names the record."""
     try:
         yield
     except (InputError, *NOT_DECODE_ERRORS):
@@ -128,5 +129,6 @@ def _named(split: EncodedSplit, index: int) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
         raise InputError(
-            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data set again"
+            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data "
+            "set again"
         ) from error

@@ -26,19 +26,21 @@ HALF = (127.5,)  # for every channel
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingOverrides:
-    """Preprocessing set by the user; 0, "" and "expected" keep what the weights or the run expect."""
+    """Preprocessing set by the user; 0, "" and "expected" keep what weights or run expect."""
 
     crop: int = 0
     """Crop size in pixels, the network's input size; 0: the network's default, or the run's."""
     resize: int = 0
-    """Shorter side in pixels of the image that a single crop is cut from; 0: as the weights expect,
-    or 8/7 of the crop."""
+    """Shorter side in pixels of the image before a single crop; 0: as the weights expect, or 8/7 of
+    the crop.
+    """
     interpolation: Literal["expected", "bilinear", "bicubic"] = "expected"
-    """Interpolation of the resizing; by default as the weights expect (bicubic for many of timm's)."""
+    """Interpolation of the resizing; by default as the weights expect."""
     normalize: Normalize = "expected"
     """Mean and std: the data set's, or 0.5 and 0.5; by default as the weights expect."""
     known: str = ""
-    """Which public weights a file holds, such as 'torchvision IMAGENET1K_V2', for their preprocessing."""
+    """Which public weights a file holds, e.g. 'torchvision IMAGENET1K_V2', for their preprocessing.
+    """
     precision: Literal["expected", "float32", "bfloat16"] = "expected"
     """Dtype of the activations; by default float32, or the run's."""
 
@@ -71,7 +73,7 @@ def from_weights(
     overrides: PreprocessingOverrides,
     entry: str | None = None,
 ) -> EvalModel:
-    """A network with weights from a file, a folder or a repository, as `load_pretrained` reads them.
+    """A network with weights from a file, a folder or a repository, read by `load_pretrained`.
 
     given: "SOURCE", of the network `name`, or "NAME=SOURCE". entry: which network of a file that
     holds several, such as "model_ema". Raises InputError for an unknown network, for weights of
@@ -97,7 +99,7 @@ def from_weights(
 def preprocessing_for(
     name: str, source: str, dataset: Dataset, overrides: PreprocessingOverrides
 ) -> Preprocessing:
-    """Preprocessing for the weights `source` of the network `name`: overrides, else the table's row.
+    """Preprocessing for the weights `source` of a network: overrides, else the table's row.
 
     Raises InputError for unknown `overrides.known`.
     """
@@ -137,7 +139,7 @@ def _items(preprocessing: Preprocessing) -> list[tuple[str, Any]]:
 def _load(
     name: str, source: str, dataset: Dataset, entry: str | None, fields: dict[str, Any]
 ) -> Any:
-    """Variables; InputError where the classifier is for other classes, so that nothing is tested."""
+    """Variables; InputError for a classifier of other classes, which would be untrained."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*newly initialised", UserWarning)
         try:
@@ -154,10 +156,10 @@ def from_run(
     overrides: PreprocessingOverrides,
     data_dir: str | None = None,
 ) -> EvalModel:
-    """The network of a run directory at its newest checkpoint, with its averaged weights if it has some.
+    """The network of a run directory at its newest checkpoint, with averaged weights if any.
 
-    dataset: the test set, by default that of the training. Raises InputError for a folder that is no
-    run directory, and for a data set of other classes than those of the training.
+    dataset: the test set, by default that of the training. Raises InputError for a folder that is
+    no run directory, and for a data set of other classes than those of the training.
     """
     path = run_directory(path, "run")
     config = read_config(path)
@@ -237,7 +239,7 @@ def _check_known(name: str, known: str, rows: Mapping[str, PublicWeights]) -> No
 
 
 def _assumptions(crop: int, dataset: Dataset, overrides: PreprocessingOverrides) -> str:
-    """The preprocessing that is assumed for weights that are not in the table, for people to read."""
+    """The preprocessing assumed for weights that are not in the table, as a message."""
     side = f"a shorter side of {round(256 * crop / 224)} for a single crop"
     assumed = {
         "--resize": "" if overrides.resize else side,

@@ -1,7 +1,8 @@
-"""What the papers and their authors' releases measured on ImageNet's validation set: errors in per cent, by protocol.
+"""Published errors on ImageNet's validation set, in per cent, by network and protocol.
 
-A network is listed under the name that it has here. `sides`: shorter sides of the rescaled image; where the training used several
-sides, they stand in the note. Ensembles and test-set numbers are left out: those are in experiments/imagenet_history.py.
+From the papers and their authors' releases; networks have the names that they have here. `sides`:
+shorter sides of the rescaled image; training at several sides is in the note. Ensembles and
+test-set results are in experiments/imagenet_history.py.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ JITTER = "trained at sides of 256 to 512"
 
 @dataclasses.dataclass(frozen=True)
 class PaperResult:
-    """One number of a paper: top-1 and top-5 error in per cent, None where it gives none."""
+    """One published result: top-1 and top-5 error in per cent, None where it is not given."""
 
     model: str
     protocol: str
@@ -27,7 +28,7 @@ class PaperResult:
 
 
 def _vgg() -> tuple[PaperResult, ...]:
-    """Tables 3, 4 and 5 of VGG: configuration, protocol, sides of the test, errors, and what it was trained at."""
+    """VGG, Tables 3 to 5: configuration, protocol, test sides, errors, table, training sides."""
     names = {
         "A": "vgg11",
         "A-LRN": "vgg11_lrn",
@@ -68,7 +69,7 @@ def _vgg() -> tuple[PaperResult, ...]:
 
 
 def _resnet() -> tuple[PaperResult, ...]:
-    """Tables 2, 3 and 4 of ResNet, by 10 crops and by five scales; crops of its authors' release."""
+    """Tables 2, 3 and 4 of ResNet, by 10 crops and by five scales; single crops of the release."""
     scales = (224, 256, 384, 480, 640)
     rows = (
         ("plain18", "10-crop", (256,), 27.94, None, "Table 2"),
@@ -89,7 +90,7 @@ def _resnet() -> tuple[PaperResult, ...]:
 
 
 def _facebook() -> tuple[PaperResult, ...]:
-    """The models that Facebook released with its own code: of one crop and of ten."""
+    """The models that Facebook released with fb.resnet.torch: one crop and ten."""
     errors = {
         "resnet18": ((30.43, 10.76), (28.22, 9.42)),
         "resnet34": ((26.73, 8.74), (24.76, 7.35)),
@@ -164,5 +165,5 @@ PAPER_RESULTS: tuple[PaperResult, ...] = (
 
 
 def find_paper_results(model: str, protocol: str) -> list[PaperResult]:
-    """The numbers of a network by a protocol, whatever the sides and the crop; in the order of the tables."""
+    """The results of a network by a protocol, for any sides and crop, in the tables' order."""
     return [row for row in PAPER_RESULTS if (row.model, row.protocol) == (model, protocol)]
