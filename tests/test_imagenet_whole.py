@@ -63,6 +63,8 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
         EvalModel(name, "trained", run.model, run.variables, dataset, size),
         load_split(dataset, "test", options.data_dir),
     )
-    scores = predict(member, split, resolve_protocol("1-crop", name, size), Partitioner(make_mesh()), 16)
+    scores = predict(
+        member, split, resolve_protocol("1-crop", name, size), Partitioner(make_mesh()), 16
+    )
     found = compute_metrics(scores, read_labels(split), dataset)
     assert (found.images, found.counted, found.not_finite) == (9, 9, 0)

@@ -1,8 +1,9 @@
-"""NF-ResNet (Brock et al. 2021, arXiv:2101.08692): residual networks with scaled weight standardisation.
+"""NF-ResNet (Brock et al. 2021, arXiv:2101.08692): residual networks with standardised kernels.
 
-A block is x + 0.2 F(beta relu(x)), pre-activation, where 1 / beta is the predicted standard deviation
-of its input. Where the released code (google-deepmind/deepmind-research, nfnets) says more than the
-paper it is followed; so is timm for its weights.
+A block is x + 0.2 F(beta relu(x)), pre-activation, where 1 / beta is the predicted standard
+deviation of its input. The gain of F's last convolution starts at zero. Where the released code
+(google-deepmind/deepmind-research, nfnets) says more than the paper it is followed, and timm for
+its weights.
 """
 
 import math
@@ -46,7 +47,7 @@ INITIALIZATION = Initialization(scaled_init(he_normal, math.sqrt(0.5)), gaussian
 
 
 class ScaledStdConv(nn.Module):
-    """Convolution with a gain and a bias for each output channel, whose kernel is standardised whenever it is applied."""
+    """Convolution with a gain and a bias per output channel and a standardised kernel."""
 
     features: int
     kernel: int = 3
@@ -76,9 +77,10 @@ class ScaledStdConv(nn.Module):
 
 
 def standardize(kernel: Array, gain: Array, gamma: float, epsilon: float = 1e-5) -> Array:
-    """Kernel of zero mean and variance (gain * gamma)^2 / fan_in * v / (v + epsilon) for each output channel; v: its own variance.
+    """Kernel of zero mean and variance (gain * gamma)^2 / fan_in per output channel.
 
-    Brock et al. 2021, eq. 4, with timm's epsilon. kernel: (rows, columns, in, out), gain: (out,) -> the
+    Brock et al. 2021, eq. 4, with timm's epsilon, so that the variance is smaller by v / (v +
+    epsilon), with v the kernel's own. kernel: (rows, columns, in, out), gain: (out,) -> the
     kernel's shape, in at least float32.
     """
     wide = at_least_float32(kernel.dtype)
@@ -90,7 +92,10 @@ def standardize(kernel: Array, gain: Array, gamma: float, epsilon: float = 1e-5)
 
 
 def expected_variances(stages: Sequence[int], alpha: float) -> list[list[float]]:
-    """Predicted variance of each block's input, stage by stage: a stage's first block resets it to 1, each block adds alpha^2."""
+    """Predicted variance of each block's input, by stage: each block adds alpha^2 to it.
+
+    A stage's first block resets it to 1.
+    """
     ends = [1.0] + [1.0 + blocks * alpha**2 for blocks in stages[:-1]]
     return [
         [start] + [1.0 + n * alpha**2 for n in range(1, blocks)]
@@ -99,7 +104,7 @@ def expected_variances(stages: Sequence[int], alpha: float) -> list[list[float]]
 
 
 class NFBlock(NormFreeBlock):
-    """shortcut + alpha * F(beta * relu(x)); a shortcut that changes the shape takes beta * relu(x)."""
+    """shortcut + alpha * F(beta * relu(x)); a projection takes beta * relu(x) too."""
 
     zero_init: bool
 
@@ -117,14 +122,15 @@ class NFBlock(NormFreeBlock):
 
 
 class NFResNet(nn.Module):
-    """NF-ResNet of Brock et al. 2021: standardised kernels, and each block's input divided by its predicted standard deviation.
+    """NF-ResNet: each block's input is divided by its predicted standard deviation.
 
-    images: (batch, height, width, channels) floats -> float32 logits (batch, num_classes). By default timm's `nf_resnet50`, which
-    folds gamma into every kernel, the stem's too. The CIFAR stem has none, as in the released code: its input passed no ReLU.
-    `shortcut` where the shape changes: "D" averages and projects (timm), "B" projects (the released code); the prediction holds for
-    "B" after a CIFAR stem, as averages and maxima change the variance. `scan`: as in NormFreeResNet.
-    `zero_init`: the gain of each branch's last convolution starts at zero, as in timm; the released code has a scalar in its place.
-    Raises InputError for a choice that is not allowed.
+    images: (batch, height, width, channels) floats -> float32 logits (batch, num_classes). The
+    default is timm's `nf_resnet50`, which folds gamma into every kernel, the stem's too. The CIFAR
+    stem has none, as in the released code: its input passed no ReLU. `shortcut` where the shape
+    changes: "D" averages and projects (timm), "B" projects (released code); the prediction holds
+    for "B" after a CIFAR stem, as averages and maxima change the variance. `zero_init`: the gain of
+    each branch's last convolution starts at zero, as in timm; the released code has a scalar
+    instead. `scan`: as in NormFreeResNet. Raises InputError for a field's invalid value.
     """
 
     stages: tuple[int, ...] = STAGES[50]
@@ -173,7 +179,7 @@ class NFResNet(nn.Module):
 def _run_nf_blocks(
     make: Callable[[int, str], Any], x: Array, stage: int, betas: Array, scan: bool
 ) -> Array:
-    """`run_blocks` for blocks that differ in one number. betas: (blocks,)."""
+    """`run_blocks` for blocks with a different beta each. betas: (blocks,)."""
     x = make(2 if stage > 1 else 1, f"stage{stage}_block1")(x, betas[0])
     if scan and len(betas) > 1:
         run = nn.scan(

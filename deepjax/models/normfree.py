@@ -1,14 +1,15 @@
-"""Residual networks without normalisation: Fixup, SkipInit, NF-ResNet; and ReZero, whose scalar stands beside batch norm.
+"""Residual networks without normalisation: Fixup, SkipInit, and ReZero, which may keep batch norm.
 
-| scheme   | block; F is the residual branch              | what starts at zero        | source                                    |
-|----------|----------------------------------------------|----------------------------|-------------------------------------------|
-| fixup    | relu(x + scale F(x) + bias), post-activation | last conv of F, classifier | Zhang et al. 2019, arXiv:1901.09321       |
-| skipinit | x + alpha F(relu(x)), pre-activation         | alpha, classifier          | De and Smith 2020, arXiv:2002.10444       |
-| rezero   | x + alpha relu(F(x)), ReLU before the sum    | alpha                      | Bachlechner et al. 2020, arXiv:2003.04887 |
-| nf       | x + 0.2 F(relu(x) / std), pre-activation     | gain of F's last conv      | Brock et al. 2021, arXiv:2101.08692       |
+| scheme   | block; F is the residual branch              | zero at the start          | source |
+|----------|----------------------------------------------|----------------------------|--------|
+| fixup    | relu(x + scale F(x) + bias), post-activation | last conv of F, classifier | [1]    |
+| skipinit | x + alpha F(relu(x)), pre-activation         | alpha, classifier          | [2]    |
+| rezero   | x + alpha relu(F(x)), ReLU before the sum    | alpha                      | [3]    |
 
-Where released codes say more than the papers, they are followed: hongyi-zhang/Fixup, google-deepmind/deepmind-research (nfnets;
-SkipInit and NF), tbachlechner/ReZero-examples, and timm for the weights of NF-ResNet.
+[1] Zhang et al. 2019, arXiv:1901.09321. [2] De and Smith 2020, arXiv:2002.10444. [3] Bachlechner et
+al. 2020, arXiv:2003.04887. Where the released code says more than the paper it is followed:
+hongyi-zhang/Fixup, google-deepmind/deepmind-research (SkipInit), tbachlechner/ReZero-examples.
+`nf_resnet` has the fourth scheme, with standardised kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ INITIALIZATION = {
 
 
 class NormFreeBlock(nn.Module):
-    """The convolutions of a residual branch, its scale at the start, and the way around it."""
+    """Base of the blocks: the branch's convolutions, its initial scale, and the shortcut."""
 
     layers: Sequence[Layer]
     stride: int
@@ -74,7 +75,10 @@ class NormFreeBlock(nn.Module):
     param_dtype: DTypeLike
 
     def around(self, x: Array, source: Array) -> Array:
-        """The input where the shape stays; else `source` padded with zeros (A), projected (B), or averaged and projected (D)."""
+        """The shortcut: identity, zero padding (A), projection (B), or average and projection (D).
+
+        `source` is what is padded or projected where the shape changes.
+        """
         out, stride = self.layers[-1][0], self.stride
         if stride == 1 and x.shape[-1] == out:
             return x
@@ -88,10 +92,10 @@ class NormFreeBlock(nn.Module):
 
 
 class FixupBlock(NormFreeBlock):
-    """relu(shortcut + scale * F(x) + bias), a learned scalar bias before and after each convolution, none of which has a bias.
+    """relu(shortcut + scale * F(x) + bias), with a scalar bias before and after each convolution.
 
-    The last convolution starts at zero; the others, drawn as He et al. do, share the scale. A shortcut that changes shape takes
-    x + bias1a.
+    The convolutions have no biases. The last one starts at zero; the others, He-initialised, share
+    the scale. A shortcut that changes the shape takes x + bias1a.
     """
 
     @nn.compact
@@ -119,7 +123,7 @@ class SkipInitBlock(NormFreeBlock):
 
 
 class ReZeroBlock(NormFreeBlock):
-    """shortcut + alpha * relu(F(x)): with the sum after the last ReLU, the signal along the shortcuts passes no ReLU at all."""
+    """shortcut + alpha * relu(F(x)): the last ReLU is in the branch, none on the shortcut path."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -130,14 +134,15 @@ class ReZeroBlock(NormFreeBlock):
 
 
 class NormFreeResNet(nn.Module):
-    """The shapes of ResNet under "fixup", "skipinit" or "rezero", whose blocks start as their shortcuts.
+    """ResNet's shapes under "fixup", "skipinit" or "rezero"; blocks start as their shortcuts.
 
-    images: (batch, height, width, channels) floats -> float32 logits (batch, num_classes).
-    fixup: with L blocks of m convolutions, the first m - 1 of a branch start scaled by L ** (-1 / (2 m - 2)).
-    skipinit: every convolution of a block has a bias. `alpha` is the scalar's initial value, for rezero too.
-    rezero: the authors' convolutional networks keep batch norm: norm="batch". With "none" the convolutions have biases instead.
-    `shortcut` where the shape changes: "A" pads with zeros (fixup and rezero on CIFAR), "B" projects, "D" averages and projects.
-    `scan`: the equal blocks of a stage run as one scanned block. Raises InputError for a choice that is not allowed.
+    images: (batch, height, width, channels) floats -> float32 logits (batch, num_classes). fixup:
+    with L blocks of m convolutions, the first m - 1 of a branch start scaled by L ** (-1 / (2 m -
+    2)). skipinit: every convolution of a block has a bias. `alpha` is the scalar's initial value,
+    also for rezero. rezero: the authors' convolutional networks keep batch norm: norm="batch". With
+    "none" the convolutions have biases instead. `shortcut` where the shape changes: "A" pads with
+    zeros (fixup and rezero on CIFAR), "B" projects, "D" averages and projects. `scan`: the equal
+    blocks of a stage run as one scanned block. Raises InputError for a field's invalid value.
     """
 
     stages: tuple[int, ...] = STAGES[50]
@@ -239,7 +244,7 @@ def apply_stem(
 
 
 def _scalar(module: Any, x: Array, name: str, value: float = 0.0) -> Array:
-    """A learned scalar of the module, in the shape and dtype of the map that it meets."""
+    """A learned scalar of the module, broadcast to the shape and dtype of x."""
     return broadcast_like(
         module.param(name, nn.initializers.constant(value), (), module.param_dtype), x
     )

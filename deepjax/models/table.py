@@ -1,4 +1,4 @@
-"""The table of names: what each network is, its exact size, the paper and table that it comes from, and known weights."""
+"""The table of networks: build function, exact size, paper and table, known weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,9 +38,11 @@ CIFAR = (32, 32, 3)
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A row of the table: exact parameters and multiply-adds of convolutions and linear layers at `input_shape`, in evaluation.
+    """A network: exact parameters and multiply-adds, input shape, paper and table.
 
-    `weights`: known public weights and their top-1 accuracy on ImageNet in percent, as their source states it.
+    `macs`: multiply-adds of convolutions and linear layers at `input_shape`, in evaluation.
+    `weights`: known public weights and their top-1 accuracy on ImageNet in per cent, as their
+    source states it.
     """
 
     name: str

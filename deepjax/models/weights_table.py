@@ -1,11 +1,11 @@
 """Public ImageNet weights: their accuracy, and the preprocessing of images that they expect.
 
-One row a weight, by network and source. Accuracies are per cent on the validation set, at the input
-size of the network's row, as the source states them: torchvision's weight entries; timm's
-results-imagenet.csv of August 2026 and its configurations. `timm/...` is a repository of the Hugging
-Face hub, which `load_pretrained` reads: its `tv_in1k` and `tv2_in1k` are copies of torchvision's V1
-and V2, measured by timm. Weights that only torchvision has are loaded from a file saved from its
-`get_state_dict`.
+One row per weight, by network and source. Accuracies are per cent on the validation set, at the
+input size of the network's row, as the source states them: torchvision's weight entries; timm's
+results-imagenet.csv of August 2026 and its configurations. `timm/...` is a repository of the
+Hugging Face hub, which `load_pretrained` reads: its `tv_in1k` and `tv2_in1k` are copies of
+torchvision's V1 and V2, measured by timm. Weights that only torchvision has are loaded from a file
+saved from its `get_state_dict`.
 """
 
 import dataclasses
@@ -25,8 +25,10 @@ class PublicWeights:
     resize: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     half: bool = False
-    """Mean and std are 0.5 in each channel, not ImageNet's. torchvision's GoogLeNet and Inception-v3
-    convert ImageNet's normalisation to this one in their first operation."""
+    """Mean and std are 0.5 in each channel, not ImageNet's.
+
+    torchvision's GoogLeNet and Inception-v3 convert the latter to this in their first operation.
+    """
     resize_288: int = 0
     """Shorter side for crops of 288 pixels, where the source tests at that size too; else 0."""
 

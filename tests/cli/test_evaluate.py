@@ -321,10 +321,11 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
     at_288 = from_weights(
         "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=288)
     )
+    # test_input_size and test_crop_pct of timm's configuration
     assert (at_288.resize, at_288.assumed) == (
         288,
         "",
-    )  # test_input_size and test_crop_pct of timm's configuration
+    )
     at_256 = from_weights(
         "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256)
     )
@@ -373,7 +374,7 @@ def test_entry_selects_one_of_two_networks_in_a_file(tmp_path):
     given = [name, "--weights", str(path), "--dataset", "digits"]
     with pytest.raises(InputError, match="give entry='model' or entry='model_ema'"):
         load_members(parse(Options, given))
-    with pytest.warns(UserWarning, match="names are read without 'model_ema.'; left out: model"):
+    with pytest.warns(UserWarning, match="names are read without 'model_ema.'; ignored: model"):
         (member,) = load_members(parse(Options, [*given, "--entry", "model_ema"]))
     assert member.source == f"{path}, entry 'model_ema'"
     expected = from_torch(name, average)

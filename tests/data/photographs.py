@@ -36,9 +36,8 @@ def crops(count: int, seed: int = 0, shortest: int = 40, longest: int = 600) -> 
 
 
 def _crop(whole: np.ndarray, rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
-    ratio = np.exp(
-        rng.uniform(-np.log(4), np.log(4)) * rng.random()
-    )  # near 1 more often, as photographs are
+    # near 1 more often, as photographs are
+    ratio = np.exp(rng.uniform(-np.log(4), np.log(4)) * rng.random())
     side = np.exp(rng.uniform(np.log(shortest), np.log(longest)))
     height, width = (int(np.clip(side * r, shortest, longest)) for r in (ratio**-0.5, ratio**0.5))
     share = min(whole.shape[0] / height, whole.shape[1] / width) * rng.uniform(0.5, 1)

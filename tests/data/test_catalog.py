@@ -91,11 +91,12 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
             r"test_split is 'test\[:3.5\]'; allowed: a split such as 'train'",
         ),
         (DIGITS, {"test_split": "all"}, "test_split is 'all'"),
+        # of which tfds takes 10 % to 50 %
         (
             DIGITS,
             {"test_split": "train[10:50%]"},
             r"test_split is 'train\[10:50%\]'",
-        ),  # of which tfds takes 10 % to 50 %
+        ),
         (
             DIGITS,
             {"test_split": "train"},

@@ -189,9 +189,8 @@ def test_a_damaged_image_is_told_and_the_next_stands_in_its_place(threads):
     order = batch_index(COUNT, 23, 0, 0).tolist()
     assert batch["label"].tolist() == [{4: 6, 5: 6, 22: 0}.get(i, i) for i in order]
     assert sorted(i for i, _ in batch["damaged"]) == [4, 5, 22]
-    assert "0x" not in str(
-        batch["damaged"]
-    )  # no address of an object, which would be another in each run
+    # no address of an object, which would be another in each run
+    assert "0x" not in str(batch["damaged"])
 
 
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():

@@ -41,9 +41,8 @@ def test_a_calibrated_model_has_none_and_an_overconfident_one_its_excess(adaptiv
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.1, 0.9, 200_000)
     right = rng.uniform(size=confidence.shape) < confidence
-    assert (
-        calibration_error(confidence, right, adaptive=adaptive) < 0.005
-    )  # the noise of 15 bins of 13,000
+    # the noise of 15 bins of 13,000
+    assert calibration_error(confidence, right, adaptive=adaptive) < 0.005
     assert calibration_error(confidence + 0.1, right, adaptive=adaptive) == pytest.approx(
         0.1, abs=0.003
     )

@@ -190,7 +190,7 @@ def test_group_normalisation_is_seen_inside_of_stochastic_depth():
 def test_what_would_not_be_exact_is_refused():
     model = create_model("resnet50_gn", width=32, stages=ONE)
     x, ends = images(1, 64, 64, 3), jnp.array([[64, 60]], jnp.int32)
-    with pytest.raises(InputError, match="group normalisation takes statistics of whole maps"):
+    with pytest.raises(InputError, match="group normalisation takes statistics of full maps"):
         jax.eval_shape(lambda v: apply_to_valid_region(model, v, x, ends), drawn(model, 64))
     plain = create_model("vgg11", **VGG)
     with pytest.raises(InputError, match="regions that cover a map depend on its size"):
@@ -230,9 +230,8 @@ def test_predictions_of_whole_images_against_slow_code(norm):
     variables, data = drawn(model, 64), reference.DATASET
     split = reference.split_of(reference.pictures(((47, 101), (64, 64), (9, 13))))
     member = EvalModel("cifar_plain20", "made up", model, variables, data, reference.CROP)
-    protocol = resolve_protocol(
-        "dense", "cifar_plain20", reference.CROP, sides=(32, 41)
-    )  # of group norm, a program for each shape
+    # of group norm, a program for each shape
+    protocol = resolve_protocol("dense", "cifar_plain20", reference.CROP, sides=(32, 41))
     got = np.exp(predict(member, split, protocol, Partitioner(make_mesh()), 8))
     apply = jax.jit(model.apply)
 

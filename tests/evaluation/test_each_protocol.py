@@ -38,9 +38,10 @@ def test_one_device_and_eight(name, protocol, tested):
     crop, fields = NETWORKS[name]
     model = create_model(name, **fields)
     member = EvalModel(name, "drawn", model, drawn(model, crop), dataset, crop)
+    # else many shapes
     how = resolve_protocol(
         protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ()
-    )  # else many shapes
+    )
     eight, one = (
         predict(member, split, how, Partitioner(mesh), 16) for mesh in (make_mesh(), mesh_of(1))
     )

@@ -193,9 +193,8 @@ def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
     """Figure 3, with the values of the Caffe release: 5 channels, alpha 1e-4 (divided by 5), beta 0.75, k 1."""
     model = GoogLeNet(width=8, auxiliary=False)
     variables = random_variables(model, (16, 16, 1))
-    images = (
-        np.random.default_rng(1).normal(0, 50, (2, 16, 16, 1)).astype(np.float32)
-    )  # large, or it would hardly show
+    # large, or it would hardly show
+    images = np.random.default_rng(1).normal(0, 50, (2, 16, 16, 1)).astype(np.float32)
 
     def lrn(x):
         squares = jnp.pad(jnp.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))
@@ -205,9 +204,8 @@ def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
 
     def plain(variables, x):
         conv = functools.partial(plain_conv, variables)
-        x = lrn(
-            plain_max_pool(conv(x, "stem_conv1", 3, 2), 2, (0, 1))
-        )  # on an even map the last window hangs over by one
+        # on an even map the last window hangs over by one
+        x = lrn(plain_max_pool(conv(x, "stem_conv1", 3, 2), 2, (0, 1)))
         return plain_max_pool(lrn(conv(conv(x, "stem_reduce2"), "stem_conv2", 1)), 2, (0, 1))
 
     stem = jax.jit(lambda v, x: model.apply(v, x, mutable=["features"])[1]["features"]["stem"])(
@@ -220,9 +218,8 @@ def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
 @pytest.mark.parametrize("size", [(1, 2), (2, 5), (4, 7)])
 def test_pools_of_small_maps_take_what_there_is(window, size):
     x = np.random.default_rng(0).normal(size=(1, *size, 2)).astype(np.float32)
-    starts = [
-        range(0, max(1, side - window + 2), 2) for side in size
-    ]  # a window for every pixel, begun inside
+    # a window for every pixel, begun inside
+    starts = [range(0, max(1, side - window + 2), 2) for side in size]
     expected = [
         [x[:, i : i + window, j : j + window].max((1, 2)) for j in starts[1]] for i in starts[0]
     ]
@@ -319,10 +316,11 @@ def test_heads_and_dropout_are_computed_only_where_they_are_wanted():
 
     plain, draws = products_and_draws(False, ["batch_stats"])
     assert not draws
+    # of each head a 1x1 convolution and two linear layers
     assert products_and_draws(False, ["auxiliary"]) == (
         plain + 6,
         False,
-    )  # of each head a 1x1 convolution and two linear layers
+    )
     assert products_and_draws(True, ["batch_stats"]) == (plain, True)
     assert set(variables) == {"params"}  # nothing is sown while initialising
     without = abstract(GoogLeNet(num_classes=7, width=1, auxiliary=False), (8, 8, 3))["params"]

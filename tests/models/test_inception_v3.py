@@ -94,10 +94,11 @@ def test_stages_have_the_shapes_of_figures_5_to_7():
     assert logits.shape == (2, 1000)
     assert jaxpr.count("dot_general") == 1  # the auxiliary head is not computed
     assert "random_bits" not in jaxpr
+    # nothing is sown while initialising
     assert set(abstract(InceptionV3())) == {
         "params",
         "batch_stats",
-    }  # nothing is sown while initialising
+    }
 
 
 def test_the_head_takes_images_from_299_pixels():
@@ -147,9 +148,8 @@ def plain_fan(variables, x):
     double = conv(conv(x, "branch3x3dbl_conv1"), "branch3x3dbl_conv2", (1, 1))
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
-    pooled = (
-        sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
-    )  # zeros count
+    # zeros count
+    pooled = sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
     branches = [
         conv(x, "branch1x1_conv"),
         conv(single, "branch3x3_conv2a", (0, 1)),

@@ -51,9 +51,8 @@ def cifar(scheme, stages=(2, 1), width=4, **fields):
     return NormFreeResNet(scheme=scheme, **(own | fields))
 
 
-quick_jit = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # compiles in half the time
+# compiles in half the time
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @partial(quick_jit, static_argnums=(0, 1))

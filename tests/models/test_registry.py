@@ -75,9 +75,8 @@ def test_stages_have_the_shapes_of_their_tables(name):
         assert list(channels.values()) == (
             naive if "naive" in name else [192, 256, 480, 512, 512, 512, 528, 832, 832, 1024]
         )
-    elif name.startswith(
-        "inception"
-    ):  # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
+    # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
+    elif name.startswith("inception"):
         assert list(sides.values()) == [35] * 4 + [17] * 5 + [8] * 3
         assert list(channels.values()) == [192, 256, 288, 288] + [768] * 5 + [1280, 2048, 2048]
     elif name.startswith("cifar"):
@@ -313,9 +312,7 @@ def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
 )
 @pytest.mark.parametrize(("field", "given"), [("width", 0), ("width", -4), ("num_classes", 0)])
 def test_a_size_below_one_is_refused_by_name(name, field, given):
-    with pytest.raises(
-        InputError, match=f"^{field} is {given}; allowed: a whole number, 1 or more"
-    ):
+    with pytest.raises(InputError, match=f"^{field} is {given}; allowed: an integer, 1 or more"):
         shapes_of(create_model(name, **{field: given}), name)
 
 
@@ -331,7 +328,7 @@ def test_a_size_below_one_is_refused_by_name(name, field, given):
         (
             "resnext50_32x4d",
             {"group_width": 0},
-            "group_width is 0; allowed: a whole number, 1 or more",
+            "group_width is 0; allowed: an integer, 1 or more",
         ),
         ("resnet18", {"groups": 3}, "width is 64; allowed: a multiple of groups=3"),
         ("resnet50d", {"width": 1}, "width is 1; allowed: 2 or more with stem='deep'"),

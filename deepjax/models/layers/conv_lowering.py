@@ -1,4 +1,4 @@
-"""Convolutions in the form that a backend computes fastest; equal to the one written up to rounding."""
+"""Backend-specific lowering of convolutions, equal to the plain one up to rounding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Padding = Sequence[tuple[int, int]]
 def convolve(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
 ) -> Array:
-    """lax.conv_general_dilated, in another form where that is faster: a product of matrices on a CPU, blocks of pixels on a GPU.
+    """lax.conv_general_dilated, as a matrix product on CPU or space-to-depth on GPU where faster.
 
     x: (batch, height, width, in), kernel: (rows, columns, in, out).
     """
@@ -37,11 +37,12 @@ def _is_plain(options: dict[str, Any]) -> bool:
 
 
 def _is_faster_as_matmul(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> bool:
-    """Whether this CPU computes a product of the windows' matrix faster.
+    """Whether a matrix product of the windows is faster on this CPU.
 
-    1x1 convolutions, since XLA:CPU's products use all cores where its convolutions often use one: 32x16x16x64 to 256 channels takes
-    19.8 ms as a convolution with its gradients, 9.0 ms as a product, on two cores. And those whose result is smaller than the
-    kernel, for which it has no fast path: 3x3 at stride 2 from 4x4 maps of 512 channels takes 302 ms and 12 ms.
+    True for 1x1 convolutions, since XLA:CPU's products use all cores where its convolutions often
+    use one: 32x16x16x64 to 256 channels takes 19.8 ms as a convolution with its gradients, 9.0 ms
+    as a product, on two cores. And for outputs smaller than the kernel, for which XLA:CPU has no
+    fast path: 3x3 at stride 2 from 4x4 maps of 512 channels takes 302 ms and 12 ms.
     """
     if jax.default_backend() != "cpu":
         return False
@@ -55,7 +56,7 @@ def _is_faster_as_matmul(x: Array, kernel: Array, strides: Sequence[int], paddin
 def _as_matmul(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding, precision: Any
 ) -> Array:
-    """Every window a row of a matrix, the kernel another matrix."""
+    """Matrix product: every window is a row of one matrix, the kernel is the other."""
     rows, columns, channels, out = kernel.shape
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0))) if any(map(any, padding)) else x
     height, width = _output_size(x, kernel, strides, padding)
@@ -67,26 +68,29 @@ def _as_matmul(
     ]
     patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
     matrix = kernel.reshape(rows * columns * channels, out)
-    # A product that contracts over the map's axes in place of one takes three times as long for the kernel's gradient.
+    # A product that contracts over the map's axes in place of one takes three times as long for the
+    # kernel's gradient.
     return jnp.dot(patches.reshape(-1, patches.shape[-1]), matrix, precision=precision).reshape(
         *patches.shape[:-1], out
     )
 
 
 def is_faster_as_space_to_depth(x: Array, strides: Sequence[int]) -> bool:
-    """Whether this is the first convolution of images in half precision, at stride 2, on a GPU.
+    """Whether this is the first convolution of half-precision images, at stride 2, on a GPU.
 
-    cuDNN has no fast kernel for 3 channels, and XLA fills them up to 4 in float16 alone. ResNet's 7x7 on 256 images of 224 pixels
-    takes 2.96 ms with its gradient on an H200, in blocks 1.22 ms.
+    cuDNN has no fast kernel for 3 channels, and XLA pads them to 4 in float16 alone. ResNet's 7x7
+    on 256 images of 224 pixels takes 2.96 ms with its gradient on an H200, by space-to-depth 1.22
+    ms.
     """
     small = x.dtype.itemsize == 2 and x.shape[-1] in (3, 4)
     return jax.default_backend() == "gpu" and small and tuple(strides) == (2, 2)
 
 
 def _as_space_to_depth(x: Array, kernel: Array, padding: Padding, **options: Any) -> Array:
-    """Space-to-depth: a convolution at stride 2 as one at stride 1 of the 2x2 blocks of pixels, of 4 channels each, so 16.
+    """Space-to-depth: a stride-2 convolution as a stride-1 convolution of 2x2 blocks of pixels.
 
-    The kernel begins at a block, after a row and column of zeros where the padding is odd. MLPerf's ResNets do so on a TPU.
+    4 channels become 16. The kernel starts at a block, after a row and column of zeros where the
+    padding is odd. MLPerf's ResNets do so on TPUs.
     """
     batch, *_, channels = x.shape
     pads, fills, blocks, taps = [], [], [], []
@@ -117,7 +121,7 @@ def _as_space_to_depth(x: Array, kernel: Array, padding: Padding, **options: Any
 def _output_size(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding
 ) -> tuple[int, int]:
-    """Rows and columns that come out."""
+    """Output height and width."""
     height, width = (
         max(0, (size + sum(sides) - side) // stride + 1)
         for size, side, stride, sides in zip(
@@ -130,7 +134,7 @@ def _output_size(
 def _convolve_valid_region(
     x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
 ) -> Array:
-    """A convolution of images that end before their array does: their padding begins where they end."""
+    """A convolution of images that are smaller than their array: padding starts at their edge."""
     reaches = kernel.shape[:2] != (1, 1)
     y = lax.conv_general_dilated(
         valid_region.mask_outside(x) if reaches else x, kernel, strides, padding, **options

@@ -1,4 +1,4 @@
-"""Pooling and local response normalisation on NHWC maps: the papers' padding, and gradients that are equal on every backend."""
+"""Pooling and local response normalisation (NHWC), with gradients equal on every backend."""
 
 import functools
 
@@ -15,12 +15,12 @@ Pair = tuple[int, int]
 
 
 def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
-    """The largest value of each window; among equals the first in reading order has the whole gradient, as in PyTorch.
+    """Maximum of each window; ties send the gradient to the first maximum, as in PyTorch.
 
-    Strided slices and selections take the place of a reduction, whose gradient would be a scatter that GPUs add up in any order.
-    `padding`: on every side; `ceil`: a last window may hang over the lower and right edges (Caffe's and torchvision's ceil_mode),
-    and a map smaller than the window has one.
-    A NaN in a window comes out. x: (batch, height, width, channels) of a float dtype.
+    Computed from strided slices and selections: the gradient of a reduction would be a scatter,
+    which GPUs sum in any order. `padding`: on every side; `ceil`: partial windows at the lower and
+    right edges (ceil_mode of Caffe and torchvision), also for a map smaller than the window. A NaN
+    in a window is propagated. x: (batch, height, width, channels) of a float dtype.
     """
     given, x = x, valid_region.mask_outside(x, -jnp.inf)
     for size in (x.shape[2], x.shape[1]):
@@ -38,17 +38,18 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
 
 
 def is_faster_with_argmax(window: int, stride: int) -> bool:
-    """Whether the backward pass is faster when it looks at the argmax of each window, a byte, not at the selections.
+    """Whether the backward pass is faster from the argmax of each window (one byte).
 
-    An H200 takes 1.04 for 2.19 ms (3x3 at stride 2, 256x112x112x64, forward and backward) and 0.58 for 0.50 at stride 1; two cores
-    take 0.6 of the time where windows do not overlap, 1.2 to 8 times as long where they do.
+    An H200 takes 1.04 for 2.19 ms (3x3 at stride 2, 256x112x112x64, forward and backward) and 0.58
+    for 0.50 at stride 1; two CPU cores take 0.6 of the time where windows do not overlap, 1.2 to 8
+    times as long where they do.
     """
     fits = window**2 <= 256
     return fits and stride > 1 and (window <= stride or jax.default_backend() != "cpu")
 
 
 def _window_max(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """The largest of each row of a window, then of these."""
+    """The maximum of each row of a window, then of these."""
     for axis in (2, 1):
         x = functools.reduce(_maximum, _window_slices(x, axis, window, stride, padding, ceil))
     return x
@@ -56,7 +57,7 @@ def _window_max(x: Array, window: int, stride: int, padding: int, ceil: bool) ->
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool_argmax_vjp(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """The same, of which the backward pass keeps only the place of the largest in each window, a byte."""
+    """The same, whose backward pass keeps only the argmax of each window, one byte."""
     return _window_max(x, window, stride, padding, ceil)
 
 
@@ -74,7 +75,7 @@ def _max_pool_argmax_jvp(
 
 
 def _argmax(x: Array, window: int, stride: int, padding: int, ceil: bool) -> tuple[Array, Array]:
-    """The largest of each window, and its place in reading order as uint8."""
+    """The maximum of each window, and its index in reading order as uint8."""
     rows = _window_slices(x, 1, window, stride, padding, ceil)
     best, *others = [
         view for row in rows for view in _window_slices(row, 2, window, stride, padding, ceil)
@@ -86,14 +87,16 @@ def _argmax(x: Array, window: int, stride: int, padding: int, ceil: bool) -> tup
     return best, place
 
 
-# Differentiated, it would keep a mask for each place; checkpoint has it keep the places and look again.
+# Differentiated, it would keep a mask for each place; checkpoint has it keep the places and look
+# again.
 @functools.partial(jax.checkpoint, static_argnums=(2, 3, 4), prevent_cse=False)
 def _at_argmax(t: Array, place: Array, window: int, stride: int, padding: int) -> Array:
-    """What t has at each window's place.
+    """Gather t at each window's argmax.
 
-    Pixels that lie alike between two windows are split off first. So the gradient, which JAX makes of this, is a sum of at most
-    ceil(window / stride) squared shifted maps for each kind of pixel, put together by concatenation; the gradient of strided
-    slices is a sum of window squared dilated maps, each as large as the image.
+    Pixels with the same offset modulo the stride are separated first. So the gradient, which JAX
+    derives from this, is a sum of at most ceil(window / stride) squared shifted maps for each
+    offset, joined by concatenation; the gradient of strided slices is a sum of window squared
+    dilated maps, each as large as the image.
     """
     count = [-(-size // stride) for size in t.shape[1:3]]
     zero = jnp.zeros((), t.dtype)
@@ -135,12 +138,12 @@ def _maximum(best: Array, view: Array) -> Array:
 
 
 def _is_greater(view: Array, best: Array) -> Array:
-    """Whether a later pixel is larger, or no number."""
+    """Whether a later pixel is greater, or NaN."""
     return (view > best) | (view != view)
 
 
 def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
-    """The mean of each window in at least float32, zeros of the padding counted, as Caffe and PyTorch do by default."""
+    """Mean of each window in at least float32; zeros of the padding count, as in PyTorch."""
     wide = at_least_float32(x.dtype)
     sums = lax.reduce_window(
         valid_region.mask_outside(x).astype(wide),
@@ -158,23 +161,27 @@ def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
 
 
 def shortcut_pool(x: Array, stride: int) -> Array:
-    """2x2 average before the projection of a ResNet-D shortcut; an odd edge is averaged over what there is."""
+    """2x2 average before the projection of a ResNet-D shortcut; odd edges average what exists."""
     if stride == 1:
         return x
     y = _strided_mean(valid_region.mask_outside(x), stride)
     valid_region.propagate_extent(x, y, lambda size, axis: -(-size // stride))
     if not valid_region.is_active():
         return y
-    # what there is of each region
-    shares = _strided_mean(valid_region.valid_mask(x).astype(x.dtype), stride)
-    return valid_region.mask_outside(y / jnp.maximum(shares, jnp.asarray(stride**-2, x.dtype)))
+    # fraction of each region that the image covers
+    covered = _strided_mean(valid_region.valid_mask(x).astype(x.dtype), stride)
+    return valid_region.mask_outside(y / jnp.maximum(covered, jnp.asarray(stride**-2, x.dtype)))
 
 
 def adaptive_avg_pool(x: Array, size: int) -> Array:
-    """Mean over size x size regions that cover a map of any size, as PyTorch's AdaptiveAvgPool2d; the map itself at that size."""
+    """Mean over size x size regions that cover a map of any size, as AdaptiveAvgPool2d.
+
+    A map of that size is returned unchanged.
+    """
     if valid_region.is_active():
         raise InputError(
-            "regions that cover a map depend on its size; allowed within extents(): head='conv', no auxiliary heads"
+            "regions that cover a map depend on its size; allowed within valid_region(): "
+            "head='conv', no auxiliary heads"
         )
     for axis in (1, 2):
         extent = x.shape[axis]
@@ -186,17 +193,21 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
 
 
 def global_avg_pool(x: Array) -> Array:
-    """Mean over the map in at least float32. (batch, height, width, channels) -> (batch, channels)."""
+    """Mean over the map in at least float32. (batch, height, width, channels) -> (batch, channels)
+
+    Within `valid_region` only each image's own pixels count.
+    """
     return valid_region.masked_mean(x)
 
 
 def local_response_norm(
     x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Array:
-    """Divide by (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta, in at least float32.
+    """Divide by (k + alpha / size * sum of squares of `size` neighbouring channels) ** beta.
 
-    Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch (alpha divided by the window). The defaults are those of
-    GoogLeNet's release in Caffe; k = 2 is the AlexNet paper's.
+    In at least float32. Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch
+    (alpha is divided by the window). The defaults are those of GoogLeNet's Caffe release; k = 2 is
+    AlexNet's.
     """
     wide = at_least_float32(x.dtype)
     squares = jnp.square(x.astype(wide))
@@ -217,7 +228,7 @@ def _output_extent(size: int, window: int, stride: int, padding: int, ceil: bool
 
 
 def _strided_mean(x: Array, stride: int) -> Array:
-    """Mean of stride x stride regions; an odd edge over what the array has."""
+    """Mean of stride x stride regions; odd edges average what exists."""
     for axis in (1, 2):
         x = _pool_axis(
             x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)]

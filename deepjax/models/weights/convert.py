@@ -1,8 +1,9 @@
-"""Weights in and out of the PyTorch world: torchvision's and timm's names, safetensors files, Hugging Face repositories.
+"""Conversion of weights to and from PyTorch, under torchvision's and timm's names.
 
-The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round trip is equal to the bit. Only
-tensors that the network stores in fewer bits than the file are rounded, with a warning.
-Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of torch 2.10 or newer, or not at all.
+The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round
+trip is bitwise exact. Only tensors that the network stores in fewer bits than the file are rounded,
+with a warning. Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of
+torch 2.10 or newer, or not at all.
 """
 
 import dataclasses
@@ -30,7 +31,8 @@ Layout = Literal["torchvision", "timm"]
 Tensors = Mapping[str, np.ndarray]
 Variables = dict[str, Any]
 
-# Our leaf -> theirs. The counter is PyTorch's bookkeeping: kept so that a round trip loses nothing, read by no module.
+# Our leaf -> theirs. The counter is PyTorch's bookkeeping: kept so that a round trip loses nothing,
+# read by no module.
 _LEAVES = {
     "kernel": "weight",
     "bias": "bias",
@@ -46,7 +48,7 @@ _CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that 
 
 @dataclasses.dataclass(frozen=True)
 class TensorPair:
-    """A leaf of ours and the tensor that holds the same numbers."""
+    """A leaf of our variables and the tensor with the same numbers."""
 
     path: tuple[str, ...]  # collection, modules, leaf
     shape: tuple[int, ...]
@@ -57,13 +59,13 @@ class TensorPair:
     dtype: Any = None  # of ours at initialisation; None for a counter, which stays as it is
 
     def to_torch(self, leaf: np.ndarray) -> np.ndarray:
-        """Ours -> theirs, in memory of its own."""
+        """Ours -> theirs, a copy."""
         return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(
             self.tensor_shape
         )
 
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """Theirs -> ours, in memory of its own: a network of PyTorch changes its statistics in place."""
+        """Theirs -> ours, a copy, as PyTorch updates statistics in place."""
         moved = tensor.reshape([self.split[axis] for axis in self.axes])
         with np.errstate(over="ignore"):  # refused by `_check_types`
             return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(
@@ -80,16 +82,17 @@ def from_torch(
     entry: str | None = None,
     **overrides: Any,
 ) -> Variables:
-    """Tensors under torchvision's or timm's names -> variables of `create_model(name, num_classes=..., **overrides)`, NumPy arrays.
+    """Tensors under torchvision's or timm's names -> variables of `create_model(name, ...)`.
 
-    dtypes are those that the network has at initialisation: float16 becomes float32, and so does float64, with a warning, unless
-    param_dtype=float64. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
-    warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out, their tensors too. Images have as many
-    channels as the stem's tensor. For scan=True see `stack_blocks`.
-    Prefixes of wrapped modules ("module.", "_orig_mod.") and of a trainer's checkpoint ("state_dict.", "model.") are removed, and a
-    warning says so; `entry` is the prefix to be read where several networks are there, such as "model_ema".
-    Raises InputError naming each tensor that is missing, not known, no float or of another shape (both shapes), for several
-    networks without `entry`, and for unknown names.
+    dtypes are those at initialisation: float16 becomes float32, and so does float64, with a
+    warning, unless param_dtype=float64. With `num_classes`, a classifier for another number of
+    classes is newly initialised (from `key`), with a warning; the auxiliary heads' too.
+    `auxiliary=False` drops auxiliary heads and their tensors. The number of image channels is that
+    of the stem's tensor. For scan=True see `stack_blocks`. Prefixes of wrapped modules ("module.",
+    "_orig_mod.") and of a trainer's checkpoint ("state_dict.", "model.") are removed, with a
+    warning; `entry` is the prefix to read where there are several networks, such as "model_ema".
+    Raises InputError naming each tensor that is missing, unknown, not floating or of another shape
+    (both shapes), for several networks without `entry`, and for unknown names.
     """
     model = _model(name, num_classes, overrides)
     theirs, leaves = [*layouts(model).values()], _leaves(model, name)
@@ -129,10 +132,11 @@ def from_torch(
 def to_torch(
     name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any
 ) -> dict[str, np.ndarray]:
-    """Variables -> tensors under the names of `layout` (default: torchvision's where it has the network), for `load_state_dict`.
+    """Variables -> tensors under the names of `layout`, for `load_state_dict`.
 
-    The numbers of classes and of the images' channels, and whether auxiliary heads are there, are read off the variables. Raises
-    InputError naming each leaf that is missing, not known or of another shape.
+    layout: by default torchvision's where it has the network. The numbers of classes and image
+    channels, and the presence of auxiliary heads, are read off the variables. Raises InputError
+    naming each leaf that is missing, unknown or of another shape.
     """
     variables = nn.meta.unbox(variables)
     _check_collections(name, variables)
@@ -171,20 +175,24 @@ def load_pretrained(
     entry: str | None = None,
     **overrides: Any,
 ) -> Variables:
-    """Variables from a file, a folder or a Hugging Face repository of weights under torchvision's or timm's names.
+    """Variables from a file, a folder or a Hugging Face repository of weights.
 
-    `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
-    "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The keys of
-    nested dictionaries in a .pth are prefixes of the names: `entry="model_ema"` reads that one of a checkpoint. The rest is
-    as in `from_torch`, which compares names and shapes; what shows in neither, the name must have right: torchvision's resnet50
-    strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images must be normalised as the weights expect: by
-    ImageNet's mean and deviation for most, by 0.5 and 0.5 for GoogLeNet and Inception-v3.
+    `source`: a .safetensors, .npz or .pth file; a folder with model.safetensors; or a repository
+    such as "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache
+    and needs the extra `hub`. The keys of nested dictionaries in a .pth are prefixes of the names:
+    `entry="model_ema"` reads that one of a checkpoint. The rest is as in `from_torch`, which
+    compares names and shapes; the name must be right about what shows in neither: torchvision's
+    resnet50 strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images
+    must be normalised as the weights expect: by ImageNet's mean and std for most, by 0.5 and 0.5
+    for GoogLeNet and Inception-v3.
     """
-    info = model_info(name)  # a wrong name is said before anything is downloaded
+    info = model_info(name)  # raises for an unknown name before anything is downloaded
     if str(source).startswith("torchvision ") and not Path(source).exists():
         raise InputError(
-            f"source is {str(source)!r}, which only torchvision has; write it to a file by torch.save(torchvision.models.get_model("
-            f"{name.removesuffix('_tv')!r}, weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
+            f"source is {str(source)!r}, which only torchvision has; write it to a file by "
+            "torch.save(torchvision.models.get_model("
+            f"{name.removesuffix('_tv')!r}, weights={str(source).split()[-1]!r}).state_dict(), "
+            f"'{name}.pth') and give that file"
         )
     if not isinstance(source, str | Path):
         known = [weights for weights, _ in info.weights if weights.startswith("timm/")]
@@ -202,10 +210,11 @@ def save_safetensors(
     overwrite: bool = False,
     **overrides: Any,
 ) -> None:
-    """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read; whole or not at all.
+    """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read.
 
-    `layout` and the fields in `overrides` are those of `to_torch`.
-    Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
+    The file is complete or absent. `layout` and the fields in `overrides` are those of `to_torch`.
+    Raises InputError when the file exists (unless `overwrite`) or cannot be written, and as
+    `to_torch` does.
     """
     write_safetensors(
         user_path(path, "path"),
@@ -220,7 +229,8 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     model = create_model(name, **classes, **overrides)
     if getattr(model, "scan", False):
         raise InputError(
-            f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or unstack_blocks"
+            f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or "
+            "unstack_blocks"
         )
     if not layouts(model):
         raise InputError(
@@ -233,7 +243,8 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
     """Raise InputError for parameters without their collection, and for those of scanned blocks."""
     if "params" not in variables:
         raise InputError(
-            f"these are not variables of {name}: the collection 'params' is missing; there are {_listed([*variables])}"
+            f"these are not variables of {name}: the collection 'params' is missing; there are "
+            f"{_listed([*variables])}"
         )
     if any(re.fullmatch(r"stage\d+_blocks", module) for module in variables["params"]):
         raise InputError(
@@ -244,7 +255,7 @@ def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
 def _unwrapped(
     name: str, candidates: list[list[TensorPair]], tensors: Tensors, entry: str | None
 ) -> Tensors:
-    """The tensors under the network's names; a warning says what was removed from the names given."""
+    """The tensors under the network's names, with a warning about removed prefixes."""
     wanted = {pair.tensor for pairs in candidates for pair in pairs}
     found = unwrap(tensors, wanted, entry)
     if found.note:
@@ -253,24 +264,24 @@ def _unwrapped(
 
 
 def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
-    """The tensors that belong to no auxiliary head, as torchvision keeps them with aux_logits=False."""
+    """The tensors that belong to no auxiliary head, as in torchvision with aux_logits=False."""
     heads = tuple(head for layout in layouts(model).values() for head in layout.heads)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
 
 
 def _tensor_channels(layout: TorchLayout, tensors: Tensors) -> int | None:
-    """Channels of the images by the stem's tensor (out, in, rows, columns); None where it is missing."""
+    """Image channels by the stem's tensor (out, in, rows, columns); None where it is missing."""
     tensor = tensors.get(f"{layout.names(layout.stem)}.weight")
     return None if tensor is None else _channels(np.shape(tensor), 1)
 
 
 def _channels(shape: tuple[int, ...], axis: int) -> int | None:
-    """The axis of a convolution's kernel that tells the channels of its input; None for what is no kernel."""
+    """The input channels of a convolution's kernel; None if it has not four axes."""
     return shape[axis] if len(shape) == 4 else None
 
 
 def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tuple[str, ...], Any]:
-    """Shapes and types by path, by abstract evaluation. `channels` of the images: those of the table where None is given."""
+    """Shapes and dtypes by path, by abstract evaluation. channels: default the table's."""
     *size, usual = model_info(name).input_shape
     images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -309,7 +320,7 @@ def _missing(pairs: list[TensorPair], tensors: Tensors) -> list[str]:
 
 
 def _check_names(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
-    """Raise InputError for tensors that are missing or not known."""
+    """Raise InputError for tensors that are missing or unknown."""
     missing = _missing(pairs, tensors)
     extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
     complaints = [f"{tensor} is missing" for tensor in missing] + [
@@ -323,12 +334,13 @@ def _check_names(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
             else ""
         )
         raise InputError(
-            f"these are not weights of {name}: {_listed(complaints)}{hint or _matching_models(tensors)}"
+            f"these are not weights of {name}: "
+            f"{_listed(complaints)}{hint or _matching_models(tensors)}"
         )
 
 
 def _check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
-    """Raise InputError for what is no float, and for numbers too large for the network's type; say which float64 is rounded."""
+    """Raise InputError for non-floating tensors and too large numbers; warn of rounded float64."""
     given = [
         (pair, np.asarray(tensors[pair.tensor]))
         for pair in pairs
@@ -349,7 +361,8 @@ def _check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
             np.abs(tensor[np.isfinite(tensor)]) > largest
         ):
             raise InputError(
-                f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another param_dtype"
+                f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another "
+                "param_dtype"
             )
     rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
     if rounded:
@@ -361,7 +374,7 @@ def _check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
 
 
 def _matching_models(tensors: Tensors) -> str:
-    """A hint at the networks of the table that have these names and shapes, or none."""
+    """A hint at the networks of the table that have these names and shapes, or ""."""
     sizes = {
         tensor: np.size(value)
         for tensor, value in tensors.items()
@@ -405,7 +418,7 @@ def _reinitialize_classifiers(
     key: jax.Array,
     tensors: Tensors,
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Classifiers for another number of classes, drawn as the model draws them; any other difference of shape is an error."""
+    """New classifiers for another number of classes; any other difference of shape is an error."""
     classifiers = [
         pair
         for pair, shape in other
@@ -426,21 +439,23 @@ def _reinitialize_classifiers(
             for pair, shape in other
         )
         raise InputError(
-            f"these are not weights of {name}: {listed}{hint if only_classes else _matching_models(tensors) or hint}"
+            f"these are not weights of {name}: "
+            f"{listed}{hint if only_classes else _matching_models(tensors) or hint}"
         )
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
-    drawn = flatten_dict(dict(model.lazy_init(key, images)))
+    initial = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
     theirs = other[0][1][0]
     warnings.warn(
-        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} newly initialised",
+        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: "
+        f"{', '.join(modules)} newly initialised",
         stacklevel=3,
     )
-    return {pair.path: np.asarray(drawn[pair.path]) for pair in classifiers}
+    return {pair.path: np.asarray(initial[pair.path]) for pair in classifiers}
 
 
 def _differs_in_classes(pair: TensorPair, shape: tuple[int, ...], num_classes: int) -> bool:
-    """Whether a tensor is that of a classifier, and differs from the network's in the number of classes alone."""
+    """Whether a tensor is a classifier's, and differs only in the number of classes."""
     return (
         pair.tensor_shape[:1] == (num_classes,)
         and shape[1:] == pair.tensor_shape[1:]
@@ -467,11 +482,11 @@ def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:
 
 
 def _heads(name: str, flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, bool]:
-    """The field `auxiliary` of a network that has it, as the variables have it."""
+    """The field `auxiliary` of a network that has it, as in the variables."""
     has_field = "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}
     return {"auxiliary": any(path[1].startswith("auxiliary") for path in flat)} if has_field else {}
 
 
-def _listed(complaints: list[str], most: int = 8) -> str:
-    rest = f" and {len(complaints) - most} more" if len(complaints) > most else ""
-    return "; ".join(complaints[:most]) + rest
+def _listed(complaints: list[str], limit: int = 8) -> str:
+    rest = f" and {len(complaints) - limit} more" if len(complaints) > limit else ""
+    return "; ".join(complaints[:limit]) + rest

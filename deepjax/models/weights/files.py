@@ -1,4 +1,4 @@
-"""Files of named arrays: safetensors, NumPy archives, PyTorch's files without their pickled code, Hugging Face repositories."""
+"""Files of named arrays: safetensors, .npz, .pth without pickled code, hub repositories."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from deepjax.paths import user_path
 Tensors = dict[str, np.ndarray]
 
 WEIGHTS_FILE = "model.safetensors"
-# of an array archive when unpacked: 14 times those of vgg19_bn, the largest network here
+# Of an unpacked array archive: 14 times those of vgg19_bn, the largest network here.
 MAX_UNPACKED_BYTES = 2**33
 # torch.load(weights_only=True) of older versions could be made to run code
 MIN_TORCH_VERSION = (
@@ -28,10 +28,11 @@ MAX_NESTING = 4  # dictionaries within dictionaries of a .pth
 
 
 def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
-    """Arrays by name from a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository "owner/name".
+    """Arrays by name from a .safetensors, .npz, .pth or .pt file, a folder, or a repository.
 
-    The keys of nested dictionaries in a .pth are joined by "."; what is no tensor there is left out.
-    Raises InputError when there is no such thing, or it cannot be read; never unpickles.
+    A folder must hold model.safetensors; a repository is "owner/name". The keys of nested
+    dictionaries in a .pth are joined by "."; what is no tensor there is dropped. Raises InputError
+    when there is no such thing, or it cannot be read; never unpickles.
     """
     require(isinstance(source, str | Path), "source", source, SOURCES)
     path = user_path(source, "source")
@@ -54,7 +55,10 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
 def write_safetensors(
     path: Path, tensors: Tensors, metadata: Mapping[str, str], overwrite: bool
 ) -> None:
-    """Write a file whole or not at all; raises InputError when it is there already (unless `overwrite`) or cannot be written."""
+    """Write a file, complete or absent.
+
+    Raises InputError when it exists (unless `overwrite`) or cannot be written.
+    """
     from safetensors.numpy import save_file
 
     if path.exists() and not overwrite:
@@ -98,7 +102,8 @@ def _read_npz(path: Path) -> Tensors:
             return {name: arrays[name] for name in arrays.files}
     except InputError:
         raise
-    except Exception as error:  # NumPy, zipfile and zlib each raise their own kinds; a false header ends in MemoryError
+    # NumPy, zipfile and zlib each raise their own kinds; a false header ends in MemoryError
+    except Exception as error:
         raise InputError(
             f"{path} cannot be read as an array archive without pickled objects ({_line(error)})"
         ) from error
@@ -115,14 +120,17 @@ def _read_torch(path: Path) -> Tensors:
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < MIN_TORCH_VERSION:
         raise InputError(
-            f"torch is {torch.__version__}; {path} is only read by 2.10 or newer, whose weights_only=True runs no code"
+            f"torch is {torch.__version__}; {path} is only read by 2.10 or newer, whose "
+            "weights_only=True runs no code"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler that refuses, a zip that is damaged: each library version has its own
+    # an unpickler that refuses, a zip that is damaged: each library version has its own
+    except Exception as error:
         reason = _line(error)
         raise InputError(
-            f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other way: save the state_dict alone"
+            f"{path} cannot be read with weights_only=True ({reason}); it is not read in any other "
+            "way: save the state_dict alone"
         ) from error
     tensors = dict(_by_name(content, torch))
     if not tensors:
@@ -131,14 +139,15 @@ def _read_torch(path: Path) -> Tensors:
         return {name: _to_numpy(tensor.detach(), torch) for name, tensor in tensors.items()}
     except (TypeError, RuntimeError) as error:  # sparse, quantised and 8-bit floating tensors
         raise InputError(
-            f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in float32"
+            f"{path} holds tensors that NumPy does not know ({_line(error)}); save them dense, in "
+            "float32"
         ) from error
 
 
 def _by_name(
     content: Any, torch: Any, before: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
-    """The tensors of nested dictionaries, up to a depth that no checkpoint needs: a file may hold one that holds itself."""
+    """The tensors of nested dictionaries, to a limited depth, as one may contain itself."""
     if isinstance(content, torch.Tensor) and before:
         yield before, content
     elif isinstance(content, dict) and depth <= MAX_NESTING:
@@ -160,7 +169,7 @@ def _line(error: Exception) -> str:
 
 
 def _download(repository: str, revision: str | None) -> Path:
-    """The file of weights of a repository, from the user's cache or the hub."""
+    """The weights file of a repository, from the user's cache or the hub."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (
@@ -187,4 +196,7 @@ _READERS = {
     ".pth": _read_torch,
     ".pt": _read_torch,
 }
-SOURCES = "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository 'owner/name'"
+SOURCES = (
+    "a .safetensors, .npz, .pth or .pt file, a folder with model.safetensors, or a repository "
+    "'owner/name'"
+)

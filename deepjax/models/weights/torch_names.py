@@ -1,6 +1,7 @@
-"""The names that torchvision and timm give to the modules of a network: our path of a module -> theirs.
+"""torchvision's and timm's names of the modules of a network: our path of a module -> theirs.
 
-Paths are joined by "/" and name a convolution, a norm or a linear layer: "stage1_block1/conv1" -> "layer1.0.conv1".
+Paths are joined by "/" and name a convolution, a norm or a linear layer:
+"stage1_block1/conv1" -> "layer1.0.conv1".
 """
 
 import dataclasses
@@ -19,13 +20,14 @@ from deepjax.models.weights.torch_inception import googlenet_names, inception_v3
 
 Names = Callable[[str], str]
 
-# Only the network with torchvision's deviations computes what torchvision's weights were trained for.
+# Only the network with torchvision's changes computes what torchvision's weights were trained
+# for.
 _EXCHANGED = ("norm", "largest_kernel", "pool4", "auxiliary_pool")
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchLayout:
-    """How a library of PyTorch keeps the weights of a network: its names, and where a linear layer is not a plain matrix."""
+    """A PyTorch library's layout of weights: names, and linear layers that are no plain matrix."""
 
     names: Names
     stem: str  # our first convolution, whose kernel tells how many channels images have
@@ -37,11 +39,12 @@ class TorchLayout:
 
 
 def layouts(model: nn.Module) -> dict[str, TorchLayout]:
-    """The layouts in which weights of this network are exchanged; the first is the default. Empty where there is none.
+    """The layouts in which weights of this network are exchanged, the default first; empty if none.
 
-    Residual networks that neither library builds (plain, CIFAR, option A) follow the same rules of naming, so that their weights
-    can be kept as safetensors too. A network that has the shapes of another's weights, but computes something else, has none: VGG
-    with local response normalisation, GoogLeNet other than torchvision's.
+    Residual networks that neither library has (plain, CIFAR, option A) follow the same naming
+    rules, so that their weights can be kept as safetensors too. A network that has the shapes of
+    another's weights, but computes something else, has no layout: VGG with local response
+    normalisation, GoogLeNet other than torchvision's.
     """
     if isinstance(model, VGG) and model.configuration != "A-LRN":
         maps = {"head_fc6": MAP}
@@ -81,7 +84,11 @@ def layouts(model: nn.Module) -> dict[str, TorchLayout]:
 
 
 def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
-    """`deep`: the stem has three convolutions; `pooled`: an average pool stands before the projection (ResNet-D)."""
+    """Names of torchvision's resnets.
+
+    deep: the stem has three convolutions; pooled: an average pool precedes the projection
+    (ResNet-D).
+    """
     stem = {"stem_conv": "conv1", "stem_norm": "bn1"}
     if deep:
         order = ("stem_conv1", "stem_norm1", "", "stem_conv2", "stem_norm2", "", "stem_conv")
@@ -103,7 +110,7 @@ def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
 
 
 def preact_names(deep: bool = False) -> Names:
-    """The names of timm's resnetv2; `deep`: the stem has three convolutions."""
+    """Names of timm's resnetv2; deep: the stem has three convolutions."""
     ends = {
         "head": "head.fc",
         "head_norm": "norm",
@@ -116,7 +123,8 @@ def preact_names(deep: bool = False) -> Names:
         if path.startswith("stem_"):
             return path.replace("stem_", "stem.")
         stage, block, layer = _block(path)
-        return f"stages.{stage - 1}.blocks.{block - 1}.{'downsample.conv' if layer == 'shortcut_conv' else layer}"
+        name = "downsample.conv" if layer == "shortcut_conv" else layer
+        return f"stages.{stage - 1}.blocks.{block - 1}.{name}"
 
     return names
 
@@ -142,7 +150,7 @@ def nf_resnet_names(path: str) -> str:
 
 
 def vgg_names(model: VGG, timm: bool = False) -> Names:
-    """Places in torchvision's `features`: a convolution, its norm if any, its ReLU; then the stage's pool."""
+    """Places in torchvision's `features`: convolution, norm if any, ReLU; the stage's pool."""
     step = 2 if model.norm == "none" else 3
     places: dict[str, str] = {}
     place = 0

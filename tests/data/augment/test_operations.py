@@ -80,13 +80,14 @@ PILLOW = {
     ),
 }
 CASES = [(name, value) for name, (_, values) in PILLOW.items() for value in values]
+# at the rim float32 and doubles may differ in what is inside
 MOVED = (
     "rotate",
     "shear_x",
     "shear_y",
     "translate_x",
     "translate_y",
-)  # at the rim float32 and doubles may differ in what is inside
+)
 
 
 def squeezed(pixels):

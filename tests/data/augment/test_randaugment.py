@@ -105,9 +105,8 @@ def test_strengths_and_operations_are_torchvision_s():
     ours = jax.jit(jax.vmap(trivialaugment_arguments))(jnp.arange(31.0), jnp.ones(31))
     for name, place in ((name, OPERATIONS.index(name)) for name in names):
         theirs = np.broadcast_to(space[names[name]][0].numpy().astype(np.float32), 31)
-        pixels = name.startswith(
-            "translate"
-        )  # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
+        # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
+        pixels = name.startswith("translate")
         if name in ("brightness", "color", "contrast", "sharpness"):
             theirs = 1 + theirs
         expected = np.floor(theirs + 1e-4) if pixels else theirs
@@ -121,9 +120,8 @@ def test_rand_augment_draws_evenly_and_leaves_half_out(monkeypatch):
     jax.effects_barrier()
     assert len(given) == 2
     drawn = collections.Counter(OPERATIONS[place] for places, _ in given for place in places)
-    assert drawn.pop("identity") == pytest.approx(
-        count, abs=5 * np.sqrt(count / 2)
-    )  # 2 count draws of probability 1/2
+    # 2 count draws of probability 1/2
+    assert drawn.pop("identity") == pytest.approx(count, abs=5 * np.sqrt(count / 2))
     assert all(
         number == pytest.approx(count / 15, abs=5 * np.sqrt(count / 15))
         for number in drawn.values()
@@ -154,9 +152,8 @@ def test_each_image_is_changed_by_its_own_operations():
     changed = np.asarray(jax.jit(rand_augment)(jax.random.key(3), images, jnp.zeros(1, jnp.uint8)))
     assert changed.dtype == np.uint8
     assert len({image.tobytes() for image in changed}) > 16
-    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(
-        0.25, abs=0.2
-    )  # both left out
+    # both left out
+    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(0.25, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +222,5 @@ def test_shifted_colours_have_alexnet_s_covariance():
         25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(EIGENVALUES)) @ np.array(COMPONENTS).T
     )
     np.testing.assert_allclose(np.cov(shifted[:, 0, 0].T), expected, rtol=0.1)
-    np.testing.assert_allclose(
-        np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3
-    )  # as printed: orthonormal
+    # as printed: orthonormal
+    np.testing.assert_allclose(np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3)

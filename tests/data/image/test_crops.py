@@ -128,9 +128,8 @@ def test_the_centre_is_as_near_to_the_middle_as_whole_pixels_allow(shape, share)
         assert length == 224 and start >= 0 and abs((whole - length) - 2 * start) <= 1
     top, left, height, width = box.sides(*shape)
     middle = (top + height / 2, left + width / 2)
-    assert middle == pytest.approx(
-        (shape[0] / 2, shape[1] / 2), abs=min(shape) / min(box.scaled)
-    )  # a pixel of the scaled image
+    # a pixel of the scaled image
+    assert middle == pytest.approx((shape[0] / 2, shape[1] / 2), abs=min(shape) / min(box.scaled))
 
 
 @needs_torch
@@ -161,10 +160,11 @@ def test_a_square_of_an_image_whose_shorter_side_is_drawn():
                 and 0 <= box.left <= width - 224
                 and box[2:4] == (224, 224)
             )
+    # never below the square itself
     assert scaled_box([[0.0, 0.0, 0.0, 0.0]], 100, 100, 224, (64,)).scaled == (
         224,
         224,
-    )  # never below the square itself
+    )
     assert {
         scaled_box([[u, 0, 0, 0]], 100, 100, 8, (20, 22)).scaled[0] for u in (0, 0.34, 0.67, 0.999)
     } == {20, 21, 22}

@@ -175,9 +175,8 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
         seen.append(item)
         if item == 3:
             raise InputError("three")
-        time.sleep(
-            0.001 if item > 3 else 0
-        )  # a thread that does nothing would be through before anyone hears of it
+        # a thread that does nothing would be through before anyone hears of it
+        time.sleep(0.001 if item > 3 else 0)
         return -item
 
     with pytest.raises(InputError, match="three"):

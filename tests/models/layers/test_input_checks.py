@@ -80,7 +80,7 @@ def test_other_channels_than_those_of_the_variables_are_named(name):
 
 @pytest.mark.parametrize("given", [0, "5", 7.0, True, None])
 def test_a_number_of_classes_is_whole(given):
-    with pytest.raises(InputError, match=r"num_classes is .*; allowed: a whole number, 1 or more"):
+    with pytest.raises(InputError, match=r"num_classes is .*; allowed: an integer, 1 or more"):
         create_model("resnet18", num_classes=given)
 
 

@@ -39,9 +39,8 @@ def test_replica_is_each_devices_share_and_global_the_whole_batch():
         replica, whole = run("replica")(variables, spread), run("global")(variables, spread)
     np.testing.assert_allclose(replica, run(2)(variables, X), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole, run("global")(variables, X), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5
-    )  # one device is one share
+    # one device is one share
+    np.testing.assert_allclose(run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scope", [3, 0, -2, "device"])
@@ -63,9 +62,8 @@ def test_a_scope_that_does_not_exist_is_named_in_evaluation_too(norm):
 @pytest.mark.parametrize("channels", [64, 6])
 def test_group_norm_equals_flax_s(channels):
     x = 1 + jax.random.normal(jax.random.key(2), (3, 5, 4, channels))
-    groups = (
-        32 if channels == 64 else 2
-    )  # the largest number of groups up to 32 that divides 32 and the channels
+    # the largest number of groups up to 32 that divides 32 and the channels
+    groups = 32 if channels == 64 else 2
     params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
     expected = nn.GroupNorm(num_groups=groups, epsilon=1e-5).apply({"params": params}, x)
     np.testing.assert_allclose(

@@ -78,7 +78,7 @@ def test_a_compiled_or_sharded_part_of_a_network(tensors):
 def test_other_tensors_beside_a_prefix_are_named(tensors):
     given = under("model.", tensors) | {"queue": np.zeros((8, 2)), "criterion.weight": np.zeros(3)}
     with pytest.warns(
-        UserWarning, match="names are read without 'model.'; left out: criterion.weight, queue$"
+        UserWarning, match="names are read without 'model.'; ignored: criterion.weight, queue$"
     ):
         assert_same(back(given), tensors)
 
@@ -100,13 +100,13 @@ def test_of_two_networks_one_must_be_chosen(tensors):
         ("model_ema", average),
         ("model_ema.module", average),
     ):
-        with pytest.warns(UserWarning, match="left out: model"):
+        with pytest.warns(UserWarning, match="ignored: model"):
             assert_same(back(given, entry=entry), expected)
     with pytest.raises(InputError, match="entry 'ema' is unknown; did you mean 'model_ema'"):
         back(given, entry="ema")
     with pytest.raises(InputError, match="give entry='' or entry='ema'"):
         back(tensors | under("ema.", average))
-    with pytest.warns(UserWarning, match="left out: ema"):
+    with pytest.warns(UserWarning, match="ignored: ema"):
         assert_same(back(tensors | under("ema.", average), entry=""), tensors)
 
 

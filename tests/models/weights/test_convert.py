@@ -185,10 +185,11 @@ def test_auxiliary_heads_are_left_out_only_when_told(name, size):
     assert len(main) < len(tensors)
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
         from_torch(name, main, width=4, num_classes=5)
+    # torchvision's aux_logits=False takes the whole of its weights too
     for given in (
         main,
         tensors,
-    ):  # torchvision's aux_logits=False takes the whole of its weights too
+    ):
         back = to_torch(
             name, from_torch(name, given, width=4, num_classes=5, auxiliary=False), width=4
         )
@@ -264,9 +265,10 @@ def test_a_repository_is_downloaded_by_the_hub_s_own_client(tmp_path, variables,
     assert_same(without_counters(got), variables)
     assert_same(got, again)
     assert ("GET", "/deepjax/thin/resolve/main/model.safetensors") in asked[:downloads]
+    # from the cache
     assert [
         request for request in asked[downloads:] if request[0] == "GET" and "thin" in request[1]
-    ] == []  # from the cache
+    ] == []
 
 
 def test_no_memory_is_shared(tensors):

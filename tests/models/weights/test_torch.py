@@ -215,9 +215,8 @@ def test_gradients_are_equal(name, size, batch, train):
         error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
         assert error <= 1e-4, f"{key}: {error}"
     for key, statistic in theirs.named_buffers():
-        if key.endswith(
-            "running_mean"
-        ):  # the running variance is unbiased in PyTorch, not in flax and here
+        # the running variance is unbiased in PyTorch, not in flax and here
+        if key.endswith("running_mean"):
             np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
 
 
