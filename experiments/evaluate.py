@@ -1,4 +1,4 @@
-"""Test networks as their papers did: `deepjax evaluate` as a script. The options and their meaning: deepjax/cli/evaluate.py."""
+"""`deepjax evaluate` as a script; deepjax/cli/evaluate.py has the options and their meaning."""
 
 import sys
 

@@ -1,7 +1,10 @@
-"""From ImageNet's form to a score: each family in each precision, on photographs, prepared as tfds prepares them.
+"""End to end on ImageNet-like photographs.
 
-`prepare/test_prepare_archives.py` shows that these data are what tfds's builder makes of the archives, to the byte. Resume,
-sizes and two processes: `tests/training/test_encoded_training.py`; every protocol: `tests/evaluation/test_each_protocol.py`.
+Each family in each precision, from preparation to score.
+
+`prepare/test_prepare_archives.py` shows that these data are what tfds's builder makes of the
+archives, to the byte. Resume, sizes and two processes: `tests/training/test_encoded_training.py`;
+every protocol: `tests/evaluation/test_each_protocol.py`.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""SECURITY.md, row by row: hostile files end in the documented error, run no code, and write nothing outside their folder."""
+"""SECURITY.md by rows: hostile files give the documented error, run no code, write nowhere."""
 
 import ast
 import io
@@ -131,7 +131,10 @@ def test_nothing_unpickles_or_makes_code_of_text(path):
 
 
 def test_what_would_be_found():
-    text = "import pickle\nfrom dill import load\neval(x)\nimportlib.import_module(x)\nnp.load(x, allow_pickle=True)\ntorch.load(x)"
+    text = (
+        "import pickle\nfrom dill import load\neval(x)\nimportlib.import_module(x)\n"
+        "np.load(x, allow_pickle=True)\ntorch.load(x)"
+    )
     assert len(suspects(ast.parse(text))) == 6
 
 
@@ -431,7 +434,7 @@ def test_a_hostile_image_names_data_set_split_and_record(image, said, copied_dig
 
 
 def test_metadata_of_a_prepared_data_set_names_no_code(copied_digits, tmp_path, monkeypatch):
-    """The features of catalogued data sets come from tfds's code, not from the folder's features.json."""
+    """Features of catalogued data sets come from tfds's code, not from features.json."""
     (tmp_path / "evil_features.py").write_text("import os\nos.environ['EVIL'] = '1'\n")
     monkeypatch.syspath_prepend(tmp_path)
     version = str(tfds.builder("fashion_mnist", data_dir=tmp_path).version)
@@ -516,5 +519,6 @@ def test_the_audit_never_calls_unanswered_questions_clean():
     assert (code(good), code(good, bad), code(bad), code(hit), code(hit, bad)) == (0, 3, 3, 1, 1)
     code_of_failure, lines = judge("", "Traceback\nConnectionError: no route")
     assert code_of_failure == 3 and lines == [
-        "audit: nothing was looked up: pip-audit or its vulnerability service failed (ConnectionError: no route)"
+        "audit: nothing was looked up: pip-audit or its vulnerability service failed "
+        "(ConnectionError: no route)"
     ]

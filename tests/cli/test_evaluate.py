@@ -1,4 +1,7 @@
-"""experiments/evaluate.py: a run of our own, weights of a file, ensembles, further sets; on one device, eight, two processes."""
+"""deepjax evaluate: runs, weights, ensembles and more data sets.
+
+On one and eight devices, two processes.
+"""
 
 import contextlib
 import dataclasses
@@ -80,7 +83,9 @@ def evaluated(out, *arguments):
 
 
 def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys):
-    """Its averages, at its newest checkpoint: errors and loss as the trainer's evaluation counts them, in batches of 100."""
+    """A run's averaged weights at its newest checkpoint give the errors and loss of the trainer's
+    step.
+    """
     result = evaluated(tmp_path, "--run", trained)
     (found,) = result["sets"]
     digits = dataset_info("digits")
@@ -158,7 +163,10 @@ def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
 
 
 def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
-    """The ensemble of a network with itself is that network; of the further sets each is read as its own."""
+    """An ensemble of a network with itself is that network.
+
+    Each further data set is read as its own.
+    """
     name, folder = imagenet
     register(dataclasses.replace(dataset_info(name), name="again", builder="imagenet2012"))
     common = (
@@ -297,8 +305,11 @@ def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:a library is old")
-def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
-    """And repositories are known by either of their names; warnings of others are no matter of classes."""
+def test_assumed_preprocessing_is_reported(imagenet, monkeypatch):
+    """Repositories are known by either of their names.
+
+    Warnings of others do not look like other classes.
+    """
     name, folder = imagenet
     dataset = dataset_info(name)
     tensors = folder / "drawn.safetensors"
@@ -354,7 +365,7 @@ def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
     with pytest.raises(
         InputError,
-        match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on",
+        match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained",
     ):
         evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
 

@@ -16,7 +16,9 @@ def _forgets(monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in list_datasets() if name != "digits"])
 def test_names_and_entries_are_those_of_tfds(name, tmp_path):
-    """Imagenette and the tests after ImageNet are labelled in tfds's own space of classes; `label` is an entry of the record."""
+    """Imagenette and the test sets after ImageNet are labelled in tfds's own classes, under
+    `label`.
+    """
     dataset = dataset_info(name)
     builder = tfds.builder(dataset.builder, data_dir=tmp_path)
     label = builder.info.features[dataset.label]
@@ -26,7 +28,10 @@ def test_names_and_entries_are_those_of_tfds(name, tmp_path):
 
 
 def test_imagenet_is_normalised_as_torchvision_does():
-    """torchvision.transforms' documentation: mean (0.485, 0.456, 0.406), deviation (0.229, 0.224, 0.225) of pixels in [0, 1]."""
+    """torchvision.transforms' documentation.
+
+    Mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
+    """
     dataset = dataset_info("imagenet2012")
     assert dataset.mean == pytest.approx((123.675, 116.28, 103.53))
     assert dataset.std == pytest.approx((58.395, 57.12, 57.375))

@@ -1,4 +1,7 @@
-"""Batches of photographs: the same bits from any position, by any number of threads and processes; damage by policy, never lost."""
+"""Batches of photographs: bitwise equal from any position, with any threads and processes.
+
+Decode errors are handled by policy and always reported.
+"""
 
 import dataclasses
 import sys
@@ -99,7 +102,9 @@ def test_threads_change_no_bit(threads):
 
 @pytest.mark.parametrize("cut_at", range(0, 6))
 def test_any_position_resumes_to_the_same_bits_with_batches_on_their_way(cut_at):
-    """The position is that of the batch taken, whatever the thread that puts batches on the devices has gone on to."""
+    """The position is that of the batch taken, however far the thread that puts batches has read
+    ahead.
+    """
 
     def batches():
         return train_batches(split(), 8, seed=1, steps=5, put=lambda batch: batch)
@@ -114,7 +119,7 @@ def test_any_position_resumes_to_the_same_bits_with_batches_on_their_way(cut_at)
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("damaged", [(), (3, 4)])
-def test_a_process_reads_its_share_alone(processes, damaged):
+def test_a_process_reads_only_its_slice(processes, damaged):
     """And finds the replacements of damaged images by itself."""
     options = {"on_damaged": "skip", "budget": 2}
     whole = list(train_batches(split(damaged_at(*damaged), **options), 8, 2, 2))
@@ -160,7 +165,7 @@ def test_evaluation_has_every_image_once_cut_from_the_centre(batch_size, most):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_evaluation_is_shared_out(processes):
+def test_processes_evaluate_disjoint_slices(processes):
     shares = [list(eval_batches(split(), 8, process, processes)) for process in range(processes)]
     whole = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -172,18 +177,18 @@ def test_evaluation_is_shared_out(processes):
 def test_a_damaged_image_halts_with_its_name():
     with pytest.raises(
         InputError,
-        match=r"dataset 'photographs', split 'train', record 4 is damaged \(ValueError: neither a JPEG nor",
+        match=r"dataset 'photographs', split 'train', record 4 is damaged \(ValueError: neither a",
     ):
         list(train_batches(split(damaged_at(4)), 23, 0, 1))
     with pytest.raises(
         InputError,
-        match=r"record 3 is damaged \(ValueError: JPEG without its end marker: truncated .*on_damaged='skip'",
+        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*on_damaged='skip'",
     ):
         list(eval_batches(split(damaged_at(3)), 8))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_damaged_image_is_told_and_the_next_stands_in_its_place(threads):
+def test_an_undecodable_image_is_reported_and_replaced_by_the_next(threads):
     records = split(damaged_at(4, 5, 22), on_damaged="skip", budget=2, threads=threads)
     (batch,) = train_batches(records, 23, 0, 1)
     order = batch_index(COUNT, 23, 0, 0).tolist()
@@ -269,7 +274,10 @@ def test_several_labels_an_image_are_left_to_the_records():
 
 
 def test_a_prepared_set_is_read_as_it_was_written(tmp_path):
-    """Through tfds from ArrayRecord: the bytes of the archives' images, with labels and sizes of the catalog."""
+    """Through tfds from ArrayRecord.
+
+    The bytes of the archives' images, labels and the catalogue's sizes.
+    """
     dataset = small_imagenet(tmp_path, train=40, validation=16)
     train, test = (
         load_split(dataset, "train", str(tmp_path)),

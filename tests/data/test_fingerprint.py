@@ -1,4 +1,4 @@
-"""A prepared data set that is no longer what was prepared is refused in one line that names the file."""
+"""A data set that differs from what was prepared is refused in one line that names the file."""
 
 import dataclasses
 import hashlib
@@ -80,7 +80,7 @@ def test_strays_are_no_part_of_it(folder):
 
 
 def test_of_very_many_files_each_has_a_block(folder, monkeypatch):
-    """Else less than a byte of each would be hashed, and `check_fingerprint` would refuse what was written."""
+    """Otherwise less than a byte of each would be hashed, which `check_fingerprint` refuses."""
     monkeypatch.setattr(fingerprint, "MAX_HASHED_BYTES", 3)
     write_fingerprint(folder)
     assert check_fingerprint(folder)
@@ -147,7 +147,7 @@ def test_damaged_images_are_kept(folder):
 
 
 def test_of_a_large_data_set_blocks_are_hashed(folder, monkeypatch):
-    """Four blocks of 64 KiB, evenly spread from the first byte to the last; between them a change goes unnoticed."""
+    """Four blocks of 64 KiB, evenly spread over the file; a change between them is not detected."""
     for i in range(3):
         (folder / SHARD.replace("00001-of", f"0000{i}-of")).write_bytes(bytes(2**20))
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ PREPARED = [
 
 @pytest.mark.parametrize("name", PREPARED)
 def test_sizes_shapes_and_statistics_of_the_catalog(name):
-    """Counts are those of tfds; mean and deviation are recomputed from the training images."""
+    """Counts are those of tfds; mean and std are recomputed from the training images."""
     dataset = dataset_info(name)
     train, test = load_split(dataset, "train"), load_split(dataset, "test")
     assert (len(train), len(test)) == (dataset.train_size, dataset.test_size)
@@ -56,7 +56,10 @@ def copied_digits(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 def test_a_flipped_bit_is_noticed_or_harmless(copied_digits, place):
-    """ArrayRecord's chunks carry hashes: a flip in used bytes raises, one in padding changes nothing."""
+    """ArrayRecord's chunks carry hashes.
+
+    A flip in used bytes raises, one in padding changes nothing.
+    """
     before = load_split(DIGITS, "test")
     data = bytearray(copied_digits.read_bytes())
     used = len(bytes(data).rstrip(b"\0"))

@@ -1,6 +1,7 @@
-"""One of two processes, with two devices each, that the mesh has in turns: `python -m tests.evaluation.pod PORT PROCESS RECORD`.
+"""One of two processes, two devices each, in an interleaved mesh: python -m tests.evaluation.pod.
 
-Prints "equal" where the probabilities of all images are those of slow code, or what went wrong. RECORD is damaged; -1: none is.
+Prints "equal" where the probabilities of all images are those of slow code, or what went wrong.
+RECORD is damaged; -1: none is.
 """
 
 import sys

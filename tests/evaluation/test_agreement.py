@@ -1,4 +1,4 @@
-"""What an evaluation of a run says of the run's final row: it agrees, or is another evaluation by name, or it is an error."""
+"""Evaluation of a run compared with its final row: it agrees, differs by name, or is an error."""
 
 import dataclasses
 import json
@@ -20,7 +20,10 @@ from tests.data.made import write_made
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on images of 20 x 16 pixels, as those of binary_alpha_digits; resized to a square they give another error."""
+    """A run on images of 20 x 16 pixels, as binary_alpha_digits.
+
+    Resized to a square the error differs.
+    """
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
     labels = np.arange(128) % 10
@@ -156,7 +159,7 @@ def test_nothing_is_left_of_an_evaluation_that_cannot_be(run, tmp_path):
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_borderline_images_are_all_that_rounding_can_judge_otherwise(k):
-    """Against adding the largest error of either sign to the label and the opposite to all others."""
+    """Compared with adding the largest error to the label's score, the opposite to all others."""
     scores = np.asarray(
         jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (500, 6)) * 3), np.float32
     )

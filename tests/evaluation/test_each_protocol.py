@@ -1,4 +1,7 @@
-"""Every protocol, one network of each family, on a prepared set in ImageNet's form: the same on one device and on eight."""
+"""Every protocol, one network per family, on an ImageNet-like data set.
+
+On one device and on eight.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Boxes against torchvision's own code where it is installed, and against this package's reader of single crops."""
+"""Crops compared with torchvision's code where it is installed, and with the training's crops."""
 
 import functools
 
@@ -59,7 +59,10 @@ def test_scaling_and_crops_are_torchvisions(side, interpolation):
 
 @needs_torch
 def test_mirrors_of_crops_are_crops_of_the_mirror_where_nothing_odd_is_left_over():
-    """Torchvision's TenCrop mirrors the whole image; its centre is our mirrored centre where width - crop is even."""
+    """The TenCrop of torchvision mirrors the image.
+
+    Its centre is ours mirrored where width - crop is even.
+    """
     theirs, (picture,) = torchvision_functions(), map(Image.fromarray, pictures(((37, 50),)))
     ours = {to_array(view)[:, ::-1].tobytes() for view in cut_crops(picture, "corners", 32)}
     assert ours == {to_array(view).tobytes() for view in theirs.ten_crop(picture, 32)[5:]}
@@ -67,7 +70,7 @@ def test_mirrors_of_crops_are_crops_of_the_mirror_where_nothing_odd_is_left_over
 
 @pytest.mark.parametrize(("crop", "side"), [(32, 37), (224, 256)])
 def test_a_single_crop_is_that_of_training(crop, side):
-    """To the bit: `deepjax.data.image.decode.cut`, and the whole image, scaled and then cut."""
+    """Bitwise: `decode_crop`, and the full image, scaled and then cropped."""
     for picture in pictures(((47, 101), (101, 47), (64, 64), (300, 200), (375, 500))):
         encoded = jpeg(picture)
         expected = cut_one(encoded, functools.partial(centre_box, size=crop), crop)

@@ -1,4 +1,4 @@
-"""Each protocol against slow, obvious code: pieces cut one by one, a network applied to one, a mean in double precision."""
+"""Each protocol compared with slow code: one crop, one network call at a time, means in float64."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ SPREAD = Partitioner(make_mesh())
 
 
 class Mean(nn.Module):
-    """A network of whole images: what channels are on average."""
+    """A network on full images: channels' means."""
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -83,7 +83,7 @@ def by_hand(split, slow, of):
     [("1-crop", 1), ("10-crop", 10), ("10-crop-whole", 10), ("144-crop", 144), ("multi-crop", 150)],
 )
 def test_crops_against_slow_code(name, views):
-    """At odd sizes, sides below the crop, ratios of 1:40. Numbers of views: the papers' (Szegedy: 4 x 3 x 6 x 2)."""
+    """Odd sizes, sides below the crop, ratios of 1:40. Numbers of views: the papers'."""
     split, protocol = (
         reference.split_of(reference.pictures()),
         resolve_protocol(name, "small", CROP),
@@ -107,7 +107,7 @@ def test_what_is_averaged_matters_and_can_be_chosen():
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize(("name", "batch_size"), [("10-crop", 1), ("10-crop", 200), ("1-crop", 16)])
 def test_devices_and_batches_change_nothing(name, batch_size, devices):
-    """11 images: on 8 devices the last batch has three of its own, on two devices at 16 crops it has 11."""
+    """11 images: on 8 devices the last batch has three, on two devices at 16 crops it has 11."""
     split, protocol = reference.many(11), resolve_protocol(name, "small", CROP)
     whole = predict(MEMBER, split, protocol, SPREAD, 64)
     other = predict(MEMBER, split, protocol, Partitioner(mesh_of(devices)), batch_size)
@@ -116,7 +116,7 @@ def test_devices_and_batches_change_nothing(name, batch_size, devices):
 
 
 class Pod(Partitioner):
-    """Rows of a batch come in another order than they were given in: that of the devices in a mesh of several processes."""
+    """Rows of a batch come back in the order of the devices in a mesh of several processes."""
 
     def put_batch(self, batch):
         return super().put_batch(
@@ -198,7 +198,10 @@ def test_mirrors_end_where_the_image_does():
 
 
 def test_the_mean_of_probabilities_does_not_underflow():
-    """Of two views, one sure of class 0, one of class 1: half each, and e^-500 beyond float32 for class 2."""
+    """Of two views, one sure of class 0, one of class 1.
+
+    Half each, and e^-500, below float32, for 2.
+    """
     got = average_views(
         jnp.array([[[0.0, -1000.0, -500.0], [-1000.0, 0.0, -500.0]]]), "probabilities"
     )
@@ -228,7 +231,7 @@ def test_what_cannot_be_is_refused():
         predict(MEMBER, stored, resolve_protocol("10-crop", "small", CROP), SPREAD)
 
 
-def test_a_damaged_image_is_told_by_its_number():
+def test_an_undecodable_image_is_named():
     split = reference.many(3)
     split.records[1]["image"] = split.records[1]["image"][:100]
     for name in ("1-crop", "dense"):

@@ -108,7 +108,10 @@ INPUTS = {
 
 @pytest.fixture(scope="module", params=INPUTS)
 def ours(request):
-    """The photographs, and what becomes of them in all cases: (cases, photographs, height, width, channels)."""
+    """The photographs, and what becomes of them in all cases.
+
+    (cases, photographs, height, width, channels).
+    """
     images = INPUTS[request.param]
     fill = jnp.asarray(FILL[: images.shape[-1]], jnp.uint8)
     operations = jnp.asarray([OPERATIONS.index(name) for name, _ in CASES for _ in images])

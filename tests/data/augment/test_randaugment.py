@@ -1,4 +1,6 @@
-"""Which operations are drawn, how strong: against timm's RandAugment and torchvision's TrivialAugment where they are installed."""
+"""Sampling of operations and strengths, compared with timm's RandAugment and torchvision's
+TrivialAugment.
+"""
 
 import collections
 import importlib
@@ -28,9 +30,11 @@ from tests.models.torch_reference import library, needs_torch
 SIZE = (100, 200)  # height, width
 STRENGTHS = jax.jit(lambda level, sign: randaugment_arguments(level, sign, SIZE))
 OF_TIMM = {
-    "AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert", "Rotate": "rotate", "SolarizeAdd": "solarize_add",
-    "PosterizeIncreasing": "posterize", "SolarizeIncreasing": "solarize", "ColorIncreasing": "color", "ShearX": "shear_x",
-    "ContrastIncreasing": "contrast", "BrightnessIncreasing": "brightness", "SharpnessIncreasing": "sharpness", "ShearY": "shear_y",
+    "AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert",
+    "Rotate": "rotate", "SolarizeAdd": "solarize_add", "PosterizeIncreasing": "posterize",
+    "SolarizeIncreasing": "solarize", "ColorIncreasing": "color", "ShearX": "shear_x",
+    "ContrastIncreasing": "contrast", "BrightnessIncreasing": "brightness",
+    "SharpnessIncreasing": "sharpness", "ShearY": "shear_y",
     "TranslateXRel": "translate_x", "TranslateYRel": "translate_y",
 }  # fmt: skip
 
@@ -160,7 +164,7 @@ def test_each_image_is_changed_by_its_own_operations():
     "augment",
     [lambda k, i, s: rand_augment(k, i, jnp.zeros(1, jnp.uint8), 2, 9.0, s), trivial_augment],
 )
-def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
+def test_slices_of_a_batch_are_augmented_as_the_global_batch(augment, monkeypatch):
     given = recorded(monkeypatch)
     for count, share in ((8, BatchSlice()), (4, BatchSlice(1, 2))):
         augment(jax.random.key(3), jnp.zeros((count, 4, 4, 1), jnp.uint8), share)
@@ -187,7 +191,10 @@ def test_devices_augment_their_own_images(augment):
 
 
 def test_erased_boxes_have_the_stated_areas_and_ratios():
-    """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place: torchvision's RandomErasing, up to a pixel of rounding."""
+    """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place.
+
+    Torchvision's, up to a pixel.
+    """
     boxes = np.asarray(
         jax.jit(jax.vmap(lambda key: random_erasing_box(key, 100, 80)))(
             jax.random.split(jax.random.key(0), 400)
@@ -201,7 +208,7 @@ def test_erased_boxes_have_the_stated_areas_and_ratios():
     assert boxes.any((0, 1)).all() and boxes.any((0, 2)).all()
 
 
-def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole():
+def test_a_fraction_of_images_is_erased_and_slices_equal_the_global_batch():
     half = jax.jit(
         lambda part: random_erase(
             jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, BatchSlice(part, 2)
@@ -214,7 +221,7 @@ def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole
 
 
 def test_shifted_colours_have_alexnet_s_covariance():
-    """Krizhevsky et al. 2012, section 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], with a of deviation 0.1."""
+    """Krizhevsky et al. 2012, section 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], with a of std 0.1."""
     images = jnp.zeros((4000, 2, 2, 3))
     shifted = np.asarray(jax.jit(shift_colors, static_argnums=2)(jax.random.key(0), images, 0.1))
     assert np.ptp(shifted, axis=(1, 2)).max() == 0

@@ -1,4 +1,6 @@
-"""Boxes: torchvision's for the same random numbers, inside of every image, and pure functions of (seed, step, place)."""
+"""Crop boxes: torchvision's for the same random numbers, inside the image, pure functions of the
+key.
+"""
 
 import functools
 import io
@@ -38,7 +40,7 @@ SHAPES = [
 
 
 def test_draws_are_uniform_and_their_own_for_each_seed_and_step():
-    """Mean 1/2 and variance 1/12 of a uniform number, within four deviations of their estimates."""
+    """Mean 1/2 and variance 1/12 of a uniform number, within four stds of their estimates."""
     numbers = crop_numbers(3, 5, 500)
     assert numbers.shape == (500, TRIES, 4) and numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 1 / 2) < 4 * math.sqrt(1 / 12 / numbers.size)
@@ -75,7 +77,10 @@ def test_a_box_lies_inside_and_has_the_area_and_ratio_asked_for(shape, least, se
 @needs_torch
 @pytest.mark.parametrize("shape", SHAPES)
 def test_boxes_are_torchvision_s_for_the_same_random_numbers(shape):
-    """Its numbers come from torch; here it is given ours: uniform_(a, b) becomes a + (b - a) u, randint(n) floor(n u)."""
+    """The numbers are ours, given to torchvision.
+
+    There uniform_(a, b) becomes a + (b - a) u, randint(n) floor(n u).
+    """
     library("torchvision")
     import torch
     from torchvision.transforms import RandomResizedCrop
@@ -100,7 +105,10 @@ def test_boxes_are_torchvision_s_for_the_same_random_numbers(shape):
 
 
 def _places(tries, box, shape):
-    """The last two numbers of the try that gave the box; any for the box at the centre, which takes none."""
+    """The last two numbers of the try that gave the box.
+
+    Any for the central box, which uses none.
+    """
     height, width = shape
     for share, ratio, down, right in tries:
         area = height * width * (0.08 + 0.92 * share)
@@ -115,7 +123,7 @@ def _places(tries, box, shape):
 
 @pytest.mark.parametrize("share", [0.875, 1.0, 0.95])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_centre_is_as_near_to_the_middle_as_whole_pixels_allow(shape, share):
+def test_the_centre_is_as_near_to_the_middle_as_integer_pixels_allow(shape, share):
     box = centre_box(*shape, 224, share)
     assert min(box.scaled) == round(224 / share)
     assert box.scaled[0] / shape[0] == pytest.approx(
@@ -148,7 +156,7 @@ def test_the_centre_is_torchvision_s(size, resized):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_square_of_an_image_whose_shorter_side_is_drawn():
+def test_a_square_of_an_image_with_a_random_shorter_side():
     """VGG, section 3.1: S in [256, 512], a crop of 224 anywhere; 256 alone as ResNet's smallest."""
     for numbers in crop_numbers(0, 1, 50):
         for sides in [(256, 512), (256,)]:

@@ -1,4 +1,4 @@
-"""Photographs in every form: RGB as Pillow has it, near the pixels that were stored; the fast way near the exact one."""
+"""Decoding of photographs in every form: RGB as Pillow has it; the fast path near the exact one."""
 
 import io
 
@@ -13,7 +13,8 @@ from tests.data.photographs import DAMAGED, crops, jpeg, photograph, variants
 
 WHOLE = [name for name in variants() if name not in DAMAGED]
 STORED = photograph()[40:230, 60:310]  # what `variants` holds, all or a part of it
-# How far a form may be from what was stored, in grey levels a pixel: JPEG of quality 90, a palette of 256, the grey of the colours.
+# How far a form may be from what was stored, in grey levels a pixel: JPEG of quality 90, a palette
+# of 256, the grey of the colours.
 APART = {"png": 0, "png_palette": 25, "cmyk": 6, "grey": 40} | dict.fromkeys(
     ("baseline", "tall", "wide", "pixel"), 6
 )
@@ -88,7 +89,10 @@ def test_images_of_a_few_pixels(name, exact):
 
 @pytest.mark.parametrize(("size", "most"), [(224, 1.5), (128, 3), (64, 5), (32, 7)])
 def test_how_far_the_fast_way_is_from_the_exact_one(size, most):
-    """Mean grey levels over crops of ImageNet's sizes; the less smoothing is left to do, the nearer."""
+    """Mean grey levels over crops of ImageNet's sizes.
+
+    The less antialiasing is left to do, the nearer.
+    """
     apart = []
     for image, numbers in zip(
         crops(12, seed=3, shortest=250, longest=600), crop_numbers(0, 0, 12).tolist(), strict=True
@@ -147,7 +151,7 @@ def test_an_image_cut_short_anywhere_is_damaged_either_way(name, exact):
 
 
 def test_a_line_of_pixels_is_not_scaled_to_a_wall_of_them():
-    """65,000 x 1 pixels are few, but with a shorter side of 256 they would be 4 thousand millions."""
+    """65,000 x 1 pixels are few, but scaled to a shorter side of 256 they would be 4 billion."""
     line = jpeg(np.zeros((1, 65_000, 3), np.uint8))
     with pytest.raises(ValueError, match="256 x 16640000 pixels when scaled"):
         decode_crop(line, lambda h, w: centre_box(h, w, 224), 224)
@@ -159,8 +163,11 @@ def test_what_is_no_image_is_damaged(name):
         decode_rgb(variants()[name])
 
 
-def test_what_pillow_takes_whole_is_never_damaged():
-    """Bits flipped anywhere: what OpenCV refuses is left to Pillow to judge. Flips that neither sees the records' hashes find."""
+def test_what_pillow_decodes_is_never_a_decode_error():
+    """Bits flipped anywhere: what OpenCV refuses goes to Pillow.
+
+    The records' hashes find other flips.
+    """
     rng = np.random.default_rng(0)
     for _ in range(150):
         encoded = bytearray(variants()["baseline"])

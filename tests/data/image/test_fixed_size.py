@@ -22,7 +22,7 @@ def encode(image: Image.Image, form: str = "PNG") -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims that many grey pixels (PNG specification, section 11.2.2)."""
+    """A PNG of a few bytes whose header claims that many grey pixels (PNG specification 11.2.2)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -43,7 +43,10 @@ def test_every_pixel_of_a_png(pixels):
 
 
 def test_a_jpeg_of_one_colour():
-    """A constant block has one coefficient; at quality 100 it is stored exactly (JPEG, ITU-T T.81, A.3)."""
+    """A constant block has one coefficient.
+
+    At quality 100 it is stored exactly (JPEG, ITU-T T.81, A.3).
+    """
     file = io.BytesIO()
     Image.new("L", (8, 8), 77).save(file, "JPEG", quality=100)
     np.testing.assert_array_equal(decode_fixed_size(file.getvalue(), (8, 8, 1)), 77)

@@ -52,7 +52,7 @@ def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
         find_tfrecord(dataset_info("imagenet2012"), str(tmp_path))
 
 
-def test_damaged_images_are_told_with_options_that_train_all_the_same(tmp_path, capsys):
+def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path, capsys):
     """Both splits count: what is damaged of either is found in a run."""
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
     prepare(dataset.name, str(tmp_path))

@@ -1,4 +1,7 @@
-"""A data set written anew, shard by shard: interrupted, it carries on; and nothing half written is ever read."""
+"""Rewriting a data set shard by shard.
+
+It resumes after an interruption, and a shard is never partial.
+"""
 
 import fcntl
 import itertools
@@ -127,8 +130,11 @@ def test_a_disk_that_keeps_something_else_is_noticed(source, tmp_path, monkeypat
     assert not list((tmp_path / "unfinished.5.1.0").glob("*-of-00003"))
 
 
-def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
-    """By the same name, from the folder that `resize` returns: same labels and order, a shorter side of at most 64."""
+def test_a_resized_copy_is_read_as_the_original(tmp_path):
+    """By the same name, from the folder that is returned.
+
+    Same labels and order, shorter side <= 64.
+    """
     import io
 
     from PIL import Image

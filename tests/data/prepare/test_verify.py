@@ -1,4 +1,4 @@
-"""Damaged images are found at preparation, and none that is whole."""
+"""Undecodable images are found at preparation, and no others."""
 
 import io
 import os
@@ -29,7 +29,10 @@ def test_exactly_the_damaged_are_found(name):
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("form", ["baseline", "progressive", "grey", "cmyk", "png"])
 def test_a_file_cut_short_anywhere_is_found(form, share):
-    """Decoding at an eighth reads as much of the file as decoding whole: Pillow's full decoder is the reference."""
+    """Decoding at an eighth reads the same bytes as full decoding.
+
+    Pillow's full decoder is the reference.
+    """
     cut = variants()[form][: int(share * len(variants()[form]))]
     with pytest.raises((OSError, SyntaxError)):
         Image.open(io.BytesIO(cut)).load()
@@ -39,7 +42,9 @@ def test_a_file_cut_short_anywhere_is_found(form, share):
 @pytest.mark.parametrize("share", [0.7, 0.9, 0.99])
 @pytest.mark.parametrize("form", ["baseline", "progressive", "grey", "cmyk", "restarts"])
 def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
-    """By zeros, which decode to something: at preparation, in training by either way of scaling, and in copies made smaller."""
+    """Zeros, which decode to something, are found at preparation, in training and in smaller
+    copies.
+    """
     whole = variants()[form]
     kept = int(share * len(whole))
     for rest in (bytes(len(whole) - kept), b"\xff" * 9, b"\x12\x34" * 40):
@@ -73,7 +78,7 @@ def test_an_image_of_too_many_pixels_is_damaged(side, words):
 
 
 def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
-    """The two stand where tfds's order by hash has put them; every other record is whole."""
+    """The two are where tfds's order by hash has put them; every other record is valid."""
     files = small_files(30, 5, damaged=True)
     folder = write_prepared(tmp_path, files)
     found = find_undecodable(folder)
@@ -134,9 +139,12 @@ def test_the_shorter_side_is_what_was_asked_for(height, width):
 
 
 def test_the_small_copy_shows_the_same_picture():
-    """Against Pillow's resizing with nothing stored between: brightness is off by less than 1.5 of 256 levels on average.
+    """Compared with Pillow's resizing without storing.
 
-    Quality 95 divides table K.1 of ITU-T T.81 by ten, so that its waves are kept in steps of 1 to 12.
+    Brightness within 1.5 of 256 levels on average.
+
+    Quality 95 divides table K.1 of ITU-T T.81 by ten, so that its waves are kept in steps of 1 to
+    12.
     """
     for pixels in crops(6, seed=3, shortest=300):
         small = Image.open(io.BytesIO(shrink(jpeg(pixels, quality=100), 160)))

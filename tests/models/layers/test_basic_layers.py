@@ -1,4 +1,4 @@
-"""Layers that several families share: linen's parameters, and gradients of biases that are right in 16 bits too."""
+"""Basic layers: linen's parameters, and gradients of biases that are exact in 16 bits too."""
 
 import jax
 import jax.numpy as jnp

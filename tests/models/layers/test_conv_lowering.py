@@ -92,7 +92,10 @@ def test_other_convolutions_on_a_gpu_stay_as_they_are(
 
 
 def test_what_reads_a_network_sees_the_convolutions_that_are_written(monkeypatch):
-    """The paper's counts and receptive fields on every backend; outside of `reference_lowering` the form is the backend's."""
+    """Counts and receptive fields on every backend.
+
+    Outside of `reference_lowering` the backend's form.
+    """
     kernel = jnp.ones((7, 7, 3, 8), jnp.bfloat16)
 
     def stem(images):
