@@ -94,7 +94,7 @@ def _imagenet(
     )
 
 
-_CATALOG = {
+CATALOG = {
     dataset.name: dataset
     for dataset in (
         Dataset(
@@ -143,7 +143,7 @@ _CATALOG = {
 
 def list_datasets() -> list[str]:
     """The names of the data sets."""
-    return list(_CATALOG)
+    return list(CATALOG)
 
 
 def dataset_info(name: str) -> Dataset:
@@ -152,9 +152,9 @@ def dataset_info(name: str) -> Dataset:
     >>> dataset_info("digits").shape
     (8, 8, 1)
     """
-    if name not in _CATALOG:
-        raise unknown_name_error("dataset", name, _CATALOG)
-    return _CATALOG[name]
+    if name not in CATALOG:
+        raise unknown_name_error("dataset", name, CATALOG)
+    return CATALOG[name]
 
 
 def register(dataset: Dataset) -> Dataset:
@@ -165,7 +165,7 @@ def register(dataset: Dataset) -> Dataset:
     """
     if not isinstance(dataset, Dataset):
         raise InputError(f"dataset is {dataset!r}; allowed: a deepjax.data.Dataset")
-    known = _CATALOG.setdefault(dataset.name, dataset)
+    known = CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
         raise InputError(
             f"dataset {dataset.name!r} is another one already ({known.source}); register it under "

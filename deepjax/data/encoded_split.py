@@ -12,7 +12,7 @@ from deepjax.backend.cpu import cpu_count
 from deepjax.data.catalog import Dataset
 from deepjax.data.image.decode import CropFn, decode_crop
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 
 OnDamaged = Literal["halt", "skip"]
 Damaged = tuple[int, str]  # the record's index and the decode error
@@ -147,7 +147,7 @@ class EncodedSplit:
             return self._decode_error(index, error)
 
     def _decode_error(self, index: int, error: Exception) -> str:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         if self.on_damaged == "halt":
             raise InputError(
                 f"{self._where(index)} is damaged ({reason}); prepare the data set again, or set "

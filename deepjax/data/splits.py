@@ -14,7 +14,7 @@ from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
 from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
 
@@ -65,7 +65,7 @@ def load_split(
     is decoded); when a label lies outside the classes; and when mean and std cannot be those of the
     images. An encoded split finds corrupt images and such labels when its records are read.
     """
-    records, fingerprint = _open(dataset, split, data_dir)
+    records, fingerprint = open_records(dataset, split, data_dir)
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
     images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
@@ -79,7 +79,7 @@ def load_split(
 def check_opens(dataset: Dataset, data_dir: str | None = None) -> None:
     """Raise InputError unless both splits can be opened; checks all but the records themselves."""
     for split in dataset.splits:
-        _open(dataset, split, data_dir)
+        open_records(dataset, split, data_dir)
 
 
 def _allocated(dataset: Dataset, count: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def _allocated(dataset: Dataset, count: int) -> np.ndarray:
         ) from error
 
 
-def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
+def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
     """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
 
@@ -140,7 +140,7 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
     # tfds, array_record and protobuf each raise their own kinds for damaged metadata
     except Exception as error:
         raise InputError(
-            f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}"
+            f"dataset {dataset.name!r}, split {split!r} cannot be opened: {describe_error(error)}"
         ) from error
 
 
@@ -166,7 +166,7 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
     except Exception as error:
         raise InputError(
-            f"{where} is damaged ({_line(error)}); prepare the data set again"
+            f"{where} is damaged ({describe_error(error)}); prepare the data set again"
         ) from error
 
 
@@ -179,7 +179,3 @@ def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> Non
             f"{int(labels[first])}; "
             f"allowed: 0 to {dataset.num_classes - 1} ({outside.size} such records)"
         )
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

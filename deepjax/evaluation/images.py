@@ -12,7 +12,7 @@ from deepjax.data import Split
 from deepjax.data.encoded_split import NOT_DECODE_ERRORS, EncodedSplit
 from deepjax.data.image.decode import decode_rgb
 from deepjax.data.image.fixed_size import FORMATS
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 from deepjax.evaluation.accuracy import label_table
 from deepjax.evaluation.crops import Interpolation, cut_crops, rescale, rescaled_size, to_array
 from deepjax.evaluation.dense import array_size
@@ -126,7 +126,7 @@ def _named(split: EncodedSplit, index: int) -> Iterator[None]:
     except (InputError, *NOT_DECODE_ERRORS):
         raise
     except Exception as error:  # Pillow and the record reader have a dozen kinds
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
         raise InputError(
             f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data "

@@ -11,7 +11,7 @@ from deepjax.errors import InputError
 
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
 
 
 @pytest.mark.parametrize("name", [name for name in list_datasets() if name != "digits"])

@@ -91,7 +91,7 @@ def test_a_label_outside_the_classes_names_the_record(monkeypatch):
     labels = (3, 10, -1, 2**32 + 3)
     monkeypatch.setattr(
         splits,
-        "_open",
+        "open_records",
         lambda *_: ([{"image": png(8, 8), "label": np.int64(label)} for label in labels], ""),
     )
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_a_label_outside_the_classes_names_the_record(monkeypatch):
 
 
 def test_an_image_of_another_shape_names_the_record(monkeypatch):
-    monkeypatch.setattr(splits, "_open", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
+    monkeypatch.setattr(splits, "open_records", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
     with pytest.raises(
         InputError,
         match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)",

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
         np.uint8
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+        patch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
         patch.setenv("TFDS_DATA_DIR", str(folder))
         register(
             write_made(folder, (images[:64], labels[:64]), (images[64:], labels[64:]), "oblong")
@@ -119,7 +119,7 @@ def test_another_description_under_the_same_name_is_named_and_not_resumed(
     copy = changed(run, tmp_path, kind="epoch")
     config = read_config(copy)
     other = dataclasses.replace(dataset_info("oblong"), mean=20.0)
-    monkeypatch.setitem(catalog._CATALOG, "oblong", other)
+    monkeypatch.setitem(catalog.CATALOG, "oblong", other)
     with pytest.raises(
         InputError,
         match=r"'oblong' is registered with another description .*: mean is \[20.0\], there \[\d+",
@@ -131,7 +131,7 @@ def test_another_description_under_the_same_name_is_named_and_not_resumed(
 
 
 def test_runs_of_different_sets_are_not_tested_on_one_of_them(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
     register(dataclasses.replace(dataset_info("oblong"), name="others"))
     other = tmp_path / "other"
     shutil.copytree(run, other)

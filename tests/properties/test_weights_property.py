@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from deepjax import create_model
 from deepjax.errors import InputError
-from deepjax.models.weights.convert import TensorPair, from_torch, load_pretrained
+from deepjax.models.weights.convert import from_torch, load_pretrained
+from deepjax.models.weights.tensor_pairs import TensorPair
 from deepjax.models.weights.torch_prefixes import WRAPPERS, unwrap
 from tests.models.torch_reference import needs_torch
 from tests.properties.examples import examples

@@ -19,7 +19,7 @@ from deepjax.data.prepare.tfrecord import convert_tfrecord
 from deepjax.data.prepare.verify import find_undecodable
 from deepjax.data.shards import read_info, read_records
 from deepjax.data.splits import check_opens, data_directory, load_split
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
 _SHOWN = 20  # damaged images in what is printed; all of them are in fingerprint.json
@@ -121,7 +121,7 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
         return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
     # tfds reads metadata that is there, and raises its own kinds where it is damaged
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error
 
 

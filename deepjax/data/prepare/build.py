@@ -10,7 +10,7 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.dataset_checks import check_features
 from deepjax.data.prepare.archives import check_archives
 from deepjax.data.split_spec import parse_split
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 
 
 def build_dataset(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
@@ -35,7 +35,7 @@ def build_dataset(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> N
         builder.download_and_prepare(download_config=config)
     # network, checksum and disk errors come in a dozen types from tfds and its downloader
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         raise InputError(
             f"dataset {dataset.name!r} could not be prepared ({reason}); "
             f"{repair_hint(error, manual_dir)}"

@@ -45,7 +45,7 @@ def rewrite_dataset(
                 lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance),
                 shards,
             )
-        _write_metadata(source, work)
+        write_metadata(source, work)
         work.rename(target)
         # last, so that an unfinished copy always names its origin
         (target / ORIGIN).unlink()
@@ -134,7 +134,8 @@ def _locked(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _write_metadata(source: Path, work: Path) -> None:
+def write_metadata(source: Path, work: Path) -> None:
+    """Copy the metadata of `source`, for the ArrayRecord shards in `work`."""
     for path in source.iterdir():
         if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (
             INFO,

@@ -7,7 +7,7 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.prepare.build import require_tensorflow
 from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.shards import INFO, read_info
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 from deepjax.paths import user_path
 
 
@@ -37,7 +37,7 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
         builder = tfds.builder(dataset.builder, data_dir=given)
     # tfds reads metadata that is there, and raises its own kinds where it is damaged
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         raise InputError(f"{given} cannot be opened as {dataset.name!r}: {reason}") from error
     folder = given if (given / INFO).is_file() else Path(builder.data_path)
     info = read_info(folder)

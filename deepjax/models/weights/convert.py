@@ -7,8 +7,6 @@ torch 2.10 or newer, or not at all.
 """
 
 import dataclasses
-import math
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,56 +19,30 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.errors import InputError, require, unknown_name_error
-from deepjax.models.registry import create_model, list_models, model_info
+from deepjax.models.registry import create_model, model_info
 from deepjax.models.weights.files import SOURCES, read_tensors, write_safetensors
-from deepjax.models.weights.torch_names import TorchLayout, layouts
+from deepjax.models.weights.tensor_checks import (
+    check_collections,
+    check_names,
+    check_types,
+    format_list,
+    matching_models,
+    missing_tensors,
+)
+from deepjax.models.weights.tensor_pairs import (
+    TensorPair,
+    Tensors,
+    abstract_leaves,
+    input_channels,
+    tensor_channels,
+    tensor_pairs,
+)
+from deepjax.models.weights.torch_names import layouts
 from deepjax.models.weights.torch_prefixes import unwrap
 from deepjax.paths import user_path
 
 Layout = Literal["torchvision", "timm"]
-Tensors = Mapping[str, np.ndarray]
 Variables = dict[str, Any]
-
-# Our leaf -> theirs. The counter is PyTorch's bookkeeping: kept so that a round trip loses nothing,
-# read by no module.
-_LEAVES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "scale": "weight",
-    "gain": "gain",
-    "mean": "running_mean",
-    "var": "running_var",
-    "batches": "num_batches_tracked",
-}
-_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
-_CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that there are
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorPair:
-    """A leaf of our variables and the tensor with the same numbers."""
-
-    path: tuple[str, ...]  # collection, modules, leaf
-    shape: tuple[int, ...]
-    tensor: str
-    tensor_shape: tuple[int, ...]
-    axes: tuple[int, ...]  # order of our axes in theirs, after our leaf is seen as `split`
-    split: tuple[int, ...]
-    dtype: Any = None  # of ours at initialisation; None for a counter, which stays as it is
-
-    def to_torch(self, leaf: np.ndarray) -> np.ndarray:
-        """Ours -> theirs, a copy."""
-        return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(
-            self.tensor_shape
-        )
-
-    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """Theirs -> ours, a copy, as PyTorch updates statistics in place."""
-        moved = tensor.reshape([self.split[axis] for axis in self.axes])
-        with np.errstate(over="ignore"):  # refused by `_check_types`
-            return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(
-                self.shape
-            )
 
 
 def from_torch(
@@ -95,20 +67,20 @@ def from_torch(
     (both shapes), for several networks without `entry`, and for unknown names.
     """
     model = _model(name, num_classes, overrides)
-    theirs, leaves = [*layouts(model).values()], _leaves(model, name)
-    tensors = _unwrapped(name, [_pairs(leaves, layout) for layout in theirs], tensors, entry)
+    theirs, leaves = [*layouts(model).values()], abstract_leaves(model, name)
+    tensors = _unwrapped(name, [tensor_pairs(leaves, layout) for layout in theirs], tensors, entry)
     if overrides.get("auxiliary") is False:
         tensors = _without_heads(model, tensors)
     channels = next(
-        (found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None),
+        (found for layout in theirs if (found := tensor_channels(layout, tensors)) is not None),
         None,
     )
     if channels not in (None, model_info(name).input_shape[-1]):
-        leaves = _leaves(model, name, channels)
-    candidates = [_pairs(leaves, layout) for layout in theirs]
-    pairs = min(candidates, key=lambda pairs: len(_missing(pairs, tensors)))
-    _check_names(name, pairs, tensors)
-    _check_types(name, pairs, tensors)
+        leaves = abstract_leaves(model, name, channels)
+    candidates = [tensor_pairs(leaves, layout) for layout in theirs]
+    pairs = min(candidates, key=lambda pairs: len(missing_tensors(pairs, tensors)))
+    check_names(name, pairs, tensors)
+    check_types(name, pairs, tensors)
     numbers, other_shape = {}, []
     for pair in pairs:
         if pair.tensor in tensors:
@@ -139,7 +111,7 @@ def to_torch(
     naming each leaf that is missing, unknown or of another shape.
     """
     variables = nn.meta.unbox(variables)
-    _check_collections(name, variables)
+    check_collections(name, variables)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     model = _model(name, _classes(flat), _heads(name, flat) | overrides)
     allowed = layouts(model)
@@ -147,8 +119,8 @@ def to_torch(
     if chosen not in allowed:
         raise unknown_name_error(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
-    pairs = _pairs(
-        _leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)),
+    pairs = tensor_pairs(
+        abstract_leaves(model, name, None if kernel is None else input_channels(kernel.shape, 2)),
         allowed[chosen],
     )
     expected = {pair.path: pair for pair in pairs}
@@ -161,7 +133,7 @@ def to_torch(
         elif flat[path].shape != pair.shape:
             wrong.append(f"{'/'.join(path)} is {flat[path].shape}, the network has {pair.shape}")
     if wrong:
-        raise InputError(f"these are not variables of {name}: {_listed(wrong)}")
+        raise InputError(f"these are not variables of {name}: {format_list(wrong)}")
     return {pair.tensor: pair.to_torch(flat[pair.path]) for pair in pairs}
 
 
@@ -239,19 +211,6 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     return model
 
 
-def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
-    """Raise InputError for parameters without their collection, and for those of scanned blocks."""
-    if "params" not in variables:
-        raise InputError(
-            f"these are not variables of {name}: the collection 'params' is missing; there are "
-            f"{_listed([*variables])}"
-        )
-    if any(re.fullmatch(r"stage\d+_blocks", module) for module in variables["params"]):
-        raise InputError(
-            f"these are variables of {name} with scan=True; give unstack_blocks(variables)"
-        )
-
-
 def _unwrapped(
     name: str, candidates: list[list[TensorPair]], tensors: Tensors, entry: str | None
 ) -> Tensors:
@@ -267,147 +226,6 @@ def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
     """The tensors that belong to no auxiliary head, as in torchvision with aux_logits=False."""
     heads = tuple(head for layout in layouts(model).values() for head in layout.heads)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
-
-
-def _tensor_channels(layout: TorchLayout, tensors: Tensors) -> int | None:
-    """Image channels by the stem's tensor (out, in, rows, columns); None where it is missing."""
-    tensor = tensors.get(f"{layout.names(layout.stem)}.weight")
-    return None if tensor is None else _channels(np.shape(tensor), 1)
-
-
-def _channels(shape: tuple[int, ...], axis: int) -> int | None:
-    """The input channels of a convolution's kernel; None if it has not four axes."""
-    return shape[axis] if len(shape) == 4 else None
-
-
-def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tuple[str, ...], Any]:
-    """Shapes and dtypes by path, by abstract evaluation. channels: default the table's."""
-    *size, usual = model_info(name).input_shape
-    images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
-    abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
-
-
-def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[TensorPair]:
-    """Every leaf with its tensor."""
-    pairs = [
-        dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype)
-        for path, leaf in leaves.items()
-    ]
-    counters = [("counters", *path[1:-1], "batches") for path in leaves if path[-1] == "mean"]
-    return pairs + [_pair(path, (), theirs) for path in counters]
-
-
-def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) -> TensorPair:
-    module = "/".join(path[1:-1])
-    tensor = f"{layout.names(module)}.{_LEAVES[path[-1]]}"
-    if path[-1] == "kernel":
-        side = layout.maps.get(module, 1)
-        split = shape if len(shape) == 4 else (side, side, shape[0] // side**2, shape[1])
-        theirs = (split[3], split[2], split[0], split[1])
-        flat = len(shape) == 2 and module not in layout.as_convolution
-        return TensorPair(
-            path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split
-        )
-    theirs = (*shape, 1, 1, 1) if path[-1] == "gain" else shape
-    return TensorPair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
-
-
-def _missing(pairs: list[TensorPair], tensors: Tensors) -> list[str]:
-    return [
-        pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"
-    ]
-
-
-def _check_names(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
-    """Raise InputError for tensors that are missing or unknown."""
-    missing = _missing(pairs, tensors)
-    extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
-    complaints = [f"{tensor} is missing" for tensor in missing] + [
-        f"{tensor} is not known" for tensor in extra
-    ]
-    if complaints:
-        heads = any(re.match("aux", tensor, re.IGNORECASE) for tensor in (*missing, *extra))
-        hint = (
-            "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted"
-            if heads
-            else ""
-        )
-        raise InputError(
-            f"these are not weights of {name}: "
-            f"{_listed(complaints)}{hint or _matching_models(tensors)}"
-        )
-
-
-def _check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
-    """Raise InputError for non-floating tensors and too large numbers; warn of rounded float64."""
-    given = [
-        (pair, np.asarray(tensors[pair.tensor]))
-        for pair in pairs
-        if pair.dtype is not None and pair.tensor in tensors
-    ]
-    wrong = [
-        f"{pair.tensor} is {tensor.dtype}"
-        for pair, tensor in given
-        if not jnp.issubdtype(tensor.dtype, jnp.floating)
-    ]
-    if wrong:
-        is_raw = any(tensor.dtype.kind == "V" for _, tensor in given)
-        hint = "; a .npz cannot hold bfloat16: save float32 or a .safetensors" if is_raw else ""
-        raise InputError(f"weights of {name} are floats: {_listed(wrong)}{hint}")
-    for pair, tensor in given:
-        largest = float(jnp.finfo(pair.dtype).max)
-        if float(jnp.finfo(tensor.dtype).max) > largest and np.any(
-            np.abs(tensor[np.isfinite(tensor)]) > largest
-        ):
-            raise InputError(
-                f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another "
-                "param_dtype"
-            )
-    rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
-    if rounded:
-        warnings.warn(
-            f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; "
-            "dtype and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
-            stacklevel=3,
-        )
-
-
-def _matching_models(tensors: Tensors) -> str:
-    """A hint at the networks of the table that have these names and shapes, or ""."""
-    sizes = {
-        tensor: np.size(value)
-        for tensor, value in tensors.items()
-        if not tensor.endswith(_NO_PARAMETERS)
-    }
-    head = next(
-        (
-            np.shape(tensors[f"{head}.weight"])
-            for head in _CLASSIFIERS
-            if f"{head}.weight" in tensors
-        ),
-        None,
-    )
-    if head is None:
-        return ""
-    fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
-    for name in list_models():
-        model = create_model(name)
-        added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
-        if model_info(name).params + added == sum(sizes.values()):
-            leaves = (
-                _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
-            )
-            candidates = [_pairs(leaves, layout) for layout in layouts(model).values()]
-            fits += [name] * any(
-                given <= {(pair.tensor, pair.tensor_shape) for pair in pairs}
-                for pairs in candidates
-            )
-    return (
-        f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}"
-        if fits
-        else ""
-    )
 
 
 def _reinitialize_classifiers(
@@ -428,7 +246,7 @@ def _reinitialize_classifiers(
         hint = (
             "" if num_classes is not None else "; for another number of classes give num_classes="
         )
-        listed = _listed(
+        listed = format_list(
             [
                 f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}"
                 for pair, shape in other
@@ -440,7 +258,7 @@ def _reinitialize_classifiers(
         )
         raise InputError(
             f"these are not weights of {name}: "
-            f"{listed}{hint if only_classes else _matching_models(tensors) or hint}"
+            f"{listed}{hint if only_classes else matching_models(tensors) or hint}"
         )
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
     initial = flatten_dict(dict(model.lazy_init(key, images)))
@@ -485,8 +303,3 @@ def _heads(name: str, flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, b
     """The field `auxiliary` of a network that has it, as in the variables."""
     has_field = "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}
     return {"auxiliary": any(path[1].startswith("auxiliary") for path in flat)} if has_field else {}
-
-
-def _listed(complaints: list[str], limit: int = 8) -> str:
-    rest = f" and {len(complaints) - limit} more" if len(complaints) > limit else ""
-    return "; ".join(complaints[:limit]) + rest

@@ -45,7 +45,7 @@ PICTURE = jpeg(photograph()[:60, :80])
 
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
 
 
 def known_as(name: str, builder: str, train: int, test: int) -> Dataset:

@@ -80,7 +80,7 @@ def test_interrupted_before_it_has_its_name_it_still_knows_its_origin(
     with monkeypatch.context() as patch:
         patch.setattr(
             rewrite,
-            "_write_metadata",
+            "write_metadata",
             lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0),
         )
         with pytest.raises(ZeroDivisionError):
