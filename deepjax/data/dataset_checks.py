@@ -47,9 +47,9 @@ def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "encoded": encoded,
         "shape": shape,
-        "num_classes": take("num_classes", _whole(2, INT32_MAX), "2 or more"),
-        "train_size": take("train_size", _whole(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
-        "test_size": take("test_size", _whole(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
+        "num_classes": take("num_classes", _integer(2, INT32_MAX), "2 or more"),
+        "train_size": take("train_size", _integer(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
+        "test_size": take("test_size", _integer(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
         "mean": take(
             "mean", _numbers(channels, least=0), f"{each}, 0 to 255 as the pixels are stored"
         ),
@@ -60,7 +60,7 @@ def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "flip": take("flip", _boolean, "True or False"),
         "crop": take(
-            "crop", _whole(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"
+            "crop", _integer(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"
         ),
         "source": take("source", _text, "text"),
         "builder": take("builder", _text, "text: a name of tfds, '' for the data set's own"),
@@ -96,9 +96,9 @@ def _split(value: Any) -> str:
     return value
 
 
-def _whole(least: int, most: int) -> Callable[[Any], int]:
+def _integer(least: int, greatest: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, bool | np.bool_) or not least <= operator.index(value) <= most:
+        if isinstance(value, bool | np.bool_) or not least <= operator.index(value) <= greatest:
             raise ValueError
         return operator.index(value)
 
@@ -121,7 +121,7 @@ def _numbers(channels: int, least: float) -> Callable[[Any], tuple[float, ...]]:
 
 def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
     def convert(value: Any) -> tuple[int, int, int]:
-        height, width, channels = (_whole(1, INT32_MAX)(side) for side in value)
+        height, width, channels = (_integer(1, INT32_MAX)(side) for side in value)
         fits = height == width and channels == 3 if encoded else channels in (1, 3)
         if not fits or height * width > MAX_PIXELS:
             raise ValueError

@@ -114,8 +114,8 @@ class EncodedSplit:
             damaged.append((place, tried))
         raise InputError(
             f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
-            f"damage_budget, {self.budget}; "
-            "prepare the data set again, or raise damage_budget in a new run"
+            f"damage_budget, {self.budget}; prepare the data set again, or raise damage_budget in "
+            "a new run"
         )
 
     def _read_or_black(self, index: int, crop_fn: CropFn, size: int) -> ReadResult:

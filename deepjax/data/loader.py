@@ -71,8 +71,8 @@ class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
             return {"image": self.split.images[ids], "label": self.split.labels[ids]}
         size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
         numbers = self._own_rows(crop_numbers(self.seed, step, self.batch_size)).tolist()
-        choose = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
-        return self.split.train_images(ids.tolist(), choose, size, self.crops.exact)
+        crop_fns = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
+        return self.split.train_images(ids.tolist(), crop_fns, size, self.crops.exact)
 
     def _own_rows(self, rows: np.ndarray) -> np.ndarray:
         return np.split(rows, self.processes)[self.process]

@@ -131,8 +131,7 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         if len(records) != count:
             raise InputError(
                 f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected "
-                f"{count} ({split}_size); "
-                "declare its size, or prepare the data set again"
+                f"{count} ({split}_size); declare its size, or prepare the data set again"
             )
         return records, fingerprint
     except InputError:
@@ -176,6 +175,6 @@ def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> Non
         first = int(outside[0])
         raise InputError(
             f"dataset {dataset.name!r}, split {split!r}, record {first} has label "
-            f"{int(labels[first])}; "
-            f"allowed: 0 to {dataset.num_classes - 1} ({outside.size} such records)"
+            f"{int(labels[first])}; allowed: 0 to {dataset.num_classes - 1} ({outside.size} such "
+            "records)"
         )

@@ -154,8 +154,8 @@ def compare_with_final_row(
         return f"agrees with the final row of {path}{within}: {both}"
     raise InputError(
         f"the evaluation does not agree with the final row of {path}: {both}; rounding explains "
-        f"{near[1]} images and {allowed:.2g} "
-        "of loss; was the data set, the code of the network or the run's config.json changed since?"
+        f"{near[1]} images and {allowed:.2g} of loss; was the data set, the code of the network or "
+        "the run's config.json changed since?"
     )
 
 

@@ -243,8 +243,8 @@ class InceptionV3(nn.Module):
         if min(x.shape[1:3]) < AUXILIARY_MAP:
             raise InputError(
                 f"images are {shape[1]}x{shape[2]} pixels; the auxiliary head of Inception-v3 "
-                "needs 299 or more a side: "
-                "give larger images, set auxiliary=False, or do not collect 'auxiliary'"
+                "needs 299 or more a side: give larger images, set auxiliary=False, or do not "
+                "collect 'auxiliary'"
             )
         return x
 

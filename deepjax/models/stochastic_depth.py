@@ -76,8 +76,8 @@ class StochasticDepth(nn.Module):
         if not sums or getattr(self.network, "residual", True) is False:
             raise InputError(
                 f"network is a {type(self.network).__name__} without residual sums, whose branches "
-                "could be left out; "
-                "allowed: a residual network, or survival 1 (drop-path 0) without StochasticDepth"
+                "could be left out; allowed: a residual network, or survival 1 (drop-path 0) "
+                "without StochasticDepth"
             )
         with nn.intercept_methods(intercept):
             logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]  # every network of deepjax is called so

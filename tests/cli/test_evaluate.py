@@ -315,8 +315,8 @@ def test_assumed_preprocessing_is_reported(imagenet, monkeypatch):
     tensors = folder / "drawn.safetensors"
     own = from_weights(str(tensors), "resnet18", dataset, PreprocessingOverrides())
     assert own.assumed == (
-        "these weights are not known: a shorter side of 256 for a single crop, bilinear, "
-        f"{name}'s mean assumed; override with --known, --resize, --interpolation, --normalize"
+        f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s "
+        "mean assumed; override with --known, --resize, --interpolation, --normalize"
     )
     chosen = PreprocessingOverrides(resize=256, interpolation="bilinear", normalize="half")
     assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed

@@ -102,10 +102,10 @@ def _fast(encoded: bytes, image: Image.Image, box: Box, size: int) -> np.ndarray
     return cv2.resize(pixels[rows, columns], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def _span(start: float, length: float, shrunk: int, most: int) -> slice:
+def _span(start: float, length: float, shrunk: int, extent: int) -> slice:
     """The nearest integer pixels of the decoded image, at least one."""
-    first = min(round(start / shrunk), most - 1)
-    return slice(first, max(first + 1, min(round((start + length) / shrunk), most)))
+    first = min(round(start / shrunk), extent - 1)
+    return slice(first, max(first + 1, min(round((start + length) / shrunk), extent)))
 
 
 @functools.cache

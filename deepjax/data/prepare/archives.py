@@ -43,9 +43,8 @@ def _found(dataset: Dataset, names: Sequence[str], manual_dir: str | None) -> li
     paths = [Path(manual_dir or "") / name for name in names]
     if missing := [path.name for path in paths if manual_dir is None or not path.is_file()]:
         raise InputError(
-            f"dataset {dataset.name!r} needs {' and '.join(missing)} in --manual-dir "
-            f"(is {manual_dir!r}); "
-            "from https://image-net.org/download-images, after registering there"
+            f"dataset {dataset.name!r} needs {' and '.join(missing)} in --manual-dir (is "
+            f"{manual_dir!r}); from https://image-net.org/download-images, after registering there"
         )
     return paths
 

@@ -72,8 +72,7 @@ def _refuse_leftovers(folder: Path) -> None:
         size = sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
         raise InputError(
             f"a preparation was interrupted, or is running: {left} ({size / 1e9:.1f} GB); tfds "
-            "cannot resume it: "
-            f"unless it is running, begin anew after: rm -r {left}"
+            f"cannot resume it: unless it is running, begin anew after: rm -r {left}"
         )
 
 

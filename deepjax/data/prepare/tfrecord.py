@@ -45,8 +45,8 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
     if found != (builder.name, str(builder.version), "tfrecord"):
         raise InputError(
             f"{folder} holds {found[0]} {found[1]} as {found[2]}; allowed: {builder.name} "
-            f"{builder.version} as tfrecord "
-            "(for another version register a data set of your own with builder 'NAME:VERSION')"
+            f"{builder.version} as tfrecord (for another version register a data set of your own "
+            "with builder 'NAME:VERSION')"
         )
     return folder
 

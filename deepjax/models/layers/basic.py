@@ -87,9 +87,8 @@ def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
     channels = np.shape(nn.meta.unbox(layer.get_variable("params", "kernel")))[-2] * groups
     if channels != x.shape[-1]:
         raise InputError(
-            f"{layer.name} is given {x.shape}, its weights are for {channels} channels; "
-            "allowed: images (batch, height, width, channels) and fields with which the variables "
-            "were made"
+            f"{layer.name} is given {x.shape}, its weights are for {channels} channels; allowed: "
+            "images (batch, height, width, channels) and fields with which the variables were made"
         )
 
 

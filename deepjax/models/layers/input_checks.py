@@ -54,8 +54,8 @@ def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
     _, rows, columns, channels = shape
     if rows in COLOURS and min(columns, channels) > 4 and (columns == channels or rows == 3):
         raise InputError(
-            f"images are {shape}, which looks like (batch, channels, height, width); "
-            "allowed: (batch, height, width, channels), as of images.transpose(0, 2, 3, 1)"
+            f"images are {shape}, which looks like (batch, channels, height, width); allowed: "
+            "(batch, height, width, channels), as of images.transpose(0, 2, 3, 1)"
         )
     given = jnp.result_type(images)
     if not jnp.issubdtype(given, jnp.floating):

@@ -162,9 +162,8 @@ def load_pretrained(
     if str(source).startswith("torchvision ") and not Path(source).exists():
         raise InputError(
             f"source is {str(source)!r}, which only torchvision has; write it to a file by "
-            "torch.save(torchvision.models.get_model("
-            f"{name.removesuffix('_tv')!r}, weights={str(source).split()[-1]!r}).state_dict(), "
-            f"'{name}.pth') and give that file"
+            f"torch.save(torchvision.models.get_model({name.removesuffix('_tv')!r}, "
+            f"weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
         )
     if not isinstance(source, str | Path):
         known = [weights for weights, _ in info.weights if weights.startswith("timm/")]

@@ -62,7 +62,7 @@ def write_safetensors(
     from safetensors.numpy import save_file
 
     if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already; choose another name, or say overwrite=True")
+        raise InputError(f"{path} exists; choose another name, or set overwrite=True")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def write_safetensors(
         partial.replace(path)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+            f"cannot write {path}: {error.strerror or error}; free space or choose another path"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

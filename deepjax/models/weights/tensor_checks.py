@@ -72,8 +72,8 @@ def check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
     rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
     if rounded:
         warnings.warn(
-            f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; "
-            "dtype and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
+            f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; dtype "
+            "and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
             stacklevel=3,
         )
 

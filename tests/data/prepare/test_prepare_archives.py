@@ -131,7 +131,7 @@ def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monke
     """Size and sha256 in tfds's checksums.tsv: 147,897,477,120 bytes of training images."""
     with pytest.raises(
         InputError,
-        match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not fetched whole",
+        match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not complete",
     ):
         prepare("imagenet2012", str(tmp_path), str(archives))
     cls = tfds.builder_cls("imagenet2012")

@@ -60,7 +60,7 @@ def test_files_and_folders_round_trip_bitwise(tmp_path, variables, dtype):
 def test_nothing_is_overwritten_without_being_asked_for(tmp_path, variables):
     path = tmp_path / "w.safetensors"
     save_safetensors(path, NAME, variables, width=4)
-    with pytest.raises(InputError, match=r"w.safetensors is there already; .* overwrite=True"):
+    with pytest.raises(InputError, match=r"w.safetensors exists; .* overwrite=True"):
         save_safetensors(path, NAME, variables, width=4)
     save_safetensors(path, NAME, variables, overwrite=True, width=4)
 
