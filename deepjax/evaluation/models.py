@@ -39,8 +39,7 @@ class PreprocessingOverrides:
     normalize: Normalize = "expected"
     """Mean and std: the data set's, or 0.5 and 0.5; by default as the weights expect."""
     known: str = ""
-    """Which public weights a file holds, e.g. 'torchvision IMAGENET1K_V2', for their preprocessing.
-    """
+    """Which public weights a file holds, for their preprocessing: 'torchvision IMAGENET1K_V2'."""
     precision: Literal["expected", "float32", "bfloat16"] = "expected"
     """Dtype of the activations; by default float32, or the run's."""
 
@@ -92,7 +91,7 @@ def from_weights(
         source=_describe_source(source, overrides.known, entry),
         model=create_model(name, dtype=jnp.dtype(precision), **fields),
         variables=_load(name, source, dataset, entry, fields),
-        **dict(_items(preprocessing)),
+        **vars(preprocessing),
     )
 
 
@@ -130,10 +129,6 @@ def _describe_source(source: str, known: str, entry: str | None) -> str:
     """What result.json says of the weights."""
     parts = (source, known, "" if entry is None else f"entry {entry!r}")
     return ", ".join(part for part in parts if part)
-
-
-def _items(preprocessing: Preprocessing) -> list[tuple[str, Any]]:
-    return [(f.name, getattr(preprocessing, f.name)) for f in dataclasses.fields(preprocessing)]
 
 
 def _load(
