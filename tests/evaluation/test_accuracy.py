@@ -67,15 +67,23 @@ def test_several_labels_and_none():
 
 
 @pytest.mark.parametrize(
-    ("right", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)]
+    ("correct", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)]
 )
-def test_wilson_solves_its_equation(right, images):
+def test_wilson_solves_its_equation(correct, images):
     """The ends p are where |correct / images - p| is z times the std at p (Wilson 1927)."""
-    z, share = 1.959964, right / images
-    for end in wilson_interval(right, images):
-        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / images), abs=1e-6)
-    assert 0 <= wilson_interval(right, images)[0] <= share <= wilson_interval(right, images)[1] <= 1
-    with pytest.raises(InputError, match="right is 11"):
+    z, accuracy = 1.959964, correct / images
+    for end in wilson_interval(correct, images):
+        assert abs(accuracy - end) == pytest.approx(
+            z * math.sqrt(end * (1 - end) / images), abs=1e-6
+        )
+    assert (
+        0
+        <= wilson_interval(correct, images)[0]
+        <= accuracy
+        <= wilson_interval(correct, images)[1]
+        <= 1
+    )
+    with pytest.raises(InputError, match="correct is 11"):
         wilson_interval(11, 10)
 
 
