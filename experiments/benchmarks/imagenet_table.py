@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from deepjax import command_line
-from deepjax.evaluation.paper_results import PUBLISHED, Published
-from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
-from deepjax.evaluation.weights_preprocessing import PUBLIC
+from deepjax.evaluation.paper_results import PAPER_RESULTS, PaperResult
+from deepjax.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocol
 from deepjax.models import ModelInfo, list_models, model_info
+from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.training.config import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -60,7 +60,9 @@ class Measured:
     @property
     def how(self) -> str:
         """The protocol, and what is not usual about it."""
-        usual = protocol_of(self.protocol.name, self.model, model_info(self.model).input_shape[0])
+        usual = resolve_protocol(
+            self.protocol.name, self.model, model_info(self.model).input_shape[0]
+        )
         sides, of = ", ".join(map(str, self.protocol.sides)), PROTOCOLS[self.protocol.name].average
         crop = f" of {self.crop}" if self.crop != model_info(self.model).input_shape[0] else ""
         at = f" at {sides}" if crop or self.protocol.sides != usual.sides else ""
@@ -100,7 +102,7 @@ def render(results: Path) -> str:
         parts.append(f"## {paper}\n\n{table(heads, rows)}")
     heads = ("network", "protocol", "crop", "shorter side", "published", "measured here", "source")
     parts.append(
-        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PUBLISHED))}"
+        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PAPER_RESULTS))}"
     )
     return "\n".join(parts)
 
@@ -135,7 +137,7 @@ def network_row(
 ) -> tuple[str, ...]:
     """A network: its size, published accuracy, best public weights, and our measurement."""
     numbers = sorted(
-        (row for row in PUBLISHED if row.model == info.name),
+        (row for row in PAPER_RESULTS if row.model == info.name),
         key=lambda row: ORDER.index(row.protocol),
     )
     paper = (
@@ -145,7 +147,7 @@ def network_row(
     )
     weights = max(info.weights, key=lambda known: known[1], default=None)
     public = (
-        f"{pair(100 - weights[1], 100 - PUBLIC[info.name, weights[0]].top5)} ({weights[0]})"
+        f"{pair(100 - weights[1], 100 - PUBLIC_WEIGHTS[info.name][weights[0]].top5)} ({weights[0]})"
         if weights
         else "none known"
     )
@@ -170,7 +172,7 @@ def network_row(
     )
 
 
-def protocol_row(row: Published, measured: Sequence[Measured]) -> tuple[str, ...]:
+def protocol_row(row: PaperResult, measured: Sequence[Measured]) -> tuple[str, ...]:
     """A published number and ours, of one network by the same protocol, crops and sides."""
     key = (row.model, row.protocol, row.sides, row.crop, PROTOCOLS[row.protocol].average)
     same = [
@@ -192,7 +194,7 @@ def protocol_row(row: Published, measured: Sequence[Measured]) -> tuple[str, ...
     )
 
 
-def _how(row: Published, info: ModelInfo) -> str:
+def _how(row: PaperResult, info: ModelInfo) -> str:
     return row.protocol if row.crop == info.input_shape[0] else f"{row.protocol} of {row.crop}"
 
 

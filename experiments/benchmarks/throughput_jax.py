@@ -260,7 +260,8 @@ def flax_max_pool(
 ) -> jax.Array:
     """Flax's max pool, with what a last window that hangs over needs."""
     padded: Any = [
-        (padding, pooling._extent(size, window, stride, padding, ceil)[1]) for size in x.shape[1:3]
+        (padding, pooling._output_extent(size, window, stride, padding, ceil)[1])
+        for size in x.shape[1:3]
     ]
     return nn.max_pool(x, (window, window), (stride, stride), padded)
 

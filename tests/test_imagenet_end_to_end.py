@@ -1,7 +1,10 @@
-"""From ImageNet's form to a score: each family in each precision, on photographs, prepared as tfds prepares them.
+"""End to end on ImageNet-like photographs.
 
-`prepare/test_prepare_archives.py` shows that these data are what tfds's builder makes of the archives, to the byte. Resume,
-sizes and two processes: `tests/training/test_encoded_training.py`; every protocol: `tests/evaluation/test_each_protocol.py`.
+Each family in each precision, from preparation to score.
+
+`prepare/test_prepare_archives.py` shows that these data are what tfds's builder makes of the
+archives, to the byte. Resume, sizes and two processes: `tests/training/test_encoded_training.py`;
+every protocol: `tests/evaluation/test_each_protocol.py`.
 """
 
 import functools
@@ -11,8 +14,8 @@ import jax
 import pytest
 
 from deepjax.data import load_split
-from deepjax.evaluation import EvalModel, compute_metrics, predict, protocol_of
-from deepjax.evaluation.images import labels_of
+from deepjax.evaluation import EvalModel, compute_metrics, predict, resolve_protocol
+from deepjax.evaluation.images import read_labels
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, compile_training, open_run, train
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
@@ -63,6 +66,8 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
         EvalModel(name, "trained", run.model, run.variables, dataset, size),
         load_split(dataset, "test", options.data_dir),
     )
-    scores = predict(member, split, protocol_of("1-crop", name, size), Partitioner(make_mesh()), 16)
-    found = compute_metrics(scores, labels_of(split), dataset)
+    scores = predict(
+        member, split, resolve_protocol("1-crop", name, size), Partitioner(make_mesh()), 16
+    )
+    found = compute_metrics(scores, read_labels(split), dataset)
     assert (found.images, found.counted, found.not_finite) == (9, 9, 0)
