@@ -39,7 +39,8 @@ from deepjax.analysis.landscape.surface import (
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
-from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
+from deepjax.analysis.layers.report import LayerReport, LayerRow
+from deepjax.analysis.layers.trace import trace
 from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
 from deepjax.analysis.propagation.signal import (

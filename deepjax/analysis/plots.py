@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STYLE = str(Path(__file__).with_name("deepjax.mplstyle"))
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MOST_LAYER_NAMES = 28  # on an axis; of more, every second, third ... is shown
+MAX_LAYER_NAMES = 28  # on an axis; of more layers every second, third ... is named
 
 
 @contextlib.contextmanager
@@ -25,9 +25,9 @@ def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
         yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
-def layer_ticks(ax: Axes, names: Sequence[str]) -> None:
-    """Layers' names along the horizontal axis."""
-    every = max(1, -(-len(names) // MOST_LAYER_NAMES))
+def layer_ticks(ax: Axes, names: Sequence[str], max_names: int = MAX_LAYER_NAMES) -> None:
+    """Write layer names along the horizontal axis, at most `max_names` of them."""
+    every = max(1, -(-len(names) // max_names))
     labels = [name or "(network)" for name in names[::every]]
     ax.set_xticks(range(0, len(names), every), labels, rotation=90, fontsize=7)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis.core.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
@@ -15,6 +16,8 @@ from deepjax.analysis.core.module import Network, hashable, mode_text, name_of, 
 from deepjax.analysis.costs.counts import macs_of, not_counted, params_of, place
 from deepjax.analysis.jaxpr.module_paths import OUTPUT, Step, computation, steps
 from deepjax.analysis.jaxpr.products import PRODUCTS
+
+MAX_BARS = 28  # of a figure: the layers of most multiply-adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class CostReport:
         """All layers together."""
         sums = (
             sum(getattr(row, name) for row in self.layers)
-            for name in ("params", "macs", "activations", "moved")
+            for name in ("params", "macs", "activations", "bytes_moved")
         )
         return LayerCost("total", *sums)
 
@@ -92,9 +95,31 @@ class CostReport:
 
     def plot(self, ax: Any = None) -> Any:
         """Multiply-adds by layer as bars with the arithmetic intensity beside them; returns the matplotlib Axes."""
-        from deepjax.analysis.instrument_figures import draw_cost
+        from matplotlib.ticker import FuncFormatter
 
-        return draw_cost(self, ax)
+        from deepjax.analysis.plots import COLORS, canvas
+
+        rows = [row for row in self.layers if row.macs]
+        shown = sorted(sorted(rows, key=lambda row: -row.macs)[:MAX_BARS], key=rows.index)
+        with canvas(ax, 6.4, 1.4 + 0.24 * len(shown)) as axes:
+            axes.barh(range(len(shown)), [row.macs for row in shown], color=COLORS[0], height=0.7)
+            for i, row in enumerate(shown):
+                text = f" {scaled(row.macs)}MAC, {row.intensity:.3g} FLOP/B"
+                axes.text(row.macs, i, text, va="center", fontsize=8, color="0.3")
+            axes.set_yticks(
+                range(len(shown)), [row.layer or "(network)" for row in shown], fontsize=8
+            )
+            axes.set(
+                title=_cost_title(self, len(shown), len(rows)),
+                xlabel=f"multiply-adds, {self.inputs} (MAC)",
+            )
+            axes.set(
+                ylim=(len(shown) - 0.4, -0.6),
+                xlim=(0, 1.45 * max((row.macs for row in shown), default=1)),
+            )
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value).strip()))
+            axes.grid(False, axis="y")
+        return axes
 
     def __str__(self) -> str:
         """A table."""
@@ -251,4 +276,16 @@ def _cells(row: LayerCost) -> tuple[str, ...]:
         *counts,
         *memory,
         "-" if math.isnan(row.intensity) else f"{row.intensity:.1f}",
+    )
+
+
+def _cost_title(report: CostReport, shown: int, layers: int) -> str:
+    total = report.total
+    if not total.macs:
+        return f"{report.model}: no multiply-adds"
+    rest = "" if shown == layers else f"; the {shown} costliest shown"
+    macs = np.sort([row.macs for row in report.layers])[::-1]
+    half = int(np.searchsorted(np.cumsum(macs), total.macs / 2)) + 1
+    return (
+        f"{report.model}: {scaled(total.macs)}MAC, half of them in {half} of {layers} layers{rest}"
     )

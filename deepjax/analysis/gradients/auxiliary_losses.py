@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
 
@@ -75,9 +76,40 @@ class LossContributions:
 
     def plot(self, ax: Any = None) -> Any:
         """Shares stacked by layer; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_shares
+        from matplotlib.ticker import PercentFormatter
 
-        return draw_shares(self, ax)
+        from deepjax.analysis.plots import COLORS, canvas, layer_ticks
+
+        layers = list(self.shared)
+        with canvas(ax, 6.4, 4.2) as axes:
+            bottom = np.zeros(len(layers))
+            for loss, color in zip(
+                self.losses, [COLORS[0], *COLORS[4:0:-1], *COLORS[5:]], strict=False
+            ):
+                shares = {row.layer: row.share for row in self.layers if row.loss == loss}
+                heights = np.array([shares[layer] for layer in layers])
+                label = "main loss" if loss == MAIN else f"{loss}, weight {self.weights[loss]:g}"
+                axes.bar(
+                    range(len(layers)), heights, bottom=bottom, color=color, width=0.85, label=label
+                )
+                bottom += heights
+            main = [
+                row.share for row in self.layers if row.loss == MAIN and row.layer in self.shared
+            ]
+            least = (
+                f"from {100 * (1 - max(main)):.0f} to {100 * (1 - min(main)):.0f} %"
+                if main
+                else "0 %"
+            )
+            axes.set(
+                title=f"The heads' losses are {least} of the gradient they share",
+                ylim=(0, 1),
+                ylabel="share of the norm",
+            )
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            layer_ticks(axes, layers)
+            axes.legend(loc="lower left", frameon=True, framealpha=0.9)
+        return axes
 
 
 def loss_contributions(

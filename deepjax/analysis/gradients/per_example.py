@@ -91,9 +91,41 @@ class PerExample:
 
     def plot(self, ax: Any = None) -> Any:
         """Norm of the mean gradient and mean norm of the single ones by layer, with the GSNR; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_examples
+        from deepjax.analysis.plots import COLORS, canvas, layer_ticks
 
-        return draw_examples(self, ax)
+        rows = self.layers
+        each = "an example" if self.bn == "running" else f"a ghost batch of {self.bn}"
+        lines = {
+            f"norm of {each}'s gradient (mean)": [row.example_norm for row in rows],
+            "norm of the mean gradient": [row.mean_norm for row in rows],
+            "signal to noise (GSNR)": [row.gsnr for row in rows],
+        }
+        with canvas(ax, 6.4, 4.4) as axes:
+            axes.set_yscale("log")
+            for (label, values), color, style in zip(
+                lines.items(), COLORS, ("s--", "o-", "^:"), strict=False
+            ):
+                axes.plot(
+                    np.where(np.array(values) > 0, values, np.nan),
+                    style,
+                    color=color,
+                    ms=3.5,
+                    label=label,
+                )
+            known = [row.gsnr for row in rows if not math.isnan(row.gsnr)]
+            middle = float(np.median(known)) if known else math.nan
+            signal = (
+                f"median signal to noise of a layer {middle:.2g}"
+                if middle > 0
+                else "no signal above the noise in most layers"
+            )
+            axes.set(
+                title=f"{self.count} gradients: {signal if known else 'too few for a signal'}",
+                ylabel="L2 norm, ratio",
+            )
+            layer_ticks(axes, [row.layer for row in rows])
+            axes.legend()
+        return axes
 
 
 def per_example_gradients(
@@ -185,9 +217,41 @@ class NoiseScale:
 
     def plot(self, ax: Any = None) -> Any:
         """The scale against the number of batches averaged; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_noise
+        from matplotlib.ticker import MaxNLocator
 
-        return draw_noise(self, ax)
+        from deepjax.analysis.plots import COLORS, canvas
+
+        rows = self.rows()
+        with canvas(ax, 5.2, 3.8) as axes:
+            axes.plot(
+                [row["batch"] for row in rows],
+                [row["scale"] for row in rows],
+                "o-",
+                color=COLORS[0],
+                ms=4,
+            )
+            error = ""
+            if math.isfinite(self.scale) and math.isfinite(self.error):
+                axes.axhspan(
+                    self.scale - self.error,
+                    self.scale + self.error,
+                    color=COLORS[0],
+                    alpha=0.15,
+                    linewidth=0,
+                )
+                error = f" ± {self.error:.2g}"
+            value = (
+                f"{self.scale:.3g}{error} examples"
+                if math.isfinite(self.scale)
+                else "not measurable: no signal above the noise"
+            )
+            axes.set(
+                title=f"Noise scale: {value}",
+                xlabel=f"batches of {self.big} averaged",
+                ylabel="tr($\\Sigma$) / |G|$^2$",
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return axes
 
 
 def noise_scale(

@@ -60,9 +60,24 @@ class Shattering:
 
     def plot(self, ax: Any = None) -> Any:
         """Histogram of the pairs' cosines with its mean; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_shattering
+        from deepjax.analysis.plots import COLORS, canvas
 
-        return draw_shattering(self, ax)
+        pairs = self.cosines[np.triu_indices(len(self.cosines), 1)]
+        pairs = pairs[~np.isnan(pairs)]
+        with canvas(ax, 5.2, 3.8) as axes:
+            axes.hist(pairs, bins=np.linspace(-1, 1, 41).tolist(), color=COLORS[0], alpha=0.8)
+            axes.axvline(self.cosine, color=COLORS[1])
+            axes.annotate(
+                f"mean {self.cosine:.3f}", (self.cosine, 0.97), (5, 0), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=COLORS[1], va="top",
+            )  # fmt: skip
+            dead = f", {self.dead} of them without a gradient" if self.dead else ""
+            axes.set(
+                title=f"Gradients at {self.examples} inputs{dead}",
+                xlabel="cosine of two inputs' gradients",
+                ylabel="pairs",
+            )
+        return axes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,9 +109,37 @@ class GradientLine:
 
     def plot(self, ax: Any = None) -> Any:
         """Autocorrelation against the lag, with white noise's band; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_line
+        from deepjax.analysis.plots import COLORS, canvas
 
-        return draw_line(self, ax)
+        rows = self.rows()
+        with canvas(ax, 5.2, 3.8) as axes:
+            axes.plot(
+                [row["lag"] for row in rows],
+                [row["autocorrelation"] for row in rows],
+                color=COLORS[0],
+            )
+            axes.axhspan(-self.white, self.white, color="0.5", alpha=0.2, linewidth=0)
+            axes.text(
+                len(rows) - 1,
+                self.white,
+                "white noise (95 %) ",
+                color="0.4",
+                ha="right",
+                va="bottom",
+            )
+            outside = np.abs(self.autocorrelation[1:]) > self.white
+            length = int(np.argmin(outside)) if not outside.all() else len(outside)
+            alike = f"Gradients stay alike for {length} of {len(self.gradient)} points"
+            constant = np.isnan(self.autocorrelation).all()
+            axes.set(
+                title="The gradient is the same at all points" if constant else alike,
+                xlabel="lag (points)",
+            )
+            axes.set(
+                ylabel="autocorrelation",
+                ylim=(min(-0.4, float(np.nanmin(self.autocorrelation, initial=0))), 1.05),
+            )
+        return axes
 
 
 def shattering(

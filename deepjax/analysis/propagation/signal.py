@@ -69,9 +69,36 @@ class Propagation:
 
     def plot(self, ax: Any = None) -> Any:
         """The three quantities against the block, on a logarithmic axis; returns the matplotlib Axes."""
-        from deepjax.analysis.instrument_figures import draw_propagation
+        from deepjax.analysis.plots import COLORS, canvas, label_line_ends, plain_log_ticks
 
-        return draw_propagation(self, ax)
+        branch = [
+            np.nan if block.branch_variance is None else block.branch_variance
+            for block in self.blocks
+        ]
+        lines = {
+            "channel variance": [block.variance for block in self.blocks],
+            "squared channel mean": [block.squared_mean for block in self.blocks],
+            "branch variance": branch,
+        }
+        with canvas(ax, 6.0, 4.0) as axes:
+            axes.set_yscale("log")
+            ends = {}
+            for (label, values), color, style in zip(
+                lines.items(), COLORS, ("o-", "s--", "^:"), strict=False
+            ):
+                places = [i for i, value in enumerate(values, 1) if value > 0]
+                if places:
+                    axes.plot(
+                        places, [values[i - 1] for i in places], style, color=color, markersize=4
+                    )
+                    ends[label] = (values[places[-1] - 1], color)
+            label_line_ends(axes, ends, len(self.blocks))
+            first, last = self.blocks[0].variance, self.blocks[-1].variance
+            over = f"Channel variance {first:.3g}, after {len(self.blocks)} blocks {last:.3g}"
+            axes.set(title=over, xlabel="block", ylabel="mean over channels")
+            plain_log_ticks(axes)
+            axes.set_xticks(range(1, len(self.blocks) + 1, max(1, len(self.blocks) // 10)))
+        return axes
 
 
 def signal_propagation(
@@ -197,9 +224,32 @@ class MeanField:
 
     def plot(self, ax: Any = None) -> Any:
         """The correlation map with the diagonal and its stable fixed point; returns the matplotlib Axes."""
-        from deepjax.analysis.instrument_figures import draw_mean_field
+        from deepjax.analysis.plots import COLORS, canvas
 
-        return draw_mean_field(self, ax)
+        before, after = np.array(self.correlations).T
+        with canvas(ax, 4.6, 4.4) as axes:
+            axes.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1)
+            axes.plot(before, after, color=COLORS[0])
+            axes.plot([self.c_star], [self.c_star], "o", color=COLORS[1], clip_on=False)
+            label = f"fixed point c* = {self.c_star:.3f}\napproached over {_layers(self.xi_c)}"
+            axes.text(0.97, 0.12, label, color=COLORS[1], ha="right", va="bottom")
+            axes.text(0.97, 0.04, "dashed: no change", color="0.45", ha="right", va="bottom")
+            phase = (
+                "critical"
+                if abs(self.chi_1 - 1) < 1e-6
+                else "ordered"
+                if self.chi_1 < 1
+                else "chaotic"
+            )
+            settings = f"$\\sigma_w$ = {self.sigma_w:.3g}, $\\sigma_b$ = {self.sigma_b:.3g}"
+            axes.set(
+                title=f"{self.activation}, {settings}: {phase}, $\\chi_1$ = {self.chi_1:.3f}",
+                xlim=(0, 1),
+                ylim=(0, 1),
+                aspect="equal",
+            )
+            axes.set(xlabel="correlation between two inputs", ylabel="correlation one layer on")
+        return axes
 
 
 def mean_field(activation: Activation, sigma_w: float, sigma_b: float) -> MeanField:
@@ -337,3 +387,7 @@ def _scale(slope: float) -> float:
     if slope == 0:
         return 0.0
     return math.inf if abs(math.log(abs(slope))) < 1e-9 else -1 / math.log(abs(slope))
+
+
+def _layers(scale: float) -> str:
+    return f"{scale:.3g} layers" if math.isfinite(scale) else "infinitely many layers"

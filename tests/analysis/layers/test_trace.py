@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import deepjax
 from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
-from deepjax.analysis.layers.report import _statistics
+from deepjax.analysis.layers.trace import _layer_statistics
 from deepjax.errors import InputError
 from tests.drawn import drawn
 
@@ -157,7 +157,7 @@ NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lif
             SEQUENTIAL]  # fmt: skip
 ids = lambda value: (
     f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
-)  # noqa: E731
+)
 
 
 def batch_of(examples=6):
@@ -413,10 +413,10 @@ def test_nothing_recompiles_from_call_to_call():
     model, batch = Cnn(), batch_of()
     variables = init(model)
     trace(model, variables, batch)
-    before = _statistics._cache_size()
+    before = _layer_statistics._cache_size()
     again = jax.tree.map(lambda leaf: leaf + 1.0, variables)
     trace(Cnn(), again, batch)
-    assert _statistics._cache_size() == before
+    assert _layer_statistics._cache_size() == before
 
 
 def test_a_report_is_a_table_and_a_figure():
