@@ -57,14 +57,8 @@ from deepjax.analysis.receptive_field.effective import (
 )
 from deepjax.analysis.receptive_field.layers import LayerField, LayerFields, layer_fields
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
-from deepjax.analysis.residual.lesions import (
-    Lesions,
-    PathLengths,
-    error_rate,
-    lesions,
-    path_gradient,
-    path_lengths,
-)
+from deepjax.analysis.residual.lesions import Lesions, error_rate, lesions
+from deepjax.analysis.residual.paths import PathLengths, path_gradient, path_lengths
 
 __all__ = [
     "CostReport",

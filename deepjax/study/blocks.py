@@ -85,6 +85,6 @@ def gradient_paths(
     """Share of the gradient by the number of branches on the path, and its mean length over that of all paths."""
     found = path_lengths(model, variables, batch, samples=samples, seed=seed)
     return {
-        "share": [row.share for row in found.lengths],
-        "ratio": found.effective / (len(found.sums) / 2),
+        "share": [row.fraction for row in found.lengths],
+        "ratio": found.mean_length / (len(found.sums) / 2),
     }

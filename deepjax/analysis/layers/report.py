@@ -14,16 +14,17 @@ MAX_NAMES = 24  # of layers below the figure
 class LayerRow:
     """One output of a layer, or the parameters of a layer whose output is not measured.
 
-    For a layer that runs several times (shared, or inside a scan) everything but the norms is a mean over
-    its runs; calls with other shapes have a row of their own. Complex numbers count as pairs of real ones,
-    except in `max_abs` and `dead_fraction`, which use absolute values.
+    For a layer that runs several times (shared, or inside a scan) everything but the norms is a
+    mean over its runs; calls with other shapes have a row of their own. Complex numbers count as
+    pairs of real ones, except in `max_abs` and `dead_fraction`, which use absolute values.
     """
 
     layer: str
     """Path of the module, as in the parameters; "" is the network."""
     output: str
-    """Which output: "" for the single array that `__call__` returns, else such as "[0]" or ".encode()".
-    Where several outputs have the same path, also what distinguishes them (the module's class, shapes)."""
+    """Which output: "" for the single array that `__call__` returns, else such as "[0]" or
+    ".encode()". Where several outputs have the same path, also what distinguishes them (the
+    module's class, shapes)."""
     shape: tuple[int, ...]
     """Shape of the output."""
     runs: int
@@ -35,20 +36,24 @@ class LayerRow:
     max_abs: float
     """Maximum of the output's absolute values."""
     dead_fraction: float
-    """Fraction of channels (last axis) that are nowhere above 0 in the batch, so that a ReLU is dead."""
+    """Fraction of channels (last axis) that are nowhere above 0 in the batch, so that a ReLU is
+    dead."""
     gradient_norm: float
-    """L2 norm of the loss's gradient with respect to the output of all examples; NaN if not measured."""
+    """L2 norm of the loss's gradient with respect to the output of all examples; NaN if not
+    measured."""
     weight_norm: float | None
     parameter_gradient_norm: float | None
-    """L2 norms of the layer's own parameters and of the loss's gradient with respect to them; None if it
-    has no parameters. Of several rows of one path the last has them: the rows add up to all parameters."""
+    """L2 norms of the layer's own parameters and of the loss's gradient with respect to them; None
+    if it has no parameters. Of several rows of one path the last has them: the rows add up to all
+    parameters."""
     update_ratio: float | None
     """||update|| / ||parameters||; None without `updates`."""
     shortcut_norm: float | None
     branch_norm: float | None
     branch_ratio: float | None
     cosine: float | None
-    """For a sum of (shortcut, branch): their L2 norms, ||branch|| / ||shortcut||, and their cosine."""
+    """For a sum of (shortcut, branch): their L2 norms, ||branch|| / ||shortcut||, and their
+    cosine."""
 
     @property
     def label(self) -> str:
@@ -58,11 +63,12 @@ class LayerRow:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """Statistics of every layer, in the order in which the forward pass ends them, and the batch's loss."""
+    """Statistics of every layer, in forward order, and the loss of the batch."""
 
     loss: float
     train: bool
-    """Whether the network ran in training mode: batch norm with batch statistics, dropout active."""
+    """Whether the network ran in training mode: batch norm with batch statistics, dropout
+    active."""
     mode: str
     """The switch that selected the mode, or that the network has none."""
     layers: tuple[LayerRow, ...]

@@ -1,4 +1,4 @@
-"""`trace`: statistics of activations and gradients, layer by layer, in one pass through any linen module."""
+"""Statistics of activations and gradients, layer by layer, in one pass: `trace`."""
 
 import dataclasses
 import functools
@@ -44,15 +44,16 @@ def trace(
     """Statistics of activations and gradients of every layer of any unmodified linen module.
 
     batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar.
-    `layers`: paths, default all. `updates`: what an optimizer would add to the parameters (its second
-    result), for the update-to-weight ratio.
-    Works under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`; a scanned block has one row for all its runs.
-    A layer that returns several arrays, or has other methods called, has a row per output; parameters
-    without a layer output have a row too, so that the norms of all rows add up to those of all parameters
-    and of their gradient. `LayerReport.not_measured` lists the outputs that could not be measured.
+    `layers`: paths, default all. `updates`: what an optimizer would add to the parameters (its
+    second result), for the update-to-weight ratio.
+    Works under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`; a scanned block has one row for all
+    its runs. A layer that returns several arrays, or has other methods called, has a row per
+    output; parameters without a layer output have a row too, so that the norms of all rows add up
+    to those of all parameters and of their gradient. `LayerReport.not_measured` lists the outputs
+    that could not be measured.
     Compiled once per network, loss and shapes: pass the same `loss` function, not a new lambda.
-    Raises InputError for an unknown layer, a batch that does not fit, a loss that is not a scalar, a list
-    of batches, updates unlike the parameters, and inside `jax.jit`.
+    Raises InputError for an unknown layer, a batch that does not fit, a loss that is not a scalar,
+    a list of batches, updates unlike the parameters, and inside `jax.jit`.
     Cost: one forward and one backward pass, and a few numbers per layer.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
@@ -132,7 +133,8 @@ def build_report(
 ) -> LayerReport:
     """The report of `layer_statistics` that are on the host.
 
-    others: paths from `modules_without_output`; each has its row before that of the layer around it.
+    others: paths from `modules_without_output`; each has its row before that of the layer around
+    it.
     """
     last = {site.path: index for index, site in enumerate(at)}
     rows: list[LayerRow] = []
@@ -185,7 +187,7 @@ def _sum_statistics(shortcut: Array, branch: Array) -> dict[str, Array]:
 
 
 def _real_parts(x: Array) -> Array:
-    """The real and imaginary parts of a complex array, along a new first axis; a real array as it is."""
+    """The real and imaginary parts of a complex array, stacked on a new first axis."""
     return widened(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x)
 
 
@@ -254,7 +256,7 @@ def _means(sums: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _norms(path: Path, statistics: dict[str, Any]) -> dict[str, float | None]:
+def _norms(path: Path, statistics: dict[str, Any]) -> dict[str, Any]:
     weights, gradients, updates = (
         _root(statistics[name].get(path)) for name in ("weights", "gradients", "updates")
     )
@@ -262,7 +264,7 @@ def _norms(path: Path, statistics: dict[str, Any]) -> dict[str, float | None]:
     return dict(zip(_NORMS, (weights, gradients, ratio), strict=True))
 
 
-def _sum_columns(sums: dict[str, Any]) -> dict[str, float | None]:
+def _sum_columns(sums: dict[str, Any]) -> dict[str, Any]:
     shortcut, branch = math.sqrt(float(sums["shortcut"])), math.sqrt(float(sums["branch"]))
     product = shortcut * branch
     return {
@@ -284,7 +286,7 @@ _NO_INFLUENCE = "nothing leads from it to the loss"
 
 
 def _reason(site: Site, at: Sequence[Site], statistics: dict[str, Any]) -> str:
-    """Why the backward pass did not reach an output, by the gradients of the module's parameters."""
+    """Why the backward pass did not reach an output, by the gradients of its parameters."""
     if site.in_custom_vjp:
         return _CUSTOM
     below = (
