@@ -43,13 +43,8 @@ from deepjax.analysis.layers.report import LayerReport, LayerRow
 from deepjax.analysis.layers.trace import trace
 from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
-from deepjax.analysis.propagation.signal import (
-    MeanField,
-    Propagation,
-    critical_sigma_w,
-    mean_field,
-    signal_propagation,
-)
+from deepjax.analysis.propagation.mean_field import MeanField, critical_sigma_w, mean_field
+from deepjax.analysis.propagation.signal import Propagation, signal_propagation
 from deepjax.analysis.receptive_field.effective import (
     EffectiveField,
     average_fields,
