@@ -14,7 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 from deepjax.analysis import Network, cost, count_macs, count_params, macs_by_layer, stage_table
 from deepjax.analysis.core.input_shapes import input_shapes
 from deepjax.analysis.core.module import run
-from deepjax.analysis.costs.counts import macs_of
+from deepjax.analysis.costs.counts import count_macs_by_layer
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
@@ -208,7 +208,7 @@ def test_equal_layers_in_jit_each_have_their_own_work(network):
     )  # leaves traces behind that interceptors have not seen
     expected = {"b0/dense": (20, 16, 16), "b1/dense": (20, 16, 16), "head": (15, 12, 12)}
     rows = cost(network, (4,)).layers
-    assert {row.layer: (row.params, row.macs, row.activations) for row in rows} == expected
+    assert {row.layer: (row.params, row.macs, row.activation_bytes) for row in rows} == expected
     assert macs_by_layer(network, (4,)) == {layer: macs for layer, (_, macs, _) in expected.items()}
     assert [row.name for row in stage_table(network, (4,))] == ["b0", "b1", "head"]
 
@@ -246,7 +246,7 @@ def test_rows_add_up_to_the_whole(name):
         plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(
             variables, inputs
         )
-    macs = sum(macs_of(steps(plain.jaxpr)).values())
+    macs = sum(count_macs_by_layer(steps(plain.jaxpr)).values())
     report, stages = cost(model, given), stage_table(model, given)
     assert (
         report.total.params
