@@ -16,12 +16,8 @@ from deepjax.analysis.curvature.spectrum import (
     top_eigenvalues,
 )
 from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
-from deepjax.analysis.gradients.per_example import (
-    NoiseScale,
-    PerExample,
-    noise_scale,
-    per_example_gradients,
-)
+from deepjax.analysis.gradients.noise_scale import NoiseScale, noise_scale
+from deepjax.analysis.gradients.per_example import PerExampleGradients, per_example_gradients
 from deepjax.analysis.gradients.shattering import (
     GradientLine,
     Shattering,
@@ -77,7 +73,7 @@ __all__ = [
     "Network",
     "NoiseScale",
     "PathLengths",
-    "PerExample",
+    "PerExampleGradients",
     "Plane",
     "Propagation",
     "ReceptiveField",

@@ -10,7 +10,7 @@ from deepjax.analysis.residual.lesions import error_rate, lesions
 from deepjax.errors import InputError
 from deepjax.models.resnet import ResNet
 from tests.analysis.counting import CountCalls
-from tests.analysis.residual.networks import (
+from tests.analysis.residual.residual_networks import (
     CLASSES,
     WIDTH,
     Net,

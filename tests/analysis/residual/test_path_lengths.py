@@ -13,7 +13,7 @@ from deepjax.analysis.core.module import cross_entropy
 from deepjax.analysis.residual.paths import path_gradient, path_lengths
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
-from tests.analysis.residual.networks import (
+from tests.analysis.residual.residual_networks import (
     CLASSES,
     WIDTH,
     Add,
