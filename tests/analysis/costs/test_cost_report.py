@@ -21,7 +21,7 @@ class Holder(nn.Module):
 
 
 class Cnn(nn.Module):
-    """Two convolutions with a ReLU between, in a module that hands on what the second returns, and logits."""
+    """Two convolutions with a ReLU between, a module that returns the second, and logits."""
 
     dtype: type = jnp.float32
 
@@ -119,7 +119,7 @@ def test_totals_are_those_of_count_macs_and_count_params(options):
 
 
 def test_the_compiler_counts_as_we_do():
-    """Of the 32x32 map's 3x3 windows 4 % reach over the edge, which XLA leaves out; biases and ReLU add some."""
+    """XLA omits the 4 % of the 3x3 windows that are padding; biases and ReLU add some FLOPs."""
 
     class Deep(nn.Module):
         @nn.compact
@@ -133,7 +133,7 @@ def test_the_compiler_counts_as_we_do():
     assert 0.93 < report.xla.flops / (2 * report.total.macs) < 1.03
     assert report.xla.output_bytes == 4 * 2 * 32 * 32 * 16
     assert report.xla.argument_bytes >= 4 * (report.total.params + 2 * 32 * 32 * 3)
-    # It reads and writes what the products do, and once more for a kernel that is not fused with them.
+    # It reads and writes what the products do, and again for kernels not fused with them.
     assert 0.8 < report.xla.bytes_accessed / report.total.bytes_moved < 4
     assert "XLA:" in str(report)
     assert cost(Deep(), (32, 32, 3), batch=2, xla=True) is report  # not compiled again

@@ -1,4 +1,4 @@
-"""The table of stages: of a module that deepjax does not know, and of its own networks against their papers' tables."""
+"""The table of stages: of a foreign module, and of our networks against their papers' tables."""
 
 import jax.numpy as jnp
 import pytest
@@ -9,7 +9,7 @@ from deepjax.models import create_model, model_info
 
 
 class Foreign(nn.Module):
-    """Stages called against the alphabet, with a head that only trains; sows by linen's default, which makes tuples."""
+    """Stages not in alphabetical order, a training-only head; linen's default sow, of tuples."""
 
     sows: bool = True
 
@@ -92,7 +92,7 @@ def test_inner_features_and_several_outputs_are_no_stage():
 
 
 def test_resnet50_by_its_table():
-    """Table 1 of He et al. 2015: maps and filters; parameters as torchvision has them; fields by hand, stride in the 3x3."""
+    """Table 1 of He et al. 2015; parameters of torchvision; fields by hand, stride in the 3x3."""
     rows = stage_table(create_model("resnet50"), (224, 224, 3))
     assert [row.name for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
     shapes = [(56, 56, 64), (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048), (1000,)]

@@ -1,4 +1,4 @@
-"""Shares of losses: each loss by a gradient of its own, on a network with two heads in no order of their names."""
+"""Contributions of losses: each by a gradient of its own, on a network with two heads."""
 
 import math
 
@@ -15,7 +15,7 @@ from tests.analysis.counting import CountCalls
 
 
 class Net(nn.Module):
-    """zeta hangs on the first layer and alpha on the second; the third and the last serve the main loss alone."""
+    """Heads zeta on the first layer, alpha on the second; the third and last are main only."""
 
     heads: bool = True
     twice: bool = False

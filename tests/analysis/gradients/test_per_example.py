@@ -85,7 +85,7 @@ def test_a_loop_over_the_examples(model, bn, chunk):
 @pytest.mark.parametrize("signal", [0.0, 1.0])
 @pytest.mark.parametrize("count", [5, 20])
 def test_noise_alone_has_no_signal(signal, count):
-    """Gradients that are Gaussian numbers: signal^2 is the true ratio, whatever the number of examples."""
+    """Gaussian gradients: signal^2 is the true ratio, whatever the number of examples."""
 
     class Weights(nn.Module):
         @nn.compact

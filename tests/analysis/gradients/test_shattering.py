@@ -1,4 +1,4 @@
-"""Shattering: Balduzzi's laws of depth on wide networks, and a backward pass written out in NumPy."""
+"""Shattering: Balduzzi's laws of depth on wide networks, and a backward pass in NumPy."""
 
 import math
 
@@ -84,8 +84,8 @@ def cosine(depth, residual, examples, seeds, width=512):
 def test_plain_networks_halve_it_with_every_layer(depth):
     """Balduzzi et al. 2017, Theorem 1: 1 / 2^L of an infinitely wide network.
 
-    Over eight seeds the ratio to it is 0.99, 0.95, 0.92, 1.01 (each to 0.03) at width 512, 0.99 to 0.95 at 1,024, and 0.99, 0.99,
-    0.99, 0.98 (to 0.015) at 2,048.
+    Over eight seeds the ratio to it is 0.99, 0.95, 0.92, 1.01 (each to 0.03) at width 512, 0.99 to
+    0.95 at 1,024, and 0.99, 0.99, 0.99, 0.98 (to 0.015) at 2,048.
     """
     assert cosine(depth, residual=False, examples=256, seeds=5, width=2048) == pytest.approx(
         0.5**depth, rel=0.05
@@ -93,7 +93,7 @@ def test_plain_networks_halve_it_with_every_layer(depth):
 
 
 def test_residual_networks_follow_a_power_law():
-    """Their Theorem 3: about 1 / sqrt(L); measured before with NumPy: 0.447 at 4, 0.198 at 16, 0.094 at 48."""
+    """Their Theorem 3: about 1 / sqrt(L); with NumPy: 0.447 at 4, 0.198 at 16, 0.094 at 48."""
     depths = [4, 16, 48]
     found = [cosine(depth, residual=True, examples=96, seeds=1) for depth in depths]
     assert -0.75 < np.polyfit(np.log(depths), np.log(found), 1)[0] < -0.4
@@ -101,7 +101,7 @@ def test_residual_networks_follow_a_power_law():
 
 
 def by_hand(variables, x, train):
-    """The gradient of the summed output by each input; batch norm only scales and shifts in the backward pass."""
+    """Gradient of the summed output by each input; batch norm is a fixed scale and shift."""
     params, running, masks = variables["params"], variables["batch_stats"], []
     x = np.asarray(x, np.float64)
     for i in range(2):

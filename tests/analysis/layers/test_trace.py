@@ -34,7 +34,7 @@ class Cnn(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A block from linen's attention over pixels as tokens, with dropout and a switch named otherwise."""
+    """A block of linen's attention over pixels as tokens, with dropout and another switch."""
 
     @nn.compact
     def __call__(self, x, deterministic=False):
@@ -163,9 +163,11 @@ NETWORKS = [
     Mlp([8, 10]),
     SEQUENTIAL,
 ]
-ids = lambda value: (
-    f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
-)
+
+
+def ids(value):
+    is_module = isinstance(value, nn.Module)
+    return f"{type(value).__name__}{getattr(value, 'how', '')}" if is_module else None
 
 
 def batch_of(examples=6):

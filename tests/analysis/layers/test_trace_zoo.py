@@ -1,4 +1,4 @@
-"""trace and taps on foreign modules of the awkward kinds: against jax.grad, and forward passes written by hand."""
+"""trace and taps on unusual foreign modules: against jax.grad and forward passes by hand."""
 
 import functools
 import math
@@ -142,7 +142,7 @@ def force(how, energy):
     "model", [each for each in FORCES if each.how != "value_and_grad"], ids=name_of
 )
 def test_a_derivative_that_the_network_takes_is_part_of_the_loss(model):
-    """The gradient at a layer within is that of what is added to its output, examples one by one."""
+    """The gradient at an inner layer is that of an addition to its output, example by example."""
     (variables, report), batch = traced(model), batch_of()
     inner, out = (variables["params"]["energy"][name] for name in ("in", "out"))
 

@@ -178,7 +178,7 @@ def test_statistics_written_out_by_hand():
 
 
 def test_the_branch_is_what_enters_the_sum_whatever_follows_on_it():
-    """He et al. 2015: ReLU after the sum; the branch ends in batch norm, initially of variance 1."""
+    """He et al. 2015: ReLU after the sum; the branch ends in batch norm, of variance 1."""
     model = create_model("cifar_resnet20", width=4)
     x = gaussian((32, 8, 8, 3))
     found = signal_propagation(model, jax.jit(model.init)(jax.random.key(0), x), x)
