@@ -1,4 +1,4 @@
-"""Instruments for any linen module: they know no model of deepjax by name."""
+"""Instruments for any linen module; none of them knows a model of deepjax by name."""
 
 from deepjax.analysis.core.module import cross_entropy, init_variables, of_classes
 from deepjax.analysis.core.network import Network

@@ -211,9 +211,8 @@ def _compare(
         return stacked, stacked
 
     gradients, losses = jax.jacrev(values, has_aux=True)(as_real(params))
-    return losses, {
-        layer: _norms_and_cosines(leaves) for layer, leaves in leaves_by_layer(gradients).items()
-    }
+    by_layer = leaves_by_layer(gradients)
+    return losses, {layer: _norms_and_cosines(leaves) for layer, leaves in by_layer.items()}
 
 
 def _norms_and_cosines(leaves: list[Array]) -> tuple[Array, Array]:

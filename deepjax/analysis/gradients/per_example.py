@@ -265,9 +265,9 @@ def _statistics(
         moments, last = step(moments, jax.tree.map(lambda leaf: leaf[full:], parts))
         kept = jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), kept, last)
     norms, gradients = kept
-    return _layer_numbers(moments, norms), from_real(
-        gradients, variables["params"]
-    ) if keep else None
+    if keep:
+        gradients = from_real(gradients, variables["params"])
+    return _layer_numbers(moments, norms), gradients
 
 
 def _moments(gradients: Any) -> _Moments:
