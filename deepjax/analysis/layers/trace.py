@@ -47,7 +47,7 @@ def trace(
     `layers`: paths, default all. `updates`: what an optimizer would add to the parameters (its
     second result), for the update-to-weight ratio.
     Works under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`; a scanned block has one row for all
-    its runs. A layer that returns several arrays, or has other methods called, has a row per
+    its runs. A layer that returns several arrays, or whose other methods are called, has a row per
     output; parameters without a layer output have a row too, so that the norms of all rows add up
     to those of all parameters and of their gradient. `LayerReport.not_measured` lists the outputs
     that could not be measured.
