@@ -96,7 +96,7 @@ def by_part(shares: LossContributions, parts: Mapping[str, tuple[str, ...]]) -> 
     for part, starts in parts.items():
         rows = [row for row in heads if row.layer.startswith(starts)]
         cosines = [row.cosine for row in rows if not math.isnan(row.cosine)]
-        share = sum(row.share for row in rows) / len({row.layer for row in rows})
+        share = sum(row.fraction for row in rows) / len({row.layer for row in rows})
         found[part] = {"share": share, "cosine": float(np.mean(cosines)) if cosines else None}
     return found
 

@@ -93,8 +93,8 @@ def gradient_paths(
     """The gradient's fraction by path length, and its mean length over that of all paths."""
     found = path_lengths(model, variables, batch, samples=samples, seed=seed)
     return {
-        "share": [row.share for row in found.lengths],
-        "ratio": found.effective / (len(found.sums) / 2),
+        "share": [row.fraction for row in found.lengths],
+        "ratio": found.mean_length / (len(found.sums) / 2),
     }
 
 

@@ -72,8 +72,8 @@ def model_table(name: str) -> Table:
     table.add_column("field", justify="right")
     table.add_column("stride", no_wrap=True, justify="right")
     for row in rows:
-        macs = f"{row.macs:,}" if row.runs else "in training"
-        table.add_row(row.name, _by(row.output), f"{row.params:,}", macs, *_field(row))
+        macs = f"{row.macs:,}" if row.runs_in_evaluation else "in training"
+        table.add_row(row.name, _by(row.output_shape), f"{row.params:,}", macs, *_field(row))
     return table
 
 
@@ -118,10 +118,11 @@ def _print_model(console: Console, info: ModelInfo) -> None:
 
 
 def _field(row: StageRow) -> tuple[str, str]:
-    """Receptive field and stride as text."""
-    if row.field is None:
+    """Receptive field and stride in words."""
+    if row.receptive_field is None:
         return "-", "-"
-    return _by(row.field.size) if row.field.size else "all", _by(row.field.stride)
+    field = row.receptive_field
+    return _by(field.size) if field.size else "all", _by(field.stride)
 
 
 def _by(sizes: Sequence[int] | None) -> str:

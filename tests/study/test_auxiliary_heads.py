@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deepjax.analysis.gradients.auxiliary_losses import LossContributions, Share
+from deepjax.analysis.gradients.auxiliary_losses import LossContribution, LossContributions
 from deepjax.study.arm_result import ArmResult
 from deepjax.study.report.metrics import epochs_to
 from deepjax.study.study import Options
@@ -86,9 +86,10 @@ def test_shares_are_gathered_by_part():
         ("head", 0.0),
         ("auxiliary4a/logits", 1.0),
     ):
-        rows.append(Share(layer, "main", 1.0, 1 - 2 * share, 1.0))
+        rows.append(LossContribution(layer, "main", 1.0, 1 - 2 * share, 1.0))
         rows += [
-            Share(layer, head, 1.0, share, 0.5 if share else math.nan) for head in ("4a", "4d")
+            LossContribution(layer, head, 1.0, share, 0.5 if share else math.nan)
+            for head in ("4a", "4d")
         ]
     parts = by_part(
         LossContributions(True, {}, {}, tuple(rows)),
