@@ -1,5 +1,10 @@
-"""Small linen modules of the awkward kinds that are not ours, from (batch, 5) to (batch, 3) where they do not say otherwise."""
+"""Small linen modules with unusual features, and what several test files need.
 
+Inputs are (batch, 5) and outputs (batch, 3) unless a docstring says otherwise.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -479,3 +484,18 @@ class Odd(nn.Module):
         ):
             x = layer(x)
         return x
+
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.append(event)
+)
+
+
+@contextlib.contextmanager
+def no_compilation() -> Iterator[None]:
+    """Fail where JAX compiles anything in the block."""
+    before = len(_compiled)
+    yield
+    new = [event for event in _compiled[before:] if "backend_compile" in event]
+    assert not new, f"{len(new)} programs were compiled"

@@ -6,15 +6,18 @@ from deepjax.analysis.core.taps import Tap, taps
 from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
 from deepjax.analysis.costs.report import CostReport, cost
 from deepjax.analysis.costs.stages import StageRow, stage_table
-from deepjax.analysis.curvature.operators import HessianTrace, gnvp, hessian_trace, hvp
+from deepjax.analysis.curvature.gradient_subspace import (
+    GradientSubspace,
+    gradient_subspace_overlap,
+)
+from deepjax.analysis.curvature.operators import gnvp, hvp
 from deepjax.analysis.curvature.spectrum import (
     Density,
     Eigenvalues,
-    GradientSubspace,
-    gradient_subspace_overlap,
     spectral_density,
     top_eigenvalues,
 )
+from deepjax.analysis.curvature.trace import HessianTrace, hessian_trace
 from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
 from deepjax.analysis.gradients.per_example import (
     NoiseScale,

@@ -44,6 +44,11 @@ def stack(batch: Batches) -> BatchStack:
     )
 
 
+def data_text(examples: int, bn: str, has_batch_norm: bool) -> str:
+    """Number of examples, and kind of batch statistics if there are any: for a figure's title."""
+    return f"{examples:,} examples{f', {bn} statistics' if has_batch_norm else ''}"
+
+
 def require_one(batch: Batches, taker: str) -> None:
     """Raise InputError for a list of batches."""
     if _is_list(batch):

@@ -148,7 +148,7 @@ def test_trace_density_and_gradient_mass(case):
     same([density.lambda_max, density.lambda_min], [expected[-1], expected[0]])
     mass = gradient_subspace_overlap(this.model, this.variables, this.batch, 2)
     same(mass.gradient_norm, np.linalg.norm(this.gradient))
-    same(mass.share, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
+    same(mass.fraction, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
 
 
 def test_gradients_of_examples(case):
@@ -251,7 +251,7 @@ def test_float32_networks_under_x64():
             *spectral_density(*given, probes=1, steps=5).nodes.ravel(),
             hessian_trace(*given, probes=1).trace,
             noise_scale(model, variables, [given[2]], small=2).g2,
-            gradient_subspace_overlap(*given, 2).share,
+            gradient_subspace_overlap(*given, 2).fraction,
             *loss_line(*given, direction, at=[0, 1]).loss,
             *ntk(model, variables, x).eigenvalues[:2],
             *(row.parameter_gradient_norm for row in trace(*given).layers if row.weight_norm),

@@ -1,0 +1,9 @@
+"""Types of the options that several instruments take."""
+
+from collections.abc import Callable
+from typing import Literal
+
+BatchStatistics = Literal["running", "batch"]
+"""Of batch norm. "running": evaluation mode, stored statistics; "batch": training mode, each batch's own."""
+Progress = Callable[[int, int], None] | None
+"""Called with (units of work done, units in total)."""
