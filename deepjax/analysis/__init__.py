@@ -32,13 +32,8 @@ from deepjax.analysis.gradients.shattering import (
     shattering,
 )
 from deepjax.analysis.landscape.directions import random_direction
-from deepjax.analysis.landscape.surface import (
-    Line,
-    Plane,
-    linear_interpolation,
-    loss_line,
-    loss_plane,
-)
+from deepjax.analysis.landscape.line import LossLine, linear_interpolation, loss_line
+from deepjax.analysis.landscape.plane import LossPlane, loss_plane
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
@@ -83,15 +78,15 @@ __all__ = [
     "LayerReport",
     "LayerRow",
     "Lesions",
-    "Line",
     "LinearisedRun",
     "LossContributions",
+    "LossLine",
+    "LossPlane",
     "MeanField",
     "Network",
     "NoiseScale",
     "PathLengths",
     "PerExample",
-    "Plane",
     "Propagation",
     "ReceptiveField",
     "Shattering",
