@@ -38,7 +38,8 @@ from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
 from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
-from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
+from deepjax.analysis.ntk.drift import KernelDrift, kernel_drift
+from deepjax.analysis.ntk.kernel import TangentKernel, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
 from deepjax.analysis.propagation.signal import (
     MeanField,
@@ -66,13 +67,12 @@ from deepjax.analysis.residual.lesions import (
 __all__ = [
     "CostReport",
     "Density",
-    "Drift",
     "EffectiveField",
     "Eigenvalues",
     "GradientLine",
     "GradientSubspace",
     "HessianTrace",
-    "Kernel",
+    "KernelDrift",
     "LayerField",
     "LayerFields",
     "LayerReport",
@@ -91,6 +91,7 @@ __all__ = [
     "ReceptiveField",
     "Shattering",
     "StageRow",
+    "TangentKernel",
     "Tap",
     "Trajectory",
     "average_fields",
