@@ -60,11 +60,11 @@ class GradientSubspace:
         from deepjax.analysis.plots import COLORS, canvas, format_percent
 
         ranks, parameters = np.arange(1, len(self.fractions) + 1), self.matrix.parameters
-        line = {"color": COLORS[0], "ms": 4, "clip_on": False, "zorder": 3}
+        line: dict[str, Any] = {"color": COLORS[0], "ms": 4, "clip_on": False, "zorder": 3}
         with canvas(ax, 5.2, 3.8) as axes:
             axes.plot(ranks, self.fractions, "o-", **line)
             axes.plot(ranks, ranks / parameters, "--", color="0.5", linewidth=1.2)
-            place = {"color": "0.4", "ha": "right", "va": "bottom"}
+            place: dict[str, Any] = {"color": "0.4", "ha": "right", "va": "bottom"}
             axes.text(ranks[-1], self.random_fraction + 0.015, "a random direction", **place)
             top = f"the top {len(ranks)} of {parameters:,} directions"
             title = f"{format_percent(self.fraction)} of the squared gradient in {top}"

@@ -71,7 +71,13 @@ class Eigenvalues:
         from deepjax.analysis.plots import COLORS, canvas, format_number
 
         ranks = np.arange(1, len(self.values) + 1)
-        bars = {"fmt": "o", "color": COLORS[0], "ecolor": COLORS[1], "capsize": 4, "ms": 5}
+        bars: dict[str, Any] = {
+            "fmt": "o",
+            "color": COLORS[0],
+            "ecolor": COLORS[1],
+            "capsize": 4,
+            "ms": 5,
+        }
         with canvas(ax, 5.2, 3.8) as axes:
             axes.axhline(0, color="0.5", linewidth=1)
             axes.vlines(ranks, 0, self.values, color=COLORS[0], linewidth=1.4)
@@ -199,7 +205,11 @@ class Density:
             axes.fill_between(x, floor, shown, color=COLORS[0], alpha=0.25, linewidth=0)
             axes.plot(x, shown, color=COLORS[0], linewidth=1.2)
             axes.axhline(single, color="0.5", linestyle="--", linewidth=1)
-            place = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
+            place: dict[str, Any] = {
+                "ha": "right",
+                "va": "bottom",
+                "transform": axes.get_yaxis_transform(),
+            }
             axes.text(0.99, single, "one eigenvalue", color="0.4", **place)
             axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
             axes.plot(ends, [floor] * 2, "^", color=COLORS[1], ms=6, clip_on=False, zorder=4)

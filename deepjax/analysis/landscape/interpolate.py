@@ -88,7 +88,7 @@ def evaluate(
     points, chunk = len(weights), min(task.chunk, len(weights))
     padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge")
     padded = padded.astype(sum_dtype(*jax.tree.leaves(trees[0])))
-    options = {"model": task.model, "loss": task.loss, "train": task.bn == "batch"}
+    options: dict[str, Any] = {"model": task.model, "loss": task.loss, "train": task.bn == "batch"}
     found = []
     for start in range(0, len(padded), chunk):
         part = _losses(variables, trees, padded[start : start + chunk], task.batches, **options)

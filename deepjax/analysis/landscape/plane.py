@@ -110,7 +110,7 @@ class LossPlane:
             norm, label = Normalize(levels[0], levels[-1]), "loss"
             ticks = MaxNLocator(6).tick_values(low, high)
         filled = ax.contourf(self.x, self.y, losses, levels, cmap="viridis", norm=norm)
-        lines = {"colors": "white", "linewidths": 0.5, "alpha": 0.7}
+        lines: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.7}
         ax.contour(self.x, self.y, losses, levels[::2], **lines)
         bar = ax.figure.colorbar(filled, ax=ax, shrink=0.9, label=label)
         bar.set_ticks([tick for tick in ticks if low <= tick <= high])

@@ -106,8 +106,13 @@ def draw_path(ax: Any, path: Trajectory, color: str) -> None:
     """The points of a trajectory, joined, with labels at its start and end."""
     x, y = path.coordinates.T
     ax.plot(x, y, "o-", color=color, linewidth=1.3, markersize=3, zorder=3)
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    text = {"textcoords": "offset points", "zorder": 6, "bbox": box, "fontsize": 9}
+    box: dict[str, Any] = {
+        "boxstyle": "round,pad=0.15",
+        "facecolor": "white",
+        "edgecolor": "none",
+        "alpha": 0.8,
+    }
+    text: dict[str, Any] = {"textcoords": "offset points", "zorder": 6, "bbox": box, "fontsize": 9}
     for label, index in {"start": 0, "end": -1}.items():
         ax.annotate(label, (x[index], y[index]), (6, 6), **text)
 

@@ -49,8 +49,8 @@ class KernelDrift:
         before, after = self.kernel_0.flattened, self.kernel_t.flattened
         diagonal = np.eye(len(before), dtype=bool)
         low, high = float(min(before.min(), after.min())), float(max(before.max(), after.max()))
-        pairs = {"color": COLORS[0], "ms": 4, "alpha": 0.5, "label": "two examples"}
-        singles = {"color": COLORS[1], "ms": 4, "label": "an example with itself"}
+        pairs: dict[str, Any] = {"color": COLORS[0], "ms": 4, "alpha": 0.5, "label": "two examples"}
+        singles: dict[str, Any] = {"color": COLORS[1], "ms": 4, "label": "an example with itself"}
         with canvas(ax, 4.8, 4.4) as axes:
             axes.plot([low, high], [low, high], "--", color="0.5", linewidth=1)
             axes.plot(before[~diagonal], after[~diagonal], ".", **pairs)

@@ -123,7 +123,11 @@ class TangentKernel:
             if not known.all():
                 axes.axhline(self.rounding, color="0.5", linestyle="--", linewidth=1)
                 label = f"{(~known).sum()} more, below rounding"
-                place = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
+                place: dict[str, Any] = {
+                    "ha": "right",
+                    "va": "bottom",
+                    "transform": axes.get_yaxis_transform(),
+                }
                 axes.text(0.99, self.rounding, label, color="0.4", **place)
             axes.set(title=self._title(), xlabel="rank", ylabel="eigenvalue")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -146,7 +150,7 @@ class TangentKernel:
 
         matrix = self.flattened
         limit = float(np.abs(matrix).max()) or 1.0
-        style = {"cmap": "RdBu_r", "interpolation": "nearest", "aspect": "auto"}
+        style: dict[str, Any] = {"cmap": "RdBu_r", "interpolation": "nearest", "aspect": "auto"}
         with canvas(ax, 5.0, 4.2) as axes:
             image = axes.imshow(matrix, vmin=-limit, vmax=limit, **style)
             axes.figure.colorbar(image, ax=axes, shrink=0.85, label="kernel")

@@ -56,7 +56,7 @@ def test_the_kernel_approaches_that_of_infinite_width_as_one_over_the_root(wide_
 
 
 def test_drift_falls_with_width(wide_runs):
-    """At most 1 / sqrt(width) in theory, about 1 / width in experiments (Lee et al. 2019, Fig. 1)."""
+    """At most 1 / sqrt(width) in theory, about 1 / width measured (Lee et al. 2019, Figure 1)."""
     assert -1.3 < slope(wide_runs[:, 1]) < -0.4
     assert (wide_runs[:, 3] >= 0).all() and wide_runs[-1, 3] < 1e-3
 
