@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
+
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 
 LOOPS = ("scan", "while")
 CONVOLUTION = "conv_general_dilated"

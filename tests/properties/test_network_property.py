@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deepjax.analysis.core.module import require_classes
-from deepjax.analysis.core.network import Network, demanded_switches, hashable, mode_of
+from deepjax.analysis.core.network import Network, hashable, mode_of, required_mode_kwargs
 from deepjax.errors import InputError
 from tests.properties.examples import examples
 
@@ -83,7 +83,7 @@ def test_every_switch_of_a_call_a_field_and_a_config_is_set(arguments, name, val
     assert (
         _found(getattr(network.module, field), place, name) == value
     )  # the network that was given is as it was
-    assert demanded_switches(network) == {}
+    assert required_mode_kwargs(network) == {}
 
 
 @examples(few=20, many=10_000)

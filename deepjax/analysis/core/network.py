@@ -142,7 +142,7 @@ def mode_of(network: Network, train: bool) -> Mode:
     )
 
 
-def demanded_switches(model: Model) -> dict[str, Any]:
+def required_mode_kwargs(model: Model) -> dict[str, Any]:
     """The arguments without which the call fails, set to evaluation: those of initialisation, for which defaults hold."""
     network = network_of(model)
     names = _parameters(network.module)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from deepjax.analysis.jaxpr.primitives import CALLS, ELEMENTWISE, REDUCTIONS, WINDOWS
 from deepjax.analysis.receptive_field.intervals import (
@@ -27,6 +26,7 @@ from deepjax.analysis.receptive_field.intervals import (
     whole,
     window,
 )
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import require
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import in_order, path_of
+from deepjax.analysis.core.calls import bind_sum_arguments, path_of
 from deepjax.analysis.core.module import Batch, Loss, Model, hashable, name_of, run, shapes_of
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
@@ -71,7 +71,7 @@ def residual_sites(
         raise InputError(
             f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape"
         )
-    inside = tuple(site.layer for site in chosen if site.inside)
+    inside = tuple(site.layer for site in chosen if site.in_transform)
     hidden = (
         _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
     )
@@ -160,7 +160,7 @@ def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
         number = calls[path] % site.calls  # inside nn.remat a body may be traced again
         calls[path] += 1
         if site.is_sum:
-            positional, keywords = in_order(context.module, positional, keywords), {}
+            positional, keywords = bind_sum_arguments(context.module, positional, keywords), {}
         return act(function, positional, keywords, gates[start + number], site.is_sum)
 
     return nn.intercept_methods(intercept)
