@@ -49,7 +49,7 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """An output of a layer; calls with other shapes, and modules sharing a scope, are other sites."""
+    """An output of a layer, of one shape; modules that share a scope have separate sites."""
 
     path: tuple[str, ...]
     """Of the module, as in the parameters; () is the network."""

@@ -7,7 +7,7 @@ import pytest
 
 from deepjax.analysis.landscape.directions import random_direction
 from deepjax.analysis.landscape.line import loss_line
-from tests.analysis.landscape.cases import Cnn, batch_of, init, moved, norms
+from tests.analysis.landscape.landscape_cases import Cnn, batch_of, init, moved, norms
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from deepjax.analysis.landscape.directions import random_direction
 from deepjax.analysis.landscape.line import linear_interpolation, loss_line
 from deepjax.analysis.landscape.plane import LossPlane, loss_plane
 from deepjax.analysis.landscape.trajectory import trajectory
-from tests.analysis.landscape.cases import (
+from tests.analysis.landscape.landscape_cases import (
     HESSIAN,
     NOTHING,
     Cnn,

@@ -9,7 +9,7 @@ from deepjax.analysis.landscape.line import linear_interpolation, loss_line
 from deepjax.analysis.landscape.plane import loss_plane
 from deepjax.analysis.landscape.trajectory import trajectory
 from deepjax.errors import InputError
-from tests.analysis.landscape.cases import Cnn, batch_of, init
+from tests.analysis.landscape.landscape_cases import Cnn, batch_of, init
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from deepjax.analysis.landscape.plane import loss_plane
 from deepjax.analysis.landscape.trajectory import trajectory
 from deepjax.errors import InputError
-from tests.analysis.landscape.cases import NOTHING, Point, at, double_well
+from tests.analysis.landscape.landscape_cases import NOTHING, Point, at, double_well
 
 
 def path_of(points):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepjax.analysis.ntk.kernel import ntk
-from tests.analysis.ntk.cases import Cnn, Linear, Mlp, Two, gaussian, init, jacobian
+from tests.analysis.ntk.ntk_cases import Cnn, Linear, Mlp, Two, gaussian, init, jacobian
 
 
 def test_the_kernel_of_a_linear_network():

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from deepjax.analysis.ntk.drift import kernel_drift
 from deepjax.analysis.ntk.kernel import ntk
 from deepjax.analysis.ntk.linearised import linearised, linearised_training
-from tests.analysis.ntk.cases import Cnn, Linear, Mlp, Squared, Wide, gaussian, init, jacobian
+from tests.analysis.ntk.ntk_cases import Cnn, Linear, Mlp, Squared, Wide, gaussian, init, jacobian
 
 
 @pytest.mark.parametrize("model", [Mlp(), Cnn(), Squared()], ids=lambda model: type(model).__name__)

@@ -7,7 +7,7 @@ from deepjax.analysis.ntk.drift import kernel_drift
 from deepjax.analysis.ntk.kernel import ntk
 from deepjax.analysis.ntk.linearised import half_mse, linearised, linearised_training
 from deepjax.errors import InputError
-from tests.analysis.ntk.cases import Mlp, Two, gaussian, init
+from tests.analysis.ntk.ntk_cases import Mlp, Two, gaussian, init
 from tests.zoo import no_compilation
 
 

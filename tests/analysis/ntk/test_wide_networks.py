@@ -5,7 +5,7 @@ import pytest
 
 from deepjax.analysis.ntk.drift import kernel_drift
 from deepjax.analysis.ntk.linearised import linearised_training
-from tests.analysis.ntk.cases import Wide, gaussian, init
+from tests.analysis.ntk.ntk_cases import Wide, gaussian, init
 
 WIDTHS, SEEDS, EXAMPLES = (64, 256, 1024, 4096), 6, 8
 
