@@ -1,7 +1,7 @@
 """Effective receptive fields: how much each pixel influences the centre unit of a map.
 
-Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural
-Networks", 2016 (arXiv:1701.04128): a gradient of 1 at the centre unit of an output plane,
+Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional
+Neural Networks", 2016 (arXiv:1701.04128): a gradient of 1 at the centre unit of an output plane,
 back-propagated to the input (section 3.1).
 """
 
@@ -61,7 +61,7 @@ class EffectiveField:
         return [fields | {"ratio": self.ratio}]
 
     def plot(self, ax: Any = None) -> Any:
-        """The map, a scale bar, and the theoretical field as a rectangle; returns the Axes."""
+        """The map as an image with a scale bar, the theoretical field as a square around it; returns the matplotlib Axes."""
         from deepjax.analysis.instrument_figures import draw_field
 
         return draw_field(self, ax)
@@ -87,8 +87,8 @@ def effective_field(
     train: batch norm uses the statistics of the batch, which couples the inputs.
     Raises InputError for an unknown layer (with the nearest name), one inside nn.scan or nn.remat,
     one that does not return a map, inputs that do not fit, and a unit without influence.
-    Cost: one forward and one backward pass over the inputs, with all activations in memory; compiled
-    once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
+    Cost: one forward and one backward pass over the inputs, with all activations in memory;
+    compiled once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
     """
     model = hashable(model)
     require(

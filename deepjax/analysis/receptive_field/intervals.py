@@ -62,7 +62,7 @@ def cut(span: Span, start: int, limit: int, stride: int) -> Span:
 
 
 def pad(span: Span, before: int, after: int) -> Span:
-    """Fields of padding continue the pattern; without a regular stride they are those of the edge."""
+    """Padding continues the pattern of fields; without a regular stride it repeats the edge."""
     kept = cut(span, max(0, -before), len(span.low) + min(0, after), 1)
     before, after = max(0, before), max(0, after)
     steps = np.concatenate(

@@ -49,8 +49,8 @@ class LayerField:
 class LayerFields:
     """Every layer that returns a map, in the order in which their calls end.
 
-    A map is an array (1, height, width, channels). Other arrays of four axes, such as the queries of
-    attention (1, tokens, heads, features), and arrays of their shape, are not maps.
+    A map is an array (1, height, width, channels). Other arrays of four axes, such as the queries
+    of attention (1, tokens, heads, features), and arrays of their shape, are not maps.
     """
 
     input_shape: tuple[int, int, int]
@@ -63,7 +63,7 @@ class LayerFields:
         return [dataclasses.asdict(layer) | {"centre": layer.centre} for layer in self.layers]
 
     def plot(self, ax: Any = None) -> Any:
-        """Size of the field by depth, size of the image, and changes of stride; returns the Axes."""
+        """Size of the field against depth, with the image's size and the places where the stride grows; returns the Axes."""
         from deepjax.analysis.instrument_figures import draw_layer_fields
 
         return draw_layer_fields(self, ax)
@@ -72,8 +72,8 @@ class LayerFields:
 def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFields:
     """Size, stride, padding and centre of every layer's theoretical receptive field in evaluation.
 
-    For any linen module. input_shape: (height, width, channels), large enough for several units per
-    map. A layer that is called several times has a row per call. Raises InputError for another
+    For any linen module. input_shape: (height, width, channels), large enough for several units
+    per map. A layer that is called several times has a row per call. Raises InputError for a wrong
     shape, or one that the network cannot take. Cost: the network is traced, not executed.
     Source: as `receptive_fields`.
     """

@@ -169,7 +169,7 @@ def test_inputs_that_do_not_fit():
         effective_field(Stack(1), variables, images(8, channels=2))
     with pytest.raises(InputError, match="inputs is"):
         effective_field(Stack(1), variables, jnp.zeros((8, 8), jnp.float32))
-    with pytest.raises(InputError, match="no pixel moves its centre unit"):
+    with pytest.raises(InputError, match="no pixel influences its centre unit"):
         effective_field(Stack(1), jax.tree.map(jnp.zeros_like, variables), images(8))
     with pytest.raises(InputError, match="0 kinds of fields"):
         average_fields([])
