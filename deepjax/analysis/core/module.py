@@ -24,22 +24,22 @@ from deepjax.analysis.core.network import (
     AModel,
     Model,
     Network,
-    guessed,
     hashable,
     name_of,
     network_of,
+    refusable_kwargs,
     required_mode_kwargs,
 )
 from deepjax.analysis.core.nn_jit import traced_anew
-from deepjax.analysis.core.requirements import Needs, bound, satisfied
+from deepjax.analysis.core.requirements import Requirements, bind_axes, find_requirements
 from deepjax.analysis.core.run import (
     Rngs,
     base_key,
     call_module,
-    guesses_of,
     inputs_of,
     memo_of,
     mode_text,
+    refusable_mode_kwargs,
     run,
     shapes_of,
     stream_key,
@@ -108,16 +108,21 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
     )
     required: dict[str, Any] = required_mode_kwargs(network)
 
-    def attempt(needs: Needs) -> Any:
+    def attempt(requirements: Requirements) -> Any:
         keys = {"params": key, "dropout": key} | {
-            name: stream_key(key, name) for name in needs.streams
+            name: stream_key(key, name) for name in requirements.streams
         }
-        kwargs = {name: value for name, value in required.items() if name not in needs.refused}
-        return bound(
-            lambda: nn.init(traced_anew, network.module)(keys, *arguments, **kwargs), needs.axes
+        kwargs = {
+            name: value for name, value in required.items() if name not in requirements.refused
+        }
+        return bind_axes(
+            lambda: nn.init(traced_anew, network.module)(keys, *arguments, **kwargs),
+            requirements.axes,
         )
 
-    return nn.meta.unbox(satisfied(attempt, guesses=guessed(network, required))[0])
+    return nn.meta.unbox(
+        find_requirements(attempt, refusable=refusable_kwargs(network, required))[0]
+    )
 
 
 def init_variables(model: Model, key: Array, shape: Any) -> dict[str, Any]:
@@ -228,24 +233,26 @@ def _check(
     variables, batch, rngs = jax.tree.unflatten(structure, shapes)
     classes: list[int | None] = []
 
-    def value(variables: Any, batch: Batch, rngs: Rngs, needs: Needs) -> Array:
+    def value(variables: Any, batch: Batch, rngs: Rngs, requirements: Requirements) -> Array:
         outputs, _ = call_module(
-            network, variables, inputs_of(batch), train, rngs, (), False, needs
+            network, variables, inputs_of(batch), train, rngs, (), False, requirements
         )
         classes.append(_classes(outputs, batch, loss))
         return _scalar(loss(outputs, batch), what)
 
-    def attempt(needs: Needs) -> Any:
-        return jax.eval_shape(functools.partial(value, needs=needs), variables, batch, rngs)
+    def attempt(requirements: Requirements) -> Any:
+        return jax.eval_shape(
+            functools.partial(value, requirements=requirements), variables, batch, rngs
+        )
 
     try:
         memo = memo_of(network, train, *shapes_of((variables, inputs_of(batch))))
-        guesses = guesses_of(network, train)
-        known = memo[0] or Needs()
+        refusable = refusable_mode_kwargs(network, train)
+        known = memo[0] or Requirements()
         if isinstance(rngs, Mapping):  # given keys would hide the streams that are needed
             trace = functools.partial(trace_call, network, variables, inputs_of(batch), train)
-            _, known = satisfied(trace, known, guesses)
-        _, memo[0] = satisfied(attempt, known, guesses)
+            _, known = find_requirements(trace, known, refusable)
+        _, memo[0] = find_requirements(attempt, known, refusable)
     except InputError:
         raise
     except Exception as error:  # anything that linen, JAX or the network raises about the inputs

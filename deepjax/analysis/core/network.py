@@ -160,7 +160,7 @@ def required_mode_kwargs(model: Model) -> dict[str, Any]:
     }
 
 
-def guessed(model: Model, kwargs: Collection[str]) -> frozenset[str]:
+def refusable_kwargs(model: Model, kwargs: Collection[str]) -> frozenset[str]:
     """Those of the arguments that the call may refuse: found on inner modules, via **kwargs."""
     network = network_of(model)
     certain = {*_parameters(network.module), *network.train_kwargs, *network.eval_kwargs}

@@ -19,7 +19,7 @@ from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
+class Requirements:
     """Names of the requirements, in the order in which they were found."""
 
     streams: tuple[str, ...] = ()
@@ -47,12 +47,14 @@ _ASKED = (
 )
 
 
-def satisfied(
-    attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: Collection[str] = ()
-) -> tuple[Any, Needs]:
+def find_requirements(
+    attempt: Callable[[Requirements], Any],
+    requirements: Requirements = Requirements(),
+    refusable: Collection[str] = (),
+) -> tuple[Any, Requirements]:
     """(result of `attempt`, its requirements): repeated until no requirement is missing.
 
-    guesses: keyword arguments that may be refused; refusal of any other is an error.
+    refusable: keyword arguments that may be refused; refusal of any other is an error.
     Raises InputError where evaluation changes batch statistics, and any other error of `attempt`.
     """
     ours = True  # whether flax's warnings concern arguments of the network, not of inner modules
@@ -61,23 +63,25 @@ def satisfied(
             with warnings.catch_warnings():
                 if ours:
                     warnings.filterwarnings("error", "kwargs are not supported", RuntimeWarning)
-                return attempt(needs), needs
+                return attempt(requirements), requirements
         except tuple(raised for _, raised, _ in _ASKED) as error:
-            more = _with_missing(needs, error, guesses)
+            more = _with_missing(requirements, error, refusable)
             if more is None and ours and isinstance(error, RuntimeWarning):
-                ours, more = False, dataclasses.replace(needs, ignored=())
+                ours, more = False, dataclasses.replace(requirements, ignored=())
             if more is None:
                 raise
-            needs = more
+            requirements = more
 
 
-def _with_missing(needs: Needs, error: Exception, guesses: Collection[str]) -> Needs | None:
+def _with_missing(
+    requirements: Requirements, error: Exception, refusable: Collection[str]
+) -> Requirements | None:
     for kind, raised, pattern in _ASKED:
         found = pattern.search(str(error)) if isinstance(error, raised) else None
         if (
             found is None
-            or found[1] in getattr(needs, kind)
-            or (kind == "refused" and found[1] not in guesses)
+            or found[1] in getattr(requirements, kind)
+            or (kind == "refused" and found[1] not in refusable)
         ):
             continue
         if found[1] == "batch_stats":
@@ -86,11 +90,13 @@ def _with_missing(needs: Needs, error: Exception, guesses: Collection[str]) -> N
                 "its switch was not found: set it by Network(module, eval_kwargs={...}, "
                 "train_kwargs={...})"
             ) from error
-        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), *found[1].split(", "))})
+        return dataclasses.replace(
+            requirements, **{kind: (*getattr(requirements, kind), *found[1].split(", "))}
+        )
     return None
 
 
-def bound(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
+def bind_axes(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
     """The result of `call` with the unbound axes among these bound with size 1."""
     for name in axes:
         if not _is_bound(name):

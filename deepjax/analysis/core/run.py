@@ -14,14 +14,14 @@ from deepjax.analysis.core.losses import Batch, described
 from deepjax.analysis.core.network import (
     Model,
     Network,
-    guessed,
     hashable,
     mode_of,
     name_of,
     network_of,
+    refusable_kwargs,
 )
 from deepjax.analysis.core.nn_jit import traced_anew
-from deepjax.analysis.core.requirements import Needs, bound, satisfied
+from deepjax.analysis.core.requirements import Requirements, bind_axes, find_requirements
 from deepjax.errors import InputError
 
 Rngs = Mapping[str, Array] | Array | None
@@ -96,7 +96,7 @@ def run(
     """
     network, inputs = hashable(network_of(model)), inputs_of(batch)
     variables = dict(nn.meta.unbox(variables))
-    find = functools.partial(needs_of, network, variables, inputs, train)
+    find = functools.partial(requirements_of, network, variables, inputs, train)
     apply = functools.partial(call_module, network, variables, inputs, train, rngs, sow, capture)
     try:
         return apply(find())
@@ -112,57 +112,63 @@ def call_module(
     rngs: Rngs,
     sow: tuple[str, ...],
     capture: bool,
-    needs: Needs,
+    requirements: Requirements,
 ) -> tuple[Any, Any]:
     """`run` with known requirements."""
     mode = mode_of(network, train)
     given = rngs if isinstance(rngs, Mapping) else {}
     base = base_key(network) if rngs is None or isinstance(rngs, Mapping) else rngs
     # In training always, because a module may ask has_rng("dropout").
-    names = ("dropout", *needs.streams) if train else needs.streams
+    names = ("dropout", *requirements.streams) if train else requirements.streams
     keys = {name: stream_key(base, name) for name in names} | dict(given)
     mutable = [name for name in variables if name != "params"] if train else []
-    lost = {*needs.ignored, *needs.refused}
+    lost = {*requirements.ignored, *requirements.refused}
     kwargs: dict[str, Any] = {
         name: value for name, value in mode.kwargs.items() if name not in lost
     }
 
     def call() -> tuple[Any, Any]:
-        kept = [*dict.fromkeys((*mutable, *needs.written, *sow))]
+        kept = [*dict.fromkeys((*mutable, *requirements.written, *sow))]
         apply = nn.apply(traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
         return apply(variables, *inputs, rngs=keys, **kwargs)
 
-    outputs, changed = bound(call, needs.axes)
+    outputs, changed = bind_axes(call, requirements.axes)
     return _selected(outputs, network), changed
 
 
-def needs_of(
+def requirements_of(
     network: Network,
     variables: dict[str, Any],
     inputs: tuple[Any, ...],
     train: bool,
     anew: bool = False,
-) -> Needs:
+) -> Requirements:
     """Requirements of the call, found at the first call with such shapes, without given keys."""
     memo = memo_of(network, train, *shapes_of((variables, inputs)))
     if memo[0] is None or anew:
         attempt = functools.partial(trace_call, network, variables, inputs, train)
-        _, memo[0] = satisfied(attempt, memo[0] or Needs(), guesses_of(network, train))
+        _, memo[0] = find_requirements(
+            attempt, memo[0] or Requirements(), refusable_mode_kwargs(network, train)
+        )
     return memo[0]
 
 
-def guesses_of(network: Network, train: bool) -> frozenset[str]:
+def refusable_mode_kwargs(network: Network, train: bool) -> frozenset[str]:
     """Mode arguments that the call may refuse."""
-    return guessed(network, mode_of(network, train).kwargs)
+    return refusable_kwargs(network, mode_of(network, train).kwargs)
 
 
 def trace_call(
-    network: Network, variables: dict[str, Any], inputs: tuple[Any, ...], train: bool, needs: Needs
+    network: Network,
+    variables: dict[str, Any],
+    inputs: tuple[Any, ...],
+    train: bool,
+    requirements: Requirements,
 ) -> Any:
     """Shapes of the outputs, with these requirements."""
 
     def call(variables: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
-        return call_module(network, variables, inputs, train, None, (), False, needs)[0]
+        return call_module(network, variables, inputs, train, None, (), False, requirements)[0]
 
     return jax.eval_shape(call, variables, inputs)
 
@@ -170,7 +176,7 @@ def trace_call(
 @functools.lru_cache(maxsize=1024)
 def memo_of(
     network: Network, train: bool, structure: Any, shapes: tuple[Any, ...]
-) -> list[Needs | None]:
+) -> list[Requirements | None]:
     """A cell for the requirements of calls in this mode with these shapes."""
     return [None]
 
@@ -198,24 +204,28 @@ def mode_text(model: Model, variables: Any, batch: Batch, train: bool) -> str:
     which random streams and collections it uses. Cached after `validate_inputs` or `run`.
     """
     network = hashable(network_of(model))
-    needs = needs_of(network, dict(nn.meta.unbox(variables)), inputs_of(batch), train)
-    lost = {*needs.ignored, *needs.refused}
+    requirements = requirements_of(network, dict(nn.meta.unbox(variables)), inputs_of(batch), train)
+    lost = {*requirements.ignored, *requirements.refused}
     switches = [
         each for each in mode_of(network, train).switches if each.partition("=")[0] not in lost
     ]
     name = "training" if train else "evaluation"
     known = f"{name} mode ({', '.join(switches)})"
     parts = [known if switches else "no training switch found; called as it is"]
-    if not train and needs.streams:
-        parts.append(f"draws from the random stream {_listed(needs.streams)} in evaluation")
-    if not train and needs.written:
-        parts.append(f"writes the collection {_listed(needs.written)} in evaluation")
-    if needs.ignored:
-        parts.append(f"{', '.join(needs.ignored)} does not reach it through nn.vmap or nn.scan")
-    if needs.refused:
-        parts.append(f"{', '.join(needs.refused)} does not reach the module inside that takes it")
-    if needs.axes:
-        parts.append(f"axis {_listed(needs.axes)} bound with size 1")
+    if not train and requirements.streams:
+        parts.append(f"draws from the random stream {_listed(requirements.streams)} in evaluation")
+    if not train and requirements.written:
+        parts.append(f"writes the collection {_listed(requirements.written)} in evaluation")
+    if requirements.ignored:
+        parts.append(
+            f"{', '.join(requirements.ignored)} does not reach it through nn.vmap or nn.scan"
+        )
+    if requirements.refused:
+        parts.append(
+            f"{', '.join(requirements.refused)} does not reach the module inside that takes it"
+        )
+    if requirements.axes:
+        parts.append(f"axis {_listed(requirements.axes)} bound with size 1")
     return "; ".join(parts)
 
 

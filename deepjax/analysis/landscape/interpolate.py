@@ -153,10 +153,7 @@ def _weighted_sum(weights: Array, leaves: tuple[Array, ...]) -> Array:
 
 def _accuracy(outputs: Any, batch: Batch) -> Array | None:
     """None unless labels are integers, and outputs one number per class."""
-    if isinstance(batch, Mapping):
-        labels = batch.get("label")
-    else:
-        labels = batch[1] if len(batch) > 1 else None
+    labels = _labels(batch)
     if not isinstance(outputs, Array) or not isinstance(labels, Array):
         return None
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -165,6 +162,12 @@ def _accuracy(outputs: Any, batch: Batch) -> Array | None:
         return None
     hits = jnp.argmax(outputs, axis=-1).astype(labels.dtype) == labels
     return jnp.mean(hits.astype(jnp.float32))
+
+
+def _labels(batch: Batch) -> Any:
+    if isinstance(batch, Mapping):
+        return batch.get("label")
+    return batch[1] if len(batch) > 1 else None
 
 
 def validate_points(name: str, given: Any) -> np.ndarray:

@@ -285,8 +285,8 @@ class Handing(nn.Module):
     [
         (
             nn.Sequential([nn.Dense(8), nn.relu, Block()]),
-            "no training switch found; called as it is; train does not reach the module inside that "
-            "takes it",
+            "no training switch found; called as it is; train does not reach the module inside "
+            "that takes it",
         ),
         (
             nn.Sequential([nn.Dense(6), nn.MultiHeadDotProductAttention(2), nn.Dense(CLASSES)]),

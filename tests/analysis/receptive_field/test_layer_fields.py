@@ -10,9 +10,9 @@ from deepjax.errors import InputError
 from deepjax.models import create_model
 
 # (size, stride) by hand, size += (kernel - 1) * stride over the longest path. fc6 is a 7x7
-# convolution: 6 * 32 more than pool5. googlenet has the paper's 5x5; googlenet_tv torchvision's 3x3,
-# and its 2x2 pool before the fifth stage (16 less than a 3x3). The last of inception_v3 is also in
-# TensorFlow's receptive_field library (1311).
+# convolution: 6 * 32 more than pool5. googlenet has the paper's 5x5; googlenet_tv has torchvision's
+# 3x3, and its 2x2 pool before the fifth stage (16 less than a 3x3). The last of inception_v3 is
+# also in TensorFlow's receptive_field library (1311).
 KNOWN = {
     "vgg11": {"stage5_conv2": (134, 16)},
     "vgg13": {"stage5_conv2": (140, 16)},

@@ -102,7 +102,7 @@ def test_a_dilated_window_has_gaps_and_the_field_spans_them():
 
 
 def test_any_layout_of_a_convolution():
-    """A 3 x 5 kernel with stride 2 along the width; the layout is (batch, channel, width, height)."""
+    """A 3 x 5 kernel, stride 2 along the width; layout (batch, channel, width, height)."""
 
     def function(images):
         images, kernel = images.transpose(0, 3, 2, 1), jnp.ones((2, 1, 5, 3))
@@ -193,10 +193,10 @@ def test_custom_gradients_are_looked_into():
     assert receptive_fields(lambda x: conv(doubled(x), 3), (8, 8, 1)).size == (3, 3)
 
 
-# (size, stride) by stage by hand, size += (kernel - 1) * stride over the longest path of the papers'
-# tables. The fifth stage of VGG-16 and the last of the three _v1, with the stride in the 1x1, are also
-# in TensorFlow's receptive_field library (vgg_16/pool5 212; resnet_v1_50, _101, _152: 483, 1027,
-# 1507).
+# (size, stride) by stage by hand, size += (kernel - 1) * stride over the longest path of the
+# papers' tables. The fifth stage of VGG-16 and the last of the three _v1, with the stride in the
+# 1x1, are also in TensorFlow's receptive_field library (vgg_16/pool5 212; resnet_v1_50, _101, _152:
+# 483, 1027, 1507).
 KNOWN = {
     "vgg11": [(4, 2), (10, 4), (30, 8), (70, 16), (150, 32)],
     "vgg13": [(6, 2), (16, 4), (36, 8), (76, 16), (156, 32)],
