@@ -12,20 +12,22 @@ from tests.zoo import no_compilation
 
 
 def test_nothing_compiles_twice_and_progress_is_shown():
-    def everything(seed, size, steps, progress=None):
+    def given(seed, size):
         x, y = gaussian((size, 3), seed), gaussian((4, 2), seed)
-        variables = init(Mlp(), x, seed)
+        return init(Mlp(), x, seed), x, x[:4], y
+
+    def everything(variables, x, first, y, steps, progress=None):
         ntk(Mlp(), variables, x, chunk=2, progress=progress)
         run = linearised_training(
-            Mlp(), variables, (x[:4], y), steps=steps, learning_rate=0.1, progress=progress
+            Mlp(), variables, (first, y), steps=steps, learning_rate=0.1, progress=progress
         )
         kernel_drift(Mlp(), variables, {"params": run.params}, x, chunk=2, progress=progress)
-        linearised(Mlp(), variables)(run.params, x[:4])
+        linearised(Mlp(), variables)(run.params, first)
 
-    everything(0, 5, 2)
-    seen = []
+    everything(*given(0, 4), 2)
+    other, seen = given(1, 5), []
     with no_compilation():  # the last chunk of 5 is padded to 2
-        everything(1, 5, 3, lambda *done: seen.append(done))
+        everything(*other, 3, lambda *done: seen.append(done))
     assert seen == [
         *((done, 6) for done in range(1, 7)),
         *((done, 3) for done in range(1, 4)),
