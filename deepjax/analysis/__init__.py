@@ -1,6 +1,6 @@
 """Instruments for any linen module: they know no model of deepjax by name."""
 
-from deepjax.analysis.core.module import cross_entropy, init_variables, of_classes
+from deepjax.analysis.core.module import cross_entropy, init_variables, takes_class_labels
 from deepjax.analysis.core.network import Network
 from deepjax.analysis.core.taps import Tap, taps
 from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
@@ -125,7 +125,6 @@ __all__ = [
     "mean_field",
     "noise_scale",
     "ntk",
-    "of_classes",
     "params_by_layer",
     "path_gradient",
     "path_lengths",
@@ -136,6 +135,7 @@ __all__ = [
     "signal_propagation",
     "spectral_density",
     "stage_table",
+    "takes_class_labels",
     "taps",
     "top_eigenvalues",
     "trace",

@@ -121,7 +121,7 @@ sites = st.builds(
     arguments=st.lists(st.none() | shapes, max_size=2).map(tuple),
     is_sum=st.just(False),
     calls=st.just(1),
-    inside=st.just(False),
+    in_transform=st.just(False),
 )
 
 

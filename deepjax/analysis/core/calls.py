@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deepjax.analysis.core.module import Model, hashable, no_loss, run, shapes_of, validate_inputs
+from deepjax.analysis.core.module import Model, as_static, no_loss, run, shapes_of, validate_inputs
 from deepjax.analysis.core.nn_jit import is_in_network, is_in_transform
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
@@ -145,7 +145,7 @@ def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[C
 
     Raises InputError where the network cannot take the inputs.
     """
-    return _all_calls(hashable(model), train, *shapes_of((variables, inputs)))
+    return _all_calls(as_static(model), train, *shapes_of((variables, inputs)))
 
 
 @functools.lru_cache(maxsize=256)

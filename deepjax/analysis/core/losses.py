@@ -33,16 +33,16 @@ def labels_of(batch: Batch) -> Any:
     )
 
 
-def of_classes(loss: Loss) -> Loss:
+def takes_class_labels(loss: Loss) -> Loss:
     """Mark a loss whose integer labels are classes, from 0 to the size of the last output axis.
 
     `validate_inputs` refuses labels outside the classes.
     """
-    loss.of_classes = True  # type: ignore[attr-defined]
+    loss.takes_class_labels = True  # type: ignore[attr-defined]
     return loss
 
 
-@of_classes
+@takes_class_labels
 def cross_entropy(outputs: Array, batch: Batch) -> Array:
     """Mean softmax cross-entropy, float32 (float64 of such outputs).
 
@@ -53,8 +53,8 @@ def cross_entropy(outputs: Array, batch: Batch) -> Array:
     labels = labels_of(batch)
     if not isinstance(outputs, jax.Array):
         raise InputError(
-            f"the network returns {described(outputs)}; this loss takes one array: choose by "
-            "Network(..., output=)"
+            f"the network returns {describe_outputs(outputs)}; this loss takes one array: choose "
+            "by Network(..., output=)"
         )
     if outputs.shape[:-1] != jnp.shape(labels):
         raise InputError(
@@ -89,7 +89,7 @@ def require_classes(labels: Any, classes: int) -> None:
         )
 
 
-def described(outputs: Any) -> str:
+def describe_outputs(outputs: Any) -> str:
     """A short description of what a network returns."""
     if isinstance(outputs, Mapping):
         return f"a dict with {', '.join(map(repr, outputs))}"

@@ -15,16 +15,16 @@ from deepjax.analysis.core.losses import (
     Batch,
     Loss,
     cross_entropy,
-    described,
+    describe_outputs,
     labels_of,
-    of_classes,
     require_classes,
+    takes_class_labels,
 )
 from deepjax.analysis.core.network import (
     AModel,
     Model,
     Network,
-    hashable,
+    as_static,
     name_of,
     network_of,
     refusable_kwargs,
@@ -53,12 +53,12 @@ __all__ = [
     "Model",
     "Network",
     "Rngs",
+    "as_static",
     "base_key",
     "cross_entropy",
-    "described",
+    "describe_outputs",
     "entry",
     "has_batch_norm",
-    "hashable",
     "init_variables",
     "initialise",
     "inputs_of",
@@ -68,11 +68,11 @@ __all__ = [
     "name_of",
     "network_of",
     "no_loss",
-    "of_classes",
     "reason",
     "run",
     "shapes_of",
     "stream_key",
+    "takes_class_labels",
     "validate_inputs",
 ]
 
@@ -80,8 +80,8 @@ __all__ = [
 def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
     """(the network as a static argument of jit, its variables without boxes).
 
-    Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `hashable`, and for
-    variables without "params".
+    Boxes are those of `nn.with_partitioning` and the like. Raises InputError as `as_static`, and
+    for variables without "params".
     """
     if not isinstance(variables, Mapping) or "params" not in variables:
         given = (
@@ -92,7 +92,7 @@ def entry(model: AModel, variables: Any) -> tuple[AModel, dict[str, Any]]:
         raise InputError(
             f"variables {given}; 'params' is missing; allowed: a dict as module.init returns it"
         )
-    return hashable(model), dict(nn.meta.unbox(variables))
+    return as_static(model), dict(nn.meta.unbox(variables))
 
 
 def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
@@ -141,7 +141,7 @@ def init_variables(model: Model, key: Array, shape: Any) -> dict[str, Any]:
         jax.ShapeDtypeStruct(tuple(shape), jnp.float32) if is_shape else shape
     )
     try:
-        model = hashable(model)
+        model = as_static(model)
     except InputError:  # a field cannot be hashed, such as an array: no cache
         return jax.jit(functools.partial(_variables, model, structure=structure, shapes=shapes))(
             key
@@ -210,8 +210,8 @@ def validate_inputs(
     """Raise InputError where the network cannot take the batch, or the loss is not a scalar.
 
     Returns the `shapes_of` (variables without boxes, batch, rngs). By abstract evaluation, cached
-    by shapes. For a loss marked by `of_classes`, such as `cross_entropy`, labels outside the
-    classes are refused too, except inside `jax.jit`. every: the stacked batches of which this is
+    by shapes. For a loss marked by `takes_class_labels`, such as `cross_entropy`, labels outside
+    the classes are refused too, except inside `jax.jit`. every: the stacked batches of which this is
     the first, whose labels are checked. what: the name of `loss` in messages.
     Warns of inputs that look like pixels without normalisation, or like (batch, channels, height,
     width).
@@ -268,7 +268,7 @@ def _check(
 
 
 def _classes(outputs: Any, batch: Batch, loss: Loss) -> int | None:
-    if not getattr(getattr(loss, "func", loss), "of_classes", False) or not isinstance(
+    if not getattr(getattr(loss, "func", loss), "takes_class_labels", False) or not isinstance(
         outputs, jax.Array
     ):
         return None

@@ -65,13 +65,13 @@ def name_of(model: Model) -> str:
     return type(network_of(model).module).__name__
 
 
-def hashable(model: AModel) -> AModel:
+def as_static(model: AModel) -> AModel:
     """The network as a static argument of jit: with tuples for lists, frozen dicts for dicts.
 
     Raises InputError, naming the field, where one cannot be hashed, such as an array.
     """
     if isinstance(model, Network):
-        return dataclasses.replace(model, module=hashable(model.module))  # type: ignore[return-value]
+        return dataclasses.replace(model, module=as_static(model.module))  # type: ignore[return-value]
     try:
         hash(model)
         return model
@@ -85,7 +85,7 @@ def hashable(model: AModel) -> AModel:
 def frozen(value: Any) -> Any:
     """Tuples for lists and frozen dicts for dicts, also inside modules."""
     if isinstance(value, nn.Module):
-        return hashable(value)
+        return as_static(value)
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return tuple(frozen(each) for each in value)
     if isinstance(value, Mapping):

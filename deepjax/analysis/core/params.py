@@ -38,16 +38,18 @@ def by_path(tree: Any) -> dict[Path, Any]:
     return {_names(path): leaf for path, leaf in leaves}
 
 
-def filled(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+def replace_leaves(tree: Any, leaves: Mapping[Path, Any]) -> Any:
     """The unboxed tree with the given leaves replaced."""
     old, structure = by_path(tree), jax.tree.structure(unboxed(tree))
     return jax.tree.unflatten(structure, [leaves.get(path, leaf) for path, leaf in old.items()])
 
 
-def part_of(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+def subtree(tree: Any, leaves: Mapping[Path, Any]) -> Any:
     """The given leaves as a tree: of the same structure if all are given, else nested dicts."""
     return (
-        filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
+        replace_leaves(tree, leaves)
+        if len(leaves) == len(by_path(tree))
+        else unflatten_dict(dict(leaves))
     )
 
 
@@ -56,7 +58,7 @@ def path_string(path: Path) -> str:
     return "/".join(path)
 
 
-def modules_of(paths: Iterable[Path]) -> dict[str, None]:
+def module_names(paths: Iterable[Path]) -> dict[str, None]:
     """Names of all modules above the leaves, without the network itself, in order."""
     return dict.fromkeys(path_string(path[:end]) for path in paths for end in range(1, len(path)))
 
@@ -117,7 +119,7 @@ def as_real(tree: Any) -> Any:
 
     Raises InputError for leaves that are not floats: they have no gradient.
     """
-    return filled(tree, real_leaves(by_path(tree)))
+    return replace_leaves(tree, real_leaves(by_path(tree)))
 
 
 def real_leaves(leaves: Mapping[Path, Any]) -> dict[Path, Array]:

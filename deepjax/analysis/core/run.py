@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.losses import Batch, described
+from deepjax.analysis.core.losses import Batch, describe_outputs
 from deepjax.analysis.core.network import (
     Model,
     Network,
-    hashable,
+    as_static,
     mode_of,
     name_of,
     network_of,
@@ -94,7 +94,7 @@ def run(
     sow: collections that it may sow into; capture: also the output of each module, into
     "intermediates".
     """
-    network, inputs = hashable(network_of(model)), inputs_of(batch)
+    network, inputs = as_static(network_of(model)), inputs_of(batch)
     variables = dict(nn.meta.unbox(variables))
     find = functools.partial(requirements_of, network, variables, inputs, train)
     apply = functools.partial(call_module, network, variables, inputs, train, rngs, sow, capture)
@@ -192,7 +192,7 @@ def _selected(outputs: Any, network: Network) -> Any:
             outputs = getattr(outputs, str(key)) if named else outputs[key]
         except (AttributeError, LookupError, TypeError) as error:
             raise InputError(
-                f"output is {choice!r}; {name_of(network)} returns {described(outputs)}"
+                f"output is {choice!r}; {name_of(network)} returns {describe_outputs(outputs)}"
             ) from error
     return outputs
 
@@ -203,7 +203,7 @@ def mode_text(model: Model, variables: Any, batch: Batch, train: bool) -> str:
     "evaluation mode (deterministic=True)", or "no training switch found; called as it is"; and
     which random streams and collections it uses. Cached after `validate_inputs` or `run`.
     """
-    network = hashable(network_of(model))
+    network = as_static(network_of(model))
     requirements = requirements_of(network, dict(nn.meta.unbox(variables)), inputs_of(batch), train)
     lost = {*requirements.ignored, *requirements.refused}
     switches = [

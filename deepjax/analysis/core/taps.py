@@ -27,9 +27,9 @@ from deepjax.analysis.core.module import (
     Loss,
     Model,
     Rngs,
+    as_static,
     cross_entropy,
     entry,
-    hashable,
     loss_of,
     validate_inputs,
 )
@@ -94,7 +94,7 @@ def sites(
     By abstract evaluation. Raises InputError where the batch does not fit the network.
     """
     return _sites(
-        hashable(model), loss, train, *validate_inputs(model, variables, batch, loss, train, rngs)
+        as_static(model), loss, train, *validate_inputs(model, variables, batch, loss, train, rngs)
     )
 
 

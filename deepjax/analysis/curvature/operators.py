@@ -32,16 +32,16 @@ from deepjax.analysis.core.params import (
     Path,
     by_path,
     check_like,
-    filled,
     from_real,
     is_within,
-    modules_of,
-    part_of,
+    module_names,
     path_string,
     real_count,
     real_leaves,
     real_pairs,
+    replace_leaves,
     restored,
+    subtree,
     sum_dtype,
     widened,
 )
@@ -151,7 +151,7 @@ class Operator:
         rngs = base_key(self.model, index)
 
         def outputs(flat: Array) -> Any:
-            params = filled(variables["params"], restored(leaves(flat), old))
+            params = replace_leaves(variables["params"], restored(leaves(flat), old))
             return run(self.model, {**variables, "params": params}, batch, self.train, rngs)[0]
 
         return outputs, lambda flat: widened(self.loss(outputs(flat), batch))
@@ -247,7 +247,7 @@ def prepare(
 def to_tree(product: Operator, variables: Any, vector: Array) -> dict[str, Any]:
     """A vector (parameters,) as a tree like the operator's parameters."""
     leaves = product.block(variables)
-    return part_of(variables["params"], from_real(product.flat(variables)[1](vector), leaves))
+    return subtree(variables["params"], from_real(product.flat(variables)[1](vector), leaves))
 
 
 def check_finite(value: Array) -> float:
@@ -284,7 +284,7 @@ def _product(
     product, data, _ = prepare(model, variables, batch, operator, layers, bn, loss)
     variables = data[0]
     leaves = product.block(variables)
-    given = check_like("vector", vector, part_of(variables["params"], leaves))
+    given = check_like("vector", vector, subtree(variables["params"], leaves))
     dtype = sum_dtype(*leaves.values())
     flat, _ = ravel_pytree({path: real_pairs(leaf).astype(dtype) for path, leaf in given.items()})
     return to_tree(product, variables, apply(data, flat, product=product))
@@ -296,7 +296,7 @@ def _validate_layers(layers: tuple[str, ...] | None, params: Any) -> tuple[str, 
         return None
     require(len(layers) > 0, "layers", layers, "None, or a path of a module, or several")
     leaves = by_path(params)
-    modules, names = modules_of(leaves), {path_string(path) for path in leaves}
+    modules, names = module_names(leaves), {path_string(path) for path in leaves}
     for layer in layers:
         if layer not in modules and layer not in names:
             raise unknown_name_error("layer", layer, modules or names)

@@ -15,7 +15,7 @@ from deepjax.analysis.core.calls import intercept_network, path_of
 from deepjax.analysis.core.input_shapes import typed_shapes
 from deepjax.analysis.core.module import (
     Network,
-    hashable,
+    as_static,
     initialise,
     name_of,
     no_loss,
@@ -83,7 +83,7 @@ def computation(
     through an identity with the module's name. Raises InputError for inputs that the network
     cannot take.
     """
-    return _computation(hashable(model), train, tuple(sow), *shapes_of(inputs))
+    return _computation(as_static(model), train, tuple(sow), *shapes_of(inputs))
 
 
 @functools.lru_cache(maxsize=64)
@@ -114,7 +114,7 @@ def _computation(
 def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
     """Shapes of the variables of the network, cached. Raises InputError for unsuitable inputs."""
     try:
-        model = hashable(model)
+        model = as_static(model)
     except InputError:  # a field cannot be hashed, such as an array: no cache
         return _shapes_of_variables(model, inputs)
     return dict(_cached_shapes(model, *shapes_of(inputs)))

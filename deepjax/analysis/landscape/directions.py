@@ -17,12 +17,12 @@ from deepjax.analysis.core.params import (
     Path,
     as_real,
     by_path,
-    filled,
     from_real,
     is_within,
-    modules_of,
+    module_names,
     params_of,
     path_string,
+    replace_leaves,
     squares,
 )
 from deepjax.errors import InputError, require, unknown_name_error
@@ -69,12 +69,12 @@ def random_direction(
     plan = _plan({path: jnp.shape(leaf) for path, leaf in by_path(params).items()}, axes or {})
     view = as_real(params)
     return from_real(
-        filled(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params
+        replace_leaves(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params
     )
 
 
 def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]) -> Plan:
-    names = modules_of(shapes) | dict.fromkeys(map(path_string, shapes))
+    names = module_names(shapes) | dict.fromkeys(map(path_string, shapes))
     for name in axes:
         if name not in names:
             raise unknown_name_error("path in axes", name, names)

@@ -23,9 +23,9 @@ from deepjax.analysis.core.module import (
 from deepjax.analysis.core.options import BatchStatistics, Progress
 from deepjax.analysis.core.params import (
     check_like,
-    filled,
     from_real,
     real_pairs,
+    replace_leaves,
     sum_dtype,
     widened,
 )
@@ -74,7 +74,9 @@ def with_directions(params: Any, **directions: Any) -> tuple[dict[str, Any], ...
     Raises InputError, naming the direction, where one is not a tree like the parameters.
     """
     trees = {"": params, **directions}.items()
-    return tuple({"params": filled(params, check_like(name, tree, params))} for name, tree in trees)
+    return tuple(
+        {"params": replace_leaves(params, check_like(name, tree, params))} for name, tree in trees
+    )
 
 
 def evaluate(

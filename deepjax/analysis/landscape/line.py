@@ -17,7 +17,7 @@ from flax import linen as nn
 from deepjax.analysis.core.batch import Batches, data_text
 from deepjax.analysis.core.module import Loss, cross_entropy, entry
 from deepjax.analysis.core.options import BatchStatistics, Progress
-from deepjax.analysis.core.params import check_like, filled
+from deepjax.analysis.core.params import check_like, replace_leaves
 from deepjax.analysis.landscape.interpolate import (
     evaluate,
     finite_or_nan,
@@ -223,6 +223,8 @@ def linear_interpolation(
     first, last = (
         {name: variables[name] for name in kept} for variables in (variables_a, variables_b)
     )
-    ends = tuple(filled(first, check_like("variables_b", end, first)) for end in (first, last))
+    ends = tuple(
+        replace_leaves(first, check_like("variables_b", end, first)) for end in (first, last)
+    )
     found = evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
     return LossLine(bn, task.has_batch_norm, task.examples, True, points, *found)

@@ -17,11 +17,11 @@ from deepjax.analysis.core.params import (
     as_real,
     by_path,
     check_like,
-    filled,
     from_real,
     params_of,
     real_count,
     real_pairs,
+    replace_leaves,
 )
 from deepjax.errors import require
 
@@ -164,7 +164,10 @@ def trajectory(points: Sequence[Any]) -> Trajectory:
         }
         for which in (0, 1)
     )
-    directions = (from_real(filled(view, first), origin), from_real(filled(view, second), origin))
+    directions = (
+        from_real(replace_leaves(view, first), origin),
+        from_real(replace_leaves(view, second), origin),
+    )
     count = sum(map(real_count, leaves[-1].values()))
     ratios = variances[:-1] / variances.sum()
     return Trajectory(origin, directions, ratios, coordinates * signs, count)

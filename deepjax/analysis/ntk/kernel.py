@@ -19,7 +19,7 @@ from deepjax.analysis.core.batch import batch_size
 from deepjax.analysis.core.module import (
     Batch,
     Model,
-    described,
+    describe_outputs,
     entry,
     mode_text,
     run,
@@ -257,7 +257,7 @@ def _one_array(outputs: Any, batch: Batch) -> Array:
         and outputs.shape[:1] == (examples,)
     )
     allowed = f"one array of floats, ({examples}, ...): choose by Network(..., output=)"
-    require(fits, "the network's output", described(outputs), allowed)
+    require(fits, "the network's output", describe_outputs(outputs), allowed)
     return jnp.zeros(())
 
 

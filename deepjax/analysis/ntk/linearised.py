@@ -24,12 +24,19 @@ from deepjax.analysis.core.module import (
     inputs_of,
     labels_of,
     mode_text,
-    of_classes,
     run,
+    takes_class_labels,
     validate_inputs,
 )
 from deepjax.analysis.core.options import Progress
-from deepjax.analysis.core.params import as_real, check_like, filled, restored, sum_dtype, widened
+from deepjax.analysis.core.params import (
+    as_real,
+    check_like,
+    replace_leaves,
+    restored,
+    sum_dtype,
+    widened,
+)
 from deepjax.analysis.ntk.kernel import count_outputs
 from deepjax.errors import InputError, require
 
@@ -45,14 +52,16 @@ def linearised(model: Model, variables: Any) -> Callable[[Any, Any], Array]:
     model, variables = entry(model, variables)
 
     def function(params: Any, inputs: Any) -> Array:
-        params = filled(variables["params"], check_like("params", params, variables["params"]))
+        params = replace_leaves(
+            variables["params"], check_like("params", params, variables["params"])
+        )
         count_outputs(model, variables, inputs)
         return _linear(model, variables, params, inputs)
 
     return function
 
 
-@of_classes
+@takes_class_labels
 def half_mse(outputs: Array, batch: Batch) -> Array:
     """Half the squared distance of outputs and labels, mean over examples.
 

@@ -18,7 +18,14 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
-from deepjax.analysis.core.module import Network, described, hashable, name_of, run, shapes_of
+from deepjax.analysis.core.module import (
+    Network,
+    as_static,
+    describe_outputs,
+    name_of,
+    run,
+    shapes_of,
+)
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown_name_error
 
@@ -90,7 +97,7 @@ def effective_field(
     Cost: one forward and one backward pass over the inputs, with all activations in memory;
     compiled once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
     """
-    model = hashable(model)
+    model = as_static(model)
     require(
         jnp.ndim(inputs) == 4 and is_float(jnp.asarray(inputs)),
         "inputs",
@@ -210,8 +217,8 @@ def _own_shape(
         isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)
     ):
         raise InputError(
-            f"{name_of(model)} returns {described(outputs)}; allowed: one array of floats, which "
-            "Network(module, output=...) selects, or layer="
+            f"{name_of(model)} returns {describe_outputs(outputs)}; allowed: one array of floats, "
+            "which Network(module, output=...) selects, or layer="
         )
     return outputs.shape
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import all_calls, path_of, visit_calls
-from deepjax.analysis.core.module import hashable, initialise
+from deepjax.analysis.core.module import as_static, initialise
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
 from deepjax.errors import require
 
@@ -83,7 +83,7 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
         input_shape,
         "(height, width, channels)",
     )
-    return _layer_fields(hashable(model), tuple(map(int, input_shape)))
+    return _layer_fields(as_static(model), tuple(map(int, input_shape)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import bind_sum_arguments, path_of
-from deepjax.analysis.core.module import Batch, Loss, Model, hashable, name_of, run, shapes_of
+from deepjax.analysis.core.module import Batch, Loss, Model, as_static, name_of, run, shapes_of
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.errors import InputError, require, unknown_name_error
@@ -73,7 +73,7 @@ def residual_sites(
         )
     inside = tuple(site.layer for site in chosen if site.in_transform)
     hidden = (
-        _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
+        _repeated(as_static(model), train, inside, *shapes_of((variables, batch))) if inside else ()
     )
     if hidden:
         raise InputError(

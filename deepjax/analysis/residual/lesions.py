@@ -27,8 +27,8 @@ from deepjax.analysis.core.module import (
     inputs_of,
     labels_of,
     mode_text,
-    of_classes,
     run,
+    takes_class_labels,
     validate_inputs,
 )
 from deepjax.analysis.core.taps import Site
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None] | None
 """Called with (evaluations done, evaluations in all)."""
 
 
-@of_classes
+@takes_class_labels
 def error_rate(outputs: Array, batch: Batch) -> Array:
     """Share of wrong top-1 answers. outputs: (..., classes); the batch's labels: integers of shape (...)."""
     labels = labels_of(batch)
