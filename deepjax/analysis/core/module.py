@@ -211,8 +211,8 @@ def validate_inputs(
 
     Returns the `shapes_of` (variables without boxes, batch, rngs). By abstract evaluation, cached
     by shapes. For a loss marked by `takes_class_labels`, such as `cross_entropy`, labels outside
-    the classes are refused too, except inside `jax.jit`. every: the stacked batches of which this is
-    the first, whose labels are checked. what: the name of `loss` in messages.
+    the classes are refused too, except inside `jax.jit`. every: the stacked batches of which this
+    is the first, whose labels are checked. what: the name of `loss` in messages.
     Warns of inputs that look like pixels without normalisation, or like (batch, channels, height,
     width).
     """
