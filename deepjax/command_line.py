@@ -1,4 +1,4 @@
-"""What every command line shares: options parsed from a dataclass, errors as one line, the exit codes of the house."""
+"""Command lines: options parsed from a dataclass, errors in one line, exit codes."""
 
 import contextlib
 import difflib
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
 
 Options = TypeVar("Options")
-_TITLES = {  # titles of tyro's boxes, in the words of the house; the message after them stays
+_TITLES = {  # titles of tyro's error boxes and their replacements; the messages are kept
     r"^Value error Error parsing (?!--)\S+: ": "",
     r"^Value error Error parsing (--\S+): ": r"option \1: ",
     r"^Required options Missing from \S+: ": "an option is missing: ",
@@ -38,7 +38,10 @@ EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 13
 def parse(
     options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None
 ) -> Options:
-    """Parse the command line into a dataclass; every mistake becomes an InputError of one line. `default`: what it starts from."""
+    """Parse the command line into a dataclass; every mistake becomes an InputError of one line.
+
+    default: the values of options that are not given.
+    """
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -46,7 +49,7 @@ def parse(
         *pairwise(arguments),
         *(argument.split("=", 1) for argument in arguments if "=" in argument),
     ]:
-        if flag in _PATHS and not value:  # pathlib would make it the current folder
+        if flag in _PATHS and not value:  # to pathlib it would be the current folder
             raise InputError(f"option {flag} is empty; allowed: a path")
     messages = io.StringIO()
     try:
@@ -72,14 +75,14 @@ def parse(
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; exit 0 done, 2 bad input, 3 halted on non-finite values, 130 Ctrl-C, 143 stopped by a signal after saving.
+    """Run a command and exit.
 
-    Where the reader of stdout has gone, as `head` does, it ends quietly with 1, as rich and the documentation of Python have it.
+    0 done, 1 stdout was closed (as by `head`), 2 invalid input, 3 halted on non-finite values, 130
+    interrupted (Ctrl-C), 143 stopped by a signal after saving.
     """
-    sys.unraisablehook = _unless_of_closed_loops
-    warnings.filterwarnings(
-        "ignore", "coroutine .* was never awaited", RuntimeWarning
-    )  # another trace of failed writes
+    sys.unraisablehook = _unraisable_hook
+    # A consequence of failed writes, which are reported in one line.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         command()
         print(end="", flush=True)
@@ -94,7 +97,7 @@ def run(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _exit(
             EXIT_INTERRUPTED,
-            Stopped("interrupted; the same command carries on from the last checkpoint"),
+            Stopped("interrupted; the same command resumes from the last checkpoint"),
         )
     except BrokenPipeError:
         if not _stdout_is_closed():
@@ -106,27 +109,27 @@ def run(command: Callable[[], None]) -> None:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether nobody reads stdout any more; what is left to be written then goes nowhere, as Python flushes it at its end."""
+    """Whether stdout has no reader; if so it is redirected, because Python flushes it at exit."""
     try:
         stdout = sys.stdout.fileno()
-    except (OSError, ValueError):  # it is no file, but what a test or a notebook put there
+    except (OSError, ValueError):  # not a file, but a stream of a test or a notebook
         return False
     poll = select.poll()
-    poll.register(stdout, 0)  # errors and hang-ups are always told
+    poll.register(stdout, 0)  # errors and hang-ups are always reported
     closed = bool(poll.poll(0))
     if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
     return closed
 
 
-def _unless_of_closed_loops(unraisable: Any) -> None:
-    """Show an error of a thread's, but none of those that a failed write leaves by the dozen; the failure is told in a line."""
+def _unraisable_hook(unraisable: Any) -> None:
+    """Show an unraisable error, except the many that follow a failed write, which is reported."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _exit_without_devices() -> None:
-    """Exit 2 with one line when an error came from a platform that is not there; JAX finds out when it first needs a device."""
+    """Exit 2 with one line if JAX has no device, which it notices when it first needs one."""
     if "jax" in sys.modules:
         try:
             require_devices()
@@ -136,9 +139,8 @@ def _exit_without_devices() -> None:
 
 def _exit(code: int, error: Exception) -> None:
     print(str(error) if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-    logging.getLogger(
-        "asyncio"
-    ).disabled = True  # the tasks of a failed write, at the end, would bury the line above
+    # At exit the tasks of a failed write would hide the line above.
+    logging.getLogger("asyncio").disabled = True
     sys.exit(code)
 
 
@@ -154,7 +156,7 @@ def _flags(options: type) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The words of tyro's error box, without its frame, colours and advice."""
+    """The text of tyro's error box, without frame, colours and advice."""
     plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
     plain = " ".join(plain.split("For full helptext")[0].split("Argument helptext")[0].split())
     for title, words in _TITLES.items():

@@ -1,4 +1,4 @@
-"""Paths that a user gives: `~` expanded, made absolute, and checked before any work begins."""
+"""Paths given by a user: `~` expanded, made absolute, and validated before any work."""
 
 import os
 import re
@@ -9,27 +9,21 @@ from deepjax.errors import InputError, require
 
 AnyPath = str | os.PathLike[str]
 
-_LONGEST_NAME = 255  # bytes, on every common file system
-_LONGEST_PATH = 4095 - 256  # bytes: PATH_MAX of Linux, less what a run writes below its directory
-_NOT_IN_A_LINE = (
-    "Cc",
-    "Zl",
-    "Zp",
-)  # Unicode's control characters and separators of lines and paragraphs
-_BUCKETS = (
-    "gs",
-    "s3",
-    "az",
-    "hf",
-)  # /gs/bucket is gs://bucket to etils.epath, by which Orbax and tfds open files
-_PATTERN = "*?[\\"  # what Orbax's own search for its files takes as a pattern, and tensorstore as a separator
+_MAX_NAME = 255  # bytes, on every common file system
+_MAX_PATH = 4095 - 256  # bytes: PATH_MAX of Linux, minus the longest path inside a run directory
+# Unicode categories: control characters, and separators of lines and paragraphs.
+_NOT_IN_A_LINE = ("Cc", "Zl", "Zp")
+# /gs/bucket is gs://bucket to etils.epath, by which Orbax and tfds open files.
+_BUCKETS = ("gs", "s3", "az", "hf")
+# Glob characters to Orbax's search for its files; the backslash is a separator to tensorstore.
+_GLOB = "*?[\\"
 
 
 def user_path(given: AnyPath, field: str) -> Path:
-    """An absolute path with `~` expanded; links and `..` stay.
+    """An absolute path with `~` expanded; links and `..` are kept.
 
-    Raises InputError that names the field: for an empty path, bytes that are not UTF-8, control characters, object storage
-    (gs://...), the `~` of an unknown user, and names or paths that are too long.
+    Raises InputError that names the field: for an empty path, bytes that are not UTF-8, control
+    characters, object storage (gs://...), the `~` of an unknown user, and too long names or paths.
     """
     require(isinstance(given, str | os.PathLike), field, given, "a path")
     text = os.fsdecode(given)
@@ -55,13 +49,17 @@ def user_path(given: AnyPath, field: str) -> Path:
 
 
 def run_directory(given: AnyPath, field: str = "out") -> Path:
-    """An absolute path under which checkpoints can be saved: one of `user_path` without the characters * ? [ and backslash.
+    """A `user_path` under which checkpoints can be saved: without * ? [ and backslash.
 
-    Under such a name Orbax 0.12 does not find the files that it wrote, or finds those of another folder. Raises InputError.
+    Under such a name Orbax 0.12 does not find the files that it wrote, or finds those of another
+    folder. Raises InputError.
     """
     path = user_path(given, field)
-    found = sorted(set(_PATTERN) & set(str(path)))
-    allowed = f"a path without {' '.join(found)} in any name, for checkpoints cannot be saved there; a link without may point to it"
+    found = sorted(set(_GLOB) & set(str(path)))
+    allowed = (
+        f"a path without {' '.join(found)} in any name, for checkpoints cannot be saved there; "
+        "a link without may point to it"
+    )
     require(not found, field, str(path), allowed)
     return path
 
@@ -92,14 +90,14 @@ def _check(path: Path, field: str) -> None:
     )
     longest = max(len(name.encode()) for name in path.parts)
     require(
-        longest <= _LONGEST_NAME,
+        longest <= _MAX_NAME,
         field,
         f"{text[:40]}...",
-        f"names of up to {_LONGEST_NAME} bytes; one has {longest}",
+        f"names of up to {_MAX_NAME} bytes; one has {longest}",
     )
     require(
-        size <= _LONGEST_PATH,
+        size <= _MAX_PATH,
         field,
         f"{text[:40]}...",
-        f"a path of up to {_LONGEST_PATH} bytes; it has {size}",
+        f"a path of up to {_MAX_PATH} bytes; it has {size}",
     )

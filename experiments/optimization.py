@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from deepjax.analysis import loss_plane, random_direction, spectral_density
 from deepjax.analysis.core.module import Batch
-from deepjax.analysis.landscape.surface import Plane
+from deepjax.analysis.landscape.plane import LossPlane
 from deepjax.analysis.plots import STYLE, save
 from deepjax.command_line import parse, run
 from deepjax.models.layers.scanned_blocks import stack_blocks
@@ -77,7 +77,7 @@ def surface(
         "largest": largest,
         "smallest": smallest,
         "ratio": abs(min(smallest, 0.0) / largest),
-        "concave": plane.concave,
+        "concave": plane.concave_fraction,
         "examples": plane.examples,
         "grid": grid.tolist(),
         "loss": plane.loss.tolist(),
@@ -90,7 +90,7 @@ def planes_figure(panels: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -
         figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.6), squeeze=False)
         for ax, (title, found) in zip(axes[0], panels, strict=True):
             x, loss = np.array(found["grid"]), np.array(found["loss"])
-            Plane("batch", True, found["examples"], x, x, loss, None, None).plot(ax)
+            LossPlane("batch", True, found["examples"], x, x, loss, None, None).plot(ax)
             ax.set(title=title, xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     return save(figure, path)
 

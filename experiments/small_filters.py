@@ -124,7 +124,10 @@ def filter_cost(kernels: tuple[int, ...], channels: int, side: int) -> FilterCos
     rows = cost(Stack(kernels, width=channels), (side, side, channels)).layers
     convs = [row for row in rows if row.layer.startswith("conv")]
     return FilterCost(
-        *(sum(getattr(row, name) for row in convs) for name in ("params", "macs", "activation_bytes"))
+        *(
+            sum(getattr(row, name) for row in convs)
+            for name in ("params", "macs", "activation_bytes")
+        )
     )
 
 

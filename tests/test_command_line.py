@@ -1,4 +1,4 @@
-"""Every command line as a stranger meets it: one line for every mistake, and the exit codes of the house."""
+"""Every command line: one line for every mistake, and the exit codes."""
 
 import subprocess
 import sys

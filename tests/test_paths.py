@@ -1,4 +1,4 @@
-"""Paths of users: expanded and absolute, or refused in one line that names the field."""
+"""Paths given by users: expanded and absolute, or refused in one line that names the field."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from experiments import run_studies as studies
     "given",
     ["run", "a b/c", "\u65e5\u672c", "a/../b", "x=1,y:2", ".", "a~", "'\"$&;|<>(){}!#%^`", "/x"],
 )
-def test_a_usual_path_becomes_absolute_and_is_else_unchanged(given, tmp_path, monkeypatch):
+def test_a_usual_path_becomes_absolute_and_is_otherwise_unchanged(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (
         user_path(given, "out")
@@ -58,7 +58,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("given", REFUSED, ids=range(len(REFUSED)))
-def test_what_no_path_can_be_is_refused_in_one_line(given):
+def test_an_invalid_path_is_refused_in_one_line(given):
     for call in (user_path, run_directory):
         with pytest.raises(InputError, match=f"^folder is .*{REFUSED[given]}") as caught:
             call(given, "folder")
@@ -66,8 +66,8 @@ def test_what_no_path_can_be_is_refused_in_one_line(given):
 
 
 @pytest.mark.parametrize("character", "*?[\\")
-def test_where_checkpoints_cannot_be_saved_no_run_begins(character, tmp_path):
-    """Orbax 0.12.8 loses every checkpoint, or takes another folder's files, below a name with one of these."""
+def test_no_run_starts_where_checkpoints_cannot_be_saved(character, tmp_path):
+    """Under such a name Orbax 0.12.8 loses every checkpoint, or reads those of another folder."""
     out = tmp_path / f"a{character}b]" / "run"
     assert user_path(out, "data_dir") == out
     with pytest.raises(InputError, match=r"^out is .*checkpoints cannot be saved there"):

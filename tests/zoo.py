@@ -1,5 +1,10 @@
-"""Small linen modules of the awkward kinds that are not ours, from (batch, 5) to (batch, 3) where they do not say otherwise."""
+"""Small linen modules with unusual features, and what several test files need.
 
+Inputs are (batch, 5) and outputs (batch, 3) unless a docstring says otherwise.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +62,7 @@ class Encoder(nn.Module):
 
 
 class Outputs(nn.Module):
-    """A dict whose keys are not in order, with integers; its own parameter; a module used by other methods than its call."""
+    """An unordered dict with integers, a parameter, and a module used by methods only."""
 
     @nn.compact
     def __call__(self, x):
@@ -95,7 +100,7 @@ class Energy(nn.Module):
 
 
 class Forces(nn.Module):
-    """A force field: the output is a derivative, taken inside of the network, of a network."""
+    """A force field: its output is a derivative of an inner network."""
 
     how: str = "grad"
 
@@ -122,7 +127,7 @@ class Forces(nn.Module):
 
 
 class Shapes(nn.Module):
-    """One module called with other shapes of its output, and another of its second argument alone; named as a residual sum."""
+    """Modules called with several output and argument shapes; one is named like a residual sum."""
 
     @nn.compact
     def __call__(self, x):
@@ -189,7 +194,7 @@ class Recursive(nn.Module):
 
 
 class Applies(nn.Module):
-    """A network inside of it that is applied with variables of its own, whose modules have the names of this one's."""
+    """Applies an inner network with separate variables and the same module names."""
 
     @nn.compact
     def __call__(self, x):
@@ -239,7 +244,7 @@ class Normed(nn.Module):
 
 
 class Unused(nn.Module):
-    """A layer of which nothing leads to the loss, and integers among the parameters."""
+    """A layer without influence on the loss, and an integer parameter."""
 
     @nn.compact
     def __call__(self, x):
@@ -257,8 +262,24 @@ class AxisNorm(nn.Module):
 
 
 FORCES = [Forces(how) for how in ("grad", "value_and_grad", "vjp", "jvp", "jacfwd", "hessian")]
-ZOO = [Jitted(), nn.jit(Jitted)(), JittedMethod(), Outputs(), Lstm(), *FORCES, Shapes(), Sharing(), Calls(), Recursive(),
-       Applies(), Complex(), Boxed(), Normed(), Unused(), AxisNorm()]  # fmt: skip
+ZOO = [
+    Jitted(),
+    nn.jit(Jitted)(),
+    JittedMethod(),
+    Outputs(),
+    Lstm(),
+    *FORCES,
+    Shapes(),
+    Sharing(),
+    Calls(),
+    Recursive(),
+    Applies(),
+    Complex(),
+    Boxed(),
+    Normed(),
+    Unused(),
+    AxisNorm(),
+]
 
 
 def batch_of(examples: int = 4) -> Any:
@@ -333,7 +354,7 @@ class Tokens(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    """An image and tokens. Inputs: (batch, height, width, channels) floats, (batch, length) integers."""
+    """An image and tokens. Inputs: floats (batch, height, width, channels), integers (batch, n)."""
 
     @nn.compact
     def __call__(self, images, tokens):
@@ -344,7 +365,7 @@ class TwoInputs(nn.Module):
 
 
 class Force(nn.Module):
-    """Its output is a gradient of a network inside of it, as in a force field. Input: (batch, 4)."""
+    """Its output is the gradient of an inner network, as in a force field. Input: (batch, 4)."""
 
     @nn.compact
     def __call__(self, x):
@@ -372,7 +393,7 @@ class PartitionedDense(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """A transposed convolution behind a grouped and a dilated one. Input: (batch, height, width, 4)."""
+    """Grouped, dilated and transposed convolutions. Input: (batch, height, width, 4)."""
 
     @nn.compact
     def __call__(self, x):
@@ -382,7 +403,7 @@ class Upsampler(nn.Module):
 
 
 class Halting(nn.Module):
-    """A cell in a `while` that runs until its data say stop. Input: (batch, 4)."""
+    """A cell in a `while` with a data-dependent condition. Input: (batch, 4)."""
 
     @nn.compact
     def __call__(self, x):
@@ -479,3 +500,18 @@ class Odd(nn.Module):
         ):
             x = layer(x)
         return x
+
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.append(event)
+)
+
+
+@contextlib.contextmanager
+def no_compilation() -> Iterator[None]:
+    """Fail where JAX compiles anything in the block."""
+    before = len(_compiled)
+    yield
+    new = [event for event in _compiled[before:] if "backend_compile" in event]
+    assert not new, f"{len(new)} programs were compiled"

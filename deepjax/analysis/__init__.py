@@ -1,20 +1,23 @@
 """Instruments for any linen module; none of them knows a model of deepjax by name."""
 
-from deepjax.analysis.core.module import cross_entropy, init_variables, of_classes
+from deepjax.analysis.core.module import cross_entropy, init_variables, takes_class_labels
 from deepjax.analysis.core.network import Network
 from deepjax.analysis.core.taps import Tap, taps
 from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
 from deepjax.analysis.costs.report import CostReport, cost
 from deepjax.analysis.costs.stages import StageRow, stage_table
-from deepjax.analysis.curvature.operators import HessianTrace, gnvp, hessian_trace, hvp
+from deepjax.analysis.curvature.gradient_subspace import (
+    GradientSubspace,
+    gradient_subspace_overlap,
+)
+from deepjax.analysis.curvature.operators import gnvp, hvp
 from deepjax.analysis.curvature.spectrum import (
     Density,
     Eigenvalues,
-    GradientSubspace,
-    gradient_subspace_overlap,
     spectral_density,
     top_eigenvalues,
 )
+from deepjax.analysis.curvature.trace import HessianTrace, hessian_trace
 from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
 from deepjax.analysis.gradients.noise_scale import NoiseScale, noise_scale
 from deepjax.analysis.gradients.per_example import PerExampleGradients, per_example_gradients
@@ -25,19 +28,15 @@ from deepjax.analysis.gradients.shattering import (
     shattering,
 )
 from deepjax.analysis.landscape.directions import random_direction
-from deepjax.analysis.landscape.surface import (
-    Line,
-    Plane,
-    linear_interpolation,
-    loss_line,
-    loss_plane,
-)
+from deepjax.analysis.landscape.line import LossLine, linear_interpolation, loss_line
+from deepjax.analysis.landscape.plane import LossPlane, loss_plane
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
 from deepjax.analysis.layers.report import LayerReport, LayerRow
 from deepjax.analysis.layers.trace import trace
-from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
+from deepjax.analysis.ntk.drift import KernelDrift, kernel_drift
+from deepjax.analysis.ntk.kernel import TangentKernel, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
 from deepjax.analysis.propagation.mean_field import MeanField, critical_sigma_w, mean_field
 from deepjax.analysis.propagation.signal import Propagation, signal_propagation
@@ -54,31 +53,31 @@ from deepjax.analysis.residual.paths import PathLengths, path_gradient, path_len
 __all__ = [
     "CostReport",
     "Density",
-    "Drift",
     "EffectiveField",
     "Eigenvalues",
     "GradientLine",
     "GradientSubspace",
     "HessianTrace",
-    "Kernel",
+    "KernelDrift",
     "LayerField",
     "LayerFields",
     "LayerReport",
     "LayerRow",
     "Lesions",
-    "Line",
     "LinearisedRun",
     "LossContributions",
+    "LossLine",
+    "LossPlane",
     "MeanField",
     "Network",
     "NoiseScale",
     "PathLengths",
     "PerExampleGradients",
-    "Plane",
     "Propagation",
     "ReceptiveField",
     "Shattering",
     "StageRow",
+    "TangentKernel",
     "Tap",
     "Trajectory",
     "average_fields",
@@ -112,7 +111,6 @@ __all__ = [
     "mean_field",
     "noise_scale",
     "ntk",
-    "of_classes",
     "params_by_layer",
     "path_gradient",
     "path_lengths",
@@ -123,6 +121,7 @@ __all__ = [
     "signal_propagation",
     "spectral_density",
     "stage_table",
+    "takes_class_labels",
     "taps",
     "top_eigenvalues",
     "trace",

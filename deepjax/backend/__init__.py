@@ -1,1 +1,1 @@
-"""What XLA and a machine need to be told; imports nothing else of deepjax."""
+"""Properties of XLA, of JAX and of the machine; imports no other package of deepjax."""

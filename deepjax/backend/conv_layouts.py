@@ -1,8 +1,9 @@
-"""Convolutions inside of loops, in the order of axes in which XLA:CPU computes them fast.
+"""Layouts of convolutions inside loops, canonicalised for XLA:CPU.
 
-XLA:CPU has fast code for axes in the order (batch, height, width, channels) and (height, width, in, out), and brings convolutions
-into it, but not those inside of a loop (jax issue 12868). A gradient's have another order: of a kernel alone they take 35 times as
-long, steps of scanned blocks or of the parts of a batch 13 to 21 times.
+XLA:CPU has fast code for NHWC inputs and HWIO kernels, and transposes convolutions to this layout,
+except inside loops (jax issue 12868). Convolutions of a gradient have other layouts: a kernel's
+gradient alone takes 35 times as long, and steps with scanned blocks or gradient accumulation 13 to
+21 times.
 """
 
 import functools
@@ -12,19 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
+
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 
 LOOPS = ("scan", "while")
 CONVOLUTION = "conv_general_dilated"
-IN_ORDER = ("NHWC", "HWIO", "NHWC")
+CANONICAL = ("NHWC", "HWIO", "NHWC")
 
 
 def canonicalize_conv_layouts(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, equal up to rounding, whose convolutions inside of loops are fast on a CPU; elsewhere `fun` itself.
+    """The same function up to rounding, with fast convolutions in loops on a CPU; else `fun`.
 
-    For a function that takes gradients, not one of which they are taken: the convolutions of gradients are there only afterwards.
-    Its positional arguments are trees of arrays; keyword arguments are passed on as they are. For use under jit: each call traces
-    anew.
+    For a function that computes gradients, not one that is differentiated: the convolutions of the
+    gradient appear only then. Positional arguments are trees of arrays; keyword arguments are
+    static. For use under jit, because each call traces anew.
     """
 
     @functools.wraps(fun)
@@ -39,8 +41,8 @@ def canonicalize_conv_layouts(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _within(value: Any, in_loop: bool) -> Any:
-    """A parameter of an equation, computations with their convolutions in order; the same object where nothing changes."""
-    if isinstance(value, Jaxpr):  # first: from JAX 0.12 on a ClosedJaxpr is one
+    """A parameter of an equation with canonical convolutions; the same object if unchanged."""
+    if isinstance(value, Jaxpr):  # first: in JAX 0.12 a ClosedJaxpr is one
         equations = [_equation(each, in_loop) for each in value.eqns]
         return value if _same(equations, value.eqns) else value.replace(eqns=equations)
     if isinstance(value, ClosedJaxpr):
@@ -57,9 +59,9 @@ def _equation(equation: JaxprEqn, in_loop: bool) -> JaxprEqn:
     if (
         name == CONVOLUTION
         and in_loop
-        and len(equation.params["dimension_numbers"].out_spec) == len(IN_ORDER[0])
+        and len(equation.params["dimension_numbers"].out_spec) == len(CANONICAL[0])
     ):
-        ordered = jax.jit(functools.partial(_in_order, **equation.params))
+        ordered = jax.jit(functools.partial(_canonical_convolution, **equation.params))
         (call,) = jax.make_jaxpr(ordered)(*(variable.aval for variable in equation.invars)).eqns
         return call.replace(invars=equation.invars, outvars=equation.outvars)
     params = {
@@ -76,10 +78,10 @@ def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
     return all(a is b for a, b in zip(new, old, strict=True))
 
 
-def _in_order(
+def _canonical_convolution(
     x: Array, kernel: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
 ) -> Array:
-    """lax.conv_general_dilated of any order of axes, by one in order between transpositions."""
+    """lax.conv_general_dilated in any layout, by a canonical one between transpositions."""
     batch, feature, *space = dimension_numbers.lhs_spec
     out, into, *window = dimension_numbers.rhs_spec
     result_batch, result_feature, *result_space = dimension_numbers.out_spec
@@ -87,6 +89,6 @@ def _in_order(
         jnp.transpose(x, (batch, *space, feature)),
         jnp.transpose(kernel, (*window, into, out)),
     )
-    y = lax.conv_general_dilated(x, kernel, dimension_numbers=IN_ORDER, **params)
-    there = (result_batch, *result_space, result_feature)
-    return jnp.transpose(y, [there.index(axis) for axis in range(y.ndim)])
+    y = lax.conv_general_dilated(x, kernel, dimension_numbers=CANONICAL, **params)
+    axes = (result_batch, *result_space, result_feature)
+    return jnp.transpose(y, [axes.index(axis) for axis in range(y.ndim)])

@@ -1,8 +1,8 @@
-"""How much of the machine is ours."""
+"""CPU cores available to this process."""
 
 import os
 
 
 def cpu_count() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

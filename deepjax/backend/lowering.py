@@ -1,20 +1,19 @@
-"""Networks as they are written, for what reads a traced computation in place of running it."""
+"""A tracing mode in which layers lower to their textbook form, for code that inspects jaxprs."""
 
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 
-_AS_WRITTEN = jax.make_user_context(
-    default_value=False
-)  # JAX keeps what it traced within apart from what it traced outside
+# A user context is part of JAX's trace cache key, unlike a Python variable.
+_REFERENCE = jax.make_user_context(default_value=False)
 
 
 def reference_lowering() -> AbstractContextManager[Any]:
-    """While a network is traced within, no convolution takes the form that its backend computes fastest."""
-    return _AS_WRITTEN(True)
+    """Context manager: no backend-specific rewrites of convolutions while tracing."""
+    return _REFERENCE(True)
 
 
 def in_reference_lowering() -> bool:
-    """Whether what is traced now is only to be read."""
-    return bool(_AS_WRITTEN.value)
+    """Whether inside `reference_lowering`."""
+    return bool(_REFERENCE.value)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import model_info

@@ -15,8 +15,8 @@ import jax
 
 from deepjax.analysis.core.module import has_batch_norm, mode_text
 from deepjax.analysis.core.taps import Site, sites
-from deepjax.analysis.curvature.operators import hessian_trace
 from deepjax.analysis.curvature.spectrum import spectral_density
+from deepjax.analysis.curvature.trace import hessian_trace
 from deepjax.analysis.gradients.noise_scale import noise_scale
 from deepjax.analysis.layers.report import LayerReport, LayerRow
 from deepjax.analysis.layers.trace import (

@@ -262,7 +262,7 @@ def _started(pid: int) -> str | None:
         return (
             subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
             or None
-        )  # noqa: S603
+        )
     except ProcessLookupError:
         return None
     except OSError:

@@ -1,4 +1,4 @@
-"""Convolutions inside of loops: the same numbers, in the order of axes that XLA:CPU is fast in; and nothing else is touched."""
+"""Convolutions inside loops: the same results, in XLA:CPU's fast layout; nothing else changes."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ CASES = {
 
 
 def gradients_in_a_loop(**options):
-    """Gradients by the images and by each of three kernels, taken inside of a loop."""
+    """Gradients with respect to the images and to each of three kernels, inside a loop."""
     options = {
         "window_strides": (1, 1),
         "padding": ((1, 1), (1, 1)),
@@ -43,7 +43,7 @@ def gradients_in_a_loop(**options):
 
 
 def orders(jaxpr, in_loop=False):
-    """(whether inside of a loop, the order of axes) of each convolution."""
+    """(whether inside a loop, layout) of each convolution."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == CONVOLUTION:
             yield in_loop, equation.params["dimension_numbers"]
@@ -55,7 +55,7 @@ def orders(jaxpr, in_loop=False):
 
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
-def test_the_same_gradients_and_every_convolution_in_order(options):
+def test_the_same_gradients_with_every_convolution_canonical(options):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 7, 6, 8)), jnp.float32)
     kernels = (
@@ -71,12 +71,12 @@ def test_the_same_gradients_and_every_convolution_in_order(options):
     order = lax.conv_dimension_numbers(x.shape, kernels.shape[1:], ("NHWC", "HWIO", "NHWC"))
     before, after = (list(orders(jax.make_jaxpr(fun)(x, kernels).jaxpr)) for fun in (plain, fast))
     assert {found for _, found in before} != {order}, (
-        "a gradient has another order, or this test would look at nothing"
+        "without another layout in the gradients this test is vacuous"
     )
     assert after == [(True, order)] * len(before)
 
 
-def test_outside_of_loops_and_on_other_backends_nothing_changes(monkeypatch):
+def test_outside_loops_and_on_other_backends_nothing_changes(monkeypatch):
     model = create_model("cifar_resnet20", width=4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     step = jax.grad(lambda variables, x: jnp.sum(model.apply(variables, x)))
@@ -94,7 +94,7 @@ def test_outside_of_loops_and_on_other_backends_nothing_changes(monkeypatch):
 
 
 def a_step(scan=False, accumulate=1):
-    """A training step of a small network, and what it takes."""
+    """(training step of a small network, its arguments)."""
     data = dataset_info("digits")
     config = TrainConfig("cifar_resnet20", data.name, batch_size=8, width=4, accumulate=accumulate)
     model, optimizer = create_model(config.model, width=4, scan=scan), make_optimizer(config)
@@ -110,7 +110,7 @@ def a_step(scan=False, accumulate=1):
 
 
 def a_product():
-    """The Hessian times a vector over two batches."""
+    """A Hessian-vector product over two batches."""
     model = create_model("cifar_resnet20", width=4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, jnp.int32)}
@@ -120,7 +120,7 @@ def a_product():
 @pytest.mark.parametrize(
     "make", [lambda: a_step(scan=True), lambda: a_step(accumulate=4), a_product]
 )
-def test_what_takes_gradients_in_a_loop_has_its_convolutions_in_order(make):
+def test_functions_with_gradients_in_a_loop_have_canonical_convolutions(make):
     function, arguments = make()
     found = [
         order for in_loop, order in orders(jax.make_jaxpr(function)(*arguments).jaxpr) if in_loop

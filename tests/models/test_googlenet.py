@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.extend.core import Literal
 
 from deepjax.analysis import count_macs
+from deepjax.backend.jax_internals import Literal
 from deepjax.errors import InputError
 from deepjax.models.googlenet import (
     INITIALIZATION,

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepjax.analysis.core.calls import each_array
+from deepjax.analysis.core.calls import map_arrays
 from deepjax.analysis.core.cotangent_slot import probe
 from deepjax.analysis.core.taps import Site, labels
 from tests.properties.examples import examples
@@ -100,7 +100,7 @@ def test_all_arrays_of_floats_among_outputs_are_seen_and_nothing_else_changes(tr
 
     seen = []
     outputs = built(tree)
-    returned = each_array(lambda value, place: seen.append(place) or value, outputs, "")
+    returned = map_arrays(lambda value, place: seen.append(place) or value, outputs, "")
     assert order(returned) == order(outputs)
     assert (
         len(set(seen))
@@ -121,7 +121,7 @@ sites = st.builds(
     arguments=st.lists(st.none() | shapes, max_size=2).map(tuple),
     is_sum=st.just(False),
     calls=st.just(1),
-    inside=st.just(False),
+    in_transform=st.just(False),
 )
 
 

@@ -1,1 +1,1 @@
-"""How any network is called, intercepted and measured."""
+"""How any linen module is initialised, run, validated and intercepted."""

@@ -1,4 +1,4 @@
-"""How many examples a batch holds, and several batches as one: what a mean over the data is taken of."""
+"""The size of a batch, and several batches stacked into one array."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,10 @@ from deepjax.analysis.core.module import Batch, inputs_of
 from deepjax.errors import InputError, require
 
 Batches = Batch | list[Batch]
-"""One batch, or a list of batches of one size, whose mean loss it then is. Batch statistics are each batch's own."""
+"""One batch, or a list of batches of equal size, over which losses are averaged.
+
+Batch statistics are those of each batch.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,12 @@ class BatchStack:
     first: Batch
     stacked: Any
     examples: int
-    """Of all batches together."""
+    """In all batches."""
     batches: int
 
 
 def stack(batch: Batches) -> BatchStack:
-    """One batch or several, stacked; raises InputError where they are not of one size."""
+    """Stack one or several batches; raises InputError where their sizes differ."""
     batches = batch if _is_list(batch) else [batch]
     shapes = {str(jax.tree.map(jnp.shape, each)) for each in batches}
     require(
@@ -44,6 +47,11 @@ def stack(batch: Batches) -> BatchStack:
     )
 
 
+def data_text(examples: int, bn: str, has_batch_norm: bool) -> str:
+    """Number of examples, and kind of batch statistics if there are any: for a figure's title."""
+    return f"{examples:,} examples{f', {bn} statistics' if has_batch_norm else ''}"
+
+
 def require_one(batch: Batches, taker: str) -> None:
     """Raise InputError for a list of batches."""
     if _is_list(batch):
@@ -51,22 +59,23 @@ def require_one(batch: Batches, taker: str) -> None:
 
 
 def batch_size(batch: Batch) -> int:
-    """Length of the first axis that all arrays of the batch share; raises InputError where they do not.
+    """Length of the first axis of all arrays; raises InputError where they differ.
 
-    Numbers and single random keys, which have no axes, belong to all examples.
+    Scalars, such as a random key, are shared by all examples.
     """
     inputs_of(batch)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
         raise InputError(
-            f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the examples', and scalars"
+            f"batch has arrays of the shapes {shapes}; allowed: arrays whose first axis is the "
+            "examples', and scalars"
         )
     return sizes.pop()
 
 
 def _is_list(batch: Batches) -> bool:
-    """Whether it is a list of batches rather than one batch that is written as a list."""
+    """Whether it is a list of batches rather than one batch given as a list."""
     return (
         isinstance(batch, list)
         and len(batch) > 0

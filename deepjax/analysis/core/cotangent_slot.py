@@ -1,7 +1,9 @@
-"""An identity that gives its second argument, the slot, a gradient of one's own choice: what is measured on both passes.
+"""An identity whose second argument, the slot, receives measurements as its gradient.
 
-A primitive of JAX rather than a `custom_vjp`: it is linear, so that derivatives of every kind and order pass through it, also those
-that a network takes in its own forward pass (`jax.grad`, `jax.jvp`, `jax.jacfwd`), and what it gives is the gradient of the loss.
+It is a primitive of JAX rather than a `custom_vjp`: it is linear, so that derivatives of any kind
+and order pass through it, including those that a network takes in its own forward pass
+(`jax.grad`, `jax.jvp`, `jax.jacfwd`), and the measured cotangent is always the gradient of the
+loss.
 """
 
 from collections.abc import Callable
@@ -10,21 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+
+from deepjax.backend.jax_internals import Primitive, ad, batching, mlir
 
 
-def probe(output: Array, slot: Any, noted: Any, measure: Callable[[Array], Any]) -> Array:
-    """The output. The gradient with respect to slot is (noted, measure(gradient with respect to the output)).
+def probe(output: Array, slot: Any, recorded: Any, measure: Callable[[Array], Any]) -> Array:
+    """Return the output; the gradient of `slot` becomes (recorded, measure(gradient of output)).
 
-    slot: zeros of that structure. noted, slot and what `measure` returns are trees of arrays; `measure` can be hashed. Gradients of
-    several calls with one slot are added up, also those of the runs under `jax.vmap` and `jax.lax.scan`.
+    slot: zeros of that structure. recorded, slot and the result of `measure` are trees of arrays;
+    `measure` is hashable. Gradients of several calls with one slot add up, including those of the
+    runs under `jax.vmap` and `jax.lax.scan`.
     """
     slots, structure = jax.tree.flatten(slot)
-    noted = jax.tree.leaves(jax.lax.stop_gradient(noted))
-    return _probe.bind(
-        output, *slots, *noted, noted=len(noted), structure=structure, measure=measure, batched=0
-    )
+    recorded = jax.tree.leaves(jax.lax.stop_gradient(recorded))
+    params = {"recorded": len(recorded), "structure": structure, "measure": measure, "batched": 0}
+    return _probe.bind(output, *slots, *recorded, **params)
 
 
 _probe = Primitive("probe")
@@ -34,25 +36,31 @@ mlir.register_lowering(_probe, lambda context, output, *_, **__: [output])
 
 
 def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
-    """Linear in the output and the slot; of what is noted no derivative is taken."""
-    linear = len(primals) - params["noted"]
+    """Linear in the output and the slot; the recorded values are constants."""
+    linear = len(primals) - params["recorded"]
     given = map(ad.instantiate_zeros, tangents[:linear])
     return _probe.bind(*primals, **params), _probe.bind(*given, *primals[linear:], **params)
 
 
 def _transpose(
-    cotangent: Any, output: Any, *rest: Any, noted: int, structure: Any, measure: Any, batched: int
+    cotangent: Any,
+    output: Any,
+    *rest: Any,
+    recorded: int,
+    structure: Any,
+    measure: Any,
+    batched: int,
 ) -> list[Any]:
-    values = rest[len(rest) - noted :]
+    values = rest[len(rest) - recorded :]
     if type(cotangent) is ad.Zero:
         return [cotangent, *[None] * len(rest)]
     for _ in range(batched):
         measure = jax.vmap(measure)
-    return [cotangent, *values, *jax.tree.leaves(measure(cotangent)), *[None] * noted]
+    return [cotangent, *values, *jax.tree.leaves(measure(cotangent)), *[None] * recorded]
 
 
 def _batch(arguments: Any, axes: Any, *, batched: int, **params: Any) -> tuple[Any, int]:
-    """One slot for all examples is repeated for each, so that their gradients are added up."""
+    """A slot without a batch axis is broadcast, so that the gradients of the examples add up."""
     (size,) = {
         each.shape[axis] for each, axis in zip(arguments, axes, strict=True) if axis is not None
     }

@@ -1,4 +1,4 @@
-"""Warnings for inputs that look like images in another scale or layout than networks are trained on."""
+"""Warnings for images in an unusual scale or layout."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import numpy as np
 from jax.core import Tracer
 
 COLOURS = (1, 3, 4)  # channels of usual images: grey, RGB, RGBA
-LARGEST = 20.0  # of a normalised image; pixels reach 255, and those of the digits 16
-LARGEST_WHOLE = 8.0  # the same where every value is a whole number
+MAX_NORMALISED = 20.0  # of a normalised image; pixels reach 255, those of digits 16
+MAX_INTEGER = 8.0  # the same where every value is an integer
 
 
 def warn_of_images(inputs: Sequence[Any]) -> None:
-    """Warn (UserWarning) of inputs that look like pixels that were not normalised, or like (batch, channels, height, width).
+    """Warn of inputs that look like pixels without normalisation, or like NCHW.
 
-    The scale is judged by the first image, where its values are at hand: not inside `jax.jit`.
+    The scale is judged by the first image; not inside `jax.jit`. Warnings are UserWarnings.
     """
     for value in jax.tree.leaves(tuple(inputs)):
         if jnp.ndim(value) == 4:
@@ -31,8 +31,8 @@ def _layout(shape: tuple[int, ...]) -> str:
     if rows not in COLOURS or columns != channels or channels <= 4:
         return ""
     return (
-        f"inputs of shape {shape} look like (batch, channels, height, width); Flax's convolutions take the channels last: "
-        "images.transpose(0, 2, 3, 1)"
+        f"inputs of shape {shape} look like (batch, channels, height, width); Flax's convolutions "
+        "take the channels last: images.transpose(0, 2, 3, 1)"
     )
 
 
@@ -44,15 +44,14 @@ def _scale(value: Any) -> str:
     if jnp.shape(value)[-1] not in COLOURS or not jnp.size(value):
         return ""
     local = value.addressable_shards[0].data if isinstance(value, jax.Array) else value
-    with (
-        jax.ensure_compile_time_eval()
-    ):  # a value that is at hand, while a function around is traced
+    # The value may be concrete while an outer function is traced.
+    with jax.ensure_compile_time_eval():
         image = np.asarray(local[:1], np.float32)
     largest = image.max(initial=0.0)
-    is_whole = largest >= LARGEST_WHOLE and np.array_equal(image, np.round(image))
-    if image.min(initial=0.0) < 0 or not (largest > LARGEST or is_whole):
+    is_integer = largest >= MAX_INTEGER and np.array_equal(image, np.round(image))
+    if image.min(initial=0.0) < 0 or not (largest > MAX_NORMALISED or is_integer):
         return ""
     return (
-        f"inputs look like pixels that were not normalised (the first image has values from {image.min():g} to {largest:g}); "
-        "networks are trained on (pixels - mean) / std"
+        f"inputs look like pixels that were not normalised (the first image has values from "
+        f"{image.min():g} to {largest:g}); networks are trained on (pixels - mean) / std"
     )

@@ -1,4 +1,4 @@
-"""What a network is called with, from a shape of one example or from inputs of any kind."""
+"""Shapes and dtypes of a network's inputs, from the shape of one example or from inputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,31 @@ from deepjax.analysis.core.module import shapes_of
 from deepjax.errors import require
 
 InputShape = Any
-"""One input, or a tuple of several, each of them
+"""One input, or a tuple of inputs, each of them
 
-- a shape of one example, such as (height, width, channels): float32, and the examples' axis is put before it;
-- a `jax.ShapeDtypeStruct`, an array, or a tree of them, such as a dict: as the network gets it, the examples' axis included.
+- the shape of one example, such as (height, width, channels): float32, without batch axis;
+- a `jax.ShapeDtypeStruct`, an array, or a tree of them, such as a dict: with batch axis.
 """
 _ALLOWED = (
-    "(height, width, channels) of one image, each from 1 up; or a jax.ShapeDtypeStruct or array as the network gets it, "
-    "such as jax.ShapeDtypeStruct((1, 128), jnp.int32) for tokens; or a tuple of these for several inputs"
+    "(height, width, channels) of one image, each from 1 up; or a jax.ShapeDtypeStruct or array as "
+    "the network gets it, such as jax.ShapeDtypeStruct((1, 128), jnp.int32) for tokens; or a tuple "
+    "of these for several inputs"
 )
 
 
 def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
-    """Shapes and dtypes of the arguments of the network's call. `batch`: examples, for shapes of one.
+    """Shapes and dtypes of the arguments of the network's call.
 
-    Raises InputError for anything else, and for another batch than 1 where no shape of one example is given.
+    batch: the batch size, for shapes of one example. Raises InputError for anything else, and for
+    another batch size where no shape of one example is given.
     """
-    require(_is_whole(batch) and batch >= 1, "batch", batch, "a whole number from 1 up")
+    require(_is_integer(batch) and batch >= 1, "batch", batch, "a whole number from 1 up")
     several = isinstance(input_shape, tuple | list) and not is_shape(input_shape)
     inputs = tuple(input_shape) if several else (input_shape,)
     require(len(jax.tree.leaves(inputs)) > 0, "input_shape", input_shape, _ALLOWED)
-    whole = not any(is_shape(each) for each in inputs)
+    have_batch_axis = not any(is_shape(each) for each in inputs)
     require(
-        batch == 1 or not whole,
+        batch == 1 or not have_batch_axis,
         "batch",
         batch,
         "1 where inputs are given with their own examples' axis",
@@ -42,8 +44,8 @@ def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
 
 
 def is_shape(value: Any) -> bool:
-    """Whether it is a shape of one example: whole numbers alone."""
-    return isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_whole, value))
+    """Whether it is the shape of one example: a sequence of integers."""
+    return isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_integer, value))
 
 
 def typed_shapes(inputs: Any) -> str:
@@ -53,7 +55,7 @@ def typed_shapes(inputs: Any) -> str:
     )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""How a linen module is called: which of its arguments and fields switch between training and evaluation, and what it is given."""
+"""How a linen module is called in training and in evaluation: its mode arguments and fields."""
 
 import copy
 import dataclasses
@@ -14,7 +14,8 @@ from deepjax.errors import InputError, require
 
 Output = int | str | tuple[int | str, ...] | Callable[[Any], Any] | None
 
-# True in training, and True in evaluation. The first of each are switches whatever their default is, as `train` may be required.
+# Names that are True in training, and names that are True in evaluation. The first tuple of each is
+# recognised with any default, also without one; the second only with a boolean default.
 _TRAINS = ("train", "training", "is_training")
 _EVALUATES = ("deterministic", "use_running_average")
 _TRAINS_IF_BOOL = ("is_train", "train_mode", "enable_dropout")
@@ -23,20 +24,20 @@ _EVALUATES_IF_BOOL = ("inference", "is_eval", "eval_mode", "evaluate")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A linen module and how it is called; every instrument takes one wherever it takes a module, which is `Network(module)`."""
+    """A linen module and how it is called; instruments take it in place of a module."""
 
     module: nn.Module
     eval_kwargs: Mapping[str, Any] = FrozenDict()
-    """Further keyword arguments of its call in evaluation, for a switch of any name: {"noisy": False}."""
+    """Keyword arguments of its call in evaluation, such as {"noisy": False}."""
     train_kwargs: Mapping[str, Any] = FrozenDict()
     """The same in training."""
     output: Output = None
-    """Which array of what the module returns: an index, key or attribute, or several from the outside in, or a function of it."""
+    """The output to use: an index, key or attribute, a path of these, or a function."""
     seed: int = 0
-    """Of the keys that random streams start from where an instrument is given none."""
+    """Of the keys of random streams, where an instrument is given none."""
 
     def __post_init__(self) -> None:
-        """Raise InputError for what is no linen module, and for arguments that cannot be hashed, such as arrays."""
+        """Raise InputError unless it is a linen module with hashable arguments."""
         require(
             isinstance(self.module, nn.Module),
             "module",
@@ -50,12 +51,12 @@ class Network:
 
 
 Model = nn.Module | Network
-"""What every instrument takes: a linen module, or one with how it is called."""
+"""What every instrument takes."""
 AModel = TypeVar("AModel", bound=Model)
 
 
 def network_of(model: Model) -> Network:
-    """The module with how it is called; of a bare module the defaults."""
+    """`Network(model)` for a module; a network itself."""
     return model if isinstance(model, Network) else Network(model)
 
 
@@ -64,13 +65,13 @@ def name_of(model: Model) -> str:
     return type(network_of(model).module).__name__
 
 
-def hashable(model: AModel) -> AModel:
-    """The same network as a key of what is compiled: tuples for the lists, and frozen dicts for the dicts, among its fields.
+def as_static(model: AModel) -> AModel:
+    """The network as a static argument of jit: with tuples for lists, frozen dicts for dicts.
 
-    Raises InputError, naming the field, where one cannot be a key even so, such as an array.
+    Raises InputError, naming the field, where one cannot be hashed, such as an array.
     """
     if isinstance(model, Network):
-        return dataclasses.replace(model, module=hashable(model.module))  # type: ignore[return-value]
+        return dataclasses.replace(model, module=as_static(model.module))  # type: ignore[return-value]
     try:
         hash(model)
         return model
@@ -82,9 +83,9 @@ def hashable(model: AModel) -> AModel:
 
 
 def frozen(value: Any) -> Any:
-    """Tuples for lists, frozen dicts for dicts, inside of modules too."""
+    """Tuples for lists and frozen dicts for dicts, also inside modules."""
     if isinstance(value, nn.Module):
-        return hashable(value)
+        return as_static(value)
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return tuple(frozen(each) for each in value)
     if isinstance(value, Mapping):
@@ -116,20 +117,20 @@ class Mode:
     """A network in training or in evaluation."""
 
     module: nn.Module
-    """With those of its fields set that are switches."""
+    """With its mode fields set."""
     kwargs: FrozenDict[str, Any]
     """Keyword arguments of its call."""
     switches: tuple[str, ...]
-    """What was set, as "deterministic=True" or "config.dropout.deterministic=True"; empty: no switch was found."""
+    """What was set, such as "config.dropout.deterministic=True"; empty: nothing was found."""
 
 
 @functools.lru_cache(maxsize=256)
 def mode_of(network: Network, train: bool) -> Mode:
     """The module and arguments for training or evaluation.
 
-    Switches are arguments of the module's call, its fields, and entries of its fields (a config), by their usual names; where
-    there are none, those of modules among its fields, whose calls' switches it hands on if it takes **kwargs. What the network
-    is given by name (`eval_kwargs`, `train_kwargs`) is set whatever it is called.
+    Switches are arguments of the module's call, its fields, and entries of its fields (a config),
+    by their usual names; without any, those of modules among its fields, whose call arguments it
+    passes on if it takes **kwargs. `eval_kwargs` and `train_kwargs` are always set.
     """
     module, found = _with_fields(network.module, train, "", {}, deep=False)
     kwargs = _call_switches(network.module, train)
@@ -142,8 +143,8 @@ def mode_of(network: Network, train: bool) -> Mode:
     )
 
 
-def demanded_switches(model: Model) -> dict[str, Any]:
-    """The arguments without which the call fails, set to evaluation: those of initialisation, for which defaults hold."""
+def required_mode_kwargs(model: Model) -> dict[str, Any]:
+    """Mode arguments without a default, set to evaluation: those that initialisation needs."""
     network = network_of(model)
     names = _parameters(network.module)
     kwargs = _call_switches(network.module, False) or {
@@ -159,8 +160,8 @@ def demanded_switches(model: Model) -> dict[str, Any]:
     }
 
 
-def guessed(model: Model, kwargs: Collection[str]) -> frozenset[str]:
-    """Those of these arguments that the call may not take: found inside, where it may pass **kwargs to another module too."""
+def refusable_kwargs(model: Model, kwargs: Collection[str]) -> frozenset[str]:
+    """Those of the arguments that the call may refuse: found on inner modules, via **kwargs."""
     network = network_of(model)
     certain = {*_parameters(network.module), *network.train_kwargs, *network.eval_kwargs}
     return frozenset(kwargs) - certain
@@ -173,7 +174,7 @@ def _is_demanded(module: nn.Module, name: str) -> bool:
 
 
 def _has_no_default(parameter: inspect.Parameter) -> bool:
-    """Of None linen's merge_param refuses a module whose field has no value either."""
+    """None counts as no default: linen's merge_param needs the argument or the field."""
     return parameter.default in (inspect.Parameter.empty, None)
 
 
@@ -182,14 +183,14 @@ def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def _wanted(name: str, train: bool) -> bool | None:
-    """The value of a switch of that name; None: it is no switch."""
+    """The value of a switch of that name; None: not a switch."""
     if name in (*_TRAINS, *_TRAINS_IF_BOOL):
         return train
     return not train if name in (*_EVALUATES, *_EVALUATES_IF_BOOL) else None
 
 
 def _call_switches(module: nn.Module, train: bool) -> dict[str, Any]:
-    """Arguments of the call that are switches, set; without those that a field of the same name decides."""
+    """Mode arguments of the call and their values, except where a field of that name is set."""
     fields = _fields(module)
     found = {}
     for name, parameter in _parameters(module).items():
@@ -200,16 +201,15 @@ def _call_switches(module: nn.Module, train: bool) -> dict[str, Any]:
             or parameter.annotation in (bool, "bool")
         )
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        decided = (
-            parameter.default is None and fields.get(name) is not None
-        )  # linen's merge_param refuses both
+        # linen's merge_param refuses argument and field together.
+        decided = parameter.default is None and fields.get(name) is not None
         if wanted is not None and certain and named and not decided:
             found[name] = wanted
     return found
 
 
 def _handed_on(module: nn.Module, train: bool) -> dict[str, Any]:
-    """What a call that takes **kwargs hands on to modules among the fields."""
+    """Mode arguments that a call with **kwargs passes on to modules among the fields."""
     takes_any = any(each.kind is each.VAR_KEYWORD for each in _parameters(module).values())
     found: dict[str, Any] = {}
     for inner in _modules(_fields(module)) if takes_any else ():
@@ -233,14 +233,17 @@ def _modules(value: Any) -> list[nn.Module]:
 def _with_fields(
     module: nn.Module, train: bool, path: str, done: dict[int, Any], deep: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with its switches set, and which: its fields, entries of a config, and with `deep` modules among the fields."""
-    if id(module) in done:  # one module in two places has one set of parameters, and must stay one
+    """(the module with its mode fields set, which): fields, and entries of a config.
+
+    deep: also those of modules among the fields.
+    """
+    if id(module) in done:  # a shared module must stay shared
         return done[id(module)], ()
     names, changes, found = _parameters(module), {}, ()
     for name, value in _fields(module).items():
         if value is None and (name in names or name not in (*_TRAINS, *_EVALUATES)):
-            continue  # the call's own argument decides, or it is no switch
-        value = False if value is None else value  # as a switch it has not been set yet
+            continue  # the argument of the call decides, or it is not a switch
+        value = False if value is None else value
         changes[name], more = _set(name, value, train, f"{path}{name}", done, deep)
         found += more
     done[id(module)] = module.clone(**changes) if found else module
@@ -250,7 +253,7 @@ def _with_fields(
 def _set(
     name: Any, value: Any, train: bool, path: str, done: dict[int, Any], deep: bool
 ) -> tuple[Any, tuple[str, ...]]:
-    """A field or an entry of one, with the switches in it set, and which."""
+    """(a field or an entry of one with its switches set, which were set)."""
     wanted = _wanted(name, train) if isinstance(name, str) else None
     if wanted is not None and isinstance(value, bool):
         return wanted, (f"{path}={wanted}",)
@@ -267,7 +270,7 @@ def _set(
 
 
 def _entries(value: Any) -> dict[Any, Any]:
-    """What a config or a container holds, by name or place."""
+    """Entries of a config or container, by name or index."""
     if isinstance(value, type) or callable(value):
         return {}
     if hasattr(value, "_asdict"):  # a named tuple

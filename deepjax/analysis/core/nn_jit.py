@@ -1,19 +1,23 @@
-"""Calls of networks in which interceptors of linen see every module, also those under `nn.jit`."""
+"""Calls of networks in which interceptors see every module, including those inside `nn.jit`."""
 
 import itertools
 from typing import Any
 
+from flax import linen as nn
 from flax.core import tracers
 
-RUN = "deepjax_run"
-"""Flag of the scopes of the network that `forward.run` calls; a module that the network applies on its own has other scopes."""
+FLAG = "deepjax_run"
+"""Flag of the scopes of the network that is run.
+
+A module that the network applies with variables of its own has other scopes.
+"""
 
 
 class _Run:
-    """The flag's value, whose hash changes at every call.
+    """The value of the flag, with a different hash at every call.
 
-    nn.jit hashes the flags of a module's scope to find an earlier trace, and so finds none. A module whose trace it finds is not
-    called, and no interceptor sees it.
+    nn.jit looks up earlier traces by a hash that includes the flags of the module's scope. If it
+    found one, the module would not be called, and no interceptor would see it.
     """
 
     _hashes = itertools.count()
@@ -26,6 +30,17 @@ class _Run:
 
 
 def traced_anew(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """The module's call, with flags in its scope from before its submodules are bound to it."""
-    module.scope.flags = {**module.scope.flags, RUN: _Run()}
+    """Call a module with the flag set in its scope, before its submodules are bound to it."""
+    module.scope.flags = {**module.scope.flags, FLAG: _Run()}
     return module.copy(parent=module.scope.rewound())(*args, **kwargs)
+
+
+def is_in_network(module: nn.Module) -> bool:
+    """Whether it is a module of the network that is run, rather than applied inside on its own."""
+    return module.scope is not None and module.scope.has_flag(FLAG)
+
+
+def is_in_transform(module: nn.Module) -> bool:
+    """Whether a module of the network is called inside nn.scan, nn.remat or the like."""
+    scope: Any = module.scope
+    return tracers.current_trace() != scope.get_flag(FLAG).trace

@@ -1,9 +1,9 @@
-"""How instruments see parameters: without boxes, by tuples of names, as real numbers, in float32 or more.
+"""Parameters by path, without boxes, as real numbers in float32 or float64.
 
-A complex parameter is a pair of real ones. It counts as two, the Hessian has two rows for it, and a squared norm is
-the sum of |z|^2. A tree that an instrument returns or takes has complex leaves where the parameters do: the real part
-belongs to the real part, the imaginary part to the imaginary part. A gradient in such a tree is the direction of
-steepest ascent; `jax.grad` returns its conjugate.
+A complex parameter is a pair of real ones: it counts as two, the Hessian has two rows for it, and
+a squared norm is the sum of |z|^2. A tree that an instrument returns or takes has complex leaves
+where the parameters do, with the values of the real and imaginary parts. A gradient in such a tree
+is the direction of steepest ascent; `jax.grad` returns its conjugate.
 """
 
 import itertools
@@ -19,56 +19,58 @@ from jax import Array, lax
 from deepjax.errors import InputError, require
 
 Path = tuple[str, ...]
-"""Names from the network down to the leaf. A name may contain "/", as those of `nn.WeightNorm` do."""
+"""Names from the network to the leaf. A name may contain "/", as those of `nn.WeightNorm` do."""
 
 
 def unboxed(tree: Any) -> Any:
-    """The tree with arrays in place of `nn.Partitioned`, `nn.LogicallyPartitioned` and other boxes."""
+    """The tree without `nn.Partitioned`, `nn.LogicallyPartitioned` and other boxes."""
     return nn.meta.unbox(tree)
 
 
 def params_of(tree: Any) -> Any:
-    """The parameters of a network's variables, unboxed; a tree of parameters is its own."""
+    """The "params" of variables, or the tree itself where there are none; unboxed."""
     return unboxed(tree["params"] if isinstance(tree, Mapping) and "params" in tree else tree)
 
 
 def by_path(tree: Any) -> dict[Path, Any]:
-    """The unboxed leaves by path, in the order of `jax.tree.leaves`, which jit does not change."""
+    """The unboxed leaves by path, in the order of `jax.tree.leaves`, also inside jit."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(unboxed(tree))
     return {_names(path): leaf for path, leaf in leaves}
 
 
-def filled(tree: Any, leaves: Mapping[Path, Any]) -> Any:
-    """The unboxed tree, with those of its leaves replaced that are given."""
+def replace_leaves(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+    """The unboxed tree with the given leaves replaced."""
     old, structure = by_path(tree), jax.tree.structure(unboxed(tree))
     return jax.tree.unflatten(structure, [leaves.get(path, leaf) for path, leaf in old.items()])
 
 
-def part_of(tree: Any, leaves: Mapping[Path, Any]) -> Any:
-    """The given leaves as a tree: like the whole one where they are all of its leaves, else nested dicts of them alone."""
+def subtree(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+    """The given leaves as a tree: of the same structure if all are given, else nested dicts."""
     return (
-        filled(tree, leaves) if len(leaves) == len(by_path(tree)) else unflatten_dict(dict(leaves))
+        replace_leaves(tree, leaves)
+        if len(leaves) == len(by_path(tree))
+        else unflatten_dict(dict(leaves))
     )
 
 
 def path_string(path: Path) -> str:
-    """The path for display, and as it is given in `layers=`."""
+    """The path for display, and for `layers=`."""
     return "/".join(path)
 
 
-def modules_of(paths: Iterable[Path]) -> dict[str, None]:
+def module_names(paths: Iterable[Path]) -> dict[str, None]:
     """Names of all modules above the leaves, without the network itself, in order."""
     return dict.fromkeys(path_string(path[:end]) for path in paths for end in range(1, len(path)))
 
 
 def is_within(path: Path, names: Iterable[str]) -> bool:
-    """Whether one of these names is that of the leaf or of a module above it."""
+    """Whether one of the names is the leaf's, or that of a module above it."""
     above = {path_string(path[:end]) for end in range(1, len(path) + 1)}
     return not above.isdisjoint(names)
 
 
 def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
-    """The tree's leaves by path; raises InputError where it is not a tree like the parameters."""
+    """The leaves by path; raises InputError unless the tree is like the parameters."""
     require(isinstance(tree, Mapping), name, type(tree).__name__, "a tree like the parameters")
     given, wanted = by_path(tree), by_path(params)
     if set(given) != set(wanted):
@@ -76,17 +78,17 @@ def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
         fault = f"{'without' if wrong in wanted else 'with'} {path_string(wrong)!r}"
         raise InputError(f"{name} is a tree {fault}; allowed: one like the parameters")
     for path, leaf in wanted.items():
-        shape, own = jnp.shape(given[path]), f"{name}'s {path_string(path)}"
+        shape, field = jnp.shape(given[path]), f"{name}'s {path_string(path)}"
         require(
             shape == jnp.shape(leaf),
-            own,
+            field,
             f"of shape {shape}",
             f"{jnp.shape(leaf)}, as the parameters",
         )
         dtype = jnp.result_type(given[path])
         require(
             is_complex(given[path]) == is_complex(leaf),
-            own,
+            field,
             str(dtype),
             f"{jnp.result_type(leaf)}, as the parameters",
         )
@@ -99,7 +101,7 @@ def is_complex(leaf: Any) -> bool:
 
 
 def sum_dtype(*leaves: Any) -> Any:
-    """The real dtype in which sums over these arrays are taken: float64 where one of them has that precision, else float32."""
+    """The real dtype for sums over these arrays: float64 if one of them is, else float32."""
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
     double = any(
         jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits == 64 for dtype in dtypes
@@ -108,16 +110,16 @@ def sum_dtype(*leaves: Any) -> Any:
 
 
 def widened(value: Array) -> Array:
-    """A real array in `sum_dtype`: 16 bits are too few to sum up in."""
+    """A real array in `sum_dtype`, because 16 bits are too few for sums."""
     return value.astype(sum_dtype(value))
 
 
 def as_real(tree: Any) -> Any:
-    """The unboxed tree in real numbers, all in the tree's `sum_dtype`; a complex leaf has one more axis of 2 at its end.
+    """The unboxed tree in real numbers of one `sum_dtype`; complex leaves get a last axis of 2.
 
-    Raises InputError for leaves that are neither real nor complex floats: they have no gradient.
+    Raises InputError for leaves that are not floats: they have no gradient.
     """
-    return filled(tree, real_leaves(by_path(tree)))
+    return replace_leaves(tree, real_leaves(by_path(tree)))
 
 
 def real_leaves(leaves: Mapping[Path, Any]) -> dict[Path, Array]:
@@ -142,14 +144,14 @@ def real_pairs(leaf: Any) -> Array:
 
 
 def from_real(view: Any, like: Any) -> Any:
-    """The way back from `as_real`, in the view's precision; further axes in front are kept."""
+    """The inverse of `as_real`, in the precision of the view; leading axes are kept."""
     return jax.tree.map(
         lambda leaf, old: _joined(leaf) if is_complex(old) else leaf, view, unboxed(like)
     )
 
 
 def restored(view: Any, like: Any) -> Any:
-    """The way back from `as_real`, in the dtypes of `like`: parameters that the network takes."""
+    """The inverse of `as_real`, in the dtypes of `like`."""
     return jax.tree.map(
         lambda leaf, old: leaf.astype(jnp.result_type(old)), from_real(view, like), unboxed(like)
     )
@@ -175,7 +177,7 @@ def _joined(leaf: Array) -> Array:
 
 
 def _names(keys: tuple[Any, ...]) -> Path:
-    """Of the dicts' entries; where a parameter is itself a tree, the rest is part of its name: ("dense", "pair[0]")."""
+    """Keys of the dicts; the path inside a parameter that is a tree joins its name: "pair[0]"."""
     names = tuple(
         str(key.key)
         for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys)

@@ -1,6 +1,7 @@
-"""What a network's call asks for beyond its arguments: random streams, collections it writes, named axes; and what it ignores.
+"""Requirements of a network's call: random streams, mutable collections, named axes.
 
-Flax and JAX name it in an error; the call is tried again with it, under abstract evaluation.
+Flax and JAX name a missing one in an error; the call is then repeated with it, under abstract
+evaluation. Also: keyword arguments that the call ignores or refuses.
 """
 
 import dataclasses
@@ -18,19 +19,19 @@ from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
-    """Names of what a call asks for, in the order in which it did."""
+class Requirements:
+    """Names of the requirements, in the order in which they were found."""
 
     streams: tuple[str, ...] = ()
     """Random streams, such as "dropout"."""
     written: tuple[str, ...] = ()
-    """Collections that evaluation changes."""
+    """Collections that the call changes in evaluation."""
     axes: tuple[str, ...] = ()
-    """Axes that it averages over, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
+    """Axes of collectives, such as BatchNorm(axis_name="batch"); each is bound with size 1."""
     ignored: tuple[str, ...] = ()
-    """Keyword arguments that do not reach it: flax hands none through `nn.vmap` and `nn.scan`, and only warns."""
+    """Keyword arguments that flax drops, with a warning, at `nn.vmap` and `nn.scan`."""
     refused: tuple[str, ...] = ()
-    """Keyword arguments of a module inside that the call of another module, to which they were passed, does not take."""
+    """Keyword arguments that were found on one inner module, and refused by another."""
 
 
 _ASKED = (
@@ -46,50 +47,57 @@ _ASKED = (
 )
 
 
-def satisfied(
-    attempt: Callable[[Needs], Any], needs: Needs = Needs(), guesses: Collection[str] = ()
-) -> tuple[Any, Needs]:
-    """(what `attempt` returns, all it needs): tried again with each thing that it is found to need, until nothing is missing.
+def find_requirements(
+    attempt: Callable[[Requirements], Any],
+    requirements: Requirements = Requirements(),
+    refusable: Collection[str] = (),
+) -> tuple[Any, Requirements]:
+    """(result of `attempt`, its requirements): repeated until no requirement is missing.
 
-    guesses: keyword arguments that may be refused; any other that is refused is an error.
-    Raises InputError where evaluation writes batch statistics, which only training does; and whatever else `attempt` raises.
+    refusable: keyword arguments that may be refused; refusal of any other is an error.
+    Raises InputError where evaluation changes batch statistics, and any other error of `attempt`.
     """
-    ours = True  # the arguments that flax warns of are the network's, not those of a module inside
+    ours = True  # whether flax's warnings concern arguments of the network, not of inner modules
     while True:
         try:
             with warnings.catch_warnings():
                 if ours:
                     warnings.filterwarnings("error", "kwargs are not supported", RuntimeWarning)
-                return attempt(needs), needs
+                return attempt(requirements), requirements
         except tuple(raised for _, raised, _ in _ASKED) as error:
-            more = _with_missing(needs, error, guesses)
+            more = _with_missing(requirements, error, refusable)
             if more is None and ours and isinstance(error, RuntimeWarning):
-                ours, more = False, dataclasses.replace(needs, ignored=())
+                ours, more = False, dataclasses.replace(requirements, ignored=())
             if more is None:
                 raise
-            needs = more
+            requirements = more
 
 
-def _with_missing(needs: Needs, error: Exception, guesses: Collection[str]) -> Needs | None:
+def _with_missing(
+    requirements: Requirements, error: Exception, refusable: Collection[str]
+) -> Requirements | None:
     for kind, raised, pattern in _ASKED:
         found = pattern.search(str(error)) if isinstance(error, raised) else None
         if (
             found is None
-            or found[1] in getattr(needs, kind)
-            or (kind == "refused" and found[1] not in guesses)
+            or found[1] in getattr(requirements, kind)
+            or (kind == "refused" and found[1] not in refusable)
         ):
             continue
         if found[1] == "batch_stats":
             raise InputError(
                 "evaluation writes the batch statistics, so that some batch norm is in training; "
-                "its switch was not found: set it by Network(module, eval_kwargs={...}, train_kwargs={...})"
+                "its switch was not found: set it by Network(module, eval_kwargs={...}, "
+                "train_kwargs={...})"
             ) from error
-        return dataclasses.replace(needs, **{kind: (*getattr(needs, kind), *found[1].split(", "))})
+        return dataclasses.replace(
+            requirements, **{kind: (*getattr(requirements, kind), *found[1].split(", "))}
+        )
     return None
 
 
-def bound(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
-    """What `call` returns under axes of these names and size 1; under those that are bound already it is as they are."""
+def bind_axes(call: Callable[[], Any], axes: tuple[str, ...]) -> Any:
+    """The result of `call` with the unbound axes among these bound with size 1."""
     for name in axes:
         if not _is_bound(name):
             call = functools.partial(_bound, call, name)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis.core.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
-from deepjax.analysis.core.module import Network, hashable, mode_text, name_of, run, shapes_of
+from deepjax.analysis.core.module import Network, as_static, mode_text, name_of, run, shapes_of
 from deepjax.analysis.costs.counts import (
     count_macs_by_layer,
     count_params_by_layer,
@@ -192,7 +192,7 @@ def cost(
     """
     inputs = input_shapes(input_shape, batch)
     one = tuple(map(int, input_shape)) if is_shape(input_shape) else None
-    return _cost(hashable(model), one, batch, *shapes_of(inputs), train, xla)
+    return _cost(as_static(model), one, batch, *shapes_of(inputs), train, xla)
 
 
 def format_si(value: float) -> str:

@@ -1,1 +1,1 @@
-"""The Hessian and the Gauss-Newton matrix: products, traces, eigenvalues."""
+"""Hessian and Gauss-Newton matrix of the loss: products, trace, eigenvalues, density."""

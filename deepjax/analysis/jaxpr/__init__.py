@@ -1,1 +1,1 @@
-"""Reading a traced computation: its modules, products, loops and primitives."""
+"""Analysis of jaxprs: modules, multiply-adds, loops and primitives."""

@@ -1,36 +1,35 @@
-"""The computations that an equation runs inside of it, and how often each."""
+"""The inner jaxprs of an equation, and how often each runs."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
-
 from deepjax.analysis.jaxpr.primitives import CALLS
 from deepjax.analysis.jaxpr.trip_count import Known, trip_count, value_of
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    """A computation inside an equation."""
+    """A jaxpr inside an equation."""
 
     jaxpr: Jaxpr
     times: int | None
-    """None: not known before it runs."""
+    """Number of runs; None: not known before execution."""
 
 
 Weigh = Callable[[Jaxpr], tuple[int, ...]]
-"""What orders the branches of a conditional: the largest stands for all."""
+"""A sort key for the branches of a conditional: the largest is counted."""
 
 
 CONTROL = CALLS | {"cond", "custom_linear_solve", "scan", "shard_map", "while"}
-"""Primitives whose inner computations are known here."""
+"""Primitives whose inner jaxprs are handled here."""
 
 
 def inner_jaxprs(equation: JaxprEqn, known: Known, weigh: Weigh) -> list[Inner]:
-    """Inner computations in the order in which they run; of the branches of a conditional the one that weighs most.
+    """Inner jaxprs in the order in which they run; of a conditional the branch that weighs most.
 
-    That of `shard_map` runs once on each device. None for a primitive outside `CONTROL`.
+    That of `shard_map` runs once per device. Empty for a primitive outside `CONTROL`.
     """
     params, name = equation.params, equation.primitive.name
     if name == "cond":
@@ -55,7 +54,7 @@ def _times(equation: JaxprEqn) -> int:
 
 
 def known_inside(equation: JaxprEqn, inner: Jaxpr, known: Known) -> Known:
-    """What the inner computation of a call knows of its inputs."""
+    """Constants among the inputs of the inner jaxpr of a call."""
     if equation.primitive.name not in CALLS or len(inner.invars) != len(equation.invars):
         return {}
     values = {

@@ -1,4 +1,4 @@
-"""A network as a traced computation in which every equation tells the module that it is part of; nothing is computed."""
+"""A network as a jaxpr in which every equation knows the module that it belongs to."""
 
 import dataclasses
 import functools
@@ -10,12 +10,12 @@ from typing import Any
 import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from deepjax.analysis.core.calls import intercept_network, path_of
 from deepjax.analysis.core.input_shapes import typed_shapes
 from deepjax.analysis.core.module import (
     Network,
-    hashable,
+    as_static,
     initialise,
     name_of,
     no_loss,
@@ -24,11 +24,11 @@ from deepjax.analysis.core.module import (
     shapes_of,
     validate_inputs,
 )
-from deepjax.analysis.core.nn_jit import RUN
 from deepjax.analysis.jaxpr.inner_jaxprs import CONTROL, inner_jaxprs, known_inside
 from deepjax.analysis.jaxpr.primitives import WITHOUT_PRODUCTS
 from deepjax.analysis.jaxpr.products import PRODUCTS, equation_macs
 from deepjax.analysis.jaxpr.trip_count import Known
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 
@@ -38,31 +38,34 @@ _MARK = re.compile(r"<([^<>]*)>")
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A forward pass. Paths are the parameters': "stage1_block1/conv1", "" for the model itself."""
+    """A forward pass. Paths are as in the parameters: "stage1_block1/conv1"; "" is the model."""
 
     jaxpr: ClosedJaxpr
-    """Its inputs are the leaves of `variables`, then the network's own inputs."""
+    """Its inputs are the leaves of `variables`, then the network's inputs."""
     variables: Any
-    """Shapes of all that the model initialises."""
+    """Shapes of the variables that the model initialises."""
     output: Any
     """Shape of what the model returns."""
     sown: dict[str, Any]
-    """Shapes of what it sows into the collections that were asked for."""
+    """Shapes of what it sows into the requested collections."""
     initialized: tuple[str, ...]
-    """Paths of the modules in the order in which their first call begins in initialisation."""
+    """Paths of the modules in the order in which their first calls begin in initialisation."""
     called: tuple[str, ...]
-    """Paths of the modules in the order in which their first call ends; in evaluation, heads that only train are absent."""
+    """Paths of the modules in the order in which their first calls end.
+
+    In evaluation, without those that run in training only.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An equation, how often it runs (a scanned body: once a step), and the path of the module that it is part of."""
+    """An equation, how often it runs, and the path of the module that it belongs to."""
 
     equation: JaxprEqn
     times: int
     path: str
     unbounded: bool = False
-    """Whether it is in a `while` whose number of turns depends on its data; `times` is then that of one turn."""
+    """Whether inside a `while` with an unknown trip count; `times` is then per iteration."""
 
 
 def computation(
@@ -72,13 +75,15 @@ def computation(
     train: bool = False,
     sow: Sequence[str] = (),
 ) -> Computation:
-    """Trace initialisation and a forward pass. inputs: shapes of the call's arguments; `sow`: collections that it may sow into.
+    """Trace initialisation and a forward pass; nothing is computed. Cached by shapes.
 
-    A mark in the name stack, put there by linen's method interception, names the module: linen's own names are the callers', which
-    differ from the parameters' for a shared layer or a method other than `__call__`. Outputs pass an identity with the module's
-    name. The answer is kept for the next call with such shapes. Raises InputError for inputs that the network cannot take.
+    inputs: shapes of the call's arguments; `sow`: collections that it may sow into.
+    A mark in the name stack names the module: linen's own names are those of the caller, which
+    differ from the parameters' for a shared layer or a method other than `__call__`. Outputs pass
+    through an identity with the module's name. Raises InputError for inputs that the network
+    cannot take.
     """
-    return _computation(hashable(model), train, tuple(sow), *shapes_of(inputs))
+    return _computation(as_static(model), train, tuple(sow), *shapes_of(inputs))
 
 
 @functools.lru_cache(maxsize=64)
@@ -92,12 +97,12 @@ def _computation(
     inputs = jax.tree.unflatten(structure, shapes)
     initialized: dict[str, None] = {}
     called: dict[str, None] = {}
-    with nn.intercept_methods(_marker(initialized, {})):
+    with _mark_modules(initialized, {}):
         variables = _shapes_of_variables(model, inputs)
-    for collection in sow:  # what initialisation has sown is none of the network's state
+    for collection in sow:  # not part of the state of the network
         variables.pop(collection, None)
     validate_inputs(model, variables, (inputs, None), no_loss, train)
-    with nn.intercept_methods(_marker({}, called)), reference_lowering():
+    with _mark_modules({}, called), reference_lowering():
         forward = jax.make_jaxpr(
             lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow),
             return_shape=True,
@@ -107,16 +112,16 @@ def _computation(
 
 
 def shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    """Shapes of a fresh network's variables, kept for the next call. Raises InputError for inputs that it cannot take."""
+    """Shapes of the variables of the network, cached. Raises InputError for unsuitable inputs."""
     try:
-        model = hashable(model)
-    except InputError:  # a field, such as an array, that cannot be a key: traced at every call
+        model = as_static(model)
+    except InputError:  # a field cannot be hashed, such as an array: no cache
         return _shapes_of_variables(model, inputs)
-    return dict(_kept_shapes(model, *shapes_of(inputs)))
+    return dict(_cached_shapes(model, *shapes_of(inputs)))
 
 
 @functools.lru_cache(maxsize=256)
-def _kept_shapes(
+def _cached_shapes(
     model: nn.Module | Network, structure: Any, shapes: tuple[Any, ...]
 ) -> dict[str, Any]:
     return _shapes_of_variables(model, jax.tree.unflatten(structure, shapes))
@@ -125,12 +130,11 @@ def _kept_shapes(
 def _shapes_of_variables(model: nn.Module | Network, inputs: tuple[Any, ...]) -> dict[str, Any]:
     try:
         return {"params": {}, **jax.eval_shape(lambda inputs: initialise(model, inputs), inputs)}
-    except (
-        Exception
-    ) as error:  # whatever linen, JAX or the network itself raises of shapes and dtypes
+    except Exception as error:  # anything that linen, JAX or the network raises about shapes
         raise InputError(
-            f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what {name_of(model)} takes, which says: "
-            f"{reason(error).rstrip('.')}; for other dtypes and for several inputs give a jax.ShapeDtypeStruct each"
+            f"input_shape is {typed_shapes(inputs)}, batch included; allowed: what "
+            f"{name_of(model)} takes, which says: {reason(error).rstrip('.')}; for other dtypes "
+            "and for several inputs give a jax.ShapeDtypeStruct each"
         ) from error
 
 
@@ -141,11 +145,11 @@ def steps(
     unbounded: bool = False,
     known: Known | None = None,
 ) -> Iterator[Step]:
-    """Every equation in order, those of inner computations included; `path` is that of the module around them.
+    """Every equation in order, including those of inner jaxprs; `path` is that of the module.
 
-    Of a conditional's branches only one counts: one with work that cannot be counted, so that it shows; else that with most
-    multiply-adds, and among equals the one that computes most numbers.
-    known: variables of the computation that are constants.
+    Of the branches of a conditional one is counted: one with uncountable work, if there is any;
+    else that with most multiply-adds, and among equals the one that computes most numbers.
+    known: variables of the jaxpr that are constants.
     """
     known = known or {}
     for equation in jaxpr.eqns:
@@ -161,7 +165,7 @@ def steps(
 
 
 def is_missing(step: Step) -> bool:
-    """Whether the equation multiplies, or may, and it is not known how much."""
+    """Whether the equation contains products, or may, whose number is unknown."""
     name = step.equation.primitive.name
     if name in PRODUCTS:
         return step.unbounded and equation_macs(step.equation) > 0
@@ -182,34 +186,30 @@ def _weight(jaxpr: Jaxpr) -> tuple[bool, int, int]:
     )
 
 
-def _marker(begun: dict[str, None], ended: dict[str, None]) -> Any:
-    """An interceptor that marks equations and outputs, and notes which modules' methods begin and end, in order."""
-    seen: list[Any] = []  # kept alive, so that no other array gets the identity of one of them
+def _mark_modules(begun: dict[str, None], ended: dict[str, None]) -> Any:
+    """A context that marks equations and outputs with their modules.
+
+    Records the paths of the modules whose methods begin and end, in order.
+    """
+    seen: list[Any] = []  # references, so that no new array gets the id of one of them
 
     def named(path: str, output: Any) -> Any:
-        """An array that several modules hand on belongs to the innermost."""
+        """Mark an output; one that several modules return belongs to the innermost."""
         if not isinstance(output, jax.Array) or any(output is each for each in seen):
             return output
         seen.append(checkpoint_name(output, OUTPUT + path))
         return seen[-1]
 
-    def mark(
-        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
+    def around(
+        module: nn.Module, context: nn.module.InterceptorContext, call: Any, *arguments: Any
     ) -> Any:
-        scope = context.module.scope
-        if scope is None or not scope.has_flag(
-            RUN
-        ):  # one that the network applies with variables of its own is no layer
-            return function(*arguments, **keywords)
-        path = "/".join(context.module.path)
+        path = path_of(module)
         begun.setdefault(path)
         with jax.named_scope(f"<{path}>"):
-            output = function(*arguments, **keywords)
+            output = call()
         ended.setdefault(path)
-        return (
-            jax.tree.map(functools.partial(named, path), output)
-            if context.method_name == "__call__"
-            else output
-        )
+        if context.method_name != "__call__":
+            return output
+        return jax.tree.map(functools.partial(named, path), output)
 
-    return mark
+    return intercept_network(around)

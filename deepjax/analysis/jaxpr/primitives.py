@@ -1,4 +1,4 @@
-"""JAX's primitives by what they do, as far as reading a traced computation needs to know."""
+"""JAX's primitives, grouped by what the analysis of a jaxpr needs to know."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -19,7 +19,7 @@ CALLS = _names("""
     call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call
     custom_vjp_call_jaxpr custom_vmap_call jit pjit remat remat2
 """)
-"""Each runs one inner computation once, on its own inputs."""
+"""Each runs one inner jaxpr once, on its own inputs."""
 REDUCTIONS = _names("""
     argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
     reduce_xor squeeze
@@ -51,4 +51,4 @@ _REST = _names("""
     vary_unreduced_cast with_memory_space_constraint xla_metadata_value
 """)
 WITHOUT_PRODUCTS = ELEMENTWISE | REDUCTIONS | WINDOWS | _REST
-"""Neither convolutions nor matrix products, nor anything that is made of them."""
+"""Primitives without convolutions or matrix products."""

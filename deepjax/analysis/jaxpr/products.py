@@ -1,4 +1,4 @@
-"""Multiply-adds of one equation, if it is a convolution or a matrix product."""
+"""Multiply-adds of an equation that is a convolution or a matrix product."""
 
 import math
 from collections.abc import Callable
@@ -6,15 +6,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
+
+from deepjax.backend.jax_internals import JaxprEqn
 
 
 def equation_macs(equation: JaxprEqn) -> int:
-    """Multiply-adds of the equation; 0 where it is none of `PRODUCTS`. One of complex numbers is 4 of real ones.
+    """Multiply-adds of the equation; 0 unless it is one of `PRODUCTS`. A complex one counts as 4.
 
-    Convolutions: padding counts as computed, as the papers and torchvision count it. Zeros that lhs_dilation inserts between
-    the input's elements do not, and padding is then elements of the same spacing: what remains is what a transposed convolution
-    computes, height * width * kernel * channels in all where it multiplies the size by its stride, as fvcore counts it.
+    Convolutions: products with padding count, as in the papers and torchvision. Products with the
+    zeros that lhs_dilation inserts do not, and padding is then in elements of that spacing. This
+    leaves the products of a transposed convolution: height * width * kernel * channels where it
+    multiplies the size by its stride, as in fvcore.
     """
     count = _COUNTS.get(equation.primitive.name)
     if count is None:
@@ -44,9 +46,9 @@ def _convolution(equation: JaxprEqn) -> int:
 
 
 def _pairs(outputs: int, taps: int, stride: int, dilation: int, spacing: int, before: int) -> int:
-    """Along one axis, how many pairs of a unit and a tap of its window do not fall between the input's elements.
+    """Along one axis, the number of (unit, tap) pairs that read an element rather than a zero.
 
-    spacing: of the elements, lhs_dilation; before: padding before the first.
+    spacing: of the elements (lhs_dilation); before: padding before the first element.
     """
     if spacing == 1:
         return outputs * taps
@@ -61,7 +63,7 @@ def _dot(equation: JaxprEqn) -> int:
 
 
 def _ragged_dot(equation: JaxprEqn) -> int:
-    """Every row belongs to one group: that some may belong to none is not known before it runs."""
+    """Assumes that every row belongs to a group, which is known at run time only."""
     layout = equation.params["ragged_dot_dimension_numbers"]
     (_, contracted), (_, batch) = layout.dot_dimension_numbers
     taken = {*contracted, *batch, *layout.rhs_group_dimensions}
@@ -79,4 +81,4 @@ _COUNTS: dict[str, Callable[[JaxprEqn], int]] = {
     "ragged_dot_general": _ragged_dot,
 }
 PRODUCTS = frozenset(_COUNTS)
-"""Names of the primitives that are counted."""
+"""Names of the counted primitives."""

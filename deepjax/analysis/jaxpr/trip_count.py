@@ -1,11 +1,12 @@
-"""How often a `while` runs its body, where constants alone decide it."""
+"""The trip count of a `while`, where it depends on constants only."""
 
 import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from deepjax.backend.jax_internals import Jaxpr, JaxprEqn, Literal, Var
 
 Known = Mapping[Var, int]
 _COMPARISONS = {
@@ -19,9 +20,9 @@ _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "ne": "ne"}
 
 
 def trip_count(equation: JaxprEqn, known: Known) -> int | None:
-    """Turns of a `while` that counts whole numbers in equal steps from one constant to another; None for any other.
+    """Iterations of a `while` that counts integers in equal steps from constant to constant.
 
-    known: values of variables around the equation that are constants.
+    None for any other. known: constants among the variables outside the equation.
     """
     params = equation.params
     condition, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
@@ -36,7 +37,7 @@ def trip_count(equation: JaxprEqn, known: Known) -> int | None:
     for i, (variable, before, after) in enumerate(
         zip(first_carried, inside, body.outvars, strict=True)
     ):
-        if before is after:  # a bound that is carried along
+        if before is after:  # a bound that is carried unchanged
             constants[variable] = start[i]
     found = _comparison(
         condition, {variable: value for variable, value in constants.items() if value is not None}
@@ -51,7 +52,7 @@ def trip_count(equation: JaxprEqn, known: Known) -> int | None:
 
 
 def value_of(variable: Any, known: Known) -> int | None:
-    """The whole number that a variable is known to be."""
+    """The integer value of a variable; None: unknown."""
     if isinstance(variable, Literal):
         scalar = np.ndim(variable.val) == 0 and np.issubdtype(
             np.result_type(variable.val), np.integer
@@ -61,7 +62,7 @@ def value_of(variable: Any, known: Known) -> int | None:
 
 
 def _comparison(condition: Jaxpr, known: Known) -> tuple[Var, str, int] | None:
-    """(counter, comparison, bound) where the condition is one of a variable with a constant."""
+    """(counter, comparison, bound) if the condition compares a variable with a constant."""
     equation = _source(condition, condition.outvars[0])
     if equation is None or equation.primitive.name not in _COMPARISONS:
         return None
@@ -74,7 +75,7 @@ def _comparison(condition: Jaxpr, known: Known) -> tuple[Var, str, int] | None:
 
 
 def _step(body: Jaxpr, before: Var, after: Any) -> int | None:
-    """What a turn adds to a carried variable."""
+    """What an iteration adds to a carried variable."""
     equation = _source(body, after)
     if equation is None or equation.primitive.name not in ("add", "sub"):
         return None
@@ -101,6 +102,5 @@ def _turns(first: int, step: int, name: str, bound: int, dtype: Any) -> int | No
     slack = 1 if name in ("le", "ge") else 0
     turns = -(-(abs(bound - first) + slack) // abs(step))
     limits = np.iinfo(dtype)
-    return (
-        turns if limits.min <= first + turns * step <= limits.max else None
-    )  # else the counter wraps around
+    # Otherwise the counter wraps around.
+    return turns if limits.min <= first + turns * step <= limits.max else None

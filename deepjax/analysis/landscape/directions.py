@@ -1,6 +1,7 @@
-"""Directions through the parameters of a network: trees like them, and random ones that are as long, filter by filter.
+"""Random directions in parameter space, with filter or layer normalisation.
 
-Li, Xu, Taylor, Studer and Goldstein, "Visualizing the loss landscape of neural nets", 2018 (arXiv:1712.09913), section 4.
+Li, Xu, Taylor, Studer and Goldstein, "Visualizing the loss landscape of neural nets", 2018
+(arXiv:1712.09913), section 4.
 """
 
 import functools
@@ -16,21 +17,21 @@ from deepjax.analysis.core.params import (
     Path,
     as_real,
     by_path,
-    filled,
     from_real,
     is_within,
-    modules_of,
+    module_names,
     params_of,
     path_string,
+    replace_leaves,
     squares,
 )
 from deepjax.errors import InputError, require, unknown_name_error
 
 Normalise = Literal["filter", "layer"] | None
-Apart = tuple[tuple[int, ...], tuple[int, ...]]
-"""Axes of a leaf that tell layers apart, as nn.scan stacks them, and axes that tell the filters of a layer apart."""
-Plan = tuple[tuple[Path, Apart | None], ...]
-"""None where nothing moves."""
+FilterAxes = tuple[tuple[int, ...], tuple[int, ...]]
+"""(axes that index layers, as nn.scan stacks them; axes that index the filters of a layer)."""
+Plan = tuple[tuple[Path, FilterAxes | None], ...]
+"""Per leaf; None: the leaf does not move."""
 
 
 def random_direction(
@@ -40,18 +41,20 @@ def random_direction(
     *,
     axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
-    """A Gaussian direction, each filter of which is as long as the network's own: a step of 1 means as much in any network.
+    """A Gaussian direction, normalised so that a step of 1 means the same in every network.
 
-    "filter": every filter is rescaled to the L2 norm of the trained one; "layer": every kernel as a whole; None: not at all.
-    Biases, and scales and biases of norms, do not move: leaves of those names, and those without an axis inside a filter.
-    A filter is what makes one output: of a convolution or Dense an index of the last axis, of DenseGeneral one of all its features'
-    axes, (heads, dim) of an attention's query, key and value. The bias beside a kernel has just these axes, and those of nn.scan in
-    front; without a bias they are the last, and those of query, key and value where they fit the kernel of "out" beside them.
-    axes: by path of a module or leaf, the axes that tell filters apart, of which the last is the channel's and those before it are
-    layers'. Modules inside nn.scan without a bias have the layers in front: {"blocks": (0, -1)}.
-    Returns a tree like the parameters, float32 (float64 where one of them is), complex where they are, the same for the same key.
-    Raises InputError for an unknown path or axis, and where a bias fits its kernel in two ways.
-    Cost: one pass over the parameters. Source: Li et al. 2018, section 4.
+    normalise: "filter" rescales every filter to the L2 norm of the network's own, "layer" every
+    kernel; None: neither. Biases and the scales of norms do not move: leaves of those names, and
+    leaves without an axis inside a filter.
+    A filter computes one output: it is one index of the last axis for a convolution or Dense, of
+    all feature axes for DenseGeneral, of (heads, dim) for the query, key and value of attention.
+    These axes are found as those of the module's bias, preceded by those of nn.scan; without a
+    bias they are the last axis, or for query, key and value those that match the kernel of "out".
+    axes: axes by path of a module or leaf, where that fails: first those that index layers, last
+    the channel's. Modules without bias inside nn.scan need {"blocks": (0, -1)}.
+    Returns a tree like the parameters, float32 (float64 if one of them is), complex where they
+    are. Raises InputError for an unknown path or axis, and where a bias matches its kernel in two
+    ways. Cost: one pass over the parameters. Source: Li et al. 2018, section 4.
     """
     require(
         normalise in ("filter", "layer", None), "normalise", normalise, "'filter', 'layer', None"
@@ -66,21 +69,21 @@ def random_direction(
     plan = _plan({path: jnp.shape(leaf) for path, leaf in by_path(params).items()}, axes or {})
     view = as_real(params)
     return from_real(
-        filled(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params
+        replace_leaves(view, _direction(by_path(view), key, normalise=normalise, plan=plan)), params
     )
 
 
 def _plan(shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]) -> Plan:
-    names = modules_of(shapes) | dict.fromkeys(map(path_string, shapes))
+    names = module_names(shapes) | dict.fromkeys(map(path_string, shapes))
     for name in axes:
         if name not in names:
             raise unknown_name_error("path in axes", name, names)
-    return tuple((path, _apart(path, shapes, axes)) for path in shapes)
+    return tuple((path, _filter_axes(path, shapes, axes)) for path in shapes)
 
 
-def _apart(
+def _filter_axes(
     path: Path, shapes: Mapping[Path, tuple[int, ...]], axes: Mapping[str, tuple[int, ...]]
-) -> Apart | None:
+) -> FilterAxes | None:
     """The axes of one leaf; None where it does not move."""
     rank = len(shapes[path])
     if path[-1].rpartition("/")[2] in ("bias", "scale"):
@@ -105,7 +108,7 @@ def _apart(
 
 
 def _by_bias(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, int] | None:
-    """(layers' axes in front, channels' axes at the end) of a kernel that are those of the bias beside it."""
+    """(number of leading layer axes, of trailing channel axes) of a kernel, from its bias."""
     bias = shapes.get((*path[:-1], "bias"))
     if path[-1] != "kernel" or not bias:
         return None
@@ -120,17 +123,18 @@ def _by_bias(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, i
     attention = _by_attention(path, shapes)
     if attention and attention[1] in fits and sum(attention) == rank:
         return attention
-    name, form = (
-        path_string(path[:-1]),
-        f"{shape} with a bias {bias}, whose axes fit in more than one way",
-    )
+    name = path_string(path[:-1])
     raise InputError(
-        f"kernel of {name} has the shape {form}; give axes={{{name!r}: ...}}, the axes that tell its filters apart"
+        f"kernel of {name} has the shape {shape} with a bias {bias}, whose axes fit in more than "
+        f"one way; give axes={{{name!r}: ...}}, the axes that tell its filters apart"
     )
 
 
 def _by_attention(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[int, int] | None:
-    """The same of a kernel (..., inputs, heads, dim) of query, key or value beside an "out" of (..., heads, dim, outputs)."""
+    """The same for query, key or value, of shape (..., inputs, heads, dim).
+
+    The kernel of "out" in the same module has the shape (..., heads, dim, outputs).
+    """
     if len(path) < 2 or path[-2] not in ("query", "key", "value") or path[-1] != "kernel":
         return None
     shape, out = shapes[path], shapes.get((*path[:-2], "out", "kernel"), ())
@@ -142,21 +146,19 @@ def _by_attention(path: Path, shapes: Mapping[Path, tuple[int, ...]]) -> tuple[i
 def _direction(
     leaves: dict[Path, Array], key: Array, *, normalise: Normalise, plan: Plan
 ) -> dict[Path, Array]:
-    """leaves: real ones; of complex parameters with an axis of 2 at the end, which is inside every filter."""
+    """leaves: real; those of complex parameters have a last axis of 2, inside every filter."""
     found = {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()}
-    for place, (path, apart) in enumerate(plan):
-        if apart is None:
+    for index, (path, axes) in enumerate(plan):
+        if axes is None:
             continue
-        leaf, (layers, channels) = leaves[path], apart
-        # XLA:CPU compiles a vector's draw 7 times faster
-        drawn = jax.random.normal(
-            jax.random.fold_in(key, place), (math.prod(leaf.shape),), leaf.dtype
-        )
-        found[path] = drawn.reshape(leaf.shape)
+        leaf, (layers, channels) = leaves[path], axes
+        # As a vector, because XLA:CPU compiles that 7 times faster.
+        size = (math.prod(leaf.shape),)
+        sample = jax.random.normal(jax.random.fold_in(key, index), size, leaf.dtype)
+        found[path] = sample.reshape(leaf.shape)
         if normalise:
             kept = layers + channels if normalise == "filter" else layers
             inside = tuple(axis for axis in range(leaf.ndim) if axis not in kept)
-            found[path] *= jnp.expand_dims(
-                jnp.sqrt(squares(leaf, inside) / squares(found[path], inside)), inside
-            )
+            ratio = jnp.sqrt(squares(leaf, inside) / squares(found[path], inside))
+            found[path] *= jnp.expand_dims(ratio, inside)
     return found

@@ -1,1 +1,1 @@
-"""The neural tangent kernel and linearised training."""
+"""The neural tangent kernel, its change in training, and the linearised network."""

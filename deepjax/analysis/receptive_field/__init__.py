@@ -1,1 +1,1 @@
-"""Theoretical and effective receptive fields."""
+"""Theoretical receptive fields of any computation, and effective ones by gradients."""

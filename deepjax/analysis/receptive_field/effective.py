@@ -1,7 +1,8 @@
-"""Effective receptive fields: how much each pixel moves the centre unit of a map.
+"""Effective receptive fields: how much each pixel influences the centre unit of a map.
 
-Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", 2016
-(arXiv:1701.04128): gradient 1 on the centre unit of an output plane, 0 elsewhere, back-propagated to the input (section 3.1).
+Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional
+Neural Networks", 2016 (arXiv:1701.04128): a gradient of 1 at the centre unit of an output plane,
+back-propagated to the input (section 3.1).
 """
 
 import dataclasses
@@ -17,35 +18,40 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
-from deepjax.analysis.core.module import Network, described, hashable, name_of, run, shapes_of
+from deepjax.analysis.core.module import (
+    Network,
+    as_static,
+    describe_outputs,
+    name_of,
+    run,
+    shapes_of,
+)
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
 from deepjax.errors import InputError, require, unknown_name_error
 
-THRESHOLD = (
-    1 - 0.9545
-)  # of the peak: where a Gaussian has fallen 2 standard deviations' mass from it
+THRESHOLD = 1 - 0.9545  # relative to the peak (Luo et al. 2016, section 3)
 Power = Literal["absolute", "square"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EffectiveField:
-    """How much each pixel moves the centre unit of a layer's output. Lengths in pixels of the input."""
+    """The influence of each pixel on the centre unit of a layer. Lengths in pixels of the input."""
 
     layer: str
     """Path of the module; "" is the network."""
     unit: tuple[int, int]
-    """Row and column of the centre unit in its output."""
+    """Row and column of the centre unit in the output."""
     power: Power
     map: np.ndarray
     """(height, width): |gradient| or its square, averaged over channels and inputs."""
     size: float
-    """Square root of the number of pixels above 4.55 % of the map's peak, which in a bell is the centre."""
+    """Square root of the number of pixels above 4.55 % of the peak of the map."""
     sigma: tuple[float, float]
-    """Standard deviations of the map as a distribution over rows and over columns (its second moments)."""
+    """Standard deviations of the map as a distribution over rows and over columns."""
     r2: float
-    """Share of the map's variance that the Gaussian with those moments explains, its height by least squares."""
+    """R^2 of the Gaussian with those moments, its height by least squares."""
     theoretical: tuple[int, int] | None
-    """Rows and columns of the theoretical receptive field in evaluation; None where it is the whole image or not known."""
+    """Rows and columns of the theoretical field in evaluation; None: the full image, or unknown."""
 
     @property
     def ratio(self) -> float | None:
@@ -53,7 +59,7 @@ class EffectiveField:
         return self.theoretical and self.size / math.sqrt(math.prod(self.theoretical))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain dict of all numbers but the map."""
+        """One dict of all values except the map."""
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -105,19 +111,20 @@ def effective_field(
     power: Power = "absolute",
     train: bool = False,
 ) -> EffectiveField:
-    """The pixels that the centre unit of a map depends on, weighted by how much, and the size of that spot.
+    """The influence of each pixel on the centre unit of a map, and the size of this field.
 
-    inputs: (batch, height, width, channels) floats, some 100 images for a network with nonlinearities. `layer`: path of a module
-    that returns (batch, height, width, channels), default the network itself; of a shared one the last call. `channel`: of the
-    output, default all together. In a random network the mean of "square" is the one whose width theory gives,
-    sqrt(n (k^2 - 1) / 12) for n k x k convolutions; that of "absolute" is up to sqrt(2) times as wide.
-    `train`: batch norm by the batch, which ties each input's gradient to the others.
-    Raises InputError for an unknown layer (naming the nearest), one inside nn.scan or nn.remat, one that returns no map, inputs
-    that do not fit, and a unit that no pixel moves.
-    Cost: one forward and one backward pass over the inputs with all activations in memory; compiled once for a network and shape.
-    Source: Luo et al. 2016, sections 2 and 3.1.
+    inputs: (batch, height, width, channels) floats; about 100 images for a nonlinear network.
+    layer: path of a module that returns (batch, height, width, channels), default the network; of a
+    shared module the last call. channel: of the output, default their sum. power: in a random
+    network theory gives the width of the mean of "square", sqrt(n (k^2 - 1) / 12) for n k x k
+    convolutions; that of "absolute" is up to sqrt(2) times as large.
+    train: batch norm uses the statistics of the batch, which couples the inputs.
+    Raises InputError for an unknown layer (with the nearest name), one inside nn.scan or nn.remat,
+    one that does not return a map, inputs that do not fit, and a unit without influence.
+    Cost: one forward and one backward pass over the inputs, with all activations in memory;
+    compiled once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
     """
-    model = hashable(model)
+    model = as_static(model)
     require(
         jnp.ndim(inputs) == 4 and is_float(jnp.asarray(inputs)),
         "inputs",
@@ -147,10 +154,10 @@ def effective_field(
 
 
 def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
-    """The field of the mean of several maps of one layer, over draws of the weights for one.
+    """The field of the mean of several maps of one layer, such as over random initialisations.
 
-    Raises InputError for none, or for fields of different layers, shapes or powers. Cost: a mean of maps.
-    Source: Luo et al. 2016, section 3.1, whose pictures are averages over 20 draws.
+    Raises InputError for none, or for fields of different layers, shapes or powers.
+    Source: Luo et al. 2016, section 3.1, whose figures are averages over 20 initialisations.
     """
     kinds = {(field.layer, field.unit, field.power, field.map.shape) for field in fields}
     require(
@@ -178,9 +185,8 @@ def _field_map(
     def centre(inputs: Array) -> Array:
         plane = _output_of(model, variables, inputs, layer, train)
         units = plane[:, plane.shape[1] // 2, plane.shape[2] // 2].astype(jnp.float32)
-        return jnp.sum(
-            units if channel is None else units[:, channel]
-        )  # the sum over inputs keeps their gradients apart
+        # A sum over the inputs has the gradient of each with respect to itself.
+        return jnp.sum(units if channel is None else units[:, channel])
 
     gradient = jax.grad(centre)(inputs).astype(jnp.float32)
     return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
@@ -189,7 +195,7 @@ def _field_map(
 def _output_of(
     model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool
 ) -> Array:
-    """What the layer returns, in its last call."""
+    """The output of the last call of the layer."""
     found: dict[str, Array] = {}
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> None:
@@ -208,8 +214,8 @@ def _shape_of(
         raise unknown_name_error("layer", layer, filter(None, calls))
     if layer and calls[layer].in_transform:
         raise InputError(
-            f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its output cannot be read; "
-            "allowed: layers outside"
+            f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its "
+            "output cannot be read; allowed: layers outside"
         )
     shape = (
         calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
@@ -220,7 +226,8 @@ def _shape_of(
             path for path, call in calls.items() if len(call.shape) == 4 and not call.in_transform
         ]
         raise InputError(
-            f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as {maps[-1:] or 'none here'}"
+            f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as "
+            f"{maps[-1:] or 'none here'}"
         )
     return shape
 
@@ -237,8 +244,8 @@ def _own_shape(
         isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)
     ):
         raise InputError(
-            f"{name_of(model)} returns {described(outputs)}; allowed: one array of floats, which "
-            "Network(module, output=...) selects, or layer="
+            f"{name_of(model)} returns {describe_outputs(outputs)}; allowed: one array of floats, "
+            "which Network(module, output=...) selects, or layer="
         )
     return outputs.shape
 
@@ -262,7 +269,7 @@ def _kept_theory(
     variables = jax.tree.unflatten(structure, shapes)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     if layer and layer not in {call.path for call in all_calls(model, variables, images, False)}:
-        return None  # a head that only trains
+        return None  # an auxiliary head, which runs in training only
     return receptive_fields(
         lambda images, variables: _output_of(model, variables, images, layer, False),
         input_shape,
@@ -278,11 +285,12 @@ def _measured(
     theoretical: tuple[int, int] | None,
 ) -> EffectiveField:
     if not (np.isfinite(found).all() and found.max() > 0):
-        what = (
-            "no pixel moves" if np.isfinite(found).all() else "has a gradient that is not finite;"
-        )
+        what = "no pixel influences"
+        if not np.isfinite(found).all():
+            what = "the gradient is not finite for"
         raise InputError(
-            f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, inputs or layer"
+            f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, "
+            "inputs or layer"
         )
     size = math.sqrt(np.count_nonzero(found > THRESHOLD * found.max()))
     sigma, r2 = _gaussian(found)
@@ -290,7 +298,7 @@ def _measured(
 
 
 def _gaussian(found: np.ndarray) -> tuple[tuple[float, float], float]:
-    """Second moments, exact for a convolution of many boxes; and R^2 of the Gaussian that has them."""
+    """(standard deviations over rows and columns, R^2 of the Gaussian that has them)."""
     bells, sigma = [], []
     for axis in (0, 1):
         profile = found.sum(axis=1 - axis) / found.sum()

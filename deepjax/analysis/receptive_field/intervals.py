@@ -1,6 +1,6 @@
-"""Interval arithmetic along one axis of the images: which pixels each unit of an array can see.
+"""Interval arithmetic along one image axis: the pixels in the receptive field of each unit.
 
-Places count on beyond the image's edges, as if it had no end: a span is the theoretical one, never clipped.
+Intervals are theoretical: they extend beyond the edges of the image, and are never clipped.
 """
 
 import dataclasses
@@ -9,31 +9,32 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Edges = NDArray[np.float64]  # whole pixels, or an infinity
+Edges = NDArray[np.float64]  # pixel indices, or infinite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Span:
-    """Unit i along `axis` of an array sees the pixels low[i] to high[i], both included, of an image of `extent` pixels.
+    """The field of unit i along `axis` of an array is the pixels low[i] to high[i], inclusive.
 
-    axis None: the place does not vary along any axis of the array, and low and high have one entry. Infinite: the whole image.
-    jump: pixels from one unit to the next; None where they are not equally far apart.
+    axis None: the field is the same along every axis, and low and high have one entry.
+    Infinite edges: the full image. stride: pixels from one unit to the next; None where that
+    varies. extent: pixels of the image.
     """
 
     axis: int | None
     low: Edges
     high: Edges
-    jump: int | None
+    stride: int | None
     extent: int
 
 
 def pixels(axis: int, extent: int) -> Span:
-    """The image itself: each pixel sees itself."""
+    """The image itself: the field of a pixel is the pixel."""
     return Span(axis, np.arange(extent, dtype=float), np.arange(extent, dtype=float), 1, extent)
 
 
-def whole(extent: int) -> Span:
-    """Every unit sees, or may see, the whole image."""
+def full_image(extent: int) -> Span:
+    """The field of every unit is, or may be, the full image."""
     return Span(None, np.array([-np.inf]), np.array([np.inf]), None, extent)
 
 
@@ -43,27 +44,30 @@ def move(span: Span, axis: int | None) -> Span:
 
 
 def merge(span: Span) -> Span:
-    """One unit that sees what all units together see."""
+    """One unit, whose field is the union of the fields of all units."""
     if span.axis is None:
         return span
     return Span(None, span.low.min(keepdims=True), span.high.max(keepdims=True), None, span.extent)
 
 
 def cut(span: Span, start: int, limit: int, stride: int) -> Span:
-    """A strided slice along the span's own axis."""
+    """A strided slice along the span's axis."""
     units = slice(start, limit, stride)
     return dataclasses.replace(
-        span, low=span.low[units], high=span.high[units], jump=span.jump and span.jump * stride
+        span,
+        low=span.low[units],
+        high=span.high[units],
+        stride=span.stride and span.stride * stride,
     )
 
 
 def pad(span: Span, before: int, after: int) -> Span:
-    """Padding sees what the map would see if it went on; where units are not equally far apart, what the edge sees."""
+    """Padding continues the pattern of fields; without a regular stride it repeats the edge."""
     kept = cut(span, max(0, -before), len(span.low) + min(0, after), 1)
     before, after = max(0, before), max(0, after)
     steps = np.concatenate(
         [np.arange(-before, 0.0), np.zeros(len(kept.low)), np.arange(1.0, after + 1)]
-    ) * (span.jump or 0)
+    ) * (span.stride or 0)
     low, high = (
         np.pad(edges, (before, after), mode="edge") + steps for edges in (kept.low, kept.high)
     )
@@ -71,36 +75,39 @@ def pad(span: Span, before: int, after: int) -> Span:
 
 
 def window(span: Span, size: int, stride: int, padding: tuple[int, int], dilation: int) -> Span:
-    """A convolution or a pool along the span's own axis: each unit sees what the units under its window see."""
+    """A convolution or pooling along the span's axis: the union over the units of the window."""
     padded = pad(span, *padding)
     last = max(0, len(padded.low) - (size - 1) * dilation)
     views = [slice(tap * dilation, tap * dilation + last, stride) for tap in range(size)]
     low = np.min([padded.low[view] for view in views], axis=0)
     high = np.max([padded.high[view] for view in views], axis=0)
-    return dataclasses.replace(span, low=low, high=high, jump=span.jump and span.jump * stride)
+    return dataclasses.replace(
+        span, low=low, high=high, stride=span.stride and span.stride * stride
+    )
 
 
 def union(spans: Sequence[Span]) -> Span:
-    """What units of arrays of one shape see together, unit by unit; the whole image where their axes differ."""
+    """Unit by unit the union over arrays of one shape; the full image where their axes differ."""
     axes = {span.axis for span in spans} - {None}
     if len(axes) > 1:
-        return whole(spans[0].extent)
+        return full_image(spans[0].extent)
     low = _over([span.low for span in spans], np.minimum)
     high = _over([span.high for span in spans], np.maximum)
-    jumps = {span.jump for span in spans}
+    strides = {span.stride for span in spans}
     return Span(
         axes.pop() if axes else None,
         low,
         high,
-        jumps.pop() if len(jumps) == 1 else None,
+        strides.pop() if len(strides) == 1 else None,
         spans[0].extent,
     )
 
 
 def join(spans: Sequence[Span], axis: int, sizes: Sequence[int]) -> Span:
-    """Arrays of the given sizes, laid one after the other along an axis of theirs.
+    """Concatenation of arrays of the given sizes along an axis.
 
-    Along any other axis than the span's own this is a union. Regional means, whose places vary along no axis, are a map again.
+    Along another axis than the span's this is a union. Concatenated regional means, whose fields
+    vary along no axis, have fields that vary along this axis.
     """
     own = {span.axis for span in spans}
     same = all(
@@ -115,7 +122,7 @@ def join(spans: Sequence[Span], axis: int, sizes: Sequence[int]) -> Span:
     high = np.concatenate(
         [np.broadcast_to(span.high, size) for span, size in zip(spans, sizes, strict=True)]
     )
-    return Span(axis, low, high, _jump(low, high), spans[0].extent)
+    return Span(axis, low, high, _stride(low, high), spans[0].extent)
 
 
 def _over(edges: list[Edges], least: np.ufunc) -> Edges:
@@ -125,8 +132,11 @@ def _over(edges: list[Edges], least: np.ufunc) -> Edges:
     return total
 
 
-def _jump(low: Edges, high: Edges) -> int | None:
-    """The step from unit to unit, if there is one: of the first pixels, since a last region may be cut short at the edge."""
+def _stride(low: Edges, high: Edges) -> int | None:
+    """The constant step between units, if there is one.
+
+    Of the first pixels, because the last region may be truncated at the edge.
+    """
     if len(low) < 2 or not np.isfinite([low, high]).all():
         return None
     steps = np.diff(low)

@@ -1,4 +1,4 @@
-"""Theoretical receptive fields of every layer of a network, branches included."""
+"""Theoretical receptive fields of every layer of a network, with branches."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import all_calls, path_of, visit_calls
-from deepjax.analysis.core.module import hashable, initialise
+from deepjax.analysis.core.module import as_static, initialise
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
 from deepjax.errors import require
 
@@ -19,7 +19,7 @@ Pair = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class LayerField:
-    """What a unit of a layer's map sees of the image, in pixels as (rows, columns). None as in `ReceptiveField`."""
+    """The field of a layer's units, in pixels as (rows, columns). None as in `ReceptiveField`."""
 
     layer: str
     """Path of the module; "" is the network."""
@@ -29,11 +29,14 @@ class LayerField:
     stride: Pair | None
     """Pixels between neighbouring units' fields."""
     padding: Pair | None
-    """Pixels by which the first unit's field reaches beyond the image's edge."""
+    """Pixels by which the first unit's field extends beyond the edge of the image."""
 
     @property
     def centre(self) -> tuple[float, float] | None:
-        """Middle of the first unit's field; 0 is the middle of the first pixel. Unit i lies at centre + i * stride."""
+        """Centre of the first unit's field; 0 is the centre of the first pixel.
+
+        Unit i has the centre `centre + i * stride`.
+        """
         if self.size is None or self.padding is None:
             return None
         rows, columns = (
@@ -44,19 +47,19 @@ class LayerField:
 
 @dataclasses.dataclass(frozen=True)
 class LayerFields:
-    """Every layer that returns a map, in the order in which the forward pass ends it.
+    """Every layer that returns a map, in the order in which their calls end.
 
-    A map is an array (1, height, width, channels). Arrays of four axes that a layer makes of others, such as an attention's
-    queries (1, tokens, heads, features), and those of their shape, have no space and are none.
+    A map is an array (1, height, width, channels). Other arrays of four axes, such as the queries
+    of attention (1, tokens, heads, features), and arrays of their shape, are not maps.
     """
 
     input_shape: tuple[int, int, int]
     layers: tuple[LayerField, ...]
     skipped_layers: tuple[str, ...]
-    """Layers inside nn.scan, nn.remat or the like, whose outputs cannot be taken out of the forward pass."""
+    """Layers inside nn.scan, nn.remat or the like, which their outputs cannot leave."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain dict a layer."""
+        """One dict per layer."""
         return [dataclasses.asdict(layer) | {"centre": layer.centre} for layer in self.layers]
 
     def plot(self, ax: Any = None) -> Any:
@@ -106,11 +109,12 @@ class LayerFields:
 
 
 def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFields:
-    """Size, stride, padding and centre of every layer's theoretical receptive field in evaluation, for any linen module.
+    """Size, stride, padding and centre of every layer's theoretical receptive field in evaluation.
 
-    input_shape: (height, width, channels); best so large that each map has several units. A layer that is called several times
-    has a row for each call. Raises InputError for another shape, or one that the network cannot take.
-    Cost: none of the network's; it is traced, and followed interval by interval. Source: as `receptive_fields`.
+    For any linen module. input_shape: (height, width, channels), large enough for several units
+    per map. A layer that is called several times has a row per call. Raises InputError for a wrong
+    shape, or one that the network cannot take. Cost: the network is traced, not executed.
+    Source: as `receptive_fields`.
     """
     require(
         len(input_shape) == 3 and min(input_shape) >= 1,
@@ -118,7 +122,7 @@ def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFi
         input_shape,
         "(height, width, channels)",
     )
-    return _layer_fields(hashable(model), tuple(map(int, input_shape)))
+    return _layer_fields(as_static(model), tuple(map(int, input_shape)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,7 +159,7 @@ def _layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerF
 def _loses_space(
     module: nn.Module, arguments: tuple[Any, ...], spaceless: set[tuple[int, ...]]
 ) -> bool:
-    """Whether four axes of the module's output are no batch, rows, columns and channels."""
+    """Whether the four axes of the output are not (batch, rows, columns, channels)."""
     features = getattr(module, "features", ()) if isinstance(module, nn.DenseGeneral) else ()
     shapes = [argument.shape for argument in arguments if isinstance(argument, Array)]
     several = isinstance(features, tuple | list) and len(features) > 1

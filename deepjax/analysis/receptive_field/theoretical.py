@@ -1,7 +1,13 @@
-"""Theoretical receptive fields of any computation on images, branches included, from its traced equations.
+"""Theoretical receptive fields of any computation on images, with branches, from its jaxpr.
 
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, section "Arbitrary
-computation graphs", with intervals of pixels for single units in place of their closed forms: so regional means are exact too.
+Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019,
+section "Arbitrary computation graphs", with intervals of pixels per unit in place of their closed
+forms, so that regional means are exact too.
+
+The rules by primitive (`_RULES`): elementwise operations and residual sums take the union of their
+operands; convolutions, pooling and slices move windows of intervals; transposes, reshapes and
+broadcasts move intervals to other axes; reductions and dot products merge the units of an axis;
+calls, branches and loops are evaluated. The outputs of any other primitive see the full image.
 """
 
 import dataclasses
@@ -12,36 +18,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from deepjax.analysis.jaxpr.primitives import CALLS, ELEMENTWISE, REDUCTIONS, WINDOWS
 from deepjax.analysis.receptive_field.intervals import (
     Span,
     cut,
+    full_image,
     join,
     merge,
     move,
     pad,
     pixels,
     union,
-    whole,
     window,
 )
+from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import require
 
-Reach = (
-    tuple[Span, ...] | None
-)  # what the units of an array see of the image's rows and columns; None: nothing
+Reach = tuple[Span, ...] | None
+"""Fields of the units of an array along the image's rows and columns; None: no pixel."""
 Rule = Callable[[JaxprEqn, list[Reach]], list[Reach]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """Unit (i, j) of a map sees rows i * stride - padding to i * stride - padding + size - 1 of the image, and columns alike.
+    """Unit (i, j) sees rows i * stride - padding to i * stride - padding + size - 1; so columns.
 
-    Pixels as (rows, columns), beyond the image's edges too. All three are None where every unit sees the whole image, or may do so.
-    Stride and padding alone are None where units are not equally far apart; then the size is the largest. (0, 0): nothing is seen.
+    In pixels as (rows, columns), also beyond the image's edges. All are None where every unit sees,
+    or may see, the full image. Stride and padding alone are None where the stride varies; the size
+    is then the maximum. Size (0, 0): no pixel is seen.
     """
 
     size: tuple[int, int] | None
@@ -52,11 +58,11 @@ class ReceptiveField:
 def receptive_fields(
     function: Callable[..., Any], input_shape: tuple[int, ...], *others: Any
 ) -> Any:
-    """The receptive field of each array that a function of images returns, as a tree of `ReceptiveField` like the function's own.
+    """The `ReceptiveField` of each array that a function of images returns, as a tree.
 
-    function: images (1, height, width, channels), *others -> tree of arrays. Others, the variables for one, may be shapes alone.
-    input_shape: (height, width, channels); best so large that a map of each layer has several units. Nothing is computed.
-    Raises InputError for another shape.
+    function: images (1, height, width, channels), *others -> tree of arrays. `others`, such as the
+    variables, may be shapes. input_shape: (height, width, channels), large enough for several units
+    per map. By abstract evaluation. Raises InputError for another shape.
 
     >>> receptive_fields(lambda x: x[:, ::2, ::2] + x[:, 1::2, 1::2], (8, 8, 3))
     ReceptiveField(size=(2, 2), stride=(2, 2), padding=(0, 0))
@@ -69,7 +75,7 @@ def receptive_fields(
 
 
 def fields_of(jaxpr: ClosedJaxpr, images: int) -> list[ReceptiveField]:
-    """The receptive field of each output of a traced computation. `images`: which of its inputs holds them, NHWC."""
+    """The receptive field of each output of a jaxpr. images: index of the input that holds them."""
     inputs: list[Reach] = [None] * len(jaxpr.jaxpr.invars)
     _, height, width, _ = jaxpr.in_avals[images].shape
     inputs[images] = (pixels(1, height), pixels(2, width))
@@ -83,16 +89,16 @@ def _field(reach: Reach) -> ReceptiveField:
     if all(_sees_all(span) for span in reach):
         return ReceptiveField(None, None, None)
     size = _pair([np.max(each) for each in sizes])
-    strides = [span.jump for span in reach if span.jump is not None]
+    strides = [span.stride for span in reach if span.stride is not None]
     if len(strides) < len(reach):
         return ReceptiveField(size, None, None)
     return ReceptiveField(size, _pair(strides), _pair([-span.low[0] for span in reach]))
 
 
 def _sees_all(span: Span) -> bool:
-    """Units in a regular grid keep their theoretical span, though it be larger than the image."""
+    """Units with a regular stride keep a theoretical span larger than the image."""
     covers = span.low.max() <= 0 and span.high.min() >= span.extent - 1
-    return bool(np.isinf(span.low).any() or (span.jump is None and covers))
+    return bool(np.isinf(span.low).any() or (span.stride is None and covers))
 
 
 def _pair(values: Sequence[Any]) -> tuple[int, int]:
@@ -101,7 +107,7 @@ def _pair(values: Sequence[Any]) -> tuple[int, int]:
 
 
 def _evaluate(jaxpr: Jaxpr, inputs: Sequence[Reach]) -> list[Reach]:
-    """What the outputs of a computation see, given what its inputs see."""
+    """Fields of the outputs of a jaxpr, given those of its inputs."""
     reaches: dict[Var, Reach] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(variable: Any) -> Reach:
@@ -116,12 +122,12 @@ def _evaluate(jaxpr: Jaxpr, inputs: Sequence[Reach]) -> list[Reach]:
 
 
 def _each(reach: Reach, change: Callable[[Span, int], Span]) -> Reach:
-    """Change the spans that lie along an axis of the array; the others have nothing to lose. `change`: span, its axis -> span."""
+    """Change the spans that vary along an axis of the array. change: (span, its axis) -> span."""
     return reach and tuple(span if span.axis is None else change(span, span.axis) for span in reach)
 
 
 def _union(reaches: Sequence[Reach]) -> Reach:
-    """What units see that are made of units at the same place in several arrays."""
+    """Fields of units computed from the same unit of several arrays."""
     seen = [reach for reach in reaches if reach is not None]
     return tuple(union(spans) for spans in zip(*seen, strict=True)) if seen else None
 
@@ -131,9 +137,9 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _unknown(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    """Nothing is known of the primitive: all of its outputs may see all of the image."""
+    """An unknown primitive: its outputs may see the full image."""
     seen = next(reach for reach in arguments if reach)
-    return [tuple(whole(span.extent) for span in seen)] * len(equation.outvars)
+    return [tuple(full_image(span.extent) for span in seen)] * len(equation.outvars)
 
 
 def _elementwise(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
@@ -216,14 +222,14 @@ def _concatenate(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
         if reach
     ]
     reaches, sizes = [reach for reach, _ in seen], [size for _, size in seen]
-    if len(seen) < len(arguments):  # a part that sees nothing has no span to lay beside the others
+    if len(seen) < len(arguments):  # a part that sees no pixel has no span to concatenate
         apart = any(span.axis == along for reach in reaches for span in reach)
         return _unknown(equation, arguments) if apart else [_union(reaches)]
     return [tuple(join(spans, along, sizes) for spans in zip(*reaches, strict=True))]
 
 
 def _keep(kept: Sequence[int]) -> Callable[[Span, int], Span]:
-    """For a primitive whose output has only the `kept` axes of its input, in that order."""
+    """For a primitive whose output has the `kept` axes of its input, in that order."""
     return lambda span, axis: move(span, kept.index(axis) if axis in kept else None)
 
 
@@ -259,7 +265,7 @@ def _reshape(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
     before, after = _shape(equation.invars[0]), _shape(equation.outvars[0])
 
     def place(axis: int) -> int | None:
-        """The axis that has the same elements in the same order, if there is one."""
+        """The axis with the same elements in the same order, if there is one."""
         if before[: axis + 1] == after[: axis + 1]:
             return axis
         places = (i for i in range(len(after)) if math.prod(after[:i]) == math.prod(before[:axis]))
@@ -302,7 +308,7 @@ def _cond(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
 
 
 def _scan(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
-    """The carry goes through the body once a step; what is scanned over or stacked has one axis more outside than inside."""
+    """Evaluate the body once per iteration; scanned arrays have one axis more outside the body."""
     body: Jaxpr = equation.params["jaxpr"].jaxpr
 
     def stacked(outside: Sequence[Any], inside: Sequence[Any]) -> list[bool]:
@@ -314,9 +320,8 @@ def _scan(equation: JaxprEqn, arguments: list[Reach]) -> list[Reach]:
         for reach, over in zip(arguments, scanned, strict=True)
     ]
     carries = stacks.index(True) if True in stacks else len(stacks)
-    first = (
-        scanned.index(True) if True in scanned else len(scanned)
-    ) - carries  # constants come before the carry
+    # Constants come before the carry.
+    first = (scanned.index(True) if True in scanned else len(scanned)) - carries
     outputs = inputs[first : first + carries] + [None] * (len(stacks) - carries)
     for _ in range(equation.params["length"]):
         result = _evaluate(body, inputs)

@@ -18,8 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import in_order, path_of
-from deepjax.analysis.core.module import Batch, Loss, Model, hashable, name_of, run, shapes_of
+from deepjax.analysis.core.calls import bind_sum_arguments, path_of
+from deepjax.analysis.core.module import Batch, Loss, Model, as_static, name_of, run, shapes_of
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.errors import InputError, require, unknown_name_error
@@ -53,9 +53,9 @@ def residual_sites(
             f"{', '.join(ambiguous)} is called with several shapes, whose gates cannot be told "
             "apart; allowed: one shape"
         )
-    inside = tuple(site.layer for site in selected if site.inside)
+    inside = tuple(site.layer for site in selected if site.in_transform)
     if inside:
-        repeated = _repeated(hashable(model), train, inside, *shapes_of((variables, batch)))
+        repeated = _repeated(as_static(model), train, inside, *shapes_of((variables, batch)))
         if repeated:
             raise InputError(
                 f"{', '.join(repeated)} runs several times inside nn.scan or a loop, where all "
@@ -213,7 +213,7 @@ def _gated(gated: tuple[Site, ...], gates: Any, act: Act) -> Any:
         number = calls[path] % site.calls  # inside nn.remat a body may be traced again
         calls[path] += 1
         if site.is_sum:
-            positional, keywords = in_order(context.module, positional, keywords), {}
+            positional, keywords = bind_sum_arguments(context.module, positional, keywords), {}
         return act(function, positional, keywords, gates[start + number], site.is_sum)
 
     return nn.intercept_methods(intercept)

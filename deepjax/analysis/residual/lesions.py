@@ -22,8 +22,8 @@ from deepjax.analysis.core.module import (
     entry,
     labels_of,
     mode_text,
-    of_classes,
     run,
+    takes_class_labels,
     validate_inputs,
 )
 from deepjax.analysis.core.taps import Site
@@ -39,7 +39,7 @@ from deepjax.analysis.residual.gates import (
 from deepjax.errors import require
 
 
-@of_classes
+@takes_class_labels
 def error_rate(outputs: Array, batch: Batch) -> Array:
     """Fraction of wrong top-1 predictions.
 

@@ -1,4 +1,7 @@
-"""Instruments on boxed, oddly named, complex and float64 parameters against jax.grad and jax.hessian of one real vector."""
+"""Instruments on boxed, oddly named, complex and float64 parameters.
+
+Expected: jax.grad and jax.hessian of one real vector.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -60,7 +63,7 @@ def from_vector(vector, like):
 
 @functools.cache
 def truth(kind):
-    """The loss of single examples and of all as functions of a vector, its gradients and its Hessian."""
+    """Losses of single examples and of all as functions of a vector; gradients and Hessian."""
     model, _, _ = KINDS[kind]
     dtype = jnp.float64 if kind == "float64" else jnp.float32
     x = jax.random.normal(jax.random.key(1), (8, 4), dtype)
@@ -148,7 +151,7 @@ def test_trace_density_and_gradient_mass(case):
     same([density.lambda_max, density.lambda_min], [expected[-1], expected[0]])
     mass = gradient_subspace_overlap(this.model, this.variables, this.batch, 2)
     same(mass.gradient_norm, np.linalg.norm(this.gradient))
-    same(mass.share, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
+    same(mass.fraction, np.sum((vectors[:, -2:].T @ this.gradient) ** 2) / np.sum(this.gradient**2))
 
 
 def test_gradients_of_examples(case):
@@ -174,10 +177,11 @@ def test_losses_on_lines(case):
     this, same = case
     points, params = [-1.0, 0.0, 0.5, 1.0], this.variables["params"]
     direction = random_like(params)
-    along = loss_line(this.model, this.variables, this.batch, direction, at=points)
+    along = loss_line(this.model, this.variables, this.batch, direction, alphas=points)
     same(along.loss, [this.mean(this.vector + t * to_vector(direction)) for t in points])
     other = {"params": random_like(params, 4)}
-    between = linear_interpolation(this.model, this.variables, other, this.batch, at=[0, 0.5, 1])
+    weights = [0, 0.5, 1]
+    between = linear_interpolation(this.model, this.variables, other, this.batch, alphas=weights)
     ends = this.vector, to_vector(other["params"])
     same(between.loss, [this.mean((1 - t) * ends[0] + t * ends[1]) for t in (0, 0.5, 1)])
 
@@ -185,8 +189,8 @@ def test_losses_on_lines(case):
 def test_directions_and_trajectories(case):
     this, same = case
     params = nn.meta.unbox(this.variables["params"])
-    whole = random_direction(this.variables, jax.random.key(5), "layer")
-    for found, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(params), strict=True):
+    direction = random_direction(this.variables, jax.random.key(5), "layer")
+    for found, leaf in zip(jax.tree.leaves(direction), jax.tree.leaves(params), strict=True):
         if np.any(found):
             same(np.linalg.norm(found), np.linalg.norm(leaf))
     points = [random_like(params, seed) for seed in (1, 2, 3)]
@@ -194,7 +198,7 @@ def test_directions_and_trajectories(case):
     vectors = np.stack([to_vector(point) for point in (*points, params)])
     centred = vectors - vectors.mean(0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
-    same(found.shares, scales[:3] ** 2 / np.sum(scales**2))
+    same(found.explained_variance_ratio, scales[:3] ** 2 / np.sum(scales**2))
     same(np.abs([to_vector(found.directions[i]) @ axes[i] for i in (0, 1)]), 1)
 
 
@@ -234,7 +238,7 @@ def test_layers(case):
 
 
 def test_float32_networks_under_x64():
-    """The numbers of jax_enable_x64=False, which the tests of each instrument compare with other computations."""
+    """Expected: the results without jax_enable_x64, which the other tests validate."""
     model = Typed(jnp.float32)
     x, labels = (
         np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32),
@@ -251,8 +255,8 @@ def test_float32_networks_under_x64():
             *spectral_density(*given, probes=1, steps=5).nodes.ravel(),
             hessian_trace(*given, probes=1).trace,
             noise_scale(model, variables, [given[2]], small=2).g2,
-            gradient_subspace_overlap(*given, 2).share,
-            *loss_line(*given, direction, at=[0, 1]).loss,
+            gradient_subspace_overlap(*given, 2).fraction,
+            *loss_line(*given, direction, alphas=[0, 1]).loss,
             *ntk(model, variables, x).eigenvalues[:2],
             *(row.parameter_gradient_norm for row in trace(*given).layers if row.weight_norm),
         ]
@@ -263,7 +267,7 @@ def test_float32_networks_under_x64():
 
 
 def test_attention_has_a_filter_for_each_head_and_feature():
-    """Flattened to (inputs, outputs) as DenseGeneral multiplies them, a column of the direction is as long as the network's."""
+    """As a matrix (inputs, outputs), a column of the direction has the norm of the network's."""
     x = jnp.ones((1, 4))
     for use_bias in (True, False):
         params = Attention(use_bias).init(jax.random.key(0), x)["params"][
@@ -280,7 +284,7 @@ def test_attention_has_a_filter_for_each_head_and_feature():
 
 
 def test_directions_of_general_kernels():
-    """The bias names the axes of the filters, and of layers in front; where it fits in two ways the axes are asked for."""
+    """The bias gives the axes of filters and layers; axes= is needed where it fits in two ways."""
 
     def lengths(kernel, bias, **given):
         params = {

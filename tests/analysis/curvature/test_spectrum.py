@@ -1,4 +1,4 @@
-"""Eigenvalues, densities and traces of matrices that are given, through a network whose loss has that matrix for its Hessian."""
+"""Eigenvalues, densities and traces of given matrices, each the Hessian of a quadratic loss."""
 
 import math
 
@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.curvature.operators import hessian_trace
-from deepjax.analysis.curvature.spectrum import (
-    gradient_subspace_overlap,
-    spectral_density,
-    top_eigenvalues,
-)
+from deepjax.analysis.curvature.gradient_subspace import gradient_subspace_overlap
+from deepjax.analysis.curvature.spectrum import spectral_density, top_eigenvalues
+from deepjax.analysis.curvature.trace import hessian_trace
 from deepjax.errors import InputError
 
 
 class Point(nn.Module):
-    """What it returns is its parameters: 1, 2, ..., n."""
+    """Returns its parameters: 1, 2, ..., n."""
 
     @nn.compact
     def __call__(self, x):
@@ -26,12 +23,12 @@ class Point(nn.Module):
 
 
 def bowl(outputs, batch):
-    """w^T A w / 2, with A the labels: its gradient is A w and its Hessian A."""
+    """w^T A w / 2 with A the labels: its gradient is A w and its Hessian A."""
     return jnp.vdot(outputs, batch[1] @ outputs, precision="highest") / 2
 
 
 def of(matrix):
-    """The arguments by which an instrument meets the matrix."""
+    """(model, variables, batch) whose Hessian under `bowl` is the matrix."""
     batch = (jnp.zeros((len(matrix), 1)), jnp.asarray(matrix, jnp.float32))
     return Point(), Point().init(jax.random.key(0), batch[0]), batch
 
@@ -69,12 +66,12 @@ def test_extreme_eigenvalues(which, wanted):
 
 
 def test_a_residual_says_how_far_an_eigenvalue_can_be_off():
-    """For a symmetric matrix some eigenvalue lies within |A v - lambda v| of lambda (Golub and Van Loan, theorem 8.1.13)."""
+    """Some eigenvalue lies within |A v - lambda v| of lambda (Golub and Van Loan, 8.1.13)."""
     true = np.linspace(0, 1, 200)
     found = top_eigenvalues(*of(rotated(true)), 5, steps=12, loss=bowl)
     off = np.abs(found.values[:, None] - true).min(1)
     assert (off <= found.residuals + 1e-6).all()
-    assert found.residuals[-1] > 0.01  # 12 products are too few, and it says so
+    assert found.residuals[-1] > 0.01  # 12 products are too few
     assert (
         top_eigenvalues(*of(rotated(true)), 5, steps=100, loss=bowl).residuals.max()
         < found.residuals.max() / 10
@@ -85,14 +82,14 @@ def test_a_residual_says_how_far_an_eigenvalue_can_be_off():
     "values", [np.zeros(8), np.ones(8), np.repeat([2.0, 1.0], 4), np.eye(8)[0]]
 )
 def test_equal_eigenvalues_end_the_krylov_space_early(values):
-    """After as many products as there are different eigenvalues; from there it goes on in another space."""
+    """After one product per distinct eigenvalue; the method then continues in another space."""
     found = top_eigenvalues(*of(np.diag(values)), 8, loss=bowl, keep=True)
     np.testing.assert_allclose(found.values, np.sort(values)[::-1], atol=1e-5)
     vectors = np.stack([tree["w"] for tree in found.vectors])
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(8), atol=1e-5)
     density = spectral_density(*of(np.diag(values)), loss=bowl, sigma=0.1, probes=2)
     np.testing.assert_allclose(
-        density.at([0.0, 1.0]), smoothed(values, [0.0, 1.0], 0.1), rtol=1e-3, atol=1e-6
+        density.evaluate([0.0, 1.0]), smoothed(values, [0.0, 1.0], 0.1), rtol=1e-3, atol=1e-6
     )
 
 
@@ -118,11 +115,11 @@ def test_the_density_of_a_diagonal_matrix_is_exact(sigma):
     assert found.sigma == pytest.approx(sigma or math.sqrt(1e-5) * 12, rel=1e-5)
     points = np.linspace(-3, 11, 50)
     np.testing.assert_allclose(
-        found.at(points), smoothed(KNOWN, points, found.sigma), rtol=1e-3, atol=1e-6
+        found.evaluate(points), smoothed(KNOWN, points, found.sigma), rtol=1e-3, atol=1e-6
     )
     assert (found.lambda_min, found.lambda_max) == pytest.approx((-2, 10), rel=1e-5)
     assert found.outlier_ratio == pytest.approx(10 / 5, rel=1e-5)
-    assert found.negative == pytest.approx(2 / 20, rel=1e-4)
+    assert found.negative_fraction == pytest.approx(2 / 20, rel=1e-4)
     rows = found.rows(4001)
     assert sum(row["density"] for row in rows) * (
         rows[1]["eigenvalue"] - rows[0]["eigenvalue"]
@@ -136,9 +133,9 @@ def test_the_density_of_another_is_estimated():
         smoothed_by(nodes, weights, points, 0.5)
         for nodes, weights in zip(found.nodes, found.weights, strict=True)
     ]
-    np.testing.assert_allclose(found.at(points), np.mean(single, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.evaluate(points), np.mean(single, axis=0), rtol=1e-6)
     error = np.std(single, axis=0, ddof=1) / math.sqrt(60)
-    assert (np.abs(found.at(points) - smoothed(KNOWN, points, 0.5)) <= 4 * error + 1e-7).all()
+    assert (np.abs(found.evaluate(points) - smoothed(KNOWN, points, 0.5)) <= 4 * error + 1e-7).all()
 
 
 def smoothed_by(nodes, weights, points, sigma):
@@ -149,38 +146,40 @@ def smoothed_by(nodes, weights, points, sigma):
 
 
 def test_wigners_semicircle():
-    """Wigner 1955: the eigenvalues of a random symmetric matrix have the density sqrt(4 - x^2) / (2 pi)."""
+    """Wigner 1955: random symmetric matrices have the eigenvalue density sqrt(4 - x^2) / (2 pi)."""
     size = 600
     noise = np.random.default_rng(0).standard_normal((size, size))
     found = spectral_density(
         *of((noise + noise.T) / math.sqrt(2 * size)), steps=60, probes=10, sigma=0.2, loss=bowl
     )
     points = np.linspace(-1.4, 1.4, 29)
-    # Random signs move a point's density by about 0.013: of 127 eigenvalues under the Gaussian, sqrt(2 / (127 x 10)) of 0.32.
-    np.testing.assert_allclose(found.at(points), np.sqrt(4 - points**2) / (2 * math.pi), atol=0.04)
+    # The standard deviation of a point's density over random signs is about 0.013:
+    # sqrt(2 / (127 x 10)) of 0.32, for 127 eigenvalues under the Gaussian.
+    np.testing.assert_allclose(
+        found.evaluate(points), np.sqrt(4 - points**2) / (2 * math.pi), atol=0.04
+    )
     assert (found.lambda_min, found.lambda_max) == pytest.approx((-2, 2), abs=0.05)
-    middle = (
-        0.2 * math.sqrt(4 - 0.2**2) / (4 * math.pi) + math.asin(0.1) / math.pi
-    )  # its integral from 0 to 0.2
-    assert found.negative == pytest.approx(0.5 - middle, abs=0.04)
+    # The integral of the density from 0 to 0.2.
+    middle = 0.2 * math.sqrt(4 - 0.2**2) / (4 * math.pi) + math.asin(0.1) / math.pi
+    assert found.negative_fraction == pytest.approx(0.5 - middle, abs=0.04)
 
 
-def test_the_gradients_share_in_the_top_eigenvectors():
-    """The gradient is A w: of a diagonal matrix its part along the i-th axis is lambda_i w_i, with w = 1, 2, ..., n."""
+def test_the_fraction_of_the_gradient_in_the_top_eigenvectors():
+    """The gradient is A w; for a diagonal A its i-th entry is lambda_i w_i, with w = 1, ..., n."""
     values = np.array([4.0, -3, 2, 1, 0.5])
     squares = (values * np.arange(1, 6)) ** 2
     found = gradient_subspace_overlap(*of(np.diag(values)), 3, loss=bowl)
     np.testing.assert_allclose(found.eigenvalues, [4, 2, 1], rtol=1e-5)
     np.testing.assert_allclose(
-        found.shares, np.cumsum(squares[[0, 2, 3]]) / squares.sum(), rtol=1e-4
+        found.fractions, np.cumsum(squares[[0, 2, 3]]) / squares.sum(), rtol=1e-4
     )
     assert found.gradient_norm == pytest.approx(math.sqrt(squares.sum()), rel=1e-5)
-    assert (found.share, found.chance) == (found.shares[-1], 3 / 5)
-    assert [row["share"] for row in found.rows()] == found.shares.tolist()
-    assert gradient_subspace_overlap(*of(np.diag(values)), 5, loss=bowl).share == pytest.approx(
+    assert (found.fraction, found.random_fraction) == (found.fractions[-1], 3 / 5)
+    assert [row["fraction"] for row in found.rows()] == found.fractions.tolist()
+    assert gradient_subspace_overlap(*of(np.diag(values)), 5, loss=bowl).fraction == pytest.approx(
         1, rel=1e-5
     )
-    assert math.isnan(gradient_subspace_overlap(*of(np.zeros((5, 5))), 2, loss=bowl).share)
+    assert math.isnan(gradient_subspace_overlap(*of(np.zeros((5, 5))), 2, loss=bowl).fraction)
 
 
 def test_an_unknown_outlier_ratio():
@@ -239,7 +238,8 @@ def test_the_figures_say_what_was_found():
         (
             spectral_density,
             {"classes": 3},
-            "Hessian: $\\lambda_{max}$ = 10, $\\lambda_{min}$ = -2, $\\lambda_1/\\lambda_{3}$ = 2\n",
+            "Hessian: $\\lambda_{max}$ = 10, $\\lambda_{min}$ = -2, "
+            "$\\lambda_1/\\lambda_{3}$ = 2\n",
         ),
         (
             gradient_subspace_overlap,

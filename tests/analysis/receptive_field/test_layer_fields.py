@@ -1,4 +1,4 @@
-"""Receptive fields of every layer: tables of the papers' networks, and modules that deepjax does not know."""
+"""Receptive fields of every layer: the papers' networks by hand, and foreign modules."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,31 @@ from deepjax.analysis import layer_fields
 from deepjax.errors import InputError
 from deepjax.models import create_model
 
-# (size, stride) by hand, size += (kernel - 1) * stride over the longest path. fc6 as a 7x7 convolution: 6 * 32 more than pool5.
-# GoogLeNet's modules with the paper's 5x5; with torchvision's 3x3 and its 2x2 pool before the fifth stage (16 less than a 3x3).
-# inception_v3's last is in TensorFlow's receptive_field library (1311).
+# (size, stride) by hand, size += (kernel - 1) * stride over the longest path. fc6 is a 7x7
+# convolution: 6 * 32 more than pool5. googlenet has the paper's 5x5; googlenet_tv has torchvision's
+# 3x3, and its 2x2 pool before the fifth stage (16 less than a 3x3). The last of inception_v3 is
+# also in TensorFlow's receptive_field library (1311).
 KNOWN = {
     "vgg11": {"stage5_conv2": (134, 16)},
     "vgg13": {"stage5_conv2": (140, 16)},
     "vgg16": {"stage5_conv2": (164, 16), "stage5_conv3": (196, 16)},
     "vgg19": {"stage5_conv2": (188, 16), "stage5_conv3": (220, 16), "stage5_conv4": (252, 16)},
-    "googlenet": {"inception3b": (91, 8), "inception4a": (171, 16), "inception4d": (363, 16), "inception4e": (427, 16),
-                  "inception5b": (715, 32)},
-    "googlenet_tv": {"inception3b": (59, 8), "inception4a": (107, 16), "inception4d": (203, 16), "inception4e": (235, 16),
-                     "inception5b": (379, 32)},
+    "googlenet": {
+        "inception3b": (91, 8),
+        "inception4a": (171, 16),
+        "inception4d": (363, 16),
+        "inception4e": (427, 16),
+        "inception5b": (715, 32),
+    },
+    "googlenet_tv": {
+        "inception3b": (59, 8),
+        "inception4a": (107, 16),
+        "inception4d": (203, 16),
+        "inception4e": (235, 16),
+        "inception5b": (379, 32),
+    },
     "inception_v3": {"mixed7c": (1311, 32)},
-}  # fmt: skip
+}
 
 
 def by_layer(model, shape):
@@ -45,7 +56,7 @@ def test_fc6_as_a_convolution(name, size):
 
 
 class Foreign(nn.Module):
-    """A valid convolution, a padded one of stride 2, a block under remat, one layer called twice."""
+    """A convolution without padding, one of stride 2, a block under remat, a layer used twice."""
 
     @nn.compact
     def __call__(self, x):
@@ -57,7 +68,7 @@ class Foreign(nn.Module):
 
 
 def test_a_foreign_module_by_hand():
-    """Along the columns: 3 wide, unit i from i; then 3 + 2 = 5 wide, stride 2, from 2i - 1; then + 4 with every 3x3."""
+    """Columns: size 3 from i; 3 + 2 = 5, stride 2, from 2i - 1; then + 4 with every 3x3."""
     report = layer_fields(Foreign(), (40, 40, 1))
     assert [layer.layer for layer in report.layers] == ["first", "second", "shared", "shared"]
     assert [layer.size for layer in report.layers] == [(5, 3), (7, 5), (15, 13), (19, 17)]
@@ -68,7 +79,7 @@ def test_a_foreign_module_by_hand():
 
 
 def test_centres_are_where_gradients_are_symmetric():
-    """The gradient of a unit under equal weights is symmetric about its field's centre: brute force for every layer."""
+    """With equal weights the gradient of a unit is symmetric about the centre of its field."""
     model = create_model("cifar_resnet20", width=2, num_classes=3)
     field = by_layer(model, (64, 64, 3))["stage2_block1/conv1"]
     variables = jax.tree.map(jnp.ones_like, model.init(jax.random.key(0), jnp.ones((1, 64, 64, 3))))
@@ -115,7 +126,7 @@ class Patches(nn.Module):
 
 
 def test_queries_keys_and_values_of_attention_are_no_maps():
-    """They have four axes, of which two are heads and features; what comes after attention sees the whole image."""
+    """Two of their four axes are heads and features; layers after attention see the full image."""
     layers = by_layer(Patches(), (12, 12, 3))
     assert {name: layer.size for name, layer in layers.items()} == {
         "patches": (2, 2),

@@ -1,4 +1,4 @@
-"""Receptive fields against brute force (where a NaN in the image comes out), closed forms, and those known of famous networks."""
+"""Receptive fields: brute force (propagation of a NaN), closed forms, and published values."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ def conv(x, size, stride=1, padding=None, dilation=1, **options):
 
 
 def reached(function, height, width):
-    """Whether unit i of the output's rows sees row r of the image, [i, r], and the same of columns: a NaN put there comes out."""
+    """[i, r]: whether unit i sees row r of the image, and the same for columns, by NaNs there."""
     images = np.zeros((height + width, height, width, 1), np.float32)
     images[range(height), range(height)] = np.nan
     images[range(height, height + width), :, range(width)] = np.nan
@@ -102,7 +102,7 @@ def test_a_dilated_window_has_gaps_and_the_field_spans_them():
 
 
 def test_any_layout_of_a_convolution():
-    """The kernel is 3 high, 5 wide, with a stride of 2 along the width; the image comes as (batch, channel, width, height)."""
+    """A 3 x 5 kernel, stride 2 along the width; layout (batch, channel, width, height)."""
 
     def function(images):
         images, kernel = images.transpose(0, 3, 2, 1), jnp.ones((2, 1, 5, 3))
@@ -193,9 +193,10 @@ def test_custom_gradients_are_looked_into():
     assert receptive_fields(lambda x: conv(doubled(x), 3), (8, 8, 1)).size == (3, 3)
 
 
-# Size and stride of stage after stage by hand, size += (kernel - 1) * stride over the longest path of the papers' tables. VGG-16's
-# fifth stage and the last of the three _v1, which stride in the 1x1, are also in TensorFlow's receptive_field library (vgg_16/pool5
-# 212; resnet_v1_50, _101, _152: 483, 1027, 1507).
+# (size, stride) by stage by hand, size += (kernel - 1) * stride over the longest path of the
+# papers' tables. The fifth stage of VGG-16 and the last of the three _v1, with the stride in the
+# 1x1, are also in TensorFlow's receptive_field library (vgg_16/pool5 212; resnet_v1_50, _101, _152:
+# 483, 1027, 1507).
 KNOWN = {
     "vgg11": [(4, 2), (10, 4), (30, 8), (70, 16), (150, 32)],
     "vgg13": [(6, 2), (16, 4), (36, 8), (76, 16), (156, 32)],
@@ -245,7 +246,7 @@ def test_scanned_stages_see_what_unrolled_ones_see(name):
 
 @pytest.mark.parametrize(("largest", "size"), [(5, 715), (3, 395)])
 def test_googlenet_by_its_longest_path(largest, size):
-    """Table 1 of the paper, 5b: computed by hand over the longest path (the 5x5 branch; torchvision's slip has 3x3 there)."""
+    """Table 1, 5b, by hand over the longest path (the 5x5 branch, which is 3x3 in torchvision)."""
 
     def module(x):
         return jnp.concatenate(

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from deepjax.data import dataset_info
-from deepjax.data.augment.mixup import mixup_or_cutmix, cutmix_box
+from deepjax.data.augment.mixup import cutmix_box, mixup_or_cutmix
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
