@@ -34,10 +34,10 @@ from deepjax.evaluation.paper_results import published
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
+from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.report.html import provenance
-from deepjax.training.config import write_text
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh

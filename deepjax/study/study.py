@@ -13,6 +13,7 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.data import dataset_info
 from deepjax.data.splits import check_opens
 from deepjax.errors import require, unknown_name_error
+from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
@@ -20,7 +21,7 @@ from deepjax.study.report.curves import percent, plain_values
 from deepjax.study.report.html import Figure, Page, Table, format_outcome, provenance, render
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
-from deepjax.training.config import TrainConfig, init_run_dir, write_text
+from deepjax.training.config import TrainConfig, init_run_dir
 from deepjax.training.distributed.launchers import require_one_process
 from deepjax.training.loop import say_on_stderr
 from deepjax.training.metrics_log import Row

@@ -1,17 +1,15 @@
 """The configuration of one training run: frozen, checked when made, stored as config.json and compared on resume."""
 
-import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, require
+from deepjax.io import write_text
 from deepjax.models import model_info
 from deepjax.training.bounds import MOST_STEPS, check_bounds
-from deepjax.training.checkpoint.manifest import sync_folder
 from deepjax.training.step.guard import Policy
 from deepjax.training.validation import check_types
 
@@ -267,24 +265,3 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
         raise InputError(
             f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, synced, making its folder; raises InputError when it is not writable or full."""
-    partial = path.with_name(
-        f"{path.name}.{os.getpid()}.partial"
-    )  # several arms of a study may claim it at a time
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()  # it would keep a full disk full
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; free space, or choose another --out"
-        ) from error

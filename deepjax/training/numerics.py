@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import RESULTS, write_text
+from deepjax.io import write_text
+from deepjax.training.config import RESULTS
 
 NAME = "numerics.json"
 # What changes the bits of a run, with the values that JAX has by itself: those of runs that were made before this file was.

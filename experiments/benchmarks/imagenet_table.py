@@ -16,8 +16,8 @@ from deepjax import command_line
 from deepjax.evaluation.paper_results import PUBLISHED, Published
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 from deepjax.evaluation.weights_preprocessing import PUBLIC
+from deepjax.io import write_text
 from deepjax.models import ModelInfo, list_models, model_info
-from deepjax.training.config import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NONE = "not measured"

@@ -20,9 +20,9 @@ import numpy as np
 from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
+from deepjax.io import write_text
 from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
-from deepjax.training.config import write_text
 from deepjax.training.step import step as step_module
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from deepjax.errors import InputError
+from deepjax.io import sync_folder
 from deepjax.paths import AnyPath, run_directory
 from deepjax.training.checkpoint.inspect import (
     Position,
@@ -35,7 +36,6 @@ from deepjax.training.checkpoint.inspect import (
 from deepjax.training.checkpoint.manifest import (
     change_manifest,
     read_manifest,
-    sync_folder,
     write_manifest,
 )
 from deepjax.training.distributed.collectives import all_processes_ok, on_primary

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deepjax.io import sync_folder
+
 NAME = "manifest.json"
 
 
@@ -79,15 +81,6 @@ def problems(folder: Path) -> list[str]:
         elif _hashed(path) != expected["sha256"]:
             found.append(f"{name} is damaged (its sha256 differs)")
     return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, manifest: dict[str, Any]) -> None:
