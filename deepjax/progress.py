@@ -8,6 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
+def say_on_stderr(line: str) -> None:
+    """Print a status line to stderr; ignore a closed or full stderr."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class Report(Protocol):
     """How far a task is: its name, units done, units in all, and what to say beside it."""
 

@@ -36,12 +36,11 @@ from deepjax.evaluation.protocols import Average, Protocol, protocol_of
 from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
-from deepjax.progress import display
+from deepjax.progress import display, say_on_stderr
 from deepjax.study.report.html import provenance
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
-from deepjax.training.loop import say_on_stderr
 from deepjax.training.run_lock import hold
 
 ProtocolName = Literal[

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deepjax.data.loader import eval_batches, train_batches
+from deepjax.data.loader import train_batches
 from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training
+from deepjax.training.evaluator import Evaluator
 from deepjax.training.step.state import TrainState
 
 
@@ -61,12 +62,7 @@ def finetune(config: TrainConfig, variables: Any, data_dir: str | None = None) -
 
 
 def train_error(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:
-    """Share of wrong answers over all training images, in evaluation mode."""
-    programs = programs_of(config, data_dir)
-    errors = [
-        programs.eval_step(
-            variables["params"], variables["batch_stats"], programs.partitioner.put_batch(batch)
-        )["errors"]
-        for batch in eval_batches(programs.train_split, config.batch_size)
-    ]
-    return sum(map(float, errors)) / len(programs.train_split)
+    """Fraction of wrong answers over all training images, in evaluation mode."""
+    evaluate = Evaluator(programs_of(config, data_dir))
+    evaluation = evaluate(variables["params"], variables["batch_stats"], "train")
+    return evaluation.row("train")["train_error"]

@@ -15,7 +15,7 @@ from deepjax.data.splits import check_opens
 from deepjax.errors import require, unknown_name_error
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
-from deepjax.progress import display
+from deepjax.progress import display, say_on_stderr
 from deepjax.study.arms import Arm, ArmResult, collect, run_arm
 from deepjax.study.report.curves import percent, plain_values
 from deepjax.study.report.html import Figure, Page, Table, format_outcome, provenance, render
@@ -23,7 +23,6 @@ from deepjax.study.stats.verdict import Verdict
 from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
 from deepjax.training.config import TrainConfig, init_run_dir
 from deepjax.training.distributed.launchers import require_one_process
-from deepjax.training.loop import say_on_stderr
 from deepjax.training.metrics_log import Row
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import hold

@@ -2,9 +2,10 @@
 
 from deepjax.training.build import CompiledTraining, compile_training
 from deepjax.training.config import TrainConfig
-from deepjax.training.loop import RunResult, train
+from deepjax.training.loop import train
 from deepjax.training.run_dir import OpenRun, open_run
 from deepjax.training.run_options import RunOptions
+from deepjax.training.run_result import RunResult
 
 __all__ = [
     "CompiledTraining",

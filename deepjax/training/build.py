@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -20,8 +21,8 @@ from deepjax.data import (
     load_split,
     train_batches,
 )
-from deepjax.data.encoded_split import SplitName
-from deepjax.data.loader import Batch, TrainBatches
+from deepjax.data.loader import Batch, TrainBatches, batch_index
+from deepjax.data.split_spec import SplitName
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
@@ -34,7 +35,9 @@ from deepjax.training.config_warnings import (
 )
 from deepjax.training.custom_network import make_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_batch
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
+from deepjax.training.plan import TrainPlan, make_plan
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, auxiliary_heads, init_state
@@ -65,38 +68,59 @@ class CompiledTraining:
         default_factory=dict
     )  # train steps of other image sizes, by size
 
+    @functools.cached_property
+    def plan(self) -> TrainPlan:
+        """The steps of a run, computed once."""
+        return make_plan(self.config)
+
+    def require_same(self, config: TrainConfig) -> None:
+        """Raise ValueError unless a configuration differs in learning rate and seed alone."""
+        shared = dataclasses.replace(
+            self.config, learning_rate=config.learning_rate, seed=config.seed
+        )
+        if shared != config:
+            raise ValueError("programs were built for another configuration")
+
+    def split(self, name: SplitName) -> Split | EncodedSplit:
+        """A split by its name."""
+        return self.train_split if name == "train" else self.test_split
+
     def train_step_at(self, step: int) -> Callable[..., Any]:
         """The train step for the images of training step `step` (from 0)."""
-        return self.train_steps_by_size.get(self.config.shape_at(step)[0], self.train_step)
+        return self.train_steps_by_size.get(self.plan.image_size(step), self.train_step)
 
-    def batches(self, config: TrainConfig) -> Any:
-        """This process's share of the batches of all steps, a few of them on the devices ahead: (batch, what was damaged)."""
-
-        def put(batch: Batch) -> tuple[dict[str, jax.Array], Any]:
-            return self.partitioner.put_batch(
-                {name: batch[name] for name in ("image", "label")}
-            ), batch.get("damaged", ())
-
-        share = (jax.process_index(), jax.process_count())
-        of_run = (config.batch_size, config.seed, config.total_steps)
-        return train_batches(
+    def batches(
+        self, config: TrainConfig, report_errors: ReportErrors = lambda done, errors: None
+    ) -> BatchStream:
+        """This process's part of the batches of all steps, a few of them prefetched to the devices."""
+        source = train_batches(
             self.train_split,
-            *of_run,
-            *share,
-            crop_policy_from(config),
-            functools.partial(_size_at, config),
-            put,
+            config.batch_size,
+            config.seed,
+            self.plan.total_steps,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            crops=crop_policy_from(config),
+            size_at=self.plan.image_size,
+            put=functools.partial(device_batch, self.partitioner.put_batch),
         )
+        return BatchStream(source, report_errors)
 
     def batch_at(self, config: TrainConfig, step: int) -> Batch:
-        """The whole batch of training step `step` (from 0), on the host."""
-        of_run = (config.batch_size, config.seed, config.total_steps)
+        """The global batch of training step `step` (from 0), on the host."""
         return TrainBatches(
             self.train_split,
-            *of_run,
+            config.batch_size,
+            config.seed,
+            self.plan.total_steps,
             crops=crop_policy_from(config),
-            size_at=functools.partial(_size_at, config),
+            size_at=self.plan.image_size,
         )[step]
+
+    def example_ids(self, config: TrainConfig, step: int) -> np.ndarray:
+        """The ids of the images of the global batch of training step `step` (from 0)."""
+        size = len(self.train_split)
+        return batch_index(size, config.batch_size, config.seed, step, config.repeats)
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with the rate and the seed of a configuration."""
@@ -120,7 +144,7 @@ def compile_training(
     spread = Partitioner(make_mesh(), options.strategy, options.fsdp)
     spread.check_batch_size(config.batch_size, config.accumulate)
     model = model_from(config, make)
-    optimizer = make_optimizer(config)
+    optimizer, schedule = make_optimizer(config), make_schedule(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(
@@ -138,7 +162,7 @@ def compile_training(
     require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
     beat()
-    steps, cost = _train_steps(config, model, dataset, spread, state)
+    steps, cost = _train_steps(config, model, optimizer, schedule, dataset, spread, state)
     beat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
     beat()
@@ -149,7 +173,7 @@ def compile_training(
         model=model,
         dataset=dataset,
         optimizer=optimizer,
-        schedule=make_schedule(config),
+        schedule=schedule,
         partitioner=spread,
         layers=tuple(kernel_order(model, config.input_shape)),
         heads=heads,
@@ -228,12 +252,14 @@ def crop_policy_from(config: TrainConfig) -> Crops:
     )
 
 
-def _size_at(config: TrainConfig, step: int) -> int:
-    return config.shape_at(step)[0]
-
-
 def _train_steps(
-    config: TrainConfig, model: nn.Module, dataset: Dataset, spread: Partitioner, state: Any
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    dataset: Dataset,
+    spread: Partitioner,
+    state: Any,
 ) -> tuple[dict[int, Callable[..., Any]], StepCost]:
     """The compiled train step for each image size of the training, and what the largest of them needs."""
     steps: dict[int, Callable[..., Any]] = {}
@@ -241,9 +267,7 @@ def _train_steps(
     sizes = (config.batch_size, config.accumulate, config.remat)
     for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
         options = step_options(config, spread.axis, size)
-        step = make_train_step(
-            model, make_optimizer(config), make_schedule(config), dataset, options
-        )
+        step = make_train_step(model, optimizer, schedule, dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),

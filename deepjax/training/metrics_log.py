@@ -1,14 +1,17 @@
 """What a run writes down: one JSON object a line, and TensorBoard where it is wanted."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from deepjax.errors import InputError
 from deepjax.io import write_text
 
 Row = dict[str, Any]
+METRICS = "metrics.jsonl"
 TIMES = (
     "seconds",
     "images_per_second",
@@ -45,7 +48,24 @@ def _row(line: bytes) -> Row:
     return row
 
 
-class MetricsLog:
+class MetricWriter:
+    """Where rows go. The defaults of all but `write` are for writers that cannot take rows back."""
+
+    def write(self, row: Row) -> None:
+        """Write a row."""
+        raise NotImplementedError
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, which will be logged again."""
+
+    def flush(self) -> None:
+        """Write rows that are buffered."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class MetricsLog(MetricWriter):
     """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again.
 
     Rows that cannot be written wait in memory, with one warning, and are written with the next one; the final row must be.
@@ -77,7 +97,9 @@ class MetricsLog:
         if self._behind:
             self._try(self._rewrite)
 
-    close = flush  # the file is open only while a row is written
+    def close(self) -> None:
+        """Flush; the file is open only while a row is written."""
+        self.flush()
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
@@ -98,7 +120,7 @@ class MetricsLog:
         write_text(self._path, "".join(map(_line, self._rows)))
 
 
-def _up_to(step: int, rows: list[Row]) -> list[Row]:
+def _up_to(step: int, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["step"] <= step]
 
 
@@ -110,7 +132,7 @@ def _cause(path: Path, error: Exception) -> str:
     return f"cannot write {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-class Tensorboard:
+class Tensorboard(MetricWriter):
     """The same rows for TensorBoard (the extra `tensorboard`)."""
 
     def __init__(self, folder: Path) -> None:
@@ -145,3 +167,53 @@ class Tensorboard:
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
+
+
+class RunLog:
+    """The rows of a run: written by process 0, remembered as (kind, step) by all processes."""
+
+    def __init__(self, rows: Iterable[Row], writers: Sequence[MetricWriter]) -> None:
+        """`rows`: those logged before this process; `writers`: none in processes other than 0."""
+        self._logged = {(row["kind"], row["step"]) for row in rows}
+        self._writers = tuple(writers)
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether a row of this kind and step is logged: a resumed run does not log it again."""
+        return (kind, step) in self._logged
+
+    def write(self, row: Row) -> None:
+        """Write a row to every writer."""
+        self._logged.add((row["kind"], row["step"]))
+        for writer in self._writers:
+            writer.write(row)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, which will be logged again."""
+        self._logged = {(kind, at) for kind, at in self._logged if at <= step}
+        for writer in self._writers:
+            writer.rewind(step)
+
+    def flush(self) -> None:
+        """Write buffered rows: before a checkpoint, as a run that resumes from it would lack them."""
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """Close every writer."""
+        for writer in reversed(self._writers):
+            writer.close()
+
+
+def open_run_log(
+    out: Path, rows: Sequence[Row], resume_step: int, tensorboard: bool, warn: Callable[[str], None]
+) -> RunLog:
+    """The log of a run directory, from a step on. `rows`: those of its metrics.jsonl.
+
+    Raises InputError if a file cannot be written, or tensorboardX is missing.
+    """
+    writers: list[MetricWriter] = []
+    if jax.process_index() == 0:
+        writers.append(MetricsLog(out / METRICS, resume_step, warn))
+        if tensorboard:
+            writers.append(Tensorboard(out / "tensorboard"))
+    return RunLog(_up_to(resume_step, rows), writers)

@@ -118,6 +118,16 @@ def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[
         thread.join()
 
 
+def call_all(*functions: Callable[[], None]) -> Callable[[], None]:
+    """One function that calls all of these, in order."""
+
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call
+
+
 def _too_long(seconds: float, limit: float) -> bool:
     return seconds > limit
 

@@ -136,7 +136,7 @@ def test_without_a_beat_the_stacks_are_shown_and_the_process_ends_with_75(capfd)
     assert (
         "no step ended within 0.2 s" in said
         and "most recent call first" in said
-        and "test_signals.py" in said
+        and "test_preemption.py" in said
     )
 
 

@@ -58,7 +58,7 @@ def test_a_head_adds_its_share_to_the_gradient(programs):
         jax.device_get(state.params),
         jax.random.fold_in(jax.random.fold_in(state.key, 0), DROPOUT),
     )
-    images, labels = programs.train.images[:24], programs.train.labels[:24]
+    images, labels = programs.train_split.images[:24], programs.train_split.labels[:24]
 
     def total(params):
         rngs = {"dropout": key}
@@ -91,7 +91,7 @@ def test_the_log_holds_loss_and_error_of_each_head(programs, tmp_path):
     first, epoch, final = read_rows(tmp_path / "metrics.jsonl")
     assert {f"auxiliary{head}/logits" for head in HEADS} <= first["gradient_norms"].keys()
     assert all(set(row) == {"running_loss", "running_error"} for row in epoch["auxiliary"].values())
-    params, split = jax.device_get(programs.fresh_state(config).params), programs.test
+    params, split = jax.device_get(programs.fresh_state(config).params), programs.test_split
     losses, errors = quick_jit(
         lambda p: losses_and_errors(programs, p, split.images, split.labels)
     )(params)

@@ -81,16 +81,18 @@ def with_bad_labels(programs, config: TrainConfig, step: int):
     """The same programs, on data in which one image of a step has a label beyond the classes."""
     from deepjax.data.loader import batch_index
 
-    labels = programs.train.labels.copy()
+    labels = programs.train_split.labels.copy()
     labels[batch_index(len(labels), config.batch_size, config.seed, step)[3]] = 10
     return dataclasses.replace(
-        programs, config=config, train=dataclasses.replace(programs.train, labels=labels)
+        programs,
+        config=config,
+        train_split=dataclasses.replace(programs.train_split, labels=labels),
     )
 
 
 def build_with(programs, **fields):
     config = dataclasses.replace(CONFIG, **fields)
-    return config, dataclasses.replace(compile_training(config), train=programs.train)
+    return config, dataclasses.replace(compile_training(config), train_split=programs.train_split)
 
 
 def test_a_bad_label_halts_with_its_image(programs, tmp_path):
@@ -125,7 +127,7 @@ def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pa
     """By the alphabet `classifier` would come before `stem_conv`."""
     state = programs.fresh_state(CONFIG)
     params = jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params)
-    batch = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}
+    batch = {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]}
     assert "first in stem_conv/" in explain(
         programs, state.replace(params=params), batch, np.arange(4)
     )
@@ -142,7 +144,7 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
         programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
     )
     batch, state = (
-        {"image": programs.train.images[:4], "label": programs.train.labels[:4]},
+        {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]},
         programs.fresh_state(CONFIG),
     )
     for step in (0, CONFIG.total_steps - 1):
