@@ -48,8 +48,8 @@ class DecodeErrorLog:
         if len(self._known) > self._budget:
             (split, image), count = list(self._known)[-1], len(self._known)
             raise InputError(
-                f"{count} images are damaged, the last found record {image} of split {split!r}; allowed: damage_budget, "
-                f"{self._budget}; prepare the data set again, or raise damage_budget in a new run"
+                f"{count} images are damaged, the last found record {image} of split {split!r}; allowed: max_decode_errors, "
+                f"{self._budget}; prepare the data set again, or raise max_decode_errors in a new run"
             )
 
     def rewind(self, step: int) -> None:

@@ -91,7 +91,7 @@ def train(
         if on_primary(lambda: is_done(rows)):
             return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
         stopping = stack.enter_context(stop_signals())
-        beat = _both(stack.enter_context(watchdog(options.watchdog)), confirm)
+        beat = _both(stack.enter_context(watchdog(options.step_timeout)), confirm)
         if programs is None:
             with unclaimed_if_refused(out, is_new):
                 programs = sync_errors(lambda: compile_training(config, options, beat))
@@ -122,9 +122,9 @@ def train(
         boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
         for board in boards:
             stack.callback(board.close)
-        tracer = make_tracer(programs, options.trace_tier) if options.trace_every else None
+        tracer = make_tracer(programs, options.probe) if options.probe_every else None
         rows = [row for row in rows if row["step"] <= first]
-        damages = DecodeErrorLog(rows, config.damage_budget, say)
+        damages = DecodeErrorLog(rows, config.max_decode_errors, say)
         said = (report, say, stopping, beat)
         run = TrainLoop(
             config,
@@ -266,7 +266,7 @@ class TrainLoop:
 
     def _trace(self, state: TrainState, batch: Any, step: int) -> None:
         """Every so often, what the layers do with the batch that comes next."""
-        if self.tracer is None or step % self.options.trace_every or ("trace", step) in self.noted:
+        if self.tracer is None or step % self.options.probe_every or ("trace", step) in self.noted:
             return
         self.write({"kind": "trace", "step": step} | self.tracer(state, batch).row())
 
@@ -323,14 +323,14 @@ class TrainLoop:
         return None
 
     def _tell_damages(self, split: Split | EncodedSplit) -> None:
-        if isinstance(split, EncodedSplit) and self.config.on_damaged == "skip":
+        if isinstance(split, EncodedSplit) and self.config.on_decode_error == "skip":
             self.damages.flush(self.write)
 
     def _go_back(self, state: TrainState, batches: Any, halted: int) -> TrainState:
         """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
-        budget, skipped = self.config.skip_budget, state.guard.skipped
+        budget, skipped = self.config.max_skipped_steps, state.guard.skipped
         count = int(np.sum(jax.device_get(skipped) >= 0))
-        if self.config.on_bad != "rollback" or count >= budget:
+        if self.config.on_nonfinite != "rollback" or count >= budget:
             self._halt(state, halted, count)
         fresh = self.programs.fresh_state(self.config)
         position = self.programs.batches(self.config).get_state()
@@ -360,7 +360,7 @@ class TrainLoop:
         spent = f"; {left_out} steps were left out before it" if left_out else ""
         raise NonFiniteError(
             f"step {halted + 1} had {why} (training images {shown}){spent}; the last checkpoint is from before it. "
-            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_bad='skip'"
+            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_nonfinite='skip'"
         )
 
     def _ids(self, step: int) -> np.ndarray:
@@ -369,7 +369,7 @@ class TrainLoop:
             self.config.batch_size,
             self.config.seed,
             step,
-            self.config.repeats,
+            self.config.repeated_augmentation,
         )
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:

@@ -17,7 +17,7 @@ from deepjax.training.run_dir import open_run
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = TrainConfig(
-    model="cifar_resnet20", width=2, batch_size=64, steps=50, ema=0.9, label_smoothing=0.1
+    model="cifar_resnet20", width=2, batch_size=64, steps=50, ema_decay=0.9, label_smoothing=0.1
 )
 
 
@@ -51,7 +51,7 @@ def test_it_resumes_to_the_parameters_and_the_log_of_the_uninterrupted_run(run):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"ema": 0.95}, r"ema.* is 0\.95, there 0\.9;"), ({"seed": 1}, "seed is 1, there 0;")],
+    [({"ema_decay": 0.95}, r"ema.* is 0\.95, there 0\.9;"), ({"seed": 1}, "seed is 1, there 0;")],
 )
 def test_another_configuration_is_refused_by_the_name_of_the_option(run, change, words):
     with pytest.raises(InputError, match=words):
