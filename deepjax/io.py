@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()  # it would keep a full disk full
         raise InputError(
-            f"cannot write {path}: {error.strerror}; free space, or choose another --out"
+            f"cannot write {path}: {error.strerror}; free space, or choose another --output-dir"
         ) from error
 
 

@@ -57,7 +57,7 @@ PRESETS = {
             "schedule": "step",
             "warmup_epochs": 0.0,
             "nesterov": False,
-            "decay_all": True,
+            "decay_norm_and_bias": True,
         },
     ),
 }

@@ -162,7 +162,7 @@ PRESETS = {
             "schedule": "step",
             "warmup_epochs": 0.0,
             "nesterov": False,
-            "decay_all": True,
+            "decay_norm_and_bias": True,
         },
         sizes={
             "finetune": {"steps": 4000, "learning_rate": 0.01},

@@ -178,7 +178,7 @@ PRESETS = {
             "schedule": "step",
             "warmup_epochs": 0.0,
             "nesterov": False,
-            "decay_all": True,
+            "decay_norm_and_bias": True,
         },
         sizes={"tested": 10_000, "samples": 64},
     ),

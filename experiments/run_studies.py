@@ -72,9 +72,9 @@ def main(options: Options) -> None:
                 str(Path(__file__).with_name(f"{name}.py")),
                 "--dataset",
                 options.dataset,
-                "--out",
+                "--output-dir",
                 str(work),
-                "--beside",  # degradation, optimization and residual_signal train the same networks
+                "--reuse-runs-from",  # degradation, optimization and residual_signal train the same networks
                 str(runs),
             ]
             if subprocess.run(command, check=False).returncode:  # noqa: S603  # our own scripts

@@ -11,7 +11,7 @@ from deepjax.command_line import EXIT_PIPE, parse, run
 from deepjax.errors import InputError, NonFiniteError, Stopped
 
 ROOT = Path(__file__).parents[1]
-GOOD = ["--model", "cifar_resnet20", "--out", "somewhere"]
+GOOD = ["--model", "cifar_resnet20", "--output-dir", "somewhere"]
 
 
 def test_a_good_command_line():
@@ -40,9 +40,9 @@ def test_a_good_command_line():
         ([*GOOD, "--epochs", "three"], "--epochs"),
         ([*GOOD, "--epochs", "0"], "epochs is 0"),
         ([*GOOD, "--schedule", "cosin"], "cosin"),
-        (["--out", "x", "--model", "resnet20"], "did you mean 'cifar_resnet20'"),
+        (["--output-dir", "x", "--model", "resnet20"], "did you mean 'cifar_resnet20'"),
         ([*GOOD, "--dataset", "digitz"], "did you mean 'digits'"),
-        (["--out", "x"], "--model"),
+        (["--output-dir", "x"], "--model"),
         ([*GOOD, "--seed", "-1"], "seed is -1"),
     ],
 )
@@ -75,7 +75,7 @@ def test_exit_codes(error, code, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        ["experiments/train.py", "--model", "cifar_resnet2O", "--out", "x"],
+        ["experiments/train.py", "--model", "cifar_resnet2O", "--output-dir", "x"],
         [
             "experiments/train.py",
             "--model",
@@ -84,7 +84,7 @@ def test_exit_codes(error, code, capsys):
             "svhn_cropped",
             "--data-dir",
             "/nonexistent",
-            "--out",
+            "--output-dir",
             "{tmp}",
         ],
         ["experiments/degradation.py", "--dataset", "cifar"],

@@ -147,7 +147,7 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
         lambda: run_study(
-            degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")
+            degradation.STUDY, degradation.Options(dataset=name, output_dir=tmp_path / "out")
         ),
         lambda: Arm(name, config, (0.1,), (0,)),
     ):
@@ -162,12 +162,14 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(InputError, match=r"arm .* is unknown"):
-        run_study(degradation.STUDY, degradation.Options(arm=name, out=tmp_path / "out"))
+        run_study(degradation.STUDY, degradation.Options(arm=name, output_dir=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
-    arms = degradation.make_arms(degradation.Options(out=tmp_path), degradation.PRESETS["digits"])
+    arms = degradation.make_arms(
+        degradation.Options(output_dir=tmp_path), degradation.PRESETS["digits"]
+    )
     folders = [
         arm.folder(tmp_path, rate, seed)
         for arm in arms.values()

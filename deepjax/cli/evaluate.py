@@ -57,7 +57,7 @@ class Options:
     weights: tuple[str, ...] = ()
     """Files (.safetensors, .npz, .pth), folders, repositories such as timm/resnet50.a1_in1k; or NAME=one. Several: an ensemble."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: their newest checkpoints, their averages where --ema was on."""
+    """Run directories of `deepjax train`: their newest checkpoints, their averages where --ema-decay was on."""
     dataset: str = ""
     """What is tested on; default a run's own, or imagenet2012."""
     also: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Options:
     choices: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    out: Path | None = None
+    output_dir: Path | None = None
     """Folder of result.json; default runs/evaluation-NAME-PROTOCOL. One that holds another evaluation is refused."""
     hosts: Hosts = Hosts()
 
@@ -106,7 +106,7 @@ def main(options: Options) -> None:
     about = evaluation_spec(
         members, [protocol_for(member, options) for member in members], options.choices.precision
     )
-    out = user_path(options.out or default_folder(members, options), "out")
+    out = user_path(options.output_dir or default_folder(members, options), "output_dir")
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, names))
         predict_and_write(members, splits, about, out, options, began)

@@ -101,8 +101,8 @@ class EncodedSplit:
                 return *tried, damaged
             damaged.append((place, tried))
         raise InputError(
-            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: damage_budget, {self.budget}; "
-            "prepare the data set again, or raise damage_budget in a new run"
+            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: max_decode_errors, {self.budget}; "
+            "prepare the data set again, or raise max_decode_errors in a new run"
         )
 
     def _or_black(self, index: int, choose: Choose, size: int) -> Read:
@@ -133,7 +133,7 @@ class EncodedSplit:
     def _why(self, index: int, error: Exception) -> str:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if self.on_damaged == "halt":
-            advice = "prepare the data set again, or set on_damaged='skip' and damage_budget in a new run"
+            advice = "prepare the data set again, or set on_decode_error='skip' and max_decode_errors in a new run"
             raise InputError(f"{self._where(index)} is damaged ({reason}); {advice}") from error
         return reason
 

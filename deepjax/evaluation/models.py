@@ -106,14 +106,14 @@ def from_run(
     choices: PreprocessingOverrides,
     data_dir: str | None = None,
 ) -> EvalModel:
-    """The network of a run of `experiments/train.py` at its newest checkpoint; its averages where it keeps some (--ema).
+    """The network of a run of `experiments/train.py` at its newest checkpoint; its averages where it keeps some (--ema-decay).
 
     dataset: what it is tested on, default what it was trained on. Raises InputError for a folder that is no run, and for a test on
     other classes than those of the training.
     """
     path = run_directory(path, "run")
     config = read_config(path)
-    run = open_run(path, averaged=config.ema > 0, data_dir=data_dir)
+    run = open_run(path, averaged=config.ema_decay > 0, data_dir=data_dir)
     tested = dataset or run.dataset
     (*_, channels), classes = run.dataset.shape, run.dataset.num_classes
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
@@ -137,7 +137,7 @@ def from_run(
     crop = choices.crop or height
     return EvalModel(
         name=config.model,
-        source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
+        source=f"{path}, step {run.step}{', averages' if config.ema_decay > 0 else ''}",
         model=model_from(precise),
         variables=run.variables,
         dataset=_normalized(run.dataset, choices.normalize, half=False),

@@ -38,7 +38,7 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
         there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})"
+            f"output_dir is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})"
         ) from error
     same = (json.loads(json.dumps(about)), list(names))
     if (
@@ -47,5 +47,5 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
         != same
     ):
         raise InputError(
-            f"{out / RESULT} is of another evaluation; choose another --out, or remove it"
+            f"{out / RESULT} is of another evaluation; choose another --output-dir, or remove it"
         )

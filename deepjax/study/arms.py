@@ -13,7 +13,7 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
-from deepjax.training.config import OWN, TrainConfig, init_run_dir
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig, init_run_dir
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import NAME as LOCK
@@ -88,11 +88,15 @@ class ArmResult:
 
 
 def run_arm(
-    arm: Arm, out: Path, data_dir: str | None, report: TaskReport, beside: Path | None = None
+    arm: Arm,
+    out: Path,
+    data_dir: str | None,
+    report: TaskReport,
+    reuse_runs_from: Path | None = None,
 ) -> None:
     """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done.
 
-    `beside`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
+    `reuse_runs_from`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
     """
     from deepjax.training import RunOptions, compile_training, train
 
@@ -103,7 +107,9 @@ def run_arm(
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
         folder = arm.folder(out, rate, seed)
-        if not _finished(folder) and not (beside and _copied(arm.run(rate, seed), folder, beside)):
+        if not _finished(folder) and not (
+            reuse_runs_from and _copied(arm.run(rate, seed), folder, reuse_runs_from)
+        ):
             programs = programs or compile_training(arm.config, options, make=arm.make)
             with contextlib.suppress(
                 NonFiniteError
@@ -125,11 +131,11 @@ def run_arm(
     report(arm.name, arm.total_steps, arm.total_steps)
 
 
-def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
+def _copied(config: TrainConfig, folder: Path, reuse_runs_from: Path) -> bool:
     """Whether another study has finished this very run, of a network of the registry; it is copied then."""
-    if config.model.startswith(OWN):
+    if config.model.startswith(CUSTOM_NETWORK_PREFIX):
         return False
-    for other in sorted(beside.glob(f"*/runs/*/{folder.name}")):
+    for other in sorted(reuse_runs_from.glob(f"*/runs/*/{folder.name}")):
         if _finished(other) and _is_of(other, config):
             shutil.rmtree(folder, ignore_errors=True)  # what was begun is of no more use
             shutil.copytree(other, folder, ignore=shutil.ignore_patterns(LOCK))

@@ -55,7 +55,7 @@ class Options:
     """Seeds of each arm; 0 means the preset's. The first also chooses the learning rate."""
     first_seed: int = 0
     """The first seed; pilots that a protocol is chosen on take others than the study's, from 1000 on."""
-    out: Path | None = None
+    output_dir: Path | None = None
     """Directory of the study: result.json, report.html, figures, runs/. Default runs/NAME-DATASET."""
     jobs: int = 0
     """Processes at a time; 0 means one a CPU core, or one in all on an accelerator."""
@@ -63,7 +63,7 @@ class Options:
     """Run this arm alone; the study is finished by the same command without it."""
     data_dir: str | None = None
     """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    beside: Path | None = None
+    reuse_runs_from: Path | None = None
     """Folder of other studies: a run of theirs that is one of this study's too is copied and not repeated."""
 
     def __post_init__(self) -> None:
@@ -152,9 +152,13 @@ def run_study(study: Study, options: Options) -> None:
         raise unknown_name_error("dataset", options.dataset, study.presets)
     preset = study.presets[options.dataset]
     preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
-    out = run_directory(options.out or Path("runs") / f"{study.name}-{options.dataset}")
+    out = run_directory(
+        options.output_dir or Path("runs") / f"{study.name}-{options.dataset}", "output_dir"
+    )
     options = dataclasses.replace(
-        options, out=out, beside=options.beside and user_path(options.beside, "beside")
+        options,
+        out=out,
+        beside=options.reuse_runs_from and user_path(options.reuse_runs_from, "reuse_runs_from"),
     )
     arms = study.arms(options, preset)
     if options.arm and options.arm not in arms:
@@ -205,7 +209,7 @@ def _run_and_conclude(
 
 def _identity(study: Study, options: Options, preset: Preset) -> Any:
     """What makes two studies the same, stored as the study's config.json."""
-    how = {"out", "jobs", "arm", "data_dir", "seeds", "beside"}
+    how = {"output_dir", "jobs", "arm", "data_dir", "seeds", "reuse_runs_from"}
     fields = {
         f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in how
     }
@@ -220,7 +224,9 @@ def _identity(study: Study, options: Options, preset: Preset) -> Any:
 def _train(study: Study, options: Options, arms: Sequence[Arm], out: Path, run_all: RunAll) -> bool:
     missing = [arm for arm in arms if collect(arm, out) is None]
     tasks = [
-        functools.partial(run_arm, arm, out, options.data_dir, beside=options.beside)
+        functools.partial(
+            run_arm, arm, out, options.data_dir, reuse_runs_from=options.reuse_runs_from
+        )
         for arm in missing
     ]
     return _run(

@@ -7,7 +7,7 @@ from typing import Any
 from deepjax.errors import require
 from deepjax.training.step.guard import MOST_SKIPS
 
-MOST_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
+MAX_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 
 _Rule = tuple[
     Callable[[Any], bool], str
@@ -23,7 +23,7 @@ def _share(words: str) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "epochs": (lambda value: 1 <= value <= MOST_EPOCHS, f"1 to {MOST_EPOCHS}"),
+    "epochs": (lambda value: 1 <= value <= MAX_EPOCHS, f"1 to {MAX_EPOCHS}"),
     "steps": (lambda value: 0 <= value <= MOST_STEPS, f"0 (count by epochs) to {MOST_STEPS}"),
     "batch_size": _from(1),
     "learning_rate": (lambda value: 0 < value < 1e4, "above 0, below 10000"),
@@ -36,37 +36,37 @@ _RULES: dict[str, _Rule] = {
     "warmup_epochs": _from(0),
     "momentum": _from(0, 1, "0 up to, not including, 1"),
     "weight_decay": _from(0, 1, "0 up to, not including, 1"),
-    "clip": _from(0, words="0 (never) or more"),
-    "lighting": _from(0, 10, "0 (none) up to 10"),
+    "grad_clip_norm": _from(0, words="0 (never) or more"),
+    "pca_lighting_std": _from(0, 10, "0 (none) up to 10"),
     "augment_operations": (lambda value: 1 <= value <= 10, "1 to 10"),
     "augment_magnitude": (lambda value: 0 <= value <= 10, "0 to 10"),
     "random_erasing": (lambda value: 0 <= value <= 1, "0 (none) to 1"),
     "image_size": _from(0, words="0 (the data set's) or more"),
-    "train_sizes": (lambda value: all(size >= 1 for size in value), "sizes of 1 or more"),
+    "progressive_sizes": (lambda value: all(size >= 1 for size in value), "sizes of 1 or more"),
     "eval_size": _from(0, words="0 (as in training) or more"),
     "eval_crop": (lambda value: 0.1 <= value <= 1, "0.1 to 1"),
-    "crop_area": _share("above 0, up to 1"),
-    "shorter_sides": (
+    "min_crop_area": _share("above 0, up to 1"),
+    "resize_shorter_side": (
         lambda value: (
             len(value) <= 2 and list(value) == sorted(value) and min(value, default=1) >= 1
         ),
         "none, one, or the least and most",
     ),
-    "repeats": (lambda value: 1 <= value <= 100, "1 to 100"),
-    "damage_budget": _from(0),
+    "repeated_augmentation": (lambda value: 1 <= value <= 100, "1 to 100"),
+    "max_decode_errors": _from(0),
     "auxiliary_weight": _from(0, 1e3, "0 (no heads) up to 1000"),
     "label_smoothing": _from(0, 1, "0 up to, not including, 1"),
     "target_threshold": _from(0, 1, "0 (none) up to, not including, 1"),
     "mixup": _from(0, 1e3, "0 (none) up to 1000"),
     "cutmix": _from(0, 1e3, "0 (none) up to 1000"),
     "drop_path": _from(0, 1, "0 (none) up to, not including, 1"),
-    "accumulate": _from(1),
-    "ema": _from(0, 1, "0 (none) up to, not including, 1"),
+    "grad_accum_steps": _from(1),
+    "ema_decay": _from(0, 1, "0 (none) up to, not including, 1"),
     "bn_scope": (
         lambda value: isinstance(value, str) or value >= 1,
         "'global', 'replica', 1 or more",
     ),
-    "skip_budget": (lambda value: 0 <= value <= MOST_SKIPS, f"0 to {MOST_SKIPS}"),
+    "max_skipped_steps": (lambda value: 0 <= value <= MOST_SKIPS, f"0 to {MOST_SKIPS}"),
     "spike_sigmas": _from(0, 1e3, "0 (never) up to 1000"),
     "width": _from(0, words="0 (the paper's) or more"),
     "seed": _from(0, 2**32, "0 to 4294967295"),

@@ -26,7 +26,7 @@ from deepjax.data.split_spec import SplitName
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.config import OWN, TrainConfig
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -120,7 +120,7 @@ class CompiledTraining:
     def example_ids(self, config: TrainConfig, step: int) -> np.ndarray:
         """The ids of the images of the global batch of training step `step` (from 0)."""
         size = len(self.train_split)
-        return batch_index(size, config.batch_size, config.seed, step, config.repeats)
+        return batch_index(size, config.batch_size, config.seed, step, config.repeated_augmentation)
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with the rate and the seed of a configuration."""
@@ -142,7 +142,7 @@ def compile_training(
     require_kinds(config, options)
     dataset = dataset_info(config.dataset)
     spread = Partitioner(make_mesh(), options.strategy, options.fsdp)
-    spread.check_batch_size(config.batch_size, config.accumulate)
+    spread.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
@@ -195,12 +195,12 @@ def require_kinds(config: object, options: object) -> None:
 
 def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
     """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
-    named_own = config.model.startswith(OWN)
+    named_own = config.model.startswith(CUSTOM_NETWORK_PREFIX)
     require(
         named_own == (make is not None),
         "model",
         config.model,
-        f"a name of the registry, or {OWN}... together with its maker",
+        f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
     )
     make = make or functools.partial(create_model, config.model)
     fields: dict[str, Any] = {
@@ -234,7 +234,7 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
     values = {name: getattr(config, name) for name in names}
     return StepOptions(
         **values,
-        image_size=size if config.train_sizes else config.image_size,
+        image_size=size if config.progressive_sizes else config.image_size,
         policy=config.policy,
         axis=axis,
     )
@@ -243,12 +243,12 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
 def crop_policy_from(config: TrainConfig) -> Crops:
     """How photographs are cut for training."""
     return Crops(
-        config.crop_area,
-        config.shorter_sides,
+        config.min_crop_area,
+        config.resize_shorter_side,
         config.augment,
         config.eval_crop,
-        config.repeats,
-        config.decode == "exact",
+        config.repeated_augmentation,
+        config.resize_backend == "pillow",
     )
 
 
@@ -264,8 +264,8 @@ def _train_steps(
     """The compiled train step for each image size of the training, and what the largest of them needs."""
     steps: dict[int, Callable[..., Any]] = {}
     costs = []
-    sizes = (config.batch_size, config.accumulate, config.remat)
-    for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
+    sizes = (config.batch_size, config.grad_accum_steps, config.remat)
+    for size in dict.fromkeys(config.progressive_sizes or (config.input_shape[0],)):
         options = step_options(config, spread.axis, size)
         step = make_train_step(model, optimizer, schedule, dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
@@ -289,7 +289,7 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
     split = load_split(dataset_info(config.dataset), name, options.data_dir)
     if isinstance(split, Split):
         return split
-    policy = {"on_damaged": config.on_damaged, "budget": config.damage_budget}
+    policy = {"on_damaged": config.on_decode_error, "budget": config.max_decode_errors}
     return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 
@@ -306,5 +306,5 @@ def _state(
         config.learning_rate,
         config.seed,
         heads,
-        config.ema > 0,
+        config.ema_decay > 0,
     )

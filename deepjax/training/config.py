@@ -13,13 +13,15 @@ from deepjax.training.bounds import MOST_STEPS, check_bounds
 from deepjax.training.step.guard import Policy
 from deepjax.training.validation import check_types
 
-RESULTS = (
+RESULT_FILES = (
     "metrics.jsonl",
     "checkpoints",
     "measured",
     "result.json",
 )  # of a run, a study or an evaluation
-OWN = "own/"  # a name that starts so is of a network that the caller makes, not of the registry
+CUSTOM_NETWORK_PREFIX = (
+    "own/"  # a name that starts so is of a network that the caller makes, not of the registry
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +59,13 @@ class TrainConfig:
     """Nesterov's momentum (false: the classical one)."""
     weight_decay: float = 1e-4
     """L2 penalty, added to the gradient (LAMB, AdamW and Muon: to the update)."""
-    decay_all: bool = False
+    decay_norm_and_bias: bool = False
     """Decay normalisation parameters and biases too, as the papers do."""
-    clip: float = 0.0
+    grad_clip_norm: float = 0.0
     """Norm of the whole gradient from which it is scaled down to that norm; 0: never."""
     augment: bool = True
     """Random crop, and flip where that keeps the class."""
-    lighting: float = 0.0
+    pca_lighting_std: float = 0.0
     """Deviation of AlexNet's shift of the colours along their principal components; 0: none."""
     auto_augment: Literal["none", "rand", "trivial"] = "none"
     """Random operations on images: RandAugment as timm has it, or TrivialAugment (one operation) as torchvision has it."""
@@ -75,23 +77,23 @@ class TrainConfig:
     """Probability that a box of an image is erased (arXiv:1708.04896)."""
     image_size: int = 0
     """Pixels a side to which images are resized on the device; 0 means as the data set has them."""
-    train_sizes: tuple[int, ...] = ()
+    progressive_sizes: tuple[int, ...] = ()
     """Progressive resizing: the image sizes of equal parts of the training, in place of image_size; the last is evaluated."""
     eval_size: int = 0
     """Pixels a side of the images that are evaluated (FixRes, arXiv:1906.06423); 0 means as in training."""
     eval_crop: float = 0.875
     """Share of the shorter side that is cut from the centre to be evaluated, of images stored in their own sizes."""
-    crop_area: float = 0.08
+    min_crop_area: float = 0.08
     """Least share of the area of an image stored in its own size that a crop for training takes (GoogLeNet, section 6)."""
-    shorter_sides: tuple[int, ...] = ()
+    resize_shorter_side: tuple[int, ...] = ()
     """Instead of crops by area: scale the shorter side to so many pixels, or drawn from the first to the last, and cut a square."""
-    repeats: int = 1
+    repeated_augmentation: int = 1
     """Crops of each image, one after the other in the order; an epoch has 1 / repeats of the images then (arXiv:1902.05509)."""
-    decode: Literal["fast", "exact"] = "fast"
+    resize_backend: Literal["opencv", "pillow"] = "opencv"
     """How crops for training are scaled: as fast as may be, without smoothing, or as Pillow and torchvision do it."""
-    on_damaged: Literal["halt", "skip"] = "halt"
+    on_decode_error: Literal["halt", "skip"] = "halt"
     """At an image that cannot be decoded: halt, or put the next sound one in its place (in evaluation: count an error)."""
-    damage_budget: int = 0
+    max_decode_errors: int = 0
     """Different images of both splits that may be damaged in the whole run before it halts after all."""
     auxiliary_weight: float = 0.3
     """What the loss of each auxiliary head adds to the classifier's; 0 leaves the heads out."""
@@ -107,19 +109,19 @@ class TrainConfig:
     """Strength of CutMix; with mixup on too, each has half of the batches."""
     drop_path: float = 0.0
     """Stochastic depth: share of images that the last residual branch leaves out, rising in proportion from the first."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Parts in which a batch is computed, one after the other; batch norm has the statistics of a part."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; parameters, statistics, loss and reductions are float32 in both."""
     remat: Literal["none", "convolutions", "blocks"] = "none"
     """What the backward pass keeps: all, outputs of convolutions, or of blocks; the rest is computed again."""
-    ema: float = 0.0
+    ema_decay: float = 0.0
     """Decay of averages of parameters and statistics a step, which are evaluated in their place; 0: none."""
     bn_scope: Literal["global", "replica"] | int = "global"
     """Over which images batch norm has its statistics: the whole batch, a device's share, or ghost batches of so many."""
-    on_bad: Literal["halt", "skip", "rollback"] = "halt"
+    on_nonfinite: Literal["halt", "skip", "rollback"] = "halt"
     """After a step with numbers that are not finite: halt, leave it out, or go back to a checkpoint and leave it out then."""
-    skip_budget: int = 10
+    max_skipped_steps: int = 10
     """Steps that may be left out before training halts after all."""
     spike_sigmas: float = 0.0
     """Deviations above the running mean from which a loss or gradient norm makes a step bad too; 0: never."""
@@ -130,7 +132,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.model.startswith(OWN):
+        if not self.model.startswith(CUSTOM_NETWORK_PREFIX):
             model_info(self.model)
         check_bounds(self)
         dataset = dataset_info(self.dataset)
@@ -142,9 +144,9 @@ class TrainConfig:
         )
         channels = dataset.shape[2]
         require(
-            not self.lighting or channels == 3,
-            "lighting",
-            self.lighting,
+            not self.pca_lighting_std or channels == 3,
+            "pca_lighting_std",
+            self.pca_lighting_std,
             f"0 for {self.dataset}, whose images have no colours",
         )
         binary = self.loss == "sigmoid" or not self.target_threshold
@@ -158,7 +160,7 @@ class TrainConfig:
     @property
     def policy(self) -> Policy:
         """What is a bad step, and what follows from it."""
-        return Policy(self.on_bad, self.skip_budget, self.spike_sigmas)
+        return Policy(self.on_nonfinite, self.max_skipped_steps, self.spike_sigmas)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -176,13 +178,15 @@ class TrainConfig:
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images that the network sees, at the end of its training."""
         height, width, channels = dataset_info(self.dataset).shape
-        size = self.train_sizes[-1] if self.train_sizes else self.image_size
+        size = self.progressive_sizes[-1] if self.progressive_sizes else self.image_size
         return (size or height, size or width, channels)
 
     @property
     def eval_resize(self) -> int:
         """Pixels a side to which images stored in one size are resized to be evaluated; 0: as they are."""
-        return self.eval_size or (self.train_sizes[-1] if self.train_sizes else self.image_size)
+        return self.eval_size or (
+            self.progressive_sizes[-1] if self.progressive_sizes else self.image_size
+        )
 
     @property
     def eval_shape(self) -> tuple[int, int, int]:
@@ -192,10 +196,10 @@ class TrainConfig:
 
     def shape_at(self, step: int) -> tuple[int, int, int]:
         """Height, width and channels of the images of training step `step` (from 0)."""
-        parts = len(self.train_sizes)
+        parts = len(self.progressive_sizes)
         if not parts:
             return self.input_shape
-        size = self.train_sizes[min(step * parts // self.total_steps, parts - 1)]
+        size = self.progressive_sizes[min(step * parts // self.total_steps, parts - 1)]
         return (size, size, self.input_shape[2])
 
     @property
@@ -222,10 +226,10 @@ def init_run_dir(out: Path, config: Any) -> None:
     if path.exists():
         _compare(path, mine, _defaults(config))
         return
-    left = [name for name in RESULTS if (out / name).exists()]
+    left = [name for name in RESULT_FILES if (out / name).exists()]
     if left:
         raise InputError(
-            f"{out} holds {left[0]} but no config.json; restore it, or choose another --out"
+            f"{out} holds {left[0]} but no config.json; restore it, or choose another --output-dir"
         )
     write_text(path, json.dumps(mine, indent=2) + "\n")
 
@@ -246,7 +250,7 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
             raise TypeError("not a table of fields")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read as a configuration ({type(error).__name__}); choose another --output-dir"
         ) from error
     stored = json.loads(json.dumps(defaults)) | stored
     fields = sorted(set(mine) | set(stored))
@@ -258,10 +262,10 @@ def _compare(path: Path, mine: dict[str, Any], defaults: dict[str, Any]) -> None
     if changed:
         is_longer = {f for f in fields if mine.get(f) != stored.get(f)} <= {"epochs", "steps"}
         why = (
-            " (the learning-rate schedule depends on the number of steps: a run of another length needs a new --out)"
+            " (the learning-rate schedule depends on the number of steps: a run of another length needs a new --output-dir)"
             if is_longer
             else ""
         )
         raise InputError(
-            f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --out"
+            f"{path.parent} holds a run of another configuration: {'; '.join(changed)}{why}; choose another --output-dir"
         )

@@ -15,7 +15,7 @@ from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
-from deepjax.training.config import OWN, TrainConfig
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
 
 SHOWN = 4  # names in one line
 KEPT = 0.05  # of the initial weights: more in an average at the end is no average of the training
@@ -89,7 +89,7 @@ def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
     if single:
         raise InputError(
             f"batch normalisation has one value a channel in {_listed(single)}, whose output is 0 whatever the image; allowed: "
-            f"two values or more (batch_size is {config.batch_size}, accumulate {config.accumulate}, bn_scope {config.bn_scope!r}, "
+            f"two values or more (batch_size is {config.batch_size}, grad_accum_steps {config.grad_accum_steps}, bn_scope {config.bn_scope!r}, "
             f"images {_smallest(config)}x{_smallest(config)}): give a larger part of the batch or larger images"
         )
 
@@ -117,7 +117,7 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     single = spatial.count(1)
     if single > MOST_SINGLE * len(spatial):
         size = _smallest(config)
-        row = None if config.model.startswith(OWN) else model_info(config.model)
+        row = None if config.model.startswith(CUSTOM_NETWORK_PREFIX) else model_info(config.model)
         made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
         yield (
             f"images of {size}x{size} are too small for {config.model}{made_for}: {single} of its {len(spatial)} convolutions with "
@@ -126,13 +126,13 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
 
 
 def _cold_averages(config: TrainConfig) -> Iterator[str]:
-    kept = config.ema**config.total_steps
-    if config.ema and kept > KEPT:
-        steps = math.ceil(math.log(KEPT) / math.log(config.ema))
+    kept = config.ema_decay**config.total_steps
+    if config.ema_decay and kept > KEPT:
+        steps = math.ceil(math.log(KEPT) / math.log(config.ema_decay))
         fitting = KEPT ** (1 / config.total_steps)
         yield (
-            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
-            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
+            f"ema_decay is {config.ema_decay:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
+            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema_decay {fitting:.3g} or less"
         )
 
 
@@ -160,7 +160,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _smallest(config: TrainConfig) -> int:
-    return min(config.train_sizes or config.input_shape[:2])
+    return min(config.progressive_sizes or config.input_shape[:2])
 
 
 def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
@@ -233,7 +233,7 @@ def shape_of_part(config: TrainConfig) -> jax.ShapeDtypeStruct:
     """The smallest images that a step computes at once: one part of a batch."""
     size = _smallest(config)
     height, width, channels = config.input_shape
-    shape = (size, size) if config.train_sizes else (height, width)
+    shape = (size, size) if config.progressive_sizes else (height, width)
     return jax.ShapeDtypeStruct(
-        (config.batch_size // config.accumulate, *shape, channels), jnp.float32
+        (config.batch_size // config.grad_accum_steps, *shape, channels), jnp.float32
     )

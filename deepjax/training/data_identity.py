@@ -44,7 +44,7 @@ def pin_description(out: Path, dataset: Dataset) -> None:
     if changed:
         raise InputError(
             f"data set {dataset.name!r} is registered with another description than this run began with: {'; '.join(changed)}; "
-            "register it as it was, or choose another --out"
+            "register it as it was, or choose another --output-dir"
         )
     if not there:
         write_text(out / DESCRIPTION, json.dumps(mine, indent=2) + "\n")
@@ -64,7 +64,7 @@ def read_description(out: Path) -> dict[str, Any]:
         return {field: value for field, value in noted.items() if field in known}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
         ) from error
 
 
@@ -73,12 +73,12 @@ def _note(path: Path, mine: str, name: str) -> None:
         there = json.loads(path.read_text())["fingerprint"] if path.exists() else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
         ) from error
     if there and there != mine:
         raise InputError(
             f"data set {name!r} is another one than this run began with (fingerprint {mine[:12]}, there {there[:12]}); "
-            "give the data_dir that it began with, or choose another --out"
+            "give the data_dir that it began with, or choose another --output-dir"
         )
     if not there:
         write_text(path, json.dumps({"dataset": name, "fingerprint": mine}, indent=2) + "\n")

@@ -69,8 +69,8 @@ class DecodeErrorLog:
             (split, image), count = list(self._logged)[-1], len(self._logged)
             raise InputError(
                 f"{count} images are damaged, the last found record {image} of split {split!r}; "
-                f"allowed: damage_budget, {self._budget}; "
-                "prepare the data set again, or raise damage_budget in a new run"
+                f"allowed: max_decode_errors, {self._budget}; "
+                "prepare the data set again, or raise max_decode_errors in a new run"
             )
 
     def rewind(self, done: int) -> None:

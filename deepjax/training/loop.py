@@ -64,7 +64,7 @@ def train(
         if on_primary(lambda: is_done(rows)):
             return run_result(rows[-1], resumed_at=config.total_steps, was_done=True)
         preempted = stack.enter_context(stop_signals())
-        heartbeat = call_all(stack.enter_context(watchdog(options.watchdog)), confirm_lock)
+        heartbeat = call_all(stack.enter_context(watchdog(options.step_timeout)), confirm_lock)
         if programs is None:
             with unclaimed_if_refused(out, is_new):
                 programs = sync_errors(lambda: compile_training(config, options, heartbeat))
@@ -111,7 +111,7 @@ def train(
             log=log,
             decode_errors=decode_errors,
             recovery=recovery,
-            probe=make_tracer(programs, options.trace_tier) if options.trace_every else None,
+            probe=make_tracer(programs, options.probe) if options.probe_every else None,
             throughput=ThroughputMeter(batches, config.batch_size),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
@@ -212,8 +212,8 @@ class TrainLoop:
         return next(self.throughput)
 
     def _log_probe(self, state: TrainState, batch: DeviceBatch, done: int) -> None:
-        """Every `trace_every` steps: measure the layers on the state and the next batch."""
-        if self.probe is None or done % self.options.trace_every or self.log.has("trace", done):
+        """Every `probe_every` steps: measure the layers on the state and the next batch."""
+        if self.probe is None or done % self.options.probe_every or self.log.has("trace", done):
             return
         self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
 

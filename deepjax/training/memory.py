@@ -72,7 +72,7 @@ def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> 
 
 def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:
     """What makes a step smaller than it is with these."""
-    ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
+    ways = [f"a smaller batch_size than {batch_size}", f"grad_accum_steps above {accumulate}"]
     ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(
         remat, []
     )

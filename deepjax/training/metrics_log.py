@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
         except ValueError as error:
             if number < len(lines):
                 raise InputError(
-                    f"{path}, line {number} is damaged; delete the line, or choose another --out"
+                    f"{path}, line {number} is damaged; delete the line, or choose another --output-dir"
                 ) from error
     return rows
 

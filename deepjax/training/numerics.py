@@ -11,7 +11,7 @@ import jax
 
 from deepjax.errors import InputError
 from deepjax.io import write_text
-from deepjax.training.config import RESULTS
+from deepjax.training.config import RESULT_FILES
 
 NAME = "numerics.json"
 # What changes the bits of a run, with the values that JAX has by itself: those of runs that were made before this file was.
@@ -58,7 +58,7 @@ def claim_numerics(out: Path) -> None:
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
     elif not any(
-        (out / name).exists() for name in RESULTS
+        (out / name).exists() for name in RESULT_FILES
     ):  # results without a configuration are refused by `init_run_dir`
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
@@ -68,7 +68,7 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
         stored = DEFAULTS | (json.loads(path.read_text()) if path.exists() else {})
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as settings ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read as settings ({type(error).__name__}); choose another --output-dir"
         ) from error
     changed = [
         f"{name} is {mine[name]!r}, there {stored[name]!r}"
@@ -78,5 +78,5 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             f"{path.parent} holds a run with other settings of JAX: {'; '.join(changed)}; "
-            "set them as they were (JAX_... and XLA_FLAGS in the environment, --deterministic), or choose another --out"
+            "set them as they were (JAX_... and XLA_FLAGS in the environment, --deterministic), or choose another --output-dir"
         )

@@ -139,7 +139,7 @@ def _show_stacks(limit: float) -> None:
             if file is None:
                 continue
             print(
-                f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow",
+                f"error: no step ended within {limit:g} s (--step-timeout); the stacks of all threads follow",
                 file=file,
                 flush=True,
             )

@@ -1,7 +1,7 @@
 """A look inside during training: what the instruments show of the state and batch that the next step takes, in three tiers.
 
 The tiers are those of Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool for the training of deep neural networks",
-2021 (arXiv:2102.06604): "economy" looks at the network's top-level modules, "business" at every layer, "full" at curvature and
+2021 (arXiv:2102.06604): "top" looks at the network's top-level modules, "layers" at every layer, "full" at curvature and
 gradient noise too.
 """
 
@@ -28,7 +28,7 @@ from deepjax.analysis.layers.report import (
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 from deepjax.training.build import CompiledTraining, step_options
-from deepjax.training.run_options import Tier
+from deepjax.training.run_options import ProbeDetail
 from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.state import TrainState
 from deepjax.training.step.step import DROPOUT, classifier_loss
@@ -59,7 +59,7 @@ class LayerProbe:
 Tracer = Callable[[TrainState, Any], LayerProbe]
 
 
-def make_tracer(programs: CompiledTraining, tier: Tier) -> Tracer:
+def make_tracer(programs: CompiledTraining, tier: ProbeDetail) -> Tracer:
     """(state, batch on the devices) -> what is seen, compiled at its first call; the state is not donated.
 
     The gradients are the classifier's over the whole batch at once: without auxiliary heads, accumulation and rematerialisation.
@@ -69,15 +69,13 @@ def make_tracer(programs: CompiledTraining, tier: Tier) -> Tracer:
     layers = _layer_tracer(programs, tier)
     if tier != "full":
         return lambda state, batch: LayerProbe(layers(state, batch), {})
-    require(
-        jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes"
-    )
+    require(jax.process_count() == 1, "probe", "full", "'top', 'layers' in several processes")
     whole = _whole_tracer(programs)
     return lambda state, batch: LayerProbe(layers(state, batch), whole(state, batch))
 
 
 def _layer_tracer(
-    programs: CompiledTraining, tier: Tier
+    programs: CompiledTraining, tier: ProbeDetail
 ) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.loss)
@@ -93,7 +91,7 @@ def _layer_tracer(
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
         others = without_output(known, state.params)
-        depth = 1 if tier == "economy" else math.inf
+        depth = 1 if tier == "top" else math.inf
         at = [site for site in known if len(site.path) <= depth]
         mode = mode_text(model, variables, seen, True)
         seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode

@@ -58,7 +58,7 @@ class Recovery:
         """
         policy, skipped = self.config.policy, state.guard.skipped
         count = int(np.sum(jax.device_get(skipped) >= 0))
-        if policy.on_bad != "rollback" or count >= policy.skip_budget:
+        if policy.on_nonfinite != "rollback" or count >= policy.max_skipped_steps:
             self._halt(state, halted_at, count)
         restored = self.compiled.fresh_state(self.config)
         position = self.compiled.batches(self.config).get_state()
@@ -73,7 +73,7 @@ class Recovery:
         self.log.write({"kind": "rollback", "step": done, "bad_step": halted_at + 1})
         self.say(
             f"step {halted_at + 1} was bad; back to step {done}, and on without it "
-            f"({count + 1} of {policy.skip_budget} such steps)"
+            f"({count + 1} of {policy.max_skipped_steps} such steps)"
         )
         shardings = self.compiled.partitioner.state_shardings(guard)
         return restored.replace(guard=jax.device_put(guard, shardings))
@@ -88,7 +88,7 @@ class Recovery:
         spent = f"; {skipped} steps were left out before it" if skipped else ""
         raise NonFiniteError(
             f"step {halted_at + 1} had {reason} (training images {shown}){spent}; the last checkpoint is from before it. "
-            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_bad='skip'"
+            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_nonfinite='skip'"
         )
 
 

@@ -39,11 +39,11 @@ class OpenRun:
         """`size` images of a split, sampled without replacement, normalised and resized, not augmented; and their labels.
 
         Test images have the size of evaluation (`eval_size`), training images that of the step which comes after this checkpoint:
-        with `train_sizes` it differs from step to step. Of photographs the centre is cut as in evaluation (`eval_crop`).
+        with `progressive_sizes` it differs from step to step. Of photographs the centre is cut as in evaluation (`eval_crop`).
         Raises InputError for a size that the split does not have, and for a data set that is not prepared.
         """
         config = self.config
-        of_step = config.shape_at(self.step)[0] if config.train_sizes else config.image_size
+        of_step = config.shape_at(self.step)[0] if config.progressive_sizes else config.image_size
         pixels = config.eval_resize if split == "test" else of_step
         return sample(self.dataset, size, seed, split, pixels, self.data_dir, config.eval_crop)
 
@@ -58,7 +58,7 @@ def open_run(
 ) -> OpenRun:
     """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
 
-    `averaged`: the moving averages of a run with --ema in place of the parameters themselves. `make`: see `build`.
+    `averaged`: the moving averages of a run with --ema-decay in place of the parameters themselves. `make`: see `build`.
     Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
     averages that the run does not keep.
     """
@@ -66,7 +66,10 @@ def open_run(
     config = read_config(path)
     folder, state = read_state(path, step)
     require(
-        bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema"
+        bool(state["ema"]) or not averaged,
+        "averaged",
+        averaged,
+        "False for a run without --ema-decay",
     )
     source = state["ema"] if averaged else state
     variables = {
@@ -90,7 +93,7 @@ def read_config(path: Path) -> TrainConfig:
         return TrainConfig(**fields)
     except OSError as error:
         raise InputError(
-            f"{path} holds no config.json ({error.strerror}); allowed: the --out folder of a training run"
+            f"{path} holds no config.json ({error.strerror}); allowed: the --output-dir folder of a training run"
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(

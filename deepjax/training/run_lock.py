@@ -89,11 +89,11 @@ class RunLock:
             self._wait()
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(
-                f"{self._folder} is a file, a broken link, or below one, not a directory; choose another --out"
+                f"{self._folder} is a file, a broken link, or below one, not a directory; choose another --output-dir"
             ) from error
         except OSError as error:
             raise InputError(
-                f"cannot write {self._path}: {error.strerror}; free space, or choose another --out"
+                f"cannot write {self._path}: {error.strerror}; free space, or choose another --output-dir"
             ) from error
         self._thread.start()
 
@@ -180,7 +180,7 @@ class RunLock:
 
     def _refused(self, owner: Owner | None) -> InputError:
         return InputError(
-            f"{self._folder} is in use by {_named(owner)}; wait for its end or stop it, or choose another --out "
+            f"{self._folder} is in use by {_named(owner)}; wait for its end or stop it, or choose another --output-dir "
             f"(if that process has certainly ended, delete {self._path})"
         )
 

@@ -7,7 +7,7 @@ from deepjax.errors import require
 from deepjax.training.distributed.sharding import Strategy
 from deepjax.training.validation import check_types
 
-Tier = Literal["economy", "business", "full"]
+ProbeDetail = Literal["top", "layers", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,11 @@ class RunOptions:
     that dropout draws another mask on each device of pmap."""
     fsdp: bool = False
     """Shard parameters and optimizer state over the devices too (with jit)."""
-    watchdog: float = 1800.0
+    step_timeout: float = 1800.0
     """Seconds without a step's end, or in preparation a part's, after which all stacks are shown and the run exits 75; 0: never."""
-    trace_every: int = 0
+    probe_every: int = 0
     """Steps between looks at every layer's activations and gradients (rows of kind "trace"); 0: none. Needs strategy jit."""
-    trace_tier: Tier = "economy"
+    probe: ProbeDetail = "top"
     """What is looked at: the network's top-level modules (economy), every layer (business), curvature and noise too (full)."""
     tensorboard: bool = False
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
@@ -47,18 +47,18 @@ class RunOptions:
         require(self.save_every >= 0, "save_every", self.save_every, "0 (once an epoch) or more")
         require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
         require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
-        require(self.trace_every >= 0, "trace_every", self.trace_every, "0 (never) or more")
+        require(self.probe_every >= 0, "probe_every", self.probe_every, "0 (never) or more")
         require(
             self.decode_threads >= 0,
             "decode_threads",
             self.decode_threads,
             "0 (one a core) or more",
         )
-        can_trace = not self.trace_every or self.strategy == "jit"
+        can_trace = not self.probe_every or self.strategy == "jit"
         require(
             can_trace,
-            "trace_every",
-            self.trace_every,
+            "probe_every",
+            self.probe_every,
             "0 under strategy 'pmap'; choose strategy 'jit'",
         )
-        require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")
+        require(self.step_timeout >= 0, "step_timeout", self.step_timeout, "0 (no limit) or more")

@@ -92,7 +92,9 @@ def timed(make: Callable[[], Callable[[], Any]]) -> float:
 def step(scan: bool, accumulate: int) -> Callable[[], Any]:
     """A training step."""
     data = dataset_info("cifar10")
-    config = TrainConfig(MODEL, data.name, batch_size=IMAGES, accumulate=accumulate, augment=False)
+    config = TrainConfig(
+        MODEL, data.name, batch_size=IMAGES, grad_accum_steps=accumulate, augment=False
+    )
     model, optimizer = create_model(MODEL, width=WIDTH, scan=scan), make_optimizer(config)
     state = init_state(model, optimizer, data.shape, 0.1, 0)
     run = jax.jit(

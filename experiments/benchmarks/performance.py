@@ -99,7 +99,7 @@ def measure(name: str, options: Options) -> None:
         sys.executable,
         str(part.module.__file__),
         *part.arguments,
-        "--out",
+        "--output-dir",
         str(options.results / "performance" / f"{name}.json"),
     ]
     if part.module is throughput and options.torch:

@@ -108,7 +108,7 @@ def first_step(line: list[str], cache: str) -> float:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
         began = time.perf_counter()
-        whole = [sys.executable, *line, "--out", str(out)]
+        whole = [sys.executable, *line, "--output-dir", str(out)]
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         quiet = subprocess.DEVNULL
         with subprocess.Popen(

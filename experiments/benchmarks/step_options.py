@@ -33,13 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "without guard": {},
     "spike_sigmas=6": {"spike_sigmas": 6.0},
-    "ema=0.999": {"ema": 0.999},
+    "ema_decay=0.999": {"ema_decay": 0.999},
     "mixup=0.2": {"mixup": 0.2},
     "auto_augment=rand": {"auto_augment": "rand"},
     "auto_augment=trivial": {"auto_augment": "trivial"},
     "random_erasing=0.1": {"random_erasing": 0.1},
     "loss=sigmoid": {"loss": "sigmoid"},
-    "accumulate=4": {"accumulate": 4},
+    "grad_accum_steps=4": {"grad_accum_steps": 4},
     "remat=convolutions": {"remat": "convolutions"},
     "remat=blocks": {"remat": "blocks"},
     "bfloat16": {"precision": "bfloat16"},
@@ -117,7 +117,7 @@ def prepared(
     step = make_train_step(
         model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config)
     )
-    state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema > 0)
+    state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema_decay > 0)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(

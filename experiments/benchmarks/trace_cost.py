@@ -1,4 +1,4 @@
-"""What a look at every layer costs, against the training step in the same rounds: `trace`, and each tier of --trace-every.
+"""What a look at every layer costs, against the training step in the same rounds: `trace`, and each tier of --probe-every.
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
 python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 --batch-size 120 --tiers economy business full
@@ -21,7 +21,7 @@ from deepjax.errors import require
 from deepjax.training import TrainConfig, compile_training
 from deepjax.training.build import CompiledTraining
 from deepjax.training.probe import make_tracer
-from deepjax.training.run_options import Tier
+from deepjax.training.run_options import ProbeDetail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Options:
     """Images of a step."""
     width: int = 0
     """Filters of the first stage; 0 means the paper's."""
-    tiers: tuple[Tier, ...] = ("economy", "business")
+    tiers: tuple[ProbeDetail, ...] = ("top", "layers")
     """Which tiers; "full" compiles second derivatives, of ResNet-50 for many minutes."""
     rounds: int = 9
     """Steps and looks, in turns."""

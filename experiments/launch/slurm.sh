@@ -1,10 +1,10 @@
 #!/bin/bash
 # One training run as a SLURM job, one process a task. Submit it from the root of the repository, with Python's environment active:
 #
-#     sbatch --nodes 2 --ntasks-per-node 4 --gpus-per-node 4 experiments/launch/slurm.sh --model cifar_resnet20 --out /shared/run
+#     sbatch --nodes 2 --ntasks-per-node 4 --gpus-per-node 4 experiments/launch/slurm.sh --model cifar_resnet20 --output-dir /shared/run
 #
 # Change nodes, tasks and GPUs there, the time below. jax gives each task the GPU of its number on the node: as many tasks a node as
-# GPUs a node, and no --gpus-per-task. Without GPUs leave that option out. --out must be the same folder on every node.
+# GPUs a node, and no --gpus-per-task. Without GPUs leave that option out. --output-dir must be the same folder on every node.
 #
 #SBATCH --job-name=deepjax
 #SBATCH --output=%x-%j.log

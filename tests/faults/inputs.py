@@ -179,7 +179,7 @@ def _command_lines() -> st.SearchStrategy[list[str]]:
         noise.map(lambda text: f"--{text}"),
     )
     options = st.tuples(flags, PLAIN.map(str)).map(list) | flags.map(lambda flag: [flag])
-    start = ["--model", "cifar_resnet20", "--out", "runs/x"]
+    start = ["--model", "cifar_resnet20", "--output-dir", "runs/x"]
     return st.lists(options, max_size=3).map(
         lambda chosen: start + [word for option in chosen for word in option]
     )

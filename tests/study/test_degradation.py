@@ -102,7 +102,7 @@ def test_presets_of_the_paper():
         1e-4,
         0.9,
     )
-    assert (config.schedule, config.milestones, config.decay_all, config.nesterov) == (
+    assert (config.schedule, config.milestones, config.decay_norm_and_bias, config.nesterov) == (
         "step",
         (0.5, 0.75),
         True,

@@ -32,8 +32,8 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("optimizer", "adam"),
         ("decay_rate", 0.0),
         ("decay_epochs", 0.0),
-        ("clip", -1.0),
-        ("lighting", 0.1),  # the digits are grey
+        ("grad_clip_norm", -1.0),
+        ("pca_lighting_std", 0.1),  # the digits are grey
         ("auto_augment", "random"),
         ("augment_operations", 0),
         ("augment_magnitude", 11.0),
@@ -41,17 +41,17 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("loss", "hinge"),
         ("target_threshold", 0.2),  # the loss is softmax
         ("drop_path", 1.0),
-        ("train_sizes", (160, 0)),
+        ("progressive_sizes", (160, 0)),
         ("eval_size", -1),
         ("eval_crop", 1.01),
         ("eval_crop", 0.05),
-        ("decode", "slow"),
-        ("crop_area", 0.0),
-        ("shorter_sides", (480, 256)),
-        ("shorter_sides", (256, 384, 512)),
-        ("repeats", 0),
-        ("on_damaged", "ignore"),
-        ("damage_budget", -1),
+        ("resize_backend", "slow"),
+        ("min_crop_area", 0.0),
+        ("resize_shorter_side", (480, 256)),
+        ("resize_shorter_side", (256, 384, 512)),
+        ("repeated_augmentation", 0),
+        ("on_decode_error", "ignore"),
+        ("max_decode_errors", -1),
         ("seed", -1),
     ],
 )
@@ -66,7 +66,7 @@ def test_length_in_steps_or_epochs():
 
 
 def test_progressive_resizing_has_equal_parts():
-    config = dataclasses.replace(CONFIG, steps=8, train_sizes=(8, 12, 16, 16), eval_size=20)
+    config = dataclasses.replace(CONFIG, steps=8, progressive_sizes=(8, 12, 16, 16), eval_size=20)
     assert [config.shape_at(step)[0] for step in range(8)] == [8, 8, 12, 12, 16, 16, 16, 16]
     assert (config.input_shape, config.eval_shape) == ((16, 16, 1), (20, 20, 1))
     assert CONFIG.shape_at(3) == CONFIG.eval_shape == CONFIG.input_shape == (8, 8, 1)
@@ -96,7 +96,8 @@ def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_p
     (tmp_path / "config.json").unlink()
     (tmp_path / left).mkdir()
     with pytest.raises(
-        InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"
+        InputError,
+        match=f"holds {left} but no config.json; restore it, or choose another --output-dir",
     ):
         init_run_dir(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
     assert not (tmp_path / "config.json").exists()

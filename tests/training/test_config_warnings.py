@@ -75,7 +75,7 @@ def test_images_too_small_for_the_network(model, image_size, single):
 )
 def test_averages_that_keep_the_initial_weights(ema, steps, kept):
     """decay^steps of an average is its start, by hand: 0.9999^165 = 0.984, 0.99^165 = 0.190, 0.98^165 = 0.036."""
-    lines = found(config_of("cifar_plain20", ema=ema, steps=steps))
+    lines = found(config_of("cifar_plain20", ema_decay=ema, steps=steps))
     assert len(lines) == bool(kept)
     assert not kept or (
         f"ema is {ema:g} and there are {steps} steps" in lines[0]
@@ -86,7 +86,8 @@ def test_averages_that_keep_the_initial_weights(ema, steps, kept):
 def test_what_the_warning_of_averages_advises_is_enough():
     for ema, steps in ((0.9999, 29_956), (0.982, 165)):
         assert (
-            ema**steps <= 0.0501 and found(config_of("cifar_plain20", ema=ema, steps=steps)) == []
+            ema**steps <= 0.0501
+            and found(config_of("cifar_plain20", ema_decay=ema, steps=steps)) == []
         )
 
 
@@ -146,8 +147,8 @@ class Normal(nn.Module):
     "fields, devices, is_single",
     [
         ({"batch_size": 1}, 1, True),
-        ({"batch_size": 8, "accumulate": 8}, 1, True),
-        ({"batch_size": 8, "accumulate": 4}, 1, False),
+        ({"batch_size": 8, "grad_accum_steps": 8}, 1, True),
+        ({"batch_size": 8, "grad_accum_steps": 4}, 1, False),
         ({"batch_size": 8, "bn_scope": 1}, 1, True),
         ({"batch_size": 8, "bn_scope": 2}, 1, False),
         ({"batch_size": 8, "bn_scope": "replica"}, 8, True),
@@ -194,7 +195,7 @@ README = [
     dataclasses.replace(
         recipe("resnet50_a3").config, dataset="imagenette/160px-v2", batch_size=256, epochs=20
     ),
-    dataclasses.replace(recipe("vgg16").config, accumulate=4),
+    dataclasses.replace(recipe("vgg16").config, grad_accum_steps=4),
 ]
 
 

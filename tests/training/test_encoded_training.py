@@ -32,8 +32,8 @@ FIELDS = {
     "batch_size": 16,
     "epochs": 2,
     "image_size": 16,
-    "on_damaged": "skip",
-    "damage_budget": DAMAGED,
+    "on_decode_error": "skip",
+    "max_decode_errors": DAMAGED,
 }
 
 
@@ -99,16 +99,18 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(
     assert rows_of(tmp_path) == rows_of(whole[0])
 
 
-@pytest.mark.parametrize("fields", [{"on_damaged": "halt"}, {"damage_budget": DAMAGED - 1}])
+@pytest.mark.parametrize(
+    "fields", [{"on_decode_error": "halt"}, {"max_decode_errors": DAMAGED - 1}]
+)
 def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, programs, tmp_path):
     narrow = dataclasses.replace(config, **fields)
     split = dataclasses.replace(
-        programs.train_split, on_damaged=narrow.on_damaged, budget=narrow.damage_budget
+        programs.train_split, on_damaged=narrow.on_decode_error, budget=narrow.max_decode_errors
     )
     strict = dataclasses.replace(programs, config=narrow, train_split=split)
     with pytest.raises(
         InputError,
-        match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1",
+        match=r"record \d+ is damaged|2 images are damaged, .* allowed: max_decode_errors, 1",
     ) as raised:
         train(narrow, tmp_path, prepared[1], programs=strict)
     assert "\n" not in str(raised.value)
@@ -130,7 +132,7 @@ def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
         pin_dataset(tmp_path, given.train_split)
         return
     with pytest.raises(
-        InputError, match=r"is another one than this run began with .*choose another --out"
+        InputError, match=r"is another one than this run began with .*choose another --output-dir"
     ):
         train(config, tmp_path, prepared[1], programs=given)
 
@@ -138,7 +140,7 @@ def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
 def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     """Pillow's at the centre, where nothing is drawn; fast ones are others."""
     still = dataclasses.replace(config, augment=False)
-    exact = programs.batch_at(dataclasses.replace(still, decode="exact"), 0)["image"]
+    exact = programs.batch_at(dataclasses.replace(still, resize_backend="pillow"), 0)["image"]
     size, share = still.input_shape[0], still.eval_crop
     ids = batch_index(len(programs.train_split), still.batch_size, still.seed, 0)
     np.testing.assert_array_equal(
@@ -241,7 +243,7 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     damages.note(7, "train", [(1, "cut")])
     with pytest.raises(
         InputError,
-        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3",
+        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: max_decode_errors, 3",
     ):
         damages.flush(written.append)
 
@@ -250,7 +252,9 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
 def test_image_sizes_follow_the_step_with_a_program_each(
     sizes, prepared, config, tmp_path, monkeypatch
 ):
-    resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
+    resizing = dataclasses.replace(
+        config, image_size=0, progressive_sizes=sizes, eval_size=32, epochs=3
+    )
     built = compile_training(resizing, prepared[1], make=THIN)
     assert sorted({*built.train_steps_by_size, 24}) == [16, 24]
     seen = []
@@ -268,7 +272,7 @@ def test_image_sizes_follow_the_step_with_a_program_each(
 
 
 def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
-    config = TrainConfig("own/thin", batch_size=240, epochs=1, train_sizes=(8, 12))
+    config = TrainConfig("own/thin", batch_size=240, epochs=1, progressive_sizes=(8, 12))
     built = compile_training(config, make=THIN)
     assert list(built.train_steps_by_size) == [8]
     assert [built.train_step_at(step) is built.train_step for step in range(5)] == [
@@ -332,7 +336,9 @@ def test_two_processes_end_in_the_bits_of_two_devices_and_tell_all_damage(prepar
 @pytest.mark.slow
 def test_an_image_that_one_of_two_processes_cannot_read_ends_both_with_its_name(prepared, tmp_path):
     """The other would wait for it in the step, for as long as the heartbeat lets it: here an hour."""
-    flags, how = as_command(*prepared, **FIELDS | {"on_damaged": "halt", "damage_budget": 0})
+    flags, how = as_command(
+        *prepared, **FIELDS | {"on_decode_error": "halt", "max_decode_errors": 0}
+    )
     ends = pair(tmp_path, 3600, *flags, **how)
     assert [code for code, _ in ends] == [2, 2], ends
     lines = {line for _, said in ends for line in said.splitlines() if line.startswith("error: ")}

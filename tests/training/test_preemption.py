@@ -183,7 +183,7 @@ def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path)
     monkeypatch.setattr(loop, "watchdog", watching)
     monkeypatch.setattr(loop, "compile_training", built)
     with pytest.raises(InterruptedError):
-        train(CONFIG, tmp_path, RunOptions(watchdog=5.0))
+        train(CONFIG, tmp_path, RunOptions(step_timeout=5.0))
     assert watched == [5.0, "beat"]
 
 

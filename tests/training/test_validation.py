@@ -81,7 +81,7 @@ def test_no_field_of_a_run_takes_a_thing_of_another_kind(name, field):
     [
         ("optimizer", "adam", "did you mean 'adamw'"),
         ("schedule", "cosin", "did you mean 'cosine'"),
-        ("on_bad", "ignore", "allowed: 'halt', 'skip', 'rollback'"),
+        ("on_nonfinite", "ignore", "allowed: 'halt', 'skip', 'rollback'"),
         ("remat", "all", "allowed: 'none', 'convolutions', 'blocks'"),
         ("precision", "float16", "did you mean 'bfloat16'"),
         ("bn_scope", "ghost", "allowed: 'global', 'replica' or a whole number"),
@@ -102,8 +102,8 @@ def test_a_wrong_choice_names_the_nearest(field, given, said):
     ("field", "given", "said"),
     [
         ("strategy", "pmp", "did you mean 'pmap'"),
-        ("trace_tier", "all", "'full'"),
-        ("watchdog", "5", "number"),
+        ("probe", "all", "'full'"),
+        ("step_timeout", "5", "number"),
     ],
 )
 def test_a_wrong_option_too(field, given, said):

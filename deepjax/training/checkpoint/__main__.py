@@ -22,7 +22,7 @@ class Options:
     """list: steps, sizes and metrics. verify: compare every checkpoint's files with their sha256, read all its arrays, and print OK
     and its digest. digest: one sha256 over all that the newest holds. diff: what differs between the newest of two runs."""
     run: Annotated[Path, tyro.conf.Positional]
-    """The --out folder of a training run."""
+    """The --output-dir folder of a training run."""
     other: Annotated[Path | None, tyro.conf.Positional] = None
     """Another one, for diff."""
 
@@ -54,7 +54,9 @@ def look(options: Options) -> None:
 def _list(run: Path, verify: bool) -> None:
     folder = run / "checkpoints"
     if not steps_of(folder):
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+        raise InputError(
+            f"{run} holds no checkpoint; allowed: the --output-dir folder of a training run"
+        )
     damaged = []
     for step in steps_of(folder):
         found = ""

@@ -57,7 +57,9 @@ def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
     folder = run_directory(run, "run") / "checkpoints"
     steps = steps_of(folder)
     if not steps:
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+        raise InputError(
+            f"{run} holds no checkpoint; allowed: the --output-dir folder of a training run"
+        )
     require(
         step is None or step in steps,
         "step",

@@ -125,7 +125,7 @@ class Checkpoints:
             if self.wait_until_finished() and self._has(int(state.step)):
                 return
         raise InputError(
-            f"cannot write checkpoints in {self.folder} (see above); free space or choose another --out"
+            f"cannot write checkpoints in {self.folder} (see above); free space or choose another --output-dir"
         )
 
     def digest(self, step: int) -> str:
@@ -322,5 +322,5 @@ def _not_of_failed_saves(record: logging.LogRecord) -> bool:
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
     return InputError(
-        f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --out"
+        f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --output-dir"
     )

@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from jax import Array
 
-OnBad = Literal["halt", "skip", "rollback"]
+OnNonfinite = Literal["halt", "skip", "rollback"]
 
 MOST_SKIPS = 64  # room for the steps that a run may leave out
 SPIKE_WARMUP = 50  # steps before a jump can be told from the start of training
@@ -25,8 +25,8 @@ SPIKE_DECAY = 0.98  # of the running mean and variance: they look back about 50 
 class Policy:
     """What is a bad step, and what follows from it."""
 
-    on_bad: OnBad = "halt"
-    skip_budget: int = 10  # steps that may be left out before training halts after all
+    on_nonfinite: OnNonfinite = "halt"
+    max_skipped_steps: int = 10  # steps that may be left out before training halts after all
     spike_sigmas: float = (
         0.0  # deviations above the running mean from which loss or gradient norm are bad; 0: never
     )
@@ -90,7 +90,9 @@ def judge(
     running = guard.halted < 0
     bad = running & ~good & ~listed
     count = jnp.sum((guard.skipped >= 0).astype(jnp.int32))
-    may_skip = (count < policy.skip_budget) if policy.on_bad == "skip" else jnp.zeros((), bool)
+    may_skip = (
+        (count < policy.max_skipped_steps) if policy.on_nonfinite == "skip" else jnp.zeros((), bool)
+    )
     counts = running & good & ~listed
     after = guard.replace(
         halted=jnp.where(bad & ~may_skip, step, guard.halted),

@@ -24,7 +24,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     rmsprop: TensorFlow's, with the constants of Szegedy et al. 2015 (arXiv:1512.00567, section 8).
     `clip` comes before all of them.
     """
-    decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
+    decay = optax.add_decayed_weights(
+        config.weight_decay, None if config.decay_norm_and_bias else decay_mask
+    )
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
     muon = {
         "beta": config.momentum,
@@ -47,7 +49,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
         "rmsprop": lambda: (decay, optax.scale_by_rms(0.9, eps=1.0, initial_scale=1.0), momentum),
     }
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    clip = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
     return optax.chain(*clip, *bodies[config.optimizer]())
 
 

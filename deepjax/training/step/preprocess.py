@@ -28,7 +28,7 @@ class StepOptions:
     """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
 
     augment: bool = True
-    lighting: float = 0.0
+    pca_lighting_std: float = 0.0
     auto_augment: Literal["none", "rand", "trivial"] = "none"
     augment_operations: int = 2
     augment_magnitude: float = 9.0
@@ -40,9 +40,9 @@ class StepOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     remat: Remat = "none"
-    ema: float = 0.0
+    ema_decay: float = 0.0
     steps_per_epoch: int = 0  # the state's totals start anew at each; 0: never
     policy: Policy = Policy()
     axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
@@ -59,9 +59,12 @@ def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOp
         else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
     )
     images = _augmented(key, batch["image"], dataset, options, share)
-    if options.lighting:
+    if options.pca_lighting_std:
         images = shift_colors(
-            jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share
+            jax.random.fold_in(key, LIGHT),
+            images.astype(jnp.float32),
+            options.pca_lighting_std,
+            share,
         )
     images = resize(normalize(images, dataset), options.image_size)
     if options.random_erasing:

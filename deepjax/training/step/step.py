@@ -54,7 +54,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         labels = batch["label"]
-        parts = _parts(preprocess_batch(key, batch, dataset, options), options.accumulate)
+        parts = _parts(preprocess_batch(key, batch, dataset, options), options.grad_accum_steps)
         total, gradients, batch_stats, metrics = gradients_of(
             state.params, state.batch_stats, parts, key
         )
@@ -77,7 +77,9 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema=_ema_update(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
+            ema=_ema_update(
+                state.ema, {"params": params, "batch_stats": batch_stats}, options.ema_decay
+            ),
             totals=jax.tree.map(jnp.add, totals, metrics),
         )
         after = tree_where(
@@ -166,7 +168,7 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
         return total, gradients, batch_stats, metrics
 
     def over_parts(params: Any, batch_stats: Any, parts: Batch, key: Array) -> Gradients:
-        if options.accumulate == 1:
+        if options.grad_accum_steps == 1:
             return of_part(params, batch_stats, parts, key)
 
         def body(
@@ -180,9 +182,9 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
             return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
 
         start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
-        numbered = (jnp.arange(options.accumulate), parts)
+        numbered = (jnp.arange(options.grad_accum_steps), parts)
         (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered)
-        gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
+        gradients = jax.tree.map(lambda leaf: leaf / options.grad_accum_steps, sums)
         return jnp.mean(totals), gradients, batch_stats, _reduce_metrics(jnp.mean, jnp.sum, metrics)
 
     return over_parts

@@ -148,7 +148,7 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
     with pytest.raises(
         InputError,
-        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1",
+        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or grad_accum_steps above 1",
     ):
         memory.compile_step(step, advice=memory.memory_hint(64, 1, "none"))
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(

@@ -59,7 +59,7 @@ def test_a_step_of_each_recipe_has_the_shapes_of_its_state(name):
         "batch_size": 8,
         "epochs": 1,
         "warmup_epochs": 0.0,
-        "train_sizes": config.train_sizes[:1],
+        "progressive_sizes": config.progressive_sizes[:1],
         "augment_magnitude": 7.0,
     }
     after, before = traced(dataclasses.replace(config, **same))
@@ -187,7 +187,7 @@ def test_accuracy_is_the_source_s(name, top1_error, top5_error):
 def test_averages_of_torchvision_s_recipe():
     """Their --model-ema-decay 0.99998 and --model-ema-steps 32: what is left after 32 steps (references, train.py)."""
     alpha = (1.0 - 0.99998) * 8 * 128 * 32 / 600
-    assert recipe("resnet50_tv2").config.ema ** 32 == pytest.approx(1 - alpha, rel=1e-9)
+    assert recipe("resnet50_tv2").config.ema_decay ** 32 == pytest.approx(1 - alpha, rel=1e-9)
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():
@@ -200,7 +200,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
 @pytest.mark.parametrize("form", [["--recipe", "resnet50_a3"], ["--recipe=resnet50_a3"]])
 def test_options_override_a_recipe_and_scale_nothing(form):
     options = parsed(
-        [*form, "--batch-size", "64", "--dataset", "imagenette/160px-v2", "--out", "runs/a3"]
+        [*form, "--batch-size", "64", "--dataset", "imagenette/160px-v2", "--output-dir", "runs/a3"]
     )
     assert (
         options.config == recipe("resnet50_a3", batch_size=64, dataset="imagenette/160px-v2").config
@@ -209,8 +209,8 @@ def test_options_override_a_recipe_and_scale_nothing(form):
 
 
 def test_without_a_recipe_options_are_as_before():
-    assert recipe_of(["--model", "vgg11", "--out", "x"]) == ""
-    config = parsed(["--model", "cifar_resnet20", "--out", "x"]).config
+    assert recipe_of(["--model", "vgg11", "--output-dir", "x"]) == ""
+    config = parsed(["--model", "cifar_resnet20", "--output-dir", "x"]).config
     assert {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)

@@ -29,7 +29,7 @@ CONFIG = TrainConfig(
     steps=8,
     warmup_epochs=0.0,
     augment=False,
-    decay_all=True,
+    decay_norm_and_bias=True,
 )
 DIGITS = dataset_info("digits")
 MODEL = create_model(
@@ -52,7 +52,9 @@ def after_steps(count: int = 2, model=MODEL, **fields):
     step = jax.jit(
         make_train_step(model, optimizer, make_schedule(config), DIGITS, step_options(config))
     )
-    state = init_state(model, optimizer, DIGITS.shape, config.learning_rate, 0, ema=config.ema > 0)
+    state = init_state(
+        model, optimizer, DIGITS.shape, config.learning_rate, 0, ema=config.ema_decay > 0
+    )
     metrics = None
     for i in range(count):
         state, metrics = step(state, batch(i))
@@ -165,7 +167,7 @@ def test_boxes_have_the_stated_area_where_no_edge_cuts_them():
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     whole, metrics = after_steps(2, optimizer="sgd")
-    parts, of_parts = after_steps(2, accumulate=4)
+    parts, of_parts = after_steps(2, grad_accum_steps=4)
     assert_close(parts.params, whole.params)
     assert float(of_parts["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     assert (float(of_parts["errors"]), float(of_parts["images"])) == (float(metrics["errors"]), 16)
@@ -174,7 +176,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
 def test_batch_norm_has_the_statistics_of_each_part():
     """As documented: the running mean after one step of two parts is two moves of one tenth."""
     model = MODEL.clone(norm="batch")
-    state, _ = after_steps(1, model, accumulate=2)
+    state, _ = after_steps(1, model, grad_accum_steps=2)
     images = batch(0)["image"]
     halves = [images[i::2] for i in (0, 1)]  # every second image in a part
     expected = 0.0
@@ -232,7 +234,7 @@ def test_rematerialisation_keeps_less_for_the_backward_pass(remat, share, capsys
 
 
 def test_averages_are_exponential_and_are_what_is_evaluated():
-    states = [after_steps(count, ema=0.75)[0] for count in range(3)]
+    states = [after_steps(count, ema_decay=0.75)[0] for count in range(3)]
     expected = states[0].params
     for state in states[1:]:
         expected = jax.tree.map(lambda a, v: 0.75 * a + 0.25 * v, expected, state.params)

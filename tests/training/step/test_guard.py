@@ -43,8 +43,8 @@ def judged(policy: Policy, values: list[tuple[bool, float]]):
         (Policy("halt"), [0], 1, []),
         (Policy("rollback"), [0], 1, []),
         (Policy("skip"), [0, 2, 4], -1, [1, 3]),
-        (Policy("skip", skip_budget=1), [0, 2], 3, [1]),
-        (Policy("skip", skip_budget=0), [0], 1, []),
+        (Policy("skip", max_skipped_steps=1), [0, 2], 3, [1]),
+        (Policy("skip", max_skipped_steps=0), [0], 1, []),
     ],
 )
 def test_a_bad_step_halts_or_is_left_out_within_the_budget(policy, counted, halted, skipped):
@@ -108,7 +108,7 @@ def test_to_leave_out_and_to_go_back_end_alike(programs, tmp_path):
     """Epoch 1 holds the image at step 3; in epoch 2 it comes again. The steps that count are the same under both policies."""
     ends = []
     for policy in ("skip", "rollback"):
-        config, built = build_with(programs, on_bad=policy)
+        config, built = build_with(programs, on_nonfinite=policy)
         result = train(
             config,
             tmp_path / policy,
@@ -141,7 +141,7 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
         lambda model, variables, images, train: seen.append(images.shape[1]),
     )
     resizing = dataclasses.replace(
-        programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
+        programs, config=dataclasses.replace(CONFIG, progressive_sizes=(8, 12))
     )
     batch, state = (
         {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]},

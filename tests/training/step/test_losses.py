@@ -78,7 +78,7 @@ def after(config, gradients, params):
     ("fields", "make"),
     [
         (
-            {"optimizer": "lamb", "clip": 1.0},
+            {"optimizer": "lamb", "grad_clip_norm": 1.0},
             lambda optim, groups: optim.Lamb(groups, lr=0.05, max_grad_norm=1.0),
         ),
         (
@@ -137,7 +137,7 @@ def mixed_types():
 
 def test_clipping_keeps_the_direction_and_the_norm():
     config = dataclasses.replace(
-        CONFIG, optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0, clip=2.0
+        CONFIG, optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0, grad_clip_norm=2.0
     )
     steep, gentle = {"kernel": jnp.asarray([30.0, 40.0])}, {"kernel": jnp.asarray([0.3, 0.4])}
     start = {"kernel": jnp.zeros(2)}

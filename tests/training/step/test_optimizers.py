@@ -38,10 +38,14 @@ def test_steps_of_the_paper_s_recipe():
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("decay_all", [True, False])
-def test_momentum_and_decay_by_hand(nesterov, decay_all):
+@pytest.mark.parametrize("decay_norm_and_bias", [True, False])
+def test_momentum_and_decay_by_hand(nesterov, decay_norm_and_bias):
     config = dataclasses.replace(
-        CONFIG, nesterov=nesterov, decay_all=decay_all, weight_decay=0.1, momentum=0.5
+        CONFIG,
+        nesterov=nesterov,
+        decay_norm_and_bias=decay_norm_and_bias,
+        weight_decay=0.1,
+        momentum=0.5,
     )
     optimizer = make_optimizer(config)
     params = {"conv": {"kernel": jnp.full((2, 2), 3.0)}, "norm": {"scale": jnp.full((2,), 5.0)}}
@@ -58,7 +62,7 @@ def test_momentum_and_decay_by_hand(nesterov, decay_all):
         )
         for name, value, update, decayed in (
             ("kernel", 3.0, updates["conv"]["kernel"], True),
-            ("scale", 5.0, updates["norm"]["scale"], decay_all),
+            ("scale", 5.0, updates["norm"]["scale"], decay_norm_and_bias),
         ):
             full = gradient + (0.1 * value if decayed else 0.0)
             trace[name] = full + 0.5 * trace[name]
