@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from deepjax.errors import require
-from deepjax.training.step.guard import MOST_SKIPS
+from deepjax.training.step.guard import MAX_SKIPS
 
 MAX_EPOCHS, MOST_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 
@@ -66,7 +66,7 @@ _RULES: dict[str, _Rule] = {
         lambda value: isinstance(value, str) or value >= 1,
         "'global', 'replica', 1 or more",
     ),
-    "max_skipped_steps": (lambda value: 0 <= value <= MOST_SKIPS, f"0 to {MOST_SKIPS}"),
+    "max_skipped_steps": (lambda value: 0 <= value <= MAX_SKIPS, f"0 to {MAX_SKIPS}"),
     "spike_sigmas": _from(0, 1e3, "0 (never) up to 1000"),
     "width": _from(0, words="0 (the paper's) or more"),
     "seed": _from(0, 2**32, "0 to 4294967295"),

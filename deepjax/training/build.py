@@ -53,7 +53,7 @@ class CompiledTraining:
     config: TrainConfig
     model: nn.Module
     dataset: Dataset
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     partitioner: Partitioner
     layers: tuple[str, ...]
@@ -255,7 +255,7 @@ def crop_policy_from(config: TrainConfig) -> Crops:
 def _train_steps(
     config: TrainConfig,
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     dataset: Dataset,
     spread: Partitioner,
@@ -296,7 +296,7 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
 def _state(
     config: TrainConfig,
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     heads: tuple[str, ...],
 ) -> TrainState:
     return init_state(

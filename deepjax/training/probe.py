@@ -97,8 +97,10 @@ def _layer_tracer(
         seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode
 
         def updates_of(gradients: Any) -> Any:
-            updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
-            return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
+            updates, _ = programs.optimizer.update(
+                gradients, state.opt_state, state.params, learning_rate=rate
+            )
+            return updates
 
         return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
 

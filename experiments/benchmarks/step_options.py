@@ -16,6 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from deepjax import command_line
 from deepjax.data import dataset_info
@@ -144,13 +145,17 @@ def prepared(
 def _unguarded() -> Any:
     """The step with every check taken for passed."""
     passed = jnp.ones((), bool)
-    return mock.patch.multiple(
-        step_module,
-        all_finite=lambda *_: passed,
-        labels_valid=lambda *_: passed,
-        judge=lambda guard, *_: (passed, guard),
-        tree_where=lambda good, new, old: new,
+    stack = contextlib.ExitStack()
+    stack.enter_context(
+        mock.patch.multiple(
+            step_module,
+            all_finite=lambda *_: passed,
+            labels_valid=lambda *_: passed,
+            judge=lambda guard, *_: (passed, guard),
+        )
     )
+    stack.enter_context(mock.patch.object(optax.tree, "where", lambda good, new, old: new))
+    return stack
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ CONTROLS = {
     ),
     "labels": Control(_replaced(step, "labels_valid", _blind), _batches("label -1")),
     "spike detection": Control(
-        _replaced(guard.Running, "jumps", lambda *_: jnp.zeros((), bool)),
+        _replaced(guard.Running, "is_outlier", lambda *_: jnp.zeros((), bool)),
         checked(guards.leaves_spikes_out),
     ),
     "configuration compared": Control(

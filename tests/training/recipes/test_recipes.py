@@ -94,7 +94,7 @@ def mixed_types():
 def test_optimizers_equal_optax_s_own(name):
     config = dataclasses.replace(CONFIG, optimizer=name)
     params = {"conv": {"kernel": jnp.full((3, 3, 2, 4), 0.3), "bias": jnp.full((4,), 0.1)}}
-    ours, theirs, rate = make_optimizer(config), THEIRS[name](0.05), 0.05
+    ours, theirs, rate = make_optimizer(config), THEIRS[name](0.05), jnp.asarray(0.05)
     a = b = params
     state_a, state_b = ours.init(a), theirs.init(b)
     for i in range(4):
@@ -104,8 +104,8 @@ def test_optimizers_equal_optax_s_own(name):
             ),
             params,
         )
-        updates, state_a = ours.update(gradients, state_a, a)
-        a = jax.tree.map(lambda p, u: p - rate * u, a, updates)
+        updates, state_a = ours.update(gradients, state_a, a, learning_rate=rate)
+        a = optax.apply_updates(a, updates)
         updates, state_b = theirs.update(gradients, state_b, b)
         b = optax.apply_updates(b, updates)
     assert_close(a, b, 1e-6)
@@ -124,7 +124,8 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
         }
     }
     optimizer = make_optimizer(config)
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    one = jnp.ones(())
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params, learning_rate=one)
     values = jnp.linalg.svd(updates["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     spread = jnp.linalg.svd(gradients["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     assert float(values.max() / values.min()) < 2 < 5 < float(spread.max() / spread.min())

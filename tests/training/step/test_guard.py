@@ -67,7 +67,7 @@ def test_the_running_mean_and_variance_are_those_of_the_first_values():
     values = np.random.default_rng(1).standard_normal(40).astype(np.float32)
     running = Running(jnp.zeros(()), jnp.zeros(()))
     for seen, value in enumerate(values):
-        running = running.then(jnp.asarray(value), jnp.asarray(seen))
+        running = running.update(jnp.asarray(value), jnp.asarray(seen))
     assert float(running.mean) == pytest.approx(values.mean(), abs=1e-5)
     assert float(running.var) == pytest.approx(values.var(), rel=1e-4)
 

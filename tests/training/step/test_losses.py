@@ -7,6 +7,7 @@ import importlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deepjax.data import dataset_info
@@ -67,8 +68,8 @@ def after(config, gradients, params):
     optimizer = make_optimizer(config)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for gradient in gradients:
-        updates, state = update(gradient, state, params)
-        params = jax.tree.map(lambda p, u: p - 0.05 * u, params, updates)
+        updates, state = update(gradient, state, params, learning_rate=jnp.asarray(0.05))
+        params = optax.apply_updates(params, updates)
     return params
 
 

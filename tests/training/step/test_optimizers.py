@@ -59,6 +59,7 @@ def test_momentum_and_decay_by_hand(nesterov, decay_norm_and_bias):
             },
             state,
             params,
+            learning_rate=jnp.ones(()),
         )
         for name, value, update, decayed in (
             ("kernel", 3.0, updates["conv"]["kernel"], True),
@@ -67,7 +68,7 @@ def test_momentum_and_decay_by_hand(nesterov, decay_norm_and_bias):
             full = gradient + (0.1 * value if decayed else 0.0)
             trace[name] = full + 0.5 * trace[name]
             expected = full + 0.5 * trace[name] if nesterov else trace[name]
-            np.testing.assert_allclose(update, expected, rtol=1e-6)
+            np.testing.assert_allclose(-update, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
