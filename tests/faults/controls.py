@@ -117,7 +117,7 @@ CONTROLS = {
         lambda work: files.bit_flips(10, work, restores=1),
     ),
     "fallback to the older step": Control(
-        _replaced(Checkpoints, "_look", _only_the_newest),
+        _replaced(Checkpoints, "_newest_valid", _only_the_newest),
         lambda work: files.bit_flips(2, work, restores=1),
     ),
     "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),

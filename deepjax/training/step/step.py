@@ -44,7 +44,7 @@ def make_train_step(
 
     image: (batch, height, width, channels) uint8; label: (batch,) int32. `optimizer`: its update
     takes `learning_rate`. `auxiliary_weight`: the weight of the loss of each auxiliary head
-    (GoogLeNet, section 5); with 0 they are not computed. The metric "loss" is the main classifier's.
+    (GoogLeNet, section 5); with 0 they are not computed. Metric "loss": the main classifier's.
     `grad_accum_steps`: gradients are the mean over so many parts of the batch; batch norm uses the
     statistics of a part.
 
