@@ -61,7 +61,7 @@ def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(progra
 
 def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
+    batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     seen = make_tracer(programs, "layers")(state, batch).layers
@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
 
 def test_the_economy_tier_looks_at_top_level_modules(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
+    batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     layers = [row.layer for row in make_tracer(programs, "top")(state, batch).layers.layers]
@@ -104,7 +104,7 @@ def test_it_looks_at_images_of_the_step_s_own_size(programs):
         programs, config=dataclasses.replace(CONFIG, progressive_sizes=(8, 12))
     )
     tracer, state = make_tracer(resizing, "top"), programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
+    batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     looks = [tracer(state.replace(step=state.step + step), batch) for step in (0, 5, 4)]
@@ -116,7 +116,7 @@ def test_it_looks_at_images_of_the_step_s_own_size(programs):
 @pytest.mark.slow
 def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
+    batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     row = make_tracer(programs, "full")(state, batch).row()

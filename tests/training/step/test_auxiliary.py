@@ -67,7 +67,7 @@ def test_a_head_adds_its_share_to_the_gradient(programs):
 
     expected, (losses, errors) = quick_jit(jax.grad(total, has_aux=True))(params)
     after, metrics = programs.train_step(
-        state, programs.spread.put_batch({"image": images, "label": labels})
+        state, programs.partitioner.put_batch({"image": images, "label": labels})
     )
     each = [metrics, *(metrics["auxiliary"][head] for head in HEADS)]
     np.testing.assert_allclose([of["loss"] for of in each], losses, rtol=1e-5)
