@@ -1,4 +1,4 @@
-"""What a configuration compiles to: model, data and the two steps, ready to run."""
+"""Builds model, data and the compiled steps of a configuration."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ ModelFactory = Callable[..., nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class CompiledTraining:
-    """What a configuration compiles to; the learning rate and the seed are not in it, so runs that differ in them share one."""
+    """Model, data and compiled steps, shared by runs that differ in learning rate and seed alone."""
 
     config: TrainConfig
     model: nn.Module
@@ -63,10 +63,10 @@ class CompiledTraining:
     cost: StepCost
     train_split: Split | EncodedSplit
     test_split: Split | EncodedSplit
-    warnings: tuple[str, ...] = ()  # what is legal and almost certainly a mistake
-    train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(
-        default_factory=dict
-    )  # train steps of other image sizes, by size
+    warnings: tuple[str, ...] = ()
+    """Settings that are valid and almost certainly a mistake."""
+    train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    """The train steps of other image sizes than the last."""
 
     @functools.cached_property
     def plan(self) -> TrainPlan:
@@ -92,7 +92,7 @@ class CompiledTraining:
     def batches(
         self, config: TrainConfig, report_errors: ReportErrors = lambda done, errors: None
     ) -> BatchStream:
-        """This process's part of the batches of all steps, a few of them prefetched to the devices."""
+        """This process's part of the batches of all steps, prefetched to the devices."""
         source = train_batches(
             self.train_split,
             config.batch_size,
@@ -123,26 +123,26 @@ class CompiledTraining:
         return batch_index(size, config.batch_size, config.seed, step, config.repeated_augmentation)
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
-        """The state before the first step, on the devices, with the rate and the seed of a configuration."""
+        """The state before the first step, on the devices, with a configuration's rate and seed."""
         return self.partitioner.put_state(_state(config, self.model, self.optimizer, self.heads))
 
 
 def compile_training(
     config: TrainConfig,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     make: ModelFactory | None = None,
 ) -> CompiledTraining:
-    """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
+    """Build model, data and steps, and compile the train step. `heartbeat`: called after each part.
 
-    `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
-    sets. Raises InputError for a batch that the devices cannot share, a batch norm over one value a channel, and a step that does
-    not fit the devices' memory.
+    `make`: makes a network that is not in the registry; it takes num_classes, dtype and the other
+    fields that the configuration sets. Raises InputError for a batch that is not divisible,
+    a batch norm over one value per channel, and a step that exceeds the memory of a device.
     """
     require_kinds(config, options)
     dataset = dataset_info(config.dataset)
-    spread = Partitioner(make_mesh(), options.strategy, options.fsdp)
-    spread.check_batch_size(config.batch_size, config.grad_accum_steps)
+    partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
+    partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
     optimizer, schedule = make_optimizer(config), make_schedule(config)
     heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
@@ -150,10 +150,10 @@ def compile_training(
     state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
         shapes,
-        spread.state_shardings(shapes),
+        partitioner.state_shardings(shapes),
     )
     forward = trace_forward(
-        model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size
+        model, state.params, state.batch_stats, shape_of_part(config), partitioner.mesh.devices.size
     )
     given, logits = (
         getattr(forward.output, "shape", forward.output),
@@ -161,11 +161,11 @@ def compile_training(
     )
     require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
-    beat()
-    steps, cost = _train_steps(config, model, optimizer, schedule, dataset, spread, state)
-    beat()
+    heartbeat()
+    steps, cost = _train_steps(config, model, optimizer, schedule, dataset, partitioner, state)
+    heartbeat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
-    beat()
+    heartbeat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
     return CompiledTraining(
@@ -174,11 +174,11 @@ def compile_training(
         dataset=dataset,
         optimizer=optimizer,
         schedule=schedule,
-        partitioner=spread,
+        partitioner=partitioner,
         layers=tuple(kernel_order(model, config.input_shape)),
         heads=heads,
         train_step=steps.pop(config.input_shape[0]),
-        eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
+        eval_step=partitioner.compile_eval(eval_step, state.params, state.batch_stats),
         cost=cost,
         train_split=train,
         test_split=test,
@@ -194,7 +194,10 @@ def require_kinds(config: object, options: object) -> None:
 
 
 def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
-    """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
+    """The network of a configuration.
+
+    Raises InputError if it has no batch norm and bn_scope is given, and for a missing `make`.
+    """
     named_own = config.model.startswith(CUSTOM_NETWORK_PREFIX)
     require(
         named_own == (make is not None),
@@ -225,7 +228,7 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
 
 
 def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
-    """The part of a configuration that the train step takes. size: that of the step's images, where the training has several."""
+    """The options of the train step. `size`: of its images, if the training has several sizes."""
     names = {field.name for field in dataclasses.fields(StepOptions)} - {
         "policy",
         "axis",
@@ -241,7 +244,7 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
 
 
 def crop_policy_from(config: TrainConfig) -> Crops:
-    """How photographs are cut for training."""
+    """How images of encoded splits are cropped for training."""
     return Crops(
         config.min_crop_area,
         config.resize_shorter_side,
@@ -258,24 +261,24 @@ def _train_steps(
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     dataset: Dataset,
-    spread: Partitioner,
+    partitioner: Partitioner,
     state: Any,
 ) -> tuple[dict[int, Callable[..., Any]], StepCost]:
-    """The compiled train step for each image size of the training, and what the largest of them needs."""
+    """The compiled train step for each image size of the training, and the cost of the largest."""
     steps: dict[int, Callable[..., Any]] = {}
     costs = []
     sizes = (config.batch_size, config.grad_accum_steps, config.remat)
     for size in dict.fromkeys(config.progressive_sizes or (config.input_shape[0],)):
-        options = step_options(config, spread.axis, size)
+        options = step_options(config, partitioner.axis, size)
         step = make_train_step(model, optimizer, schedule, dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         }
-        with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
+        with jax.set_mesh(partitioner.mesh):  # bn_scope="replica" asks it for the number of devices
             steps[size], cost = compile_step(
-                spread.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
+                partitioner.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
             )
         check_fits(cost, *sizes)
         costs.append(cost)

@@ -1,4 +1,4 @@
-"""Which data a run has: noted when it begins, and compared with what it is resumed with."""
+"""Pins a run to its data set: stores the fingerprint at the start and checks it on resume."""
 
 import dataclasses
 import json
@@ -14,26 +14,28 @@ NAME, DESCRIPTION = "data.json", "dataset.json"
 
 
 def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
-    """Note in the run directory the fingerprint of the photographs, or see that it is still that one; all processes call this.
+    """Store the fingerprint of an encoded split in a new run directory, or check it.
 
-    Raises InputError where the processes have different data sets, or the run began with another. Nothing is known of a data set
-    without a fingerprint, nor of arrays, whose every image is held against the catalog's shape as it is read.
+    All processes call this. Raises InputError if the processes have different data sets, or the run
+    began with another. A data set without a fingerprint is not checked; nor are arrays, of which the
+    shapes are checked as they are read.
     """
     if not isinstance(split, EncodedSplit):
         return
     given = allgather_strings(split.fingerprint)
     if len(set(given) - {""}) > 1:
         raise InputError(
-            f"the processes have different data sets {split.dataset.name!r}; copy one to all of their data_dir"
+            f"the processes have different data sets {split.dataset.name!r}; "
+            "copy one to all of their data_dir"
         )
     if mine := max(given):
         on_primary(lambda: _note(out / NAME, mine, split.dataset.name))
 
 
 def pin_description(out: Path, dataset: Dataset) -> None:
-    """Note in the run directory what the description of its data set says, or see that it still says that.
+    """Store the description of the data set in a new run directory, or check it.
 
-    Raises InputError, naming the fields, where another one is registered under the name that config.json has.
+    Raises InputError, naming the fields, if another data set is registered under the name.
     """
     there, mine = read_description(out), json.loads(json.dumps(dataclasses.asdict(dataset)))
     changed = [
@@ -43,7 +45,8 @@ def pin_description(out: Path, dataset: Dataset) -> None:
     ]
     if changed:
         raise InputError(
-            f"data set {dataset.name!r} is registered with another description than this run began with: {'; '.join(changed)}; "
+            f"data set {dataset.name!r} is registered with another description "
+            f"than this run began with: {'; '.join(changed)}; "
             "register it as it was, or choose another --output-dir"
         )
     if not there:
@@ -51,7 +54,7 @@ def pin_description(out: Path, dataset: Dataset) -> None:
 
 
 def read_description(out: Path) -> dict[str, Any]:
-    """What a run's data set was described as when it began, by field of `Dataset`; empty where that was not noted.
+    """The stored description of a run's data set, by field of `Dataset`; empty if there is none.
 
     Without `source`, which is a text for people.
     """
@@ -77,7 +80,8 @@ def _note(path: Path, mine: str, name: str) -> None:
         ) from error
     if there and there != mine:
         raise InputError(
-            f"data set {name!r} is another one than this run began with (fingerprint {mine[:12]}, there {there[:12]}); "
+            f"data set {name!r} is another one than this run began with "
+            f"(fingerprint {mine[:12]}, there {there[:12]}); "
             "give the data_dir that it began with, or choose another --output-dir"
         )
     if not there:

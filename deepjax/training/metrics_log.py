@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON object a line, and TensorBoard where it is wanted."""
+"""The rows of metrics of a run: metrics.jsonl, and TensorBoard if asked for."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -12,32 +12,29 @@ from deepjax.io import write_text
 
 Row = dict[str, Any]
 METRICS = "metrics.jsonl"
-TIMES = (
-    "seconds",
-    "images_per_second",
-    "data_wait",
-)  # what differs between two runs that are the same
+TIMES = ("seconds", "images_per_second", "data_wait")  # entries that differ between equal runs
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """The rows of a metrics.jsonl, without a last line that a kill cut short."""
     if not path.exists():
         return []
     rows = []
-    lines = path.read_bytes().splitlines()  # bytes that are no text damage a line, not the reader
+    lines = path.read_bytes().splitlines()  # bytes: a line that is not text is an error of its own
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_row(line))
         except ValueError as error:
             if number < len(lines):
                 raise InputError(
-                    f"{path}, line {number} is damaged; delete the line, or choose another --output-dir"
+                    f"{path}, line {number} is damaged; "
+                    "delete the line, or choose another --output-dir"
                 ) from error
     return rows
 
 
 def _row(line: bytes) -> Row:
-    """The row of a line; ValueError when it is none."""
+    """The row in a line; raises ValueError if there is none."""
     row = json.loads(line)
     if not (
         isinstance(row, dict)
@@ -66,35 +63,37 @@ class MetricWriter:
 
 
 class MetricsLog(MetricWriter):
-    """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again.
+    """metrics.jsonl: rows in order of steps. On resume, rows after the restored step are dropped.
 
-    Rows that cannot be written wait in memory, with one warning, and are written with the next one; the final row must be.
+    Rows that cannot be written are buffered, with one warning, and written with the next row. The
+    final row must be written.
     """
 
     def __init__(self, path: Path, resume_step: int, warn: Callable[[str], None] = print) -> None:
-        """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
+        """Keep the rows up to `resume_step`; raises InputError if the file cannot be written."""
         self._path, self._warn = path, warn
         self._rows = _up_to(resume_step, read_rows(path))
-        self._behind = False  # the file lacks rows, or holds some that were taken back
+        self._dirty = False  # the file lacks rows, or has rows that were dropped
         self._rewrite()
 
     def rewind(self, step: int) -> None:
-        """Forget the rows beyond a step, which will come again."""
+        """Drop the rows after a step, which will be logged again."""
         self._rows = _up_to(step, self._rows)
         self._try(self._rewrite)
 
     def write(self, row: Row) -> None:
-        """Append a row and hand it to the operating system; raises InputError when the row of kind "final" cannot be written."""
+        """Append a row; raises InputError if a row of kind "final" cannot be written."""
         self._rows.append(row)
-        self._try(self._rewrite if self._behind else self._append)
-        if self._behind and row["kind"] == "final":
+        self._try(self._rewrite if self._dirty else self._append)
+        if self._dirty and row["kind"] == "final":
             raise InputError(
-                f"cannot write {self._path} (see above); free space, and the same command carries on"
+                f"cannot write {self._path} (see above); "
+                "free space, and the same command carries on"
             )
 
     def flush(self) -> None:
-        """Try again to write what waits, if anything does; never raises."""
-        if self._behind:
+        """Try again to write buffered rows; never raises."""
+        if self._dirty:
             self._try(self._rewrite)
 
     def close(self) -> None:
@@ -104,13 +103,13 @@ class MetricsLog(MetricWriter):
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
-            self._behind = False
+            self._dirty = False
         except (OSError, InputError) as error:
-            if not self._behind:
+            if not self._dirty:
                 self._warn(
                     f"{_cause(self._path, error)}; its rows wait in memory and training goes on"
                 )
-            self._behind = True
+            self._dirty = True
 
     def _append(self) -> None:
         with self._path.open("a") as file:
@@ -133,20 +132,21 @@ def _cause(path: Path, error: Exception) -> str:
 
 
 class Tensorboard(MetricWriter):
-    """The same rows for TensorBoard (the extra `tensorboard`)."""
+    """The rows for TensorBoard (the extra `tensorboard`)."""
 
     def __init__(self, folder: Path) -> None:
-        """Open an event file in `folder`; raises InputError when the extra is missing."""
+        """Open an event file in `folder`; raises InputError if the extra is not installed."""
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "tensorboard needs tensorboardX; install it with: pip install 'deepjax[tensorboard]'"
+                "tensorboard needs tensorboardX; "
+                "install it with: pip install 'deepjax[tensorboard]'"
             ) from error
         self._writer = SummaryWriter(str(folder))
 
     def write(self, row: Row) -> None:
-        """Every number of a row as a scalar."""
+        """Write every number of a row as a scalar."""
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
@@ -194,7 +194,7 @@ class RunLog:
             writer.rewind(step)
 
     def flush(self) -> None:
-        """Write buffered rows: before a checkpoint, as a run that resumes from it would lack them."""
+        """Write buffered rows, before a checkpoint: a run that resumes from it would lack them."""
         for writer in self._writers:
             writer.flush()
 

@@ -1,4 +1,4 @@
-"""The steps of a run, computed once from its configuration: how many, where epochs end, image sizes."""
+"""The plan of a run, computed once: number of steps, ends of epochs, image sizes."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from deepjax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainPlan:
-    """What is fixed about the steps of a run. Steps are numbered from 0; "done" counts are 1 more."""
+    """The steps of a run; `step` counts from 0, `done` is a number of steps done."""
 
     total_steps: int
     steps_per_epoch: int

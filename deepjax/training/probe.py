@@ -1,8 +1,8 @@
-"""A look inside during training: what the instruments show of the state and batch that the next step takes, in three tiers.
+"""Probes during training: what the instruments measure on the state and batch of the next step.
 
-The tiers are those of Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool for the training of deep neural networks",
-2021 (arXiv:2102.06604): "top" looks at the network's top-level modules, "layers" at every layer, "full" at curvature and
-gradient noise too.
+In three levels of detail, after Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool
+for the training of deep neural networks", 2021 (arXiv:2102.06604): "top" measures the network's
+top-level modules, "layers" every layer, "full" curvature and gradient noise too.
 """
 
 import dataclasses
@@ -33,21 +33,21 @@ from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.state import TrainState
 from deepjax.training.step.step import DROPOUT, classifier_loss
 
-LANCZOS, PROBES = 15, 4  # products with the Hessian for its extreme eigenvalues, and for its trace
+LANCZOS, PROBES = 15, 4  # products with the Hessian: for its extreme eigenvalues, for its trace
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerProbe:
-    """What was seen: every layer, and in the tier "full" numbers of the loss as a whole."""
+    """Measurements of the layers, and with "full" of the loss."""
 
     layers: LayerReport
     whole: dict[str, float]
-    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them), its trace with the standard
-    error, and the two parts of the noise scale, g2 and trace_sigma: to be averaged over rows before one is divided by the other
-    (McCandlish et al. 2018, appendix A.1)."""
+    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them),
+    its trace with the standard error, and the two parts of the noise scale, g2 and trace_sigma: to be
+    averaged over rows before their division (McCandlish et al. 2018, appendix A.1)."""
 
     def row(self) -> dict[str, Any]:
-        """Part of a row of metrics.jsonl: {"loss": ..., "layers": {path: {what: number}}, ...}, but for what is not known."""
+        """Entries of a row of metrics.jsonl: {"loss": ..., "layers": {path: {name: value}}, ...}."""
         layers = {
             (row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers
         }
@@ -60,10 +60,11 @@ Tracer = Callable[[TrainState, Any], LayerProbe]
 
 
 def make_tracer(programs: CompiledTraining, tier: ProbeDetail) -> Tracer:
-    """(state, batch on the devices) -> what is seen, compiled at its first call; the state is not donated.
+    """(state, batch on the devices) -> measurements; the state is not donated.
 
-    The gradients are the classifier's over the whole batch at once: without auxiliary heads, accumulation and rematerialisation.
-    Cost: one forward and one backward pass; "full" adds 19 products with the Hessian, each about four passes, and one more forward
+    Compiled at the first call. Gradients are the main classifier's over the global batch: without
+    auxiliary heads, accumulation and rematerialisation. Cost: one forward and one backward pass;
+    "full" adds 19 products with the Hessian, each about four passes, and one more forward
     and backward pass. Raises InputError for "full" in several processes.
     """
     layers = _layer_tracer(programs, tier)
@@ -118,7 +119,7 @@ def _layer_tracer(
 
 
 def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:
-    """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
+    """The Hessian with batch statistics, as in training, and the gradient at two batch sizes."""
     config, model = programs.config, programs.model
     loss = functools.partial(classifier_loss, kind=config.loss)
 
@@ -150,7 +151,7 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
 
 
 def _part_of(batch_size: int) -> int:
-    """The smaller batch of the noise scale: the largest divisor that leaves four parts or more; 0 where there is none."""
+    """The small batch of the noise scale: the largest divisor that gives four parts or more, or 0."""
     return next((size for size in range(batch_size // 4, 0, -1) if batch_size % size == 0), 0)
 
 

@@ -1,4 +1,4 @@
-"""What follows a step that the guard finds bad: a logged skip, a rollback, or the end of the run."""
+"""What follows a bad step: a logged skip, a rollback to a checkpoint, or the end of the run."""
 
 import dataclasses
 from collections.abc import Callable
@@ -87,7 +87,8 @@ class Recovery:
         shown += ", ..." if len(ids) > IDS_SHOWN else ""
         spent = f"; {skipped} steps were left out before it" if skipped else ""
         raise NonFiniteError(
-            f"step {halted_at + 1} had {reason} (training images {shown}){spent}; the last checkpoint is from before it. "
+            f"step {halted_at + 1} had {reason} (training images {shown}){spent}; "
+            "the last checkpoint is from before it. "
             f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_nonfinite='skip'"
         )
 

@@ -1,4 +1,4 @@
-"""A run directory as instruments take it: the network, its variables at a checkpoint, and batches as it saw them."""
+"""Opens a run directory for instruments: network, variables of a checkpoint, and batches."""
 
 import dataclasses
 import json
@@ -21,11 +21,11 @@ from deepjax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenRun:
-    """A checkpoint of a run, ready for every instrument: `trace(run.model, run.variables, run.batch())`."""
+    """A checkpoint of a run: `trace(run.model, run.variables, run.batch())`."""
 
     path: Path
     step: int
-    """Steps of training that the variables have behind them."""
+    """Training steps of the variables."""
     steps: tuple[int, ...]
     """Of all checkpoints that the run keeps, oldest first."""
     config: TrainConfig
@@ -36,11 +36,12 @@ class OpenRun:
     data_dir: str | None = None
 
     def batch(self, size: int = 128, split: SplitName = "train", seed: int = 0) -> dict[str, Array]:
-        """`size` images of a split, sampled without replacement, normalised and resized, not augmented; and their labels.
+        """`size` images and labels of a split: sampled without replacement, not augmented.
 
-        Test images have the size of evaluation (`eval_size`), training images that of the step which comes after this checkpoint:
-        with `progressive_sizes` it differs from step to step. Of photographs the centre is cut as in evaluation (`eval_crop`).
-        Raises InputError for a size that the split does not have, and for a data set that is not prepared.
+        Images are normalised and resized: test images to the size of evaluation (`eval_size`),
+        training images to that of the next step (see `progressive_sizes`). Images of encoded splits
+        are centre crops, as in evaluation (`eval_crop`). Raises InputError if the split has
+        fewer images, or the data set is not prepared.
         """
         config = self.config
         of_step = config.shape_at(self.step)[0] if config.progressive_sizes else config.image_size
@@ -56,11 +57,11 @@ def open_run(
     data_dir: str | None = None,
     make: ModelFactory | None = None,
 ) -> OpenRun:
-    """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
+    """Open a run at one of its checkpoints, default the newest, on the first device.
 
-    `averaged`: the moving averages of a run with --ema-decay in place of the parameters themselves. `make`: see `build`.
-    Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
-    averages that the run does not keep.
+    `averaged`: the moving averages of a run with --ema-decay in place of the parameters. `make`: as
+    for `compile_training`. Raises InputError for a folder that is not a run, a step without a
+    checkpoint (listing the steps), a corrupt checkpoint, and averages that the run does not keep.
     """
     path = run_directory(path, "path")
     config = read_config(path)
@@ -83,7 +84,7 @@ def open_run(
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of a training run; fields that came after it was made have their defaults."""
+    """The configuration of a training run; fields that it lacks have their defaults."""
     try:
         stored: dict[str, Any] = json.loads((path / "config.json").read_text())
         fields: dict[str, Any] = {
@@ -93,7 +94,8 @@ def read_config(path: Path) -> TrainConfig:
         return TrainConfig(**fields)
     except OSError as error:
         raise InputError(
-            f"{path} holds no config.json ({error.strerror}); allowed: the --output-dir folder of a training run"
+            f"{path} holds no config.json ({error.strerror}); "
+            "allowed: the --output-dir folder of a training run"
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(

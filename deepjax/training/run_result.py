@@ -1,4 +1,4 @@
-"""The result of a run, from the last row of its metrics."""
+"""The result of a run, from the final row of its metrics."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ class RunResult:
     resumed_at: int
     was_done: bool
     digest: str = ""
-    """Of the last checkpoint, read back from disk: `python -m deepjax.training.checkpoint digest`."""
+    """Of the last checkpoint, read from disk, as `checkpoint digest` prints it."""
 
 
 def run_result(row: Row, resumed_at: int, was_done: bool) -> RunResult:

@@ -1,4 +1,4 @@
-"""Training throughput and the fraction of time spent waiting for input, without blocking on a device."""
+"""Throughput and the fraction of time spent waiting for input, without blocking on a device."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class ThroughputMeter(Iterator[Item], Generic[Item]):
-    """An iterator over batches that measures images per second and the time in which data were waited for.
+    """An iterator over batches that measures images per second and the wait for input.
 
     A wait counts if the devices had finished all their work by its end. They may have finished only
     shortly before, so the fraction is an upper bound.
@@ -17,7 +17,7 @@ class ThroughputMeter(Iterator[Item], Generic[Item]):
     def __init__(self, batches: Iterator[Item], batch_size: int) -> None:
         self._batches, self._batch_size = batches, batch_size
         self.last_output: Any = None
-        """An array that the last step computes: the devices are idle when it is ready. None: idle."""
+        """An array of the last step: the devices are idle once it is ready. None: idle."""
         self.start()
 
     def start(self) -> None:

@@ -49,8 +49,8 @@ Warn = Callable[[str], None]
 class Checkpoints:
     """The checkpoints of a run. At most one save runs at a time; a save that fails is a warning.
 
-    The newest `keep_last` are kept, and the `keep_best` of the lowest metric. A save is verified: it
-    is read again, its files must have the hashes of the manifest, and every leaf its path, type and
+    The newest `keep_last` are kept, and the `keep_best` of the lowest metric. A save is verified:
+    it is read again, its files must have the hashes of the manifest, and every leaf its path, type and
     shape. With `verify` "full" every value is compared bitwise too (of a state that is sharded over
     processes: those of process 0).
     """
@@ -125,7 +125,8 @@ class Checkpoints:
             if self.wait_until_finished() and self._has(int(state.step)):
                 return
         raise InputError(
-            f"cannot write checkpoints in {self.folder} (see above); free space or choose another --output-dir"
+            f"cannot write checkpoints in {self.folder} (see above); "
+            "free space or choose another --output-dir"
         )
 
     def digest(self, step: int) -> str:
@@ -148,7 +149,8 @@ class Checkpoints:
             and (error := error_of(lambda: change_manifest(folder, metric=metric))) is not None
         ):
             self._warn(
-                f"the metric of checkpoint {folder} could not be written ({reason(error)}); training goes on"
+                f"the metric of checkpoint {folder} could not be written ({reason(error)}); "
+                "training goes on"
             )
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
@@ -207,7 +209,7 @@ class Checkpoints:
         return bool(on_primary(lambda: step in self.steps()))
 
     def _on_all_processes(self, step: int, act: Callable[[], object]) -> bool:
-        """Do a part of a save in all processes: if one fails, the save has failed in all of them."""
+        """Do a part of a save in all processes: if one fails, the save fails in all of them."""
         error = all_or_none(act)
         if error is not None:
             self._failed(step, error)
@@ -235,7 +237,8 @@ class Checkpoints:
             sync_folder(self.folder)
             if (error := error_of(self._delete_old)) is not None:
                 self._warn(
-                    f"old checkpoints in {self.folder} could not be removed ({reason(error)}); training goes on"
+                    f"old checkpoints in {self.folder} could not be removed ({reason(error)}); "
+                    "training goes on"
                 )
 
     def _failed(self, step: int, error: Exception) -> None:
@@ -244,7 +247,8 @@ class Checkpoints:
         if self._primary:  # what was written would keep a full disk full
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         self._warn(
-            f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); training goes on"
+            f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); "
+            "training goes on"
         )
 
     def _delete_old(self) -> None:
@@ -275,7 +279,8 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
             self._warn(
-                f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; moved to {aside.name}"
+                f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; "
+                f"moved to {aside.name}"
             )
         return -1
 
@@ -311,5 +316,6 @@ def _not_of_failed_saves(record: logging.LogRecord) -> bool:
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
     return InputError(
-        f"cannot write checkpoints in {folder} ({reason(error)}); free space or choose another --output-dir"
+        f"cannot write checkpoints in {folder} ({reason(error)}); "
+        "free space or choose another --output-dir"
     )

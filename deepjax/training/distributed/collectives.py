@@ -45,7 +45,7 @@ def on_primary(act: Callable[[], int | None]) -> int:
 
 
 def sync_errors(act: Callable[[], Result]) -> Result:
-    """Run `act` in every process; if it raises InputError in any, all raise the first such error."""
+    """Run `act` in every process; if any raises InputError, all raise the first such error."""
     try:
         result, error = act(), None
     except InputError as raised:
