@@ -37,7 +37,7 @@ from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluati
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.report.html import provenance
-from deepjax.training.config import write_text
+from deepjax.training.config_file import write_text
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh

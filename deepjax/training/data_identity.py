@@ -7,7 +7,7 @@ from typing import Any
 
 from deepjax.data import Dataset, EncodedSplit, Split
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.training.config_file import write_text
 from deepjax.training.distributed.collectives import allgather_strings, on_primary
 
 NAME, DESCRIPTION = "data.json", "dataset.json"

@@ -124,7 +124,7 @@ def train(
             stack.callback(board.close)
         tracer = make_tracer(programs, options.probe) if options.probe_every else None
         rows = [row for row in rows if row["step"] <= first]
-        damages = DecodeErrorLog(rows, config.max_decode_errors, say)
+        damages = DecodeErrorLog(rows, config.data.max_decode_errors, say)
         said = (report, say, stopping, beat)
         run = TrainLoop(
             config,
@@ -323,14 +323,14 @@ class TrainLoop:
         return None
 
     def _tell_damages(self, split: Split | EncodedSplit) -> None:
-        if isinstance(split, EncodedSplit) and self.config.on_decode_error == "skip":
+        if isinstance(split, EncodedSplit) and self.config.data.on_decode_error == "skip":
             self.damages.flush(self.write)
 
     def _go_back(self, state: TrainState, batches: Any, halted: int) -> TrainState:
         """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
-        budget, skipped = self.config.max_skipped_steps, state.guard.skipped
+        budget, skipped = self.config.guard.max_skipped_steps, state.guard.skipped
         count = int(np.sum(jax.device_get(skipped) >= 0))
-        if self.config.on_nonfinite != "rollback" or count >= budget:
+        if self.config.guard.on_nonfinite != "rollback" or count >= budget:
             self._halt(state, halted, count)
         fresh = self.programs.fresh_state(self.config)
         position = self.programs.batches(self.config).get_state()
@@ -369,7 +369,7 @@ class TrainLoop:
             self.config.batch_size,
             self.config.seed,
             step,
-            self.config.repeated_augmentation,
+            self.config.data.repeated_augmentation,
         )
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
@@ -431,7 +431,7 @@ class TrainLoop:
             most = len(self.programs.test_split)
         share = (jax.process_index(), jax.process_count())
         return eval_batches(
-            split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most
+            split, config.batch_size, *share, config.eval_shape[0], config.data.eval_crop, most
         )
 
     def _catch_up(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.training.config_file import write_text
 
 Row = dict[str, Any]
 TIMES = (

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import RESULT_FILES, write_text
+from deepjax.training.config_file import RESULT_FILES, write_text
 
 NAME = "numerics.json"
 # What changes the bits of a run, with the values that JAX has by itself: those of runs that were made before this file was.

@@ -17,7 +17,7 @@ from deepjax.evaluation.paper_results import PUBLISHED, Published
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
 from deepjax.evaluation.weights_preprocessing import PUBLIC
 from deepjax.models import ModelInfo, list_models, model_info
-from deepjax.training.config import write_text
+from deepjax.training.config_file import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NONE = "not measured"

@@ -20,7 +20,7 @@ import throughput
 
 from deepjax import command_line
 from deepjax.errors import InputError, unknown_name_error
-from deepjax.training.config import write_text
+from deepjax.training.config_file import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "docs" / "results"

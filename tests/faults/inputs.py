@@ -24,6 +24,7 @@ from deepjax.command_line import parse
 from deepjax.data import dataset_info, splits
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig, train
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from tests.faults.runs import CONFIG, OPTIONS, ROOT, complete, outcome
 from tests.faults.tally import Tally
@@ -52,7 +53,7 @@ def changed(tries: int, work: Path, seed: int = 0) -> Tally:
     before = outcome(out)
     for field, value in list(CHANGES.items())[: tries or None]:
         try:
-            train(dataclasses.replace(CONFIG, **{field: value}), out, OPTIONS)
+            train(replace_options(CONFIG, **{field: value}), out, OPTIONS)
             tally.count(False, f"{field}: accepted")
         except InputError as error:
             tally.count(
@@ -162,7 +163,7 @@ def _of_kind(name: str, kind: Any) -> st.SearchStrategy[Any]:
 
 def _accept(fields: dict[str, Any]) -> object:
     """What an accepted configuration is for: lengths, shapes, the optimizer and the schedule."""
-    config = TrainConfig(**fields)
+    config = train_config(**fields)
     state = make_optimizer(config).init(
         {"layer": {"kernel": np.zeros((2, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     )
