@@ -1,7 +1,6 @@
 """Configurations that changed, and input that makes no sense."""
 
 import contextlib
-import dataclasses
 import functools
 import io
 import os
@@ -23,8 +22,16 @@ from deepjax.cli.train import Options
 from deepjax.command_line import parse
 from deepjax.data import dataset_info, splits
 from deepjax.errors import InputError
-from deepjax.training import TrainConfig, train
-from deepjax.training.config import replace_options, train_config
+from deepjax.training import (
+    AugmentationConfig,
+    DataConfig,
+    GuardConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    TrainConfig,
+    train,
+)
+from deepjax.training.config import OPTION_GROUPS, replace_options, train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from tests.faults.runs import CONFIG, OPTIONS, ROOT, complete, outcome
 from tests.faults.tally import Tally
@@ -131,10 +138,25 @@ def _tried(
     return len(refused)
 
 
+GROUPS = (
+    TrainConfig,
+    OptimizationConfig,
+    DataConfig,
+    AugmentationConfig,
+    ObjectiveConfig,
+    GuardConfig,
+)
+
+
 def _configurations() -> st.SearchStrategy[dict[str, Any]]:
     """Up to four fields: in half of them of their own kind, in half of anything, strings and wrong types among it."""
-    hints = typing.get_type_hints(TrainConfig)
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    hints = {
+        name: kind
+        for owner in GROUPS
+        for name, kind in typing.get_type_hints(owner).items()
+        if name in OPTION_GROUPS
+    }
+    names = list(OPTION_GROUPS)
     sound = st.one_of([st.tuples(st.just(name), _of_kind(name, hints[name])) for name in names])
     odd = st.tuples(st.sampled_from(names), ANYTHING)
     chosen = st.one_of(
@@ -172,7 +194,7 @@ def _accept(fields: dict[str, Any]) -> object:
 
 def _command_lines() -> st.SearchStrategy[list[str]]:
     """Known and unknown flags with odd values."""
-    names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainConfig)]
+    names = [f"--{name.replace('_', '-')}" for name in OPTION_GROUPS]
     noise = st.text(string.printable.strip(), max_size=12)
     flags = st.one_of(
         st.sampled_from([*names, "--", "-h", "--hosts.processes"]),
