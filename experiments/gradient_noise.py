@@ -25,7 +25,8 @@ from deepjax.study.stats.rules import Rule, within
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, run_study
 from deepjax.study.targets import fewest_steps, fit_hyperbola, loss_on
-from deepjax.training import RunOptions, TrainConfig, compile_training
+from deepjax.training import RunOptions, compile_training
+from deepjax.training.config import train_config
 
 # No batch norm, under which an image has no gradient of its own, and no momentum, as in the theory. The noise scale is taken at
 # these shares of the steps that the probe's batch size needs to the target.
@@ -88,7 +89,7 @@ def measure(subject: SeedContext) -> dict[str, Any]:
         subject.data_dir,
     )
     for batch in sizes["batches"]:
-        config = TrainConfig(
+        config = train_config(
             "own/stack",
             subject.dataset,
             batch_size=batch,

@@ -3,7 +3,6 @@
 python experiments/optimization.py       # digits: three to four minutes on two CPU cores; or --dataset fashion_mnist
 """
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from deepjax.study.study import (
 )
 from deepjax.study.surface import planes_figure, surface
 from deepjax.training import open_run
+from deepjax.training.config import replace_options
 from deepjax.training.metrics_log import read_rows
 
 # Rules, fixed before the runs; errors in per cent, differences paired by seed. 0.1 points are under two of 1,437 digits, 2 points
@@ -186,7 +186,7 @@ def measure(subject: SeedContext) -> dict[str, Any]:
     """Training errors in per cent: from scratch, and of what is built from plain-20, before and after fine-tuning. And surfaces."""
     runs = {name: open_run(path, data_dir=subject.data_dir) for name, path in subject.runs.items()}
     shallow, deep, sizes = runs["plain20"], runs["plain56"], subject.preset.sizes
-    config = dataclasses.replace(deep.config, steps=0, **sizes["finetune"])
+    config = replace_options(deep.config, steps=0, **sizes["finetune"])
     moments = stage_moments(shallow.model, shallow.variables, shallow.batch(1024)["image"])
     built = with_identities(shallow.variables, moments, deep.model.stages[0])  # pyright: ignore[reportAttributeAccessIssue]
     drawn = with_random_layers(shallow.variables, initial_variables(config, subject.data_dir))

@@ -18,7 +18,11 @@ def test_a_good_command_line():
     options = parse(
         Options, [*GOOD, "--epochs", "3", "--no-nesterov", "--milestones", "0.2", "0.4"]
     )
-    assert (options.config.epochs, options.config.nesterov, options.config.milestones) == (
+    assert (
+        options.config.epochs,
+        options.config.optimization.nesterov,
+        options.config.optimization.milestones,
+    ) == (
         3,
         False,
         (0.2, 0.4),

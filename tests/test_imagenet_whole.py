@@ -14,7 +14,8 @@ from deepjax.data import load_split
 from deepjax.evaluation import EvalModel, compute_metrics, predict, protocol_of
 from deepjax.evaluation.images import labels_of
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, compile_training, open_run, train
+from deepjax.training import RunOptions, compile_training, open_run, train
+from deepjax.training.config import train_config
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.metrics_log import read_rows
 from tests.data.archives import small_imagenet
@@ -40,7 +41,7 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
     dataset, options = prepared
     size, weight, fields = NETWORKS[name]
     make = functools.partial(create_model, name, **fields)
-    config = TrainConfig(
+    config = train_config(
         f"own/{name}",
         dataset.name,
         steps=2,

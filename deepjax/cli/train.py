@@ -40,7 +40,7 @@ from deepjax.training.run_result import DIGEST_CHARACTERS
 class Options:
     """Train one model on one data set; the same command again carries on, or says that the run is done."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]]
     output_dir: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
     recipe: str = ""

@@ -16,7 +16,8 @@ from deepjax.models import create_model, model_info
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import model_from
-from deepjax.training.run_dir import open_run, read_config
+from deepjax.training.config_file import read_config
+from deepjax.training.run_dir import open_run
 
 Normalize = Literal["expected", "dataset", "half"]
 HALF = (127.5,)  # for every channel
@@ -142,7 +143,7 @@ def from_run(
         variables=run.variables,
         dataset=_normalized(run.dataset, choices.normalize, half=False),
         crop=crop,
-        resize=choices.resize or round(crop / config.eval_crop),
+        resize=choices.resize or round(crop / config.data.eval_crop),
         stored=_stored(tested, config.eval_shape, choices),
         step=run.step,
         interpolation="bilinear" if choices.interpolation == "expected" else choices.interpolation,

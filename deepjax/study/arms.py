@@ -13,7 +13,8 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.workers import TaskReport
-from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig, init_run_dir
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import NAME as LOCK

@@ -21,7 +21,8 @@ from deepjax.study.report.curves import percent, plain_values
 from deepjax.study.report.html import Figure, Page, Table, format_outcome, provenance, render
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
-from deepjax.training.config import TrainConfig, init_run_dir
+from deepjax.training.config import train_config
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.distributed.launchers import require_one_process
 from deepjax.training.metrics_log import Row
 from deepjax.training.numerics import claim_numerics
@@ -132,7 +133,7 @@ def make_arm(
     name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any
 ) -> Arm:
     """An arm of the preset's training, rates and seeds. `make`: see `Arm`; `fields`: of `TrainConfig`, over the preset's."""
-    config = TrainConfig(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
+    config = train_config(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
     # A run of a few hundred steps is repeated faster than it is saved and restored; longer ones are saved as they go.
     every = min(config.total_steps, 2000)
     return Arm(name, config, preset.rates, seeds_of(options, preset), every, make)

@@ -26,7 +26,7 @@ from deepjax.data.split_spec import SplitName
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig, options_of
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -120,7 +120,9 @@ class CompiledTraining:
     def example_ids(self, config: TrainConfig, step: int) -> np.ndarray:
         """The ids of the images of the global batch of training step `step` (from 0)."""
         size = len(self.train_split)
-        return batch_index(size, config.batch_size, config.seed, step, config.repeated_augmentation)
+        return batch_index(
+            size, config.batch_size, config.seed, step, config.data.repeated_augmentation
+        )
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
         """The state before the first step, on the devices, with a configuration's rate and seed."""
@@ -145,7 +147,7 @@ def compile_training(
     partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
     optimizer, schedule = make_optimizer(config), make_schedule(config)
-    heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
+    heads = auxiliary_heads(model, config.input_shape) if config.objective.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -167,7 +169,9 @@ def compile_training(
     train, test = (_split(config, options, name) for name in ("train", "test"))
     heartbeat()
     labels = train.labels if isinstance(train, Split) else None
-    eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
+    eval_step = make_eval_step(
+        model, dataset, config.eval_resize, config.objective.auxiliary_weight
+    )
     return CompiledTraining(
         config=config,
         model=model,
@@ -234,10 +238,14 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
         "axis",
         "image_size",
     }
-    values = {name: getattr(config, name) for name in names}
+    options: dict[str, Any] = {
+        **options_of(config),
+        "steps_per_epoch": config.steps_per_epoch,
+    }
+    values = {name: options[name] for name in names}
     return StepOptions(
         **values,
-        image_size=size if config.progressive_sizes else config.image_size,
+        image_size=size if config.data.progressive_sizes else config.data.image_size,
         policy=config.policy,
         axis=axis,
     )
@@ -246,12 +254,12 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
 def crop_policy_from(config: TrainConfig) -> Crops:
     """How images of encoded splits are cropped for training."""
     return Crops(
-        config.min_crop_area,
-        config.resize_shorter_side,
-        config.augment,
-        config.eval_crop,
-        config.repeated_augmentation,
-        config.resize_backend == "pillow",
+        config.data.min_crop_area,
+        config.data.resize_shorter_side,
+        config.augmentation.augment,
+        config.data.eval_crop,
+        config.data.repeated_augmentation,
+        config.data.resize_backend == "pillow",
     )
 
 
@@ -268,7 +276,7 @@ def _train_steps(
     steps: dict[int, Callable[..., Any]] = {}
     costs = []
     sizes = (config.batch_size, config.grad_accum_steps, config.remat)
-    for size in dict.fromkeys(config.progressive_sizes or (config.input_shape[0],)):
+    for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],)):
         options = step_options(config, partitioner.axis, size)
         step = make_train_step(model, optimizer, schedule, dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
@@ -292,7 +300,7 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
     split = load_split(dataset_info(config.dataset), name, options.data_dir)
     if isinstance(split, Split):
         return split
-    policy = {"on_damaged": config.on_decode_error, "budget": config.max_decode_errors}
+    policy = {"on_damaged": config.data.on_decode_error, "budget": config.data.max_decode_errors}
     return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 

@@ -168,7 +168,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _smallest(config: TrainConfig) -> int:
-    return min(config.progressive_sizes or config.input_shape[:2])
+    return min(config.data.progressive_sizes or config.input_shape[:2])
 
 
 def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
@@ -241,7 +241,7 @@ def shape_of_part(config: TrainConfig) -> jax.ShapeDtypeStruct:
     """The smallest images that a step computes at once: one part of a batch."""
     size = _smallest(config)
     height, width, channels = config.input_shape
-    shape = (size, size) if config.progressive_sizes else (height, width)
+    shape = (size, size) if config.data.progressive_sizes else (height, width)
     return jax.ShapeDtypeStruct(
         (config.batch_size // config.grad_accum_steps, *shape, channels), jnp.float32
     )

@@ -73,7 +73,7 @@ class Evaluator:
             process=jax.process_index(),
             processes=jax.process_count(),
             size=config.eval_shape[0],
-            share=config.eval_crop,
+            share=config.data.eval_crop,
             most=limit,
         )
 

@@ -29,5 +29,5 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     return TrainPlan(
         total_steps=config.total_steps,
         steps_per_epoch=config.steps_per_epoch,
-        image_sizes=config.progressive_sizes or (config.input_shape[0],),
+        image_sizes=config.data.progressive_sizes or (config.input_shape[0],),
     )

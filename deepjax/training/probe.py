@@ -79,7 +79,7 @@ def _layer_tracer(
     programs: CompiledTraining, tier: ProbeDetail
 ) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
-    loss = functools.partial(classifier_loss, kind=config.loss)
+    loss = functools.partial(classifier_loss, kind=config.objective.loss)
     seen_at: dict[
         int, tuple[list[Site], list[tuple[str, ...]], bool, str]
     ] = {}  # what `report` takes, by image size
@@ -121,7 +121,7 @@ def _layer_tracer(
 def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:
     """The Hessian with batch statistics, as in training, and the gradient at two batch sizes."""
     config, model = programs.config, programs.model
-    loss = functools.partial(classifier_loss, kind=config.loss)
+    loss = functools.partial(classifier_loss, kind=config.objective.loss)
 
     @functools.partial(jax.jit, static_argnums=2)
     def prepare(state: TrainState, batch: Any, size: int) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import TrainConfig, init_run_dir
+from deepjax.training.config import TrainConfig
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.distributed.collectives import on_primary, sync_errors
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import NAME as NUMERICS

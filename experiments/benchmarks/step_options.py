@@ -22,8 +22,8 @@ from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.io import write_text
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
+from deepjax.training.config import train_config
 from deepjax.training.step import step as step_module
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
@@ -111,7 +111,7 @@ def prepared(
     name: str, fields: dict[str, Any], options: Options
 ) -> tuple[Callable[[], float], int]:
     """A function that times a block of steps, in seconds a step, and the bytes of temporaries of one."""
-    config = TrainConfig(
+    config = train_config(
         model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields
     )
     optimizer, model = make_optimizer(config), model_from(config)

@@ -18,8 +18,9 @@ from deepjax import command_line
 from deepjax.analysis import trace
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import require
-from deepjax.training import TrainConfig, compile_training
+from deepjax.training import compile_training
 from deepjax.training.build import CompiledTraining
+from deepjax.training.config import train_config
 from deepjax.training.probe import make_tracer
 from deepjax.training.run_options import ProbeDetail
 
@@ -46,7 +47,7 @@ def main() -> None:
     """Print a line for the step and for each tier: median time, median ratio to the step, and what one look in 100 steps costs."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
-    config = TrainConfig(
+    config = train_config(
         options.model,
         batch_size=options.batch_size,
         image_size=options.image_size,

@@ -25,10 +25,10 @@ from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights.convert import save_safetensors
 from deepjax.models.weights.files import read_tensors
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config import init_run_dir
+from deepjax.training.config import train_config
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state
@@ -38,7 +38,7 @@ from tests.evaluation.test_dense import drawn
 from tests.evaluation.test_protocols import MEMBER
 from tests.faults.runs import ROOT
 
-CONFIG = TrainConfig(model="cifar_plain20", width=4, ema_decay=0.5, image_size=12)
+CONFIG = train_config(model="cifar_plain20", width=4, ema_decay=0.5, image_size=12)
 STATE = drawn(model_from(CONFIG), 12, channels=1)
 
 
@@ -79,7 +79,7 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     result = evaluated(tmp_path, "--run", trained)
     (found,) = result["sets"]
     digits = dataset_info("digits")
-    step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.image_size))
+    step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.data.image_size))
     sums = [
         step(STATE["params"], STATE["batch_stats"], batch)
         for batch in eval_batches(load_split(digits, "test"), 100)

@@ -14,7 +14,7 @@ from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
 from deepjax.evaluation.agreement import borderline
 from deepjax.training import TrainConfig, train
-from deepjax.training.run_dir import read_config
+from deepjax.training.config_file import read_config
 from tests.data.made import write_made
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.step import step as step_module
 from deepjax.training.step.guard import OnNonfinite
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
@@ -53,7 +53,7 @@ def steps_of(
     policy: OnNonfinite, optimizer_name: Literal["sgd", "adamw"], guard: object
 ) -> tuple[TrainState, Callable[..., Any]]:
     """The state before step 0, and a compiled step under a policy. guard: what the step looks by; another is compiled anew."""
-    config = TrainConfig(
+    config = train_config(
         model="cifar_resnet20",
         batch_size=16,
         steps=8,

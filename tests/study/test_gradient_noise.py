@@ -12,7 +12,8 @@ from deepjax.analysis import cross_entropy
 from deepjax.study.noise import NoiseScaleEstimator
 from deepjax.study.study import Options, StudyResults
 from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, iterate_training, steps_to
-from deepjax.training import TrainConfig, compile_training
+from deepjax.training import compile_training
+from deepjax.training.config import train_config
 from experiments.gradient_noise import BEYOND, NETWORK, ON_THE_WAY, PRESETS, judge
 
 PRESET = PRESETS["digits"]
@@ -72,7 +73,7 @@ def test_the_hyperbola_is_found_again():
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = TrainConfig(
+    config = train_config(
         "own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0
     )
     return compile_training(config, make=NETWORK), config

@@ -6,7 +6,8 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.config import init_run_dir
+from deepjax.training.config import replace_options
+from deepjax.training.config_file import init_run_dir
 
 CONFIG = TrainConfig(model="cifar_resnet20")
 
@@ -57,7 +58,7 @@ CONFIG = TrainConfig(model="cifar_resnet20")
 )
 def test_values_out_of_range_name_the_field(field, value):
     with pytest.raises(InputError, match=field):
-        dataclasses.replace(CONFIG, **{field: value})
+        replace_options(CONFIG, **{field: value})
 
 
 def test_length_in_steps_or_epochs():
@@ -66,7 +67,7 @@ def test_length_in_steps_or_epochs():
 
 
 def test_progressive_resizing_has_equal_parts():
-    config = dataclasses.replace(CONFIG, steps=8, progressive_sizes=(8, 12, 16, 16), eval_size=20)
+    config = replace_options(CONFIG, steps=8, progressive_sizes=(8, 12, 16, 16), eval_size=20)
     assert [config.shape_at(step)[0] for step in range(8)] == [8, 8, 12, 12, 16, 16, 16, 16]
     assert (config.input_shape, config.eval_shape) == ((16, 16, 1), (20, 20, 1))
     assert CONFIG.shape_at(3) == CONFIG.eval_shape == CONFIG.input_shape == (8, 8, 1)
@@ -86,7 +87,7 @@ def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, chan
     init_run_dir(tmp_path / "run", CONFIG)
     init_run_dir(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match=next(iter(change))):
-        init_run_dir(tmp_path / "run", dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path / "run", replace_options(CONFIG, **change))
 
 
 @pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints", "measured", "result.json"])
@@ -122,4 +123,4 @@ def test_a_run_of_another_length_is_told_why(tmp_path, change):
         InputError,
         match="the learning-rate schedule depends on the number of steps: a run of another length",
     ):
-        init_run_dir(tmp_path, dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path, replace_options(CONFIG, **change))

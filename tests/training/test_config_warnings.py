@@ -15,6 +15,7 @@ from deepjax.errors import InputError
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training import TrainConfig, compile_training, train
 from deepjax.training.build import model_from
+from deepjax.training.config import train_config
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -42,7 +43,7 @@ def traced(model: nn.Module, images: jax.ShapeDtypeStruct, devices: int) -> Any:
 
 
 def config_of(model: str, **fields: Any) -> TrainConfig:
-    return TrainConfig(model, **{"width": 8} | fields)
+    return train_config(model, **{"width": 8} | fields)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ class Normal(nn.Module):
     ],
 )
 def test_batch_norm_over_a_single_value_is_refused(fields, devices, is_single):
-    config = TrainConfig("own/normal", **fields)
+    config = train_config("own/normal", **fields)
     if not is_single:
         assert found(config, Normal, devices=devices) == []
         return

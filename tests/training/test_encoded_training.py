@@ -13,8 +13,9 @@ from deepjax.data import EncodedSplit, dataset_info
 from deepjax.data.loader import batch_index, examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, compile_training, train
+from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.data_identity import pin_dataset
 from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.evaluator import metrics_row
@@ -46,7 +47,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(prepared):
-    return TrainConfig("own/thin", prepared[0].name, **FIELDS)
+    return train_config("own/thin", prepared[0].name, **FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +104,11 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(
     "fields", [{"on_decode_error": "halt"}, {"max_decode_errors": DAMAGED - 1}]
 )
 def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, programs, tmp_path):
-    narrow = dataclasses.replace(config, **fields)
+    narrow = replace_options(config, **fields)
     split = dataclasses.replace(
-        programs.train_split, on_damaged=narrow.on_decode_error, budget=narrow.max_decode_errors
+        programs.train_split,
+        on_damaged=narrow.data.on_decode_error,
+        budget=narrow.data.max_decode_errors,
     )
     strict = dataclasses.replace(programs, config=narrow, train_split=split)
     with pytest.raises(
@@ -139,8 +142,8 @@ def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
 
 def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     """Pillow's at the centre, where nothing is drawn; fast ones are others."""
-    still = dataclasses.replace(config, augment=False)
-    exact = programs.batch_at(dataclasses.replace(still, resize_backend="pillow"), 0)["image"]
+    still = replace_options(config, augment=False)
+    exact = programs.batch_at(replace_options(still, resize_backend="pillow"), 0)["image"]
     size, share = still.input_shape[0], still.eval_crop
     ids = batch_index(len(programs.train_split), still.batch_size, still.seed, 0)
     np.testing.assert_array_equal(
@@ -252,7 +255,7 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
 def test_image_sizes_follow_the_step_with_a_program_each(
     sizes, prepared, config, tmp_path, monkeypatch
 ):
-    resizing = dataclasses.replace(
+    resizing = replace_options(
         config, image_size=0, progressive_sizes=sizes, eval_size=32, epochs=3
     )
     built = compile_training(resizing, prepared[1], make=THIN)
@@ -272,7 +275,7 @@ def test_image_sizes_follow_the_step_with_a_program_each(
 
 
 def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
-    config = TrainConfig("own/thin", batch_size=240, epochs=1, progressive_sizes=(8, 12))
+    config = train_config("own/thin", batch_size=240, epochs=1, progressive_sizes=(8, 12))
     built = compile_training(config, make=THIN)
     assert list(built.train_steps_by_size) == [8]
     assert [built.train_step_at(step) is built.train_step for step in range(5)] == [

@@ -1,6 +1,5 @@
 """A run directory written by version 0.1.0 (golden/README.md): it resumes, and its weights load."""
 
-import dataclasses
 import tarfile
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import numpy as np
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.training import RunOptions, TrainConfig, train
+from deepjax.training import RunOptions, train
 from deepjax.training.checkpoint.inspect import named_leaves, read_state
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.run_dir import open_run
 
 GOLDEN = Path(__file__).parent / "golden"
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=64, steps=50, ema_decay=0.9, label_smoothing=0.1
 )
 
@@ -55,7 +55,7 @@ def test_it_resumes_to_the_parameters_and_the_log_of_the_uninterrupted_run(run):
 )
 def test_another_configuration_is_refused_by_the_name_of_the_option(run, change, words):
     with pytest.raises(InputError, match=words):
-        train(dataclasses.replace(CONFIG, **change), run)
+        train(replace_options(CONFIG, **change), run)
 
 
 def test_its_weights_load_and_evaluate_to_the_logged_error(run):

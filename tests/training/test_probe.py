@@ -11,14 +11,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from deepjax.analysis import trace
 from deepjax.errors import InputError
-from deepjax.training import RunOptions, TrainConfig, compile_training, train
+from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.probe import make_tracer
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1
 )  # 5 steps an epoch
 
@@ -101,7 +102,7 @@ def test_the_economy_tier_looks_at_top_level_modules(programs):
 def test_it_looks_at_images_of_the_step_s_own_size(programs):
     """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
     resizing = dataclasses.replace(
-        programs, config=dataclasses.replace(CONFIG, progressive_sizes=(8, 12))
+        programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
     tracer, state = make_tracer(resizing, "top"), programs.fresh_state(CONFIG)
     batch = programs.partitioner.put_batch(

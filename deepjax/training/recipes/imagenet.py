@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from deepjax.errors import unknown_name_error
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import TrainConfig, replace_options, train_config
 from deepjax.training.recipes.recipe import Recipe, page
 
 VGG = "Simonyan and Zisserman 2014, arXiv:1409.1556"
@@ -32,7 +32,7 @@ _EACH_STEP = "the rate moves at each step, in the source once an epoch, and ends
 
 
 def _imagenet(model: str, **fields: Any) -> TrainConfig:
-    return TrainConfig(model=model, dataset="imagenet2012", **fields)
+    return train_config(model=model, dataset="imagenet2012", **fields)
 
 
 def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: bool) -> Recipe:
@@ -185,7 +185,7 @@ def _strikes_back(
     ]
     counted = "targets above 0.2 count as 1, as in published commands for timm"
     kept = "targets stay shares, as mmpretrain and PaddleClas have it (what timm's own run did was not found)"
-    differs.append(counted if config.target_threshold else kept)
+    differs.append(counted if config.objective.target_threshold else kept)
     if config.drop_path:
         differs.append(
             "a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)"
@@ -283,14 +283,14 @@ def list_recipes() -> list[str]:
 def recipe(name: str, **overrides: Any) -> Recipe:
     """The recipe of that name, with other values for some fields of its configuration; raises InputError with the nearest name.
 
-    >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimizer
+    >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimization.optimizer
     'lamb'
     """
     if name not in _RECIPES:
         raise unknown_name_error("recipe", name, _RECIPES)
     found = _RECIPES[name]
     return (
-        dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides))
+        dataclasses.replace(found, config=replace_options(found.config, **overrides))
         if overrides
         else found
     )

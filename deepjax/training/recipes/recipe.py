@@ -64,7 +64,7 @@ def page(recipes: Iterable[Recipe]) -> str:
 def _row(recipe: Recipe) -> Sequence[str]:
     config = recipe.config
     size, evaluated = config.input_shape[0], config.eval_shape[0]
-    sizes = sorted({*config.progressive_sizes} or {size})
+    sizes = sorted({*config.data.progressive_sizes} or {size})
     pixels = " to ".join(map(str, sizes)) + (
         f", then {evaluated}" if evaluated != sizes[-1] else ""
     )

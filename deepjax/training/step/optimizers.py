@@ -27,12 +27,13 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     (arXiv:1512.00567, section 8). Gradient clipping comes before all of them.
     """
     decay = optax.add_decayed_weights(
-        config.weight_decay, None if config.decay_norm_and_bias else decay_mask
+        config.optimization.weight_decay,
+        None if config.optimization.decay_norm_and_bias else decay_mask,
     )
-    momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+    momentum = optax.trace(config.optimization.momentum, nesterov=config.optimization.nesterov)
     muon = {
-        "beta": config.momentum,
-        "nesterov": config.nesterov,
+        "beta": config.optimization.momentum,
+        "nesterov": config.optimization.nesterov,
         "muon_weight_dimension_numbers": _as_matrices,
     }
     bodies = {
@@ -51,8 +52,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
         "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
         "rmsprop": lambda: (decay, optax.scale_by_rms(0.9, eps=1.0, initial_scale=1.0), momentum),
     }
-    clip = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
-    return scale_by_learning_rate(optax.chain(*clip, *bodies[config.optimizer]()))
+    group = config.optimization
+    clip = [optax.clip_by_global_norm(group.grad_clip_norm)] if group.grad_clip_norm else []
+    return scale_by_learning_rate(optax.chain(*clip, *bodies[group.optimizer]()))
 
 
 def scale_by_learning_rate(
@@ -98,23 +100,23 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     step. Raises InputError if decay_epochs is less than half a step.
     """
     total = config.total_steps
-    warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
-    every = round(config.decay_epochs * config.steps_per_epoch)
-    if config.schedule == "exponential":
+    warmup = min(round(config.optimization.warmup_epochs * config.steps_per_epoch), total - 1)
+    every = round(config.optimization.decay_epochs * config.steps_per_epoch)
+    if config.optimization.schedule == "exponential":
         least = f"half a step or more, {0.5 / config.steps_per_epoch:.3g} epochs"
-        require(every >= 1, "decay_epochs", config.decay_epochs, least)
+        require(every >= 1, "decay_epochs", config.optimization.decay_epochs, least)
     bodies = {
         "cosine": lambda: optax.cosine_decay_schedule(1.0, total - warmup),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
         "root": lambda: optax.polynomial_schedule(1.0, 0.0, 0.5, total - warmup),
-        "exponential": lambda: _staircase(every, config.decay_rate),
+        "exponential": lambda: _staircase(every, config.optimization.decay_rate),
         "step": lambda: optax.piecewise_constant_schedule(
-            1.0, _tenths(config.milestones, total, warmup)
+            1.0, _tenths(config.optimization.milestones, total, warmup)
         ),
         "constant": lambda: optax.constant_schedule(1.0),
     }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
-    joined = optax.join_schedules([rise, bodies[config.schedule]()], [warmup])
+    joined = optax.join_schedules([rise, bodies[config.optimization.schedule]()], [warmup])
     return lambda step: joined(
         jnp.asarray(step, jnp.float32)
     )  # optax mixes counts and rates, and leaves promotion to JAX

@@ -13,8 +13,8 @@ import pytest
 from deepjax.data import dataset_info
 from deepjax.data.augment.mixup import mixup_or_cutmix, random_box
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.step.losses import cross_entropy, smooth_labels, soft_cross_entropy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized
@@ -22,7 +22,7 @@ from deepjax.training.step.state import eval_variables, init_state
 from deepjax.training.step.step import make_train_step
 from tests.drawn import drawn
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20",
     width=2,
     batch_size=16,
@@ -47,7 +47,7 @@ def batch(seed: int = 0, size: int = 16):
 
 def after_steps(count: int = 2, model=MODEL, **fields):
     """State and last metrics after so many steps."""
-    config = dataclasses.replace(CONFIG, **fields)
+    config = replace_options(CONFIG, **fields)
     optimizer = make_optimizer(config)
     step = jax.jit(
         make_train_step(model, optimizer, make_schedule(config), DIGITS, step_options(config))
@@ -92,7 +92,7 @@ def mixed_types():
 @pytest.mark.usefixtures("mixed_types")
 @pytest.mark.parametrize("name", THEIRS)
 def test_optimizers_equal_optax_s_own(name):
-    config = dataclasses.replace(CONFIG, optimizer=name)
+    config = replace_options(CONFIG, optimizer=name)
     params = {"conv": {"kernel": jnp.full((3, 3, 2, 4), 0.3), "bias": jnp.full((4,), 0.1)}}
     ours, theirs, rate = make_optimizer(config), THEIRS[name](0.05), jnp.asarray(0.05)
     a = b = params
@@ -114,7 +114,7 @@ def test_optimizers_equal_optax_s_own(name):
 @pytest.mark.usefixtures("mixed_types")
 def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     """Jordan et al. 2024: five Newton-Schulz steps bring the singular values of (inputs, outputs) near one number."""
-    config = dataclasses.replace(CONFIG, optimizer="muon", weight_decay=0.0)
+    config = replace_options(CONFIG, optimizer="muon", weight_decay=0.0)
     params = {"conv": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros((4,))}}
     gradients = {
         "conv": {
@@ -269,5 +269,5 @@ def test_bfloat16_keeps_float32_where_it_matters():
     ],
 )
 def test_schedules_at_start_middle_and_end(schedule, values):
-    course = make_schedule(dataclasses.replace(CONFIG, schedule=schedule, steps=100))
+    course = make_schedule(replace_options(CONFIG, schedule=schedule, steps=100))
     np.testing.assert_allclose([float(course(step)) for step in (0, 50, 100)], values, atol=1e-6)

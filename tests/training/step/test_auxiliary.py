@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict
 
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.models import googlenet
-from deepjax.training import TrainConfig, compile_training, train
+from deepjax.training import compile_training, train
+from deepjax.training.config import train_config
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.step import DROPOUT
 
@@ -26,7 +27,7 @@ PLAIN = {
     "weight_decay": 0.0,
     "augment": False,
 }
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="googlenet", width=4, image_size=16, batch_size=24, steps=1, learning_rate=10.0, **PLAIN
 )
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -42,7 +43,7 @@ def programs():
 
 def losses_and_errors(programs, params, images, labels, **options):
     """Loss and number of errors of the classifier and of each head: (3,) twice."""
-    images = resize(normalize(images, programs.dataset), CONFIG.image_size)
+    images = resize(normalize(images, programs.dataset), CONFIG.data.image_size)
     main, sown = programs.model.apply({"params": params}, images, mutable=["auxiliary"], **options)
     scores = jnp.stack([main, *(sown["auxiliary"][head] for head in HEADS)])
     losses = optax.softmax_cross_entropy_with_integer_labels(

@@ -12,6 +12,7 @@ from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, compile_training, diagnosis, train
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options
 from deepjax.training.diagnosis import explain
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.guard import SPIKE_WARMUP, Policy, Running, all_finite, init_guard, judge
@@ -91,7 +92,7 @@ def with_bad_labels(programs, config: TrainConfig, step: int):
 
 
 def build_with(programs, **fields):
-    config = dataclasses.replace(CONFIG, **fields)
+    config = replace_options(CONFIG, **fields)
     return config, dataclasses.replace(compile_training(config), train_split=programs.train_split)
 
 
@@ -141,7 +142,7 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
         lambda model, variables, images, train: seen.append(images.shape[1]),
     )
     resizing = dataclasses.replace(
-        programs, config=dataclasses.replace(CONFIG, progressive_sizes=(8, 12))
+        programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
     batch, state = (
         {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]},
