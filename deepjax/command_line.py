@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
+from deepjax.renamed_options import has_renamed_flag, rename_flags
 
 Options = TypeVar("Options")
 _TITLES = {  # titles of tyro's error boxes and their replacements; the messages are kept
@@ -23,9 +24,9 @@ _TITLES = {  # titles of tyro's error boxes and their replacements; the messages
     r"^Invalid choice (?=invalid choice)": "",
 }
 _PATHS = (
-    "--out",
+    "--output-dir",
     "--run",
-    "--beside",
+    "--reuse-runs-from",
     "--runs",
     "--results",
     "--data-dir",
@@ -45,6 +46,10 @@ def parse(
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if has_renamed_flag(arguments):
+        arguments, notes = rename_flags(arguments, _flags(options))
+        for note in notes:
+            print(note, file=sys.stderr)
     for flag, value in [
         *pairwise(arguments),
         *(argument.split("=", 1) for argument in arguments if "=" in argument),

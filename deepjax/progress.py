@@ -1,27 +1,63 @@
-"""What people see of long work: live bars with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress reporting: rich bars on a terminal, one plain line every 10 s otherwise."""
 
 import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 
+def say_on_stderr(line: str) -> None:
+    """Print a status line to stderr; ignore a closed or full stderr."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class Report(Protocol):
-    """How far a task is: its name, units done, units in all, and what to say beside it."""
+    """The progress of a task: its name, units done, total units, and a note."""
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @contextlib.contextmanager
 def display(title: str, tasks: Mapping[str, int], unit: str = "step") -> Iterator[Report]:
-    """Show the progress of named tasks (name -> units in all) until the block ends; rate and time left are of all together."""
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    """Show the progress of named tasks (name -> total units), with the rate and time left of all."""
+    if _is_terminal():
         with _live(title, tasks, unit) as report:
             yield report
     else:
         yield _plain(title, tasks, unit)
+
+
+@contextlib.contextmanager
+def counter(
+    title: str, total: int, unit: str, every: float = 10.0
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of one task; gives a function that adds to the units done.
+
+    Threads may share it. Off a terminal a task of less than `every` seconds prints nothing.
+    """
+    done, lock = 0, threading.Lock()
+    with contextlib.ExitStack() as stack:
+        if _is_terminal():
+            report = stack.enter_context(_live(title, {title: total}, unit))
+        else:
+            report = _plain(title, {title: total}, unit, every, end=False)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                report(title, done, total)
+
+        report(title, 0, total)
+        yield advance
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextlib.contextmanager
@@ -48,16 +84,16 @@ def _live(title: str, tasks: Mapping[str, int], unit: str) -> Iterator[Report]:
             pace.update(task, done)
             if task in rows:
                 bars.update(rows[task], completed=done, total=total, note=note)
-            bars.update(
-                whole,
-                completed=pace.done,
-                note=f"{pace.describe(unit)}{'' if rows else ', ' + note}",
-            )
+            beside = f", {note}" if note and not rows else ""
+            bars.update(whole, completed=pace.done, note=f"{pace.describe(unit)}{beside}")
 
         yield report
 
 
-def _plain(title: str, tasks: Mapping[str, int], unit: str, every: float = 10.0) -> Report:
+def _plain(
+    title: str, tasks: Mapping[str, int], unit: str, every: float = 10.0, end: bool = True
+) -> Report:
+    """A line every so many seconds, and, with `end`, one at the end."""
     pace = _Pace(tasks)
     last = time.monotonic()
 
@@ -65,24 +101,17 @@ def _plain(title: str, tasks: Mapping[str, int], unit: str, every: float = 10.0)
         nonlocal last
         pace.update(task, done)
         now = time.monotonic()
-        if now - last < every and pace.done < pace.total:
+        if now - last < every and not (end and pace.done >= pace.total):
             return
         last = now
         beside = f", {note}" if len(tasks) == 1 and note else ""
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # a reader of stderr that has gone is no reason to stop
-            print(
-                f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}",
-                file=sys.stderr,
-                flush=True,
-            )
+        say_on_stderr(f"{title}: {unit} {pace.done}/{pace.total}, {pace.describe(unit)}{beside}")
 
     return report
 
 
 class _Pace:
-    """Units a second since each task's first report, so that neither compilation nor resumed work counts."""
+    """Units per second since each task's first report: compilation and resumed work do not count."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         self.total = sum(tasks.values())
@@ -106,10 +135,11 @@ class _Pace:
         if worked <= 0 or seconds < 1:
             return "starting"
         rate = worked / seconds
-        return f"{rate:.1f} {unit}s/s, {_duration((self.total - self.done) / rate)} left"
+        return f"{rate:.1f} {unit}s/s, {format_duration((self.total - self.done) / rate)} left"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return (

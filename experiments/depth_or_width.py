@@ -75,7 +75,7 @@ PRESETS = {
             "batch_size": 128,
             "warmup_epochs": 1.0,
             "weight_decay": 5e-4,
-            "decay_all": True,
+            "decay_norm_and_bias": True,
         },
         sizes={"factor": 2},
     ),

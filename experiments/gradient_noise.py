@@ -29,7 +29,7 @@ from deepjax.study.stats.rules import Rule, all_below, within
 from deepjax.study.stats.scaling_laws import fit_hyperbola
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults
-from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training
+from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training, train_config
 
 # As in the theory: no batch norm, with which a single image has no gradient of its own, and no
 # momentum. The noise scale is measured at these fractions of the steps that the probe's batch size
@@ -129,7 +129,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
         context.data_dir,
     )
     for batch in sizes["batches"]:
-        config = TrainConfig(
+        config = train_config(
             "own/stack",
             context.dataset,
             batch_size=batch,

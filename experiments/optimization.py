@@ -7,7 +7,6 @@ python experiments/optimization.py              # digits: three to four minutes 
 python experiments/optimization.py --dataset fashion_mnist
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ from deepjax.study.study import (
     make_arm,
 )
 from deepjax.training import open_run
+from deepjax.training.config import replace_options
 from deepjax.training.metrics_log import read_rows
 
 
@@ -190,7 +190,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
     """Training errors in per cent: from scratch, constructed and fine-tuned; and surfaces."""
     runs = {name: open_run(path, data_dir=context.data_dir) for name, path in context.runs.items()}
     shallow, deep, sizes = runs["plain20"], runs["plain56"], context.preset.sizes
-    config = dataclasses.replace(deep.config, steps=0, **sizes["finetune"])
+    config = replace_options(deep.config, steps=0, **sizes["finetune"])
     moments = stage_moments(shallow.model, shallow.variables, shallow.batch(1024)["image"])
     built = with_identities(shallow.variables, moments, deep.model.stages[0])  # pyright: ignore[reportAttributeAccessIssue]
     drawn = with_random_layers(shallow.variables, initial_variables(config, context.data_dir))

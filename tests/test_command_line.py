@@ -11,14 +11,18 @@ from deepjax.command_line import EXIT_PIPE, parse, run
 from deepjax.errors import InputError, NonFiniteError, Stopped
 
 ROOT = Path(__file__).parents[1]
-GOOD = ["--model", "cifar_resnet20", "--out", "somewhere"]
+GOOD = ["--model", "cifar_resnet20", "--output-dir", "somewhere"]
 
 
 def test_a_good_command_line():
     options = parse(
         Options, [*GOOD, "--epochs", "3", "--no-nesterov", "--milestones", "0.2", "0.4"]
     )
-    assert (options.config.epochs, options.config.nesterov, options.config.milestones) == (
+    assert (
+        options.config.epochs,
+        options.config.optimization.nesterov,
+        options.config.optimization.milestones,
+    ) == (
         3,
         False,
         (0.2, 0.4),
@@ -40,9 +44,9 @@ def test_a_good_command_line():
         ([*GOOD, "--epochs", "three"], "--epochs"),
         ([*GOOD, "--epochs", "0"], "epochs is 0"),
         ([*GOOD, "--schedule", "cosin"], "cosin"),
-        (["--out", "x", "--model", "resnet20"], "did you mean 'cifar_resnet20'"),
+        (["--output-dir", "x", "--model", "resnet20"], "did you mean 'cifar_resnet20'"),
         ([*GOOD, "--dataset", "digitz"], "did you mean 'digits'"),
-        (["--out", "x"], "--model"),
+        (["--output-dir", "x"], "--model"),
         ([*GOOD, "--seed", "-1"], "seed is -1"),
     ],
 )
@@ -75,7 +79,7 @@ def test_exit_codes(error, code, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        ["experiments/train.py", "--model", "cifar_resnet2O", "--out", "x"],
+        ["experiments/train.py", "--model", "cifar_resnet2O", "--output-dir", "x"],
         [
             "experiments/train.py",
             "--model",
@@ -84,7 +88,7 @@ def test_exit_codes(error, code, capsys):
             "svhn_cropped",
             "--data-dir",
             "/nonexistent",
-            "--out",
+            "--output-dir",
             "{tmp}",
         ],
         ["experiments/degradation.py", "--dataset", "cifar"],

@@ -17,7 +17,8 @@ from deepjax.data import load_split
 from deepjax.evaluation import EvalModel, compute_metrics, predict, resolve_protocol
 from deepjax.evaluation.images import read_labels
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, compile_training, open_run, train
+from deepjax.training import RunOptions, compile_training, open_run, train
+from deepjax.training.config import train_config
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.metrics_log import read_rows
 from tests.data.archives import small_imagenet
@@ -43,7 +44,7 @@ def test_two_steps_and_a_score(name, precision, prepared, tmp_path):
     dataset, options = prepared
     size, weight, fields = NETWORKS[name]
     make = functools.partial(create_model, name, **fields)
-    config = TrainConfig(
+    config = train_config(
         f"own/{name}",
         dataset.name,
         steps=2,

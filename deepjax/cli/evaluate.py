@@ -39,14 +39,13 @@ from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
+from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
-from deepjax.progress import display
+from deepjax.progress import display, say_on_stderr
 from deepjax.study.report.provenance import provenance
-from deepjax.training.config import write_text
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
-from deepjax.training.loop import say_on_stderr
 from deepjax.training.run_lock import hold
 
 ProtocolName = Literal[
@@ -66,7 +65,7 @@ class Options:
     entry: str | None = None
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after --ema.
+    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after --ema-decay.
     """
     dataset: str = ""
     """Data set to test on; default that of the run, or imagenet2012."""
@@ -84,7 +83,7 @@ class Options:
     overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     data_dir: str | None = None
     """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    out: Path | None = None
+    output_dir: Path | None = None
     """Folder for result.json; default runs/evaluation-NAME-PROTOCOL. A folder with the result of
     another evaluation is refused."""
     hosts: Hosts = Hosts()
@@ -119,7 +118,7 @@ def main(options: Options) -> None:
     about = evaluation_spec(
         members, [protocol_for(member, options) for member in members], options.overrides.precision
     )
-    out = user_path(options.out or default_output_dir(members, options), "out")
+    out = user_path(options.output_dir or default_output_dir(members, options), "output_dir")
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, names))
         predict_and_write(members, splits, about, out, options, began)

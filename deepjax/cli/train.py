@@ -1,7 +1,7 @@
 """Train one model on one data set.
 
-    deepjax train --model cifar_resnet20 --dataset digits --epochs 10 --out runs/resnet20
-    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --epochs 20 --out runs/a3
+    deepjax train --model cifar_resnet20 --dataset digits --epochs 10 --output-dir runs/resnet20
+    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --epochs 20 --output-dir runs/a3
     deepjax train --recipe list
 
 A recipe sets the options that its source states, and options beside it override them. The same command again carries on where it
@@ -31,17 +31,17 @@ from deepjax.training.distributed.cluster import (
     enable_deterministic_ops,
     initialize_distributed,
 )
-from deepjax.training.loop import DIGEST_CHARACTERS
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.recipes.imagenet import recipe, recipes_page
+from deepjax.training.run_result import DIGEST_CHARACTERS
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Train one model on one data set; the same command again carries on, or says that the run is done."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    out: Path
+    config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]]
+    output_dir: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
     recipe: str = ""
     """A preset that the other options override, such as resnet50_a3; `--recipe list` shows all."""
@@ -70,7 +70,7 @@ def recipe_of(arguments: Sequence[str]) -> str:
 
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
-    config, out = options.config, run_directory(options.out)
+    config, out = options.config, run_directory(options.output_dir, "output_dir")
     if options.deterministic:
         enable_deterministic_ops()
     initialize_distributed(options.hosts)

@@ -114,7 +114,7 @@ class EncodedSplit:
             damaged.append((place, tried))
         raise InputError(
             f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
-            f"damage_budget, {self.budget}; prepare the data set again, or raise damage_budget in "
+            f"max_decode_errors, {self.budget}; prepare the data set again, or raise max_decode_errors in "
             "a new run"
         )
 
@@ -151,7 +151,7 @@ class EncodedSplit:
         if self.on_damaged == "halt":
             raise InputError(
                 f"{self._where(index)} is damaged ({reason}); prepare the data set again, or set "
-                "on_damaged='skip' and damage_budget in a new run"
+                "on_decode_error='skip' and max_decode_errors in a new run"
             ) from error
         return reason
 

@@ -18,7 +18,8 @@ from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import model_from
-from deepjax.training.run_dir import open_run, read_config
+from deepjax.training.config_file import read_config
+from deepjax.training.run_dir import open_run
 
 Normalize = Literal["expected", "dataset", "half"]
 HALF = (127.5,)  # for every channel
@@ -158,7 +159,7 @@ def from_run(
     """
     path = run_directory(path, "run")
     config = read_config(path)
-    run = open_run(path, averaged=config.ema > 0, data_dir=data_dir)
+    run = open_run(path, averaged=config.ema_decay > 0, data_dir=data_dir)
     tested = dataset or run.dataset
     (*_, channels), classes = run.dataset.shape, run.dataset.num_classes
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
@@ -183,12 +184,12 @@ def from_run(
     crop = overrides.crop or height
     return EvalModel(
         name=config.model,
-        source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
+        source=f"{path}, step {run.step}{', averages' if config.ema_decay > 0 else ''}",
         model=model_from(config_at_precision),
         variables=run.variables,
         dataset=_normalized(run.dataset, overrides.normalize, half=False),
         crop=crop,
-        resize=overrides.resize or round(crop / config.eval_crop),
+        resize=overrides.resize or round(crop / config.data.eval_crop),
         stored=_stored(tested, config.eval_shape, overrides),
         step=run.step,
         interpolation="bilinear"

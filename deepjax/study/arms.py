@@ -14,7 +14,8 @@ from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.arm_result import ArmResult
 from deepjax.study.workers import TaskReport
-from deepjax.training.config import OWN, TrainConfig, init_run_dir
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import claim_numerics
 from deepjax.training.run_lock import NAME as LOCK
@@ -104,7 +105,7 @@ def _copy_finished(config: TrainConfig, run_dir: Path, studies: Path) -> bool:
 
     Only for networks of the registry: the name of another does not determine it.
     """
-    if config.model.startswith(OWN):
+    if config.model.startswith(CUSTOM_NETWORK_PREFIX):
         return False
     for other in sorted(studies.glob(f"*/runs/*/{run_dir.name}")):
         if _is_finished(other) and is_run_of(other, config):

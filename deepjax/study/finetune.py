@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from deepjax.analysis import cross_entropy
-from deepjax.data.loader import eval_batches, train_batches
+from deepjax.data.loader import train_batches
 from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training
+from deepjax.training.evaluator import Evaluator
 from deepjax.training.step.state import TrainState
 
 LossOf = Callable[[Any], float]  # parameters -> loss
@@ -71,14 +72,9 @@ def finetune(config: TrainConfig, variables: Any, data_dir: str | None = None) -
 
 def train_error(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:
     """Error over all training images in evaluation mode, a fraction."""
-    programs = compiled_training(config, data_dir)
-    errors = [
-        programs.eval_step(
-            variables["params"], variables["batch_stats"], programs.partitioner.put_batch(batch)
-        )["errors"]
-        for batch in eval_batches(programs.train_split, config.batch_size)
-    ]
-    return sum(map(float, errors)) / len(programs.train_split)
+    evaluate = Evaluator(compiled_training(config, data_dir))
+    evaluation = evaluate(variables["params"], variables["batch_stats"], "train")
+    return evaluation.row("train")["train_error"]
 
 
 def loss_on(model: nn.Module, batch: Any) -> LossOf:

@@ -13,7 +13,7 @@ from deepjax.study.cost import NetworkCost, network_costs
 from deepjax.study.report.html import Figure, Table
 from deepjax.study.report.plots import arm_label
 from deepjax.study.stats.verdict import Verdict
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import train_config
 
 # He et al. 2015, section 4.2: 64k iterations, 0.1 divided by ten at 32k and 48k, decay of 1e-4 on
 # everything.
@@ -150,7 +150,7 @@ def make_arm(
 
     `make`: see `Arm`; `fields`: of `TrainConfig`, override the preset's.
     """
-    config = TrainConfig(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
+    config = train_config(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
     # Repeating a run of a few hundred steps is faster than saving and restoring it.
     save_every = min(config.total_steps, 2000)
     return Arm(name, config, preset.rates, study_seeds(options, preset), save_every, make)

@@ -1,4 +1,4 @@
-"""What a configuration compiles to: model, data and the two steps, ready to run."""
+"""Builds model, data and the compiled steps of a configuration."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -20,12 +21,12 @@ from deepjax.data import (
     load_split,
     train_batches,
 )
-from deepjax.data.encoded_split import SplitName
-from deepjax.data.loader import Batch, TrainBatches
+from deepjax.data.loader import Batch, TrainBatches, batch_index
+from deepjax.data.split_spec import SplitName
 from deepjax.errors import require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.config import OWN, TrainConfig
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig, options_of
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -34,7 +35,9 @@ from deepjax.training.config_warnings import (
 )
 from deepjax.training.custom_network import make_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_batch
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
+from deepjax.training.plan import TrainPlan, make_plan
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, auxiliary_heads, init_state
@@ -45,12 +48,12 @@ ModelFactory = Callable[..., nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class CompiledTraining:
-    """What a configuration compiles to; the learning rate and the seed are not in it, so runs that differ in them share one."""
+    """Model, data and compiled steps, shared by runs that differ in learning rate and seed alone."""
 
     config: TrainConfig
     model: nn.Module
     dataset: Dataset
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     partitioner: Partitioner
     layers: tuple[str, ...]
@@ -60,76 +63,99 @@ class CompiledTraining:
     cost: StepCost
     train_split: Split | EncodedSplit
     test_split: Split | EncodedSplit
-    warnings: tuple[str, ...] = ()  # what is legal and almost certainly a mistake
-    train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(
-        default_factory=dict
-    )  # train steps of other image sizes, by size
+    warnings: tuple[str, ...] = ()
+    """Settings that are valid and almost certainly a mistake."""
+    train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    """The train steps of other image sizes than the last."""
+
+    @functools.cached_property
+    def plan(self) -> TrainPlan:
+        """The steps of a run, computed once."""
+        return make_plan(self.config)
+
+    def require_same(self, config: TrainConfig) -> None:
+        """Raise ValueError unless a configuration differs in learning rate and seed alone."""
+        shared = dataclasses.replace(
+            self.config, learning_rate=config.learning_rate, seed=config.seed
+        )
+        if shared != config:
+            raise ValueError("programs were built for another configuration")
+
+    def split(self, name: SplitName) -> Split | EncodedSplit:
+        """A split by its name."""
+        return self.train_split if name == "train" else self.test_split
 
     def train_step_at(self, step: int) -> Callable[..., Any]:
         """The train step for the images of training step `step` (from 0)."""
-        return self.train_steps_by_size.get(self.config.shape_at(step)[0], self.train_step)
+        return self.train_steps_by_size.get(self.plan.image_size(step), self.train_step)
 
-    def batches(self, config: TrainConfig) -> Any:
-        """This process's share of the batches of all steps, a few of them on the devices ahead: (batch, what was damaged)."""
-
-        def put(batch: Batch) -> tuple[dict[str, jax.Array], Any]:
-            return self.partitioner.put_batch(
-                {name: batch[name] for name in ("image", "label")}
-            ), batch.get("damaged", ())
-
-        share = (jax.process_index(), jax.process_count())
-        of_run = (config.batch_size, config.seed, config.total_steps)
-        return train_batches(
+    def batches(
+        self, config: TrainConfig, report_errors: ReportErrors = lambda done, errors: None
+    ) -> BatchStream:
+        """This process's part of the batches of all steps, prefetched to the devices."""
+        source = train_batches(
             self.train_split,
-            *of_run,
-            *share,
-            crop_policy_from(config),
-            functools.partial(_size_at, config),
-            put,
+            config.batch_size,
+            config.seed,
+            self.plan.total_steps,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            crops=crop_policy_from(config),
+            size_at=self.plan.image_size,
+            put=functools.partial(device_batch, self.partitioner.put_batch),
         )
+        return BatchStream(source, report_errors)
 
     def batch_at(self, config: TrainConfig, step: int) -> Batch:
-        """The whole batch of training step `step` (from 0), on the host."""
-        of_run = (config.batch_size, config.seed, config.total_steps)
+        """The global batch of training step `step` (from 0), on the host."""
         return TrainBatches(
             self.train_split,
-            *of_run,
+            config.batch_size,
+            config.seed,
+            self.plan.total_steps,
             crops=crop_policy_from(config),
-            size_at=functools.partial(_size_at, config),
+            size_at=self.plan.image_size,
         )[step]
 
+    def example_ids(self, config: TrainConfig, step: int) -> np.ndarray:
+        """The ids of the images of the global batch of training step `step` (from 0)."""
+        size = len(self.train_split)
+        return batch_index(
+            size, config.batch_size, config.seed, step, config.data.repeated_augmentation
+        )
+
     def fresh_state(self, config: TrainConfig) -> TrainState:
-        """The state before the first step, on the devices, with the rate and the seed of a configuration."""
+        """The state before the first step, on the devices, with a configuration's rate and seed."""
         return self.partitioner.put_state(_state(config, self.model, self.optimizer, self.heads))
 
 
 def compile_training(
     config: TrainConfig,
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     make: ModelFactory | None = None,
 ) -> CompiledTraining:
-    """Model, data and the two steps of a configuration, the train step compiled. `beat` is called after each part of this work.
+    """Build model, data and steps, and compile the train step. `heartbeat`: called after each part.
 
-    `make` makes the network in the registry's place: it takes num_classes and dtype, and the other fields that the configuration
-    sets. Raises InputError for a batch that the devices cannot share, a batch norm over one value a channel, and a step that does
-    not fit the devices' memory.
+    `make`: makes a network that is not in the registry; it takes num_classes, dtype and the other
+    fields that the configuration sets. Raises InputError for a batch that is not divisible,
+    a batch norm over one value per channel, and a step that exceeds the memory of a device.
     """
     require_kinds(config, options)
     dataset = dataset_info(config.dataset)
-    spread = Partitioner(make_mesh(), options.strategy, options.fsdp)
-    spread.check_batch_size(config.batch_size, config.accumulate)
+    partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
+    partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
-    optimizer = make_optimizer(config)
-    heads = auxiliary_heads(model, config.input_shape) if config.auxiliary_weight else ()
+    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    heads = auxiliary_heads(model, config.input_shape) if config.objective.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
         shapes,
-        spread.state_shardings(shapes),
+        partitioner.state_shardings(shapes),
     )
     forward = trace_forward(
-        model, state.params, state.batch_stats, shape_of_part(config), spread.mesh.devices.size
+        model, state.params, state.batch_stats, shape_of_part(config), partitioner.mesh.devices.size
     )
     given, logits = (
         getattr(forward.output, "shape", forward.output),
@@ -137,24 +163,26 @@ def compile_training(
     )
     require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
-    beat()
-    steps, cost = _train_steps(config, model, dataset, spread, state)
-    beat()
+    heartbeat()
+    steps, cost = _train_steps(config, model, optimizer, schedule, dataset, partitioner, state)
+    heartbeat()
     train, test = (_split(config, options, name) for name in ("train", "test"))
-    beat()
+    heartbeat()
     labels = train.labels if isinstance(train, Split) else None
-    eval_step = make_eval_step(model, dataset, config.eval_resize, config.auxiliary_weight)
+    eval_step = make_eval_step(
+        model, dataset, config.eval_resize, config.objective.auxiliary_weight
+    )
     return CompiledTraining(
         config=config,
         model=model,
         dataset=dataset,
         optimizer=optimizer,
-        schedule=make_schedule(config),
-        partitioner=spread,
+        schedule=schedule,
+        partitioner=partitioner,
         layers=tuple(kernel_order(model, config.input_shape)),
         heads=heads,
         train_step=steps.pop(config.input_shape[0]),
-        eval_step=spread.compile_eval(eval_step, state.params, state.batch_stats),
+        eval_step=partitioner.compile_eval(eval_step, state.params, state.batch_stats),
         cost=cost,
         train_split=train,
         test_split=test,
@@ -170,13 +198,16 @@ def require_kinds(config: object, options: object) -> None:
 
 
 def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
-    """The network of a configuration; raises InputError when it lacks batch norm whose scope is given, and for one not given."""
-    named_own = config.model.startswith(OWN)
+    """The network of a configuration.
+
+    Raises InputError if it has no batch norm and bn_scope is given, and for a missing `make`.
+    """
+    named_own = config.model.startswith(CUSTOM_NETWORK_PREFIX)
     require(
         named_own == (make is not None),
         "model",
         config.model,
-        f"a name of the registry, or {OWN}... together with its maker",
+        f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
     )
     make = make or functools.partial(create_model, config.model)
     fields: dict[str, Any] = {
@@ -201,57 +232,61 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
 
 
 def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
-    """The part of a configuration that the train step takes. size: that of the step's images, where the training has several."""
+    """The options of the train step. `size`: of its images, if the training has several sizes."""
     names = {field.name for field in dataclasses.fields(StepOptions)} - {
         "policy",
         "axis",
         "image_size",
     }
-    values = {name: getattr(config, name) for name in names}
+    options: dict[str, Any] = {
+        **options_of(config),
+        "steps_per_epoch": config.steps_per_epoch,
+    }
+    values = {name: options[name] for name in names}
     return StepOptions(
         **values,
-        image_size=size if config.train_sizes else config.image_size,
+        image_size=size if config.data.progressive_sizes else config.data.image_size,
         policy=config.policy,
         axis=axis,
     )
 
 
 def crop_policy_from(config: TrainConfig) -> Crops:
-    """How photographs are cut for training."""
+    """How images of encoded splits are cropped for training."""
     return Crops(
-        config.crop_area,
-        config.shorter_sides,
-        config.augment,
-        config.eval_crop,
-        config.repeats,
-        config.decode == "exact",
+        config.data.min_crop_area,
+        config.data.resize_shorter_side,
+        config.augmentation.augment,
+        config.data.eval_crop,
+        config.data.repeated_augmentation,
+        config.data.resize_backend == "pillow",
     )
 
 
-def _size_at(config: TrainConfig, step: int) -> int:
-    return config.shape_at(step)[0]
-
-
 def _train_steps(
-    config: TrainConfig, model: nn.Module, dataset: Dataset, spread: Partitioner, state: Any
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: optax.Schedule,
+    dataset: Dataset,
+    partitioner: Partitioner,
+    state: Any,
 ) -> tuple[dict[int, Callable[..., Any]], StepCost]:
-    """The compiled train step for each image size of the training, and what the largest of them needs."""
+    """The compiled train step for each image size of the training, and the cost of the largest."""
     steps: dict[int, Callable[..., Any]] = {}
     costs = []
-    sizes = (config.batch_size, config.accumulate, config.remat)
-    for size in dict.fromkeys(config.train_sizes or (config.input_shape[0],)):
-        options = step_options(config, spread.axis, size)
-        step = make_train_step(
-            model, make_optimizer(config), make_schedule(config), dataset, options
-        )
+    sizes = (config.batch_size, config.grad_accum_steps, config.remat)
+    for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],)):
+        options = step_options(config, partitioner.axis, size)
+        step = make_train_step(model, optimizer, schedule, dataset, options)
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         }
-        with jax.set_mesh(spread.mesh):  # bn_scope="replica" asks it for the number of devices
+        with jax.set_mesh(partitioner.mesh):  # bn_scope="replica" asks it for the number of devices
             steps[size], cost = compile_step(
-                spread.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
+                partitioner.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
             )
         check_fits(cost, *sizes)
         costs.append(cost)
@@ -265,14 +300,14 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
     split = load_split(dataset_info(config.dataset), name, options.data_dir)
     if isinstance(split, Split):
         return split
-    policy = {"on_damaged": config.on_damaged, "budget": config.damage_budget}
+    policy = {"on_damaged": config.data.on_decode_error, "budget": config.data.max_decode_errors}
     return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 
 def _state(
     config: TrainConfig,
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     heads: tuple[str, ...],
 ) -> TrainState:
     return init_state(
@@ -282,5 +317,5 @@ def _state(
         config.learning_rate,
         config.seed,
         heads,
-        config.ema > 0,
+        config.ema_decay > 0,
     )

@@ -1,4 +1,4 @@
-"""What is legal and almost certainly a mistake: found before the first step, from the settings and one trace of the network."""
+"""Warnings before the first step: settings that are valid and almost certainly a mistake."""
 
 import dataclasses
 import math
@@ -15,35 +15,35 @@ from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
-from deepjax.training.config import OWN, TrainConfig
+from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
 
 SHOWN = 4  # names in one line
-KEPT = 0.05  # of the initial weights: more in an average at the end is no average of the training
-MOST_SINGLE = (
-    0.25  # share of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2
-)
+KEPT = 0.05  # the largest fraction of the initial weights in an average at the end
+# The largest fraction of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2.
+MAX_SINGLE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """The forward pass of one part of a training batch, traced; nothing is computed."""
+    """The traced forward pass of one part of a training batch; nothing is computed."""
 
     jaxpr: Jaxpr
     """Its first inputs are the leaves of the parameters."""
     output: Any
-    """The shape of what the network returns."""
+    """The shape of the network's output."""
     params: tuple[str, ...]
     """Paths of the parameters."""
     values_per_channel: Mapping[str, int]
-    """Over how many numbers each batch normalisation takes its statistics, by path."""
+    """Number of values per channel in the statistics of each batch norm, by path."""
 
 
 def trace_forward(
     model: nn.Module, params: Any, batch_stats: Any, images: Any, devices: int
 ) -> Forward:
-    """Trace a network in training mode, its auxiliary heads included.
+    """Trace a network in training mode, with its auxiliary heads.
 
-    Arguments are arrays or their shapes; images: (batch, height, width, channels); `devices`: those that share the batch.
+    Arguments are arrays or their shapes. images: (batch, height, width, channels); `devices`: the
+    number of devices that divide the batch.
     """
     values: dict[str, int] = {}
 
@@ -84,12 +84,14 @@ def trace_forward(
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
-    """Raise InputError for statistics over a single value a channel: what is normalised is 0 then, and so is every gradient."""
+    """Raise InputError for statistics over one value per channel: outputs and gradients are 0."""
     single = [path for path, count in forward.values_per_channel.items() if count == 1]
     if single:
         raise InputError(
-            f"batch normalisation has one value a channel in {_listed(single)}, whose output is 0 whatever the image; allowed: "
-            f"two values or more (batch_size is {config.batch_size}, accumulate {config.accumulate}, bn_scope {config.bn_scope!r}, "
+            f"batch normalisation has one value a channel in {_listed(single)}, "
+            "whose output is 0 whatever the image; allowed: two values or more "
+            f"(batch_size is {config.batch_size}, grad_accum_steps {config.grad_accum_steps}, "
+            f"bn_scope {config.bn_scope!r}, "
             f"images {_smallest(config)}x{_smallest(config)}): give a larger part of the batch or larger images"
         )
 
@@ -97,7 +99,7 @@ def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
 def warnings_of(
     config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int
 ) -> list[str]:
-    """A line for each setting that is almost certainly a mistake. labels: of the training split, (images,); None: not at hand."""
+    """A line for each probable mistake. labels: (images,) of the training split, if known."""
     return [
         *_small_images(config, forward),
         *_cold_averages(config),
@@ -107,7 +109,7 @@ def warnings_of(
 
 
 def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
-    """Too many convolutions see a single pixel: all but the centre of their kernels meets padding alone."""
+    """Too many convolutions see a single pixel: all but the centre of their kernels sees padding."""
     extents = [
         _extents(each)
         for each in _equations(forward.jaxpr)
@@ -115,24 +117,26 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     ]
     spatial = [pixels for pixels, kernel in extents if kernel > 1]
     single = spatial.count(1)
-    if single > MOST_SINGLE * len(spatial):
+    if single > MAX_SINGLE * len(spatial):
         size = _smallest(config)
-        row = None if config.model.startswith(OWN) else model_info(config.model)
+        row = None if config.model.startswith(CUSTOM_NETWORK_PREFIX) else model_info(config.model)
         made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
         yield (
-            f"images of {size}x{size} are too small for {config.model}{made_for}: {single} of its {len(spatial)} convolutions with "
+            f"images of {size}x{size} are too small for {config.model}{made_for}: "
+            f"{single} of its {len(spatial)} convolutions with "
             "kernels larger than 1x1 see a single pixel; give a larger image_size"
         )
 
 
 def _cold_averages(config: TrainConfig) -> Iterator[str]:
-    kept = config.ema**config.total_steps
-    if config.ema and kept > KEPT:
-        steps = math.ceil(math.log(KEPT) / math.log(config.ema))
+    kept = config.ema_decay**config.total_steps
+    if config.ema_decay and kept > KEPT:
+        steps = math.ceil(math.log(KEPT) / math.log(config.ema_decay))
         fitting = KEPT ** (1 / config.total_steps)
         yield (
-            f"ema is {config.ema:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
-            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema {fitting:.3g} or less"
+            f"ema_decay is {config.ema_decay:g} and there are {config.total_steps} steps: "
+            f"the averages that are evaluated still contain {100 * kept:.0f} % of the initial weights; "
+            f"train {steps} steps or more, or give ema_decay {fitting:.3g} or less"
         )
 
 
@@ -140,7 +144,10 @@ def _unused(forward: Forward) -> Iterator[str]:
     used = _used_inputs(forward.jaxpr, [True] * len(forward.jaxpr.outvars))
     unused = [path for path, is_used in zip(forward.params, used, strict=False) if not is_used]
     if unused:
-        yield f"{len(unused)} of {len(forward.params)} parameters do not influence the loss and stay as they are: {_listed(unused)}"
+        yield (
+            f"{len(unused)} of {len(forward.params)} parameters do not influence the loss "
+            f"and stay as they are: {_listed(unused)}"
+        )
 
 
 def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
@@ -150,7 +157,8 @@ def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
         else np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
     )
     if missing:
-        yield f"{len(missing)} of {classes} classes have no training images: {_listed([str(label) for label in missing])}"
+        names = _listed([str(label) for label in missing])
+        yield f"{len(missing)} of {classes} classes have no training images: {names}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -160,7 +168,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _smallest(config: TrainConfig) -> int:
-    return min(config.train_sizes or config.input_shape[:2])
+    return min(config.data.progressive_sizes or config.input_shape[:2])
 
 
 def _images_together(bn_scope: Any, batch: int, devices: int) -> int:
@@ -203,7 +211,7 @@ def _extents(convolution: JaxprEqn) -> tuple[int, int]:
 
 
 def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
-    """Which inputs some used output depends on; of loops and branches every output counts as made of all inputs."""
+    """Which inputs a used output depends on; an output of a loop or branch depends on all inputs."""
     used = {
         id(v)
         for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True)
@@ -233,7 +241,7 @@ def shape_of_part(config: TrainConfig) -> jax.ShapeDtypeStruct:
     """The smallest images that a step computes at once: one part of a batch."""
     size = _smallest(config)
     height, width, channels = config.input_shape
-    shape = (size, size) if config.train_sizes else (height, width)
+    shape = (size, size) if config.data.progressive_sizes else (height, width)
     return jax.ShapeDtypeStruct(
-        (config.batch_size // config.accumulate, *shape, channels), jnp.float32
+        (config.batch_size // config.grad_accum_steps, *shape, channels), jnp.float32
     )

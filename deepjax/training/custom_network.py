@@ -1,4 +1,4 @@
-"""A network that the caller makes, in place of one of the registry: checked before it is used."""
+"""Makes and checks a network that is not in the registry."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,17 +10,19 @@ from deepjax.errors import InputError
 
 
 def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> nn.Module:
-    """`make(**fields)`; raises InputError unless it takes the fields and gives a linen module whose call takes images and train."""
+    """`make(**fields)`; raises InputError unless that gives a module called with (images, train)."""
     name = getattr(make, "__name__", type(make).__name__)
     if isinstance(make, nn.Module) or not callable(make):
         raise InputError(
-            f"make is {_kind(make)}; allowed: a linen module's class, or a function of {', '.join(fields)} that makes one"
+            f"make is {_kind(make)}; "
+            f"allowed: a linen module's class, or a function of {', '.join(fields)} that makes one"
         )
     try:
         inspect.signature(make).bind(**fields)
     except TypeError as error:
         raise InputError(
-            f"make, {name}, does not take the fields of the run ({error}); allowed: one that takes {', '.join(fields)}"
+            f"make, {name}, does not take the fields of the run ({error}); "
+            f"allowed: one that takes {', '.join(fields)}"
         ) from error
     network = make(**fields)
     if not isinstance(network, nn.Module):
@@ -29,7 +31,8 @@ def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> n
         inspect.signature(network.__call__).bind(None, train=True)
     except TypeError as error:
         raise InputError(
-            f"{type(network).__name__}.__call__ does not take (images, train=True) ({error}); allowed: (self, x, train=False)"
+            f"{type(network).__name__}.__call__ does not take (images, train=True) ({error}); "
+            "allowed: (self, x, train=False)"
         ) from error
     return network
 

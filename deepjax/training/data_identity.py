@@ -1,4 +1,4 @@
-"""Which data a run has: noted when it begins, and compared with what it is resumed with."""
+"""Pins a run to its data set: stores the fingerprint at the start and checks it on resume."""
 
 import dataclasses
 import json
@@ -7,33 +7,35 @@ from typing import Any
 
 from deepjax.data import Dataset, EncodedSplit, Split
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.io import write_text
 from deepjax.training.distributed.collectives import allgather_strings, on_primary
 
 NAME, DESCRIPTION = "data.json", "dataset.json"
 
 
 def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
-    """Note in the run directory the fingerprint of the photographs, or see that it is still that one; all processes call this.
+    """Store the fingerprint of an encoded split in a new run directory, or check it.
 
-    Raises InputError where the processes have different data sets, or the run began with another. Nothing is known of a data set
-    without a fingerprint, nor of arrays, whose every image is held against the catalog's shape as it is read.
+    All processes call this. Raises InputError if the processes have different data sets, or the run
+    began with another. A data set without a fingerprint is not checked; nor are arrays, of which the
+    shapes are checked as they are read.
     """
     if not isinstance(split, EncodedSplit):
         return
     given = allgather_strings(split.fingerprint)
     if len(set(given) - {""}) > 1:
         raise InputError(
-            f"the processes have different data sets {split.dataset.name!r}; copy one to all of their data_dir"
+            f"the processes have different data sets {split.dataset.name!r}; "
+            "copy one to all of their data_dir"
         )
     if mine := max(given):
         on_primary(lambda: _note(out / NAME, mine, split.dataset.name))
 
 
 def pin_description(out: Path, dataset: Dataset) -> None:
-    """Note in the run directory what the description of its data set says, or see that it still says that.
+    """Store the description of the data set in a new run directory, or check it.
 
-    Raises InputError, naming the fields, where another one is registered under the name that config.json has.
+    Raises InputError, naming the fields, if another data set is registered under the name.
     """
     there, mine = read_description(out), json.loads(json.dumps(dataclasses.asdict(dataset)))
     changed = [
@@ -43,15 +45,16 @@ def pin_description(out: Path, dataset: Dataset) -> None:
     ]
     if changed:
         raise InputError(
-            f"data set {dataset.name!r} is registered with another description than this run began with: {'; '.join(changed)}; "
-            "register it as it was, or choose another --out"
+            f"data set {dataset.name!r} is registered with another description "
+            f"than this run began with: {'; '.join(changed)}; "
+            "register it as it was, or choose another --output-dir"
         )
     if not there:
         write_text(out / DESCRIPTION, json.dumps(mine, indent=2) + "\n")
 
 
 def read_description(out: Path) -> dict[str, Any]:
-    """What a run's data set was described as when it began, by field of `Dataset`; empty where that was not noted.
+    """The stored description of a run's data set, by field of `Dataset`; empty if there is none.
 
     Without `source`, which is a text for people.
     """
@@ -64,7 +67,7 @@ def read_description(out: Path) -> dict[str, Any]:
         return {field: value for field, value in noted.items() if field in known}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
         ) from error
 
 
@@ -73,12 +76,13 @@ def _note(path: Path, mine: str, name: str) -> None:
         there = json.loads(path.read_text())["fingerprint"] if path.exists() else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read ({type(error).__name__}); choose another --output-dir"
         ) from error
     if there and there != mine:
         raise InputError(
-            f"data set {name!r} is another one than this run began with (fingerprint {mine[:12]}, there {there[:12]}); "
-            "give the data_dir that it began with, or choose another --out"
+            f"data set {name!r} is another one than this run began with "
+            f"(fingerprint {mine[:12]}, there {there[:12]}); "
+            "give the data_dir that it began with, or choose another --output-dir"
         )
     if not there:
         write_text(path, json.dumps({"dataset": name, "fingerprint": mine}, indent=2) + "\n")

@@ -1,58 +1,79 @@
-"""The images that a run found damaged, over all its processes: each is logged once, and too many end the run."""
+"""Log of images that could not be decoded: each is logged once, and too many end the run."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 
+from deepjax.data import EncodedSplit, Split
 from deepjax.data.encoded_split import Damaged
 from deepjax.errors import InputError
 from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.metrics_log import Row
 
-Found = tuple[
-    int, str, int, str
-]  # after how many steps, in which split, which record, what is wrong with it
+Found = tuple[int, str, int, str]  # steps done, split, record, reason
 
 
 class DecodeErrorLog:
-    """Notes what batches say of damaged images, and writes a row of kind "damaged" for each that is new."""
+    """Collects decode errors and writes a row of kind "damaged" for each image not logged before.
 
-    def __init__(self, rows: Iterable[Row], budget: int, say: Callable[[str], None]) -> None:
-        """`rows`: those that the log has already; `budget`: how many different images of both splits there may be."""
-        self._known = {
+    Does nothing for splits that hold arrays, and where a decode error ends the run at once.
+    """
+
+    def __init__(
+        self, split: Split | EncodedSplit, rows: Iterable[Row], say: Callable[[str], None]
+    ) -> None:
+        """`split`: has the policy and the budget for both splits; `rows`: those logged before."""
+        self._logged = {
             (row["split"], row["image"]): row["step"] for row in rows if row["kind"] == "damaged"
         }
-        self._budget, self._say = budget, say
+        self._enabled = isinstance(split, EncodedSplit) and split.on_damaged == "skip"
+        self._budget = split.budget if isinstance(split, EncodedSplit) else 0
+        self._say = say
         self._new: list[Found] = []
 
-    def note(self, step: int, split: str, damaged: Sequence[Damaged]) -> None:
-        """What this process found in a batch, after so many steps."""
+    def note(self, done: int, split: str, errors: Sequence[Damaged]) -> None:
+        """Collect the errors that this process found in a batch, after so many steps."""
         self._new += [
-            (step, split, image, why) for image, why in damaged if (split, image) not in self._known
+            (done, split, image, reason)
+            for image, reason in errors
+            if (split, image) not in self._logged
         ]
 
+    def note_train(self, done: int, errors: Sequence[Damaged]) -> None:
+        """`note` for a batch of the training."""
+        self.note(done, "train", errors)
+
     def flush(self, write: Callable[[Row], None]) -> None:
-        """Write what any process found since the last time; all of them call this. Raises InputError beyond the budget."""
+        """Write what any process has found since the last flush; called by all processes.
+
+        Raises InputError if more images than the budget could not be decoded.
+        """
+        if not self._enabled:
+            return
         found = sorted(
             tuple(each)
             for words in allgather_strings(json.dumps(self._new))
             for each in json.loads(words)
         )
         self._new = []
-        for step, split, image, why in found:
-            if (split, image) not in self._known:
-                self._known[split, image] = step
-                write({"kind": "damaged", "step": step, "split": split, "image": image, "why": why})
-                self._say(
-                    f"{split} image {image} is damaged ({why}); {len(self._known)} of {self._budget} such images"
+        for done, split, image, reason in found:
+            if (split, image) not in self._logged:
+                self._logged[split, image] = done
+                write(
+                    {"kind": "damaged", "step": done, "split": split, "image": image, "why": reason}
                 )
-        if len(self._known) > self._budget:
-            (split, image), count = list(self._known)[-1], len(self._known)
+                self._say(
+                    f"{split} image {image} is damaged ({reason}); "
+                    f"{len(self._logged)} of {self._budget} such images"
+                )
+        if len(self._logged) > self._budget:
+            (split, image), count = list(self._logged)[-1], len(self._logged)
             raise InputError(
-                f"{count} images are damaged, the last found record {image} of split {split!r}; allowed: damage_budget, "
-                f"{self._budget}; prepare the data set again, or raise damage_budget in a new run"
+                f"{count} images are damaged, the last found record {image} of split {split!r}; "
+                f"allowed: max_decode_errors, {self._budget}; "
+                "prepare the data set again, or raise max_decode_errors in a new run"
             )
 
-    def rewind(self, step: int) -> None:
-        """Forget what was found beyond a step: it will be found again."""
-        self._known = {key: at for key, at in self._known.items() if at <= step}
+    def rewind(self, done: int) -> None:
+        """Forget what was found after a step: a resumed run will find it again."""
+        self._logged = {key: at for key, at in self._logged.items() if at <= done}
         self._new = []

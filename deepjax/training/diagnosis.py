@@ -1,4 +1,4 @@
-"""Why a step was bad: labels beyond the classes, the first layer whose output is not finite, or the gradient's."""
+"""Why a step was bad: labels outside the classes, or the first non-finite layer or parameter."""
 
 from typing import Any
 
@@ -17,16 +17,18 @@ from deepjax.training.step.state import TrainState
 def explain(
     programs: CompiledTraining, state: TrainState, batch: dict[str, np.ndarray], ids: np.ndarray
 ) -> str:
-    """What is wrong with the step that comes after `state`, in a line. batch: the whole of it, ids: (batch,) of its examples."""
+    """The defect of the step after `state`, in a line. batch: the global one, ids: (batch,)."""
     labels, classes = batch["label"], programs.dataset.num_classes
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
-        return f"labels outside 0 to {classes - 1} ({_listed(ids[outside])} have {_listed(labels[outside])})"
+        bad = f"{_listed(ids[outside])} have {_listed(labels[outside])}"
+        return f"labels outside 0 to {classes - 1} ({bad})"
     if any(
         np.isnan(leaf).any() or np.isinf(leaf).any()
         for leaf in jax.tree.leaves(jax.device_get(state.params))
     ):
-        return f"parameters that are not finite before it, first in {_first_leaf(programs, state.params)}"
+        first = _first_leaf(programs, state.params)
+        return f"parameters that are not finite before it, first in {first}"
     size = step_options(
         programs.config, size=programs.config.shape_at(int(state.step))[0]
     ).image_size
@@ -39,7 +41,7 @@ def explain(
 
 
 def _first_leaf(programs: CompiledTraining, params: Any) -> str:
-    """The first in the order of the forward pass."""
+    """The first non-finite parameter in the order of the forward pass."""
     order = _call_order(programs.model, programs.config.input_shape)
     bad = [
         path
@@ -50,7 +52,7 @@ def _first_leaf(programs: CompiledTraining, params: Any) -> str:
 
 
 def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[Path, int]:
-    """Path of each module -> its place among all, as the forward pass leaves them; by abstract evaluation."""
+    """Path of each module -> its position in the forward pass, by abstract evaluation."""
     order: dict[Path, int] = {}
 
     def note(

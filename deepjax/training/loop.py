@@ -1,68 +1,42 @@
-"""The loop around the pure step: data, logs, checkpoints, and nothing that changes what is computed."""
+"""The training loop: steps, metrics, evaluation, checkpoints. `training.step` computes a step."""
 
 import contextlib
 import dataclasses
 import functools
-import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
 
 import jax
-import numpy as np
 
-from deepjax.data import EncodedSplit, Split, eval_batches
-from deepjax.data.loader import batch_index
-from deepjax.errors import NonFiniteError, Stopped
+from deepjax.data import EncodedSplit
+from deepjax.data.split_spec import SplitName
+from deepjax.errors import Stopped
 from deepjax.paths import AnyPath, run_directory
+from deepjax.progress import say_on_stderr
 from deepjax.training.build import CompiledTraining, compile_training, require_kinds
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
 from deepjax.training.data_identity import pin_dataset, pin_description
 from deepjax.training.decode_errors import DecodeErrorLog
-from deepjax.training.diagnosis import explain
-from deepjax.training.distributed.collectives import allgather_strings, on_primary, sync_errors
-from deepjax.training.metrics_log import MetricsLog, Row, Tensorboard, read_rows
-from deepjax.training.preemption import PreemptionSignal, stop_signals, watchdog
+from deepjax.training.distributed.collectives import on_primary, sync_errors
+from deepjax.training.epoch_metrics import epoch_row, mean_by_layer
+from deepjax.training.evaluator import Evaluator
+from deepjax.training.graceful_stop import GracefulStop
+from deepjax.training.input_pipeline import BatchStream, DeviceBatch
+from deepjax.training.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
+from deepjax.training.plan import TrainPlan
+from deepjax.training.preemption import call_all, stop_signals, watchdog
 from deepjax.training.probe import Tracer, make_tracer
+from deepjax.training.recovery import Recovery, restore_or_init
 from deepjax.training.run_identity import claim_run, is_done, locked, unclaimed_if_refused
 from deepjax.training.run_options import RunOptions
+from deepjax.training.run_result import RunResult, run_result
 from deepjax.training.step.state import TrainState, eval_variables
 from deepjax.training.throughput import ThroughputMeter
 
-Report = Callable[[int, int, str], None]  # (steps done, steps in all, what to say beside)
-Log = Callable[[str], None]
-Heartbeat = Callable[[], None]
+Report = Callable[[int, int, str], None]  # (steps done, total steps, note)
 
-DIGEST_CHARACTERS = 12  # characters of a digest that a message shows
-SYNC_EVERY_STEPS = 20  # steps between looks at the device: the guard's flag, the progress display
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """The end of a run: errors are fractions, measured in evaluation mode over every image of the set once.
-
-    Of photographs the training error is that of the first ones, as many as there are test images: an epoch more would cost much.
-    """
-
-    steps: int
-    train_error: float
-    train_loss: float
-    train_images: int
-    test_error: float
-    test_loss: float
-    test_images: int
-    resumed_at: int
-    was_done: bool
-    digest: str = ""
-    """Of the last checkpoint, read back from the disk, as `python -m deepjax.training.checkpoint digest` gives it."""
-
-
-def say_on_stderr(line: str) -> None:
-    """A line for the one who watches: what a step needs, warnings; nothing where stderr is gone or its disk is full."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+SYNC_EVERY_STEPS = 20  # steps between two reads of the guard, which wait for the devices
 
 
 def train(
@@ -72,398 +46,204 @@ def train(
     *,
     programs: CompiledTraining | None = None,
     report: Report = lambda done, total, note: None,
-    say: Log = say_on_stderr,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> RunResult:
-    """Train one network on one data set in the run directory `out`, or carry on from its newest whole checkpoint to the same bits.
+    """Train one network in the run directory `out`, or resume bitwise from its newest checkpoint.
 
-    `programs` (from `build`) may be shared by runs that differ in learning rate and seed alone. Raises InputError, NonFiniteError,
-    Stopped (after saving).
+    `programs`: from `compile_training`; runs that differ in learning rate and seed alone share it.
+    Raises InputError, NonFiniteError, and Stopped (after saving).
     """
     require_kinds(config, options)
     out = run_directory(out)
-    primary = jax.process_index() == 0
-    say = say if primary else lambda line: None
+    say = say if jax.process_index() == 0 else lambda line: None
     with contextlib.ExitStack() as stack:
-        confirm = stack.enter_context(locked(out, say))
+        confirm_lock = stack.enter_context(locked(out, say))
         is_new = not (out / "config.json").exists()
         claim_run(out, config)
-        rows = read_rows(out / "metrics.jsonl")
+        rows = read_rows(out / METRICS)
         if on_primary(lambda: is_done(rows)):
-            return _result(rows[-1], resumed_at=config.total_steps, was_done=True)
-        stopping = stack.enter_context(stop_signals())
-        beat = _both(stack.enter_context(watchdog(options.watchdog)), confirm)
+            return run_result(rows[-1], resumed_at=config.total_steps, was_done=True)
+        preempted = stack.enter_context(stop_signals())
+        heartbeat = call_all(stack.enter_context(watchdog(options.step_timeout)), confirm_lock)
         if programs is None:
             with unclaimed_if_refused(out, is_new):
-                programs = sync_errors(lambda: compile_training(config, options, beat))
+                programs = sync_errors(lambda: compile_training(config, options, heartbeat))
             say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
         pin_dataset(out, programs.train_split)
         on_primary(functools.partial(pin_description, out, programs.dataset))
-        shared = dataclasses.replace(
-            programs.config, learning_rate=config.learning_rate, seed=config.seed
-        )
-        if shared != config:
-            raise ValueError("programs were built for another configuration")
+        programs.require_same(config)
         checkpoints = Checkpoints(
             out, options.keep_last, options.keep_best, say, options.verify_saves
         )
         stack.callback(checkpoints.close)
-        beat()
-        state, batches = _start(config, programs, checkpoints)
+        heartbeat()
+        decode_errors = DecodeErrorLog(programs.train_split, rows, say)
+        batches = programs.batches(config, decode_errors.note_train)
         stack.callback(batches.close)
-        beat()
-        first = int(state.step)
-        log = (
-            stack.enter_context(contextlib.closing(MetricsLog(out / "metrics.jsonl", first, say)))
-            if primary
-            else None
+        state = restore_or_init(config, programs, checkpoints, batches)
+        heartbeat()
+        resumed_at = int(state.step)
+        decode_errors.rewind(resumed_at)
+        log = open_run_log(out, rows, resumed_at, options.tensorboard, say)
+        stack.callback(log.close)
+        recovery = Recovery(
+            config=config,
+            compiled=programs,
+            checkpoints=checkpoints,
+            log=log,
+            decode_errors=decode_errors,
+            say=say,
         )
-        boards = [Tensorboard(out / "tensorboard")] if options.tensorboard and primary else []
-        for board in boards:
-            stack.callback(board.close)
-        tracer = make_tracer(programs, options.trace_tier) if options.trace_every else None
-        rows = [row for row in rows if row["step"] <= first]
-        damages = DecodeErrorLog(rows, config.damage_budget, say)
-        said = (report, say, stopping, beat)
-        run = TrainLoop(
-            config,
-            options,
-            programs,
-            checkpoints,
-            log,
-            boards,
-            *said,
-            _noted(rows),
-            tracer,
-            damages,
-            ThroughputMeter(),
+        graceful_stop = GracefulStop(
+            preempted=preempted,
+            checkpoints=checkpoints,
+            log=log,
+            total_steps=programs.plan.total_steps,
         )
-        final = run.whole(state, batches)
-    return _result(final, resumed_at=first, was_done=False)
+        loop = TrainLoop(
+            plan=programs.plan,
+            options=options,
+            compiled=programs,
+            evaluator=Evaluator(programs, heartbeat),
+            checkpoints=checkpoints,
+            log=log,
+            decode_errors=decode_errors,
+            recovery=recovery,
+            probe=make_tracer(programs, options.probe) if options.probe_every else None,
+            throughput=ThroughputMeter(batches, config.batch_size),
+            graceful_stop=graceful_stop,
+            heartbeat=heartbeat,
+            report=report,
+        )
+        final = loop.run(state, batches)
+    return run_result(final, resumed_at=resumed_at, was_done=False)
 
 
-def _both(one: Heartbeat, other: Heartbeat) -> Heartbeat:
-    def act() -> None:
-        one()
-        other()
-
-    return act
-
-
-def _start(
-    config: TrainConfig, programs: CompiledTraining, checkpoints: Checkpoints
-) -> tuple[TrainState, Any]:
-    """The state to go on from and the batches after it."""
-    state = programs.fresh_state(config)
-    batches = programs.batches(config)
-    if checkpoints.latest() is not None:
-        state, position = checkpoints.restore(state)
-        batches.set_state(position)
-    return state, batches
-
-
-def _noted(rows: list[Row]) -> set[tuple[str, int]]:
-    """Epochs, skipped steps and looks that the log has already."""
-    return {(row["kind"], row["step"]) for row in rows}
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainLoop:
-    """The loop of one run."""
+    """The loop of one run, with its collaborators."""
 
-    config: TrainConfig
+    plan: TrainPlan
     options: RunOptions
-    programs: CompiledTraining
+    compiled: CompiledTraining
+    evaluator: Evaluator
     checkpoints: Checkpoints
-    log: MetricsLog | None
-    boards: list[Tensorboard]
+    log: RunLog
+    decode_errors: DecodeErrorLog
+    recovery: Recovery
+    probe: Tracer | None
+    throughput: ThroughputMeter[DeviceBatch]
+    graceful_stop: GracefulStop
+    heartbeat: Callable[[], None]
     report: Report
-    say: Log
-    stopping: PreemptionSignal
-    beat: Heartbeat
-    noted: set[tuple[str, int]]
-    tracer: Tracer | None
-    damages: DecodeErrorLog
-    pace: ThroughputMeter
 
-    def whole(self, state: TrainState, batches: Any) -> Row:
-        """From the state to the final row."""
-        self._stop_if_asked(int(state.step), "saved")
-        if self._epoch_ends(int(state.step)) and ("epoch", int(state.step)) not in self.noted:
-            row = self._log_epoch(
-                state, 0.0
-            )  # evaluation was interrupted there, and its checkpoint knows no error yet
-            self.checkpoints.note_metric(int(state.step), row["test_error"])
-        state = self._steps(state, batches)
-        final = (
-            {"kind": "final", "step": int(state.step)}
-            | self.evaluate(state, "train")
-            | self.evaluate(state, "test")
-        )
+    def run(self, state: TrainState, batches: BatchStream) -> Row:
+        """Train from a state to the end, evaluate, and return the final row."""
+        self.graceful_stop.stop_if_preempted(int(state.step), "saved")
+        self._finish_interrupted_epoch(state)
+        state = self._train(state, batches)
+        done = int(state.step)
+        final = {"kind": "final", "step": done}
+        final |= self._evaluate(state, "train") | self._evaluate(state, "test")
 
-        def conclude() -> None:
-            final["digest"] = self.checkpoints.digest(int(state.step))
-            self.write(final)
+        def write_final() -> None:
+            final["digest"] = self.checkpoints.digest(done)
+            self.log.write(final)
 
-        on_primary(conclude)
+        on_primary(write_final)
         return final
 
-    def _steps(self, state: TrainState, batches: Any) -> TrainState:
-        """Every step from the state's on. The order matters: the guard is read before anything is logged or saved."""
-        total, step = self.config.total_steps, int(state.step)
-        every = self.options.save_every or self.config.steps_per_epoch
+    def _train(self, state: TrainState, batches: BatchStream) -> TrainState:
+        """Take every step that is left. The guard is read before anything is logged or saved."""
+        plan, done = self.plan, int(state.step)
+        save_every = self.options.save_every or plan.steps_per_epoch
         began = time.monotonic()
-        metrics: Any = {"loss": None}
-        self.pace.start()
-        while step < total:
-            batch, damaged = self._taken(
-                functools.partial(
-                    self.pace.next_batch, batches, metrics["loss"], self.config.batch_size
-                )
-            )
-            self._trace(state, batch, step)
-            state, metrics = self.programs.train_step_at(step)(state, batch)
-            step += 1
-            self.damages.note(step, "train", damaged)
-            self.beat()
-            stops, ends = self.stopping(), self._epoch_ends(step)
-            saves = step % every == 0 or step == total
-            if ends or saves or stops or step == 1 or step % SYNC_EVERY_STEPS == 0:
-                halted = self._look(state, metrics, step)
-                if halted is not None:
-                    state = self._go_back(state, batches, halted)
-                    step = int(state.step)
-                    self.pace.start()
+        self.throughput.start()
+        while done < plan.total_steps:
+            batch = self._next_batch()
+            self._log_probe(state, batch, done)
+            state, metrics = self.compiled.train_step_at(done)(state, batch)
+            done += 1
+            self.throughput.last_output = metrics["loss"]
+            self.heartbeat()
+            preempted, epoch_ends = self.graceful_stop.preempted(), plan.is_epoch_end(done)
+            saves = done % save_every == 0 or done == plan.total_steps
+            syncs = done == 1 or done % SYNC_EVERY_STEPS == 0
+            if epoch_ends or saves or preempted or syncs:
+                halted_at = self._sync(state, metrics["loss"], done)
+                if halted_at is not None:
+                    state = self.recovery.rollback(state, batches, halted_at)
+                    done = int(state.step)
+                    self.throughput.start()
                     continue
-            if step == 1:
-                self.write(
-                    {
-                        "kind": "first",
-                        "step": 1,
-                        "gradient_norms": self._by_layer(metrics["gradient_norms"], 1),
-                    }
-                )
-            if stops:
-                self._save_and_stop(state, batches, step)
+            if done == 1:
+                norms = mean_by_layer(metrics["gradient_norms"], self.compiled.layers)
+                self.log.write({"kind": "first", "step": 1, "gradient_norms": norms})
+            if preempted:
+                self.graceful_stop.save_and_stop(state, batches, done)
             row = None
-            if ends:
+            if epoch_ends:
                 try:
                     row = self._log_epoch(state, time.monotonic() - began)
                 except Stopped:
-                    self._save_and_stop(state, batches, step)
+                    self.graceful_stop.save_and_stop(state, batches, done)
             if saves:
-                self._catch_up()
-                save = self.checkpoints.save_last if step == total else self.checkpoints.save
+                self.log.flush()
+                last = done == plan.total_steps
+                save = self.checkpoints.save_last if last else self.checkpoints.save
                 save(state, batches.get_state(), row["test_error"] if row else None)
-            if ends:
-                self.pace.start()
+            if epoch_ends:
+                self.throughput.start()
         return state
 
-    def _taken(self, take: Callable[[], Any]) -> Any:
-        """The next batch. Of photographs all processes wait for each other's: one that cannot read its share ends all of them."""
-        return sync_errors(take) if isinstance(self.programs.train_split, EncodedSplit) else take()
+    def _finish_interrupted_epoch(self, state: TrainState) -> None:
+        """Log an epoch whose evaluation was interrupted, and add its error to its checkpoint."""
+        done = int(state.step)
+        if self.plan.is_epoch_end(done) and not self.log.has("epoch", done):
+            row = self._log_epoch(state, 0.0)
+            self.checkpoints.note_metric(done, row["test_error"])
 
-    def _trace(self, state: TrainState, batch: Any, step: int) -> None:
-        """Every so often, what the layers do with the batch that comes next."""
-        if self.tracer is None or step % self.options.trace_every or ("trace", step) in self.noted:
+    def _next_batch(self) -> DeviceBatch:
+        """The next batch. If an encoded one cannot be read in one process, all processes raise."""
+        if isinstance(self.compiled.train_split, EncodedSplit):
+            return sync_errors(lambda: next(self.throughput))
+        return next(self.throughput)
+
+    def _log_probe(self, state: TrainState, batch: DeviceBatch, done: int) -> None:
+        """Every `probe_every` steps: measure the layers on the state and the next batch."""
+        if self.probe is None or done % self.options.probe_every or self.log.has("trace", done):
             return
-        self.write({"kind": "trace", "step": step} | self.tracer(state, batch).row())
+        self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
 
-    def _epoch_ends(self, step: int) -> bool:
-        return step > 0 and (
-            step % self.config.steps_per_epoch == 0 or step == self.config.total_steps
-        )
-
-    def _save_and_stop(self, state: TrainState, batches: Any, step: int) -> NoReturn:
-        self._catch_up()
-        self.checkpoints.save_last(state, batches.get_state())
-        self._stop(step, "saved")
-
-    def _stop_if_asked(self, step: int, what: str) -> None:
-        if self.stopping():
-            self._stop(step, what)
-
-    def _stop(self, step: int, what: str) -> NoReturn:
-        digest = self.checkpoints.digest(step) if step else ""
-        what += f" (digest {digest[:DIGEST_CHARACTERS]})" if digest else ""
-        where = (
-            f"after step {step} of {self.config.total_steps}, {what}"
-            if step
-            else "before the first step"
-        )
-        raise Stopped(
-            f"stopped by {self.stopping.signal.name} {where}; the same command carries on"
-        )
-
-    def _look(self, state: TrainState, metrics: Any, step: int) -> int | None:
-        """Read the guard; note the steps that were left out; show progress. Returns the step at which training halted."""
-        halted, skipped, loss = jax.device_get(
-            (state.guard.halted, state.guard.skipped, metrics["loss"])
-        )
-        for left_out in skipped[(skipped >= 0) & (skipped < step)].tolist():
-            if ("skipped", left_out + 1) not in self.noted:
-                self.noted.add(("skipped", left_out + 1))
-                self.write(
-                    {
-                        "kind": "skipped",
-                        "step": left_out + 1,
-                        "images": self._ids(left_out).tolist(),
-                    }
-                )
-        self._tell_damages(self.programs.train_split)
-        if halted >= 0:
-            return int(halted)
-        left = int(np.sum(skipped >= 0))
-        self.report(
-            step,
-            self.config.total_steps,
-            f"loss {loss:.3f}" + (f", {left} steps left out" if left else ""),
-        )
-        return None
-
-    def _tell_damages(self, split: Split | EncodedSplit) -> None:
-        if isinstance(split, EncodedSplit) and self.config.on_damaged == "skip":
-            self.damages.flush(self.write)
-
-    def _go_back(self, state: TrainState, batches: Any, halted: int) -> TrainState:
-        """Back to the newest checkpoint, with the bad step on the list of those to leave out; or raise NonFiniteError."""
-        budget, skipped = self.config.skip_budget, state.guard.skipped
-        count = int(np.sum(jax.device_get(skipped) >= 0))
-        if self.config.on_bad != "rollback" or count >= budget:
-            self._halt(state, halted, count)
-        fresh = self.programs.fresh_state(self.config)
-        position = self.programs.batches(self.config).get_state()
-        self.checkpoints.wait_until_finished()
-        if self.checkpoints.latest() is not None:
-            fresh, position = self.checkpoints.restore(fresh, before=halted + 1)
-        batches.set_state(position)
-        guard = fresh.guard.replace(skipped=skipped.at[count].set(halted))
-        step = int(fresh.step)
-        if self.log is not None:
-            self.log.rewind(step)
-        self.noted.difference_update({(kind, at) for kind, at in self.noted if at > step})
-        self.damages.rewind(step)
-        self.write({"kind": "rollback", "step": step, "bad_step": halted + 1})
-        self.say(
-            f"step {halted + 1} was bad; back to step {step}, and on without it ({count + 1} of {budget} such steps)"
-        )
-        return fresh.replace(
-            guard=jax.device_put(guard, self.programs.partitioner.state_shardings(guard))
-        )
-
-    def _halt(self, state: TrainState, halted: int, left_out: int) -> NoReturn:
-        self.write({"kind": "halted", "step": halted + 1})
-        ids = self._ids(halted)
-        why = explain(self.programs, state, self.programs.batch_at(self.config, halted), ids)
-        shown = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
-        spent = f"; {left_out} steps were left out before it" if left_out else ""
-        raise NonFiniteError(
-            f"step {halted + 1} had {why} (training images {shown}){spent}; the last checkpoint is from before it. "
-            f"Try a lower learning_rate than {self.config.learning_rate:g}, or on_bad='skip'"
-        )
-
-    def _ids(self, step: int) -> np.ndarray:
-        return batch_index(
-            len(self.programs.train_split),
-            self.config.batch_size,
-            self.config.seed,
-            step,
-            self.config.repeats,
-        )
+    def _sync(self, state: TrainState, loss: jax.Array, done: int) -> int | None:
+        """Read the guard, log decode errors, report progress. Returns the step of a halt."""
+        guard = self.recovery.read_guard(state, loss, done)
+        self.decode_errors.flush(self.log.write)
+        if guard.halted_at is None:
+            note = f"loss {guard.loss:.3f}"
+            note += f", {guard.skipped} steps left out" if guard.skipped else ""
+            self.report(done, self.plan.total_steps, note)
+        return guard.halted_at
 
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
-        totals = jax.device_get(state.totals)
-        step = int(state.step)
-        steps, images = max(1.0, float(totals["steps"])), max(1.0, float(totals["images"]))
-        row = {
-            "kind": "epoch",
-            "step": step,
-            "epoch": step / self.config.steps_per_epoch,
-            "running_loss": float(totals["loss"]) / steps,
-            "running_error": float(totals["errors"]) / images,
-            "learning_rate": float(state.learning_rate * self.programs.schedule(step - 1)),
-            "gradient_norms": self._by_layer(totals["gradient_norms"], steps),
-            "seconds": round(seconds, 3),
-        } | self.pace.row()
-        if totals["auxiliary"]:
-            row["auxiliary"] = {
-                head: {
-                    "running_loss": float(sums["loss"]) / steps,
-                    "running_error": float(sums["errors"]) / images,
-                }
-                for head, sums in totals["auxiliary"].items()
-            }
-        row |= self.evaluate(state, "test")
-        self.write(row)
+        times = {"seconds": round(seconds, 3)} | self.throughput.row()
+        row = epoch_row(state, self.compiled, times) | self._evaluate(state, "test")
+        self.log.write(row)
         return row
 
-    def _by_layer(self, sums: dict[str, Any], steps: float) -> dict[str, float]:
-        """Mean norms in the order of the forward pass."""
-        return {layer: float(sums[layer]) / steps for layer in self.programs.layers}
-
-    def evaluate(self, state: TrainState, name: str) -> Row:
-        """Error, loss and number of images of a split, each image counted once. Raises Stopped when a stop signal arrives."""
-        split = self.programs.train_split if name == "train" else self.programs.test_split
-        params, batch_stats = eval_variables(state)
-        parts, lost = [], []
-        batches = self._eval_batches(split, name)
-        for batch in iter(lambda: self._taken(functools.partial(next, batches, None)), None):
-            self._stop_if_asked(int(state.step), "saved before evaluation")
-            lost += batch.pop("damaged", ())
-            parts.append(
-                self.programs.eval_step(
-                    params, batch_stats, self.programs.partitioner.put_batch(batch)
-                )
-            )
-            self.beat()
-        self.damages.note(int(state.step), name, lost)
-        self._tell_damages(split)
-        whole: Any = jax.tree.map(
-            lambda *numbers: math.fsum(map(float, numbers)), *jax.device_get(parts)
+    def _evaluate(self, state: TrainState, split: SplitName) -> Row:
+        done, compiled = int(state.step), self.compiled
+        is_subset = split == "train" and isinstance(compiled.train_split, EncodedSplit)
+        evaluation = self.evaluator(
+            *eval_variables(state),
+            split,
+            limit=len(compiled.test_split) if is_subset else None,
+            before_batch=lambda: self.graceful_stop.stop_if_preempted(
+                done, "saved before evaluation"
+            ),
         )
-        return _scores(name, whole, sum(map(int, allgather_strings(str(len(lost))))))
-
-    def _eval_batches(self, split: Split | EncodedSplit, name: str) -> Iterator[Any]:
-        """This process's share; of photographs that were trained on only the first, as many as there are test images."""
-        config, most = self.config, None
-        if name == "train" and isinstance(split, EncodedSplit):
-            most = len(self.programs.test_split)
-        share = (jax.process_index(), jax.process_count())
-        return eval_batches(
-            split, config.batch_size, *share, config.eval_shape[0], config.eval_crop, most
-        )
-
-    def _catch_up(self) -> None:
-        """Before a checkpoint: rows that wait for room would be lost to the run that starts from it."""
-        if self.log is not None:
-            self.log.flush()
-
-    def write(self, row: Row) -> None:
-        """One row to every log, by the first process."""
-        if self.log is not None:
-            self.log.write(row)
-        for board in self.boards:
-            board.write(row)
-
-
-def _scores(name: str, sums: Any, lost: int) -> Row:
-    """Means over the images; of those that could not be decoded each counts as an error and has no loss."""
-    decoded, images = max(1.0, sums["images"]), sums["images"] + lost
-
-    def of(head: Any) -> Row:
-        return {"error": (head["errors"] + lost) / images, "loss": head["loss"] / decoded}
-
-    row = {f"{name}_{what}": value for what, value in of(sums).items()} | {
-        f"{name}_images": round(images)
-    }
-    if "top5_errors" in sums:
-        row[f"{name}_top5_error"] = (sums["top5_errors"] + lost) / images
-    heads = {head: of(its) for head, its in sums["auxiliary"].items()}
-    return row | ({f"{name}_auxiliary": heads} if heads else {})
-
-
-def _result(row: Row, resumed_at: int, was_done: bool) -> RunResult:
-    fields = {f.name for f in dataclasses.fields(RunResult)}
-    values = {name: value for name, value in row.items() if name in fields}
-    return RunResult(steps=row["step"], resumed_at=resumed_at, was_done=was_done, **values)
+        self.decode_errors.note(done, split, evaluation.decode_errors)
+        self.decode_errors.flush(self.log.write)
+        return evaluation.row(split)

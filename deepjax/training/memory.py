@@ -1,4 +1,4 @@
-"""Memory, operations and compile time of a step before it runs; a step that cannot fit is refused with advice."""
+"""Memory, FLOPs and compile time of a step before it runs; a step that does not fit is refused."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from deepjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """What one step needs."""
+    """The cost of one step."""
 
     bytes_per_device: int  # peak: arguments, results and temporaries, less what is reused
     device_memory_bytes: int | None  # memory of the device; None where it is not known
@@ -23,15 +23,17 @@ class StepCost:
     def __str__(self) -> str:
         there = f" of {_gib(self.device_memory_bytes)}" if self.device_memory_bytes else ""
         flops = f", {self.flops / 1e9:.3g} GFLOPs" if self.flops else ""
-        return f"compiled in {self.compile_seconds:.1f} s; a step takes {_gib(self.bytes_per_device)}{there} of memory{flops} a device"
+        memory = f"{_gib(self.bytes_per_device)}{there} of memory"
+        return f"compiled in {self.compile_seconds:.1f} s; a step takes {memory}{flops} a device"
 
 
 def compile_step(
     step: Any, *arguments: Any, advice: str = "a smaller batch"
 ) -> tuple[Any, StepCost]:
-    """Compile a jitted step for arguments (arrays or their shapes) and see what it needs.
+    """Compile a jitted step for arguments (arrays or their shapes) and measure its cost.
 
-    Raises InputError, with the advice, when the compiler itself finds that the step does not fit the device (as on GPU and TPU).
+    Raises InputError, with the advice, if the compiler finds that the step does not fit the device
+    (on GPU and TPU).
     """
     began = time.perf_counter()
     lowered = step.lower(*arguments)
@@ -61,18 +63,19 @@ def compile_step(
 
 
 def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> None:
-    """Raise InputError, with what may help, when a step needs more memory than a device has."""
+    """Raise InputError, with advice, if a step needs more memory than a device has."""
     if cost.device_memory_bytes is None or cost.bytes_per_device <= cost.device_memory_bytes:
         return
     needs, has = _gib(cost.bytes_per_device), _gib(cost.device_memory_bytes)
     raise InputError(
-        f"a step takes {needs} of memory a device, which has {has}; try {memory_hint(batch_size, accumulate, remat)}"
+        f"a step takes {needs} of memory a device, which has {has}; "
+        f"try {memory_hint(batch_size, accumulate, remat)}"
     )
 
 
 def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:
-    """What makes a step smaller than it is with these."""
-    ways = [f"a smaller batch_size than {batch_size}", f"accumulate above {accumulate}"]
+    """Advice that reduces the memory of a step with these settings."""
+    ways = [f"a smaller batch_size than {batch_size}", f"grad_accum_steps above {accumulate}"]
     ways += {"none": ["remat='convolutions' or 'blocks'"], "convolutions": ["remat='blocks'"]}.get(
         remat, []
     )
@@ -80,7 +83,7 @@ def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:
 
 
 def device_memory() -> int | None:
-    """Bytes that a device has for one program: of its own memory, or, of the host's, its share."""
+    """Bytes of a device's memory; on CPU the host's memory divided by the number of devices."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return _host_memory() // len(jax.local_devices())
@@ -89,14 +92,14 @@ def device_memory() -> int | None:
 
 
 def _host_memory() -> int:
-    """What the machine has, or what a container, a SLURM job or a service may use of it: the least."""
+    """The memory of the machine, or the limit of a container, SLURM job or service."""
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
 
 
 def _cgroup_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[int]:
-    """memory.max of this process's cgroup (Linux, version 2) and of those above it, in bytes; none where there is no limit."""
+    """memory.max of this process's cgroup (Linux, v2) and of its parents, in bytes, if limited."""
     try:
         inside = next(
             (line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), ""

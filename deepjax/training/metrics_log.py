@@ -1,40 +1,40 @@
-"""What a run writes down: one JSON object a line, and TensorBoard where it is wanted."""
+"""The rows of metrics of a run: metrics.jsonl, and TensorBoard if asked for."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.io import write_text
 
 Row = dict[str, Any]
-TIMES = (
-    "seconds",
-    "images_per_second",
-    "data_wait",
-)  # what differs between two runs that are the same
+METRICS = "metrics.jsonl"
+TIMES = ("seconds", "images_per_second", "data_wait")  # entries that differ between equal runs
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """The rows of a metrics.jsonl, without a last line that a kill cut short."""
     if not path.exists():
         return []
     rows = []
-    lines = path.read_bytes().splitlines()  # bytes that are no text damage a line, not the reader
+    lines = path.read_bytes().splitlines()  # bytes: a line that is not text is an error of its own
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_row(line))
         except ValueError as error:
             if number < len(lines):
                 raise InputError(
-                    f"{path}, line {number} is damaged; delete the line, or choose another --out"
+                    f"{path}, line {number} is damaged; "
+                    "delete the line, or choose another --output-dir"
                 ) from error
     return rows
 
 
 def _row(line: bytes) -> Row:
-    """The row of a line; ValueError when it is none."""
+    """The row in a line; raises ValueError if there is none."""
     row = json.loads(line)
     if not (
         isinstance(row, dict)
@@ -45,50 +45,71 @@ def _row(line: bytes) -> Row:
     return row
 
 
-class MetricsLog:
-    """metrics.jsonl: rows in order of steps; reopened at a step, it forgets the rows beyond, which will come again.
+class MetricWriter:
+    """Where rows go. The defaults of all but `write` are for writers that cannot take rows back."""
 
-    Rows that cannot be written wait in memory, with one warning, and are written with the next one; the final row must be.
+    def write(self, row: Row) -> None:
+        """Write a row."""
+        raise NotImplementedError
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, which will be logged again."""
+
+    def flush(self) -> None:
+        """Write rows that are buffered."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class MetricsLog(MetricWriter):
+    """metrics.jsonl: rows in order of steps. On resume, rows after the restored step are dropped.
+
+    Rows that cannot be written are buffered, with one warning, and written with the next row. The
+    final row must be written.
     """
 
     def __init__(self, path: Path, resume_step: int, warn: Callable[[str], None] = print) -> None:
-        """Keep the rows up to `resume_step` and append after them; raises InputError when the file cannot be written."""
+        """Keep the rows up to `resume_step`; raises InputError if the file cannot be written."""
         self._path, self._warn = path, warn
         self._rows = _up_to(resume_step, read_rows(path))
-        self._behind = False  # the file lacks rows, or holds some that were taken back
+        self._dirty = False  # the file lacks rows, or has rows that were dropped
         self._rewrite()
 
     def rewind(self, step: int) -> None:
-        """Forget the rows beyond a step, which will come again."""
+        """Drop the rows after a step, which will be logged again."""
         self._rows = _up_to(step, self._rows)
         self._try(self._rewrite)
 
     def write(self, row: Row) -> None:
-        """Append a row and hand it to the operating system; raises InputError when the row of kind "final" cannot be written."""
+        """Append a row; raises InputError if a row of kind "final" cannot be written."""
         self._rows.append(row)
-        self._try(self._rewrite if self._behind else self._append)
-        if self._behind and row["kind"] == "final":
+        self._try(self._rewrite if self._dirty else self._append)
+        if self._dirty and row["kind"] == "final":
             raise InputError(
-                f"cannot write {self._path} (see above); free space, and the same command carries on"
+                f"cannot write {self._path} (see above); "
+                "free space, and the same command carries on"
             )
 
     def flush(self) -> None:
-        """Try again to write what waits, if anything does; never raises."""
-        if self._behind:
+        """Try again to write buffered rows; never raises."""
+        if self._dirty:
             self._try(self._rewrite)
 
-    close = flush  # the file is open only while a row is written
+    def close(self) -> None:
+        """Flush; the file is open only while a row is written."""
+        self.flush()
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
-            self._behind = False
+            self._dirty = False
         except (OSError, InputError) as error:
-            if not self._behind:
+            if not self._dirty:
                 self._warn(
                     f"{_cause(self._path, error)}; its rows wait in memory and training goes on"
                 )
-            self._behind = True
+            self._dirty = True
 
     def _append(self) -> None:
         with self._path.open("a") as file:
@@ -98,7 +119,7 @@ class MetricsLog:
         write_text(self._path, "".join(map(_line, self._rows)))
 
 
-def _up_to(step: int, rows: list[Row]) -> list[Row]:
+def _up_to(step: int, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["step"] <= step]
 
 
@@ -110,21 +131,22 @@ def _cause(path: Path, error: Exception) -> str:
     return f"cannot write {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-class Tensorboard:
-    """The same rows for TensorBoard (the extra `tensorboard`)."""
+class Tensorboard(MetricWriter):
+    """The rows for TensorBoard (the extra `tensorboard`)."""
 
     def __init__(self, folder: Path) -> None:
-        """Open an event file in `folder`; raises InputError when the extra is missing."""
+        """Open an event file in `folder`; raises InputError if the extra is not installed."""
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "tensorboard needs tensorboardX; install it with: pip install 'deepjax[tensorboard]'"
+                "tensorboard needs tensorboardX; "
+                "install it with: pip install 'deepjax[tensorboard]'"
             ) from error
         self._writer = SummaryWriter(str(folder))
 
     def write(self, row: Row) -> None:
-        """Every number of a row as a scalar."""
+        """Write every number of a row as a scalar."""
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
@@ -145,3 +167,53 @@ class Tensorboard:
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
+
+
+class RunLog:
+    """The rows of a run: written by process 0, remembered as (kind, step) by all processes."""
+
+    def __init__(self, rows: Iterable[Row], writers: Sequence[MetricWriter]) -> None:
+        """`rows`: those logged before this process; `writers`: none in processes other than 0."""
+        self._logged = {(row["kind"], row["step"]) for row in rows}
+        self._writers = tuple(writers)
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether a row of this kind and step is logged: a resumed run does not log it again."""
+        return (kind, step) in self._logged
+
+    def write(self, row: Row) -> None:
+        """Write a row to every writer."""
+        self._logged.add((row["kind"], row["step"]))
+        for writer in self._writers:
+            writer.write(row)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, which will be logged again."""
+        self._logged = {(kind, at) for kind, at in self._logged if at <= step}
+        for writer in self._writers:
+            writer.rewind(step)
+
+    def flush(self) -> None:
+        """Write buffered rows, before a checkpoint: a run that resumes from it would lack them."""
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """Close every writer."""
+        for writer in reversed(self._writers):
+            writer.close()
+
+
+def open_run_log(
+    out: Path, rows: Sequence[Row], resume_step: int, tensorboard: bool, warn: Callable[[str], None]
+) -> RunLog:
+    """The log of a run directory, from a step on. `rows`: those of its metrics.jsonl.
+
+    Raises InputError if a file cannot be written, or tensorboardX is missing.
+    """
+    writers: list[MetricWriter] = []
+    if jax.process_index() == 0:
+        writers.append(MetricsLog(out / METRICS, resume_step, warn))
+        if tensorboard:
+            writers.append(Tensorboard(out / "tensorboard"))
+    return RunLog(_up_to(resume_step, rows), writers)

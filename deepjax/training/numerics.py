@@ -1,4 +1,4 @@
-"""The settings of JAX and XLA that choose random numbers and precision: recorded in a run directory, compared on resume."""
+"""The settings of JAX and XLA that change the bits of a run: stored, and compared on resume."""
 
 import json
 import os
@@ -10,10 +10,11 @@ from typing import Any
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import RESULTS, write_text
+from deepjax.io import write_text
+from deepjax.training.config_file import RESULT_FILES
 
 NAME = "numerics.json"
-# What changes the bits of a run, with the values that JAX has by itself: those of runs that were made before this file was.
+# Settings that change the bits of a run, with JAX's defaults, which runs without this file have.
 # Settings that only refuse programs, such as jax_numpy_dtype_promotion=strict, change no bit.
 DEFAULTS: dict[str, Any] = {
     "jax_default_matmul_precision": None,
@@ -23,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "jax_softmax_custom_jvp": False,
     "jax_threefry_partitionable": True,
 }
-# Not known of runs that were made before, and not compared there.
+# Not compared in runs that lack them.
 XLA_FLAGS = (
     "xla_allow_excess_precision",
     "xla_cpu_enable_fast_math",
@@ -33,13 +34,13 @@ XLA_FLAGS = (
 
 
 def numerics(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The settings of this process, by name; those of XLA as XLA_FLAGS has them, "" where it does not name them."""
+    """The settings of this process by name; of XLA as in XLA_FLAGS, or "" if not named there."""
     settings = {name: getattr(jax.config, name, default) for name, default in DEFAULTS.items()}
     return settings | {name: _flag(name, environment.get("XLA_FLAGS", "")) for name in XLA_FLAGS}
 
 
 def _flag(name: str, given: str) -> str:
-    """Of a flag that is given several times the last counts; without a value it is true."""
+    """The last value of a flag; true if it has no value."""
     values = re.findall(rf"--{name}(=\S*)?(?!\S)", given)
     if not values:
         return ""
@@ -48,16 +49,16 @@ def _flag(name: str, given: str) -> str:
 
 
 def claim_numerics(out: Path) -> None:
-    """Record this process's settings in a new run (or study) directory, or see that they are those of the run.
+    """Store this process's settings in a new run (or study) directory, or compare them.
 
-    Call it before config.json is written: a directory with that file alone is of a run that was made before settings were
-    recorded, and had JAX's own. Raises InputError that names each setting that differs.
+    Call it before config.json is written: a directory with that file alone is of an older run, with
+    JAX's defaults. Raises InputError that names each setting that differs.
     """
     path = out / NAME
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
     elif not any(
-        (out / name).exists() for name in RESULTS
+        (out / name).exists() for name in RESULT_FILES
     ):  # results without a configuration are refused by `init_run_dir`
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
@@ -67,7 +68,8 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
         stored = DEFAULTS | (json.loads(path.read_text()) if path.exists() else {})
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as settings ({type(error).__name__}); choose another --out"
+            f"{path} cannot be read as settings ({type(error).__name__}); "
+            "choose another --output-dir"
         ) from error
     changed = [
         f"{name} is {mine[name]!r}, there {stored[name]!r}"
@@ -77,5 +79,6 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             f"{path.parent} holds a run with other settings of JAX: {'; '.join(changed)}; "
-            "set them as they were (JAX_... and XLA_FLAGS in the environment, --deterministic), or choose another --out"
+            "set them as they were (JAX_... and XLA_FLAGS in the environment, --deterministic), "
+            "or choose another --output-dir"
         )

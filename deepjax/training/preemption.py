@@ -1,4 +1,4 @@
-"""What may end a run from outside: signals, on which all processes agree, and a step that never ends."""
+"""Stop signals, on which all processes agree, and a watchdog for steps that hang."""
 
 import contextlib
 import faulthandler
@@ -13,46 +13,50 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_HUNG = 75  # EX_TEMPFAIL: worth trying again
+EXIT_HUNG = 75  # EX_TEMPFAIL: the scheduler may retry
 
 
-# What schedulers send before they kill: SLURM's --signal and GraceTime, SGE's -notify, LSF's warnings and limits; and SIGHUP, by
-# which a terminal goes away. Ctrl-C (SIGINT) is not among them: it interrupts.
+# Sent by schedulers before they kill: SLURM's --signal and GraceTime, SGE's -notify, LSF's warnings
+# and limits; and SIGHUP, when a terminal closes. Not Ctrl-C (SIGINT), which interrupts.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP)
 
 
 class PreemptionSignal:
-    """Whether a stop signal has arrived, here or at another process; asked once a step and once a batch of evaluation."""
+    """Whether a stop signal arrived in any process; asked once per step and evaluation batch."""
 
     def __init__(self) -> None:
-        """Not yet asked to stop."""
+        """No signal has arrived."""
         self.signal = signal.SIGTERM
-        """The signal that arrived; of another process's it is known as SIGTERM."""
+        """The signal that arrived; SIGTERM if it arrived in another process."""
         self._here = False
         self._agreed = False
         self._asked = 0
 
     def note(self, number: int, *_: object) -> None:
-        """The signal's handler."""
+        """The handler of a signal."""
         self.signal, self._here = signal.Signals(number), True
 
     def forward(self, number: int, *_: object) -> None:
-        """The handler among several processes: jax's preemption service listens to SIGTERM alone, and tells all processes."""
+        """The handler among several processes: jax's preemption service handles SIGTERM alone."""
         self.note(number)
         signal.raise_signal(signal.SIGTERM)
 
     def __call__(self) -> bool:
-        """Whether to stop; every process must ask equally often, and all get the same answer."""
+        """Whether to stop: the same answer in all processes, which must ask equally often."""
         if jax.process_count() == 1:
             return self._here
-        self._asked += 1  # jax's own handler notes the signal, and tells every process after which question to stop
+        # jax's own handler records the signal and agrees on the sync point at which all stop.
+        self._asked += 1
         self._agreed = self._agreed or multihost_utils.reached_preemption_sync_point(self._asked)
         return self._agreed
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[PreemptionSignal]:
-    """Listen to the free stop signals; only the main thread can, and among several processes jax.distributed has SIGTERM."""
+    """Handle the free stop signals, in the main thread.
+
+    Among several processes jax.distributed handles SIGTERM.
+    """
     stopping = PreemptionSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
@@ -65,7 +69,7 @@ def stop_signals() -> Iterator[PreemptionSignal]:
 
 
 def free_stop_signals() -> list[signal.Signals]:
-    """SIGTERM, and those of STOP_SIGNALS that are neither ignored (as SIGHUP under nohup) nor handled by the program itself."""
+    """SIGTERM, and the STOP_SIGNALS that are neither ignored (SIGHUP under nohup) nor handled."""
     return [
         number
         for number in STOP_SIGNALS
@@ -75,7 +79,7 @@ def free_stop_signals() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Handlers of signals, and those before them put back at the end."""
+    """Install handlers of signals, and restore the previous ones at the end."""
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -86,9 +90,10 @@ def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[Callable[[], None]]:
-    """A beat to be given at least every `limit` seconds; without it all stacks are written to stderr and the process exits 75.
+    """Gives a heartbeat to call at least every `limit` seconds; 0: no limit.
 
-    A hung step holds the main thread in compiled code, where no exception reaches it: so the process is ended. 0: no limit.
+    Without it all stacks are written to stderr and the process exits with 75: a hung step holds the
+    main thread in compiled code, where no exception reaches it.
     """
     if not limit:
         yield lambda: None
@@ -105,7 +110,7 @@ def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[
             if _too_long(time.monotonic() - last, limit):
                 try:
                     _show_stacks(limit)
-                finally:  # nothing that is wrong with stderr may keep a hung process alive
+                finally:  # a broken stderr must not keep a hung process alive
                     end(EXIT_HUNG)
                 return
 
@@ -118,18 +123,29 @@ def watchdog(limit: float, end: Callable[[int], object] = os._exit) -> Iterator[
         thread.join()
 
 
+def call_all(*functions: Callable[[], None]) -> Callable[[], None]:
+    """One function that calls all of these, in order."""
+
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call
+
+
 def _too_long(seconds: float, limit: float) -> bool:
     return seconds > limit
 
 
 def _show_stacks(limit: float) -> None:
-    """On stderr, or, where that is replaced by something that is no file, closed or full, on the one that Python began with."""
+    """On stderr, or, if that is not a file, closed or full, on Python's original stderr."""
     for file in (sys.stderr, sys.__stderr__):
         with contextlib.suppress(Exception):
             if file is None:
                 continue
             print(
-                f"error: no step ended within {limit:g} s (--watchdog); the stacks of all threads follow",
+                f"error: no step ended within {limit:g} s (--step-timeout); "
+                "the stacks of all threads follow",
                 file=file,
                 flush=True,
             )

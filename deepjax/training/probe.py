@@ -1,8 +1,8 @@
-"""A look inside during training: what the instruments show of the state and batch that the next step takes, in three tiers.
+"""Probes during training: what the instruments measure on the state and batch of the next step.
 
-The tiers are those of Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool for the training of deep neural networks",
-2021 (arXiv:2102.06604): "economy" looks at the network's top-level modules, "business" at every layer, "full" at curvature and
-gradient noise too.
+In three levels of detail, after Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool
+for the training of deep neural networks", 2021 (arXiv:2102.06604): "top" measures the network's
+top-level modules, "layers" every layer, "full" curvature and gradient noise too.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ from deepjax.analysis.layers.trace import (
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 from deepjax.training.build import CompiledTraining, step_options
-from deepjax.training.run_options import Tier
+from deepjax.training.run_options import ProbeDetail
 from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.state import TrainState
 from deepjax.training.step.step import DROPOUT, classifier_loss
 
-LANCZOS, PROBES = 15, 4  # products with the Hessian for its extreme eigenvalues, and for its trace
+LANCZOS, PROBES = 15, 4  # products with the Hessian: for its extreme eigenvalues, for its trace
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerProbe:
-    """What was seen: every layer, and in the tier "full" numbers of the loss as a whole."""
+    """Measurements of the layers, and with "full" of the loss."""
 
     layers: LayerReport
     whole: dict[str, float]
-    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them), its trace with the standard
-    error, and the two parts of the noise scale, g2 and trace_sigma: to be averaged over rows before one is divided by the other
-    (McCandlish et al. 2018, appendix A.1)."""
+    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them),
+    its trace with the standard error, and the two parts of the noise scale, g2 and trace_sigma: to be
+    averaged over rows before their division (McCandlish et al. 2018, appendix A.1)."""
 
     def row(self) -> dict[str, Any]:
-        """Part of a row of metrics.jsonl: {"loss": ..., "layers": {path: {what: number}}, ...}, but for what is not known."""
+        """Entries of a row of metrics.jsonl: {"loss": ..., "layers": {path: {name: value}}, ...}."""
         layers = {
             (row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers
         }
@@ -58,28 +58,27 @@ class LayerProbe:
 Tracer = Callable[[TrainState, Any], LayerProbe]
 
 
-def make_tracer(programs: CompiledTraining, tier: Tier) -> Tracer:
-    """(state, batch on the devices) -> what is seen, compiled at its first call; the state is not donated.
+def make_tracer(programs: CompiledTraining, tier: ProbeDetail) -> Tracer:
+    """(state, batch on the devices) -> measurements; the state is not donated.
 
-    The gradients are the classifier's over the whole batch at once: without auxiliary heads, accumulation and rematerialisation.
-    Cost: one forward and one backward pass; "full" adds 19 products with the Hessian, each about four passes, and one more forward
+    Compiled at the first call. Gradients are the main classifier's over the global batch: without
+    auxiliary heads, accumulation and rematerialisation. Cost: one forward and one backward pass;
+    "full" adds 19 products with the Hessian, each about four passes, and one more forward
     and backward pass. Raises InputError for "full" in several processes.
     """
     layers = _layer_tracer(programs, tier)
     if tier != "full":
         return lambda state, batch: LayerProbe(layers(state, batch), {})
-    require(
-        jax.process_count() == 1, "trace_tier", "full", "'economy', 'business' in several processes"
-    )
+    require(jax.process_count() == 1, "probe", "full", "'top', 'layers' in several processes")
     whole = _whole_tracer(programs)
     return lambda state, batch: LayerProbe(layers(state, batch), whole(state, batch))
 
 
 def _layer_tracer(
-    programs: CompiledTraining, tier: Tier
+    programs: CompiledTraining, tier: ProbeDetail
 ) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
-    loss = functools.partial(classifier_loss, kind=config.loss)
+    loss = functools.partial(classifier_loss, kind=config.objective.loss)
     seen_at: dict[
         int, tuple[list[Site], list[tuple[str, ...]], bool, str]
     ] = {}  # what `build_report` takes, by image size
@@ -92,14 +91,16 @@ def _layer_tracer(
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
         others = modules_without_output(known, state.params)
-        depth = 1 if tier == "economy" else math.inf
+        depth = 1 if tier == "top" else math.inf
         at = [site for site in known if len(site.path) <= depth]
         mode = mode_text(model, variables, seen, True)
         seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode
 
         def updates_of(gradients: Any) -> Any:
-            updates, _ = programs.optimizer.update(gradients, state.opt_state, state.params)
-            return jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
+            updates, _ = programs.optimizer.update(
+                gradients, state.opt_state, state.params, learning_rate=rate
+            )
+            return updates
 
         return layer_statistics(model, variables, seen, loss, True, rngs, at, updates_of)
 
@@ -117,9 +118,9 @@ def _layer_tracer(
 
 
 def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:
-    """The Hessian with batch statistics recomputed, as training sees it, and the gradient at two batch sizes."""
+    """The Hessian with batch statistics, as in training, and the gradient at two batch sizes."""
     config, model = programs.config, programs.model
-    loss = functools.partial(classifier_loss, kind=config.loss)
+    loss = functools.partial(classifier_loss, kind=config.objective.loss)
 
     @functools.partial(jax.jit, static_argnums=2)
     def prepare(state: TrainState, batch: Any, size: int) -> Any:
@@ -149,7 +150,7 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
 
 
 def _part_of(batch_size: int) -> int:
-    """The smaller batch of the noise scale: the largest divisor that leaves four parts or more; 0 where there is none."""
+    """The small batch of the noise scale: the largest divisor that gives four parts or more, or 0."""
     return next((size for size in range(batch_size // 4, 0, -1) if batch_size % size == 0), 0)
 
 

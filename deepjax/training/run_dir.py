@@ -1,7 +1,6 @@
-"""A run directory as instruments take it: the network, its variables at a checkpoint, and batches as it saw them."""
+"""Open a run directory: the network, its variables at a checkpoint, and batches of its data."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,45 @@ from jax import Array
 
 from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.splits import SplitName
-from deepjax.errors import InputError, require
+from deepjax.errors import require
 from deepjax.paths import run_directory
 from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
+from deepjax.training.config_file import read_config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenRun:
-    """A checkpoint of a run, ready for every instrument: `trace(run.model, run.variables, run.batch())`."""
+    """A checkpoint of a run: `trace(run.model, run.variables, run.batch())`."""
 
     path: Path
     step: int
-    """Steps of training that the variables have behind them."""
+    """Training steps before this checkpoint."""
     steps: tuple[int, ...]
-    """Of all checkpoints that the run keeps, oldest first."""
+    """Steps of all checkpoints of the run, oldest first."""
     config: TrainConfig
     model: nn.Module
     dataset: Dataset
     variables: dict[str, Any]
-    """"params" and, where the network keeps some, "batch_stats"."""
+    """"params" and, where the network has some, "batch_stats"."""
     data_dir: str | None = None
 
     def batch(self, size: int = 128, split: SplitName = "train", seed: int = 0) -> dict[str, Array]:
-        """`size` images of a split, sampled without replacement, normalised and resized, not augmented; and their labels.
+        """`size` random images of a split, normalised and resized but not augmented, and labels.
 
-        Test images have the size of evaluation (`eval_size`), training images that of the step which comes after this checkpoint:
-        with `train_sizes` it differs from step to step. Of photographs the centre is cut as in evaluation (`eval_crop`).
-        Raises InputError for a size that the split does not have, and for a data set that is not prepared.
+        Test images have the size of evaluation; training images have that of the step after this
+        checkpoint (see `progressive_sizes`). Photographs are cut at the centre as in evaluation.
+        Raises InputError for a size larger than the split and for a data set that is not prepared.
         """
         config = self.config
-        of_step = config.shape_at(self.step)[0] if config.train_sizes else config.image_size
+        of_step = (
+            config.shape_at(self.step)[0]
+            if config.data.progressive_sizes
+            else config.data.image_size
+        )
         pixels = config.eval_resize if split == "test" else of_step
-        return sample(self.dataset, size, seed, split, pixels, self.data_dir, config.eval_crop)
+        return sample(self.dataset, size, seed, split, pixels, self.data_dir, config.data.eval_crop)
 
 
 def open_run(
@@ -56,17 +60,22 @@ def open_run(
     data_dir: str | None = None,
     make: ModelFactory | None = None,
 ) -> OpenRun:
-    """The network of a run at one of its checkpoints, default the newest, on this machine's first device.
+    """The network of a run at one of its checkpoints, default the newest, on the first device.
 
-    `averaged`: the moving averages of a run with --ema in place of the parameters themselves. `make`: see `build`.
-    Raises InputError for a folder that is no run, a step without a checkpoint (naming those there are), a damaged checkpoint, and
-    averages that the run does not keep.
+    `averaged`: the moving averages of a run with --ema-decay instead of the parameters. `make`: see
+    `compile_training`.
+
+    Raises InputError for a directory that is no run, a step without a checkpoint (naming those
+    there are), a corrupt checkpoint, and averages that the run does not keep.
     """
     path = run_directory(path, "path")
     config = read_config(path)
     folder, state = read_state(path, step)
     require(
-        bool(state["ema"]) or not averaged, "averaged", averaged, "False for a run without --ema"
+        bool(state["ema"]) or not averaged,
+        "averaged",
+        averaged,
+        "False for a run without --ema-decay",
     )
     source = state["ema"] if averaged else state
     variables = {
@@ -77,22 +86,3 @@ def open_run(
     steps = tuple(steps_of(folder.parent))
     model, dataset = model_from(config, make), dataset_info(config.dataset)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The configuration of a training run; fields that came after it was made have their defaults."""
-    try:
-        stored: dict[str, Any] = json.loads((path / "config.json").read_text())
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored.items()
-        }
-        return TrainConfig(**fields)
-    except OSError as error:
-        raise InputError(
-            f"{path} holds no config.json ({error.strerror}); allowed: the --out folder of a training run"
-        ) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path / 'config.json'} is not of a training run ({type(error).__name__}: {error})"
-        ) from error

@@ -1,4 +1,4 @@
-"""What makes a run directory that of one run: its lock, its settings, its configuration."""
+"""Claims a run directory for one run: its lock, its settings, its configuration."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 
 from deepjax.errors import InputError
-from deepjax.training.config import TrainConfig, init_run_dir
+from deepjax.training.config import TrainConfig
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.distributed.collectives import on_primary, sync_errors
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.numerics import NAME as NUMERICS
@@ -19,9 +20,10 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
-    """The lock of a run directory for a block of code; a run that is done is only read, and needs none.
+    """Lock a run directory; a run that is done is only read, and not locked.
 
-    Yields what raises InputError when another process has taken the lock over. Raises InputError when it is in use.
+    Yields a function that raises InputError if another process has taken the lock over. Raises
+    InputError if the directory is in use.
     """
     if on_primary(lambda: is_done(read_rows(out / "metrics.jsonl"))):
         yield lambda: None
@@ -31,7 +33,7 @@ def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
 
 
 def claim_run(out: Path, config: TrainConfig) -> None:
-    """Process 0 claims the directory for these settings and this configuration; the others see that theirs are the same.
+    """Process 0 claims the directory for settings and configuration; the others compare theirs.
 
     Raises InputError that names what differs.
     """
@@ -42,7 +44,7 @@ def claim_run(out: Path, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
-    """Leave no claim of a new run that is refused within, so that the corrected command finds the directory free."""
+    """Remove the claim of a new run that is refused within the block."""
     try:
         yield
     except LockLost:  # what is there now is another process's

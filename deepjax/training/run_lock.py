@@ -1,7 +1,8 @@
-"""The lock of a run directory, so that two processes never write in it at a time.
+"""The lock of a run directory, so that two processes never write in it at the same time.
 
-The lock is the file `run.lock`, made with O_EXCL, which is atomic on network file systems too (flock is not). It names its owner by
-host, process and start time. The owner renews the file's time of modification; no two clocks are compared.
+The lock is the file `run.lock`, made with O_EXCL, which is atomic on network file systems too (flock
+is not). It names its owner by host, process and start time. The owner renews its modification time;
+no two clocks are compared.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ from deepjax.errors import InputError
 from deepjax.training.distributed.collectives import on_primary
 
 NAME = "run.lock"
-HEARTBEAT = 10.0  # seconds between two signs of life
-STALE = 60.0  # seconds without one after which the owner on another machine is taken for dead
+HEARTBEAT = 10.0  # seconds between two renewals
+STALE = 60.0  # seconds without one after which an owner on another machine counts as dead
 
-_HIDDEN = "hidden"  # a process of another user, of which the system says no more
+_HIDDEN = "hidden"  # start time of a process of another user that the system hides
 
 Say = Callable[[str], None]
 _Seen = tuple[bytes, int]  # content of the lock and time of its last renewal
@@ -32,17 +33,17 @@ _Seen = tuple[bytes, int]  # content of the lock and time of its last renewal
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process, anywhere, and since when it has the lock."""
+    """A process on any machine, and when it took the lock."""
 
     host: str
     machine: str
-    """Boot and namespace of processes: where both are equal, process ids are of the same machine."""
+    """Boot id and pid namespace: if both are equal, process ids are comparable."""
     pid: int
     started: str
-    """When the process began, as its system says it: process ids are used again."""
+    """Start time of the process, as its system gives it: process ids are reused."""
     since: str
     token: str
-    """Unique, so that a lock is never taken for another one of the same process."""
+    """Unique, to distinguish locks of one process."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on host {self.host} since {self.since}"
@@ -58,7 +59,7 @@ class RunLock:
     def __init__(
         self, folder: Path, say: Say, heartbeat: float = HEARTBEAT, stale: float = STALE
     ) -> None:
-        """Nothing is locked yet. `say`: what is told of a lock that is taken over, or waited for."""
+        """Lock nothing yet. `say`: reports a lock that is taken over, or waited for."""
         self._folder, self._path, self._say = folder, folder / NAME, say
         self._heartbeat, self._stale = heartbeat, stale
         self._me = Owner(
@@ -78,8 +79,8 @@ class RunLock:
     def acquire(self) -> None:
         """Make the folder and its lock; the lock of a process that has ended is taken over.
 
-        A lock of another machine is watched for up to `stale` seconds. Raises InputError when the owner lives, and when the folder
-        cannot be written.
+        A lock of another machine is watched for up to `stale` seconds. Raises InputError if the owner
+        is alive, and if the folder cannot be written.
         """
         try:
             self._made = [
@@ -89,23 +90,26 @@ class RunLock:
             self._wait()
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(
-                f"{self._folder} is a file, a broken link, or below one, not a directory; choose another --out"
+                f"{self._folder} is a file, a broken link, or below one, not a directory; "
+                "choose another --output-dir"
             ) from error
         except OSError as error:
             raise InputError(
-                f"cannot write {self._path}: {error.strerror}; free space, or choose another --out"
+                f"cannot write {self._path}: {error.strerror}; "
+                "free space, or choose another --output-dir"
             ) from error
         self._thread.start()
 
     def confirm(self) -> None:
-        """Raise LockLost when another process has taken the lock over, as it may after a long suspension."""
+        """Raise LockLost if another process took the lock over, as after a long suspension."""
         if self._lost:
             raise LockLost(
-                f"lost the lock on {self._folder}: another process took it over while this one was suspended; stopping"
+                f"lost the lock on {self._folder}: "
+                "another process took it over while this one was suspended; stopping"
             )
 
     def release(self) -> None:
-        """Remove the lock, and the folders that `acquire` made where nothing is in them."""
+        """Remove the lock, and the folders that `acquire` made, if they are empty."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -117,7 +121,7 @@ class RunLock:
                 folder.rmdir()
 
     def _wait(self) -> None:
-        """Until the lock is made. Raises InputError when its owner lives."""
+        """Wait until the lock is made. Raises InputError if its owner is alive."""
         watched: _Seen | None = None
         since = time.monotonic()
         while not self._create():
@@ -133,7 +137,8 @@ class RunLock:
             if watched is None or seen[0] != watched[0]:
                 watched, since = seen, time.monotonic()
                 self._say(
-                    f"{self._folder} is locked by {_named(owner)}; waiting up to {self._stale:g} s for a heartbeat"
+                    f"{self._folder} is locked by {_named(owner)}; "
+                    f"waiting up to {self._stale:g} s for a heartbeat"
                 )
             elif seen != watched:
                 raise self._refused(owner)
@@ -156,13 +161,13 @@ class RunLock:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._mine)
-        except OSError:  # a lock without an owner would keep everyone waiting
+        except OSError:  # others would wait for a lock without an owner
             self._path.unlink(missing_ok=True)
             raise
         return True
 
     def _read(self) -> _Seen | None:
-        """The lock as it is now; opening the file makes a network file system ask its server."""
+        """The current lock; opening the file makes a network file system ask its server."""
         try:
             with self._path.open("rb") as file:
                 return file.read(), os.fstat(file.fileno()).st_mtime_ns
@@ -170,17 +175,19 @@ class RunLock:
             return None
 
     def _take_over(self, seen: _Seen, owner: Owner | None) -> None:
-        """Remove a lock that nobody holds, unless another process has done so."""
+        """Remove an abandoned lock, unless another process has done so."""
         with _alone(self._folder):
             if self._read() == seen:
                 self._path.unlink()
                 self._say(
-                    f"{self._path} was left by {_named(owner)}, which has ended; this process takes over"
+                    f"{self._path} was left by {_named(owner)}, which has ended; "
+                    "this process takes over"
                 )
 
     def _refused(self, owner: Owner | None) -> InputError:
         return InputError(
-            f"{self._folder} is in use by {_named(owner)}; wait for its end or stop it, or choose another --out "
+            f"{self._folder} is in use by {_named(owner)}; "
+            "wait for its end or stop it, or choose another --output-dir "
             f"(if that process has certainly ended, delete {self._path})"
         )
 
@@ -199,9 +206,9 @@ class RunLock:
 
 @contextlib.contextmanager
 def hold(folder: Path, say: Say, one_process: bool = False) -> Iterator[RunLock]:
-    """The lock of a folder for a block of code; process 0 holds it for all. Raises InputError as `RunLock.acquire` does.
+    """Lock a folder; process 0 holds the lock for all. Raises InputError as `RunLock.acquire` does.
 
-    `one_process`: the program is known to be one process; JAX is not asked, which would initialise its devices.
+    `one_process`: the program is one process; JAX is not asked, which would initialise its devices.
     """
     lock = RunLock(folder, say)
     try:
@@ -216,7 +223,7 @@ def hold(folder: Path, say: Say, one_process: bool = False) -> Iterator[RunLock]
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine from taking over at the same moment; network file systems may not support it."""
+    """Exclude other processes of this machine; network file systems may not support it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -231,7 +238,7 @@ def _named(owner: Owner | None) -> str:
 
 
 def _parse(content: bytes) -> Owner | None:
-    """The owner that a lock names; None for a lock that is being written, or damaged."""
+    """The owner in a lock; None for a lock that is incomplete or corrupt."""
     try:
         owner = Owner(**json.loads(content))
         return owner if 0 < owner.pid < 2**31 else None
@@ -240,29 +247,26 @@ def _parse(content: bytes) -> Owner | None:
 
 
 def _machine() -> str:
-    """What tells machines of one name apart, containers and reboots too; empty where the system does not say it."""
+    """Boot id and pid namespace; empty if unknown. Machines of one name, containers, reboots differ."""
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, in its system's words; None when it has ended."""
+    """Start time of a process of this machine, as the system gives it; None if it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]
-    except (
-        OSError
-    ):  # no such process, one of another user that is hidden, or a system without /proc
+    except OSError:  # no such process, a hidden one of another user, or a system without /proc
         pass
     try:
         os.kill(pid, 0)
         command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
-        return (
-            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-            or None
-        )
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        return found.stdout.strip() or None
     except ProcessLookupError:
         return None
     except OSError:

@@ -1,64 +1,64 @@
-"""How a run is carried out: nothing here changes what is computed, but for the masks of dropout under pmap, and other data."""
+"""How a run is executed: checkpoints, devices, logs; nothing here changes what is computed."""
 
 import dataclasses
 from typing import Literal
 
 from deepjax.errors import require
 from deepjax.training.distributed.sharding import Strategy
-from deepjax.training.validation import check_types
+from deepjax.training.validation import at_least, check_types, check_values
 
-Tier = Literal["economy", "business", "full"]
+ProbeDetail = Literal["top", "layers", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Checkpoints, devices and logs of a run; the same run may go on with others."""
+    """Checkpoints, devices and logs of a run; a resumed run may have others."""
 
     save_every: int = 0
-    """Steps between checkpoints; 0 means once an epoch. The last step is always saved."""
+    """Steps between checkpoints; 0: once an epoch. The last step is always saved."""
     keep_last: int = 2
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints to keep."""
     keep_best: int = 1
-    """How many checkpoints of the lowest test error are kept beside them."""
+    """Number of checkpoints with the lowest test error to keep as well."""
     verify_saves: Literal["structure", "full"] = "structure"
-    """What of a finished checkpoint is compared before it counts: hashes, and every array's path, type and shape (structure), or
-    every value too, bit by bit (full: a copy of the state stays on the host until then)."""
+    """Check of a saved checkpoint. structure: file hashes, and path, type and shape of every array;
+    full: every value too, bitwise (a copy of the state stays on the host until then)."""
     strategy: Strategy = "jit"
-    """How a step is spread over the devices: one partitioned program (jit), or one for each device (pmap). Equal to rounding, but
-    that dropout draws another mask on each device of pmap."""
+    """Parallelisation: one partitioned program (jit), or one per device (pmap). Equal to rounding,
+    except that dropout samples another mask on each device of pmap."""
     fsdp: bool = False
-    """Shard parameters and optimizer state over the devices too (with jit)."""
-    watchdog: float = 1800.0
-    """Seconds without a step's end, or in preparation a part's, after which all stacks are shown and the run exits 75; 0: never."""
-    trace_every: int = 0
-    """Steps between looks at every layer's activations and gradients (rows of kind "trace"); 0: none. Needs strategy jit."""
-    trace_tier: Tier = "economy"
-    """What is looked at: the network's top-level modules (economy), every layer (business), curvature and noise too (full)."""
+    """Shard parameters and optimizer state over the devices too (needs strategy jit)."""
+    step_timeout: float = 1800.0
+    """Seconds without a finished step (or, before the first, a part of the preparation) after which
+    all stacks are printed and the run exits with 75; 0: never."""
+    probe_every: int = 0
+    """Steps between probes of every layer's activations and gradients (rows of kind "trace" in
+    metrics.jsonl); 0: off. Needs strategy jit."""
+    probe: ProbeDetail = "top"
+    """Probe of top-level modules (top), every layer (layers), or curvature and noise too (full)."""
     tensorboard: bool = False
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
     decode_threads: int = 0
-    """Threads that decode photographs; 0: as many as there are cores for this process."""
+    """Threads that decode photographs; 0: one per available CPU core."""
     data_dir: str | None = None
-    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets. A run on photographs goes on only with the
-    data set that it began with, by its fingerprint."""
+    """Folder of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets. A run on
+    photographs resumes only with the data set that it began with, by its fingerprint."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.save_every >= 0, "save_every", self.save_every, "0 (once an epoch) or more")
-        require(self.keep_last >= 1, "keep_last", self.keep_last, "1 or more")
-        require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
-        require(self.trace_every >= 0, "trace_every", self.trace_every, "0 (never) or more")
-        require(
-            self.decode_threads >= 0,
-            "decode_threads",
-            self.decode_threads,
-            "0 (one a core) or more",
+        check_values(
+            self,
+            save_every=at_least(0, "0 (once an epoch) or more"),
+            keep_last=at_least(1),
+            keep_best=at_least(0),
+            probe_every=at_least(0, "0 (never) or more"),
+            decode_threads=at_least(0, "0 (one a core) or more"),
         )
-        can_trace = not self.trace_every or self.strategy == "jit"
         require(
-            can_trace,
-            "trace_every",
-            self.trace_every,
+            not self.probe_every or self.strategy == "jit",
+            "probe_every",
+            self.probe_every,
             "0 under strategy 'pmap'; choose strategy 'jit'",
         )
-        require(self.watchdog >= 0, "watchdog", self.watchdog, "0 (no limit) or more")
+        # An infinite limit is allowed.
+        require(self.step_timeout >= 0, "step_timeout", self.step_timeout, "0 (no limit) or more")

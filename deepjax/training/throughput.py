@@ -1,35 +1,40 @@
-"""How fast an epoch goes, and how much of it the devices spend waiting for data; no step is waited for to find out."""
+"""Throughput and the fraction of time spent waiting for input, without blocking on a device."""
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
 
 
-class ThroughputMeter:
-    """Images per second of the steps since the last `start`, and the share of that time in which data were waited for.
+class ThroughputMeter(Iterator[Item], Generic[Item]):
+    """An iterator over batches that measures images per second and the wait for input.
 
-    A wait counts when the devices had finished all that they were given by its end. They may have finished only shortly before, so
-    the share is the most that they can have waited.
+    A wait counts if the devices had finished all their work by its end. They may have finished only
+    shortly before, so the fraction is an upper bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Iterator[Item], batch_size: int) -> None:
+        self._batches, self._batch_size = batches, batch_size
+        self.last_output: Any = None
+        """An array of the last step: the devices are idle once it is ready. None: idle."""
         self.start()
 
     def start(self) -> None:
-        """Begin anew."""
+        """Start a new measurement."""
         self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
 
-    def next_batch(self, batches: Iterator[Any], last: Any, images: int) -> Any:
-        """The next batch, of so many images. last: an array that the step before it computes; None for no step."""
+    def __next__(self) -> Item:
+        """The next batch."""
         began = time.perf_counter()
-        batch = next(batches)
-        if last is None or last.is_ready():
+        batch = next(self._batches)
+        if self.last_output is None or self.last_output.is_ready():
             self._waited += time.perf_counter() - began
-        self._images += images
+        self._images += self._batch_size
         return batch
 
     def row(self) -> dict[str, float]:
-        """Entries for the log; none where no step was taken."""
+        """Entries for a row of metrics; empty if no batch was taken."""
         if not self._images:
             return {}
         seconds = time.perf_counter() - self._began

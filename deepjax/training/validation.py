@@ -1,14 +1,20 @@
-"""Fields of a configuration against their annotations: a command line cannot give wrong types, Python and JSON can."""
+"""Checks of a configuration's fields: types against annotations, and values against rules.
+
+A command line cannot give wrong types, Python and JSON can.
+"""
 
 import dataclasses
 import difflib
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
+
+# Whether a value is allowed, and which are in words. NaN fails every comparison, and so every rule.
+Rule = tuple[Callable[[Any], bool], str]
 
 _WORDS = {
     bool: "True or False",
@@ -19,10 +25,33 @@ _WORDS = {
 }
 
 
-def check_types(config: Any) -> None:
-    """Raise InputError for the first field of a dataclass whose value is not of its annotation's type.
+def at_least(least: float, words: str = "") -> Rule:
+    """`least` or more, but not infinity."""
+    return below(least, float("inf"), words or f"{least} or more")
 
-    Understood are bool, int, float, str, None, tuples of one type, Literals and unions of these. A bool is no number here.
+
+def below(least: float, limit: float, words: str) -> Rule:
+    """From `least` up to, not including, `limit`."""
+    return (lambda value: least <= value < limit), words
+
+
+def between(least: float, most: float, words: str = "") -> Rule:
+    """From `least` to `most`, both included."""
+    return (lambda value: least <= value <= most), words or f"{least} to {most}"
+
+
+def check_values(config: Any, **rules: Rule) -> None:
+    """Raise InputError for the first named field of a dataclass whose value breaks its rule."""
+    for field, (is_allowed, words) in rules.items():
+        value = getattr(config, field)
+        require(is_allowed(value), field, value, words)
+
+
+def check_types(config: Any) -> None:
+    """Raise InputError for the first field of a dataclass whose value is not of its annotated type.
+
+    Supported: bool, int, float, str, None, dataclasses, tuples of one type, Literals and unions of
+    these. A bool is not accepted as a number.
     """
     for name, kind in _hints(type(config)).items():
         given = getattr(config, name)
@@ -31,7 +60,7 @@ def check_types(config: Any) -> None:
                 str(given), [str(value) for value in _choices(kind)], n=1, cutoff=0.4
             )
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"{name} is {given!r}; {hint}allowed: {_described(kind)}")
+            raise InputError(f"{name} is {given!r}; {hint}allowed: {_description(kind)}")
 
 
 @functools.cache
@@ -61,17 +90,17 @@ def _choices(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, also inside a union."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
-    return (
-        tuple(value for part in typing.get_args(kind) for value in _choices(part))
-        if _is_union(kind)
-        else ()
-    )
+    if _is_union(kind):
+        return tuple(value for part in typing.get_args(kind) for value in _choices(part))
+    return ()
 
 
-def _described(kind: Any) -> str:
+def _description(kind: Any) -> str:
     parts = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return ", ".join(map(repr, parts))
     if _is_union(kind):
-        return " or ".join(map(_described, parts))
-    return f"a tuple, of each {_described(parts[0])}" if parts else _WORDS[kind]
+        return " or ".join(map(_description, parts))
+    if dataclasses.is_dataclass(kind):
+        return f"a {getattr(kind, '__name__', kind)}"
+    return f"a tuple, of each {_description(parts[0])}" if parts else _WORDS[kind]

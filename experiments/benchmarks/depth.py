@@ -18,8 +18,8 @@ from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.memory import StepCost, compile_step
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
@@ -114,7 +114,7 @@ def compiled(way: Way, depth: int, options: Options) -> Compiled:
     """The step that training takes, compiled anew."""
     jax.clear_caches()
     remat = "blocks" if way.endswith("remat") else "none"
-    config = TrainConfig(
+    config = train_config(
         f"cifar_resnet{depth}", "cifar10", batch_size=options.batch_size, remat=remat, augment=False
     )
     data = dataset_info("cifar10")

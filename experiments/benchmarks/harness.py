@@ -13,7 +13,7 @@ from typing import Any
 from scipy.stats import binom
 
 from deepjax.errors import InputError
-from deepjax.training.config import write_text
+from deepjax.io import write_text
 
 HERE = Path(__file__).parent
 Server = subprocess.Popen

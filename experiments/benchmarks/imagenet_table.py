@@ -16,9 +16,9 @@ from typing import Any
 from deepjax import command_line
 from deepjax.evaluation.paper_results import PAPER_RESULTS, PaperResult
 from deepjax.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocol
+from deepjax.io import write_text
 from deepjax.models import ModelInfo, list_models, model_info
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
-from deepjax.training.config import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NONE = "not measured"

@@ -23,8 +23,8 @@ from deepjax.backend import conv_layouts
 from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_train_step
@@ -93,7 +93,9 @@ def timed(make: Callable[[], Callable[[], Any]]) -> float:
 def step(scan: bool, accumulate: int) -> Callable[[], Any]:
     """A training step."""
     data = dataset_info("cifar10")
-    config = TrainConfig(MODEL, data.name, batch_size=IMAGES, accumulate=accumulate, augment=False)
+    config = train_config(
+        MODEL, data.name, batch_size=IMAGES, grad_accum_steps=accumulate, augment=False
+    )
     model, optimizer = create_model(MODEL, width=WIDTH, scan=scan), make_optimizer(config)
     state = init_state(model, optimizer, data.shape, 0.1, 0)
     run = jax.jit(

@@ -20,7 +20,7 @@ import throughput
 
 from deepjax import command_line
 from deepjax.errors import InputError, unknown_name_error
-from deepjax.training.config import write_text
+from deepjax.io import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "docs" / "results"
@@ -99,7 +99,7 @@ def measure(name: str, options: Options) -> None:
         sys.executable,
         str(part.module.__file__),
         *part.arguments,
-        "--out",
+        "--output-dir",
         str(options.results / "performance" / f"{name}.json"),
     ]
     if part.module is throughput and options.torch:

@@ -112,7 +112,7 @@ def first_step(line: list[str], cache: str) -> float:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
         began = time.perf_counter()
-        command = [sys.executable, *line, "--out", str(out)]
+        command = [sys.executable, *line, "--output-dir", str(out)]
         pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as process:  # noqa: S603

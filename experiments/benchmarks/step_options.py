@@ -16,13 +16,14 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from deepjax import command_line
 from deepjax.data import dataset_info
 from deepjax.errors import require
-from deepjax.training import TrainConfig
+from deepjax.io import write_text
 from deepjax.training.build import model_from, step_options
-from deepjax.training.config import write_text
+from deepjax.training.config import train_config
 from deepjax.training.step import step as step_module
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
@@ -33,13 +34,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "without guard": {},
     "spike_sigmas=6": {"spike_sigmas": 6.0},
-    "ema=0.999": {"ema": 0.999},
+    "ema_decay=0.999": {"ema_decay": 0.999},
     "mixup=0.2": {"mixup": 0.2},
     "auto_augment=rand": {"auto_augment": "rand"},
     "auto_augment=trivial": {"auto_augment": "trivial"},
     "random_erasing=0.1": {"random_erasing": 0.1},
     "loss=sigmoid": {"loss": "sigmoid"},
-    "accumulate=4": {"accumulate": 4},
+    "grad_accum_steps=4": {"grad_accum_steps": 4},
     "remat=convolutions": {"remat": "convolutions"},
     "remat=blocks": {"remat": "blocks"},
     "bfloat16": {"precision": "bfloat16"},
@@ -110,14 +111,14 @@ def prepared(
     name: str, fields: dict[str, Any], options: Options
 ) -> tuple[Callable[[], float], int]:
     """A function that times a block of steps, in seconds per step; and a step's temporary bytes."""
-    config = TrainConfig(
+    config = train_config(
         model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields
     )
     optimizer, model = make_optimizer(config), model_from(config)
     step = make_train_step(
         model, optimizer, make_schedule(config), dataset_info(config.dataset), step_options(config)
     )
-    state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema > 0)
+    state = init_state(model, optimizer, config.input_shape, 0.01, 0, ema=config.ema_decay > 0)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(
@@ -144,13 +145,17 @@ def prepared(
 def _unguarded() -> Any:
     """The step with every check taken for passed."""
     passed = jnp.ones((), bool)
-    return mock.patch.multiple(
-        step_module,
-        all_finite=lambda *_: passed,
-        labels_valid=lambda *_: passed,
-        judge=lambda guard, *_: (passed, guard),
-        tree_where=lambda good, new, old: new,
+    stack = contextlib.ExitStack()
+    stack.enter_context(
+        mock.patch.multiple(
+            step_module,
+            all_finite=lambda *_: passed,
+            labels_valid=lambda *_: passed,
+            judge=lambda guard, *_: (passed, guard),
+        )
     )
+    stack.enter_context(mock.patch.object(optax.tree, "where", lambda good, new, old: new))
+    return stack
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from deepjax.data.augment.basic import normalize
 from deepjax.models import create_model, googlenet, inception_v3, resnet, vgg
 from deepjax.models.layers import basic, norms, pooling
 from deepjax.models.weights.convert import to_torch
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.memory import compile_step
 from deepjax.training.step.optimizers import decay_mask, make_optimizer, make_schedule
@@ -60,7 +60,7 @@ def own_step(task: Task) -> tuple[nn.Module, optax.GradientTransformation, Train
         "momentum": MOMENTUM,
         "weight_decay": DECAY,
     }
-    config = TrainConfig(
+    config = train_config(
         task.model,
         data.name,
         batch_size=task.batch_size,

@@ -1,4 +1,4 @@
-r"""The cost of `trace` and of each tier of --trace-every against the training step.
+r"""The cost of `trace` and of each tier of --probe-every against the training step.
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
 python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 \
@@ -19,10 +19,11 @@ from deepjax import command_line
 from deepjax.analysis import trace
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import require
-from deepjax.training import TrainConfig, compile_training
+from deepjax.training import compile_training
 from deepjax.training.build import CompiledTraining
+from deepjax.training.config import train_config
 from deepjax.training.probe import make_tracer
-from deepjax.training.run_options import Tier
+from deepjax.training.run_options import ProbeDetail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Options:
     """Images of a step."""
     width: int = 0
     """Filters of the first stage; 0 means the paper's."""
-    tiers: tuple[Tier, ...] = ("economy", "business")
+    tiers: tuple[ProbeDetail, ...] = ("top", "layers")
     """Which tiers; "full" compiles second derivatives, of ResNet-50 for many minutes."""
     rounds: int = 9
     """Steps and looks, in turns."""
@@ -47,7 +48,7 @@ def main() -> None:
     """Print median time, ratio to the step, and the cost at one probe in 100 steps, by tier."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
-    config = TrainConfig(
+    config = train_config(
         options.model,
         batch_size=options.batch_size,
         image_size=options.image_size,

@@ -11,14 +11,15 @@ from block_server import Block, serve
 
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
 from deepjax.data.augment.basic import normalize, resize
-from deepjax.training import TrainConfig, compile_training
+from deepjax.training import compile_training
 from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.config import train_config
 
 
 def main() -> None:
     """Compile, then serve blocks. Arguments: network, images per step, calls per block, blocks."""
     model, batch_size, calls, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-    config = TrainConfig(model, batch_size=batch_size, image_size=32)
+    config = train_config(model, batch_size=batch_size, image_size=32)
     programs = compile_training(config)
     state = programs.fresh_state(config)
     rng = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def main() -> None:
     kept = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), kept)
     inputs = (
-        resize(normalize(batch["image"], programs.dataset), config.image_size),
+        resize(normalize(batch["image"], programs.dataset), config.data.image_size),
         batch["label"],
     )
 

@@ -96,7 +96,9 @@ def test_outside_loops_and_on_other_backends_nothing_changes(monkeypatch):
 def a_step(scan=False, accumulate=1):
     """(training step of a small network, its arguments)."""
     data = dataset_info("digits")
-    config = TrainConfig("cifar_resnet20", data.name, batch_size=8, width=4, accumulate=accumulate)
+    config = TrainConfig(
+        "cifar_resnet20", data.name, batch_size=8, width=4, grad_accum_steps=accumulate
+    )
     model, optimizer = create_model(config.model, width=4, scan=scan), make_optimizer(config)
     state = jax.eval_shape(lambda: init_state(model, optimizer, data.shape, 0.1, 0))
     batch = {

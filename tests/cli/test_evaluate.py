@@ -33,10 +33,10 @@ from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights.convert import from_torch, save_safetensors, to_torch
 from deepjax.models.weights.files import read_tensors
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config import init_run_dir
+from deepjax.training.config import train_config
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state
@@ -46,7 +46,7 @@ from tests.evaluation.test_dense import drawn
 from tests.evaluation.test_protocols import MEMBER
 from tests.faults.runs import ROOT
 
-CONFIG = TrainConfig(model="cifar_plain20", width=4, ema=0.5, image_size=12)
+CONFIG = train_config(model="cifar_plain20", width=4, ema_decay=0.5, image_size=12)
 STATE = drawn(model_from(CONFIG), 12, channels=1)
 
 
@@ -78,7 +78,7 @@ def imagenet(tmp_path_factory):
 
 
 def evaluated(out, *arguments):
-    main(parse(Options, [*map(str, arguments), "--out", str(out)]))
+    main(parse(Options, [*map(str, arguments), "--output-dir", str(out)]))
     return json.loads((out / "result.json").read_text())
 
 
@@ -89,7 +89,7 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     result = evaluated(tmp_path, "--run", trained)
     (found,) = result["sets"]
     digits = dataset_info("digits")
-    step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.image_size))
+    step = jax.jit(make_eval_step(model_from(CONFIG), digits, CONFIG.data.image_size))
     sums = [
         step(STATE["params"], STATE["batch_stats"], batch)
         for batch in eval_batches(load_split(digits, "test"), 100)
@@ -111,7 +111,7 @@ def processes(out, trained, devices, *hosts):
         "experiments/evaluate.py",
         "--run",
         str(trained),
-        "--out",
+        "--output-dir",
         str(out),
         *hosts,
     ]
@@ -226,7 +226,7 @@ def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
 )
 def test_every_mistake_is_one_line(arguments, message, tmp_path):
     with pytest.raises(InputError) as caught:
-        main(parse(Options, [*arguments, "--out", str(tmp_path)]))
+        main(parse(Options, [*arguments, "--output-dir", str(tmp_path)]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -234,7 +234,7 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     """Nor one that would take the place of another's; the same may be done again."""
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        InputError, match=r"file is a file, .* not a directory; choose another --out"
+        InputError, match=r"file is a file, .* not a directory; choose another --output-dir"
     ):
         evaluated(tmp_path / "file", "--run", trained)
     about = evaluation_spec([MEMBER], [resolve_protocol("1-crop", "small", 32)], "float32")
@@ -262,7 +262,7 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     for other, names in others:
         with pytest.raises(
             InputError,
-            match=r"result\.json is of another evaluation; choose another --out, or remove it",
+            match=r"result\.json is of another evaluation; choose another --output-dir, or remove it",
         ):
             check_result_folder(tmp_path, other, names)
 
@@ -293,7 +293,7 @@ def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
 
 def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
     """The network is made again as the run made it, around it what drops its blocks."""
-    config = dataclasses.replace(CONFIG, model="cifar_resnet20", drop_path=0.1, ema=0.0)
+    config = dataclasses.replace(CONFIG, model="cifar_resnet20", drop_path=0.1, ema_decay=0.0)
     init_run_dir(tmp_path / "run", config)
     with contextlib.closing(Checkpoints(tmp_path / "run")) as checkpoints:
         model = model_from(config)

@@ -182,7 +182,7 @@ def test_a_damaged_image_halts_with_its_name():
         list(train_batches(split(damaged_at(4)), 23, 0, 1))
     with pytest.raises(
         InputError,
-        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*on_damaged='skip'",
+        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*on_decode_error='skip'",
     ):
         list(eval_batches(split(damaged_at(3)), 8))
 
@@ -201,7 +201,7 @@ def test_an_undecodable_image_is_reported_and_replaced_by_the_next(threads):
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():
     records = split(damaged_at(4, 5, 6), on_damaged="skip", budget=2)
     with pytest.raises(
-        InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: damage_budget, 2;"
+        InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: max_decode_errors, 2;"
     ):
         list(train_batches(records, 23, 0, 1))
 
@@ -241,7 +241,7 @@ def test_what_is_no_fault_of_an_image_is_no_damage(error):
 def test_without_opencv_fast_crops_say_so_before_the_first_batch(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     opencv.cache_clear()
-    with pytest.raises(InputError, match="decode='exact'"):
+    with pytest.raises(InputError, match="resize_backend='pillow'"):
         train_batches(split(), 8, 0, 1)
     train_batches(split(), 8, 0, 1, crops=Crops(exact=True))
 

@@ -14,7 +14,7 @@ from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
 from deepjax.evaluation.agreement import count_borderline
 from deepjax.training import TrainConfig, train
-from deepjax.training.run_dir import read_config
+from deepjax.training.config_file import read_config
 from tests.data.made import write_made
 
 
@@ -37,14 +37,14 @@ def run(tmp_path_factory):
             write_made(folder, (images[:64], labels[:64]), (images[64:], labels[64:]), "oblong")
         )
         train(
-            TrainConfig("cifar_plain20", "oblong", width=2, batch_size=16, epochs=2, ema=0.5),
+            TrainConfig("cifar_plain20", "oblong", width=2, batch_size=16, epochs=2, ema_decay=0.5),
             folder / "run",
         )
         yield folder / "run"
 
 
 def said(capsys, out, *arguments) -> str:
-    main(parse(Options, [*map(str, arguments), "--out", str(out)]))
+    main(parse(Options, [*map(str, arguments), "--output-dir", str(out)]))
     return capsys.readouterr().out
 
 
@@ -95,7 +95,7 @@ def test_what_nothing_explains_is_an_error_and_the_result_is_written(run, tmp_pa
     with pytest.raises(
         InputError, match=r"does not agree with the final row of .*rounding explains"
     ) as caught:
-        main(parse(Options, ["--run", str(copy), "--out", str(tmp_path / "out")]))
+        main(parse(Options, ["--run", str(copy), "--output-dir", str(tmp_path / "out")]))
     assert "\n" not in str(caught.value) and (tmp_path / "out" / "result.json").exists()
 
 
@@ -141,7 +141,7 @@ def test_runs_of_different_sets_are_not_tested_on_one_of_them(run, tmp_path, mon
     with pytest.raises(
         InputError, match="dataset is ''; allowed: one of oblong, others, of the runs"
     ):
-        main(parse(Options, ["--run", str(run), str(other), "--out", str(tmp_path / "out")]))
+        main(parse(Options, ["--run", str(run), str(other), "--output-dir", str(tmp_path / "out")]))
 
 
 def test_nothing_is_left_of_an_evaluation_that_cannot_be(run, tmp_path):
@@ -153,7 +153,7 @@ def test_nothing_is_left_of_an_evaluation_that_cannot_be(run, tmp_path):
             InputError,
             match=r"'1-crop' for oblong, whose images are all of one size|is not prepared",
         ):
-            main(parse(Options, ["--run", str(run), "--out", str(tmp_path / "out"), *wrong]))
+            main(parse(Options, ["--run", str(run), "--output-dir", str(tmp_path / "out"), *wrong]))
     assert not (tmp_path / "out").exists()
 
 

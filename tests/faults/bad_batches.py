@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.step import step as step_module
-from deepjax.training.step.guard import OnBad
+from deepjax.training.step.guard import OnNonfinite
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, init_state
 from deepjax.training.step.step import make_eval_step, make_train_step
 from tests.faults.tally import Tally
 from tests.faults.trapped import BRIGHT, DIGITS, Trapped
 
-POLICIES: tuple[OnBad, ...] = ("skip", "halt")
+POLICIES: tuple[OnNonfinite, ...] = ("skip", "halt")
 
 ALONE = tuple(f"{part} alone" for part in BRIGHT)
 KINDS = ("NaN pixel", "label -1", "label n", "empty batch", "constant batch", *ALONE)
@@ -50,15 +50,15 @@ def bad_batch(kind: str, rng: np.random.Generator, size: int = 16) -> dict[str, 
 
 @functools.cache
 def steps_of(
-    policy: OnBad, optimizer_name: Literal["sgd", "adamw"], guard: object
+    policy: OnNonfinite, optimizer_name: Literal["sgd", "adamw"], guard: object
 ) -> tuple[TrainState, Callable[..., Any]]:
     """The state before step 0, and a compiled step under a policy. guard: what the step looks by; another is compiled anew."""
-    config = TrainConfig(
+    config = train_config(
         model="cifar_resnet20",
         batch_size=16,
         steps=8,
         warmup_epochs=0.0,
-        on_bad=policy,
+        on_nonfinite=policy,
         optimizer=optimizer_name,
     )
     optimizer = make_optimizer(config)

@@ -13,9 +13,10 @@ import numpy as np
 
 from deepjax import paths
 from deepjax.data import splits
-from deepjax.training import config, loop, preemption, run_lock
+from deepjax.training import config, evaluator, preemption, run_lock
 from deepjax.training.checkpoint import inspect, manager
 from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.step import guard, step
 from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
@@ -87,18 +88,18 @@ def _forgetful() -> Patch:
 
 def _unmasked() -> Patch:
     """Evaluation that counts the padding of the last batch too."""
-    make = loop.eval_batches
+    make = evaluator.eval_batches
     return mock.patch.object(
-        loop,
+        evaluator,
         "eval_batches",
-        lambda *arguments: (
-            batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments)
+        lambda *arguments, **keywords: (
+            batch | {"mask": np.ones_like(batch["mask"])} for batch in make(*arguments, **keywords)
         ),
     )
 
 
-def _stops_unsaved(run: Any, state: Any, batches: Any, at: int) -> None:
-    run._stop(at, "saved")
+def _stops_unsaved(stop: GracefulStop, state: Any, batches: Any, done: int) -> None:
+    stop.stop(done, "saved")
 
 
 def _only_the_newest(self: Checkpoints) -> int:
@@ -116,7 +117,7 @@ CONTROLS = {
         lambda work: files.bit_flips(10, work, restores=1),
     ),
     "fallback to the older step": Control(
-        _replaced(Checkpoints, "_look", _only_the_newest),
+        _replaced(Checkpoints, "_newest_valid", _only_the_newest),
         lambda work: files.bit_flips(2, work, restores=1),
     ),
     "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),
@@ -132,7 +133,7 @@ CONTROLS = {
     ),
     "labels": Control(_replaced(step, "labels_valid", _blind), _batches("label -1")),
     "spike detection": Control(
-        _replaced(guard.Running, "jumps", lambda *_: jnp.zeros((), bool)),
+        _replaced(guard.Running, "is_outlier", lambda *_: jnp.zeros((), bool)),
         checked(guards.leaves_spikes_out),
     ),
     "configuration compared": Control(
@@ -144,7 +145,7 @@ CONTROLS = {
         checked(guards.stops_at_sigterm),
     ),
     "save at SIGTERM": Control(
-        _replaced(loop.TrainLoop, "_save_and_stop", _stops_unsaved),
+        _replaced(GracefulStop, "save_and_stop", _stops_unsaved),
         checked(guards.stops_at_sigterm),
     ),
     "partial saves cleared": Control(

@@ -1,7 +1,6 @@
 """Configurations that changed, and input that makes no sense."""
 
 import contextlib
-import dataclasses
 import functools
 import io
 import os
@@ -23,7 +22,16 @@ from deepjax.cli.train import Options
 from deepjax.command_line import parse
 from deepjax.data import dataset_info, splits
 from deepjax.errors import InputError
-from deepjax.training import TrainConfig, train
+from deepjax.training import (
+    AugmentationConfig,
+    DataConfig,
+    GuardConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    TrainConfig,
+    train,
+)
+from deepjax.training.config import OPTION_GROUPS, replace_options, train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from tests.faults.runs import CONFIG, OPTIONS, ROOT, complete, outcome
 from tests.faults.tally import Tally
@@ -52,7 +60,7 @@ def changed(tries: int, work: Path, seed: int = 0) -> Tally:
     before = outcome(out)
     for field, value in list(CHANGES.items())[: tries or None]:
         try:
-            train(dataclasses.replace(CONFIG, **{field: value}), out, OPTIONS)
+            train(replace_options(CONFIG, **{field: value}), out, OPTIONS)
             tally.count(False, f"{field}: accepted")
         except InputError as error:
             tally.count(
@@ -130,10 +138,25 @@ def _tried(
     return len(refused)
 
 
+GROUPS = (
+    TrainConfig,
+    OptimizationConfig,
+    DataConfig,
+    AugmentationConfig,
+    ObjectiveConfig,
+    GuardConfig,
+)
+
+
 def _configurations() -> st.SearchStrategy[dict[str, Any]]:
     """Up to four fields: in half of them of their own kind, in half of anything, strings and wrong types among it."""
-    hints = typing.get_type_hints(TrainConfig)
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    hints = {
+        name: kind
+        for owner in GROUPS
+        for name, kind in typing.get_type_hints(owner).items()
+        if name in OPTION_GROUPS
+    }
+    names = list(OPTION_GROUPS)
     sound = st.one_of([st.tuples(st.just(name), _of_kind(name, hints[name])) for name in names])
     odd = st.tuples(st.sampled_from(names), ANYTHING)
     chosen = st.one_of(
@@ -162,7 +185,7 @@ def _of_kind(name: str, kind: Any) -> st.SearchStrategy[Any]:
 
 def _accept(fields: dict[str, Any]) -> object:
     """What an accepted configuration is for: lengths, shapes, the optimizer and the schedule."""
-    config = TrainConfig(**fields)
+    config = train_config(**fields)
     state = make_optimizer(config).init(
         {"layer": {"kernel": np.zeros((2, 2), np.float32), "bias": np.zeros(2, np.float32)}}
     )
@@ -171,7 +194,7 @@ def _accept(fields: dict[str, Any]) -> object:
 
 def _command_lines() -> st.SearchStrategy[list[str]]:
     """Known and unknown flags with odd values."""
-    names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainConfig)]
+    names = [f"--{name.replace('_', '-')}" for name in OPTION_GROUPS]
     noise = st.text(string.printable.strip(), max_size=12)
     flags = st.one_of(
         st.sampled_from([*names, "--", "-h", "--hosts.processes"]),
@@ -179,7 +202,7 @@ def _command_lines() -> st.SearchStrategy[list[str]]:
         noise.map(lambda text: f"--{text}"),
     )
     options = st.tuples(flags, PLAIN.map(str)).map(list) | flags.map(lambda flag: [flag])
-    start = ["--model", "cifar_resnet20", "--out", "runs/x"]
+    start = ["--model", "cifar_resnet20", "--output-dir", "runs/x"]
     return st.lists(options, max_size=3).map(
         lambda chosen: start + [word for option in chosen for word in option]
     )

@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import loop  # noqa: E402
+from deepjax.training import plan  # noqa: E402
 from deepjax.training.checkpoint import manager  # noqa: E402
 
 STEPPED, SAVED = "STEPPED", "SAVED"
@@ -32,6 +32,6 @@ def then_says(function: Callable[..., Any], word: str, call: int) -> Callable[..
 
 if __name__ == "__main__":
     # Asked once before the first step, and then after each.
-    loop.TrainLoop._epoch_ends = then_says(loop.TrainLoop._epoch_ends, STEPPED, 2)
+    plan.TrainPlan.is_epoch_end = then_says(plan.TrainPlan.is_epoch_end, STEPPED, 2)
     manager.Checkpoints.save_last = then_says(manager.Checkpoints.save_last, SAVED, 1)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

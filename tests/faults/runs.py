@@ -42,7 +42,7 @@ def start(
         | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONFAULTHANDLER": "1"}
         | environment
     )
-    command = [sys.executable, str(ROOT / script), *FLAGS, "--out", str(out), *flags]
+    command = [sys.executable, str(ROOT / script), *FLAGS, "--output-dir", str(out), *flags]
     return subprocess.Popen(
         command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -9,15 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import loop  # noqa: E402
+from deepjax.training import plan  # noqa: E402
 
 if __name__ == "__main__":
-    epoch_ends = loop.TrainLoop._epoch_ends  # asked after each step
+    epoch_ends = plan.TrainPlan.is_epoch_end  # asked after each step
 
-    def slowly(run: loop.TrainLoop, step: int) -> bool:
+    def slowly(run: plan.TrainPlan, done: int) -> bool:
         """The same answer, later."""
         time.sleep(float(os.environ["FAULT_PAUSE"]))
-        return epoch_ends(run, step)
+        return epoch_ends(run, done)
 
-    loop.TrainLoop._epoch_ends = slowly
+    plan.TrainPlan.is_epoch_end = slowly
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

@@ -14,6 +14,7 @@ from deepjax.models import create_model
 from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.distributed.sharding import Partitioner, Strategy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, init_state
@@ -88,7 +89,7 @@ class Thin:
 
     name: str
     spread: Partitioner
-    config: TrainConfig = TrainConfig(
+    config: TrainConfig = train_config(
         model="cifar_resnet20", batch_size=BATCH, steps=64, warmup_epochs=0.0, learning_rate=0.001
     )
 
@@ -96,7 +97,7 @@ class Thin:
         """The first state and the compiled step."""
         model = create_model(self.name, num_classes=10, **NETWORKS[self.name])
         optimizer = make_optimizer(self.config)
-        options = step_options(dataclasses.replace(self.config, image_size=32), self.spread.axis)
+        options = step_options(replace_options(self.config, image_size=32), self.spread.axis)
         step = make_train_step(model, optimizer, make_schedule(self.config), DIGITS, options)
         state = init_state(model, optimizer, (32, 32, 1), self.config.learning_rate, 0)
         return self.spread.put_state(state), self.spread.compile_train(step, state)

@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from deepjax.training import build, loop, memory  # noqa: E402
+from deepjax.training import build, graceful_stop, memory, plan  # noqa: E402
 from deepjax.training.checkpoint import manager  # noqa: E402
 from deepjax.training.distributed import sharding  # noqa: E402
 
@@ -52,11 +52,10 @@ def in_evaluation(when: int) -> None:
 
 def arm() -> None:
     """Put the signal where the phase is."""
-    run = loop.TrainLoop
     if PHASE == "compile":
         build.compile_step = at(1, memory.compile_step)
     elif PHASE in ("train", "twice"):
-        run._epoch_ends = at(3 * WHEN, run._epoch_ends)
+        plan.TrainPlan.is_epoch_end = at(3 * WHEN, plan.TrainPlan.is_epoch_end)
     elif PHASE == "save":
         manager.Checkpoints._finish = at(WHEN, manager.Checkpoints._finish)
     elif PHASE == "eval":
@@ -86,9 +85,10 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     arm()
-    loop.TrainLoop._epoch_ends = watched(loop.TrainLoop._epoch_ends)
-    loop.TrainLoop._stop_if_asked = watched(
-        loop.TrainLoop._stop_if_asked
-    )  # comes right after compilation, and between batches
+    plan.TrainPlan.is_epoch_end = watched(plan.TrainPlan.is_epoch_end)
+    # Called right after compilation, and between batches of an evaluation.
+    graceful_stop.GracefulStop.stop_if_preempted = watched(
+        graceful_stop.GracefulStop.stop_if_preempted
+    )
     atexit.register(leave)
     runpy.run_path(str(ROOT / "experiments" / "train.py"), run_name="__main__")

@@ -1,6 +1,5 @@
 """Schedules against their closed forms in float64, at every length from one step on; and what holds for any configuration."""
 
-import dataclasses
 import json
 import math
 
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.config import init_run_dir
-from deepjax.training.run_dir import read_config
+from deepjax.training.config import options_of, replace_options, train_config
+from deepjax.training.config_file import init_run_dir, read_config
 from deepjax.training.step.optimizers import make_schedule
 from tests.properties.examples import examples
 
@@ -29,7 +28,7 @@ milestones = st.lists(fractions, max_size=6, unique=True).map(sorted).map(tuple)
 def configs(draw: st.DrawFn, schedule: str) -> TrainConfig:
     """Short trainings mostly, whose milestones coincide, whose warm-up is longer than they are."""
     steps = draw(st.integers(1, 12) | st.integers(1, 2000) | st.integers(1, 1_000_000))
-    return TrainConfig(
+    return train_config(
         model="cifar_resnet20",
         steps=steps,
         batch_size=draw(st.sampled_from([64, 500, 1437])),  # 22, 2 and 1 steps an epoch
@@ -55,20 +54,22 @@ def sampled(total: int) -> np.ndarray:
 def closed_form(config: TrainConfig, step: int) -> float:
     """The fraction of the peak rate at a step, by itself."""
     total = config.total_steps
-    warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
+    warmup = min(round(config.optimization.warmup_epochs * config.steps_per_epoch), total - 1)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / (total - warmup)
-    passed = sum(step >= max(1, round(milestone * total)) for milestone in config.milestones)
-    every = round(config.decay_epochs * config.steps_per_epoch)
+    passed = sum(
+        step >= max(1, round(milestone * total)) for milestone in config.optimization.milestones
+    )
+    every = round(config.optimization.decay_epochs * config.steps_per_epoch)
     return {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
         "linear": 1 - done,
         "root": math.sqrt(1 - done),
         "step": 0.1**passed,
-        "exponential": config.decay_rate ** ((step - warmup) // every),
+        "exponential": config.optimization.decay_rate ** ((step - warmup) // every),
         "constant": 1.0,
-    }[config.schedule]
+    }[config.optimization.schedule]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -83,7 +84,7 @@ def test_a_schedule_is_its_closed_form(schedule, data):
     )  # of float32; before the end of a million steps 1 - done has few digits left
     # A decay rate in float32 is off by up to 6e-8, and its powers by as many times that.
     decays = (
-        config.total_steps // round(config.decay_epochs * config.steps_per_epoch)
+        config.total_steps // round(config.optimization.decay_epochs * config.steps_per_epoch)
         if schedule == "exponential"
         else 0
     )
@@ -98,20 +99,21 @@ def test_a_schedule_is_its_closed_form(schedule, data):
 @examples(few=10, many=1_000)
 @given(st.data())
 def test_no_step_of_a_training_has_rate_zero_and_only_the_warm_up_rises(schedule, data):
-    config = dataclasses.replace(
+    config = replace_options(
         data.draw(configs(schedule)), steps=data.draw(st.integers(1, SAMPLED)), decay_rate=0.5
     )
     rates = np.asarray(make_schedule(config)(jnp.arange(SAMPLED, dtype=jnp.int32)))[
         : config.total_steps
     ]
-    warmup = min(round(config.warmup_epochs * config.steps_per_epoch), config.total_steps - 1)
+    warmup = min(
+        round(config.optimization.warmup_epochs * config.steps_per_epoch), config.total_steps - 1
+    )
     assert np.all(rates > 0)
     assert np.all(np.diff(rates[:warmup]) > 0) and np.all(np.diff(rates[warmup:]) <= 0)
 
 
-def values_of(field: dataclasses.Field) -> st.SearchStrategy:
-    """Values of a field's kind, legal or not."""
-    default = field.default
+def values_of(default: object) -> st.SearchStrategy:
+    """Values of the type of a default, legal or not."""
     if isinstance(default, bool):
         return st.booleans()
     if isinstance(default, tuple):
@@ -134,17 +136,19 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
     return st.floats(0, 1) | st.integers(0, 300)
 
 
-FIELDS = [
-    field for field in dataclasses.fields(TrainConfig) if field.name not in ("model", "dataset")
-]
+DEFAULTS = {
+    name: default
+    for name, default in options_of(TrainConfig("cifar_resnet20")).items()
+    if name not in ("model", "dataset")
+}
 
 
 @examples(few=50, many=10_000)
-@given(st.lists(st.sampled_from(FIELDS), max_size=6, unique_by=lambda field: field.name), st.data())
-def test_any_configuration_is_refused_by_name_or_means_something(fields, data):
-    changes = {field.name: data.draw(values_of(field)) for field in fields}
+@given(st.lists(st.sampled_from(sorted(DEFAULTS)), max_size=6, unique=True), st.data())
+def test_any_configuration_is_refused_by_name_or_means_something(names, data):
+    changes = {name: data.draw(values_of(DEFAULTS[name])) for name in names}
     try:
-        config = TrainConfig(model="cifar_resnet20", **changes)
+        config = train_config(model="cifar_resnet20", **changes)
         total, schedule = config.total_steps, make_schedule(config)
     except InputError as error:
         assert any(name in str(error) for name in changes) and "\n" not in str(error)
@@ -166,9 +170,9 @@ def test_any_configuration_is_refused_by_name_or_means_something(fields, data):
 @examples(few=10, many=1_000)
 @given(configs("step"))
 def test_a_configuration_that_is_stored_is_read_again(config):
-    stored = json.loads(json.dumps(dataclasses.asdict(config)))
+    stored = json.loads(json.dumps(options_of(config)))
     assert (
-        TrainConfig(
+        train_config(
             **{
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in stored.items()
@@ -179,6 +183,6 @@ def test_a_configuration_that_is_stored_is_read_again(config):
 
 
 def test_a_claimed_directory_holds_the_configuration(tmp_path):
-    config = TrainConfig(model="cifar_resnet20", milestones=(1 / 3, 2 / 3), warmup_epochs=0.1)
+    config = train_config(model="cifar_resnet20", milestones=(1 / 3, 2 / 3), warmup_epochs=0.1)
     init_run_dir(tmp_path, config)
     assert read_config(tmp_path) == config

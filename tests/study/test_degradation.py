@@ -91,13 +91,23 @@ def test_depths_out_of_range_are_refused(depths):
 def test_presets_of_the_paper():
     """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4, momentum (section 4.2)."""
     config = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["plain56"].config
-    assert (config.total_steps, config.batch_size, config.weight_decay, config.momentum) == (
+    assert (
+        config.total_steps,
+        config.batch_size,
+        config.optimization.weight_decay,
+        config.optimization.momentum,
+    ) == (
         64_000,
         128,
         1e-4,
         0.9,
     )
-    assert (config.schedule, config.milestones, config.decay_all, config.nesterov) == (
+    assert (
+        config.optimization.schedule,
+        config.optimization.milestones,
+        config.optimization.decay_norm_and_bias,
+        config.optimization.nesterov,
+    ) == (
         "step",
         (0.5, 0.75),
         True,

@@ -95,7 +95,10 @@ def test_exact_counts():
     arms = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])
     cost = network_costs({"deep": arms[name_of(DEEP)]})["deep"]
     assert (cost.params, cost.macs) == (853_018, 125_485_696)
-    assert (arms[name_of(DEEP)].config.epochs, arms[name_of(DEEP)].config.weight_decay) == (
+    assert (
+        arms[name_of(DEEP)].config.epochs,
+        arms[name_of(DEEP)].config.optimization.weight_decay,
+    ) == (
         200,
         5e-4,
     )

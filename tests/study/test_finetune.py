@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from deepjax.study.finetune import finetune, initial_variables, train_error
-from deepjax.training import TrainConfig, open_run, train
+from deepjax.training import open_run, train
+from deepjax.training.config import train_config
 
 
 @pytest.mark.slow  # a quarter of a minute, of which most is compilation
 def test_from_a_runs_own_start_it_comes_to_the_runs_end(tmp_path):
-    config = TrainConfig(
+    config = train_config(
         model="cifar_plain20", width=2, batch_size=240, steps=3, warmup_epochs=0.0, seed=3
     )
     result = train(config, tmp_path)

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from deepjax.analysis import cross_entropy
 from deepjax.study.finetune import fewest_steps, iterate_training, steps_to
 from deepjax.study.stats.scaling_laws import Hyperbola, fit_hyperbola
-from deepjax.training import TrainConfig, compile_training
+from deepjax.training import compile_training, train_config
 from experiments.gradient_noise import (
     BEYOND,
     NETWORK,
@@ -80,7 +80,7 @@ def test_the_hyperbola_is_found_again():
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = TrainConfig(
+    config = train_config(
         "own/stack", batch_size=64, steps=30, learning_rate=0.1, augment=False, warmup_epochs=0.0
     )
     return compile_training(config, make=NETWORK), config

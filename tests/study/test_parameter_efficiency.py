@@ -99,4 +99,4 @@ def test_lines_over_cost():
 def test_preset_of_the_papers():
     """The papers' widths and size of image."""
     config = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])["googlenet_8"].config
-    assert (config.width, config.image_size, config.epochs) == (64, 224, 200)
+    assert (config.width, config.data.image_size, config.epochs) == (64, 224, 200)

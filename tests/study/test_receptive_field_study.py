@@ -148,4 +148,8 @@ def test_the_layers_that_are_asked_are_the_last_maps_of_the_arms():
 
 def test_the_paper_scale_is_that_of_he_et_al():
     config = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["resnet20"].config
-    assert (config.total_steps, config.batch_size, config.schedule) == (64_000, 128, "step")
+    assert (config.total_steps, config.batch_size, config.optimization.schedule) == (
+        64_000,
+        128,
+        "step",
+    )

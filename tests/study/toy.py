@@ -11,10 +11,11 @@ from deepjax.study.stats.claims import compare_errors
 from deepjax.study.stats.rules import Rule, all_above
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm
-from deepjax.training import TrainConfig, open_run
+from deepjax.training import open_run
+from deepjax.training.config import train_config
 
 TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
-DIVERGES = TrainConfig(
+DIVERGES = train_config(
     "own/shallow", momentum=0.999, weight_decay=0.99, **TRAINING | {"epochs": 40}
 )
 MAKERS = {

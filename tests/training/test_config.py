@@ -6,7 +6,8 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.config import init_run_dir
+from deepjax.training.config import replace_options
+from deepjax.training.config_file import init_run_dir
 
 CONFIG = TrainConfig(model="cifar_resnet20")
 
@@ -32,8 +33,8 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("optimizer", "adam"),
         ("decay_rate", 0.0),
         ("decay_epochs", 0.0),
-        ("clip", -1.0),
-        ("lighting", 0.1),  # the digits are grey
+        ("grad_clip_norm", -1.0),
+        ("pca_lighting_std", 0.1),  # the digits are grey
         ("auto_augment", "random"),
         ("augment_operations", 0),
         ("augment_magnitude", 11.0),
@@ -41,23 +42,23 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("loss", "hinge"),
         ("target_threshold", 0.2),  # the loss is softmax
         ("drop_path", 1.0),
-        ("train_sizes", (160, 0)),
+        ("progressive_sizes", (160, 0)),
         ("eval_size", -1),
         ("eval_crop", 1.01),
         ("eval_crop", 0.05),
-        ("decode", "slow"),
-        ("crop_area", 0.0),
-        ("shorter_sides", (480, 256)),
-        ("shorter_sides", (256, 384, 512)),
-        ("repeats", 0),
-        ("on_damaged", "ignore"),
-        ("damage_budget", -1),
+        ("resize_backend", "slow"),
+        ("min_crop_area", 0.0),
+        ("resize_shorter_side", (480, 256)),
+        ("resize_shorter_side", (256, 384, 512)),
+        ("repeated_augmentation", 0),
+        ("on_decode_error", "ignore"),
+        ("max_decode_errors", -1),
         ("seed", -1),
     ],
 )
 def test_values_out_of_range_name_the_field(field, value):
     with pytest.raises(InputError, match=field):
-        dataclasses.replace(CONFIG, **{field: value})
+        replace_options(CONFIG, **{field: value})
 
 
 def test_length_in_steps_or_epochs():
@@ -66,7 +67,7 @@ def test_length_in_steps_or_epochs():
 
 
 def test_progressive_resizing_has_equal_parts():
-    config = dataclasses.replace(CONFIG, steps=8, train_sizes=(8, 12, 16, 16), eval_size=20)
+    config = replace_options(CONFIG, steps=8, progressive_sizes=(8, 12, 16, 16), eval_size=20)
     assert [config.shape_at(step)[0] for step in range(8)] == [8, 8, 12, 12, 16, 16, 16, 16]
     assert (config.input_shape, config.eval_shape) == ((16, 16, 1), (20, 20, 1))
     assert CONFIG.shape_at(3) == CONFIG.eval_shape == CONFIG.input_shape == (8, 8, 1)
@@ -86,7 +87,7 @@ def test_a_directory_of_another_configuration_is_refused_by_field(tmp_path, chan
     init_run_dir(tmp_path / "run", CONFIG)
     init_run_dir(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match=next(iter(change))):
-        init_run_dir(tmp_path / "run", dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path / "run", replace_options(CONFIG, **change))
 
 
 @pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints", "measured", "result.json"])
@@ -96,7 +97,8 @@ def test_results_without_a_configuration_are_not_taken_for_another_s(left, tmp_p
     (tmp_path / "config.json").unlink()
     (tmp_path / left).mkdir()
     with pytest.raises(
-        InputError, match=f"holds {left} but no config.json; restore it, or choose another --out"
+        InputError,
+        match=f"holds {left} but no config.json; restore it, or choose another --output-dir",
     ):
         init_run_dir(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
     assert not (tmp_path / "config.json").exists()
@@ -121,4 +123,4 @@ def test_a_run_of_another_length_is_told_why(tmp_path, change):
         InputError,
         match="the learning-rate schedule depends on the number of steps: a run of another length",
     ):
-        init_run_dir(tmp_path, dataclasses.replace(CONFIG, **change))
+        init_run_dir(tmp_path, replace_options(CONFIG, **change))

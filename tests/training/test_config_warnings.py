@@ -15,6 +15,7 @@ from deepjax.errors import InputError
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training import TrainConfig, compile_training, train
 from deepjax.training.build import model_from
+from deepjax.training.config import train_config
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -42,7 +43,7 @@ def traced(model: nn.Module, images: jax.ShapeDtypeStruct, devices: int) -> Any:
 
 
 def config_of(model: str, **fields: Any) -> TrainConfig:
-    return TrainConfig(model, **{"width": 8} | fields)
+    return train_config(model, **{"width": 8} | fields)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_images_too_small_for_the_network(model, image_size, single):
 )
 def test_averages_that_keep_the_initial_weights(ema, steps, kept):
     """decay^steps of an average is its start, by hand: 0.9999^165 = 0.984, 0.99^165 = 0.190, 0.98^165 = 0.036."""
-    lines = found(config_of("cifar_plain20", ema=ema, steps=steps))
+    lines = found(config_of("cifar_plain20", ema_decay=ema, steps=steps))
     assert len(lines) == bool(kept)
     assert not kept or (
         f"ema is {ema:g} and there are {steps} steps" in lines[0]
@@ -86,7 +87,8 @@ def test_averages_that_keep_the_initial_weights(ema, steps, kept):
 def test_what_the_warning_of_averages_advises_is_enough():
     for ema, steps in ((0.9999, 29_956), (0.982, 165)):
         assert (
-            ema**steps <= 0.0501 and found(config_of("cifar_plain20", ema=ema, steps=steps)) == []
+            ema**steps <= 0.0501
+            and found(config_of("cifar_plain20", ema_decay=ema, steps=steps)) == []
         )
 
 
@@ -146,8 +148,8 @@ class Normal(nn.Module):
     "fields, devices, is_single",
     [
         ({"batch_size": 1}, 1, True),
-        ({"batch_size": 8, "accumulate": 8}, 1, True),
-        ({"batch_size": 8, "accumulate": 4}, 1, False),
+        ({"batch_size": 8, "grad_accum_steps": 8}, 1, True),
+        ({"batch_size": 8, "grad_accum_steps": 4}, 1, False),
         ({"batch_size": 8, "bn_scope": 1}, 1, True),
         ({"batch_size": 8, "bn_scope": 2}, 1, False),
         ({"batch_size": 8, "bn_scope": "replica"}, 8, True),
@@ -156,7 +158,7 @@ class Normal(nn.Module):
     ],
 )
 def test_batch_norm_over_a_single_value_is_refused(fields, devices, is_single):
-    config = TrainConfig("own/normal", **fields)
+    config = train_config("own/normal", **fields)
     if not is_single:
         assert found(config, Normal, devices=devices) == []
         return
@@ -194,7 +196,7 @@ README = [
     dataclasses.replace(
         recipe("resnet50_a3").config, dataset="imagenette/160px-v2", batch_size=256, epochs=20
     ),
-    dataclasses.replace(recipe("vgg16").config, accumulate=4),
+    dataclasses.replace(recipe("vgg16").config, grad_accum_steps=4),
 ]
 
 

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.data import EncodedSplit
+from deepjax.data import EncodedSplit, dataset_info
 from deepjax.data.loader import batch_index, read_examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, compile_training, train
+from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.data_identity import pin_dataset
 from deepjax.training.decode_errors import DecodeErrorLog
-from deepjax.training.loop import _scores
+from deepjax.training.evaluator import metrics_row
 from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.throughput import ThroughputMeter
 from tests.data.archives import DAMAGED, small_imagenet
@@ -32,8 +33,8 @@ FIELDS = {
     "batch_size": 16,
     "epochs": 2,
     "image_size": 16,
-    "on_damaged": "skip",
-    "damage_budget": DAMAGED,
+    "on_decode_error": "skip",
+    "max_decode_errors": DAMAGED,
 }
 
 
@@ -46,7 +47,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(prepared):
-    return TrainConfig("own/thin", prepared[0].name, **FIELDS)
+    return train_config("own/thin", prepared[0].name, **FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +100,20 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(
     assert rows_of(tmp_path) == rows_of(whole[0])
 
 
-@pytest.mark.parametrize("fields", [{"on_damaged": "halt"}, {"damage_budget": DAMAGED - 1}])
+@pytest.mark.parametrize(
+    "fields", [{"on_decode_error": "halt"}, {"max_decode_errors": DAMAGED - 1}]
+)
 def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, programs, tmp_path):
-    narrow = dataclasses.replace(config, **fields)
+    narrow = replace_options(config, **fields)
     split = dataclasses.replace(
-        programs.train, on_damaged=narrow.on_damaged, budget=narrow.damage_budget
+        programs.train_split,
+        on_damaged=narrow.data.on_decode_error,
+        budget=narrow.data.max_decode_errors,
     )
-    strict = dataclasses.replace(programs, config=narrow, train=split)
+    strict = dataclasses.replace(programs, config=narrow, train_split=split)
     with pytest.raises(
         InputError,
-        match=r"record \d+ is damaged|2 images are damaged, .* allowed: damage_budget, 1",
+        match=r"record \d+ is damaged|2 images are damaged, .* allowed: max_decode_errors, 1",
     ) as raised:
         train(narrow, tmp_path, prepared[1], programs=strict)
     assert "\n" not in str(raised.value)
@@ -120,29 +125,29 @@ def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
 ):
     """A data set without a fingerprint may be any; one with another fingerprint is named."""
     moved = dataclasses.replace(
-        programs, train=dataclasses.replace(programs.train, fingerprint="1" * 64)
+        programs, train_split=dataclasses.replace(programs.train_split, fingerprint="1" * 64)
     )
-    pin_dataset(tmp_path, moved.train)
+    pin_dataset(tmp_path, moved.train_split)
     given = dataclasses.replace(
-        programs, train=dataclasses.replace(programs.train, fingerprint=there)
+        programs, train_split=dataclasses.replace(programs.train_split, fingerprint=there)
     )
     if not there:
-        pin_dataset(tmp_path, given.train)
+        pin_dataset(tmp_path, given.train_split)
         return
     with pytest.raises(
-        InputError, match=r"is another one than this run began with .*choose another --out"
+        InputError, match=r"is another one than this run began with .*choose another --output-dir"
     ):
         train(config, tmp_path, prepared[1], programs=given)
 
 
 def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     """Pillow's at the centre, where nothing is drawn; fast ones are others."""
-    still = dataclasses.replace(config, augment=False)
-    exact = programs.batch_at(dataclasses.replace(still, decode="exact"), 0)["image"]
+    still = replace_options(config, augment=False)
+    exact = programs.batch_at(replace_options(still, resize_backend="pillow"), 0)["image"]
     size, share = still.input_shape[0], still.eval_crop
-    ids = batch_index(len(programs.train), still.batch_size, still.seed, 0)
+    ids = batch_index(len(programs.train_split), still.batch_size, still.seed, 0)
     np.testing.assert_array_equal(
-        exact, read_examples(programs.train, ids.tolist(), size, share)["image"]
+        exact, read_examples(programs.train_split, ids.tolist(), size, share)["image"]
     )
     assert np.any(exact != programs.batch_at(still, 0)["image"])
 
@@ -193,13 +198,14 @@ def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
             now[0] += 2
             yield "batch"
 
-    pace, source = ThroughputMeter(), batches()
+    meter = ThroughputMeter(batches(), 30)
     for last in (None, Computed(False), Computed(True)):
-        assert pace.next_batch(source, last, 30) == "batch"
+        meter.last_output = last
+        assert next(meter) == "batch"
         now[0] += 1
-    assert pace.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
-    pace.start()
-    assert pace.row() == {}
+    assert meter.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
+    meter.start()
+    assert meter.row() == {}
 
 
 def test_an_image_that_cannot_be_decoded_counts_as_an_error():
@@ -211,7 +217,7 @@ def test_an_image_that_cannot_be_decoded_counts_as_an_error():
         "images": 6.0,
         "auxiliary": {"4a": {"loss": 6.0, "errors": 3.0}},
     }
-    assert _scores("test", sums, 2) == {
+    assert metrics_row("test", sums, 2) == {
         "test_error": 4 / 8,
         "test_loss": 2.0,
         "test_images": 8,
@@ -222,7 +228,8 @@ def test_an_image_that_cannot_be_decoded_counts_as_an_error():
 
 def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     rows, said = [{"kind": "damaged", "step": 2, "split": "train", "image": 7}], []
-    damages = DecodeErrorLog(rows, 3, said.append)
+    split = EncodedSplit(dataset_info("digits"), "train", [], "skip", budget=3)
+    damages = DecodeErrorLog(split, rows, said.append)
     written = []
     damages.note(5, "train", [(7, "cut"), (9, "cut")])
     damages.note(6, "test", [(7, "cut")])
@@ -239,7 +246,7 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     damages.note(7, "train", [(1, "cut")])
     with pytest.raises(
         InputError,
-        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: damage_budget, 3",
+        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: max_decode_errors, 3",
     ):
         damages.flush(written.append)
 
@@ -248,7 +255,9 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
 def test_image_sizes_follow_the_step_with_a_program_each(
     sizes, prepared, config, tmp_path, monkeypatch
 ):
-    resizing = dataclasses.replace(config, image_size=0, train_sizes=sizes, eval_size=32, epochs=3)
+    resizing = replace_options(
+        config, image_size=0, progressive_sizes=sizes, eval_size=32, epochs=3
+    )
     built = compile_training(resizing, prepared[1], make=THIN)
     assert sorted({*built.train_steps_by_size, 24}) == [16, 24]
     seen = []
@@ -266,7 +275,7 @@ def test_image_sizes_follow_the_step_with_a_program_each(
 
 
 def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
-    config = TrainConfig("own/thin", batch_size=240, epochs=1, train_sizes=(8, 12))
+    config = train_config("own/thin", batch_size=240, epochs=1, progressive_sizes=(8, 12))
     built = compile_training(config, make=THIN)
     assert list(built.train_steps_by_size) == [8]
     assert [built.train_step_at(step) is built.train_step for step in range(5)] == [
@@ -283,13 +292,13 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     """Each device its images; `batch_at` gives the same batch whole, at any step."""
     batches = programs.batches(config)
     for step in range(2):
-        batch, _ = next(batches)
+        batch = next(batches)
         on_host = programs.batch_at(config, step)
         np.testing.assert_array_equal(batch["image"], on_host["image"])
         np.testing.assert_array_equal(batch["label"], on_host["label"])
         assert len(batch["image"].sharding.device_set) == 8
     batches.close()
-    assert isinstance(programs.train, EncodedSplit)
+    assert isinstance(programs.train_split, EncodedSplit)
 
 
 def test_one_device_trains_on_photographs_as_eight_do(
@@ -298,12 +307,12 @@ def test_one_device_trains_on_photographs_as_eight_do(
     """The same pictures and damage; a step from the same state, up to rounding."""
     monkeypatch.setattr("deepjax.training.build.make_mesh", lambda: mesh_of(1))
     alone = compile_training(config, prepared[1], make=THIN)
-    assert (alone.partitioner.mesh.size, programs.spread.mesh.size) == (1, 8)
+    assert (alone.partitioner.mesh.size, programs.partitioner.mesh.size) == (1, 8)
     after = []
     for each in (alone, programs):
         state, batches = each.fresh_state(config), each.batches(config)
         before = on_host(state)
-        state, _ = each.train_step(state, next(batches)[0])
+        state, _ = each.train_step(state, next(batches))
         batches.close()
         after.append(on_host(state))
     assert apart(after[0], after[1]) <= 1e-5 < apart(after[0], before)
@@ -330,7 +339,9 @@ def test_two_processes_end_in_the_bits_of_two_devices_and_tell_all_damage(prepar
 @pytest.mark.slow
 def test_an_image_that_one_of_two_processes_cannot_read_ends_both_with_its_name(prepared, tmp_path):
     """The other would wait for it in the step, for as long as the heartbeat lets it: here an hour."""
-    flags, how = as_command(*prepared, **FIELDS | {"on_damaged": "halt", "damage_budget": 0})
+    flags, how = as_command(
+        *prepared, **FIELDS | {"on_decode_error": "halt", "max_decode_errors": 0}
+    )
     ends = pair(tmp_path, 3600, *flags, **how)
     assert [code for code, _ in ends] == [2, 2], ends
     lines = {line for _, said in ends for line in said.splitlines() if line.startswith("error: ")}

@@ -193,7 +193,7 @@ def command(out: Path) -> list[str]:
         "--save-every",
         "3",
     ]
-    return [sys.executable, str(SCRIPT), *options, "--out", str(out)]
+    return [sys.executable, str(SCRIPT), *options, "--output-dir", str(out)]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_without_a_beat_the_stacks_are_shown_and_the_process_ends_with_75(capfd)
     assert (
         "no step ended within 0.2 s" in said
         and "most recent call first" in said
-        and "test_signals.py" in said
+        and "test_preemption.py" in said
     )
 
 
@@ -183,7 +183,7 @@ def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path)
     monkeypatch.setattr(loop, "watchdog", watching)
     monkeypatch.setattr(loop, "compile_training", built)
     with pytest.raises(InterruptedError):
-        train(CONFIG, tmp_path, RunOptions(watchdog=5.0))
+        train(CONFIG, tmp_path, RunOptions(step_timeout=5.0))
     assert watched == [5.0, "beat"]
 
 

@@ -11,14 +11,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from deepjax.analysis import trace
 from deepjax.errors import InputError
-from deepjax.training import RunOptions, TrainConfig, compile_training, train
+from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.metrics_log import TIMES, read_rows
 from deepjax.training.probe import make_tracer
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1
 )  # 5 steps an epoch
 
@@ -36,7 +37,7 @@ def rows_of(out):
 
 
 def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(programs, tmp_path):
-    options = RunOptions(trace_every=3, trace_tier="business", save_every=4)
+    options = RunOptions(probe_every=3, probe="layers", save_every=4)
     train(CONFIG, tmp_path / "plain", programs=programs)
     train(CONFIG, tmp_path / "traced", options, programs=programs)
     assert digest(tmp_path / "plain") == digest(tmp_path / "traced")
@@ -61,10 +62,10 @@ def test_a_traced_run_ends_in_the_same_bits_and_its_rows_survive_a_resume(progra
 
 def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
-        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    batch = programs.partitioner.put_batch(
+        {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
-    seen = make_tracer(programs, "business")(state, batch).layers
+    seen = make_tracer(programs, "layers")(state, batch).layers
     key = jax.random.fold_in(state.key, 0)
     by_hand = trace(
         programs.model,
@@ -91,21 +92,21 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
 
 def test_the_economy_tier_looks_at_top_level_modules(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
-        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    batch = programs.partitioner.put_batch(
+        {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
-    layers = [row.layer for row in make_tracer(programs, "economy")(state, batch).layers.layers]
+    layers = [row.layer for row in make_tracer(programs, "top")(state, batch).layers.layers]
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
 
 
 def test_it_looks_at_images_of_the_step_s_own_size(programs):
     """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
     resizing = dataclasses.replace(
-        programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
+        programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
-    tracer, state = make_tracer(resizing, "economy"), programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
-        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    tracer, state = make_tracer(resizing, "top"), programs.fresh_state(CONFIG)
+    batch = programs.partitioner.put_batch(
+        {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     looks = [tracer(state.replace(step=state.step + step), batch) for step in (0, 5, 4)]
     assert [
@@ -116,8 +117,8 @@ def test_it_looks_at_images_of_the_step_s_own_size(programs):
 @pytest.mark.slow
 def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     state = programs.fresh_state(CONFIG)
-    batch = programs.spread.put_batch(
-        {"image": programs.train.images[:240], "label": programs.train.labels[:240]}
+    batch = programs.partitioner.put_batch(
+        {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
     row = make_tracer(programs, "full")(state, batch).row()
     seen = jax.device_get(
@@ -158,5 +159,5 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
 
 
 def test_pmap_cannot_be_traced():
-    with pytest.raises(InputError, match="trace_every is 5; allowed: 0 under strategy 'pmap'"):
-        dataclasses.replace(RunOptions(strategy="pmap"), trace_every=5)
+    with pytest.raises(InputError, match="probe_every is 5; allowed: 0 under strategy 'pmap'"):
+        dataclasses.replace(RunOptions(strategy="pmap"), probe_every=5)

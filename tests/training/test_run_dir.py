@@ -11,12 +11,13 @@ from deepjax.analysis import trace
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, train
 from deepjax.training.checkpoint.inspect import read_state
-from deepjax.training.config import init_run_dir
+from deepjax.training.config import replace_options, train_config
+from deepjax.training.config_file import init_run_dir
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.run_dir import open_run
 
-CONFIG = TrainConfig(
-    model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema=0.5, image_size=10
+CONFIG = train_config(
+    model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema_decay=0.5, image_size=10
 )
 
 
@@ -49,7 +50,7 @@ def test_the_test_error_of_the_run_is_had_again(run):
 )
 def test_batches_have_the_size_of_their_step_or_of_evaluation(run, step, split, fields, side):
     """Three sizes over ten steps; the last one is evaluated, unless eval_size says otherwise."""
-    config = dataclasses.replace(CONFIG, train_sizes=(8, 10, 12), **fields)
+    config = replace_options(CONFIG, progressive_sizes=(8, 10, 12), **fields)
     opened = dataclasses.replace(open_run(run), config=config, step=step)
     assert opened.batch(3, split)["image"].shape == (3, side, side, 1)
 
@@ -99,7 +100,7 @@ def test_averages_that_were_not_kept(run, monkeypatch):
         "deepjax.training.run_dir.read_state", lambda path, step: (folder, {**state, "ema": {}})
     )
     with pytest.raises(
-        InputError, match="averaged is True; allowed: False for a run without --ema"
+        InputError, match="averaged is True; allowed: False for a run without --ema-decay"
     ):
         open_run(run, averaged=True)
 

@@ -118,7 +118,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise InputError(
-            f"OpenCV cannot be imported ({error}); install it anew, or set decode='exact' in a new "
+            f"OpenCV cannot be imported ({error}); install it anew, or set resize_backend='pillow' in a new "
             "run"
         ) from error
 

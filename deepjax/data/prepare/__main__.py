@@ -140,7 +140,7 @@ def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
     ):
         print(f"all of its {split!r}{_format_undecodable(damaged, split)}")
     if damaged:
-        print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
+        print(f"to train all the same: --on-decode-error skip --max-decode-errors {len(damaged)}")
     write_fingerprint(folder, damaged)
     return folder
 

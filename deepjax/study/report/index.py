@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.training.config import write_text
+from deepjax.io import write_text
 
 Record = Mapping[str, Any]  # a result.json
 

@@ -1,4 +1,4 @@
-"""`python -m deepjax.training.checkpoint {list,verify,digest,diff} RUN [OTHER]`: look at the checkpoints of a run."""
+"""`python -m deepjax.training.checkpoint {list,verify,digest,diff} RUN [OTHER]`."""
 
 import dataclasses
 import time
@@ -19,10 +19,11 @@ class Options:
     """Look at the checkpoints of a training run."""
 
     action: Annotated[Literal["list", "verify", "digest", "diff"], tyro.conf.Positional]
-    """list: steps, sizes and metrics. verify: compare every checkpoint's files with their sha256, read all its arrays, and print OK
-    and its digest. digest: one sha256 over all that the newest holds. diff: what differs between the newest of two runs."""
+    """list: steps, sizes and metrics. verify: compare every checkpoint's files with their sha256,
+    read all its arrays, and print OK and its digest. digest: one sha256 over the contents of the newest.
+    diff: the differences between the newest of two runs."""
     run: Annotated[Path, tyro.conf.Positional]
-    """The --out folder of a training run."""
+    """The --output-dir folder of a training run."""
     other: Annotated[Path | None, tyro.conf.Positional] = None
     """Another one, for diff."""
 
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def look(options: Options) -> None:
-    """Print what was asked for; raises InputError when a run has no checkpoint, or a damaged one."""
+    """Print the result; raises InputError if a run has no checkpoint, or a corrupt one."""
     run = run_directory(options.run, "run")
     if options.action == "digest":
         step, value = digest(run)
@@ -54,7 +55,9 @@ def look(options: Options) -> None:
 def _list(run: Path, verify: bool) -> None:
     folder = run / "checkpoints"
     if not steps_of(folder):
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+        raise InputError(
+            f"{run} holds no checkpoint; allowed: the --output-dir folder of a training run"
+        )
     damaged = []
     for step in steps_of(folder):
         found = ""
@@ -76,7 +79,8 @@ def _described(folder: Path) -> str:
         return str(error)
     size = sum(file["bytes"] for file in facts["files"].values()) / 2**20
     metric = "" if facts["metric"] is None else f"  test error {100 * facts['metric']:.2f} %"
-    return f"{size:9.2f} MiB  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(facts['time']))}{metric}"
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["time"]))
+    return f"{size:9.2f} MiB  {saved}{metric}"
 
 
 if __name__ == "__main__":

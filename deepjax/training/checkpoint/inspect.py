@@ -1,4 +1,4 @@
-"""Checkpoints as they lie on disk, read without a network: their structure, values, digest, and what differs between two."""
+"""Reads checkpoints without a network: their structure, values, digest, and differences."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,8 @@ from deepjax.training.checkpoint.manifest import problems, read_manifest
 
 MERGED = "manifest.ocdbt"  # without it Orbax opens nothing, after hundreds of errors of its threads
 Position = dict[str, Any]  # what a Grain iterator's get_state returns
-Values = dict[
-    str, list[tuple[Any, np.ndarray]]
-]  # of each leaf the parts that a process holds: index and numbers
+# The parts of each leaf that a process holds: index and values.
+Values = dict[str, list[tuple[Any, np.ndarray]]]
 Structure = dict[str, str]  # "params/stem_conv/kernel": "float32(3, 3, 1, 16)"
 
 
@@ -33,7 +32,7 @@ def steps_of(folder: Path) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointContents:
-    """A checkpoint as it lies on disk, read without a network."""
+    """The contents of a checkpoint on disk."""
 
     step: int
     position: Position
@@ -41,7 +40,7 @@ class CheckpointContents:
 
     @property
     def digest(self) -> str:
-        """One sha256 over everything that a run carries on from."""
+        """One sha256 over everything that a run resumes from."""
         total = hashlib.sha256(json.dumps(self.position, sort_keys=True).encode())
         for path, value in self.leaves.items():
             total.update(f"{path} {value.dtype} {value.shape}".encode())
@@ -50,14 +49,16 @@ class CheckpointContents:
 
 
 def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
-    """The folder of a run's checkpoint, default the newest, and the tree of arrays that it holds, on the host.
+    """The folder of a checkpoint, default the newest, and its tree of arrays on the host.
 
-    Raises InputError when there is none, or not that one, or it is damaged.
+    Raises InputError if there is none, or not that one, or it is corrupt.
     """
     folder = run_directory(run, "run") / "checkpoints"
     steps = steps_of(folder)
     if not steps:
-        raise InputError(f"{run} holds no checkpoint; allowed: the --out folder of a training run")
+        raise InputError(
+            f"{run} holds no checkpoint; allowed: the --output-dir folder of a training run"
+        )
     require(
         step is None or step in steps,
         "step",
@@ -69,14 +70,15 @@ def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
         raise InputError(f"checkpoint {chosen} is damaged: {'; '.join(wrong[:3])}")
     try:
         return chosen, read_tree(chosen)
-    except Exception as error:  # whole, and yet nothing that Orbax wrote
+    except Exception as error:  # valid files, but not written by Orbax
         raise InputError(f"checkpoint {chosen} cannot be read ({reason(error)})") from error
 
 
 def read_tree(folder: Path) -> Any:
-    """The tree of a checkpoint as arrays on the host, whatever devices saved it. Raises what Orbax and tensorstore raise.
+    """The tree of a checkpoint as arrays on the host, independent of the devices that saved it.
 
     This process reads it alone: a handler, unlike a Checkpointer, waits for no other process.
+    Raises the errors of Orbax and tensorstore.
     """
     handler = ocp.PyTreeCheckpointHandler()
     tree: Any = handler.metadata(_state(folder))
@@ -85,7 +87,7 @@ def read_tree(folder: Path) -> Any:
 
 
 def structure(tree: Any) -> Structure:
-    """Type and shape of every leaf by its path, the same for a tree and for what Orbax restores of it."""
+    """Type and shape of every leaf by its path, equal for a tree and its checkpoint."""
     return {
         name: f"{np.dtype(leaf.dtype)}{tuple(leaf.shape)}"
         for name, leaf in named_leaves(tree).items()
@@ -93,7 +95,7 @@ def structure(tree: Any) -> Structure:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by names without the kinds of its nodes, which Orbax does not keep."""
+    """The leaves of a tree by path, without the types of its nodes, which Orbax does not keep."""
     return {
         "/".join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -101,7 +103,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def defects(folder: Path) -> list[str]:
-    """What is wrong with a checkpoint: files that are damaged, or leaves that are not those of its manifest; empty if it is whole.
+    """The defects of a checkpoint: corrupt files, or leaves unlike its manifest's; empty if valid.
 
     Every file is hashed and every array opened, but their values are not read.
     """
@@ -109,15 +111,15 @@ def defects(folder: Path) -> list[str]:
         return found
     if not (_state(folder) / MERGED).is_file():
         return [
-            f"its arrays cannot be opened (state/{MERGED} is missing: Orbax did not merge what the processes wrote)"
+            f"its arrays cannot be opened (state/{MERGED} is missing: "
+            "Orbax did not merge what the processes wrote)"
         ]
     try:
         stored = structure(ocp.PyTreeCheckpointHandler().metadata(_state(folder)).tree)
     except Exception as error:  # Orbax and tensorstore raise their own kinds
         return [f"its arrays cannot be opened ({reason(error)})"]
-    return _unequal(
-        read_manifest(folder).get("leaves", stored), stored
-    )  # manifests of before did not list them
+    # Older manifests do not list the leaves.
+    return _unequal(read_manifest(folder).get("leaves", stored), stored)
 
 
 def _unequal(saved: Structure, stored: Structure) -> list[str]:
@@ -130,7 +132,7 @@ def _unequal(saved: Structure, stored: Structure) -> list[str]:
 
 
 def local_values(tree: Any) -> Values:
-    """A copy on the host of every part of a tree that this process holds, by the names of its leaves."""
+    """A copy on the host of every part of a tree that this process holds, by path."""
     return {
         name: [
             (shard.index, np.array(shard.data))
@@ -142,7 +144,7 @@ def local_values(tree: Any) -> Values:
 
 
 def differing_values(folder: Path, values: Values) -> list[str]:
-    """The leaves of a checkpoint of which a bit is not as in `values`. Raises what Orbax and tensorstore raise."""
+    """The leaves of a checkpoint that are not bitwise equal to `values`."""
     stored = named_leaves(read_tree(folder)) if values else {}
     return [
         f"{name} has other values"
@@ -157,14 +159,14 @@ def reason(error: Exception) -> str:
 
 
 def _state(folder: Path) -> Any:
-    """Where Orbax's files are; its handlers take any path, and declare a type of their own."""
+    """The folder of Orbax's files; Any, as its handlers declare a path type of their own."""
     return folder / "state"
 
 
 def read_contents(run: Path, step: int | None = None) -> CheckpointContents:
-    """A checkpoint of a run, default the newest: params, statistics, optimizer state, key, step, sums and data position.
+    """The contents of a run's checkpoint, default the newest: all leaves and the data position.
 
-    Raises InputError when there is none or it is damaged.
+    Raises InputError if there is none, or it is corrupt.
     """
     folder, state = read_state(run, step)
     leaves = {
@@ -181,7 +183,7 @@ def digest(run: Path) -> tuple[int, str]:
 
 
 def differences(one: CheckpointContents, other: CheckpointContents) -> list[str]:
-    """What differs between two checkpoints, a line for each leaf."""
+    """The differences between two checkpoints, a line for each leaf."""
     lines = [f"step {one.step}, {other.step}"] if one.step != other.step else []
     lines += (
         [f"data position {one.position}, {other.position}"]
@@ -194,8 +196,7 @@ def differences(one: CheckpointContents, other: CheckpointContents) -> list[str]
             kinds = ["missing" if leaf is None else f"{leaf.dtype}{leaf.shape}" for leaf in (a, b)]
             lines.append(f"{path}: {kinds[0]}, {kinds[1]}")
         elif a.tobytes() != b.tobytes():
-            apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            lines.append(
-                f"{path}: {np.count_nonzero(a != b)} of {a.size} numbers differ, by {apart.max():.3g} at most"
-            )
+            largest = np.abs(a.astype(np.float64) - b.astype(np.float64)).max()
+            count = np.count_nonzero(a != b)
+            lines.append(f"{path}: {count} of {a.size} numbers differ, by {largest:.3g} at most")
     return lines

@@ -1,6 +1,8 @@
-"""The manifest of a folder: the sha256 of every file, written last and synced, so that a folder is whole or known not to be.
+"""The manifest of a folder: the sha256 of every file, written last and synced.
 
-Orbax restores flipped bits without a word; here one flipped bit anywhere, the manifest included, is found before a number is used.
+So a partially written folder can always be detected. Orbax does not detect bit flips. Here every
+file is checksummed, and corruption of any file, the manifest included, is detected before the state
+is used.
 """
 
 import hashlib
@@ -9,11 +11,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deepjax.io import sync_folder
+
 NAME = "manifest.json"
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Hash and sync every file below `folder`, then write and sync the manifest with these facts. Raises OSError."""
+    """Hash and sync every file of a folder, then write and sync its manifest. Raises OSError."""
     files = {}
     for path in _files(folder):
         files[path.relative_to(folder).as_posix()] = {
@@ -26,7 +30,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def change_manifest(folder: Path, **facts: Any) -> None:
-    """Other values of some facts, whole or not at all. Raises OSError, and ValueError when the manifest is damaged."""
+    """Change some facts atomically. Raises OSError; ValueError if the manifest is corrupt."""
     partial = folder / f"{NAME}.partial"
     _write(partial, read_manifest(folder) | facts)
     partial.replace(folder / NAME)
@@ -34,7 +38,7 @@ def change_manifest(folder: Path, **facts: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The facts and files of a manifest; raises ValueError, saying what is wrong, when it is missing or damaged."""
+    """The facts and files of a manifest; raises ValueError if it is missing or corrupt."""
     try:
         head, _, body = (folder / NAME).read_bytes().partition(b"\n")
     except OSError as error:
@@ -64,7 +68,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with a folder, a line for each damaged file; empty when it is whole."""
+    """The defects of a folder, a line for each corrupt file; empty if it is valid."""
     try:
         files = read_manifest(folder)["files"]
     except ValueError as error:
@@ -79,15 +83,6 @@ def problems(folder: Path) -> list[str]:
         elif _hashed(path) != expected["sha256"]:
             found.append(f"{name} is damaged (its sha256 differs)")
     return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, manifest: dict[str, Any]) -> None:

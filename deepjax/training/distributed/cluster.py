@@ -1,4 +1,4 @@
-"""Several processes as one run: by the launcher that started them, or by flags; and devices that must be there."""
+"""Joins several processes to one run, by their launcher or by flags."""
 
 import dataclasses
 import importlib.util
@@ -14,16 +14,16 @@ from deepjax.training.distributed.launchers import TORCHRUN, Join, find_launcher
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes of a run; without flags they join as SLURM, torchrun, Open MPI, a JobSet or a TPU pod started them."""
+    """The processes of a run; by default as SLURM, torchrun, Open MPI, a JobSet or a TPU pod say."""
 
     coordinator: str = ""
-    """Address and port of the first process, e.g. 127.0.0.1:9876 on one machine."""
+    """Address and port of process 0, e.g. 127.0.0.1:9876 on one machine."""
     processes: int = 0
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int = -1
-    """Which of them this one is, from 0."""
+    """Index of this process, from 0."""
     heartbeat: int = 100
-    """Seconds after which a process that is silent is taken for dead, and the others end."""
+    """Seconds without a heartbeat after which a process counts as dead, and the others end."""
 
     def __post_init__(self) -> None:
         given = (bool(self.coordinator), self.processes > 0, self.process_id >= 0)
@@ -50,10 +50,11 @@ class Hosts:
 
 
 def initialize_distributed(hosts: Hosts) -> None:
-    """Join the other processes before any device is used; a process alone joins nothing. Then see that there is a device.
+    """Start jax.distributed, if there are several processes, and check that there is a device.
 
-    Raises InputError when the coordinator is not reached, when a launcher started several processes but does not say where the
-    first one is, and when the platform that JAX_PLATFORMS names is not there.
+    Call it before any device is used. Raises InputError if the coordinator is not reached, if a
+    launcher started several processes but does not give the address of process 0, and if the platform
+    in JAX_PLATFORMS is missing.
     """
     if hosts.processes > 0:
         arguments: dict[str, object] = {
@@ -73,16 +74,15 @@ def initialize_distributed(hosts: Hosts) -> None:
 
 
 def _initialize(found: Join, heartbeat: int) -> None:
-    # At the end the others wait while the first one draws, which may take longer than a short heartbeat.
+    # At the end the others wait for the figures of process 0, longer than a short heartbeat.
     wait = max(60, heartbeat)
     options: dict[str, object] = {
         "heartbeat_timeout_seconds": heartbeat,
         "shutdown_timeout_seconds": wait,
     } | dict(found.arguments)
     coordinator = str(options.get("coordinator_address", ""))
-    if (
-        _is_loopback(coordinator) and options.get("process_id") == 0
-    ):  # otherwise it would listen on all interfaces
+    if _is_loopback(coordinator) and options.get("process_id") == 0:
+        # Otherwise it would listen on all interfaces.
         options["coordinator_bind_address"] = coordinator
     try:
         jax.distributed.initialize(**options)  # pyright: ignore[reportArgumentType]
@@ -97,20 +97,21 @@ def _initialize(found: Join, heartbeat: int) -> None:
         ) from error
     if found.processes is not None and jax.process_count() != found.processes:
         raise InputError(
-            f"hosts: {found.launcher} started {found.processes} processes and jax found {jax.process_count()}; "
+            f"hosts: {found.launcher} started {found.processes} processes "
+            f"and jax found {jax.process_count()}; "
             "give --hosts.coordinator, --hosts.processes and --hosts.process-id"
         )
 
 
 def enable_deterministic_ops() -> None:
-    """Have XLA choose deterministic kernels on a GPU, or refuse; before any device is used."""
+    """Make XLA choose deterministic GPU kernels, or refuse; call it before any device is used."""
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     )
 
 
 def _on_tpu() -> bool:
-    """Whether this is a TPU host: its library and its devices are there."""
+    """Whether this host has the TPU library and TPU devices."""
     devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
     return importlib.util.find_spec("libtpu") is not None and any(
         device.exists() for device in devices

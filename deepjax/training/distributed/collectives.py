@@ -1,6 +1,6 @@
-"""What the processes of a run agree on, so that none waits for the others at a place to which they never come.
+"""Collectives for several processes, written so that none waits in one that another never enters.
 
-Every function here must be called by all processes equally often and in the same order.
+All processes must call these functions equally often and in the same order.
 """
 
 from collections.abc import Callable
@@ -16,48 +16,67 @@ Result = TypeVar("Result")
 
 
 def all_processes_ok(here: bool) -> bool:
-    """Whether all is well in every process."""
+    """Whether a condition holds in every process."""
     if jax.process_count() == 1:
         return here
     return bool(np.all(multihost_utils.process_allgather(np.asarray(here, np.int32))))
 
 
 def on_primary(act: Callable[[], int | None]) -> int:
-    """The first process acts, and all get its answer (None: 0). Where it raises all raise: it the error, the others InputError."""
+    """Run `act` on process 0 and broadcast its result (None: 0).
+
+    If it raises, every process raises: process 0 the original error, the others InputError.
+    """
     if jax.process_count() == 1:
         return act() or 0
     answer, error = 0, None
     if jax.process_index() == 0:
         try:
             answer = act() or 0
-        except (
-            Exception
-        ) as raised:  # whatever it is, the others must hear of it before it goes on its way
+        except Exception as raised:  # of any kind: the others must learn of it first
             error = raised
-    told = multihost_utils.broadcast_one_to_all(np.asarray([answer, error is not None], np.int32))
+    sent = np.asarray([answer, error is not None], np.int32)
+    received = multihost_utils.broadcast_one_to_all(sent)
     if error is not None:
         raise error
-    if told[1]:
+    if received[1]:
         raise InputError("the first process could not go on; it says why")
-    return int(told[0])
+    return int(received[0])
 
 
 def sync_errors(act: Callable[[], Result]) -> Result:
-    """What each process's own `act` gives. Where it raises InputError in any of them, all raise the first such error."""
+    """Run `act` in every process; if any raises InputError, all raise the first such error."""
     try:
-        given, wrong = act(), None
-    except InputError as error:
-        given, wrong = None, error
-    if all_processes_ok(wrong is None):
-        return given  # pyright: ignore[reportReturnType]  # of `act`, as nothing is wrong
-    raise InputError(next(filter(None, allgather_strings(str(wrong or ""))))) from wrong
+        result, error = act(), None
+    except InputError as raised:
+        result, error = None, raised
+    if all_processes_ok(error is None):
+        return result  # pyright: ignore[reportReturnType]  # of `act`, as it did not raise
+    raise InputError(next(filter(None, allgather_strings(str(error or ""))))) from error
 
 
-def allgather_strings(words: str) -> list[str]:
-    """What each process says, in their order."""
+def all_or_none(act: Callable[[], object]) -> Exception | None:
+    """Run `act` in every process; None if it succeeded in all of them, else an error in each."""
+    error = error_of(act)
+    if all_processes_ok(error is None):
+        return None
+    return error or OSError("another process could not")
+
+
+def error_of(act: Callable[[], object]) -> Exception | None:
+    """The error of a call, of any kind, or None."""
+    try:
+        act()
+    except Exception as error:  # Orbax and tensorstore raise their own kinds for a full disk
+        return error
+    return None
+
+
+def allgather_strings(text: str) -> list[str]:
+    """The text of every process, in their order."""
     if jax.process_count() == 1:
-        return [words]
-    mine = np.frombuffer(words.encode(), np.uint8)
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
     longest = int(np.max(multihost_utils.process_allgather(np.asarray(len(mine), np.int32))))
     rows = multihost_utils.process_allgather(np.pad(mine, (0, longest - len(mine))))
     return [bytes(row).rstrip(b"\0").decode() for row in np.asarray(rows)]

@@ -1,4 +1,4 @@
-"""Which launcher started this process as one of several, by its environment variables, and what joins the processes."""
+"""Detects the launcher of this process from environment variables, and how to join the others."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,13 @@ _KUBERNETES = (
     "JOB_COMPLETION_INDEX",
 )  # an indexed job, as those of a JobSet are
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
-_ORTE = "OMPI_MCA_orte_hnp_uri"  # by which jax finds the coordinator of Open MPI 4; Open MPI 5 does not set it
+# By which jax finds the coordinator of Open MPI 4; Open MPI 5 does not set it.
+_ORTE = "OMPI_MCA_orte_hnp_uri"
 
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """A launcher of several processes, and the variables that hold their number and this process's rank."""
+    """A launcher of several processes, and its variables for their number and the rank."""
 
     name: str
     size: str
@@ -30,7 +31,7 @@ class Launcher:
     is_mpi: bool = False
 
     def claim(self, environment: Mapping[str, str]) -> tuple[int, int] | None:
-        """(number of processes, rank) as the variables say; None where they are not set, (0, rank) for an unknown number.
+        """(number of processes, rank); None if not set, (0, rank) if the number is unknown.
 
         Raises InputError for a value that is not a number.
         """
@@ -71,9 +72,10 @@ class Join:
 def find_launcher(environment: Mapping[str, str], on_tpu: bool, has_mpi4py: bool) -> Join | None:
     """The launcher that started this process with others, or None for one process alone.
 
-    Open MPI 4, SLURM, Kubernetes and TPU slices (of one host too) are joined as jax does it, torchrun by MASTER_ADDR and a port
-    derived from MASTER_PORT, which torchrun's own store holds; other MPI launchers by mpi4py where it is installed. Raises
-    InputError for a launcher that does not say where its first process is, naming the flags to give.
+    Open MPI 4, SLURM, Kubernetes and TPU slices (of one host too) are joined as jax does it; torchrun
+    by MASTER_ADDR and a port derived from MASTER_PORT, which torchrun's store uses; other MPI
+    launchers by mpi4py if it is installed. Raises InputError for a launcher that does not give the
+    address of process 0, naming the flags to give.
     """
     several = dict(_several(environment))
     if OPEN_MPI in several and environment.get(_ORTE):
@@ -93,7 +95,7 @@ def find_launcher(environment: Mapping[str, str], on_tpu: bool, has_mpi4py: bool
 
 
 def require_one_process(environment: Mapping[str, str], what: str) -> None:
-    """Raise InputError when a launcher started this process as one of several; `what` is for one process."""
+    """Raise InputError if a launcher started several processes; `what` is for one process."""
     slurm = _slurm(environment)
     claims = [
         *((launcher.name, claim) for launcher, claim in _several(environment)),
@@ -101,17 +103,17 @@ def require_one_process(environment: Mapping[str, str], what: str) -> None:
     ]
     for name, (size, rank) in claims:
         raise InputError(
-            f"{what} is for one process, and this is rank {rank} of {size or 'several'} by {name}; start it once"
+            f"{what} is for one process, and this is rank {rank} of {size or 'several'} by {name}; "
+            "start it once"
         )
 
 
 def _several(environment: Mapping[str, str]) -> Iterator[tuple[Launcher, tuple[int, int]]]:
-    """The launchers whose variables say that there are several processes, or do not say how many."""
+    """The launchers whose variables claim several processes, or an unknown number."""
     for launcher in LAUNCHERS:
         claim = launcher.claim(environment)
-        if (
-            launcher is PMIX and claim and OPEN_MPI.claim(environment)
-        ):  # Open MPI sets both, and knows the number
+        # Open MPI sets both, and knows the number.
+        if launcher is PMIX and claim and OPEN_MPI.claim(environment):
             continue
         if claim is not None and claim[0] != 1:
             yield launcher, claim
@@ -132,7 +134,7 @@ def _slurm(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _torchrun(environment: Mapping[str, str], size: int, rank: int) -> Join:
-    """JAX's coordinator beside torchrun's store: the next port, or JAX_COORDINATOR_PORT."""
+    """JAX's coordinator: on the port after torchrun's store, or JAX_COORDINATOR_PORT."""
     store = _number(environment, "MASTER_PORT")
     port = environment.get("JAX_COORDINATOR_PORT") or str(
         store + 1 if store < 2**16 - 1 else store - 1
@@ -150,9 +152,8 @@ def _torchrun(environment: Mapping[str, str], size: int, rank: int) -> Join:
         and environment.get("LOCAL_WORLD_SIZE") != "1"
         and not environment.get("JAX_LOCAL_DEVICE_IDS")
     ):
-        arguments["local_device_ids"] = [
-            _number(environment, "LOCAL_RANK")
-        ]  # a process a GPU, as jax does under SLURM
+        # One GPU per process, as jax does under SLURM.
+        arguments["local_device_ids"] = [_number(environment, "LOCAL_RANK")]
     return Join(TORCHRUN.name, size, arguments)
 
 
@@ -161,8 +162,10 @@ def _refusal(launcher: Launcher, size: int, rank: int) -> str:
     ways = "set MASTER_ADDR and MASTER_PORT, or give" if launcher is TORCHRUN else "give"
     count = f"${launcher.size}" if size else "N"
     return (
-        f"this process is rank {rank} of {size or 'several'} by {launcher.name} ({where}), which does not say where rank 0 is; "
-        f"{ways} --hosts.coordinator ADDRESS:PORT --hosts.processes {count} --hosts.process-id ${launcher.rank}; "
+        f"this process is rank {rank} of {size or 'several'} by {launcher.name} ({where}), "
+        "which does not say where rank 0 is; "
+        f"{ways} --hosts.coordinator ADDRESS:PORT --hosts.processes {count} "
+        f"--hosts.process-id ${launcher.rank}; "
         f"for one process alone unset {launcher.rank}"
     )
 

@@ -1,4 +1,4 @@
-"""How a step is spread: one mesh over all devices of all processes, the batch split along it, the state on each or sharded too."""
+"""Sharding: one mesh over all devices, batches split along it, state replicated or sharded."""
 
 import dataclasses
 import math
@@ -13,9 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from deepjax.errors import InputError, require
 
 AXIS = "data"  # the mesh's one axis, and pmap's
-SMALLEST_SHARD = (
-    2**12
-)  # numbers: smaller parameters stay whole, as gathering them would cost more than it saves
+SMALLEST_SHARD = 2**12  # elements: smaller parameters are replicated, as gathering costs more
 
 Strategy = Literal["jit", "pmap"]
 
@@ -27,22 +25,23 @@ def make_mesh() -> Mesh:
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Every device has the complete array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis divided over the devices."""
+    """The first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-    """Where batches and state live, and how a step is compiled for that; what is computed does not depend on it, but for dropout.
+    """Shardings of batches and state, and the compilation of steps for them.
 
-    jit: one program over the mesh, which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too.
-    pmap: a program for each device, with means over the devices where the whole batch is meant; for one process. Dropout has its
-    masks by device there, and so other ones than under jit.
+    What is computed does not depend on it, except for dropout. jit: one program over the mesh, which
+    XLA partitions; `fsdp` shards parameters and optimizer state over the devices too. pmap: a program
+    per device, with means over the devices for values of the global batch; for one process. Dropout
+    samples its masks per device under pmap, so they differ from those under jit.
     """
 
     mesh: Mesh
@@ -53,16 +52,17 @@ class Partitioner:
         require(self.strategy in ("jit", "pmap"), "strategy", self.strategy, "'jit', 'pmap'")
         if self.strategy == "pmap" and (self.fsdp or jax.process_count() > 1):
             raise InputError(
-                "strategy is 'pmap'; it is for one process and whole parameters: choose 'jit', or drop --fsdp"
+                "strategy is 'pmap'; it is for one process and whole parameters: "
+                "choose 'jit', or drop --fsdp"
             )
 
     @property
     def axis(self) -> str | None:
-        """The axis that a train step under pmap takes its means over; None under jit."""
+        """The axis over which a train step under pmap takes means; None under jit."""
         return AXIS if self.strategy == "pmap" else None
 
     def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
-        """Raise InputError unless the devices can share the batch, and each part of it, equally."""
+        """Raise InputError unless the devices divide the batch, and each part of it."""
         count = self.mesh.devices.size
         parts = f", {accumulate} parts each" if accumulate > 1 else ""
         require(
@@ -79,14 +79,14 @@ class Partitioner:
         )
 
     def put_state(self, state: Any) -> Any:
-        """A state that each process has whole, equal in all -> on the devices."""
+        """A state that is complete and equal in every process -> on the devices."""
         if jax.process_count() == 1:
             return jax.device_put(state, self.state_shardings(state))
-        # Neither keys nor arrays of one process's device can be put on devices of others: by way of the host, each its part.
+        # Neither keys nor arrays on a device can be put on devices of other processes: via the host.
         return jax.tree.map(_put_global, state, self.state_shardings(state))
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's share of a batch -> global arrays, split over the devices."""
+        """This process's part of a batch -> global arrays, sharded over the devices."""
         sharding = batch_sharding(self.mesh)
         return {
             name: jax.make_array_from_process_local_data(sharding, value)
@@ -94,13 +94,13 @@ class Partitioner:
         }
 
     def compile_train(self, step: Callable[..., Any], state: Any) -> Any:
-        """(state, batch) -> (state, metrics) over the devices, with the state donated; compiled at the first call or by `lower`."""
+        """(state, batch) -> (state, metrics), jitted with shardings, the state donated."""
         if self.strategy == "pmap":
             return self._pmapped(step)
         where = self.state_shardings(state)
-        whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
+        replicated, batched = replicated_sharding(self.mesh), batch_sharding(self.mesh)
         return jax.jit(
-            step, donate_argnums=0, in_shardings=(where, shares), out_shardings=(where, whole)
+            step, donate_argnums=0, in_shardings=(where, batched), out_shardings=(where, replicated)
         )
 
     def compile_eval(self, step: Callable[..., Any], params: Any, batch_stats: Any) -> Any:
@@ -122,7 +122,7 @@ class Partitioner:
             devices=list(self.mesh.devices.flat),
             donate_argnums=0,
         )
-        whole, shares = replicated_sharding(self.mesh), batch_sharding(self.mesh)
+        replicated, batched = replicated_sharding(self.mesh), batch_sharding(self.mesh)
 
         def run(state: Any, batch: Any) -> Any:
             rows = jax.tree.map(
@@ -130,10 +130,12 @@ class Partitioner:
             )
             return mapped(state, rows)
 
-        return jax.jit(run, in_shardings=(whole, shares), out_shardings=whole, donate_argnums=0)
+        return jax.jit(
+            run, in_shardings=(replicated, batched), out_shardings=replicated, donate_argnums=0
+        )
 
     def _partition(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """FSDP's rule: the longest axis that the devices divide (of equals the last), if the array is worth it."""
+        """FSDP's rule: the longest axis that the devices divide (of equals the last), of large arrays."""
         count = self.mesh.devices.size
         fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
         if not self.fsdp or not fitting or math.prod(shape) < SMALLEST_SHARD:
@@ -143,7 +145,7 @@ class Partitioner:
 
 
 def _put_global(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process has whole -> one array over the devices of all."""
+    """An array that is complete in every process -> one global array."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(
             _put_global(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)

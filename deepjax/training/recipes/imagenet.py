@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from deepjax.errors import unknown_name_error
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import TrainConfig, replace_options, train_config
 from deepjax.training.recipes.recipe import Recipe, page
 
 VGG = "Simonyan and Zisserman 2014, arXiv:1409.1556"
@@ -22,7 +22,7 @@ SILENT = "not stated"
 _PLAIN: dict[str, Any] = {
     "nesterov": False,
     "warmup_epochs": 0.0,
-    "decay_all": True,
+    "decay_norm_and_bias": True,
 }  # SGD as the papers before 2017 have it
 _DIVIDES = "the rate divides by ten after each quarter, where the paper does so when the error stops falling"
 _DEVIATION = "pixels are divided by their deviation, not only centred"
@@ -32,7 +32,7 @@ _EACH_STEP = "the rate moves at each step, in the source once an epoch, and ends
 
 
 def _imagenet(model: str, **fields: Any) -> TrainConfig:
-    return TrainConfig(model=model, dataset="imagenet2012", **fields)
+    return train_config(model=model, dataset="imagenet2012", **fields)
 
 
 def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: bool) -> Recipe:
@@ -40,8 +40,8 @@ def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: b
     sides = (256, 512) if jitter else (256,)
     fields: dict[str, Any] = {
         "weight_decay": 5e-4,
-        "lighting": 0.1,
-        "shorter_sides": sides,
+        "pca_lighting_std": 0.1,
+        "resize_shorter_side": sides,
     } | _PLAIN
     steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
     config = _imagenet(name, epochs=74, batch_size=256, learning_rate=0.01, **steps, **fields)
@@ -71,7 +71,13 @@ def _resnet(depth: int, model: str, top1_error: float, top5_error: float | None)
     """Section 3.4, tables 2 and 3: 600,000 steps of 256 images are 120 epochs."""
     steps = {"schedule": "step", "milestones": (0.25, 0.5, 0.75)}
     config = _imagenet(
-        model, epochs=120, batch_size=256, shorter_sides=(256, 480), lighting=0.1, **steps, **_PLAIN
+        model,
+        epochs=120,
+        batch_size=256,
+        resize_shorter_side=(256, 480),
+        pca_lighting_std=0.1,
+        **steps,
+        **_PLAIN,
     )
     top = round(100 - top1_error, 2), None if top5_error is None else round(100 - top5_error, 2)
     where = f"{RESNET}, section 3.4 and table {2 if depth == 18 else 3}"
@@ -83,18 +89,18 @@ def _googlenet() -> tuple[Recipe, Recipe]:
     fields: dict[str, Any] = (
         {"batch_size": 32, "learning_rate": 0.01, "weight_decay": 2e-4}
         | _PLAIN
-        | {"decay_all": False}
+        | {"decay_norm_and_bias": False}
     )
     every = {"schedule": "exponential", "decay_rate": 0.96, "decay_epochs": 8.0}
     paper = Recipe(
-        "googlenet", _imagenet("googlenet", epochs=250, ema=0.9999, **every, **fields), f"{GOOGLENET}, section 6 and table 3",
+        "googlenet", _imagenet("googlenet", epochs=250, ema_decay=0.9999, **every, **fields), f"{GOOGLENET}, section 6 and table 3",
         None, 89.93, "1 crop", "under a week on a few GPUs, as the paper estimates",
         ("batch, rate, decay and length are those of Caffe's solver.prototxt, on which the paper is silent",
          "one process, where the paper has asynchronous replicas", "averages of decay 0.9999, where the paper names Polyak's",
          "no photometric distortions", _TWICE, _DEVIATION),
     )  # fmt: skip
     quick = Recipe(
-        "googlenet_quick", _imagenet("googlenet", epochs=60, schedule="root", shorter_sides=(256,), **fields),
+        "googlenet_quick", _imagenet("googlenet", epochs=60, schedule="root", resize_shorter_side=(256,), **fields),
         f"{CAFFE}: quick_solver.prototxt and readme.md", 68.7, 88.9, "1 crop", SILENT,
         ("images keep their ratio, where Caffe squeezes them to 256 x 256", _TWICE, _DEVIATION),
     )  # fmt: skip
@@ -105,9 +111,9 @@ def _inception_v3() -> Recipe:
     """Section 8 and table 3."""
     fields: dict[str, Any] = {
         "optimizer": "rmsprop",
-        "clip": 2.0,
+        "grad_clip_norm": 2.0,
         "label_smoothing": 0.1,
-        "ema": 0.9999,
+        "ema_decay": 0.9999,
         "auxiliary_weight": 0.4,
     }
     rates = {
@@ -132,7 +138,7 @@ def _torchvision() -> Recipe:
         "mixup": 0.2,
         "cutmix": 1.0,
         "random_erasing": 0.1,
-        "repeats": 4,
+        "repeated_augmentation": 4,
     }
     sizes = {
         "image_size": 176,
@@ -144,7 +150,7 @@ def _torchvision() -> Recipe:
     rates = {"learning_rate": 0.5, "warmup_epochs": 5.0, "weight_decay": 2e-5, "nesterov": False}
     average = (1 - 2e-5 * 8 * 128 * 32 / 600) ** (1 / 32)
     return Recipe(
-        "resnet50_tv2", _imagenet("resnet50", auto_augment="trivial", ema=average, **sizes, **rates, **fields),
+        "resnet50_tv2", _imagenet("resnet50", auto_augment="trivial", ema_decay=average, **sizes, **rates, **fields),
         "github.com/pytorch/vision, issue 3995 and pull requests 5051, 5084 and 5201, weights IMAGENET1K_V2",
         80.858, 95.434, "1 crop, shorter side 232", SILENT,
         (_EACH_STEP, "averages move at each step, by as much in 32 steps as the source's every 32, and from the first on",
@@ -157,7 +163,7 @@ def _strikes_back(
 ) -> Recipe:
     whole = {
         "optimizer": "lamb",
-        "clip": 1.0,
+        "grad_clip_norm": 1.0,
         "loss": "sigmoid",
         "cutmix": 1.0,
         "auto_augment": "rand",
@@ -179,7 +185,7 @@ def _strikes_back(
     ]
     counted = "targets above 0.2 count as 1, as in published commands for timm"
     kept = "targets stay shares, as mmpretrain and PaddleClas have it (what timm's own run did was not found)"
-    differs.append(counted if config.target_threshold else kept)
+    differs.append(counted if config.objective.target_threshold else kept)
     if config.drop_path:
         differs.append(
             "a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)"
@@ -203,7 +209,7 @@ def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) ->
     Its batch_size, 512, is that of each of 8 processes.
     """
     sizes = {
-        "train_sizes": (160,) * at_160 + (192,) * (epochs - at_160),
+        "progressive_sizes": (160,) * at_160 + (192,) * (epochs - at_160),
         "eval_size": 256,
         "batch_size": 4096,
     }
@@ -254,9 +260,9 @@ _RECIPES = {
         _resnet(152, "resnet152_v1", 21.43, 5.71),
         _torchvision(),
         _strikes_back("a1", 80.382, 94.598, "4.6 days on 4 V100", 600, 5e-3, weight_decay=0.01, mixup=0.2, augment_magnitude=7.0,
-                      label_smoothing=0.1, repeats=3, drop_path=0.05),
+                      label_smoothing=0.1, repeated_augmentation=3, drop_path=0.05),
         _strikes_back("a2", 79.828, 94.56, SILENT, 300, 5e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=7.0,
-                      target_threshold=0.2, repeats=3, drop_path=0.05),
+                      target_threshold=0.2, repeated_augmentation=3, drop_path=0.05),
         _strikes_back("a3", 78.052, 93.78, SILENT, 100, 8e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=6.0,
                       target_threshold=0.2, image_size=160),
         _fast(16, 12, 73.8, 90.8, 14.9),
@@ -277,14 +283,14 @@ def list_recipes() -> list[str]:
 def recipe(name: str, **overrides: Any) -> Recipe:
     """The recipe of that name, with other values for some fields of its configuration; raises InputError with the nearest name.
 
-    >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimizer
+    >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimization.optimizer
     'lamb'
     """
     if name not in _RECIPES:
         raise unknown_name_error("recipe", name, _RECIPES)
     found = _RECIPES[name]
     return (
-        dataclasses.replace(found, config=dataclasses.replace(found.config, **overrides))
+        dataclasses.replace(found, config=replace_options(found.config, **overrides))
         if overrides
         else found
     )

@@ -8,12 +8,12 @@ from deepjax.training.config import TrainConfig
 NOT_MEASURED = "not measured here"
 _HEAD = """# Recipes for ImageNet
 
-`python experiments/train.py --recipe NAME --out DIR` trains one; options beside it override its fields, `--dataset` among them.
+`python experiments/train.py --recipe NAME --output-dir DIR` trains one; options beside it override its fields, `--dataset` among them.
 Nothing is scaled with the batch: who changes `--batch-size` chooses `--learning-rate` too. Top-1 and top-5 are accuracies in
 percent as the source states them, measured as it says. ImageNet is not at hand here: the column "here" says what deepjax
 reached, and where it says "not measured here", nobody knows yet. Under the table: what is chosen as the source is silent, and
 what is done otherwise; in all of them crops for training are scaled by OpenCV and not smoothed, which is faster, where torchvision
-and timm smooth (`--decode exact`). This page is `python experiments/train.py --recipe list`.
+and timm smooth (`--resize-backend pillow`). This page is `python experiments/train.py --recipe list`.
 
 """
 
@@ -64,7 +64,7 @@ def page(recipes: Iterable[Recipe]) -> str:
 def _row(recipe: Recipe) -> Sequence[str]:
     config = recipe.config
     size, evaluated = config.input_shape[0], config.eval_shape[0]
-    sizes = sorted({*config.train_sizes} or {size})
+    sizes = sorted({*config.data.progressive_sizes} or {size})
     pixels = " to ".join(map(str, sizes)) + (
         f", then {evaluated}" if evaluated != sizes[-1] else ""
     )

@@ -7,27 +7,22 @@ from jax import Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Cross-entropy of each image in nats. logits: (batch, classes), labels: (batch,) ints -> (batch,) float32."""
+    """Cross-entropy of each image in nats. (batch, classes), (batch,) ints -> (batch,) float32."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
 def soft_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Cross-entropy with a distribution over the classes. logits, targets: (batch, classes) -> (batch,) float32."""
+    """Cross-entropy with distributions. logits, targets: (batch, classes) -> (batch,) float32."""
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
 def smooth_labels(labels: Array, classes: int, smoothing: float) -> Array:
-    """Label smoothing: the label has 1 - smoothing, and all classes share the rest (Szegedy et al. 2015, section 7).
-
-    labels: (batch,) ints -> (batch, classes) float32.
-    """
-    return (
-        jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
-    )
+    """Label smoothing (Szegedy et al. 2015, section 7). (batch,) -> (batch, classes) float32."""
+    return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=jnp.float32), smoothing)
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Each class's own cross-entropy, its mean over the classes (Wightman et al. 2021, arXiv:2110.00476; timm's BCE).
+    """Mean of the binary cross-entropies of the classes (Wightman et al. 2021, arXiv:2110.00476).
 
     logits, targets: (batch, classes) -> (batch,) float32.
     """
@@ -37,9 +32,10 @@ def binary_cross_entropy(logits: Array, targets: Array) -> Array:
 
 
 def top_k_error(logits: Array, labels: Array, guesses: int = 1) -> Array:
-    """1 where the label is not among so many largest logits. logits: (batch, classes), labels: (batch,) -> (batch,) float32.
+    """1 if the label is not among the `guesses` largest logits, else 0.
 
-    Of equal logits the first count as larger, as in argmax and top_k. NaN is larger than all, and a label of NaN is wrong.
+    (batch, classes), (batch,) ints -> (batch,) float32. Of equal logits the first count as larger,
+    as in argmax and top_k. NaN is larger than any number; a label whose logit is NaN is wrong.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     before = jnp.arange(logits.shape[-1])[None, :] < labels[:, None]

@@ -1,7 +1,8 @@
-"""The optimizers of the recipes, and the course of the learning rate as a fraction of its peak.
+"""The optimizers of the recipes, and the learning-rate schedule as a fraction of its peak.
 
-The learning rate is no part of an optimizer: it multiplies what the optimizer gives, and is data of the state, so that one
-compilation serves all rates. For SGD and LARS this means a momentum of gradients and not of updates, as in PyTorch.
+The learning rate is an argument of `update` and data of the training state, so one compilation
+serves all rates. It scales the output of the optimizer: the momentum of SGD and LARS is one of
+gradients, not of updates, as in PyTorch.
 """
 
 from collections.abc import Sequence
@@ -15,20 +16,24 @@ from deepjax.errors import require
 from deepjax.training.config import TrainConfig
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The configuration's optimizer: gradients -> what the learning rate multiplies and the parameters lose.
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    """The configuration's optimizer: `update(gradients, state, params, learning_rate=rate)`.
 
-    sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust ratios for kernels alone.
-    lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter 2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each
-    convolution as a matrix of its outputs, Adam for all that is no kernel. These three decay weights beside the gradient.
-    rmsprop: TensorFlow's, with the constants of Szegedy et al. 2015 (arXiv:1512.00567, section 8).
-    `clip` comes before all of them.
+    sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust
+    ratios for kernels alone. lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter
+    2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each convolution as a matrix of its outputs,
+    Adam for all parameters but kernels. lamb, adamw and muon decay the weights in the update, not
+    in the gradient. rmsprop: TensorFlow's, with the constants of Szegedy et al. 2015
+    (arXiv:1512.00567, section 8). Gradient clipping comes before all of them.
     """
-    decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_all else decay_mask)
-    momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+    decay = optax.add_decayed_weights(
+        config.optimization.weight_decay,
+        None if config.optimization.decay_norm_and_bias else decay_mask,
+    )
+    momentum = optax.trace(config.optimization.momentum, nesterov=config.optimization.nesterov)
     muon = {
-        "beta": config.momentum,
-        "nesterov": config.nesterov,
+        "beta": config.optimization.momentum,
+        "nesterov": config.optimization.nesterov,
         "muon_weight_dimension_numbers": _as_matrices,
     }
     bodies = {
@@ -47,57 +52,85 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         "muon": lambda: (optax.contrib.muon(1.0, **muon), optax.scale(-1.0), decay),
         "rmsprop": lambda: (decay, optax.scale_by_rms(0.9, eps=1.0, initial_scale=1.0), momentum),
     }
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(*clip, *bodies[config.optimizer]())
+    group = config.optimization
+    clip = [optax.clip_by_global_norm(group.grad_clip_norm)] if group.grad_clip_norm else []
+    return scale_by_learning_rate(optax.chain(*clip, *bodies[group.optimizer]()))
+
+
+def scale_by_learning_rate(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The updates of `inner` times -`learning_rate`, a keyword of `update`.
+
+    Not `optax.inject_hyperparams`, which keeps the rate and a step count of its own in the state of
+    the optimizer: skipped steps leave that state unchanged, while the schedule moves on. And not a
+    link of the chain, whose empty state older checkpoints lack.
+    """
+
+    def update(
+        gradients: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        learning_rate: jax.Array,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = inner.update(gradients, state, params)
+        return jax.tree.map(lambda leaf: -learning_rate.astype(leaf.dtype) * leaf, updates), state
+
+    # The declared type of the class is that of transformations without extra arguments.
+    return optax.GradientTransformationExtraArgs(
+        inner.init,
+        update,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def decay_mask(params: Any) -> Any:
-    """True for kernels; false for biases, gains and the scales of normalisation, also where blocks are stacked."""
+    """True for kernels; false for biases, gains and scales of norms, in stacked blocks too."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params
     )
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """Step -> fraction of the peak rate: linear warm-up from zero, then the schedule's course.
+    """Step -> fraction of the peak rate: linear warm-up from zero, then the schedule's decay.
 
-    cosine, linear or root (the square root of the share of steps left) to zero, tenths at the milestones (step), a factor every
-    so many epochs (exponential), or constant. A warm-up is at most all steps but the last, which has the peak rate or less; the
-    first step comes before every milestone. Raises InputError for decay_epochs of no step.
+    cosine, linear or root (square root of the fraction of steps left) to zero, a factor of 0.1 at
+    each milestone (step), a factor every so many epochs (exponential), or constant. The warm-up has
+    at most all steps but the last, which has the peak rate or less; milestones come after the first
+    step. Raises InputError if decay_epochs is less than half a step.
     """
     total = config.total_steps
-    warmup = min(round(config.warmup_epochs * config.steps_per_epoch), total - 1)
-    every = round(config.decay_epochs * config.steps_per_epoch)
-    if config.schedule == "exponential":
+    warmup = min(round(config.optimization.warmup_epochs * config.steps_per_epoch), total - 1)
+    every = round(config.optimization.decay_epochs * config.steps_per_epoch)
+    if config.optimization.schedule == "exponential":
         least = f"half a step or more, {0.5 / config.steps_per_epoch:.3g} epochs"
-        require(every >= 1, "decay_epochs", config.decay_epochs, least)
+        require(every >= 1, "decay_epochs", config.optimization.decay_epochs, least)
     bodies = {
         "cosine": lambda: optax.cosine_decay_schedule(1.0, total - warmup),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, total - warmup),
         "root": lambda: optax.polynomial_schedule(1.0, 0.0, 0.5, total - warmup),
-        "exponential": lambda: _staircase(every, config.decay_rate),
+        "exponential": lambda: _staircase(every, config.optimization.decay_rate),
         "step": lambda: optax.piecewise_constant_schedule(
-            1.0, _tenths(config.milestones, total, warmup)
+            1.0, _tenths(config.optimization.milestones, total, warmup)
         ),
         "constant": lambda: optax.constant_schedule(1.0),
     }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
-    joined = optax.join_schedules([rise, bodies[config.schedule]()], [warmup])
+    joined = optax.join_schedules([rise, bodies[config.optimization.schedule]()], [warmup])
     return lambda step: joined(
         jnp.asarray(step, jnp.float32)
     )  # optax mixes counts and rates, and leaves promotion to JAX
 
 
 def _staircase(every: int, rate: float) -> optax.Schedule:
-    """One factor for each `every` steps that are over."""
+    """One factor for each `every` steps done."""
     decay = optax.exponential_decay(1.0, every, rate, staircase=True)
-    return lambda step: decay(
-        step + 0.5
-    )  # XLA divides by a product with 1 / every: 82 / 41 may be less than 2
+    # Half a step later: XLA divides by multiplying with 1 / every, and 82 / 41 may be less than 2.
+    return lambda step: decay(step + 0.5)
 
 
 def _tenths(milestones: Sequence[float], total: int, warmup: int) -> dict[int, float]:
-    """Steps after the warm-up at which the rate is multiplied, and by what: in short trainings several milestones may coincide."""
+    """Step after the warm-up -> factor of the rate there; milestones of short runs may coincide."""
     factors: dict[int, float] = {}
     for milestone in milestones:
         step = max(1, round(milestone * total)) - warmup
@@ -106,15 +139,14 @@ def _tenths(milestones: Sequence[float], total: int, warmup: int) -> dict[int, f
 
 
 def _as_matrices(params: Any) -> Any:
-    """Muon's view of each kernel: the last axis is the output, those before it the input; None for all else.
+    """Muon's view of each kernel: the last axis is the output, the axes before it the input.
 
-    Of blocks that a scan has stacked the first axis is the block.
+    None for other parameters. The first axis of stacked blocks is the block.
     """
 
     def view(leaf: jax.Array, is_kernel: bool) -> optax.contrib.MuonDimensionNumbers | None:
-        first = (
-            leaf.ndim % 2
-        )  # dense (in, out) and convolutions (rows, columns, in, out) have an even number of axes
+        # Kernels of dense layers and convolutions have an even number of axes.
+        first = leaf.ndim % 2
         axes = tuple(range(first, leaf.ndim - 1))
         return (
             optax.contrib.MuonDimensionNumbers(reduction_axis=axes, output_axis=(leaf.ndim - 1,))

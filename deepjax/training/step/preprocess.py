@@ -1,4 +1,4 @@
-"""What a train step makes of a batch before the network sees it: augmented, normalised, resized and mixed images, and targets."""
+"""Preprocessing inside the train step: augmentation, normalisation, resizing, mixing, targets."""
 
 import dataclasses
 from typing import Literal
@@ -28,7 +28,7 @@ class StepOptions:
     """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
 
     augment: bool = True
-    lighting: float = 0.0
+    pca_lighting_std: float = 0.0
     auto_augment: Literal["none", "rand", "trivial"] = "none"
     augment_operations: int = 2
     augment_magnitude: float = 9.0
@@ -40,18 +40,20 @@ class StepOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     remat: Remat = "none"
-    ema: float = 0.0
-    steps_per_epoch: int = 0  # the state's totals start anew at each; 0: never
+    ema_decay: float = 0.0
+    steps_per_epoch: int = 0
+    """The state's totals are reset after so many steps; 0: never."""
     policy: Policy = Policy()
-    axis: str | None = None  # the axis of pmap that the step runs under; None: the batch is whole
+    axis: str | None = None
+    """The axis of pmap that the step runs under; None: the batch is the global one."""
 
 
 def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOptions) -> Batch:
-    """What the network and its loss see of a batch: augmented, normalised, resized and mixed images, labels and targets.
+    """{"image", "label", "target"} as the network and its loss take them.
 
-    key: the step's, `fold_in(state.key, state.step)`.
+    key: the step's key, `fold_in(state.key, state.step)`.
     """
     share = (
         FULL_BATCH
@@ -59,9 +61,12 @@ def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOp
         else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
     )
     images = _augmented(key, batch["image"], dataset, options, share)
-    if options.lighting:
+    if options.pca_lighting_std:
         images = shift_colors(
-            jax.random.fold_in(key, LIGHT), images.astype(jnp.float32), options.lighting, share
+            jax.random.fold_in(key, LIGHT),
+            images.astype(jnp.float32),
+            options.pca_lighting_std,
+            share,
         )
     images = resize(normalize(images, dataset), options.image_size)
     if options.random_erasing:
@@ -92,7 +97,7 @@ def _augmented(
 def _targets(
     key: Array, images: Array, labels: Array, classes: int, options: StepOptions
 ) -> tuple[Array, Array]:
-    """Images and what the loss compares with: the labels, or, where there is more to it, a number for each class."""
+    """Images and targets of the loss: labels, or a value per class if smoothed or mixed."""
     if options.loss == "softmax" and not (
         options.label_smoothing or options.mixup or options.cutmix
     ):

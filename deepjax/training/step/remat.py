@@ -1,4 +1,4 @@
-"""Rematerialisation: what the backward pass keeps of the forward pass, and what it computes again."""
+"""Rematerialisation: what the backward pass keeps of the forward pass, and what it recomputes."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,10 +11,11 @@ _PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
 def rematerialized(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """The same function, whose gradient keeps less.
+    """The same function, whose gradient keeps fewer activations.
 
-    convolutions: outputs of convolutions and products are kept; norms, ReLUs and pools are computed again. blocks: only the outputs
-    of blocks and stages are kept, which deepjax's models name "block". none: XLA decides.
+    convolutions: outputs of convolutions and matrix products are saved; norms, ReLUs and pools are
+    recomputed. blocks: only outputs of blocks and stages are saved, which deepjax's models name
+    "block". none: no policy.
     """
     if remat == "none":
         return function

@@ -1,4 +1,4 @@
-"""Everything that training carries from one step to the next, as one pytree."""
+"""The training state: everything that one step passes to the next, as one pytree."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,10 @@ from deepjax.training.step.guard import GuardState, init_guard
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters, statistics, optimizer state and counters of a run. The peak learning rate is data, not code."""
+    """Parameters, statistics, optimizer state and counters of a run.
+
+    The peak learning rate is data, so that one compilation serves all rates.
+    """
 
     step: Array  # int32: steps done
     params: Any
@@ -27,9 +30,8 @@ class TrainState(struct.PyTreeNode):
     learning_rate: Array  # float32: the peak
     guard: GuardState
     ema: dict[str, Any]  # exponential averages of "params" and "batch_stats", or empty
-    totals: dict[
-        str, Any
-    ]  # sums over the epoch so far: loss, errors, images, steps, gradient norms by layer
+    # Sums over the epoch so far: loss, errors, images, steps, gradient norms by layer.
+    totals: dict[str, Any]
 
 
 def init_state(
@@ -41,9 +43,10 @@ def init_state(
     heads: Sequence[str] = (),
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step. image_shape: (height, width, channels); heads: auxiliary heads that are trained.
+    """The state before the first step.
 
-    `ema`: keep exponential averages of parameters and statistics.
+    `image_shape`: (height, width, channels). `heads`: the auxiliary heads that are trained. `ema`:
+    keep exponential averages of parameters and statistics.
     """
     init_key, key = split_seed(seed)
     variables = init_variables(model, init_key, (1, *image_shape))
@@ -53,7 +56,7 @@ def init_state(
 
 
 def split_seed(seed: int) -> tuple[Array, Array]:
-    """That of the parameters' draw, and that of the training."""
+    """The key that initialises the parameters, and the key of the training."""
     init_key, key = jax.random.split(jax.random.key(seed))
     return init_key, key
 
@@ -67,7 +70,7 @@ def _fresh(
     key: Array,
     learning_rate: Array,
 ) -> TrainState:
-    """In one program, as `drawn` says why; another than the draw's, which runs of other optimizers then share."""
+    """A program apart from the initialisation, which runs with other optimizers then share."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -82,13 +85,13 @@ def _fresh(
 
 
 def init_ema(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the averages start: at the parameters and statistics themselves, copied, since the step donates its state."""
+    """The averages before the first step: copies, since the step donates its state."""
     copy = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), copy)
 
 
 def eval_variables(state: TrainState) -> tuple[Any, Any]:
-    """The parameters and statistics that are evaluated: their averages, where those are kept."""
+    """The parameters and statistics to evaluate: their averages, if those are kept."""
     return (
         (state.ema["params"], state.ema["batch_stats"])
         if state.ema
@@ -97,7 +100,7 @@ def eval_variables(state: TrainState) -> tuple[Any, Any]:
 
 
 def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:
-    """The empty sums of an epoch; each leaf its own buffer, since the step donates them."""
+    """The zero sums of an epoch; one buffer a leaf, since the step donates them."""
 
     def zeros(names: Iterable[str]) -> dict[str, Array]:
         return {name: jnp.zeros((), jnp.float32) for name in names}
@@ -109,7 +112,7 @@ def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def auxiliary_heads(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the auxiliary heads of a network, by abstract evaluation; none for most."""
+    """Names of the auxiliary heads of a network, by abstract evaluation."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     _, sown = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""The pure train and eval step: (state, batch) -> (state, metrics), without Python state or I/O."""
+"""The pure train and eval step, without Python state or I/O."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from deepjax.analysis import kernel_norms
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.catalog import Dataset
-from deepjax.training.step.guard import all_finite, judge, labels_valid, tree_where
+from deepjax.training.step.guard import all_finite, judge, labels_valid
 from deepjax.training.step.losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -30,31 +30,36 @@ EvalStep = Callable[[Any, Any, Batch], Metrics]
 Gradients = tuple[Array, Any, Any, Metrics]  # total loss, gradients, batch statistics, metrics
 
 DROPOUT = 0x64726F70  # "drop": folded into a step's key, far from the numbers that a split uses
-TOP5_FROM = 10  # classes: with fewer, five guesses are most of them
+TOP5_FROM = 10  # classes from which the top-5 error is measured
 
 
 def make_train_step(
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     dataset: Dataset,
     options: StepOptions = StepOptions(),  # noqa: B008  # frozen
 ) -> TrainStep:
-    """A train step for batches {"image": (batch, height, width, channels) uint8, "label": (batch,) int32}.
+    """A train step for batches {"image", "label"}.
 
-    `auxiliary_weight`: what the loss of each auxiliary head adds to the classifier's (GoogLeNet, section 5); with 0 the heads are
-    not computed. The metric "loss" is the classifier's. `accumulate`: gradients are the mean over so many parts of the batch, one
-    after the other; batch normalisation then has the statistics of a part, as a ghost batch would.
-    A step whose loss, gradients, batch statistics, labels, new parameters or optimizer state are bad leaves parameters, statistics
-    and optimizer as they were, and `guard` says what became of it (see `step.guard`). Once halted, every later step
-    does nothing: the caller finds out when it next looks, with the last good state in hand.
+    image: (batch, height, width, channels) uint8; label: (batch,) int32. `optimizer`: its update
+    takes `learning_rate`. `auxiliary_weight`: the weight of the loss of each auxiliary head
+    (GoogLeNet, section 5); with 0 they are not computed. Metric "loss": the main classifier's.
+    `grad_accum_steps`: gradients are the mean over so many parts of the batch; batch norm uses the
+    statistics of a part.
+
+    If loss, gradients, batch statistics, labels, new parameters or optimizer state are bad, a step
+    leaves parameters, statistics and optimizer unchanged, and `guard` records it (`step.guard`).
+    After a halt every further step does nothing, so the last good state is kept until the caller
+    reads the guard. Raises AssertionError, while it is traced, for a batch of other shapes.
     """
     gradients_of = _gradients(model, dataset.num_classes, options)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        _check_batch(batch, dataset)
         key = jax.random.fold_in(state.key, state.step)
         labels = batch["label"]
-        parts = _parts(preprocess_batch(key, batch, dataset, options), options.accumulate)
+        parts = _parts(preprocess_batch(key, batch, dataset, options), options.grad_accum_steps)
         total, gradients, batch_stats, metrics = gradients_of(
             state.params, state.batch_stats, parts, key
         )
@@ -62,9 +67,11 @@ def make_train_step(
             options.axis, total, gradients, batch_stats, metrics
         )
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = state.learning_rate * schedule(state.step)
-        params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, learning_rate=rate
+        )
+        params = optax.apply_updates(state.params, updates)
         metrics |= {"steps": jnp.ones((), jnp.float32), "gradient_norms": kernel_norms(gradients)}
 
         finite = all_finite(total, gradients, batch_stats, params, opt_state)
@@ -77,12 +84,13 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema=_ema_update(state.ema, {"params": params, "batch_stats": batch_stats}, options.ema),
+            ema=_ema_update(
+                state.ema, {"params": params, "batch_stats": batch_stats}, options.ema_decay
+            ),
             totals=jax.tree.map(jnp.add, totals, metrics),
         )
-        after = tree_where(
-            counts, new, state.replace(totals=tree_where(guard.halted < 0, totals, state.totals))
-        )
+        kept = state.replace(totals=optax.tree.where(guard.halted < 0, totals, state.totals))
+        after = optax.tree.where(counts, new, kept)
         return after.replace(
             step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard
         ), metrics | {"learning_rate": rate}
@@ -93,7 +101,10 @@ def make_train_step(
 def classifier_loss(
     logits: Array, part: Batch, kind: Literal["softmax", "sigmoid"] = "softmax"
 ) -> Array:
-    """Mean cross-entropy with the targets of a prepared batch: labels, or a number for each class ("sigmoid" needs these)."""
+    """Mean cross-entropy with the targets of a preprocessed batch: labels, or a value per class.
+
+    "sigmoid" needs a value per class.
+    """
     target = part["target"]
     if kind == "sigmoid":
         return jnp.mean(binary_cross_entropy(logits, target))
@@ -105,13 +116,15 @@ def classifier_loss(
 def make_eval_step(
     model: nn.Module, dataset: Dataset, image_size: int = 0, auxiliary_weight: float = 0.3
 ) -> EvalStep:
-    """An eval step for batches with a "mask": sums of loss, errors and images over the examples whose mask is 1.
+    """An eval step for batches with a "mask": sums of loss, errors and images where the mask is 1.
 
-    From 10 classes on also "top5_errors". The loss is cross-entropy over the classes, whatever is trained with. The sums of
-    auxiliary heads are under "auxiliary", by the head's name. The other arguments are those of `make_train_step`.
+    From 10 classes on also "top5_errors". The loss is cross-entropy over the classes, whatever the
+    training loss. The sums of auxiliary heads are under "auxiliary", by the head's name. The other
+    arguments are those of `make_train_step`.
     """
 
     def step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
+        _check_batch(batch, dataset)
         images = resize(normalize(batch["image"], dataset), image_size)
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(
@@ -137,8 +150,20 @@ def make_eval_step(
     return step
 
 
+def _check_batch(batch: Batch, dataset: Dataset) -> None:
+    """Assert ranks and shapes of a batch: errors that broadcasting would hide."""
+    import chex  # loaded with the first trace: no other part of the package needs it
+
+    images, labels = batch["image"], batch["label"]
+    chex.assert_rank((images, labels), (4, 1))
+    chex.assert_equal_shape_prefix((images, labels), 1)
+    chex.assert_axis_dimension(images, 3, dataset.shape[2])
+    if "mask" in batch:
+        chex.assert_equal_shape((batch["mask"], labels))
+
+
 def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable[..., Gradients]:
-    """(params, batch_stats, parts, key) -> the mean over the parts, which are run one after the other."""
+    """(params, batch_stats, parts, key) -> the mean over the parts, which run in sequence."""
     mutable = ["batch_stats", *_mutable_aux_collection(options.auxiliary_weight)]
 
     def loss_of(
@@ -166,7 +191,7 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
         return total, gradients, batch_stats, metrics
 
     def over_parts(params: Any, batch_stats: Any, parts: Batch, key: Array) -> Gradients:
-        if options.accumulate == 1:
+        if options.grad_accum_steps == 1:
             return of_part(params, batch_stats, parts, key)
 
         def body(
@@ -180,16 +205,16 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
             return (stats, jax.tree.map(jnp.add, sums, gradients)), (total, metrics)
 
         start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
-        numbered = (jnp.arange(options.accumulate), parts)
+        numbered = (jnp.arange(options.grad_accum_steps), parts)
         (batch_stats, sums), (totals, metrics) = lax.scan(body, start, numbered)
-        gradients = jax.tree.map(lambda leaf: leaf / options.accumulate, sums)
+        gradients = jax.tree.map(lambda leaf: leaf / options.grad_accum_steps, sums)
         return jnp.mean(totals), gradients, batch_stats, _reduce_metrics(jnp.mean, jnp.sum, metrics)
 
     return over_parts
 
 
 def _parts(batch: Batch, count: int) -> Batch:
-    """(batch, ...) -> (count, batch / count, ...), every count-th image in a part: so each device's images stay on it."""
+    """(batch, ...) -> (count, batch / count, ...): each device keeps its images."""
     if count == 1:
         return batch
     return {
@@ -243,23 +268,18 @@ def _per_device_key(axis: str | None, key: Array) -> Array:
 
 
 def _reset_at_epoch_start(state: TrainState, steps_per_epoch: int) -> Any:
-    """The sums of the epoch so far: zero before its first step."""
+    """The epoch's sums so far: zero before its first step."""
     if not steps_per_epoch:
         return state.totals
-    return tree_where(
-        state.step % steps_per_epoch != 0, state.totals, jax.tree.map(jnp.zeros_like, state.totals)
-    )
+    zeros = jax.tree.map(jnp.zeros_like, state.totals)
+    return optax.tree.where(state.step % steps_per_epoch != 0, state.totals, zeros)
 
 
 def _ema_update(averages: Any, values: Any, decay: float) -> Any:
-    """Exponential averages after one more value; empty where none are kept."""
-    return (
-        jax.tree.map(lambda a, v: a * decay + v * (1.0 - decay), averages, values)
-        if averages
-        else averages
-    )
+    """Exponential averages after one more value; empty if none are kept."""
+    return optax.incremental_update(values, averages, 1.0 - decay) if averages else averages
 
 
 def _mutable_aux_collection(auxiliary_weight: float) -> list[str]:
-    """The collection in which a network puts the logits of its auxiliary heads; it computes them only where this is mutable."""
+    """The collection into which a network sows logits of auxiliary heads, if it is mutable."""
     return ["auxiliary"] if auxiliary_weight > 0 else []

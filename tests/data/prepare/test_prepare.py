@@ -56,7 +56,7 @@ def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path,
     """Both splits count: what is damaged of either is found in a run."""
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
     prepare(dataset.name, str(tmp_path))
-    assert f"--on-damaged skip --damage-budget {DAMAGED}\n" in capsys.readouterr().out
+    assert f"--on-decode-error skip --max-decode-errors {DAMAGED}\n" in capsys.readouterr().out
 
 
 def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):

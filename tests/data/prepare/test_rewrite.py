@@ -17,7 +17,7 @@ from deepjax.data.prepare import rewrite
 from deepjax.data.prepare.__main__ import write_resized_copy
 from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
-from deepjax.data.threads import progress, thread_map
+from deepjax.data.threads import thread_map
 from deepjax.errors import InputError
 from tests.data.archives import small_files, small_imagenet, write_prepared
 
@@ -188,16 +188,3 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
     with pytest.raises(InputError, match="three"):
         thread_map(fails, range(1000))
     assert len(seen) < 1000 and thread_map(lambda item: -item, range(5)) == [0, -1, -2, -3, -4]
-
-
-def test_progress_says_how_far_and_how_long(capsys, monkeypatch):
-    """A clock that goes a second an image: after 30 of 100 images, 70 seconds are left."""
-    ticks = itertools.count()
-    monkeypatch.setattr(threads.time, "monotonic", lambda: next(ticks))
-    with progress("reading", 100, every=30) as advance:
-        for _ in range(70):
-            advance(1)
-    assert capsys.readouterr().err.splitlines() == [
-        "reading: 30 of 100 images, 1 min left",
-        "reading: 60 of 100 images, 40 s left",
-    ]

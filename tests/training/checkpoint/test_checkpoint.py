@@ -68,7 +68,7 @@ def test_restored_bits_are_equal_on_any_number_of_devices(checkpoints, devices):
 def test_the_newest_two_are_kept(checkpoints, tmp_path):
     for step in (1, 2, 3, 4):
         checkpoints.save(state_at(step), {"next_index": step})
-    assert checkpoints.settle()
+    assert checkpoints.wait_until_finished()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
     assert checkpoints.latest() == 4
 

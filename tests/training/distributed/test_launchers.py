@@ -176,7 +176,7 @@ def test_a_platform_that_is_there_is_not_refused():
     ids=["train", "evaluate", "study", "models"],
 )
 def test_a_platform_that_is_not_there_is_one_line(command, tmp_path):
-    out = [] if command[0] == "-m" else ["--out", str(tmp_path / "out")]
+    out = [] if command[0] == "-m" else ["--output-dir", str(tmp_path / "out")]
     environment = os.environ | {
         "JAX_PLATFORMS": "cuda",
         "CUDA_VISIBLE_DEVICES": "",

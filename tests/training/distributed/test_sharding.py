@@ -1,6 +1,5 @@
 """How a step is spread: FSDP and pmap compute what jit computes, and each says what it cannot do."""
 
-import dataclasses
 import os
 from unittest import mock
 
@@ -12,6 +11,7 @@ from jax.sharding import PartitionSpec
 from deepjax.data.augment.mixup import mixup_or_cutmix
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, compile_training, memory
+from deepjax.training.config import replace_options
 from deepjax.training.distributed.sharding import SMALLEST_SHARD, Partitioner, make_mesh
 from deepjax.training.memory import StepCost, check_fits
 from tests.faults import spread as faults
@@ -59,7 +59,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     monkeypatch.setattr("deepjax.training.distributed.sharding.SMALLEST_SHARD", 16)
-    mixed = dataclasses.replace(Thin.config, mixup=0.5, cutmix=1.0, label_smoothing=0.1)
+    mixed = replace_options(Thin.config, mixup=0.5, cutmix=1.0, label_smoothing=0.1)
     jit = Thin("cifar_resnet20", Partitioner(mesh_of(8)), mixed)
     path = path_of(jit, jit.start(), 2)
     other = Thin("cifar_resnet20", way, mixed)
@@ -148,7 +148,7 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
     with pytest.raises(
         InputError,
-        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or accumulate above 1",
+        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or grad_accum_steps above 1",
     ):
         memory.compile_step(step, advice=memory.memory_hint(64, 1, "none"))
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(

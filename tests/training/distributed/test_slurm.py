@@ -93,7 +93,7 @@ class Slurm:
             str(self.folder / "%j.log"),
             "experiments/launch/slurm.sh",
         ]
-        return self.run("sbatch", *launcher, *FLAGS, "--out", str(out), *flags)
+        return self.run("sbatch", *launcher, *FLAGS, "--output-dir", str(out), *flags)
 
     def job(self, number: str) -> dict[str, str]:
         """What SLURM knows of a job."""
@@ -206,7 +206,7 @@ def launch(folder: Path, code: int, **environment: str) -> tuple[int, str]:
         "SLURM_JOB_ID": "4099",
         "SLURM_JOB_NUM_NODES": "1",
     }
-    command = ["bash", "experiments/launch/slurm.sh", "--out", "a folder"]
+    command = ["bash", "experiments/launch/slurm.sh", "--output-dir", "a folder"]
     done = subprocess.run(
         command, env=given | environment, cwd=ROOT, capture_output=True, text=True
     )
@@ -239,7 +239,7 @@ def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
     _, said = launch(
         tmp_path, 0, https_proxy="proxy:1", HTTP_PROXY="proxy:1", SLURM_CPUS_PER_TASK="3"
     )
-    assert "python experiments/train.py --out a folder" in said
+    assert "python experiments/train.py --output-dir a folder" in said
     assert (
         "JAX_COORDINATOR_ADDRESS=127.0.0.1:61443" in said
         and "JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:61443" in said
@@ -253,7 +253,7 @@ def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
 
 def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
     """The same run as two processes that are told of each other."""
-    command = [sys.executable, "experiments/train.py", *FLAGS, "--out", str(out), *flags]
+    command = [sys.executable, "experiments/train.py", *FLAGS, "--output-dir", str(out), *flags]
     command += [
         "--hosts.coordinator",
         f"127.0.0.1:{free_port()}",
@@ -336,7 +336,7 @@ def test_a_stopped_job_is_queued_again_and_ends_in_the_same_bits(slurm, tmp_path
         "python",
         "experiments/train.py",
         *FLAGS,
-        "--out",
+        "--output-dir",
         str(tmp_path / "whole"),
         *flags,
     ]

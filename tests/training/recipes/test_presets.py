@@ -1,6 +1,5 @@
 """Recipes for ImageNet: their rates against the papers' closed forms, their numbers against the papers' tables, their steps."""
 
-import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -13,14 +12,16 @@ import pytest
 from deepjax.cli.train import parsed, recipe_of
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
+from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
+from deepjax.training.config import replace_options
 from deepjax.training.recipes.imagenet import list_recipes, recipe, recipes_page
 from deepjax.training.recipes.recipe import NOT_MEASURED
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_train_step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EPOCH = {
     32: 40036,
     256: 5004,
@@ -59,10 +60,10 @@ def test_a_step_of_each_recipe_has_the_shapes_of_its_state(name):
         "batch_size": 8,
         "epochs": 1,
         "warmup_epochs": 0.0,
-        "train_sizes": config.train_sizes[:1],
+        "progressive_sizes": config.data.progressive_sizes[:1],
         "augment_magnitude": 7.0,
     }
-    after, before = traced(dataclasses.replace(config, **same))
+    after, before = traced(replace_options(config, **same))
     assert after == before
 
 
@@ -78,7 +79,9 @@ def traced(config):
     heads = HEADS.get(config.model, ())
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its step count with its rates
         state = jax.eval_shape(
-            lambda: init_state(model, optimizer, config.input_shape, 0.1, 0, heads, config.ema > 0)
+            lambda: init_state(
+                model, optimizer, config.input_shape, 0.1, 0, heads, config.ema_decay > 0
+            )
         )
         batch = {
             "image": jax.ShapeDtypeStruct((8, *config.shape_at(0)), jnp.uint8),
@@ -187,7 +190,7 @@ def test_accuracy_is_the_source_s(name, top1_error, top5_error):
 def test_averages_of_torchvision_s_recipe():
     """Their --model-ema-decay 0.99998 and --model-ema-steps 32: what is left after 32 steps (references, train.py)."""
     alpha = (1.0 - 0.99998) * 8 * 128 * 32 / 600
-    assert recipe("resnet50_tv2").config.ema ** 32 == pytest.approx(1 - alpha, rel=1e-9)
+    assert recipe("resnet50_tv2").config.ema_decay ** 32 == pytest.approx(1 - alpha, rel=1e-9)
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():
@@ -200,7 +203,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
 @pytest.mark.parametrize("form", [["--recipe", "resnet50_a3"], ["--recipe=resnet50_a3"]])
 def test_options_override_a_recipe_and_scale_nothing(form):
     options = parsed(
-        [*form, "--batch-size", "64", "--dataset", "imagenette/160px-v2", "--out", "runs/a3"]
+        [*form, "--batch-size", "64", "--dataset", "imagenette/160px-v2", "--output-dir", "runs/a3"]
     )
     assert (
         options.config == recipe("resnet50_a3", batch_size=64, dataset="imagenette/160px-v2").config
@@ -209,15 +212,9 @@ def test_options_override_a_recipe_and_scale_nothing(form):
 
 
 def test_without_a_recipe_options_are_as_before():
-    assert recipe_of(["--model", "vgg11", "--out", "x"]) == ""
-    config = parsed(["--model", "cifar_resnet20", "--out", "x"]).config
-    assert {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name != "model"
-    } == {
-        field.name: field.default for field in dataclasses.fields(config) if field.name != "model"
-    }
+    assert recipe_of(["--model", "vgg11", "--output-dir", "x"]) == ""
+    config = parsed(["--model", "cifar_resnet20", "--output-dir", "x"]).config
+    assert config == TrainConfig("cifar_resnet20")
 
 
 def test_the_page_has_every_recipe_and_is_current():

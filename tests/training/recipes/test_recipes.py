@@ -13,8 +13,8 @@ import pytest
 from deepjax.data import dataset_info
 from deepjax.data.augment.mixup import cutmix_box, mixup_or_cutmix
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.step.losses import cross_entropy, smooth_labels, soft_cross_entropy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized
@@ -22,14 +22,14 @@ from deepjax.training.step.state import eval_variables, init_state
 from deepjax.training.step.step import make_train_step
 from tests.drawn import drawn
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20",
     width=2,
     batch_size=16,
     steps=8,
     warmup_epochs=0.0,
     augment=False,
-    decay_all=True,
+    decay_norm_and_bias=True,
 )
 DIGITS = dataset_info("digits")
 MODEL = create_model(
@@ -47,12 +47,14 @@ def batch(seed: int = 0, size: int = 16):
 
 def after_steps(count: int = 2, model=MODEL, **fields):
     """State and last metrics after so many steps."""
-    config = dataclasses.replace(CONFIG, **fields)
+    config = replace_options(CONFIG, **fields)
     optimizer = make_optimizer(config)
     step = jax.jit(
         make_train_step(model, optimizer, make_schedule(config), DIGITS, step_options(config))
     )
-    state = init_state(model, optimizer, DIGITS.shape, config.learning_rate, 0, ema=config.ema > 0)
+    state = init_state(
+        model, optimizer, DIGITS.shape, config.learning_rate, 0, ema=config.ema_decay > 0
+    )
     metrics = None
     for i in range(count):
         state, metrics = step(state, batch(i))
@@ -90,9 +92,9 @@ def mixed_types():
 @pytest.mark.usefixtures("mixed_types")
 @pytest.mark.parametrize("name", THEIRS)
 def test_optimizers_equal_optax_s_own(name):
-    config = dataclasses.replace(CONFIG, optimizer=name)
+    config = replace_options(CONFIG, optimizer=name)
     params = {"conv": {"kernel": jnp.full((3, 3, 2, 4), 0.3), "bias": jnp.full((4,), 0.1)}}
-    ours, theirs, rate = make_optimizer(config), THEIRS[name](0.05), 0.05
+    ours, theirs, rate = make_optimizer(config), THEIRS[name](0.05), jnp.asarray(0.05)
     a = b = params
     state_a, state_b = ours.init(a), theirs.init(b)
     for i in range(4):
@@ -102,8 +104,8 @@ def test_optimizers_equal_optax_s_own(name):
             ),
             params,
         )
-        updates, state_a = ours.update(gradients, state_a, a)
-        a = jax.tree.map(lambda p, u: p - rate * u, a, updates)
+        updates, state_a = ours.update(gradients, state_a, a, learning_rate=rate)
+        a = optax.apply_updates(a, updates)
         updates, state_b = theirs.update(gradients, state_b, b)
         b = optax.apply_updates(b, updates)
     assert_close(a, b, 1e-6)
@@ -112,7 +114,7 @@ def test_optimizers_equal_optax_s_own(name):
 @pytest.mark.usefixtures("mixed_types")
 def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     """Jordan et al. 2024: five Newton-Schulz steps bring the singular values of (inputs, outputs) near one number."""
-    config = dataclasses.replace(CONFIG, optimizer="muon", weight_decay=0.0)
+    config = replace_options(CONFIG, optimizer="muon", weight_decay=0.0)
     params = {"conv": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros((4,))}}
     gradients = {
         "conv": {
@@ -122,7 +124,8 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
         }
     }
     optimizer = make_optimizer(config)
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    one = jnp.ones(())
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params, learning_rate=one)
     values = jnp.linalg.svd(updates["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     spread = jnp.linalg.svd(gradients["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     assert float(values.max() / values.min()) < 2 < 5 < float(spread.max() / spread.min())
@@ -165,7 +168,7 @@ def test_boxes_have_the_stated_area_where_no_edge_cuts_them():
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     whole, metrics = after_steps(2, optimizer="sgd")
-    parts, of_parts = after_steps(2, accumulate=4)
+    parts, of_parts = after_steps(2, grad_accum_steps=4)
     assert_close(parts.params, whole.params)
     assert float(of_parts["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     assert (float(of_parts["errors"]), float(of_parts["images"])) == (float(metrics["errors"]), 16)
@@ -174,7 +177,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
 def test_batch_norm_has_the_statistics_of_each_part():
     """As documented: the running mean after one step of two parts is two moves of one tenth."""
     model = MODEL.clone(norm="batch")
-    state, _ = after_steps(1, model, accumulate=2)
+    state, _ = after_steps(1, model, grad_accum_steps=2)
     images = batch(0)["image"]
     halves = [images[i::2] for i in (0, 1)]  # every second image in a part
     expected = 0.0
@@ -232,7 +235,7 @@ def test_rematerialisation_keeps_less_for_the_backward_pass(remat, share, capsys
 
 
 def test_averages_are_exponential_and_are_what_is_evaluated():
-    states = [after_steps(count, ema=0.75)[0] for count in range(3)]
+    states = [after_steps(count, ema_decay=0.75)[0] for count in range(3)]
     expected = states[0].params
     for state in states[1:]:
         expected = jax.tree.map(lambda a, v: 0.75 * a + 0.25 * v, expected, state.params)
@@ -266,5 +269,5 @@ def test_bfloat16_keeps_float32_where_it_matters():
     ],
 )
 def test_schedules_at_start_middle_and_end(schedule, values):
-    course = make_schedule(dataclasses.replace(CONFIG, schedule=schedule, steps=100))
+    course = make_schedule(replace_options(CONFIG, schedule=schedule, steps=100))
     np.testing.assert_allclose([float(course(step)) for step in (0, 50, 100)], values, atol=1e-6)

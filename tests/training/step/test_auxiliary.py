@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict
 
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.models import googlenet
-from deepjax.training import TrainConfig, compile_training, train
+from deepjax.training import compile_training, train
+from deepjax.training.config import train_config
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.step import DROPOUT
 
@@ -26,7 +27,7 @@ PLAIN = {
     "weight_decay": 0.0,
     "augment": False,
 }
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="googlenet", width=4, image_size=16, batch_size=24, steps=1, learning_rate=10.0, **PLAIN
 )
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -42,7 +43,7 @@ def programs():
 
 def losses_and_errors(programs, params, images, labels, **options):
     """Loss and number of errors of the classifier and of each head: (3,) twice."""
-    images = resize(normalize(images, programs.dataset), CONFIG.image_size)
+    images = resize(normalize(images, programs.dataset), CONFIG.data.image_size)
     main, sown = programs.model.apply({"params": params}, images, mutable=["auxiliary"], **options)
     scores = jnp.stack([main, *(sown["auxiliary"][head] for head in HEADS)])
     losses = optax.softmax_cross_entropy_with_integer_labels(
@@ -58,7 +59,7 @@ def test_a_head_adds_its_share_to_the_gradient(programs):
         jax.device_get(state.params),
         jax.random.fold_in(jax.random.fold_in(state.key, 0), DROPOUT),
     )
-    images, labels = programs.train.images[:24], programs.train.labels[:24]
+    images, labels = programs.train_split.images[:24], programs.train_split.labels[:24]
 
     def total(params):
         rngs = {"dropout": key}
@@ -67,7 +68,7 @@ def test_a_head_adds_its_share_to_the_gradient(programs):
 
     expected, (losses, errors) = quick_jit(jax.grad(total, has_aux=True))(params)
     after, metrics = programs.train_step(
-        state, programs.spread.put_batch({"image": images, "label": labels})
+        state, programs.partitioner.put_batch({"image": images, "label": labels})
     )
     each = [metrics, *(metrics["auxiliary"][head] for head in HEADS)]
     np.testing.assert_allclose([of["loss"] for of in each], losses, rtol=1e-5)
@@ -91,7 +92,7 @@ def test_the_log_holds_loss_and_error_of_each_head(programs, tmp_path):
     first, epoch, final = read_rows(tmp_path / "metrics.jsonl")
     assert {f"auxiliary{head}/logits" for head in HEADS} <= first["gradient_norms"].keys()
     assert all(set(row) == {"running_loss", "running_error"} for row in epoch["auxiliary"].values())
-    params, split = jax.device_get(programs.fresh_state(config).params), programs.test
+    params, split = jax.device_get(programs.fresh_state(config).params), programs.test_split
     losses, errors = quick_jit(
         lambda p: losses_and_errors(programs, p, split.images, split.labels)
     )(params)

@@ -8,8 +8,8 @@ import pytest
 
 from deepjax.data import Dataset
 from deepjax.models import create_model
-from deepjax.training import TrainConfig
 from deepjax.training.build import step_options
+from deepjax.training.config import train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_train_step
@@ -21,7 +21,7 @@ BATCH = 2
 
 
 def traced(name, precision):
-    config = TrainConfig(
+    config = train_config(
         name,
         "imagenet2012",
         batch_size=BATCH,

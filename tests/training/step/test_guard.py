@@ -12,6 +12,7 @@ from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, compile_training, diagnosis, train
 from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import replace_options
 from deepjax.training.diagnosis import explain
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.guard import SPIKE_WARMUP, Policy, Running, all_finite, init_guard, judge
@@ -43,8 +44,8 @@ def judged(policy: Policy, values: list[tuple[bool, float]]):
         (Policy("halt"), [0], 1, []),
         (Policy("rollback"), [0], 1, []),
         (Policy("skip"), [0, 2, 4], -1, [1, 3]),
-        (Policy("skip", skip_budget=1), [0, 2], 3, [1]),
-        (Policy("skip", skip_budget=0), [0], 1, []),
+        (Policy("skip", max_skipped_steps=1), [0, 2], 3, [1]),
+        (Policy("skip", max_skipped_steps=0), [0], 1, []),
     ],
 )
 def test_a_bad_step_halts_or_is_left_out_within_the_budget(policy, counted, halted, skipped):
@@ -67,7 +68,7 @@ def test_the_running_mean_and_variance_are_those_of_the_first_values():
     values = np.random.default_rng(1).standard_normal(40).astype(np.float32)
     running = Running(jnp.zeros(()), jnp.zeros(()))
     for seen, value in enumerate(values):
-        running = running.then(jnp.asarray(value), jnp.asarray(seen))
+        running = running.update(jnp.asarray(value), jnp.asarray(seen))
     assert float(running.mean) == pytest.approx(values.mean(), abs=1e-5)
     assert float(running.var) == pytest.approx(values.var(), rel=1e-4)
 
@@ -81,16 +82,18 @@ def with_bad_labels(programs, config: TrainConfig, step: int):
     """The same programs, on data in which one image of a step has a label beyond the classes."""
     from deepjax.data.loader import batch_index
 
-    labels = programs.train.labels.copy()
+    labels = programs.train_split.labels.copy()
     labels[batch_index(len(labels), config.batch_size, config.seed, step)[3]] = 10
     return dataclasses.replace(
-        programs, config=config, train=dataclasses.replace(programs.train, labels=labels)
+        programs,
+        config=config,
+        train_split=dataclasses.replace(programs.train_split, labels=labels),
     )
 
 
 def build_with(programs, **fields):
-    config = dataclasses.replace(CONFIG, **fields)
-    return config, dataclasses.replace(compile_training(config), train=programs.train)
+    config = replace_options(CONFIG, **fields)
+    return config, dataclasses.replace(compile_training(config), train_split=programs.train_split)
 
 
 def test_a_bad_label_halts_with_its_image(programs, tmp_path):
@@ -106,7 +109,7 @@ def test_to_leave_out_and_to_go_back_end_alike(programs, tmp_path):
     """Epoch 1 holds the image at step 3; in epoch 2 it comes again. The steps that count are the same under both policies."""
     ends = []
     for policy in ("skip", "rollback"):
-        config, built = build_with(programs, on_bad=policy)
+        config, built = build_with(programs, on_nonfinite=policy)
         result = train(
             config,
             tmp_path / policy,
@@ -125,7 +128,7 @@ def test_parameters_that_are_not_finite_are_named_in_the_order_of_the_forward_pa
     """By the alphabet `classifier` would come before `stem_conv`."""
     state = programs.fresh_state(CONFIG)
     params = jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.nan, leaf.dtype), state.params)
-    batch = {"image": programs.train.images[:4], "label": programs.train.labels[:4]}
+    batch = {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]}
     assert "first in stem_conv/" in explain(
         programs, state.replace(params=params), batch, np.arange(4)
     )
@@ -139,10 +142,10 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
         lambda model, variables, images, train: seen.append(images.shape[1]),
     )
     resizing = dataclasses.replace(
-        programs, config=dataclasses.replace(CONFIG, train_sizes=(8, 12))
+        programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
     batch, state = (
-        {"image": programs.train.images[:4], "label": programs.train.labels[:4]},
+        {"image": programs.train_split.images[:4], "label": programs.train_split.labels[:4]},
         programs.fresh_state(CONFIG),
     )
     for step in (0, CONFIG.total_steps - 1):

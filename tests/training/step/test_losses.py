@@ -7,11 +7,12 @@ import importlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deepjax.data import dataset_info
-from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.step.losses import top_k_error
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.preprocess import preprocess_batch
@@ -19,7 +20,7 @@ from deepjax.training.step.step import classifier_loss, make_eval_step
 from tests.drawn import drawn
 from tests.models.torch_reference import library, needs_torch
 
-CONFIG = TrainConfig(
+CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=16, steps=8, warmup_epochs=0.0, augment=False
 )
 DIGITS = dataset_info("digits")
@@ -43,7 +44,7 @@ def test_binary_cross_entropy_is_timm_s(threshold, mixed, smoothing):
     torch, timm = importlib.import_module("torch"), importlib.import_module("timm.loss")
     logits = np.random.default_rng(1).normal(0, 3, (16, 10)).astype(np.float32)
     mixes = {"mixup": 0.2, "cutmix": 1.0} if mixed else {}
-    config = dataclasses.replace(
+    config = replace_options(
         CONFIG, loss="sigmoid", target_threshold=threshold, label_smoothing=smoothing, **mixes
     )
     options = step_options(config)
@@ -67,8 +68,8 @@ def after(config, gradients, params):
     optimizer = make_optimizer(config)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for gradient in gradients:
-        updates, state = update(gradient, state, params)
-        params = jax.tree.map(lambda p, u: p - 0.05 * u, params, updates)
+        updates, state = update(gradient, state, params, learning_rate=jnp.asarray(0.05))
+        params = optax.apply_updates(params, updates)
     return params
 
 
@@ -78,7 +79,7 @@ def after(config, gradients, params):
     ("fields", "make"),
     [
         (
-            {"optimizer": "lamb", "clip": 1.0},
+            {"optimizer": "lamb", "grad_clip_norm": 1.0},
             lambda optim, groups: optim.Lamb(groups, lr=0.05, max_grad_norm=1.0),
         ),
         (
@@ -108,7 +109,7 @@ def test_optimizers_are_timm_s(fields, make):
         for scale in (0.01, 1, 0.1)
     ]
     ours = after(
-        dataclasses.replace(CONFIG, weight_decay=0.02, **fields),
+        replace_options(CONFIG, weight_decay=0.02, **fields),
         gradients,
         jax.tree.map(jnp.asarray, params),
     )
@@ -136,8 +137,8 @@ def mixed_types():
 
 
 def test_clipping_keeps_the_direction_and_the_norm():
-    config = dataclasses.replace(
-        CONFIG, optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0, clip=2.0
+    config = replace_options(
+        CONFIG, optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0, grad_clip_norm=2.0
     )
     steep, gentle = {"kernel": jnp.asarray([30.0, 40.0])}, {"kernel": jnp.asarray([0.3, 0.4])}
     start = {"kernel": jnp.zeros(2)}

@@ -1,7 +1,5 @@
 """The pure step: compiled once, equal on 1 and 8 devices, and untouched by numbers that are not finite."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,13 +10,13 @@ from jax.sharding import AxisType
 
 from deepjax.data import dataset_info
 from deepjax.models import ResNet, cifar_stages
-from deepjax.training import TrainConfig
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.distributed import sharding
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_eval_step, make_train_step
 
-CONFIG = TrainConfig(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0)
+CONFIG = train_config(model="cifar_resnet20", batch_size=16, steps=8, warmup_epochs=0.0)
 DIGITS = dataset_info("digits")
 MODEL = ResNet(cifar_stages(8), "basic", 10, 4, stem="cifar", shortcut="A")
 STEP = make_train_step(MODEL, make_optimizer(CONFIG), make_schedule(CONFIG), DIGITS)
@@ -124,7 +122,7 @@ def test_an_infinite_update_is_not_made():
 def test_gradients_whose_squares_overflow_do_not_reach_the_optimizer_s_state(scale, halted):
     """float32 ends at 3.4e38: gradients of 1e25 are finite, Adam's second moment is not, and its update is a harmless zero."""
     optimizer = optax.chain(
-        optax.scale(scale), make_optimizer(dataclasses.replace(CONFIG, optimizer="adamw"))
+        optax.scale(scale), make_optimizer(replace_options(CONFIG, optimizer="adamw"))
     )
     step = make_train_step(MODEL, optimizer, make_schedule(CONFIG), DIGITS)
     state = init_state(MODEL, optimizer, DIGITS.shape, 0.1, 0)

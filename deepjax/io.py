@@ -1,0 +1,39 @@
+"""Atomic writes: a file is written completely or not at all, and outlasts a loss of power."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from deepjax.errors import InputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all, synced; make its folder if it is missing.
+
+    Raises InputError when the file cannot be written.
+    """
+    # Several arms of a study may write the same file at the same time: one partial file a process.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # it would keep a full disk full
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; free space, or choose another --output-dir"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names of a folder's files to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
