@@ -1,4 +1,7 @@
-"""What is legal and almost certainly a mistake: found before the first step, from the settings and one trace of the network."""
+"""Warnings about legal settings that are almost certainly mistakes, before the first step.
+
+They are found from the configuration and one trace of the network, which computes nothing.
+"""
 
 import dataclasses
 import math
@@ -17,11 +20,11 @@ from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
 
-SHOWN = 4  # names in one line
-KEPT = 0.05  # of the initial weights: more in an average at the end is no average of the training
-MOST_SINGLE = (
-    0.25  # share of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2
-)
+MAX_SHOWN_NAMES = 4
+# An average that keeps more of the initial weights at the end is no average of the training.
+MAX_INITIAL_FRACTION = 0.05
+# Fraction of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2.
+MAX_SINGLE_PIXEL_FRACTION = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Forward:
     params: tuple[str, ...]
     """Paths of the parameters."""
     values_per_channel: Mapping[str, int]
-    """Over how many numbers each batch normalisation takes its statistics, by path."""
+    """Number of values in the statistics of each batch normalisation, by path."""
 
 
 def trace_forward(
@@ -43,7 +46,8 @@ def trace_forward(
 ) -> Forward:
     """Trace a network in training mode, its auxiliary heads included.
 
-    Arguments are arrays or their shapes; images: (batch, height, width, channels); `devices`: those that share the batch.
+    Arguments are arrays or their shapes. images: (batch, height, width, channels); devices: number
+    of devices that share the batch.
     """
     values: dict[str, int] = {}
 
@@ -84,20 +88,29 @@ def trace_forward(
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
-    """Raise InputError for statistics over a single value a channel: what is normalised is 0 then, and so is every gradient."""
+    """Raise InputError for batch-norm statistics over a single value per channel.
+
+    The normalised value is then 0, and so is every gradient.
+    """
     single = [path for path, count in forward.values_per_channel.items() if count == 1]
     if single:
         raise InputError(
-            f"batch normalisation has one value a channel in {_listed(single)}, whose output is 0 whatever the image; allowed: "
-            f"two values or more (batch_size is {config.batch_size}, grad_accum_steps {config.grad_accum_steps}, bn_scope {config.bn_scope!r}, "
-            f"images {_smallest(config)}x{_smallest(config)}): give a larger part of the batch or larger images"
+            f"batch normalisation has one value a channel in {_listed(single)}, "
+            "whose output is 0 whatever the image; allowed: two values or more "
+            f"(batch_size is {config.batch_size}, grad_accum_steps {config.grad_accum_steps}, "
+            f"bn_scope {config.bn_scope!r}, "
+            f"images {_smallest(config)}x{_smallest(config)}): "
+            "give a larger part of the batch or larger images"
         )
 
 
 def warnings_of(
     config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int
 ) -> list[str]:
-    """A line for each setting that is almost certainly a mistake. labels: of the training split, (images,); None: not at hand."""
+    """One line for each setting that is almost certainly a mistake.
+
+    labels: of the training split, (images,); None: not in memory.
+    """
     return [
         *_small_images(config, forward),
         *_cold_averages(config),
@@ -107,7 +120,7 @@ def warnings_of(
 
 
 def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
-    """Too many convolutions see a single pixel: all but the centre of their kernels meets padding alone."""
+    """Too many convolutions see a single pixel; the rest of their kernels sees only padding."""
     extents = [
         _extents(each)
         for each in _equations(forward.jaxpr)
@@ -115,24 +128,27 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     ]
     spatial = [pixels for pixels, kernel in extents if kernel > 1]
     single = spatial.count(1)
-    if single > MOST_SINGLE * len(spatial):
+    if single > MAX_SINGLE_PIXEL_FRACTION * len(spatial):
         size = _smallest(config)
         row = None if config.model.startswith(CUSTOM_NETWORK_PREFIX) else model_info(config.model)
         made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
         yield (
-            f"images of {size}x{size} are too small for {config.model}{made_for}: {single} of its {len(spatial)} convolutions with "
+            f"images of {size}x{size} are too small for {config.model}{made_for}: "
+            f"{single} of its {len(spatial)} convolutions with "
             "kernels larger than 1x1 see a single pixel; give a larger image_size"
         )
 
 
 def _cold_averages(config: TrainConfig) -> Iterator[str]:
     kept = config.ema_decay**config.total_steps
-    if config.ema_decay and kept > KEPT:
-        steps = math.ceil(math.log(KEPT) / math.log(config.ema_decay))
-        fitting = KEPT ** (1 / config.total_steps)
+    if config.ema_decay and kept > MAX_INITIAL_FRACTION:
+        steps = math.ceil(math.log(MAX_INITIAL_FRACTION) / math.log(config.ema_decay))
+        fitting = MAX_INITIAL_FRACTION ** (1 / config.total_steps)
         yield (
-            f"ema_decay is {config.ema_decay:g} and there are {config.total_steps} steps: the averages that are evaluated still contain "
-            f"{100 * kept:.0f} % of the initial weights; train {steps} steps or more, or give ema_decay {fitting:.3g} or less"
+            f"ema_decay is {config.ema_decay:g} and there are {config.total_steps} steps: "
+            "the averages that are evaluated still contain "
+            f"{100 * kept:.0f} % of the initial weights; "
+            f"train {steps} steps or more, or give ema_decay {fitting:.3g} or less"
         )
 
 
@@ -140,7 +156,10 @@ def _unused(forward: Forward) -> Iterator[str]:
     used = _used_inputs(forward.jaxpr, [True] * len(forward.jaxpr.outvars))
     unused = [path for path, is_used in zip(forward.params, used, strict=False) if not is_used]
     if unused:
-        yield f"{len(unused)} of {len(forward.params)} parameters do not influence the loss and stay as they are: {_listed(unused)}"
+        yield (
+            f"{len(unused)} of {len(forward.params)} parameters do not influence the loss "
+            f"and stay as they are: {_listed(unused)}"
+        )
 
 
 def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
@@ -150,12 +169,13 @@ def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
         else np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
     )
     if missing:
-        yield f"{len(missing)} of {classes} classes have no training images: {_listed([str(label) for label in missing])}"
+        names = _listed([str(label) for label in missing])
+        yield f"{len(missing)} of {classes} classes have no training images: {names}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (
-        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + (
+        f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
     )
 
 
@@ -203,7 +223,7 @@ def _extents(convolution: JaxprEqn) -> tuple[int, int]:
 
 
 def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
-    """Which inputs some used output depends on; of loops and branches every output counts as made of all inputs."""
+    """Which inputs a used output depends on; outputs of loops and branches depend on all inputs."""
     used = {
         id(v)
         for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True)

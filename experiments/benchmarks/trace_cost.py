@@ -1,7 +1,7 @@
 """What a look at every layer costs, against the training step in the same rounds: `trace`, and each tier of --probe-every.
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
-python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 --batch-size 120 --tiers economy business full
+python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 --batch-size 120 --tiers top layers full
 """
 
 import dataclasses
