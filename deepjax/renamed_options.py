@@ -1,4 +1,4 @@
-"""Options under their names of version 0.1.0: command lines and run directories that have them are still read."""
+"""Options under their names of version 0.1.0, in command lines and in config.json."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -44,9 +44,9 @@ def has_renamed_flag(arguments: Sequence[str]) -> bool:
 
 
 def rename_flags(arguments: Sequence[str], flags: Collection[str]) -> tuple[list[str], list[str]]:
-    """A command line with today's flags and values, and a line for each flag that was renamed.
+    """A command line with the new flags and values, and a line for each flag that was renamed.
 
-    flags: those of the command; an old flag whose new one is not among them, or that is one itself, stays.
+    flags: those of the command. An old name that is one of them, or whose new name is not, stays.
     """
     renamed: list[str] = []
     notes: list[str] = []

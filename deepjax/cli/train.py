@@ -1,11 +1,11 @@
 """Train one model on one data set.
 
     deepjax train --model cifar_resnet20 --dataset digits --epochs 10 --output-dir runs/resnet20
-    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --epochs 20 --output-dir runs/a3
+    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --output-dir runs/a3
     deepjax train --recipe list
 
-A recipe sets the options that its source states, and options beside it override them. The same command again carries on where it
-was stopped, to the same bits, or says that the run is done.
+A recipe sets the options that its source states; further options override them. The same command
+resumes a stopped run, bitwise identical to one without interruption, or reports that it is done.
 """
 
 import contextlib
@@ -38,28 +38,31 @@ from deepjax.training.run_result import DIGEST_CHARACTERS
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Train one model on one data set; the same command again carries on, or says that the run is done."""
+    """Train one model on one data set; the same command resumes a stopped run."""
 
     config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]]
     output_dir: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
     recipe: str = ""
-    """A preset that the other options override, such as resnet50_a3; `--recipe list` shows all."""
+    """Preset that the other options override, e.g. resnet50_a3; `--recipe list` shows all."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
     hosts: Hosts = Hosts()
     deterministic: bool = False
-    """Equal bits in every run on a GPU too, where that costs speed (on CPU they are equal anyway)."""
+    """Bitwise reproducible on a GPU too, at some cost in speed (on a CPU it always is)."""
 
 
 def parsed(arguments: Sequence[str]) -> Options:
-    """The options of a command line, starting from its recipe where it names one; raises InputError for an unknown one."""
+    """The options of a command line, with defaults from its recipe if it names one.
+
+    Raises InputError for an unknown recipe or option.
+    """
     name = recipe_of(arguments)
     start: Any = Options(recipe(name).config, tyro.MISSING, name) if name else None
     return parse(Options, arguments, start)
 
 
 def recipe_of(arguments: Sequence[str]) -> str:
-    """The name after --recipe, or nothing."""
+    """The value of --recipe, or ""."""
     joined = [
         word
         for argument in arguments
@@ -80,7 +83,7 @@ def main(options: Options) -> None:
     with (
         display(title, {title: config.total_steps})
         if primary
-        else contextlib.nullcontext(unheard) as report
+        else contextlib.nullcontext(ignore_progress) as report
     ):
         result = train(config, out, options.run, report=functools.partial(report, title))
     if primary:
@@ -88,12 +91,12 @@ def main(options: Options) -> None:
         print(describe(result, out))
 
 
-def unheard(task: str, done: int, total: int, note: str = "") -> None:
-    """The progress of the other processes, which is the first one's."""
+def ignore_progress(task: str, done: int, total: int, note: str = "") -> None:
+    """Progress of the other processes; process 0 shows it for all."""
 
 
 def draw(out: Path) -> None:
-    """curves.png from the rows of the run; raises InputError when it cannot be written."""
+    """Write curves.png from the metrics of the run; raises InputError when it cannot be written."""
     rows = [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == "epoch"]
     epochs = [row["epoch"] for row in rows]
     curves = [
@@ -110,16 +113,17 @@ def draw(out: Path) -> None:
         save(figure, out / "curves.png")
     except OSError as error:
         raise InputError(
-            f"cannot write {out / 'curves.png'}: {error.strerror}; free space, and the same command draws it"
+            f"cannot write {out / 'curves.png'}: {error.strerror}; "
+            "free space, and the same command draws it"
         ) from error
 
 
 def describe(result: RunResult, out: Path) -> str:
-    """The end of a run in two lines; the digest is that of its last checkpoint."""
+    """The result of a run in two lines; the digest is that of its last checkpoint."""
     start = (
         "was done already"
         if result.was_done
-        else f"carried on after step {result.resumed_at}"
+        else f"resumed after step {result.resumed_at}"
         if result.resumed_at
         else "done"
     )
@@ -129,7 +133,8 @@ def describe(result: RunResult, out: Path) -> str:
         else ""
     )
     return (
-        f"{start}: {result.steps} steps; train error {100 * result.train_error:.2f} % of {result.train_images} images, "
+        f"{start}: {result.steps} steps; "
+        f"train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
         f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png{saved}"
     )

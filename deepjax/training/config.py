@@ -24,7 +24,7 @@ MAX_EPOCHS, MAX_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What is computed. Defaults: He et al. 2015, section 4.2, but for length, schedule and decay mask.
+    """What is computed. Defaults: He et al. 2015, section 4.2, except length and schedule.
 
     Options that most runs set are fields; the others are in groups. `train_config` and
     `replace_options` take all of them by name, as the command line does.

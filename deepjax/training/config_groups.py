@@ -16,7 +16,7 @@ INFINITY = float("inf")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer and learning-rate schedule. Defaults: He et al. 2015, section 4.2, with a cosine."""
+    """Optimizer and learning-rate schedule. Defaults: He et al. 2015, section 4.2; cosine."""
 
     optimizer: Literal["sgd", "lars", "lamb", "adamw", "muon", "rmsprop"] = "sgd"
     """Update rule."""
@@ -72,7 +72,7 @@ class DataConfig:
     eval_crop: float = 0.875
     """Photographs: fraction of the shorter side in the centre crop of evaluation."""
     min_crop_area: float = 0.08
-    """Photographs: minimum fraction of the area in a random training crop (GoogLeNet, section 6)."""
+    """Photographs: minimum fraction of the area in a training crop (GoogLeNet, section 6)."""
     resize_shorter_side: tuple[int, ...] = ()
     """Photographs: scale the shorter side to N, or to a random size from MIN to MAX, then crop a
     random square (VGG, ResNet); default: crops by area."""
@@ -176,11 +176,11 @@ class GuardConfig:
     """What a bad step is, and what follows from it."""
 
     on_nonfinite: OnNonfinite = "halt"
-    """After a step with NaN or infinity: halt, skip it, or roll back to a checkpoint and skip it."""
+    """After a step with NaN or infinity: halt, skip it, or restore a checkpoint and skip it."""
     max_skipped_steps: int = 10
     """Skipped steps before training halts after all."""
     spike_sigmas: float = 0.0
-    """Standard deviations above the running mean from which a loss or gradient norm is bad; 0: off."""
+    """Loss or gradient norm so many standard deviations above its mean is bad too; 0: off."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -1,4 +1,7 @@
-"""Warnings before the first step: settings that are valid and almost certainly a mistake."""
+"""Warnings about legal settings that are almost certainly mistakes, before the first step.
+
+They are found from the configuration and one trace of the network, which computes nothing.
+"""
 
 import dataclasses
 import math
@@ -17,10 +20,11 @@ from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
 
-SHOWN = 4  # names in one line
-KEPT = 0.05  # the largest fraction of the initial weights in an average at the end
-# The largest fraction of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2.
-MAX_SINGLE = 0.25
+MAX_SHOWN_NAMES = 4
+# An average that keeps more of the initial weights at the end is no average of the training.
+MAX_INITIAL_FRACTION = 0.05
+# Fraction of the convolutions that may see a single pixel; GoogLeNet at 32x32 has 0.2.
+MAX_SINGLE_PIXEL_FRACTION = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Forward:
     params: tuple[str, ...]
     """Paths of the parameters."""
     values_per_channel: Mapping[str, int]
-    """Number of values per channel in the statistics of each batch norm, by path."""
+    """Number of values in the statistics of each batch normalisation, by path."""
 
 
 def trace_forward(
@@ -42,8 +46,8 @@ def trace_forward(
 ) -> Forward:
     """Trace a network in training mode, with its auxiliary heads.
 
-    Arguments are arrays or their shapes. images: (batch, height, width, channels); `devices`: the
-    number of devices that divide the batch.
+    Arguments are arrays or their shapes. images: (batch, height, width, channels); devices: number
+    of devices that share the batch.
     """
     values: dict[str, int] = {}
 
@@ -84,7 +88,10 @@ def trace_forward(
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
-    """Raise InputError for statistics over one value per channel: outputs and gradients are 0."""
+    """Raise InputError for batch-norm statistics over a single value per channel.
+
+    The normalised value is then 0, and so is every gradient.
+    """
     single = [path for path, count in forward.values_per_channel.items() if count == 1]
     if single:
         raise InputError(
@@ -92,14 +99,18 @@ def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
             "whose output is 0 whatever the image; allowed: two values or more "
             f"(batch_size is {config.batch_size}, grad_accum_steps {config.grad_accum_steps}, "
             f"bn_scope {config.bn_scope!r}, "
-            f"images {_smallest(config)}x{_smallest(config)}): give a larger part of the batch or larger images"
+            f"images {_smallest(config)}x{_smallest(config)}): "
+            "give a larger part of the batch or larger images"
         )
 
 
 def warnings_of(
     config: TrainConfig, forward: Forward, labels: np.ndarray | None, classes: int
 ) -> list[str]:
-    """A line for each probable mistake. labels: (images,) of the training split, if known."""
+    """One line for each setting that is almost certainly a mistake.
+
+    labels: of the training split, (images,); None: not in memory.
+    """
     return [
         *_small_images(config, forward),
         *_cold_averages(config),
@@ -109,7 +120,7 @@ def warnings_of(
 
 
 def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
-    """Too many convolutions see a single pixel: all but the centre of their kernels sees padding."""
+    """Too many convolutions see a single pixel; the rest of their kernels sees only padding."""
     extents = [
         _extents(each)
         for each in _equations(forward.jaxpr)
@@ -117,7 +128,7 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     ]
     spatial = [pixels for pixels, kernel in extents if kernel > 1]
     single = spatial.count(1)
-    if single > MAX_SINGLE * len(spatial):
+    if single > MAX_SINGLE_PIXEL_FRACTION * len(spatial):
         size = _smallest(config)
         row = None if config.model.startswith(CUSTOM_NETWORK_PREFIX) else model_info(config.model)
         made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
@@ -130,12 +141,13 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
 
 def _cold_averages(config: TrainConfig) -> Iterator[str]:
     kept = config.ema_decay**config.total_steps
-    if config.ema_decay and kept > KEPT:
-        steps = math.ceil(math.log(KEPT) / math.log(config.ema_decay))
-        fitting = KEPT ** (1 / config.total_steps)
+    if config.ema_decay and kept > MAX_INITIAL_FRACTION:
+        steps = math.ceil(math.log(MAX_INITIAL_FRACTION) / math.log(config.ema_decay))
+        fitting = MAX_INITIAL_FRACTION ** (1 / config.total_steps)
         yield (
             f"ema_decay is {config.ema_decay:g} and there are {config.total_steps} steps: "
-            f"the averages that are evaluated still contain {100 * kept:.0f} % of the initial weights; "
+            "the averages that are evaluated still contain "
+            f"{100 * kept:.0f} % of the initial weights; "
             f"train {steps} steps or more, or give ema_decay {fitting:.3g} or less"
         )
 
@@ -162,8 +174,8 @@ def _missing_classes(labels: np.ndarray | None, classes: int) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (
-        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + (
+        f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
     )
 
 
@@ -211,7 +223,7 @@ def _extents(convolution: JaxprEqn) -> tuple[int, int]:
 
 
 def _used_inputs(jaxpr: Jaxpr, used_outputs: Sequence[bool]) -> list[bool]:
-    """Which inputs a used output depends on; an output of a loop or branch depends on all inputs."""
+    """Which inputs a used output depends on; outputs of loops and branches depend on all inputs."""
     used = {
         id(v)
         for v, is_used in zip(jaxpr.outvars, used_outputs, strict=True)

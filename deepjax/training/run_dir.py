@@ -21,7 +21,7 @@ from deepjax.training.config_file import read_config
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenRun:
-    """A checkpoint of a run: `trace(run.model, run.variables, run.batch())`."""
+    """A checkpoint of a run for instruments: `trace(run.model, run.variables, run.batch())`."""
 
     path: Path
     step: int

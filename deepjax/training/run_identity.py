@@ -1,4 +1,4 @@
-"""Claims a run directory for one run: its lock, its settings, its configuration."""
+"""A run directory belongs to one run: its lock, numerical settings and configuration."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
-    """Lock a run directory; a run that is done is only read, and not locked.
+    """Lock a run directory for a block of code; a run that is done is only read, without a lock.
 
-    Yields a function that raises InputError if another process has taken the lock over. Raises
-    InputError if the directory is in use.
+    Yields a function that raises InputError when another process has taken the lock over. Raises
+    InputError when the directory is in use.
     """
     if on_primary(lambda: is_done(read_rows(out / "metrics.jsonl"))):
         yield lambda: None
@@ -33,9 +33,9 @@ def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
 
 
 def claim_run(out: Path, config: TrainConfig) -> None:
-    """Process 0 claims the directory for settings and configuration; the others compare theirs.
+    """Write settings and configuration on process 0; check on all that theirs are the same.
 
-    Raises InputError that names what differs.
+    Raises InputError that names the differences.
     """
     for claim in (lambda: claim_numerics(out), lambda: init_run_dir(out, config)):
         on_primary(claim)
@@ -44,10 +44,13 @@ def claim_run(out: Path, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
-    """Remove the claim of a new run that is refused within the block."""
+    """Remove the files of `claim_run` of a new run that is refused within the block.
+
+    The corrected command then finds the directory free.
+    """
     try:
         yield
-    except LockLost:  # what is there now is another process's
+    except LockLost:  # the files are those of another process now
         raise
     except InputError:
         if is_new and jax.process_index() == 0:
@@ -57,5 +60,5 @@ def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
 
 
 def is_done(rows: list[Row]) -> bool:
-    """Whether the rows of a run's log end with its final one."""
+    """Whether the log of a run ends with its final row."""
     return bool(rows) and rows[-1]["kind"] == "final"

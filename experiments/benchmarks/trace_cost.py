@@ -2,7 +2,7 @@ r"""The cost of `trace` and of each tier of --probe-every against the training s
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
 python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 \
-    --batch-size 120 --tiers economy business full
+    --batch-size 120 --tiers top layers full
 """
 
 import dataclasses

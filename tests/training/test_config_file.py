@@ -68,5 +68,5 @@ def test_an_option_of_a_newer_version_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(OLD | {"sam_rho": 0.1}))
     with pytest.raises(InputError, match=r"sam_rho is None, there 0\.1"):
         init_run_dir(tmp_path, CONFIG)
-    with pytest.raises(InputError, match="is not of a training run .*'sam_rho' is unknown"):
+    with pytest.raises(InputError, match=r"is not of a training run .*'sam_rho' is unknown"):
         read_config(tmp_path)

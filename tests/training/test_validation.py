@@ -13,8 +13,8 @@ from deepjax.training.validation import check_types
 
 CONFIG = TrainConfig(model="cifar_resnet20")
 FIELDS = [
-    (config, field.name)
-    for config in (
+    (group, field.name)
+    for group in (
         CONFIG,
         CONFIG.optimization,
         CONFIG.data,
@@ -23,7 +23,7 @@ FIELDS = [
         CONFIG.guard,
         RunOptions(),
     )
-    for field in dataclasses.fields(config)
+    for field in dataclasses.fields(group)
 ]
 
 
@@ -75,11 +75,11 @@ def test_other_values_are_refused_in_a_line(field, given, said):
         check_types(dataclasses.replace(Every(), **{field: given}))
 
 
-@pytest.mark.parametrize(("config", "field"), FIELDS, ids=[field for _, field in FIELDS])
-def test_every_field_of_a_run_refuses_values_of_other_types(config, field):
+@pytest.mark.parametrize(("group", "field"), FIELDS, ids=[field for _, field in FIELDS])
+def test_every_field_of_a_run_refuses_values_of_other_types(group, field):
     for given in (object(), [1], {"a": 1}, b"x"):
         with pytest.raises(InputError, match=rf"^{field} is .*allowed: "):
-            dataclasses.replace(config, **{field: given})
+            dataclasses.replace(group, **{field: given})
 
 
 @pytest.mark.parametrize(

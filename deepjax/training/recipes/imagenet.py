@@ -1,7 +1,9 @@
-"""Presets for ImageNet, each with its source, what the source reports, and what differs: `recipe("resnet50_a3").config`.
+"""Recipes for ImageNet, each with its source, reported accuracy and differences.
 
-Accuracies are the sources' own, as top-1 and top-5 in percent. No recipe scales its learning rate to another batch size: whoever
-overrides `batch_size` chooses the rate too.
+    recipe("resnet50_a3").config
+
+Accuracies are those of the sources, as top-1 and top-5 in percent. The learning rate is not scaled
+with the batch size: a run that overrides `batch_size` sets its own `learning_rate`.
 """
 
 import dataclasses
@@ -24,11 +26,14 @@ _PLAIN: dict[str, Any] = {
     "warmup_epochs": 0.0,
     "decay_norm_and_bias": True,
 }  # SGD as the papers before 2017 have it
-_DIVIDES = "the rate divides by ten after each quarter, where the paper does so when the error stops falling"
-_DEVIATION = "pixels are divided by their deviation, not only centred"
-_TWICE = "Caffe's biases learn at twice the rate"
-_FLOAT16 = "bfloat16, where the source has float16 with a scaled loss"
-_EACH_STEP = "the rate moves at each step, in the source once an epoch, and ends at 0"
+_DIVIDES = (
+    "the learning rate is divided by ten after each quarter; "
+    "in the paper when the error stops falling"
+)
+_NORMALISED = "pixels are divided by their standard deviation, not only centred"
+_TWICE = "Caffe's biases have twice the learning rate"
+_FLOAT16 = "bfloat16; in the source float16 with loss scaling"
+_EACH_STEP = "the learning rate changes every step, in the source every epoch, and ends at 0"
 
 
 def _imagenet(model: str, **fields: Any) -> TrainConfig:
@@ -47,12 +52,12 @@ def _vgg(name: str, letter: str, top1_error: float, top5_error: float, jitter: b
     config = _imagenet(name, epochs=74, batch_size=256, learning_rate=0.01, **steps, **fields)
     differs = (
         _DIVIDES,
-        "weights start from Glorot's draws, which section 3.1 recommends in the end",
-        _DEVIATION,
+        "Glorot initialisation, which section 3.1 recommends in the end",
+        _NORMALISED,
     )
     if jitter:
         differs += (
-            "jittered from the first step, where the paper goes on from a network trained at 384",
+            "scale jitter from the first step; the paper fine-tunes a network trained at 384",
         )
     protocol = f"dense, shorter side {384 if jitter else 256}"
     top = round(100 - top1_error, 2), round(100 - top5_error, 2)
@@ -81,7 +86,9 @@ def _resnet(depth: int, model: str, top1_error: float, top5_error: float | None)
     )
     top = round(100 - top1_error, 2), None if top5_error is None else round(100 - top5_error, 2)
     where = f"{RESNET}, section 3.4 and table {2 if depth == 18 else 3}"
-    return Recipe(f"resnet{depth}", config, where, *top, "10 crops", SILENT, (_DIVIDES, _DEVIATION))
+    return Recipe(
+        f"resnet{depth}", config, where, *top, "10 crops", SILENT, (_DIVIDES, _NORMALISED)
+    )
 
 
 def _googlenet() -> tuple[Recipe, Recipe]:
@@ -93,17 +100,32 @@ def _googlenet() -> tuple[Recipe, Recipe]:
     )
     every = {"schedule": "exponential", "decay_rate": 0.96, "decay_epochs": 8.0}
     paper = Recipe(
-        "googlenet", _imagenet("googlenet", epochs=250, ema_decay=0.9999, **every, **fields), f"{GOOGLENET}, section 6 and table 3",
-        None, 89.93, "1 crop", "under a week on a few GPUs, as the paper estimates",
-        ("batch, rate, decay and length are those of Caffe's solver.prototxt, on which the paper is silent",
-         "one process, where the paper has asynchronous replicas", "averages of decay 0.9999, where the paper names Polyak's",
-         "no photometric distortions", _TWICE, _DEVIATION),
-    )  # fmt: skip
+        "googlenet",
+        _imagenet("googlenet", epochs=250, ema_decay=0.9999, **every, **fields),
+        f"{GOOGLENET}, section 6 and table 3",
+        None,
+        89.93,
+        "1 crop",
+        "under a week on a few GPUs, as the paper estimates",
+        (
+            "batch size, learning rate, weight decay and length from Caffe's solver.prototxt",
+            "synchronous; in the paper asynchronous replicas",
+            "moving averages of decay 0.9999; in the paper Polyak's",
+            "no photometric distortions",
+            _TWICE,
+            _NORMALISED,
+        ),
+    )
     quick = Recipe(
-        "googlenet_quick", _imagenet("googlenet", epochs=60, schedule="root", resize_shorter_side=(256,), **fields),
-        f"{CAFFE}: quick_solver.prototxt and readme.md", 68.7, 88.9, "1 crop", SILENT,
-        ("images keep their ratio, where Caffe squeezes them to 256 x 256", _TWICE, _DEVIATION),
-    )  # fmt: skip
+        "googlenet_quick",
+        _imagenet("googlenet", epochs=60, schedule="root", resize_shorter_side=(256,), **fields),
+        f"{CAFFE}: quick_solver.prototxt and readme.md",
+        68.7,
+        88.9,
+        "1 crop",
+        SILENT,
+        ("images keep their aspect ratio; Caffe resizes them to 256 x 256", _TWICE, _NORMALISED),
+    )
     return paper, quick
 
 
@@ -124,15 +146,26 @@ def _inception_v3() -> Recipe:
     }
     sizes = {"image_size": 299, "batch_size": 1600, "epochs": 100}
     return Recipe(
-        "inception_v3", _imagenet("inception_v3", weight_decay=4e-5, **sizes, **rates, **fields, **_PLAIN),
-        f"{INCEPTION}, section 8 and table 3", 78.8, 94.4, "1 crop, without the 1,762 blacklisted images", SILENT,
-        ("one batch of 50 replicas' 32 images", "momentum, decay of weights and averages, and the head's weight are TF-Slim's",
-         "no photometric distortions"),
-    )  # fmt: skip
+        "inception_v3",
+        _imagenet("inception_v3", weight_decay=4e-5, **sizes, **rates, **fields, **_PLAIN),
+        f"{INCEPTION}, section 8 and table 3",
+        78.8,
+        94.4,
+        "1 crop, without the 1,762 blacklisted images",
+        SILENT,
+        (
+            "one batch for 50 replicas of 32 images",
+            "momentum, weight decay, decay of averages and weight of the head from TF-Slim",
+            "no photometric distortions",
+        ),
+    )
 
 
 def _torchvision() -> Recipe:
-    """Issue 3995 with pull request 5201. Its averages keep 1 - (1 - 0.99998) 8 * 128 * 32 / 600 of themselves in 32 steps."""
+    """Issue 3995 with pull request 5201.
+
+    Decay of its averages in 32 steps: 1 - (1 - 0.99998) 8 * 128 * 32 / 600.
+    """
     fields: dict[str, Any] = {
         "label_smoothing": 0.1,
         "mixup": 0.2,
@@ -150,12 +183,22 @@ def _torchvision() -> Recipe:
     rates = {"learning_rate": 0.5, "warmup_epochs": 5.0, "weight_decay": 2e-5, "nesterov": False}
     average = (1 - 2e-5 * 8 * 128 * 32 / 600) ** (1 / 32)
     return Recipe(
-        "resnet50_tv2", _imagenet("resnet50", auto_augment="trivial", ema_decay=average, **sizes, **rates, **fields),
-        "github.com/pytorch/vision, issue 3995 and pull requests 5051, 5084 and 5201, weights IMAGENET1K_V2",
-        80.858, 95.434, "1 crop, shorter side 232", SILENT,
-        (_EACH_STEP, "averages move at each step, by as much in 32 steps as the source's every 32, and from the first on",
-         "the classifier's bias is not decayed"),
-    )  # fmt: skip
+        "resnet50_tv2",
+        _imagenet(
+            "resnet50", auto_augment="trivial", ema_decay=average, **sizes, **rates, **fields
+        ),
+        "github.com/pytorch/vision, issue 3995 and pull requests 5051, 5084 and 5201, "
+        "weights IMAGENET1K_V2",
+        80.858,
+        95.434,
+        "1 crop, shorter side 232",
+        SILENT,
+        (
+            _EACH_STEP,
+            "averages are updated every step from the first on, in the source every 32 steps",
+            "no weight decay of the classifier's bias",
+        ),
+    )
 
 
 def _strikes_back(
@@ -180,15 +223,17 @@ def _strikes_back(
     differs = [
         _FLOAT16,
         _EACH_STEP,
-        "crops, those of evaluation too, and RandAugment are bilinear, in the source bicubic",
-        "gradients clipped as timm's LAMB does",
+        "crops (in evaluation too) and RandAugment are bilinear, in the source bicubic",
+        "gradient clipping as in timm's LAMB",
     ]
-    counted = "targets above 0.2 count as 1, as in published commands for timm"
-    kept = "targets stay shares, as mmpretrain and PaddleClas have it (what timm's own run did was not found)"
+    counted = "targets above 0.2 become 1, as in published commands for timm"
+    kept = (
+        "targets stay fractions as in mmpretrain and PaddleClas (timm's own setting was not found)"
+    )
     differs.append(counted if config.objective.target_threshold else kept)
     if config.drop_path:
         differs.append(
-            "a branch l of L is left out with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)"
+            "branch l of L is dropped with probability 0.05 l / L, in timm 0.05 (l - 1) / (L - 1)"
         )
     protocol = "1 crop of 95 %, weights re-evaluated by timm"
     return Recipe(
@@ -204,7 +249,9 @@ def _strikes_back(
 
 
 def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) -> Recipe:
-    """rn50_configs/rn50_*_epochs.yaml: `at_160` epochs at 160 pixels, the rest at 192 (its ramp, rounded to a multiple of 32).
+    """rn50_configs/rn50_*_epochs.yaml: `at_160` epochs at 160 pixels, the rest at 192.
+
+    That is the source's ramp, rounded to a multiple of 32.
 
     Its batch_size, 512, is that of each of 8 processes.
     """
@@ -225,9 +272,9 @@ def _fast(epochs: int, at_160: int, top1: float, top5: float, minutes: float) ->
     )
     differs = (
         "no blur before strided convolutions",
-        "no mean over mirror images in evaluation",
+        "no averaging over mirrored images in evaluation",
         _FLOAT16,
-        "classifier's bias not decayed",
+        "no weight decay of the classifier's bias",
     )
     source = f"github.com/libffcv/ffcv-imagenet, rn50_configs/rn50_{epochs}_epochs.yaml and README"
     return Recipe(
@@ -259,12 +306,47 @@ _RECIPES = {
         _resnet(101, "resnet101_v1", 21.75, 6.05),
         _resnet(152, "resnet152_v1", 21.43, 5.71),
         _torchvision(),
-        _strikes_back("a1", 80.382, 94.598, "4.6 days on 4 V100", 600, 5e-3, weight_decay=0.01, mixup=0.2, augment_magnitude=7.0,
-                      label_smoothing=0.1, repeated_augmentation=3, drop_path=0.05),
-        _strikes_back("a2", 79.828, 94.56, SILENT, 300, 5e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=7.0,
-                      target_threshold=0.2, repeated_augmentation=3, drop_path=0.05),
-        _strikes_back("a3", 78.052, 93.78, SILENT, 100, 8e-3, weight_decay=0.02, mixup=0.1, augment_magnitude=6.0,
-                      target_threshold=0.2, image_size=160),
+        _strikes_back(
+            "a1",
+            80.382,
+            94.598,
+            "4.6 days on 4 V100",
+            600,
+            5e-3,
+            weight_decay=0.01,
+            mixup=0.2,
+            augment_magnitude=7.0,
+            label_smoothing=0.1,
+            repeated_augmentation=3,
+            drop_path=0.05,
+        ),
+        _strikes_back(
+            "a2",
+            79.828,
+            94.56,
+            SILENT,
+            300,
+            5e-3,
+            weight_decay=0.02,
+            mixup=0.1,
+            augment_magnitude=7.0,
+            target_threshold=0.2,
+            repeated_augmentation=3,
+            drop_path=0.05,
+        ),
+        _strikes_back(
+            "a3",
+            78.052,
+            93.78,
+            SILENT,
+            100,
+            8e-3,
+            weight_decay=0.02,
+            mixup=0.1,
+            augment_magnitude=6.0,
+            target_threshold=0.2,
+            image_size=160,
+        ),
         _fast(16, 12, 73.8, 90.8, 14.9),
         _fast(24, 19, 75.6, 92.1, 21.7),
         _fast(32, 25, 76.6, 92.7, 28.7),
@@ -272,7 +354,7 @@ _RECIPES = {
         _fast(56, 45, 78.0, 93.7, 49.4),
         _fast(88, 71, 78.4, 94.1, 77.2),
     )
-}  # fmt: skip
+}
 
 
 def list_recipes() -> list[str]:
@@ -281,7 +363,9 @@ def list_recipes() -> list[str]:
 
 
 def recipe(name: str, **overrides: Any) -> Recipe:
-    """The recipe of that name, with other values for some fields of its configuration; raises InputError with the nearest name.
+    """The recipe of that name, with other values for some options.
+
+    Raises InputError with the nearest name for an unknown recipe or option.
 
     >>> recipe("resnet50_a3", dataset="imagenette/160px-v2").config.optimization.optimizer
     'lamb'
@@ -297,5 +381,5 @@ def recipe(name: str, **overrides: Any) -> Recipe:
 
 
 def recipes_page() -> str:
-    """All recipes as a page in Markdown, docs/results/recipes.md."""
+    """All recipes in Markdown: docs/results/recipes.md."""
     return page(_RECIPES.values())

@@ -1,4 +1,4 @@
-"""What a recipe is, and all recipes as a table for people."""
+"""A recipe, and the page of all recipes in Markdown."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,39 +8,41 @@ from deepjax.training.config import TrainConfig
 NOT_MEASURED = "not measured here"
 _HEAD = """# Recipes for ImageNet
 
-`python experiments/train.py --recipe NAME --output-dir DIR` trains one; options beside it override its fields, `--dataset` among them.
-Nothing is scaled with the batch: who changes `--batch-size` chooses `--learning-rate` too. Top-1 and top-5 are accuracies in
-percent as the source states them, measured as it says. ImageNet is not at hand here: the column "here" says what deepjax
-reached, and where it says "not measured here", nobody knows yet. Under the table: what is chosen as the source is silent, and
-what is done otherwise; in all of them crops for training are scaled by OpenCV and not smoothed, which is faster, where torchvision
-and timm smooth (`--resize-backend pillow`). This page is `python experiments/train.py --recipe list`.
+`deepjax train --recipe NAME --output-dir DIR` trains one; further options override those of the
+recipe, `--dataset` for example. Nothing is scaled with the batch size: a run with another
+`--batch-size` needs its own `--learning-rate`. Top-1 and top-5 are accuracies in percent as the
+source states them, under the protocol in "measured as". The column "here" has the accuracy of
+deepjax, or "not measured here". The notes below the table list choices on which the source is
+silent, and deviations from it. In all recipes training crops are resized by OpenCV without
+antialiasing, which is faster; torchvision and timm use antialiasing (`--resize-backend pillow`).
+This page is the output of `deepjax train --recipe list`.
 
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training of a network on ImageNet as its source states it, for `experiments/train.py --recipe NAME`."""
+    """The training of a network on ImageNet as a source states it."""
 
     name: str
     config: TrainConfig
     source: str
     """The paper and its section or table, or the reference implementation."""
     top1: float | None
-    """Accuracy in percent that the source states; none of these numbers was measured here."""
+    """Accuracy in percent as the source states it; not measured here."""
     top5: float | None
     protocol: str
-    """How the source measured that."""
+    """How the source measured the accuracy."""
     cost: str
-    """What the source's training took, or that it does not say."""
+    """Time and devices of the source's training, or that they are not stated."""
     differs: tuple[str, ...]
-    """What is chosen here as the source is silent, and what is done otherwise."""
+    """Choices on which the source is silent, and deviations from it."""
     measured: str = NOT_MEASURED
     """The accuracy of this configuration in deepjax."""
 
 
 def page(recipes: Iterable[Recipe]) -> str:
-    """Recipes as a table in Markdown, a line each, and under it what differs from their sources."""
+    """Recipes as a table in Markdown, and notes on the differences from their sources."""
     recipes = tuple(recipes)
     head = (
         "recipe",
@@ -84,7 +86,7 @@ def _percent(value: float | None) -> str:
 
 
 def _notes(recipes: Sequence[Recipe]) -> Iterator[str]:
-    """A line for all recipes that differ from their sources in the same."""
+    """One line for all recipes with the same differences from their sources."""
     for differs in dict.fromkeys(recipe.differs for recipe in recipes):
         names = ", ".join(f"`{recipe.name}`" for recipe in recipes if recipe.differs == differs)
         yield f"- {names}: {'; '.join(differs)}."

@@ -221,6 +221,4 @@ def test_the_page_has_every_recipe_and_is_current():
     text = recipes_page()
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list_recipes()
     page = ROOT / "docs" / "results" / "recipes.md"
-    assert page.read_text() == text, (
-        "run `python experiments/train.py --recipe list > docs/results/recipes.md`"
-    )
+    assert page.read_text() == text, "run `deepjax train --recipe list > docs/results/recipes.md`"
