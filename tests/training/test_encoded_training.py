@@ -279,6 +279,7 @@ def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
     assert train(config, tmp_path, programs=built).steps == 5
 
 
+@pytest.mark.eight_devices
 def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     """Each device its images; `batch_at` gives the same batch whole, at any step."""
     batches = programs.batches(config)
@@ -292,6 +293,7 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     assert isinstance(programs.train, EncodedSplit)
 
 
+@pytest.mark.eight_devices
 def test_one_device_trains_on_photographs_as_eight_do(
     prepared, config, programs, whole, tmp_path, monkeypatch
 ):

@@ -15,7 +15,7 @@ from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
 from deepjax.analysis.layers.report import _statistics
 from deepjax.errors import InputError
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
@@ -157,7 +157,7 @@ NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lif
             SEQUENTIAL]  # fmt: skip
 ids = lambda value: (
     f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
-)  # noqa: E731
+)
 
 
 def batch_of(examples=6):
@@ -354,7 +354,7 @@ def test_the_sum_of_a_residual_block():
 def test_each_residual_block_of_ours_shows_its_sum(kind):
     thin = {"width": 2, "stages": (2, 2, 2)} | ({"stem_width": 2} if kind == "preact110" else {})
     model = deepjax.create_model(f"cifar_{kind}", **thin)
-    variables = drawn(model, (32, 32, 3))
+    variables = numpy_variables(model, (32, 32, 3))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     sums = [
         row
@@ -394,6 +394,7 @@ def test_a_layer_from_which_nothing_leads_to_the_loss_says_so():
     assert row.runs == 0 and math.isnan(row.mean) and row.gradient_norm == 0
 
 
+@pytest.mark.eight_devices
 def test_equal_on_one_and_eight_devices():
     model, batch = WithState(), batch_of(16)
     variables = init(model)

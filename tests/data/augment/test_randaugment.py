@@ -174,6 +174,7 @@ def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
         np.testing.assert_array_equal(to_second, arguments[4:])
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     "augment",
     [lambda key, images: rand_augment(key, images, jnp.zeros(3, jnp.uint8)), trivial_augment],
