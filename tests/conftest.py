@@ -20,6 +20,7 @@ import jax  # noqa: E402  # reads the environment when it is imported
 import pytest  # noqa: E402
 
 from deepjax.backend.compilation_cache import processor_id  # noqa: E402
+from tests.tiers import tier_of  # noqa: E402
 
 DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
 # XLA compiles for the processor that it finds, so a cache that CI restores on another one is not used.
@@ -53,12 +54,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ["DEEPJAX_TEST_CHILD_CACHE"], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest's own, which selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if DEVICES < 8:
-        skip = pytest.mark.skip(reason="needs DEEPJAX_TEST_DEVICES=8 (make test-system)")
-        for item in items:
-            if item.get_closest_marker("eight_devices"):
-                item.add_marker(skip)
+    skip = pytest.mark.skip(reason="needs DEEPJAX_TEST_DEVICES=8 (make test-system)")
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.id if hasattr(item, "callspec") else ""
+            tier = tier_of(item.originalname, parameters, frozenset(item.fixturenames))
+            if tier:
+                item.add_marker(tier)
+        if DEVICES < 8 and item.get_closest_marker("eight_devices"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

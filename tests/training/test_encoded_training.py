@@ -84,6 +84,7 @@ def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
     assert "test_top5_error" in read_rows(out / "metrics.jsonl")[-1]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("at", [1, 3, 4, 7])
 def test_interrupted_at_any_step_it_ends_in_the_same_bits(
     at, whole, prepared, config, programs, tmp_path

@@ -1,0 +1,82 @@
+"""Which tests `make test` leaves to `make test-reference` and `make test-system`, beside those that a marker says so of.
+
+Keys are names of test functions, so that a test may move to another file; tests/test_tiers.py notices a renamed one. Values are the
+parameters that `make test` keeps: parts of a test's id, separated by "-"; none where the whole function goes.
+"""
+
+# One network of each kind; the others differ in depth or width alone.
+KINDS = (
+    *("vgg11", "vgg16_bn", "googlenet", "googlenet_bn", "inception_v3"),
+    *("resnet18", "resnet50", "resnet50d", "resnet50_gn", "resnext50_32x4d", "resnetv2_50"),
+    *("cifar_resnet20", "cifar_plain20", "cifar_preact164", "cifar_wrn28_10"),
+    *("nf_resnet50", "fixup_resnet50", "cifar_fixup20", "cifar_skipinit20", "cifar_rezero20"),
+)
+
+# Long exact numerics: more than about three seconds of CPU time a test.
+REFERENCE: dict[str, tuple[str, ...]] = {
+    # models
+    "test_params_and_macs_are_the_exact_integers": KINDS,
+    "test_stages_have_the_shapes_of_their_tables": KINDS,
+    "test_logits_are_float32_under_every_policy": KINDS,
+    "test_logits_are_equal_with_and_without_jit": ("cifar_plain20",),
+    "test_scanned_blocks_compute_what_unrolled_ones_do": ("resnet",),
+    "test_a_float64_network_has_no_float32_inside": ("cifar_resnet20",),
+    # analysis
+    "test_what_init_draws": ("cifar_plain20",),
+    "test_products": ("float64",),
+    "test_float32_networks_under_x64": (),
+    "test_kernels_and_linearised_networks": ("float64",),
+    "test_directions_of_general_kernels": (),
+    "test_trace_density_and_gradient_mass": ("float64",),
+    "test_gradients_of_examples": ("float64",),
+    "test_eigenvalues": ("float64",),
+    "test_attention_has_a_filter_for_each_head_and_feature": (),
+    "test_layers_by_name_of_oddly_named_parameters": (),
+    "test_scalars_among_the_inputs_belong_to_all_examples": (),
+    "test_random_streams_of_any_name_in_every_instrument": ("hvp", "ntk", "shattering"),
+    "test_plain_networks_halve_it_with_every_layer": (),
+    "test_residual_networks_follow_a_power_law": (),
+    "test_the_rows_of_foreign_modules_add_up_to_the_whole": (),
+    # training
+    "test_each_layer_once_forward_and_twice_backward_in_its_precision": (
+        "resnet18",
+        "cifar_resnet20",
+    ),
+    "test_no_sum_is_added_up_in_16_bits": ("vgg16", "cifar_skipinit20"),
+    "test_as_many_operations_an_image_as_the_table_says": (),
+    "test_on_a_gpu_every_layer_is_a_convolution_and_no_map_is_transposed_scattered_or_dilated": (),
+    "test_batch_norm_has_the_statistics_of_each_part": (),
+    "test_rematerialisation_changes_no_number": (),
+    "test_averages_are_exponential_and_are_what_is_evaluated": (),
+    "test_bfloat16_keeps_float32_where_it_matters": (),
+    "test_a_step_of_each_recipe_has_the_shapes_of_its_state": ("resnet50_a3", "vgg16"),
+    "test_recipes_have_no_warning": ("resnet50_a3", "vgg16"),
+    "test_studies_have_no_warning": ("degradation", "small_filters"),
+    # evaluation
+    "test_weights_ensembles_and_further_sets": (),
+    "test_another_precision_of_a_run_with_stochastic_depth": (),
+    "test_weights_that_are_not_known_are_said_to_be": (),
+    "test_sets_of_other_classes_are_refused": (),
+}
+
+# A fixture of these names compiles a training or runs one.
+RUN_FIXTURES = frozenset({"programs", "whole", "run"})
+# What `make test` keeps of the tests with such a fixture: one training, its log, and one resume.
+RUNS_IN_MAKE_TEST: dict[str, tuple[str, ...]] = {
+    "test_a_run_directory_tells_what_happened": (),
+    "test_the_same_command_again_says_that_it_is_done": (),
+    "test_another_configuration_is_refused_and_nothing_changes": (),
+    "test_interrupted_at_any_step_it_ends_in_the_same_bits": ("4",),
+}
+
+
+def tier_of(function: str, parameters: str, fixtures: frozenset[str]) -> str | None:
+    """The marker that the tables give to a test, if any. parameters: the part of its id in brackets."""
+    parts = set(parameters.split("-"))
+    if function in REFERENCE and parts.isdisjoint(REFERENCE[function]):
+        return "reference"
+    if fixtures & RUN_FIXTURES:
+        kept = RUNS_IN_MAKE_TEST.get(function)
+        if kept is None or (kept and parts.isdisjoint(kept)):
+            return "system"
+    return None
