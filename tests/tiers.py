@@ -53,14 +53,11 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_recipes_have_no_warning": ("resnet50_a3", "vgg16"),
     "test_studies_have_no_warning": ("degradation", "small_filters"),
     # evaluation
-    "test_weights_ensembles_and_further_sets": (),
     "test_another_precision_of_a_run_with_stochastic_depth": (),
-    "test_weights_that_are_not_known_are_said_to_be": (),
-    "test_sets_of_other_classes_are_refused": (),
 }
 
-# A fixture of these names compiles a training or runs one.
-RUN_FIXTURES = frozenset({"programs", "whole", "run"})
+# A fixture of these names compiles a training or runs one, or has a network of 1000 classes and its data.
+RUN_FIXTURES = frozenset({"programs", "whole", "run", "imagenet"})
 # What `make test` keeps of the tests with such a fixture: one training, its log, and one resume.
 RUNS_IN_MAKE_TEST: dict[str, tuple[str, ...]] = {
     "test_a_run_directory_tells_what_happened": (),
