@@ -1,5 +1,5 @@
 # make demo     installs what is missing, then runs the study of degradation on the embedded digits (about two minutes)
-# make test     installs what is missing, then runs the tests of every change (8 minutes on two cores); tests/README.md has the others
+# make test     installs what is missing, then runs the tests of every change (8 minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -42,7 +42,7 @@ studies: install
 PYTEST = $(BIN)/python -m pytest -q
 PARALLEL = -n 2 --dist worksteal
 
-# The tiers (tests/README.md). `test` is for every change: no processes, eight devices or references in every variant.
+# The tiers: tests/README.md. `test` is what every change must pass: one case of each kind.
 test: install
 	$(PYTEST) $(PARALLEL) -m "not (reference or system or eight_devices or slow)"
 
@@ -60,7 +60,8 @@ test-all: test test-reference test-system
 test-slow: install
 	DEEPJAX_TEST_DEVICES=8 $(PYTEST) -m slow
 
-# Every network: against torchvision and timm where they have it, and on eight devices; a few of each kind are in `make test-all`.
+# Every network: against torchvision and timm where they have it, and on eight devices.
+# `make test-all` has one of each kind.
 test-models: install
 	DEEPJAX_TEST_DEVICES=8 DEEPJAX_REQUIRE_TORCH=1 $(PYTEST) $(PARALLEL) -m slow tests/models
 

@@ -9,8 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Processes that tests start share a cache that ends with the session: a killed one may leave half an entry in it.
-_OWNS_CHILD_CACHE = "DEEPJAX_TEST_CHILD_CACHE" not in os.environ  # not so in xdist's workers
+# Processes that tests start share a cache that ends with the session, because a killed process may
+# leave a truncated entry.
+_OWNS_CHILD_CACHE = "DEEPJAX_TEST_CHILD_CACHE" not in os.environ  # false in xdist's workers
 if _OWNS_CHILD_CACHE:
     os.environ["DEEPJAX_TEST_CHILD_CACHE"] = tempfile.mkdtemp(prefix="deepjax-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DEEPJAX_TEST_CHILD_CACHE"]
@@ -23,7 +24,7 @@ from deepjax.backend.compilation_cache import processor_id  # noqa: E402
 from tests.tiers import tier_of  # noqa: E402
 
 DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
-# XLA compiles for the processor that it finds, so a cache that CI restores on another one is not used.
+# XLA compiles for the processor that it finds; CI may restore the cache on another one.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax-tests" / processor_id()
 CACHE_BYTES = 2**30
 
@@ -31,12 +32,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", DEVICES)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ.get("H7_CACHE", str(CACHE)))
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    # jax_compilation_cache_max_size reads the whole folder at every write: minutes with thousands of small programs.
+    # Not jax_compilation_cache_max_size, which reads the whole folder at every write: minutes for
+    # thousands of small programs.
     if hasattr(session.config, "workerinput") or not CACHE.is_dir():
         return
     entries = sorted(

@@ -1,4 +1,4 @@
-"""Variables from NumPy, for tests to which their values do not matter: no initializer is compiled."""
+"""Variables from NumPy where their values do not matter, so that no initializer is compiled."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The tables of tests/tiers.py name tests that exist, and `make test` keeps some parameter of each that it says it does."""
+"""The tables of tests/tiers.py name tests that exist, and give each test one tier."""
 
 import ast
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Which tests `make test` leaves to `make test-reference` and `make test-system`, beside those that a marker says so of.
+"""Tests that `make test` leaves to the other tiers, in addition to those with a marker.
 
-Keys are names of test functions, so that a test may move to another file; tests/test_tiers.py notices a renamed one. Values are the
-parameters that `make test` keeps: parts of a test's id, separated by "-"; none where the whole function goes.
+Keys are names of test functions, so that a test may move to another file; tests/test_tiers.py
+reports a renamed one. Values are the parameters that `make test` keeps: parts of a test's id,
+separated by "-"; empty where it keeps none.
 """
 
-# One network of each kind; the others differ in depth or width alone.
+# One network of each kind; the others differ only in depth or width.
 KINDS = (
     *("vgg11", "vgg16_bn", "googlenet", "googlenet_bn", "inception_v3"),
     *("resnet18", "resnet50", "resnet50d", "resnet50_gn", "resnext50_32x4d", "resnetv2_50"),
@@ -56,9 +57,9 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_another_precision_of_a_run_with_stochastic_depth": (),
 }
 
-# A fixture of these names compiles a training or runs one, or has a network of 1000 classes and its data.
+# Fixtures that compile or run a training, or evaluate a network of 1000 classes.
 RUN_FIXTURES = frozenset({"programs", "whole", "run", "imagenet"})
-# What `make test` keeps of the tests with such a fixture: one training, its log, and one resume.
+# The tests with such a fixture that `make test` keeps: one training, its log, and one resume.
 RUNS_IN_MAKE_TEST: dict[str, tuple[str, ...]] = {
     "test_a_run_directory_tells_what_happened": (),
     "test_the_same_command_again_says_that_it_is_done": (),
@@ -68,7 +69,10 @@ RUNS_IN_MAKE_TEST: dict[str, tuple[str, ...]] = {
 
 
 def tier_of(function: str, parameters: str, fixtures: frozenset[str]) -> str | None:
-    """The marker that the tables give to a test, if any. parameters: the part of its id in brackets."""
+    """Marker of a test by these tables; None for `make test`.
+
+    parameters: the part of its id in brackets.
+    """
     parts = set(parameters.split("-"))
     if function in REFERENCE and parts.isdisjoint(REFERENCE[function]):
         return "reference"
