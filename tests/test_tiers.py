@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiers import KINDS, REFERENCE, RUNS_IN_MAKE_TEST, tier_of
+from tests.tiers import KINDS, REFERENCE, RUNS_IN_MAKE_TEST, SYSTEM, tier_of
 
 FUNCTIONS = {
     node.name
@@ -15,7 +15,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*REFERENCE, *RUNS_IN_MAKE_TEST])
+@pytest.mark.parametrize("name", [*REFERENCE, *SYSTEM, *RUNS_IN_MAKE_TEST])
 def test_each_name_is_that_of_a_test(name):
     assert name in FUNCTIONS
 
@@ -26,6 +26,9 @@ def test_tiers_by_name_parameter_and_fixture():
     assert tier_of(counts, "policy0-vgg11", frozenset()) is None
     assert tier_of(counts, "vgg13", frozenset()) == "reference"
     assert tier_of("test_float32_networks_under_x64", "", frozenset()) == "reference"
+    process = "test_as_a_process_it_exits_with_2_and_one_line"
+    assert tier_of(process, "command0", frozenset()) is None
+    assert tier_of(process, "command1", frozenset()) == "system"
     assert tier_of("test_any", "", frozenset({"tmp_path"})) is None
     assert tier_of("test_any", "", frozenset({"programs"})) == "system"
     resumed = "test_interrupted_at_any_step_it_ends_in_the_same_bits"

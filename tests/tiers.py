@@ -21,7 +21,13 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_logits_are_float32_under_every_policy": KINDS,
     "test_logits_are_equal_with_and_without_jit": ("cifar_plain20",),
     "test_scanned_blocks_compute_what_unrolled_ones_do": ("resnet",),
-    "test_a_float64_network_has_no_float32_inside": ("cifar_resnet20",),
+    "test_a_float64_network_has_no_float32_inside": ("cifar_fixup20",),
+    "test_other_layouts_are_refused_at_initialisation": ("cifar_resnet20", "vgg11"),
+    "test_nf_signals_follow_the_mean_field_prediction": (),
+    "test_depths_20_and_110_begin_as_one_function": ("fixup",),
+    "test_gradients_at_step_0_and_after": ("fixup",),
+    "test_scanned_jitted_and_bfloat16_twins": ("fixup",),
+    "test_the_imagenet_stem_takes_any_size": ("fixup",),
     # analysis
     "test_what_init_draws": ("cifar_plain20",),
     "test_products": ("float64",),
@@ -35,6 +41,22 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_layers_by_name_of_oddly_named_parameters": (),
     "test_scalars_among_the_inputs_belong_to_all_examples": (),
     "test_random_streams_of_any_name_in_every_instrument": ("hvp", "ntk", "shattering"),
+    "test_products_eigenvalues_and_trace_are_those_of_the_whole_matrix": ("Mlp",),
+    "test_wigners_semicircle": (),
+    "test_a_loop_over_the_examples": ("frozen statistics", "no norm"),
+    "test_noise_alone_has_no_signal": ("5",),
+    "test_the_jackknife_is_the_spread_over_repetitions": (),
+    "test_each_loss_by_its_own_gradient": ("0.3",),
+    "test_white_noise_stays_in_its_band": (),
+    "test_each_residual_block_of_ours_shows_its_sum": ("resnet20",),
+    "test_the_rows_of_our_networks_add_up_to_the_whole": (),
+    "test_drift_falls_with_width": (),
+    "test_the_kernel_approaches_that_of_infinite_width_as_one_over_the_root": (),
+    "test_the_linearisation_becomes_exact_with_width": (),
+    "test_a_wide_random_network_does_what_the_theory_says": (),
+    "test_layers_of_known_networks": ("vgg11", "googlenet"),
+    "test_random_weights_have_that_width_in_the_square": (),
+    "test_the_field_grows_as_the_root_and_the_theoretical_one_in_proportion": (),
     "test_plain_networks_halve_it_with_every_layer": (),
     "test_residual_networks_follow_a_power_law": (),
     "test_the_rows_of_foreign_modules_add_up_to_the_whole": (),
@@ -53,8 +75,24 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_a_step_of_each_recipe_has_the_shapes_of_its_state": ("resnet50_a3", "vgg16"),
     "test_recipes_have_no_warning": ("resnet50_a3", "vgg16"),
     "test_studies_have_no_warning": ("degradation", "small_filters"),
+    # properties: each generated example compiles
+    "test_convolutions": (),
+    "test_loops_of_constants": (),
+    "test_matrix_products": (),
+    "test_nested_scans": (),
+    "test_numbers_of_any_module": (),
+    "test_all_arrays_of_floats_among_outputs_are_seen_and_nothing_else_changes": (),
+    "test_no_two_outputs_of_a_layer_have_one_label": (),
+    "test_the_gradient_of_a_probe_is_that_of_an_addition": (),
     # evaluation
     "test_another_precision_of_a_run_with_stochastic_depth": (),
+    "test_crops_against_slow_code": ("1", "10"),
+    "test_images_of_several_shapes_in_one_array_are_as_if_alone": ("vgg11_lrn",),
+}
+
+# Processes.
+SYSTEM: dict[str, tuple[str, ...]] = {
+    "test_as_a_process_it_exits_with_2_and_one_line": ("command0",),
 }
 
 # Fixtures that compile or run a training, or evaluate a network of 1000 classes.
@@ -76,6 +114,8 @@ def tier_of(function: str, parameters: str, fixtures: frozenset[str]) -> str | N
     parts = set(parameters.split("-"))
     if function in REFERENCE and parts.isdisjoint(REFERENCE[function]):
         return "reference"
+    if function in SYSTEM and parts.isdisjoint(SYSTEM[function]):
+        return "system"
     if fixtures & RUN_FIXTURES:
         kept = RUNS_IN_MAKE_TEST.get(function)
         if kept is None or (kept and parts.isdisjoint(kept)):

@@ -13,7 +13,7 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax import monitoring
-from deepjax.training import compilations
+from deepjax.backend import compilation_cache
 compilation_cache.WORTH_SECONDS = 0.0
 folder = compilation_cache.enable_compilation_cache()
 heard = []
