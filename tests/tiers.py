@@ -90,8 +90,11 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_images_of_several_shapes_in_one_array_are_as_if_alone": ("vgg11_lrn",),
 }
 
-# Processes.
+# Processes, and runs in them.
 SYSTEM: dict[str, tuple[str, ...]] = {
+    "test_an_arm_alone_gives_the_same_numbers": (),
+    "test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configuration": (),
+    "test_a_seed_that_diverges_is_a_result_and_guesses": (),
     "test_as_a_process_it_exits_with_2_and_one_line": ("command0",),
 }
 
