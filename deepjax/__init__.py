@@ -1,4 +1,7 @@
-"""deepjax: the laboratory for depth. Models exact to their papers, a pure training path, and instruments for gradients."""
+"""deepjax: the laboratory for depth.
+
+Models exact to their papers, a pure training path, and instruments for gradients.
+"""
 
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 

@@ -45,6 +45,15 @@ def require(condition: bool, field: str, given: object, allowed: str) -> None:
         raise InputError(f"{field} is {given!r}; allowed: {allowed}")
 
 
+def describe_error(error: BaseException) -> str:
+    """Type and first line of an error, at most 200 characters, for a message.
+
+    >>> describe_error(ValueError("not a JPEG"))
+    'ValueError: not a JPEG'
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def require_devices() -> None:
     """Raise InputError when JAX finds no device of the platforms that JAX_PLATFORMS names."""
     import jax  # here, since this module stays light

@@ -1,4 +1,4 @@
-"""Test networks as their papers did: `deepjax evaluate` as a script. The options and their meaning: deepjax/cli/evaluate.py."""
+"""Test networks as their papers did: `deepjax evaluate` as a script; see deepjax/cli."""
 
 import sys
 

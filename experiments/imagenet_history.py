@@ -1,6 +1,6 @@
-"""The ImageNet challenge in one chart: what the winners' numbers say, what they do not, and the three families in one race here.
+"""The ImageNet challenge in one chart: the winners' numbers, and the three families compared here.
 
-python experiments/imagenet_history.py                       # digits: one to two minutes on two CPU cores
+python experiments/imagenet_history.py          # digits: one to two minutes on two CPU cores
 python experiments/imagenet_history.py --dataset fashion_mnist
 """
 
@@ -16,16 +16,19 @@ import matplotlib.pyplot as plt
 from deepjax.analysis.plots import COLORS, STYLE, save
 from deepjax.command_line import parse, run
 from deepjax.study.arms import Arm
-from deepjax.study.report.curves import percent
 from deepjax.study.report.html import Figure, Table
 from deepjax.study.report.plots import rows_figure
+from deepjax.study.runner import run_study
 from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above, exact
-from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
+from deepjax.study.stats.intervals import percent
+from deepjax.study.stats.rules import Rule, all_above, exact_verdict
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# A column of the chart: top-5 error in per cent on the test set, layers as charted, and what the number hides.
+# A bar of the chart: top-5 error in per cent on the test set, layers as charted, and a caveat.
 Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
-# He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org for 2016 and 2017.
+# He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org
+# for 2016 and 2017.
 WINNERS = (
     Winner(2012, "AlexNet", 16.4, 8, "without outside data; 15.3 with ImageNet-22k"),
     Winner(
@@ -56,14 +59,27 @@ RESNET = {
 }
 RULES = {
     "falls": "Arithmetic: supported if the numbers fall from each year to the next; else refuted.",
-    "deeper": "Arithmetic: supported if the layers as charted rise from each year to the next; else refuted.",
-    "human": f"Supported if ResNet-152 is below {HUMAN} % by every protocol published; refuted if by none; else inconclusive.",
-    "race": "Supported if the earlier family's test error less the later's lies above 0 with its whole interval; refuted if below.",
+    "deeper": (
+        "Arithmetic: supported if the layers as charted rise from each year to the next; else "
+        "refuted."
+    ),
+    "human": (
+        f"Supported if ResNet-152 is below {HUMAN} % by every protocol published; refuted if by "
+        "none; else inconclusive."
+    ),
 }
+RACE = Rule(
+    "Supported if the earlier family's test error less the later's lies above 0 with its whole "
+    "interval; refuted if below.",
+    partial(all_above, bound=0.0),
+)
 FAMILIES = ("vgg11_bn", "googlenet_bn", "resnet18")
 NARROW = {"width": 8, "image_size": 32, "auxiliary_weight": 0.0}
 NOTHING = "nothing for the race: the networks are narrow, the training short"
-CIFAR = "test error of VGG-16-BN 7.4 %, ResNet-18 7.0 % (kuangliu/pytorch-cifar, 200 epochs); not measured here"
+CIFAR = (
+    "test error of VGG-16-BN 7.4 %, ResNet-18 7.0 % (kuangliu/pytorch-cifar, 200 epochs); not "
+    "measured here"
+)
 PRESETS = {
     "digits": Preset(NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 8, "batch_size": 64}),
     "fashion_mnist": Preset(
@@ -90,29 +106,19 @@ def about_history(
     found = ", ".join(
         f"{winner.year}: {number:g}" for winner, number in zip(WINNERS, numbers, strict=True)
     )
-    return Verdict(
-        claim,
-        "The published numbers, year by year.",
-        RULES[rule],
-        exact(holds),
-        (found,),
-        {},
-        {},
-        **more,
-    )
+    how = "The published numbers, year by year."
+    return exact_verdict(claim, how, RULES[rule], holds, found, **more)
 
 
-def judge(evidence: StudyResults) -> list[Verdict]:
+def judge(results: StudyResults) -> list[Verdict]:
     """The chart's claims, the race, and their controls."""
     errors, layers = [winner.error for winner in WINNERS], [winner.layers for winner in WINNERS]
     backwards = errors[::-1]
     below = [protocol for protocol, error in RESNET.items() if error < HUMAN]
     human = "supported" if len(below) == len(RESNET) else "inconclusive" if below else "refuted"
     found = tuple(f"{protocol}: {error:g} %" for protocol, error in RESNET.items())
-    named = [(name, evidence.arms[name]) for name in FAMILIES]
-    race = partial(
-        compare_errors, rule=RULES["race"], decide=partial(all_above, bound=0.0), sets=("test",)
-    )
+    named = [(name, results.arms[name]) for name in FAMILIES]
+    race = partial(compare_errors, rule=RACE, sets=("test",))
     return [
         about_history(
             "The winner's error fell with every year from 2012 to 2017.",
@@ -148,7 +154,7 @@ def judge(evidence: StudyResults) -> list[Verdict]:
     ]
 
 
-def draw(evidence: StudyResults, out: Path) -> list[Figure]:
+def draw(results: StudyResults, out: Path) -> list[Figure]:
     """The chart, redrawn with its traps; and the race."""
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(9, 4.2))
@@ -179,41 +185,49 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
         ax.grid(visible=False, axis="x")
     path = save(figure, out / "winners.png")
     errors = {
-        name: [100 * error for error in evidence.arms[name].final("test_error")]
-        for name in FAMILIES
+        name: [100 * error for error in results.arms[name].final("test_error")] for name in FAMILIES
     }
     means = ", ".join(
-        f"{name} {percent(evidence.arms[name].final('test_error'))}" for name in FAMILIES
+        f"{name} {percent(results.arms[name].final('test_error'))}" for name in FAMILIES
     )
     race = rows_figure([(f"One recipe: {means}", "test error (%)", errors)], out / "race.png")
     return [
         Figure(
             path,
-            "Winners of the classification task. All from 2014 on are ensembles; see the table for what each number hides.",
+            "Winners of the classification task. All from 2014 on are ensembles; see the table "
+            "for what each number hides.",
         ),
         Figure(
             race,
-            f"Test error on {evidence.options.dataset}, one recipe for all; seeds, mean and 95 % interval.",
+            f"Test error on {results.options.dataset}, one recipe for all; seeds, mean and 95 % "
+            "interval.",
         ),
     ]
 
 
 STUDY = Study(
     name="imagenet_history",
-    lecture="the ImageNet benchmark: each winner deeper and better, until the error is below a human's",
+    lecture=(
+        "the ImageNet benchmark: each winner deeper and better, until the error is below a human's"
+    ),
     title="What does the chart of ImageNet's winners show?",
-    question="Eight layers, then 22, then 152: did depth win ImageNet, and is a network better than a human?",
+    question=(
+        "Eight layers, then 22, then 152: did depth win ImageNet, and is a network better than a "
+        "human?"
+    ),
     presets=PRESETS,
     judge=judge,
     draw=draw,
-    method=lambda evidence: [
-        "The chart's numbers are those of the papers. The race trains each family by one and the same recipe."
+    method=lambda results: [
+        "The chart's numbers are those of the papers. The race trains each family by one and the "
+        "same recipe."
     ],
-    limits=lambda evidence: [
-        "Entries differ in data, crops and number of networks as much as in depth: the chart is no experiment."
+    limits=lambda results: [
+        "Entries differ in data, crops and number of networks as much as in depth: the chart is "
+        "no experiment."
     ],
     arms=make_arms,
-    tables=lambda evidence: [
+    tables=lambda results: [
         Table(
             "The winners, and the trap in each number",
             Winner._fields,

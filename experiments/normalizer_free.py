@@ -1,9 +1,10 @@
 """What does batch norm do for depth, and do the schemes without it do the same?
 
-Fixup (Zhang et al. 2019, arXiv:1901.09321), SkipInit (De and Smith 2020, arXiv:2002.10444), ReZero (Bachlechner et al. 2020,
-arXiv:2003.04887), NF-ResNet (Brock et al. 2021, arXiv:2101.08692).
+Fixup (Zhang et al. 2019, arXiv:1901.09321), SkipInit (De and Smith 2020, arXiv:2002.10444),
+ReZero (Bachlechner et al. 2020, arXiv:2003.04887), NF-ResNet (Brock et al. 2021, arXiv:2101.08692).
 
-python experiments/normalizer_free.py [--dataset fashion_mnist]         # digits: about three minutes on two CPU cores
+python experiments/normalizer_free.py           # digits: about three minutes on two CPU cores
+python experiments/normalizer_free.py --dataset fashion_mnist
 """
 
 from functools import partial
@@ -16,15 +17,16 @@ from deepjax.command_line import parse, run
 from deepjax.models import create_model
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure
-from deepjax.study.report.metrics import largest_rate, rate_curves
-from deepjax.study.report.plots import lines_figure, rows_figure
-from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.gains import compare_gains
-from deepjax.study.stats.rules import Rule, above
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_below
-from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm, run_study
+from deepjax.study.report.metrics import largest_rate
+from deepjax.study.report.plots import lines_figure, rate_curves, rows_figure
+from deepjax.study.runner import run_study
+from deepjax.study.stats.claims import compare_errors, compare_gains
+from deepjax.study.stats.rules import Rule, above, all_below
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
+from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
 
-# The arms: equal shapes, two depths. ReZero is without the batch norm that its authors keep: can it stand in for that?
+# The arms: equal shapes, two depths. ReZero is used without the batch norm that its authors keep:
+# can it replace batch norm?
 SHALLOW, DEEP = 20, 56
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("cifar_resnet", {}),
@@ -44,21 +46,26 @@ LABELS = {
 }
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")
 
-# The rules, fixed before the runs. MARGIN is half of the four points by which Fixup alone stays behind batch norm on ImageNet
-# (27.6 against 23.6 %, Zhang et al. 2019). Training error, for the question is what can be optimised. Controls: taking batch norm
-# out and nothing in must not pass for a scheme that works, and depth must not pass for a fault of the network with batch norm.
+# Rules, fixed before the runs. MARGIN is half of the four points by which Fixup alone is worse than
+# batch norm on ImageNet (27.6 against 23.6 %, Zhang et al. 2019). Training error, since the
+# question is what can be optimised. Controls: a network without batch norm and without a scheme
+# must not be judged to train as well, and the network with batch norm must not be judged worse for
+# its depth.
 MARGIN = 0.02
 WORSE = above("the difference (a fraction of the images)", MARGIN)
 AS_WELL = Rule(
-    f"Supported if the interval lies below +{100 * MARGIN:g} points; refuted if above; else inconclusive.",
+    f"Supported if the interval lies below +{100 * MARGIN:g} points; refuted if above; else "
+    "inconclusive.",
     partial(all_below, bound=MARGIN),
 )
 PRESETS = {
-    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither no rate from 0.01 to 1e-5 did. A first run on
-    # the study's seeds had no 3e-5, and stopped: without norm and scheme no rate of seed 0 stayed finite. No other arm had ended.
+    # Chosen on seed 1000, so that batch norm, Fixup and NF-ResNet train; with neither norm nor
+    # scheme no rate from 0.01 to 1e-5 did. A first run on the study's seeds had no 3e-5 and stopped
+    # when no rate of seed 0 stayed finite in that arm, before any other arm had finished.
     "digits": Preset(
-        "at 56 layers no training with neither scheme nor norm; the schemes a few points behind batch norm in so short a training "
-        "(pilots: 5.6 % with Fixup, 2.4 % with NF-ResNet after 12 epochs)",
+        "at 56 layers no training with neither scheme nor norm; the schemes a few points behind "
+        "batch norm in so short a training (pilots: 5.6 % with Fixup, 2.4 % with NF-ResNet after "
+        "12 epochs)",
         rates=(0.3, 0.1, 0.01, 3e-5),
         training={"epochs": 9, "batch_size": 64, "width": 8, "warmup_epochs": 2.0},
     ),
@@ -75,7 +82,8 @@ PRESETS = {
         },
     ),
     "cifar10": Preset(
-        "ResNet-56's test error 6.27 % with batch norm, 6.58 % with ReZero beside it (Bachlechner et al.); not measured here",
+        "ResNet-56's test error 6.27 % with batch norm, 6.58 % with ReZero beside it "
+        "(Bachlechner et al.); not measured here",
         rates=(0.3, 0.1, 0.03, 0.01, 3e-5),
         training={"epochs": 200, "batch_size": 128, "schedule": "step"},
     ),
@@ -88,58 +96,62 @@ def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
     for depth, kinds in ((DEEP, NETWORKS), (SHALLOW, ("batch", "none"))):
         for kind in kinds:
             family, fields = NETWORKS[kind]
-            model, make = (
-                f"{family}{depth}",
-                partial(create_model, f"{family}{depth}", **fields) if fields else None,
-            )
-            arms[f"{kind}{depth}"] = make_arm(
-                f"{kind}{depth}", f"own/{model}_bare" if fields else model, options, preset, make
-            )
+            name, model = f"{kind}{depth}", f"{family}{depth}"
+            make = partial(create_model, model, **fields) if fields else None
+            model = f"own/{model}_bare" if fields else model
+            arms[name] = make_arm(name, model, options, preset, make)
     return arms
 
 
-def judge(evidence: StudyResults) -> list[Verdict]:
+def judge(results: StudyResults) -> list[Verdict]:
     """Six claims, and two controls by the same rules."""
 
-    def compared(claim: str, one: str, other: str, rule: Rule, **more: Any) -> Verdict:
+    def compare(claim: str, one: str, other: str, rule: Rule, **more: Any) -> Verdict:
         first, second = (
-            (f"{LABELS[name[:-2]]} at {name[-2:]} layers", evidence.arms[name])
+            (f"{LABELS[name[:-2]]} at {name[-2:]} layers", results.arms[name])
             for name in (one, other)
         )
-        return compare_errors(
-            claim, first, second, rule.words, rule.decide, sets=("train",), **more
-        )
+        return compare_errors(claim, first, second, rule, sets=("train",), **more)
 
     def as_well(kind: str, **more: Any) -> Verdict:
-        claim = f"With {LABELS[kind]} in place of batch norm, a residual network of {DEEP} layers trains as well."
-        return compared(claim, f"{kind}{DEEP}", f"batch{DEEP}", AS_WELL, **more)
+        claim = (
+            f"With {LABELS[kind]} in place of batch norm, a residual network of {DEEP} layers "
+            "trains as well."
+        )
+        return compare(claim, f"{kind}{DEEP}", f"batch{DEEP}", AS_WELL, **more)
 
     pairs = {
-        f"{d} layers": (evidence.arms[f"none{d}"], evidence.arms[f"batch{d}"])
+        f"{d} layers": (results.arms[f"none{d}"], results.arms[f"batch{d}"])
         for d in (DEEP, SHALLOW)
     }
-    costs = f"Taking batch norm out costs a residual network of {DEEP} layers more than one of {SHALLOW}."
-    without = f"Without batch norm, and with nothing in its place, a residual network of {DEEP} layers trains worse."
+    costs = (
+        f"Taking batch norm out costs a residual network of {DEEP} layers more than one of "
+        f"{SHALLOW}."
+    )
+    without = (
+        f"Without batch norm, and with nothing in its place, a residual network of {DEEP} layers "
+        "trains worse."
+    )
     deeper = (
         f"With batch norm, a residual network of {DEEP} layers trains worse than one of {SHALLOW}."
     )
     return [
-        compared(without, f"none{DEEP}", f"batch{DEEP}", WORSE),
+        compare(without, f"none{DEEP}", f"batch{DEEP}", WORSE),
         compare_gains(costs, pairs, "train_error", above("the difference", 0.0)),
         *map(as_well, SCHEMES),
         as_well("none", control=NOT_SUPPORTED),
-        compared(deeper, f"batch{DEEP}", f"batch{SHALLOW}", WORSE, control=NOT_SUPPORTED),
+        compare(deeper, f"batch{DEEP}", f"batch{SHALLOW}", WORSE, control=NOT_SUPPORTED),
     ]
 
 
-def draw(evidence: StudyResults, out: Path) -> list[Figure]:
+def draw(results: StudyResults, out: Path) -> list[Figure]:
     """Training error by arm, and by learning rate."""
     errors, tried = [], []
     for depth in (SHALLOW, DEEP):
         arms = {
-            LABELS[kind]: evidence.arms[f"{kind}{depth}"]
+            LABELS[kind]: results.arms[f"{kind}{depth}"]
             for kind in NETWORKS
-            if f"{kind}{depth}" in evidence.arms
+            if f"{kind}{depth}" in results.arms
         }
         rows = {
             label: [100 * error for error in arm.final("train_error")]
@@ -156,34 +168,44 @@ def draw(evidence: StudyResults, out: Path) -> list[Figure]:
     return [
         Figure(
             rows_figure(errors, out / "training_error.png"),
-            "Final training error at each arm's best rate: seeds, their mean, and its 95 % interval.",
+            "Final training error at each arm's best rate: seeds, their mean, and its 95 % "
+            "interval.",
         ),
         Figure(
             lines_figure(
                 tried, out / "rates.png", "learning rate", "training error (%)", x_scale="log"
             ),
-            "Final training error by learning rate, first seed; 100 % where numbers were not finite. A rate trains if it ends "
-            "under 50 %: one seed, so this is described and not judged.",
+            "Final training error by learning rate, first seed; 100 % where numbers were not "
+            "finite. A rate trains if it ends under 50 %: one seed, so this is described and not "
+            "judged.",
         ),
     ]
 
 
 STUDY = Study(
     name="normalizer_free",
-    lecture="Batch norm is what lets a deep network be trained; a residual network has it after every convolution",
+    lecture=(
+        "Batch norm is what lets a deep network be trained; a residual network has it after every "
+        "convolution"
+    ),
     title="What does batch norm do for depth?",
-    question="Shortcuts alone do not make a deep network trainable: each block adds its branch, and the variance doubles. Batch "
-    "norm keeps branches small beside the shortcut (De and Smith 2020). Do schemes that make them small otherwise do as well?",
+    question=(
+        "Shortcuts alone do not make a deep network trainable: each block adds its branch, and "
+        "the variance doubles. Batch norm keeps branches small beside the shortcut (De and Smith "
+        "2020). Do schemes that make them small otherwise do as well?"
+    ),
     presets=PRESETS,
     arms=make_arms,
     judge=judge,
     draw=draw,
-    method=lambda evidence: [
-        "Equal shapes, equal training, the best of the same rates for each. Every scheme is as its authors' code has it, but for "
-        "ReZero: its authors keep batch norm beside the scalar, and here the scalar is alone.",
+    method=lambda results: [
+        "Equal shapes, equal training, the best of the same rates for each. Every scheme is as "
+        "its authors' code has it, but for ReZero: its authors keep batch norm beside the scalar, "
+        "and here the scalar is alone."
     ],
-    limits=lambda evidence: [
-        "Four schemes have four verdicts, and no interval is widened for their number. How batch norm regularises is not seen."
+    limits=lambda results: [
+        "Four schemes have four verdicts, and no interval is widened for their number. How batch "
+        "norm regularises is not seen."
     ],
 )
 

@@ -1,9 +1,9 @@
-"""Every study, one after the other, and the page of all verdicts.
+"""Run every study in turn, and write the page of all verdicts.
 
-    python experiments/run_studies.py                                 # all on the digits: docs/results/README.md
+    python experiments/run_studies.py                     # on the digits: docs/results/README.md
     python experiments/run_studies.py --dataset fashion_mnist --only degradation shattered_gradients
 
-A study that was done is only judged and drawn again. Exit code 1 when one fails; the others run all the same.
+A finished study is only judged and drawn again. Exit code 1 if one fails; the others are still run.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from deepjax.errors import unknown_name_error
 from deepjax.paths import run_directory, user_path
 from deepjax.study.report.index import write_page
 
-# In the order of the lecture.
+# Names of the scripts, in the order of the lecture.
 STUDIES = (
     "receptive_field",
     "small_filters",
@@ -43,15 +43,15 @@ class Options:
     """Run studies and write the page of their verdicts."""
 
     only: tuple[str, ...] = STUDIES
-    """Which studies."""
+    """Names of the studies."""
     dataset: str = "digits"
-    """On which data set."""
+    """Data set; every study has a preset for it."""
     runs: Path = Path("runs")
-    """Where the studies work: runs/NAME-DATASET."""
+    """Parent of the study directories NAME-DATASET."""
     results: Path = Path("docs/results")
-    """Where result.json, figures and the page are published."""
+    """Where result.json, the figures and the page are published."""
     publish_only: bool = False
-    """Run nothing; publish what is there."""
+    """Run nothing; publish the present results."""
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -60,41 +60,43 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Run, publish, and list what failed."""
+    """Run, publish, and list the studies that failed."""
     began, failed = time.monotonic(), []
     runs, results = run_directory(options.runs, "runs"), user_path(options.results, "results")
     for i, name in enumerate(options.only, 1):
-        work = runs / f"{name}-{options.dataset}"
+        out = runs / f"{name}-{options.dataset}"
         if not options.publish_only:
             print(f"\n[{i}/{len(options.only)}] {name} on {options.dataset}", flush=True)
-            command = [
-                sys.executable,
-                str(Path(__file__).with_name(f"{name}.py")),
-                "--dataset",
-                options.dataset,
-                "--out",
-                str(work),
-                "--beside",  # degradation, optimization and residual_signal train the same networks
-                str(runs),
-            ]
-            if subprocess.run(command, check=False).returncode:  # noqa: S603  # our own scripts
+            if not run_script(name, options.dataset, out, runs):
                 failed.append(name)
                 continue
-        publish(work, results / work.name)
+        publish(out, results / out.name)
     page = write_page(results, STUDIES, DATASETS)
     print(f"\n{(time.monotonic() - began) / 60:.1f} min in all. Read {page}")
     if failed:
         sys.exit(
-            f"failed: {', '.join(failed)}; the message of each stands above, and the same command tries again"
+            f"failed: {', '.join(failed)}; the message of each is above, "
+            "and the same command tries again"
         )
 
 
-def publish(work: Path, place: Path) -> None:
+def run_script(name: str, dataset: str, out: Path, runs: Path) -> bool:
+    """Run a study's script in a process of its own; whether it succeeded.
+
+    It reuses runs: degradation, optimization and residual_signal train the same networks.
+    """
+    script = str(Path(__file__).with_name(f"{name}.py"))
+    where = ["--output-dir", str(out), "--reuse-runs-from", str(runs)]
+    command = [sys.executable, script, "--dataset", dataset, *where]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603  # our own scripts
+
+
+def publish(out: Path, target: Path) -> None:
     """Copy result.json and figures to where they are published."""
-    if (work / "result.json").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        for path in [work / "result.json", *work.glob("*.png")]:
-            shutil.copy(path, place / path.name)
+    if (out / "result.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in [out / "result.json", *out.glob("*.png")]:
+            shutil.copy(path, target / path.name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train one model on one data set: `deepjax train` as a script. The options and their meaning: deepjax/cli/train.py."""
+"""Train one model on one data set: `deepjax train` as a script; see deepjax/cli/train.py."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the benchmarks make of their numbers, and that the page of performance is the one that their command makes."""
+"""What the benchmarks compute from their numbers; the performance page is up to date."""
 
 import importlib
 from pathlib import Path
@@ -27,9 +27,13 @@ def test_the_page_is_current(script):
 
 def test_the_median_ratio_and_the_order_statistics_around_it(script):
     mine, others = [2.0, 6.0, 4.0], [2.0, 2.0, 2.0]
-    assert script("turns").paired(mine, others) == (1.0, 2.0, 3.0)
-    # twelve rounds: the third least and the third greatest hold the median with 96 % (binomial tails of a half)
-    assert script("turns").paired([float(i) for i in range(12)], [1.0] * 12) == (2.0, 5.5, 9.0)
+    assert script("harness").ratio_interval(mine, others) == (1.0, 2.0, 3.0)
+    # Twelve rounds: the third lowest and third highest contain the median with 96 %.
+    assert script("harness").ratio_interval([float(i) for i in range(12)], [1.0] * 12) == (
+        2.0,
+        5.5,
+        9.0,
+    )
 
 
 def test_a_contender_that_computes_something_else_is_not_timed(script):
@@ -42,7 +46,7 @@ def test_a_contender_that_computes_something_else_is_not_timed(script):
 
 
 def test_a_command_is_shown_with_what_was_not_the_default(script):
-    throughput, turns = script("throughput"), script("turns")
+    throughput, harness = script("throughput"), script("harness")
     given = {
         "models": ["resnet50"],
         "steps": 1,
@@ -52,8 +56,9 @@ def test_a_command_is_shown_with_what_was_not_the_default(script):
         "torch": "PYTHON",
         "out": None,
     }
-    assert turns.typed("throughput.py", given, throughput.Options()) == (
-        "`python experiments/benchmarks/throughput.py --models resnet50 --steps 1 --levers --no-compiled --torch PYTHON`"
+    assert harness.format_command("throughput.py", given, throughput.Options()) == (
+        "`python experiments/benchmarks/throughput.py --models resnet50 --steps 1 --levers "
+        "--no-compiled --torch PYTHON`"
     )
 
 
@@ -71,7 +76,7 @@ def test_collectives_of_a_compiled_program_are_counted_with_their_bytes(script):
 
 
 def test_what_the_kernels_of_a_program_move(script):
-    """Arguments are read, results written; a tuple's parts and what shares its memory move nothing."""
+    """Arguments are read, results written; parts of tuples and shared memory move nothing."""
     program = """HloModule jit_step
     %fused (p: bf16[4]) -> bf16[4] {
       %p = bf16[4]{0} parameter(0)
@@ -81,9 +86,11 @@ def test_what_the_kernels_of_a_program_move(script):
     ENTRY %main (x: bf16[256,16,16,8], w: f32[8]) -> f32[8] {
       %x = bf16[256,16,16,8]{3,2,1,0} parameter(0)
       %w = f32[8]{0} parameter(1)
-      %conv = (bf16[256,16,16,8]{3,2,1,0}, u8[0]{0}) custom-call(%x, %x), custom_call_target="__cudnn$convForward"
+      %conv = (bf16[256,16,16,8]{3,2,1,0}, u8[0]{0}) \
+custom-call(%x, %x), custom_call_target="__cudnn$convForward"
       %y = bf16[256,16,16,8]{3,2,1,0} get-tuple-element(%conv), index=0
-      %wide = f32[256,16,16,8]{3,2,1,0} fusion(%y, %w), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/norm"}
+      %wide = f32[256,16,16,8]{3,2,1,0} fusion(%y, %w), \
+kind=kLoop, calls=%fused, metadata={op_name="jit(step)/norm"}
       ROOT %sum = f32[8]{0} fusion(%wide), kind=kInput, calls=%fused
     }
 """

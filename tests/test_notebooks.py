@@ -1,4 +1,4 @@
-"""Every notebook's code runs from top to bottom, as plain Python: what is executed is what a reader executes."""
+"""The code of every notebook runs from top to bottom, as plain Python, and its output is stored."""
 
 import json
 import subprocess
@@ -32,13 +32,13 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_is_kept_with_its_pictures_and_nothing_of_the_machine(path):
-    """Executed in order, every figure in it, no error, and no path or time of the machine that ran it."""
+def test_it_is_stored_with_figures_and_without_traces_of_the_machine(path):
+    """Executed in order, with every figure, no error, and no path or time of the machine."""
     code, text = cells(path), path.read_text()
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     shown = [output for cell in code for output in cell["outputs"]]
     assert all(output["output_type"] != "error" for output in shown)
     for cell in code:
-        drawn = any("image/png" in output.get("data", {}) for output in cell["outputs"])
-        assert drawn == ("plt.show()" in "".join(cell["source"]))
+        has_figure = any("image/png" in output.get("data", {}) for output in cell["outputs"])
+        assert has_figure == ("plt.show()" in "".join(cell["source"]))
     assert '"execution":' not in text and "/home/" not in text and "site-packages" not in text

@@ -83,7 +83,7 @@ def test_where_checkpoints_cannot_be_saved_no_run_begins(character, tmp_path):
         data_directory,
         read_tensors,
         lambda path: from_run(Path(path), None, PreprocessingOverrides()),
-        lambda path: evaluate.gathered(evaluate.Options("resnet18", weights=(path,))),
+        lambda path: evaluate.load_members(evaluate.Options("resnet18", weights=(path,))),
         lambda path: studies.main(studies.Options(runs=Path(path))),
     ],
 )

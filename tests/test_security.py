@@ -1,4 +1,4 @@
-"""SECURITY.md, row by row: hostile files end in the documented error, run no code, and write nothing outside their folder."""
+"""SECURITY.md by rows: hostile files give the documented error, run no code, write nowhere."""
 
 import ast
 import io
@@ -28,7 +28,7 @@ from deepjax.models.weights import files
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights.files import read_tensors
 from deepjax.study.arms import Arm
-from deepjax.study.study import run_study
+from deepjax.study.runner import run_study
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
@@ -38,6 +38,7 @@ from tests.data.image.test_fixed_size import png_header
 from tests.models.torch_reference import needs_torch
 
 ROOT = Path(__file__).parents[1]
+BUILT_IN = list_datasets()  # before other tests of this process register more
 OUTSIDE = [
     "../x",
     "..",
@@ -130,7 +131,10 @@ def test_nothing_unpickles_or_makes_code_of_text(path):
 
 
 def test_what_would_be_found():
-    text = "import pickle\nfrom dill import load\neval(x)\nimportlib.import_module(x)\nnp.load(x, allow_pickle=True)\ntorch.load(x)"
+    text = (
+        "import pickle\nfrom dill import load\neval(x)\nimportlib.import_module(x)\n"
+        "np.load(x, allow_pickle=True)\ntorch.load(x)"
+    )
     assert len(suspects(ast.parse(text))) == 6
 
 
@@ -147,13 +151,12 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
         lambda: run_study(
-            degradation.STUDY, degradation.Options(dataset=name, out=tmp_path / "out")
+            degradation.STUDY, degradation.Options(dataset=name, output_dir=tmp_path / "out")
         ),
         lambda: Arm(name, config, (0.1,), (0,)),
     ):
-        if (
-            name != "os.system" or attempt.__code__.co_names[0] != "Arm"
-        ):  # a dot may stand inside an arm's name
+        # a dot may stand inside an arm's name
+        if name != "os.system" or attempt.__code__.co_names[0] != "Arm":
             with pytest.raises(InputError):
                 attempt()
     assert list(tmp_path.iterdir()) == []
@@ -162,14 +165,16 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(InputError, match=r"arm .* is unknown"):
-        run_study(degradation.STUDY, degradation.Options(arm=name, out=tmp_path / "out"))
+        run_study(degradation.STUDY, degradation.Options(arm=name, output_dir=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
-    arms = degradation.make_arms(degradation.Options(out=tmp_path), degradation.PRESETS["digits"])
+    arms = degradation.make_arms(
+        degradation.Options(output_dir=tmp_path), degradation.PRESETS["digits"]
+    )
     folders = [
-        arm.folder(tmp_path, rate, seed)
+        arm.run_dir(tmp_path, rate, seed)
         for arm in arms.values()
         for rate in arm.rates
         for seed in arm.seeds
@@ -265,7 +270,7 @@ def test_array_headers_that_lie(shape, tmp_path):
 def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", zeros=np.zeros(10**6, np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 5000
-    monkeypatch.setattr(files, "MOST_BYTES", 10**6)
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 10**6)
     with pytest.raises(
         InputError, match=r"unpacked size of .*bomb.npz is 1000128; allowed: up to 1000000 bytes"
     ):
@@ -431,7 +436,7 @@ def test_a_hostile_image_names_data_set_split_and_record(image, said, copied_dig
 
 
 def test_metadata_of_a_prepared_data_set_names_no_code(copied_digits, tmp_path, monkeypatch):
-    """The features of catalogued data sets come from tfds's code, not from the folder's features.json."""
+    """Features of catalogued data sets come from tfds's code, not from features.json."""
     (tmp_path / "evil_features.py").write_text("import os\nos.environ['EVIL'] = '1'\n")
     monkeypatch.syspath_prepend(tmp_path)
     version = str(tfds.builder("fashion_mnist", data_dir=tmp_path).version)
@@ -493,7 +498,7 @@ def test_archives_stay_in_their_folder_in_the_hands_of_tfds(tmp_path):
     assert [path for path, _ in extractor.iter_zip(zipped)] == ["good"]
     checksums = {
         name: tfds.builder(name, data_dir=tmp_path).url_infos
-        for name in list_datasets()
+        for name in BUILT_IN
         if name != "digits"
     }
     assert all(checksums.values())  # without them preparing would refuse
@@ -516,5 +521,6 @@ def test_the_audit_never_calls_unanswered_questions_clean():
     assert (code(good), code(good, bad), code(bad), code(hit), code(hit, bad)) == (0, 3, 3, 1, 1)
     code_of_failure, lines = judge("", "Traceback\nConnectionError: no route")
     assert code_of_failure == 3 and lines == [
-        "audit: nothing was looked up: pip-audit or its vulnerability service failed (ConnectionError: no route)"
+        "audit: nothing was looked up: pip-audit or its vulnerability service failed "
+        "(ConnectionError: no route)"
     ]

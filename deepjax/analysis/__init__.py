@@ -1,4 +1,4 @@
-"""Instruments for any linen module: they know no model of deepjax by name."""
+"""Instruments for any linen module; none of them knows a model of deepjax by name."""
 
 from deepjax.analysis.core.module import cross_entropy, init_variables, of_classes
 from deepjax.analysis.core.network import Network
@@ -16,12 +16,8 @@ from deepjax.analysis.curvature.spectrum import (
     top_eigenvalues,
 )
 from deepjax.analysis.gradients.auxiliary_losses import LossContributions, loss_contributions
-from deepjax.analysis.gradients.per_example import (
-    NoiseScale,
-    PerExample,
-    noise_scale,
-    per_example_gradients,
-)
+from deepjax.analysis.gradients.noise_scale import NoiseScale, noise_scale
+from deepjax.analysis.gradients.per_example import PerExampleGradients, per_example_gradients
 from deepjax.analysis.gradients.shattering import (
     GradientLine,
     Shattering,
@@ -39,16 +35,12 @@ from deepjax.analysis.landscape.surface import (
 from deepjax.analysis.landscape.trajectory import Trajectory, trajectory
 from deepjax.analysis.layers.finite import first_nonfinite_layer
 from deepjax.analysis.layers.kernel_norms import kernel_norms, kernel_order
-from deepjax.analysis.layers.report import LayerReport, LayerRow, trace
+from deepjax.analysis.layers.report import LayerReport, LayerRow
+from deepjax.analysis.layers.trace import trace
 from deepjax.analysis.ntk.kernel import Drift, Kernel, kernel_drift, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
-from deepjax.analysis.propagation.signal import (
-    MeanField,
-    Propagation,
-    critical_sigma_w,
-    mean_field,
-    signal_propagation,
-)
+from deepjax.analysis.propagation.mean_field import MeanField, critical_sigma_w, mean_field
+from deepjax.analysis.propagation.signal import Propagation, signal_propagation
 from deepjax.analysis.receptive_field.effective import (
     EffectiveField,
     average_fields,
@@ -56,14 +48,8 @@ from deepjax.analysis.receptive_field.effective import (
 )
 from deepjax.analysis.receptive_field.layers import LayerField, LayerFields, layer_fields
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
-from deepjax.analysis.residual.lesions import (
-    Lesions,
-    PathLengths,
-    error_rate,
-    lesions,
-    path_gradient,
-    path_lengths,
-)
+from deepjax.analysis.residual.lesions import Lesions, error_rate, lesions
+from deepjax.analysis.residual.paths import PathLengths, path_gradient, path_lengths
 
 __all__ = [
     "CostReport",
@@ -87,7 +73,7 @@ __all__ = [
     "Network",
     "NoiseScale",
     "PathLengths",
-    "PerExample",
+    "PerExampleGradients",
     "Plane",
     "Propagation",
     "ReceptiveField",

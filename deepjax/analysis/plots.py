@@ -1,4 +1,4 @@
-"""Figures drawn from logged rows, so that each can be drawn again; one style sheet for all."""
+"""Primitives of all figures: style, axes, ticks, labels, curves over seeds."""
 
 import contextlib
 import dataclasses
@@ -15,25 +15,25 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STYLE = str(Path(__file__).with_name("deepjax.mplstyle"))
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MOST_LAYER_NAMES = 28  # on an axis; of more, every second, third ... is shown
+MAX_LAYER_NAMES = 28  # on an axis; of more layers every second, third ... is named
 
 
 @contextlib.contextmanager
 def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
-    """The Axes to draw on, a new one where none is given, in the style of all figures."""
+    """Context: the Axes to draw on, new if none is given, in the common style."""
     with plt.style.context(STYLE):
         yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
-def layer_ticks(ax: Axes, names: Sequence[str]) -> None:
-    """Layers' names along the horizontal axis."""
-    every = max(1, -(-len(names) // MOST_LAYER_NAMES))
+def layer_ticks(ax: Axes, names: Sequence[str], max_names: int = MAX_LAYER_NAMES) -> None:
+    """Write layer names along the horizontal axis, at most `max_names` of them."""
+    every = max(1, -(-len(names) // max_names))
     labels = [name or "(network)" for name in names[::every]]
     ax.set_xticks(range(0, len(names), every), labels, rotation=90, fontsize=7)
 
 
 def plain_log_ticks(ax: Axes) -> None:
-    """Plain numbers on a logarithmic axis of less than two decades, which has few powers of ten."""
+    """Plain numbers on a logarithmic axis of less than two decades, with few powers of ten."""
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log" and high < 100 * low:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -42,32 +42,35 @@ def plain_log_ticks(ax: Axes) -> None:
 
 
 def label_line_ends(ax: Axes, ends: dict[str, tuple[float, str]], last: float) -> None:
-    """Each line's name to the right of its end (value, color), moved up to avoid another name.
+    """Write each line's name to the right of its end (value, color), moved up to avoid overlap.
 
     last: the x of the ends. The vertical axis is logarithmic.
     """
     low, high = np.log(ax.get_ylim())
-    taken = -np.inf
+    previous = -np.inf
     for label, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
-        taken = max(np.log(value), taken + 0.06 * (high - low))
-        place = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
-        ax.annotate(label, (last, np.exp(taken)), (8, 0), color=color, **place)
+        previous = max(np.log(value), previous + 0.06 * (high - low))
+        options = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+        ax.annotate(label, (last, np.exp(previous)), (8, 0), color=color, **options)
 
 
 def format_number(value: float) -> str:
-    """Three digits; powers of ten in LaTeX."""
+    """A number with three digits; powers of ten in LaTeX."""
     digits, _, power = f"{value:.3g}".partition("e")
     return f"${digits} \\times 10^{{{int(power)}}}$" if power else digits
 
 
 def format_percent(fraction: float) -> str:
-    """A fraction in per cent, of three digits."""
+    """A fraction in per cent with three digits."""
     return "an unknown part" if math.isnan(fraction) else f"{100 * fraction:.3g} %"
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line over several seeds: y has one row a seed, and is drawn as their mean with a band from least to greatest."""
+    """A line over several seeds, drawn as their mean with a band from minimum to maximum.
+
+    y has one row per seed.
+    """
 
     label: str
     x: Sequence[float]
@@ -77,7 +80,10 @@ class Curve:
 
 
 def draw_curve(ax: Axes, curve: Curve) -> None:
-    """Mean over seeds and the band between the extreme seeds; on a logarithmic axis the mean is geometric."""
+    """Draw the mean over seeds and the band between the extreme seeds.
+
+    On a logarithmic axis the mean is geometric.
+    """
     x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
     middle = np.exp(np.log(np.maximum(y, 1e-30)).mean(0)) if ax.get_yscale() == "log" else y.mean(0)
     ax.plot(x, middle, curve.line, color=curve.color, label=curve.label)
@@ -86,14 +92,12 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
 
 
 def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str) -> Figure:
-    """Error in per cent against training, one panel a kind of network, in the manner of He et al. 2015, Fig. 6.
+    """Error in per cent against training, one panel per kind of network (He et al. 2015, Fig. 6).
 
-    panels: (title, curves); by that figure's custom training error is dashed and test error solid.
+    panels: (title, curves); in that figure training error is dashed and test error solid.
     """
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False
-        )
+        figure, axes = _panels(len(panels))
         for ax, (title, curves) in zip(axes[0], panels, strict=True):
             for curve in curves:
                 draw_curve(ax, curve)
@@ -104,11 +108,12 @@ def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str) ->
 
 
 def depth_profile(panels: Sequence[tuple[str, Sequence[Curve]]], y_label: str) -> Figure:
-    """A quantity by layer on a logarithmic axis, one panel a moment of training; x is the layer's place between 0 and 1."""
+    """A quantity by layer on a logarithmic axis, one panel per moment of training.
+
+    x is the layer's relative position, 0 to 1.
+    """
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(5.2 * len(panels), 4.0), sharey=True, squeeze=False
-        )
+        figure, axes = _panels(len(panels))
         for ax, (title, curves) in zip(axes[0], panels, strict=True):
             ax.set_yscale("log")
             for curve in curves:
@@ -119,8 +124,13 @@ def depth_profile(panels: Sequence[tuple[str, Sequence[Curve]]], y_label: str) -
     return figure
 
 
+def _panels(count: int) -> tuple[Figure, Any]:
+    size = (5.2 * count, 4.0)
+    return plt.subplots(1, count, figsize=size, sharey=True, squeeze=False)
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, making its folder."""
+    """Write a figure as PNG, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with plt.style.context(STYLE):
         figure.savefig(path)

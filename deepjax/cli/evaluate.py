@@ -1,11 +1,11 @@
-"""Test networks as their papers did, on every image of a set exactly once.
+"""`deepjax evaluate`: test networks by their papers' protocols, on every image exactly once.
 
     deepjax evaluate resnet50 --weights timm/resnet50.a1_in1k
-    deepjax evaluate vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2 imagenet2012_real
-    deepjax evaluate --weights resnet50=a.safetensors resnet101=b.safetensors          # an ensemble
-    deepjax evaluate --run runs/resnet50                                               # of our own training
+    deepjax evaluate vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2
+    deepjax evaluate --weights resnet50=a.safetensors resnet101=b.safetensors   # an ensemble
+    deepjax evaluate --run runs/resnet50                                        # a training run
 
-The published numbers stand beside the measured ones; result.json keeps both.
+Published results are printed with the measured ones; result.json has both.
 """
 
 import contextlib
@@ -26,17 +26,22 @@ from deepjax.command_line import parse
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
-from deepjax.evaluation.agreement import compare, differences, final_row
-from deepjax.evaluation.images import labels_of
-from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics, format_metrics, row
+from deepjax.evaluation.agreement import compare_with_final_row, evaluation_differences, final_row
+from deepjax.evaluation.images import read_labels
+from deepjax.evaluation.metrics import (
+    ClassificationMetrics,
+    compute_metrics,
+    format_metrics,
+    metrics_row,
+)
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
-from deepjax.evaluation.paper_results import published
+from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
-from deepjax.evaluation.protocols import Average, Protocol, protocol_of
-from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
+from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
+from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
-from deepjax.study.report.html import provenance
+from deepjax.study.report.provenance import provenance
 from deepjax.training.config import write_text
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
@@ -51,43 +56,51 @@ ProtocolName = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Test a network, or several as an ensemble, on every image of a set exactly once."""
+    """Test a network, or an ensemble of several, on every image of a data set exactly once."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """Name of the network, e.g. resnet50, where --weights do not say it."""
+    """Name of the network, e.g. resnet50, where --weights do not give it."""
     weights: tuple[str, ...] = ()
-    """Files (.safetensors, .npz, .pth), folders, repositories such as timm/resnet50.a1_in1k; or NAME=one. Several: an ensemble."""
+    """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
+    NAME=SOURCE. Several: an ensemble."""
+    entry: str | None = None
+    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: their newest checkpoints, their averages where --ema was on."""
+    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after --ema.
+    """
     dataset: str = ""
-    """What is tested on; default a run's own, or imagenet2012."""
+    """Data set to test on; default that of the run, or imagenet2012."""
     also: tuple[str, ...] = ()
-    """Further sets of the same classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
+    """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
     protocol: ProtocolName = "1-crop"
     """Which views of an image are averaged; docs/imagenet.md has the table."""
     sides: tuple[int, ...] = ()
     """Shorter sides of the rescaled image in pixels; default the paper's."""
     average: Average | None = None
-    """What is averaged over the views; default as the paper did."""
+    """What is averaged over the views; default as in the paper."""
     batch_size: int = 64
-    """Crops at once over all devices, or whole images of as many pixels; of each device all crops of an image, or more."""
-    choices: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
+    """Crops per step over all devices, or full images of as many pixels; each device has all crops
+    of one image or more."""
+    overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     data_dir: str | None = None
-    """Where prepared data sets live; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     out: Path | None = None
-    """Folder of result.json; default runs/evaluation-NAME-PROTOCOL. One that holds another evaluation is refused."""
+    """Folder for result.json; default runs/evaluation-NAME-PROTOCOL. A folder with the result of
+    another evaluation is refused."""
     hosts: Hosts = Hosts()
 
     def __post_init__(self) -> None:
         single = self.protocol == "1-crop" and not self.sides
         allowed = (
-            "0 for a protocol other than 1-crop, and beside --sides, which choose the shorter sides"
+            "0 for a protocol other than 1-crop, and with --sides, which set the shorter sides"
         )
-        require(single or not self.choices.resize, "resize", self.choices.resize, allowed)
+        require(single or not self.overrides.resize, "resize", self.overrides.resize, allowed)
+        without = "a prefix only with --weights"
+        require(self.entry is None or bool(self.weights), "entry", self.entry, without)
 
 
 def start(arguments: Sequence[str]) -> None:
-    """The command: parse its options, then evaluate."""
+    """Parse the options and evaluate."""
     main(parse(Options, arguments))
 
 
@@ -99,15 +112,14 @@ def main(options: Options) -> None:
     )
     initialize_distributed(options.hosts)
     enable_compilation_cache()
-    members = gathered(options)
+    members = load_members(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
-    splits = {
-        name: opened(dataset_info(name), members, options) for name in names
-    }  # all, before hours of work
+    # All data sets are opened before hours of work.
+    splits = {name: open_test_split(dataset_info(name), members, options) for name in names}
     about = evaluation_spec(
-        members, [protocol_for(member, options) for member in members], options.choices.precision
+        members, [protocol_for(member, options) for member in members], options.overrides.precision
     )
-    out = user_path(options.out or default_folder(members, options), "out")
+    out = user_path(options.out or default_output_dir(members, options), "out")
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, names))
         predict_and_write(members, splits, about, out, options, began)
@@ -121,35 +133,36 @@ def predict_and_write(
     options: Options,
     began: float,
 ) -> None:
-    """Every set predicted, scored and printed; result.json."""
+    """Predict, score and print every data set; write result.json."""
     for member in members:
         if member.assumed and jax.process_index() == 0:
             print(f"{member.source}: {member.assumed}")
     rows, agreement = [], lambda: None
     for name, split in splits.items():
-        scores = predicted(members, split, f"{name}, {options.protocol}", options)
+        scores = predict_with_progress(members, split, f"{name}, {options.protocol}", options)
         if jax.process_index() == 0:
-            labels = labels_of(split)
+            labels = read_labels(split)
             found = compute_metrics(scores, labels, dataset_info(name))
-            rows.append(reported(found, members, options))
+            rows.append(report_metrics(found, members, options))
             if options.run and name == members[0].dataset.name:
-                agreement = functools.partial(agree, found, scores, labels, split, members, options)
+                agreement = functools.partial(
+                    check_final_row, found, scores, labels, split, members, options
+                )
     if jax.process_index() == 0:
         hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         result = {"evaluation": about, "sets": rows} | provenance(
             time.monotonic() - began, hardware
         )
-        write_text(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        print(
-            f"{out / RESULT}: {' + '.join(f'{member.name} ({member.source})' for member in members)}"
-        )
-    on_primary(agreement)  # last: a result that does not agree is written all the same
+        write_text(out / RESULT_FILE, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        sources = " + ".join(f"{member.name} ({member.source})" for member in members)
+        print(f"{out / RESULT_FILE}: {sources}")
+    on_primary(agreement)  # last, so that a result that does not agree is written too
 
 
-def gathered(options: Options) -> list[EvalModel]:
-    """The networks that are tested; of public weights on ImageNet's classes, of runs on their own."""
+def load_members(options: Options) -> list[EvalModel]:
+    """The networks to test: runs for the classes of their data set, weights for ImageNet's."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
-    members = [from_run(path, of_runs, options.choices, options.data_dir) for path in options.run]
+    members = [from_run(path, of_runs, options.overrides, options.data_dir) for path in options.run]
     trained_on = sorted({member.dataset.name for member in members})
     require(
         len(trained_on) < 2 or bool(options.dataset),
@@ -159,17 +172,21 @@ def gathered(options: Options) -> list[EvalModel]:
     )
     dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
     members += [
-        from_weights(given, options.name, dataset, options.choices) for given in options.weights
+        from_weights(given, options.name, dataset, options.overrides, options.entry)
+        for given in options.weights
     ]
     if not members:
         raise InputError(
-            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, --run DIRECTORY"
+            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, or "
+            "--run DIRECTORY"
         )
     return members
 
 
-def opened(dataset: Dataset, members: list[EvalModel], options: Options) -> Split | EncodedSplit:
-    """The test images of a set of the members' classes and channels."""
+def open_test_split(
+    dataset: Dataset, members: list[EvalModel], options: Options
+) -> Split | EncodedSplit:
+    """The test split of a data set, which must have the members' classes and channels."""
     for member in members:
         (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
         fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
@@ -179,22 +196,24 @@ def opened(dataset: Dataset, members: list[EvalModel], options: Options) -> Spli
             dataset.name,
             f"sets of the {classes} classes and {channels} channels of {member.name}",
         )
-    if not dataset.encoded and (options.sides or options.choices.resize):
+    if not dataset.encoded and (options.sides or options.overrides.resize):
         raise InputError(
-            f"--sides and --resize are for photographs; those of {dataset.name} are resized to the crop as they are"
+            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
+            "to the crop directly"
         )
     if not dataset.encoded and options.protocol != "1-crop":
         raise InputError(
-            f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images are all of one size"
+            f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images "
+            "are all of one size"
         )
     return load_split(dataset, "test", options.data_dir)
 
 
-def predicted(
+def predict_with_progress(
     members: list[EvalModel], split: Split | EncodedSplit, title: str, options: Options
 ) -> np.ndarray:
-    """Every member on every image of a set: log-probabilities, of their mean where they are several."""
-    spread = Partitioner(make_mesh())
+    """Log-probabilities of every image of a data set, of the mean probability of an ensemble."""
+    partitioner = Partitioner(make_mesh())
     protocols = [protocol_for(member, options) for member in members]
     tasks = {f"{i + 1}. {member.name}": member for i, member in enumerate(members)}
     totals = {
@@ -210,7 +229,7 @@ def predicted(
                     member,
                     split,
                     protocol,
-                    spread,
+                    partitioner,
                     options.batch_size,
                     functools.partial(report, task),
                 )
@@ -218,17 +237,18 @@ def predicted(
     return ensemble(predictions)
 
 
-def reported(
+def report_metrics(
     found: ClassificationMetrics, members: list[EvalModel], options: Options
 ) -> dict[str, Any]:
-    """Print what was found on a set, and what papers say beside it; returns the row of result.json."""
-    alone = len(members) == 1 and found.dataset == "imagenet2012"  # what papers speak of
-    beside = published(members[0].name, options.protocol) if alone else []
-    print("\n".join(format_metrics(found, beside)))
-    return row(found) | {"published": [dataclasses.asdict(each) for each in beside]}
+    """Print the metrics of a data set and the published results; returns the row of result.json."""
+    # Papers give results of single networks on ImageNet.
+    alone = len(members) == 1 and found.dataset == "imagenet2012"
+    papers = find_paper_results(members[0].name, options.protocol) if alone else []
+    print("\n".join(format_metrics(found, papers)))
+    return metrics_row(found) | {"published": [dataclasses.asdict(each) for each in papers]}
 
 
-def agree(
+def check_final_row(
     found: ClassificationMetrics,
     scores: np.ndarray,
     labels: np.ndarray,
@@ -236,26 +256,31 @@ def agree(
     members: list[EvalModel],
     options: Options,
 ) -> None:
-    """Print whether a run's own test set gave what its final row says; InputError where it did not and nothing explains it."""
+    """Print whether a run's test metrics equal those of its final row.
+
+    Raises InputError where they differ and nothing explains the difference.
+    """
     path, member = options.run[0], members[0]
     final = final_row(path)
     if len(members) > 1 or final is None:
         reason = "an ensemble" if len(members) > 1 else "its training has not ended"
         print(f"not compared with the final row of {path}: {reason}")
         return
-    precision = options.choices.precision
-    different = differences(path, final, member, protocol_for(member, options), precision, split)
-    print(compare(path, final, found, scores, labels, different))
+    precision = options.overrides.precision
+    different = evaluation_differences(
+        path, final, member, protocol_for(member, options), precision, split
+    )
+    print(compare_with_final_row(path, final, found, scores, labels, different))
 
 
 def protocol_for(member: EvalModel, options: Options) -> Protocol:
-    """The protocol in pixels of a member's crops."""
-    return protocol_of(
+    """The protocol for a member, its sides in pixels."""
+    return resolve_protocol(
         options.protocol, member.name, member.crop, member.resize, options.sides, options.average
     )
 
 
-def default_folder(members: list[EvalModel], options: Options) -> Path:
-    """Of networks and protocol."""
+def default_output_dir(members: list[EvalModel], options: Options) -> Path:
+    """The folder named after networks and protocol."""
     names = "-".join(dict.fromkeys(member.name for member in members)).replace("/", "-")
     return Path("runs") / f"evaluation-{names}-{options.protocol}"

@@ -13,19 +13,19 @@ from deepjax.command_line import parse
 from deepjax.errors import unknown_name_error
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 
-WIDE = 112  # columns of a window in which no row of the list takes two lines
+WIDE = 112  # columns of a terminal in which no row of the list takes two lines
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """List the networks, or show one stage by stage: outputs, parameters, multiply-adds and receptive fields."""
+    """List the networks, or show one by stages: outputs, parameters, MACs and receptive fields."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "*"
     """Name of a network, or a shell pattern such as 'resnet*' to list those that match."""
 
 
 def list_tables(names: Sequence[str], wide: bool) -> Iterator[Table]:
-    """One table a paper, their columns in line. `wide`: with the table of the paper that a network is from."""
+    """One table per paper, with aligned columns. wide: with the column of the paper's table."""
     infos = [model_info(name) for name in names]
     columns = {
         "name": max(len(info.name) for info in infos),
@@ -69,16 +69,16 @@ def model_table(name: str) -> Table:
         "params", f"{sum(row.params for row in rows):,}", no_wrap=True, justify="right"
     )
     table.add_column("MACs", f"{sum(row.macs for row in rows):,}", no_wrap=True, justify="right")
-    table.add_column("sees", justify="right")
+    table.add_column("field", justify="right")
     table.add_column("stride", no_wrap=True, justify="right")
     for row in rows:
-        macs = f"{row.macs:,}" if row.runs else "in training"
-        table.add_row(row.name, _by(row.output), f"{row.params:,}", macs, *_field(row))
+        macs = f"{row.macs:,}" if row.runs_in_evaluation else "in training"
+        table.add_row(row.name, _by(row.output_shape), f"{row.params:,}", macs, *_field(row))
     return table
 
 
 def start(arguments: Sequence[str]) -> None:
-    """The command: print what was asked for; raises InputError for an unknown name."""
+    """Print a list or a network; raises InputError for an unknown name."""
     _print(parse(Options, arguments).name)
 
 
@@ -100,14 +100,15 @@ def _print(name: str) -> None:
     )
     console.print("All known weights of a network: deepjax models NAME")
     if not wide:
-        console.print(f"The tables of the papers stand in a window of {WIDE} columns or more.")
+        console.print(f"In a window of {WIDE} columns or more the papers' tables are listed too.")
 
 
 def _print_model(console: Console, info: ModelInfo) -> None:
     console.print(f"{info.name}: {info.paper}, {info.table}; input {_by(info.input_shape)}\n")
     console.print(model_table(info.name))
     console.print(
-        "\nsees: receptive field in pixels, past the edges too; MACs: multiply-adds for one image, in evaluation."
+        "\nfield: receptive field in pixels, beyond the edges too; MACs: multiply-adds for one "
+        "image, in evaluation."
     )
     if info.weights:
         console.print("\nknown weights, with top-1 accuracy on ImageNet in per cent:")
@@ -118,9 +119,10 @@ def _print_model(console: Console, info: ModelInfo) -> None:
 
 def _field(row: StageRow) -> tuple[str, str]:
     """Receptive field and stride in words."""
-    if row.field is None:
+    if row.receptive_field is None:
         return "-", "-"
-    return _by(row.field.size) if row.field.size else "all", _by(row.field.stride)
+    field = row.receptive_field
+    return _by(field.size) if field.size else "all", _by(field.stride)
 
 
 def _by(sizes: Sequence[int] | None) -> str:

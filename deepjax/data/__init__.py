@@ -1,4 +1,7 @@
-"""Data sets by their tfds names, read as ArrayRecord without TensorFlow, in an order that is a pure function of (seed, epoch)."""
+"""Data sets by their tfds names, read as ArrayRecord without TensorFlow.
+
+The order of the examples is a pure function of (seed, epoch).
+"""
 
 from deepjax.data.catalog import Dataset, dataset_info, list_datasets, register
 from deepjax.data.encoded_split import EncodedSplit

@@ -1,9 +1,9 @@
-"""The data sets that deepjax knows by name: shapes, classes, statistics, and which augmentations keep the class."""
+"""The catalogue of data sets: shapes, classes, statistics and label-preserving augmentations."""
 
 import dataclasses
 from pathlib import Path
 
-from deepjax.data.dataset_checks import checked_fields
+from deepjax.data.dataset_checks import validate_fields
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, unknown_name_error
 
@@ -12,18 +12,21 @@ DIGITS_DIR = Path(__file__).parent / "digits"
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A classification data set. Mean and std are per channel, or one number for all, in units of the stored uint8 pixels.
+    """A classification data set; mean and std in stored uint8 units, per channel or one for all.
 
-    `shape`: height, width and channels of the stored images, which have 1 or 3 channels. `encoded`: the images are stored as JPEG
-    of any size, decoded to RGB and cut to `shape`, a square, as they are read. `flip` is false where a mirrored image is another
-    class or none (digits, house numbers); `crop` is the padding in pixels from which a random crop is taken (He et al. 2015,
-    section 4.2: 4 at 32 pixels).
+    `shape`: height, width and channels (1 or 3) of the stored images. `encoded`: the images are
+    stored as JPEG of any size, and decoded to RGB and cropped to `shape`, a square, when they are
+    read. `flip` is False where a mirrored image is of another class or none (digits, house
+    numbers); `crop` is the padding in pixels of a random crop (He et al. 2015, section 4.2: 4 at 32
+    pixels).
 
-    `builder` is the name in tfds where it is another one, with its configuration; `label` the entry of a record that holds the
-    class. `train_split` and `test_split` are splits of the builder or parts of them, as tfds writes them: "train[:80%]" and
-    "train[80%:]". `train_size` and `test_size` are their images; a set with no training images is for tests alone.
+    `builder` is the name in tfds where it differs, with its configuration; `label` the feature of a
+    record that holds the class. `train_split` and `test_split` are splits of the builder or parts
+    of them in tfds's notation: "train[:80%]" and "train[80%:]". `train_size` and `test_size` are
+    their numbers of images; a set without training images is for tests alone.
 
-    Raises InputError, naming the field, for a value that no data set can have; `load_split` compares the others with the data.
+    Raises InputError, naming the field, for a value that no data set can have; `load_split`
+    compares the fields with the data.
     """
 
     name: str
@@ -43,13 +46,13 @@ class Dataset:
     train_split: str = "train"
 
     def __post_init__(self):
-        for field, value in checked_fields(vars(self)).items():
+        for field, value in validate_fields(vars(self)).items():
             object.__setattr__(self, field, value)
         object.__setattr__(self, "builder", self.builder or self.name)
 
     @property
     def splits(self) -> dict[SplitName, tuple[str, int]]:
-        """Of each split that has images what it is called in tfds, and how many there are."""
+        """The splits that have images: their name in tfds and number of images."""
         declared: dict[SplitName, tuple[str, int]] = {
             "train": (self.train_split, self.train_size),
             "test": (self.test_split, self.test_size),
@@ -73,7 +76,7 @@ def _imagenet(
     classes: int = 1000,
     **rest,
 ) -> Dataset:
-    """A set of photographs in ImageNet's form, with ImageNet's mean and deviation (those of torchvision's weights)."""
+    """Photographs in ImageNet's form, with ImageNet's mean and std (as torchvision's weights)."""
     shape, mean, std = (side, side, 3), _unit(0.485, 0.456, 0.406), _unit(0.229, 0.224, 0.225)
     return Dataset(
         name,
@@ -91,30 +94,47 @@ def _imagenet(
     )
 
 
-_CATALOG = {
+CATALOG = {
     dataset.name: dataset
     for dataset in (
-        Dataset("digits", (8, 8, 1), 10, 1437, 360, (4.8812,), (6.0108,), False, 1, "UCI optical digits, scikit-learn's copy"),
-        Dataset("fashion_mnist", (28, 28, 1), 10, 60_000, 10_000, _unit(0.2860), _unit(0.3530), True, 2, "arXiv:1708.07747"),
+        Dataset(
+            "digits", (8, 8, 1), 10, 1437, 360,
+            (4.8812,), (6.0108,), False, 1, "UCI optical digits, scikit-learn's copy",
+        ),
+        Dataset(
+            "fashion_mnist", (28, 28, 1), 10, 60_000, 10_000,
+            _unit(0.2860), _unit(0.3530), True, 2, "arXiv:1708.07747",
+        ),
         Dataset(
             "cifar10", (32, 32, 3), 10, 50_000, 10_000,
-            _unit(0.4914, 0.4822, 0.4465), _unit(0.2470, 0.2435, 0.2616), True, 4, "Krizhevsky 2009",
+            _unit(0.4914, 0.4822, 0.4465), _unit(0.2470, 0.2435, 0.2616),
+            True, 4, "Krizhevsky 2009",
         ),
         Dataset(
             "cifar100", (32, 32, 3), 100, 50_000, 10_000,
-            _unit(0.5071, 0.4865, 0.4409), _unit(0.2673, 0.2564, 0.2762), True, 4, "Krizhevsky 2009",
+            _unit(0.5071, 0.4865, 0.4409), _unit(0.2673, 0.2564, 0.2762),
+            True, 4, "Krizhevsky 2009",
         ),
         Dataset(
             "svhn_cropped", (32, 32, 3), 10, 73_257, 26_032,
-            _unit(0.4377, 0.4438, 0.4728), _unit(0.1980, 0.2010, 0.1970), False, 4, "Netzer et al. 2011",
+            _unit(0.4377, 0.4438, 0.4728), _unit(0.1980, 0.2010, 0.1970),
+            False, 4, "Netzer et al. 2011",
         ),
         _imagenet("imagenet2012", 1_281_167, 50_000, "arXiv:1409.0575", test_split="validation"),
         _imagenet("imagenette/160px-v2", 9469, 3925, _IMAGENETTE, 160, 10, test_split="validation"),
         _imagenet("imagenette/320px-v2", 9469, 3925, _IMAGENETTE, 224, 10, test_split="validation"),
-        _imagenet("imagenette/full-size-v2", 9469, 3925, _IMAGENETTE, 224, 10, test_split="validation"),
-        # ImageNet's classes again, for tests: new photographs, new labels (several or none an image), hard ones, renditions.
-        _imagenet("imagenet_v2", 0, 10_000, "arXiv:1902.10811", builder="imagenet_v2/matched-frequency"),
-        _imagenet("imagenet2012_real", 0, 50_000, "arXiv:2006.07159", test_split="validation", label="real_label"),
+        _imagenet(
+            "imagenette/full-size-v2", 9469, 3925, _IMAGENETTE, 224, 10, test_split="validation",
+        ),
+        # ImageNet's classes again, for tests: new photographs, new labels (several or none an
+        # image), hard ones, renditions.
+        _imagenet(
+            "imagenet_v2", 0, 10_000, "arXiv:1902.10811", builder="imagenet_v2/matched-frequency",
+        ),
+        _imagenet(
+            "imagenet2012_real", 0, 50_000, "arXiv:2006.07159",
+            test_split="validation", label="real_label",
+        ),
         _imagenet("imagenet_a", 0, 7500, "arXiv:1907.07174; 200 of the classes occur"),
         _imagenet("imagenet_r", 0, 30_000, "arXiv:2006.16241; 200 of the classes occur"),
     )
@@ -123,7 +143,7 @@ _CATALOG = {
 
 def list_datasets() -> list[str]:
     """The names of the data sets."""
-    return list(_CATALOG)
+    return list(CATALOG)
 
 
 def dataset_info(name: str) -> Dataset:
@@ -132,22 +152,23 @@ def dataset_info(name: str) -> Dataset:
     >>> dataset_info("digits").shape
     (8, 8, 1)
     """
-    if name not in _CATALOG:
-        raise unknown_name_error("dataset", name, _CATALOG)
-    return _CATALOG[name]
+    if name not in CATALOG:
+        raise unknown_name_error("dataset", name, CATALOG)
+    return CATALOG[name]
 
 
 def register(dataset: Dataset) -> Dataset:
-    """Make a data set of one's own known by its name: any builder of tfds, or a part of one; returns it.
+    """Register a custom data set under its name (any tfds builder or config); returns it.
 
-    Raises InputError where the name is taken by another definition; the same one again is no mistake. Whether the prepared data is
-    what the definition says is checked when it is opened.
+    Raises InputError where the name is taken by another definition; the same one again is accepted.
+    `load_split` checks that the prepared data match the definition.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(f"dataset is {dataset!r}; allowed: a deepjax.data.Dataset")
-    known = _CATALOG.setdefault(dataset.name, dataset)
+    known = CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
         raise InputError(
-            f"dataset {dataset.name!r} is another one already ({known.source}); register it under another name"
+            f"dataset {dataset.name!r} is another one already ({known.source}); register it under "
+            "another name"
         )
     return known

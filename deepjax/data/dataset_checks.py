@@ -1,4 +1,4 @@
-"""What a description of a data set may say, and whether a prepared data set is what its description says."""
+"""Validation of a data set's description, alone and against the prepared data."""
 
 import numbers
 import operator
@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.data.image.decode import MOST_PIXELS
-from deepjax.data.split_spec import ALLOWED, parse_split
+from deepjax.data.image.decode import MAX_PIXELS
+from deepjax.data.split_spec import ALLOWED_SPLITS, parse_split
 from deepjax.errors import InputError
 
-MOST = 2**31 - 1  # labels and ids are int32
-MEASURED = 1000  # images whose mean and deviation are compared with the declared ones
-FARTHEST = 20.0  # deviations of the measured mean from the declared one, and the ratio of both stds, that units explain alone
-RAW = (0.0, 1.0)  # a mean and std that leave pixels as they are
+INT32_MAX = 2**31 - 1  # labels and ids are int32
+MAX_MEASURED_IMAGES = 1000  # images whose mean and std are compared with the declared ones
+# Stds between measured and declared mean, or ratio of the two stds, beyond which only other units
+# are an explanation.
+MAX_STDS_APART = 20.0
+IDENTITY = (0.0, 1.0)  # mean and std that leave pixels unchanged
 
 
-def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `Dataset` in their own types, one mean and one std a channel; raises InputError for the first wrong one."""
+def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Dataset`, converted, with one mean and one std per channel.
+
+    Raises InputError for the first invalid one.
+    """
     name = fields["name"]
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InputError(f"name of a data set is {name!r}; allowed: text of one line")
@@ -42,9 +47,9 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "encoded": encoded,
         "shape": shape,
-        "num_classes": take("num_classes", _whole(2, MOST), "2 or more"),
-        "train_size": take("train_size", _whole(0, MOST), f"0 (none) to {MOST}"),
-        "test_size": take("test_size", _whole(0, MOST), f"0 (none) to {MOST}"),
+        "num_classes": take("num_classes", _integer(2, INT32_MAX), "2 or more"),
+        "train_size": take("train_size", _integer(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
+        "test_size": take("test_size", _integer(0, INT32_MAX), f"0 (none) to {INT32_MAX}"),
         "mean": take(
             "mean", _numbers(channels, least=0), f"{each}, 0 to 255 as the pixels are stored"
         ),
@@ -55,12 +60,12 @@ def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "flip": take("flip", _boolean, "True or False"),
         "crop": take(
-            "crop", _whole(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"
+            "crop", _integer(0, min(height, width)), f"0 (none) to {min(height, width)} pixels"
         ),
         "source": take("source", _text, "text"),
         "builder": take("builder", _text, "text: a name of tfds, '' for the data set's own"),
-        "train_split": take("train_split", _split, ALLOWED),
-        "test_split": take("test_split", _split, ALLOWED),
+        "train_split": take("train_split", _split, ALLOWED_SPLITS),
+        "test_split": take("test_split", _split, ALLOWED_SPLITS),
         "label": take("label", _text, "text: the entry of a record that holds the class"),
     }
     _check_splits(where, checked)
@@ -91,9 +96,9 @@ def _split(value: Any) -> str:
     return value
 
 
-def _whole(least: int, most: int) -> Callable[[Any], int]:
+def _integer(least: int, greatest: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, bool | np.bool_) or not least <= operator.index(value) <= most:
+        if isinstance(value, bool | np.bool_) or not least <= operator.index(value) <= greatest:
             raise ValueError
         return operator.index(value)
 
@@ -116,9 +121,9 @@ def _numbers(channels: int, least: float) -> Callable[[Any], tuple[float, ...]]:
 
 def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
     def convert(value: Any) -> tuple[int, int, int]:
-        height, width, channels = (_whole(1, MOST)(side) for side in value)
+        height, width, channels = (_integer(1, INT32_MAX)(side) for side in value)
         fits = height == width and channels == 3 if encoded else channels in (1, 3)
-        if not fits or height * width > MOST_PIXELS:
+        if not fits or height * width > MAX_PIXELS:
             raise ValueError
         return height, width, channels
 
@@ -127,12 +132,15 @@ def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
 
 def _allowed_shape(encoded: bool) -> str:
     if encoded:
-        return "(side, side, 3) for photographs (encoded=True), which are cut to a square; grey ones are read as RGB"
+        return (
+            "(side, side, 3) for photographs (encoded=True), which are cropped to a square; grey "
+            "ones are read as RGB"
+        )
     return "(height, width, channels) of the stored images, with 1 or 3 channels"
 
 
 def _check_splits(where: str, fields: Mapping[str, Any]) -> None:
-    """Overlaps that show without the data; `check_disjoint` finds the others when it is opened."""
+    """Overlaps that are visible without the data; `check_disjoint` finds the others."""
     if not fields["train_size"] and not fields["test_size"]:
         raise InputError(
             f"{where}train_size and test_size are both 0; allowed: one of them at least is above 0"
@@ -141,15 +149,17 @@ def _check_splits(where: str, fields: Mapping[str, Any]) -> None:
         train, test = (dict(parse_split(fields[field])) for field in ("train_split", "test_split"))
         if common := [name for name in train if name in test and (train[name] or test[name])]:
             raise InputError(
-                f"{where}train_split is {fields['train_split']!r} and test_split {fields['test_split']!r}, which both hold records "
-                f"of {common[0]!r}; give parts that do not overlap, such as '{common[0]}[:80%]' and '{common[0]}[80%:]'"
+                f"{where}train_split is {fields['train_split']!r} and test_split "
+                f"{fields['test_split']!r}, which both hold records of {common[0]!r}; give parts "
+                f"that do not overlap, such as '{common[0]}[:80%]' and '{common[0]}[80%:]'"
             )
 
 
 def check_features(fields: Any, given: Any) -> None:
-    """Raise InputError unless a builder's features are what a `Dataset` says: image, its shape and type, label and classes.
+    """Raise InputError unless a builder's features match a `Dataset`.
 
-    given: `builder.info.features` of tfds. Several labels an image are allowed for photographs that are only tested on.
+    Compared are image, shape, type, label and classes. given: `builder.info.features` of tfds.
+    Several labels per image are allowed for photographs that are for tests alone.
     """
     import tensorflow_datasets as tfds
 
@@ -160,12 +170,14 @@ def check_features(fields: Any, given: Any) -> None:
     image, label = features.get("image"), features.get(fields.label)
     if not isinstance(image, tfds.features.Image):
         raise InputError(
-            f"{where}records need an entry 'image' that is an Image of tfds; their entries are {entries}"
+            f"{where}records need an entry 'image' that is an Image of tfds; their entries are "
+            f"{entries}"
         )
     dtype, shape = _tensor(image)
     if dtype != np.uint8:
         raise InputError(
-            f"{where}images are stored as {dtype}; allowed: uint8; prepare them with 8 bits a channel"
+            f"{where}images are stored as {dtype}; allowed: uint8; prepare them with 8 bits a "
+            "channel"
         )
     if not fields.encoded and any(
         have not in (None, want) for have, want in zip(shape, fields.shape, strict=True)
@@ -174,7 +186,8 @@ def check_features(fields: Any, given: Any) -> None:
             f"{where}shape is {fields.shape}; its images are stored with shape {shape}"
         )
     several = fields.encoded and not fields.train_size
-    allowed = f"an entry with one class{' or a sequence of classes' if several else ''} (ClassLabel or integer) of: {entries}"
+    kinds = "one class or a sequence of classes" if several else "one class"
+    allowed = f"an entry with {kinds} (ClassLabel or integer) of: {entries}"
     if label is not None and several and isinstance(label, tfds.features.Sequence):
         label = label.feature
     if not isinstance(label, tfds.features.ClassLabel) and not _is_integer(label):
@@ -182,7 +195,8 @@ def check_features(fields: Any, given: Any) -> None:
     classes = getattr(label, "num_classes", None)
     if classes not in (None, fields.num_classes):
         raise InputError(
-            f"{where}num_classes is {fields.num_classes}; the entry {fields.label!r} of its records has {classes}"
+            f"{where}num_classes is {fields.num_classes}; the entry {fields.label!r} of its "
+            f"records has {classes}"
         )
 
 
@@ -200,18 +214,19 @@ def _tensor(feature: Any) -> tuple[np.dtype, tuple[int | None, ...]]:
 
 
 def check_statistics(fields: Any, images: np.ndarray) -> None:
-    """Raise InputError where a declared mean and std cannot be those of the images: of others, or in other units.
+    """Raise InputError where mean and std are implausible: other units or other images.
 
-    images: (images, height, width, channels) uint8, of which at most a thousand are measured. Statistics of another data set pass,
-    as those of ImageNet do for most; so do mean 0 and std 1, which leave the pixels as they are.
+    images: (images, height, width, channels) uint8, of which at most a thousand are measured.
+    Statistics of another data set pass, as those of ImageNet do for most; so do mean 0 and std 1,
+    which leave the pixels unchanged.
     """
-    some = images[:: max(1, -(-len(images) // MEASURED))]
+    some = images[:: max(1, -(-len(images) // MAX_MEASURED_IMAGES))]
     mean, std = (
         np.asarray(measure(some, axis=(0, 1, 2), dtype=np.float64)) for measure in (np.mean, np.std)
     )
     declared = list(zip(fields.mean, fields.std, strict=True))
-    far = np.maximum(np.abs(mean - fields.mean), std) > FARTHEST * np.asarray(fields.std)
-    if far.any() and declared != [RAW] * len(declared):
+    far = np.maximum(np.abs(mean - fields.mean), std) > MAX_STDS_APART * np.asarray(fields.std)
+    if far.any() and declared != [IDENTITY] * len(declared):
         found = f"mean {np.round(mean, 2).tolist()} and std {np.round(std, 2).tolist()}"
         given = f"mean {list(fields.mean)} and std {list(fields.std)}"
         raise InputError(f"dataset {fields.name!r} has {given}; its images have {found}; {_UNITS}")

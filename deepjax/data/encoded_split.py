@@ -1,4 +1,4 @@
-"""Splits whose images are stored encoded, of any size: decoded and cut as they are read, by threads, damaged ones by policy."""
+"""Splits of encoded images of any size: decoded and cropped by threads as they are read."""
 
 import dataclasses
 import functools
@@ -10,27 +10,27 @@ import numpy as np
 
 from deepjax.backend.cpu import cpu_count
 from deepjax.data.catalog import Dataset
-from deepjax.data.image.decode import Choose, cut
+from deepjax.data.image.decode import CropFn, decode_crop
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 
 OnDamaged = Literal["halt", "skip"]
-Damaged = tuple[int, str]  # the record's number and what is wrong with it
-Read = tuple[
-    np.ndarray, int, list[Damaged]
-]  # an image, its label, and what was found damaged on the way to it
-PASSING = (MemoryError, ImportError)  # errors that say nothing about an image
-AT_ONCE = 4  # images that a thread takes at a time
+Damaged = tuple[int, str]  # the record's index and the decode error
+# An image, its label, and the undecodable ones that it substitutes.
+ReadResult = tuple[np.ndarray, int, list[Damaged]]
+NOT_DECODE_ERRORS = (MemoryError, ImportError)  # errors that say nothing about an image
+IMAGES_PER_TASK = 4  # images that a thread takes at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedSplit:
     """Records {"image": bytes, label: ...} in stored order; the index is the example's id.
 
-    `on_damaged`: an image that cannot be read or decoded is an error, or, with "skip", is told under "damaged" of its batch; in
-    training the next of the split stands in its place, in evaluation nothing does. More than `budget` in a row are an error even
-    so; over a whole run the caller counts them. `threads` decode (0: as many as this process has cores), and what comes out does
-    not depend on their number. `fingerprint`: the sha256 that names the prepared data set, "" where it has none.
+    `on_damaged`: what to do on a decode error: "halt" raises InputError; "skip" reports it under
+    "damaged" of the batch: during training the image is replaced by the next valid one, during
+    evaluation it is masked out. More than `budget` in a row are an error even so; the caller counts
+    them over a run. `threads`: number of decoding threads (0: one per core); the result does not
+    depend on it. `fingerprint`: sha256 of the prepared data set, "" where it has none.
     """
 
     dataset: Dataset
@@ -45,16 +45,16 @@ class EncodedSplit:
         return len(self.records)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """The bytes and the label of an image; -1 where the set has several labels an image (`records` have them).
+        """The bytes and the label of an image; -1 where it has several (`records` hold them).
 
-        Raises InputError for a label outside the classes, and the reader's own errors for a damaged record.
+        Raises InputError for a label outside the classes, and the reader's own errors for a corrupt
+        record.
         """
         try:
             record = self.records[index]
         except RuntimeError as error:
-            if "pread()" in str(
-                error
-            ):  # ArrayRecord's words where the disk or the network fails, not the record
+            # ArrayRecord's message where the disk or the network fails, not the record
+            if "pread()" in str(error):
                 raise OSError(f"{self._where(index)} cannot be read: {error}") from error
             raise
         classes = self.dataset.num_classes
@@ -64,77 +64,95 @@ class EncodedSplit:
         return record["image"], -1 if isinstance(label, list) else label
 
     def train_images(
-        self, ids: Sequence[int], choose: Sequence[Choose], size: int, exact: bool = False
+        self, ids: Sequence[int], crop_fns: Sequence[CropFn], size: int, exact: bool = False
     ) -> dict[str, Any]:
-        """{"image", "label"} and, if any, "damaged" of these ids, each image cut to (size, size) as its own `choose` tells."""
-        return self._gathered(
-            lambda i: self._or_next(ids[i], choose[i], size, exact), len(ids), size
+        """Images of these ids, each cropped to (size, size) by its own function of `crop_fns`.
+
+        Returns {"image", "label"} and, if any, "damaged".
+        """
+        return self._read_batch(
+            lambda i: self._read_or_substitute(ids[i], crop_fns[i], size, exact), len(ids), size
         )
 
-    def eval_images(self, ids: Sequence[int], choose: Choose, size: int) -> dict[str, Any]:
-        """{"image", "label", "mask"} and, if any, "damaged" of these ids, cut exactly; a damaged image's mask is 0."""
-        batch = self._gathered(lambda i: self._or_black(ids[i], choose, size), len(ids), size)
+    def eval_images(self, ids: Sequence[int], crop_fn: CropFn, size: int) -> dict[str, Any]:
+        """Images of these ids, cropped exactly; the mask of an undecodable image is 0.
+
+        Returns {"image", "label", "mask"} and, if any, "damaged".
+        """
+        batch = self._read_batch(
+            lambda i: self._read_or_black(ids[i], crop_fn, size), len(ids), size
+        )
         lost = {index for index, _ in batch.get("damaged", ())}
         return batch | {"mask": np.asarray([index not in lost for index in ids], np.float32)}
 
-    def _gathered(self, read: Callable[[int], Read], count: int, size: int) -> dict[str, Any]:
+    def _read_batch(
+        self, read: Callable[[int], ReadResult], count: int, size: int
+    ) -> dict[str, Any]:
         images, labels = np.empty((count, size, size, 3), np.uint8), np.empty(count, np.int32)
         damaged: list[list[Damaged]] = [[]] * count
 
         def fill(start: int) -> None:
-            for i in range(start, min(start + AT_ONCE, count)):
+            for i in range(start, min(start + IMAGES_PER_TASK, count)):
                 images[i], labels[i], damaged[i] = read(i)
 
         threads = self.threads or cpu_count()
         over = map if threads == 1 else _pool(threads).map
-        for _ in over(fill, range(0, count, AT_ONCE)):
+        for _ in over(fill, range(0, count, IMAGES_PER_TASK)):
             pass  # the first error of any is raised here
         found = tuple(dict(pair for several in damaged for pair in several).items())
         return {"image": images, "label": labels} | ({"damaged": found} if found else {})
 
-    def _or_next(self, index: int, choose: Choose, size: int, exact: bool) -> Read:
+    def _read_or_substitute(
+        self, index: int, crop_fn: CropFn, size: int, exact: bool
+    ) -> ReadResult:
         damaged: list[Damaged] = []
         while len(damaged) <= self.budget:
             place = (index + len(damaged)) % len(self)
-            tried = self._tried(place, choose, size, exact)
+            tried = self._try_read(place, crop_fn, size, exact)
             if not isinstance(tried, str):
                 return *tried, damaged
             damaged.append((place, tried))
         raise InputError(
-            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: damage_budget, {self.budget}; "
-            "prepare the data set again, or raise damage_budget in a new run"
+            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
+            f"damage_budget, {self.budget}; prepare the data set again, or raise damage_budget in "
+            "a new run"
         )
 
-    def _or_black(self, index: int, choose: Choose, size: int) -> Read:
-        tried = self._tried(index, choose, size, True)
+    def _read_or_black(self, index: int, crop_fn: CropFn, size: int) -> ReadResult:
+        tried = self._try_read(index, crop_fn, size, True)
         return (
             (np.zeros((size, size, 3), np.uint8), 0, [(index, tried)])
             if isinstance(tried, str)
             else (*tried, [])
         )
 
-    def _tried(
-        self, index: int, choose: Choose, size: int, exact: bool
+    def _try_read(
+        self, index: int, crop_fn: CropFn, size: int, exact: bool
     ) -> tuple[np.ndarray, int] | str:
-        """The image and its label, or, where it is damaged and that is no error, why. Of an OSError a decoder's alone is damage."""
+        """The image and its label, or the reason why it cannot be decoded where that is no error.
+
+        Only an OSError of the decoder is a decode error; one of the reader is raised.
+        """
         try:
             encoded, label = self.read(index)
-        except (InputError, OSError, *PASSING):
+        except (InputError, OSError, *NOT_DECODE_ERRORS):
             raise
         except Exception as error:  # the record reader has kinds of its own
-            return self._why(index, error)
+            return self._decode_error(index, error)
         try:
-            return cut(encoded, choose, size, exact), label
-        except PASSING:
+            return decode_crop(encoded, crop_fn, size, exact), label
+        except NOT_DECODE_ERRORS:
             raise
         except Exception as error:  # so have the decoders
-            return self._why(index, error)
+            return self._decode_error(index, error)
 
-    def _why(self, index: int, error: Exception) -> str:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    def _decode_error(self, index: int, error: Exception) -> str:
+        reason = describe_error(error)
         if self.on_damaged == "halt":
-            advice = "prepare the data set again, or set on_damaged='skip' and damage_budget in a new run"
-            raise InputError(f"{self._where(index)} is damaged ({reason}); {advice}") from error
+            raise InputError(
+                f"{self._where(index)} is damaged ({reason}); prepare the data set again, or set "
+                "on_damaged='skip' and damage_budget in a new run"
+            ) from error
         return reason
 
     def _where(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Batches in a fixed order: Grain decides which examples, the order is a pure function of (seed, epoch)."""
+"""Batches in a fixed order: a pure function of (seed, epoch), read ahead by Grain."""
 
 import dataclasses
 import functools
@@ -12,20 +12,19 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from deepjax.backend.cpu import cpu_count
 from deepjax.data.encoded_split import EncodedSplit
-from deepjax.data.image.crops import Crops, centre_box, draws
+from deepjax.data.image.crops import Crops, centre_box, crop_numbers
 from deepjax.data.image.decode import opencv
 from deepjax.data.splits import Split
 from deepjax.errors import require
 
-Batch = dict[
-    str, Any
-]  # arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
-DEVICE_PREFETCH = 2  # batches on the devices beside the one in use
+# arrays, and "damaged": tuples of (id, what is wrong) where an encoded split has such
+Batch = dict[str, Any]
+DEVICE_PREFETCH = 2  # batches on the devices besides the one in use
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of range(size) in which an epoch visits the examples: a pure function of (seed, epoch).
+    """The order in which an epoch visits the examples: a permutation, a function of (seed, epoch).
 
     Sorts the raw stream of a counter-based generator, which NumPy keeps stable between versions.
     """
@@ -34,10 +33,10 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_index(size: int, batch_size: int, seed: int, step: int, repeats: int = 1) -> np.ndarray:
-    """The ids (batch_size,) of the examples of training step `step` (from 0); an epoch leaves out what fills no batch.
+    """The example ids (batch_size,) of a training step, from 0; incomplete batches are dropped.
 
-    `repeats`: each example so often, one after the other; an epoch, as long as without, then sees 1 / repeats of the examples, as
-    that of DeiT's and timm's RASampler does (arXiv:1902.05509).
+    `repeats`: consecutive copies of each example; an epoch keeps its length and sees 1 / repeats of
+    the examples, as with the RASampler of DeiT and timm (arXiv:1902.05509).
     """
     epoch, position = divmod(step, size // batch_size)
     places = np.arange(position * batch_size, (position + 1) * batch_size)
@@ -46,9 +45,9 @@ def batch_index(size: int, batch_size: int, seed: int, step: int, repeats: int =
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
-    """Random access to the batches of a whole training; of each, a process gets (and decodes) its own equal slice.
+    """Random access to the batches of a training; a process reads only its own slice of each.
 
-    `crops` and `size_at` (pixels a side of the images of a step) are for encoded splits.
+    `crops` and `size_at` (image size at a step, in pixels) are for encoded splits.
     """
 
     split: Split | EncodedSplit
@@ -65,17 +64,17 @@ class TrainBatches(grain.sources.RandomAccessDataSource[Batch]):
 
     def __getitem__(self, step: SupportsIndex) -> Batch:
         step = operator.index(step)
-        ids = self._own(
+        ids = self._own_rows(
             batch_index(len(self.split), self.batch_size, self.seed, step, self.crops.repeats)
         )
         if isinstance(self.split, Split):
             return {"image": self.split.images[ids], "label": self.split.labels[ids]}
         size = self.size_at(step) if self.size_at else self.split.dataset.shape[0]
-        numbers = self._own(draws(self.seed, step, self.batch_size)).tolist()
-        choose = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
-        return self.split.train_images(ids.tolist(), choose, size, self.crops.exact)
+        numbers = self._own_rows(crop_numbers(self.seed, step, self.batch_size)).tolist()
+        crop_fns = [functools.partial(self.crops.box, of_one, size=size) for of_one in numbers]
+        return self.split.train_images(ids.tolist(), crop_fns, size, self.crops.exact)
 
-    def _own(self, rows: np.ndarray) -> np.ndarray:
+    def _own_rows(self, rows: np.ndarray) -> np.ndarray:
         return np.split(rows, self.processes)[self.process]
 
 
@@ -90,10 +89,11 @@ def train_batches(
     size_at: Callable[[int], int] | None = None,
     put: Callable[[Batch], Any] | None = None,
 ) -> grain.DatasetIterator:
-    """The batches {"image", "label"} of steps 0 to steps - 1; the position is saved and restored by get_state and set_state.
+    """The batches {"image", "label"} of steps 0 to steps - 1.
 
-    Neither the order nor a pixel depends on the number of processes or of reading threads. `put`: what a thread of its own makes of
-    each batch, a few ahead of the one that is taken (it puts them on the devices); the position is that of the one taken.
+    get_state and set_state save and restore the position. The batches do not depend on the number
+    of processes or reading threads. `put`: applied to each batch by its own thread, a few batches
+    ahead (it puts them on the devices); the position is that of the batch taken.
     """
     require(
         0 < batch_size <= len(split),
@@ -109,7 +109,7 @@ def train_batches(
     )
     if isinstance(split, EncodedSplit) and not crops.exact:
         opencv()  # that it is missing is no damage of an image
-    batches = _ahead(
+    batches = _prefetch(
         TrainBatches(split, batch_size, seed, steps, process, processes, crops, size_at), split
     )
     return iter(
@@ -121,28 +121,32 @@ def train_batches(
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
-    """Random access to the batches of an evaluation; of each, a process gets its own equal slice."""
+    """Random access to the batches of an evaluation; a process reads only its own slice of each."""
 
     split: Split | EncodedSplit
     batch_size: int
     process: int = 0
     processes: int = 1
     size: int = 0
-    share: float = 0.875
-    most: int | None = None
+    crop_ratio: float = 0.875
+    max_examples: int | None = None
 
     def __len__(self) -> int:
         return -(-self._count // self.batch_size)
 
     @property
     def _count(self) -> int:
-        return len(self.split) if self.most is None else min(self.most, len(self.split))
+        return (
+            len(self.split)
+            if self.max_examples is None
+            else min(self.max_examples, len(self.split))
+        )
 
     def __getitem__(self, index: SupportsIndex) -> Batch:
         own = self.batch_size // self.processes
         start = operator.index(index) * self.batch_size + self.process * own
         ids = range(start, max(start, min(start + own, self._count)))
-        batch = examples(self.split, ids, self.size, self.share)
+        batch = read_examples(self.split, ids, self.size, self.crop_ratio)
         missing = own - len(ids)
         return batch | {
             "image": np.pad(batch["image"], ((0, missing), (0, 0), (0, 0), (0, 0))),
@@ -151,10 +155,10 @@ class EvalBatches(grain.sources.RandomAccessDataSource[Batch]):
         }
 
 
-def examples(
-    split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, share: float = 0.875
+def read_examples(
+    split: Split | EncodedSplit, ids: Sequence[int], size: int = 0, crop_ratio: float = 0.875
 ) -> Batch:
-    """{"image", "label", "mask"} of these ids as they are evaluated; the other arguments are those of `eval_batches`."""
+    """{"image", "label", "mask"} of these ids, as in evaluation; arguments as in `eval_batches`."""
     if isinstance(split, Split):
         rows = np.asarray(ids, np.intp)
         return {
@@ -163,7 +167,9 @@ def examples(
             "mask": np.ones(len(rows), np.float32),
         }
     size = size or split.dataset.shape[0]
-    return split.eval_images(ids, functools.partial(centre_box, size=size, share=share), size)
+    return split.eval_images(
+        ids, functools.partial(centre_box, size=size, crop_ratio=crop_ratio), size
+    )
 
 
 def eval_batches(
@@ -172,13 +178,15 @@ def eval_batches(
     process: int = 0,
     processes: int = 1,
     size: int = 0,
-    share: float = 0.875,
-    most: int | None = None,
+    crop_ratio: float = 0.875,
+    max_examples: int | None = None,
 ) -> Iterator[Batch]:
-    """Every example exactly once, in stored order: {"image", "label", "mask"}; the last batch is padded, its mask is 0 there.
+    """Every example exactly once, in stored order: {"image", "label", "mask"}.
 
-    Of an encoded split the images are the squares of `size` (0: the data set's) at the centre, `share` of the shorter side, cut
-    exactly; one that is damaged has mask 0 and is told under "damaged". `most`: the first so many alone.
+    The last batch is padded, with mask 0. Of an encoded split the images are central squares of
+    `size` pixels (0: the data set's), `crop_ratio` of the shorter side, cropped exactly; an
+    undecodable one has mask 0 and is reported under "damaged". `max_examples`: only the first so
+    many.
     """
     require(
         batch_size >= 1 and batch_size % processes == 0,
@@ -186,19 +194,19 @@ def eval_batches(
         batch_size,
         f"a multiple of the {processes} processes",
     )
-    require(0 < share <= 1, "share", share, "above 0 up to 1")
-    batches = EvalBatches(split, batch_size, process, processes, size, share, most)
+    require(0 < crop_ratio <= 1, "crop_ratio", crop_ratio, "above 0 up to 1")
+    batches = EvalBatches(split, batch_size, process, processes, size, crop_ratio, max_examples)
     return (
         (batches[i] for i in range(len(batches)))
         if isinstance(split, Split)
-        else iter(_ahead(batches, split))
+        else iter(_prefetch(batches, split))
     )
 
 
-def _ahead(
+def _prefetch(
     batches: grain.sources.RandomAccessDataSource[Batch], split: Split | EncodedSplit
 ) -> grain.IterDataset[Batch]:
-    """In order, a few batches ahead; of encoded images two at a time, so that the last ones of a batch keep no core waiting."""
+    """Batches in order, read a few ahead; two at a time if encoded, so that no core idles."""
     several = isinstance(split, EncodedSplit) and (split.threads or cpu_count()) > 1
     options = grain.ReadOptions(num_threads=2 if several else 1, prefetch_buffer_size=4)
     return grain.MapDataset.source(batches).to_iter_dataset(options)

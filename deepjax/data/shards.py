@@ -1,4 +1,4 @@
-"""The files of a prepared data set: which shards its metadata promises, and their records, without TensorFlow."""
+"""The shards of a prepared data set and their records, read without TensorFlow."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from deepjax.errors import InputError
 
 INFO = "dataset_info.json"
-_READ_AT_ONCE = 64
+_RECORDS_PER_READ = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +21,23 @@ class Shard:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """What tfds wrote about a prepared data set: the object in dataset_info.json. Raises InputError where there is none."""
+    """The object in dataset_info.json of a prepared data set. Raises InputError if missing."""
     try:
         info = json.loads((folder / INFO).read_text())
         return {"name": str(info["name"]), "version": str(info["version"])} | info
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{folder} is no prepared data set: {INFO} is missing or unreadable ({type(error).__name__})"
+            f"{folder} is no prepared data set: {INFO} is missing or unreadable "
+            f"({type(error).__name__})"
         ) from error
 
 
 def list_splits(folder: Path) -> dict[str, list[Shard]]:
-    """The shards of each split, in order, whether they exist or not: names as tfds gives them."""
+    """The shards that each split should have, in order, with tfds's file names."""
     info = read_info(folder)
     try:
-        form = info.get(
-            "fileFormat", "tfrecord"
-        )  # tfds names no format where it is the old default
+        # tfds writes no format for its old default
+        form = info.get("fileFormat", "tfrecord")
         lengths = {
             str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]
         }
@@ -55,24 +55,25 @@ def list_splits(folder: Path) -> dict[str, list[Shard]]:
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """The records of an ArrayRecord file in order. Raises InputError, naming the file, where it is missing or damaged."""
+    """The records of an ArrayRecord file in order. Raises InputError if missing or corrupt."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
         reader = ArrayRecordReader(str(path))
         count = reader.num_records()
-        for start in range(0, count, _READ_AT_ONCE):
-            yield from reader.read(start, min(start + _READ_AT_ONCE, count))
+        for start in range(0, count, _RECORDS_PER_READ):
+            yield from reader.read(start, min(start + _RECORDS_PER_READ, count))
         reader.close()
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(
-            f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set again"
+            f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set "
+            "again"
         ) from error
 
 
 def write_records(path: Path, records: Iterator[bytes]) -> None:
-    """An ArrayRecord file of these records, each by itself reachable, as tfds writes them."""
+    """Write an ArrayRecord file in which each record can be read by itself, as tfds does."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")

@@ -1,4 +1,4 @@
-"""Parts of splits, written as tfds writes them: 'train', 'train[:400]', 'train[80%:]', 'train[400:]+validation'."""
+"""Parts of splits in tfds's notation: 'train', 'train[:400]', 'train[80%:]', 'train+validation'."""
 
 import itertools
 import re
@@ -10,18 +10,24 @@ from deepjax.errors import InputError
 SplitName = Literal["train", "test"]
 Range = tuple[str, int, int]  # split of the builder, first record, and the record after the last
 
+# tfds takes the 400 of 'train[400:50%]' as 400 %
 _RECORDS, _PERCENT = (
     r"(?:-?\d{1,12})?",
     r"(?:-?(?:100|\d{1,2})%)?",
-)  # tfds takes the 400 of 'train[400:50%]' as 400 %
+)
 _PART = re.compile(
     rf"([\w-]+)(\[(?!:\])(?:{_RECORDS}:{_RECORDS}|{_PERCENT}:{_PERCENT})\])?", re.ASCII
 )
-ALLOWED = "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several joined by '+'"
+ALLOWED_SPLITS = (
+    "a split such as 'train', a part of one such as 'train[:400]' or 'train[60%:80%]', or several "
+    "joined by '+'"
+)
 
 
 def parse_split(expression: str) -> list[tuple[str, bool]]:
-    """The builder's splits that an expression takes records from, and whether it takes all of them. ValueError for other text.
+    """The builder's splits that an expression uses, and whether it uses all of their records.
+
+    Raises ValueError for other text.
 
     >>> parse_split("train[400:] + validation")
     [('train', False), ('validation', True)]
@@ -33,12 +39,13 @@ def parse_split(expression: str) -> list[tuple[str, bool]]:
     return found
 
 
-def ranges(
+def record_ranges(
     name: str, split: SplitName, expression: str, of_builder: Mapping[str, Any]
 ) -> list[Range]:
-    """The records that an expression takes from the splits of a builder, `builder.info.splits`, in its order.
+    """The record ranges of an expression in a builder's splits (`builder.info.splits`), in order.
 
-    Raises InputError for a split that the builder does not have, for a part beyond its records, and for an empty one.
+    Raises InputError for a split that the builder does not have, for a part beyond its records, and
+    for an empty one.
     """
     import tensorflow_datasets as tfds
 
@@ -54,13 +61,14 @@ def ranges(
     except ValueError as error:
         there = ", ".join(f"{each!r} with {size} records" for each, size in sizes.items())
         raise InputError(
-            f"dataset {name!r}: {split}_split is {expression!r} ({error}); allowed: {there}, or parts of these"
+            f"dataset {name!r}: {split}_split is {expression!r} ({error}); allowed: {there}, or "
+            "parts of these"
         ) from error
     return found
 
 
 def check_disjoint(name: str, parts: Mapping[SplitName, Sequence[Range]]) -> None:
-    """Raise InputError where training and test images overlap, or where one of the two has a record twice."""
+    """Raise InputError where training and test images overlap, or one has a record twice."""
     labelled = [(f"{which}_split", part) for which, ranges in parts.items() for part in ranges]
     for (one, (split, *first)), (other, (same, *second)) in itertools.combinations(labelled, 2):
         start, stop = max(first[0], second[0]), min(first[1], second[1])
@@ -68,5 +76,6 @@ def check_disjoint(name: str, parts: Mapping[SplitName, Sequence[Range]]) -> Non
             which = f"{one} holds" if one == other else "train_split and test_split both hold"
             twice = " twice" if one == other else ""
             raise InputError(
-                f"dataset {name!r}: {which} records {start} to {stop - 1} of {split!r}{twice}; give parts that do not overlap"
+                f"dataset {name!r}: {which} records {start} to {stop - 1} of {split!r}{twice}; "
+                "give parts that do not overlap"
             )

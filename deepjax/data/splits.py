@@ -1,4 +1,4 @@
-"""A split of a prepared tfds data set, read without TensorFlow: as arrays, decoded once, or, of photographs, as encoded records."""
+"""Splits of prepared tfds data sets, read without TensorFlow: arrays, or encoded photographs."""
 
 import dataclasses
 import functools
@@ -11,19 +11,18 @@ import numpy as np
 from deepjax.data.catalog import DIGITS_DIR, Dataset
 from deepjax.data.dataset_checks import check_features, check_statistics
 from deepjax.data.encoded_split import EncodedSplit
-from deepjax.data.fingerprint import NAME as FINGERPRINT
-from deepjax.data.fingerprint import check_fingerprint
-from deepjax.data.image.fixed_size import decode
-from deepjax.data.split_spec import SplitName, check_disjoint, ranges
-from deepjax.errors import InputError, require
+from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
+from deepjax.data.image.fixed_size import decode_fixed_size
+from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
+from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order; the index is the example's id.
+    """Images (count, height, width, channels) uint8 and labels (count,) int32, in stored order.
 
-    Raises InputError for images of another type, which nothing converts, and where there are not as many labels.
+    The index is the example's id. Raises InputError for other types or numbers.
     """
 
     images: np.ndarray
@@ -48,7 +47,7 @@ class Split:
 
 
 def data_directory(data_dir: str | None = None) -> Path:
-    """Where prepared data sets live: the argument, else $TFDS_DATA_DIR, else ~/tensorflow_datasets (tfds's own default)."""
+    """The folder of prepared data sets: the argument, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     if data_dir is None and (named := os.environ.get("TFDS_DATA_DIR")):
         return user_path(named, "TFDS_DATA_DIR")
     return user_path("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
@@ -57,15 +56,16 @@ def data_directory(data_dir: str | None = None) -> Path:
 def load_split(
     dataset: Dataset, split: SplitName, data_dir: str | None = None
 ) -> Split | EncodedSplit:
-    """Open one split of a prepared data set, and read and decode it where its images are of one size.
+    """Open one split of a prepared data set; images of one size are read and decoded at once.
 
-    Raises InputError when the data set is not prepared (naming the command that does it), when a file is not the one that its
-    fingerprint knows, when images, labels or classes are not those that the data set declares, when training and test images
-    overlap, when the number of records is not the declared one, when a record is damaged, when an image's header declares another
-    shape (before it is decoded), when a label lies outside the classes, or when mean and std cannot be those of the images. An
-    encoded split finds damage and such labels as its records are read.
+    Raises InputError when the data set is not prepared (naming the command that prepares it); when
+    a file differs from its fingerprint; when images, labels or classes differ from the declared
+    ones; when training and test images overlap; when the number of records differs from the
+    declared one; when a record is corrupt; when an image's header declares another shape (before it
+    is decoded); when a label lies outside the classes; and when mean and std cannot be those of the
+    images. An encoded split finds corrupt images and such labels when its records are read.
     """
-    records, fingerprint = _open(dataset, split, data_dir)
+    records, fingerprint = open_records(dataset, split, data_dir)
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
     images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
@@ -77,9 +77,9 @@ def load_split(
 
 
 def check_opens(dataset: Dataset, data_dir: str | None = None) -> None:
-    """Raise InputError unless both splits can be opened: all that `load_split` checks without reading a record."""
+    """Raise InputError unless both splits can be opened; checks all but the records themselves."""
     for split in dataset.splits:
-        _open(dataset, split, data_dir)
+        open_records(dataset, split, data_dir)
 
 
 def _allocated(dataset: Dataset, count: int) -> np.ndarray:
@@ -88,11 +88,12 @@ def _allocated(dataset: Dataset, count: int) -> np.ndarray:
     except MemoryError as error:
         size = f"{count * np.prod(dataset.shape, dtype=np.int64) / 1e9:.0f} GB"
         raise InputError(
-            f"dataset {dataset.name!r} needs {size} of memory as arrays; declare encoded=True to decode images as they are read"
+            f"dataset {dataset.name!r} needs {size} of memory as arrays; declare encoded=True to "
+            "decode images as they are read"
         ) from error
 
 
-def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
+def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
     """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
 
@@ -120,7 +121,7 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         check_disjoint(
             dataset.name,
             {
-                which: ranges(dataset.name, which, e, of_builder)
+                which: record_ranges(dataset.name, which, e, of_builder)
                 for which, (e, _) in dataset.splits.items()
             },
         )
@@ -129,23 +130,22 @@ def _open(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any
         records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
         if len(records) != count:
             raise InputError(
-                f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected {count} ({split}_size); "
-                "declare its size, or prepare the data set again"
+                f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected "
+                f"{count} ({split}_size); declare its size, or prepare the data set again"
             )
         return records, fingerprint
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # tfds, array_record and protobuf each raise their own kinds for damaged metadata
+    # tfds, array_record and protobuf each raise their own kinds for damaged metadata
+    except Exception as error:
         raise InputError(
-            f"dataset {dataset.name!r}, split {split!r} cannot be opened: {_line(error)}"
+            f"dataset {dataset.name!r}, split {split!r} cannot be opened: {describe_error(error)}"
         ) from error
 
 
 def _checked(folder: Path) -> str:
-    """The fingerprint of a data set that is still what was prepared; of both splits in one folder checked once."""
-    path = folder / FINGERPRINT
+    """The fingerprint of a data set that matches it; checked once for both splits in a folder."""
+    path = folder / FINGERPRINT_FILE
     state = path.stat() if path.exists() else None
     return _check_once(folder, state and (state.st_mtime_ns, state.st_size))
 
@@ -159,12 +159,13 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     where = f"dataset {dataset.name!r}, split {split!r}, record {index}"
     try:
         record = records[index]
-        return decode(record["image"], dataset.shape), int(record[dataset.label])
+        return decode_fixed_size(record["image"], dataset.shape), int(record[dataset.label])
     except InputError as error:
         raise InputError(f"{where}: {error}; prepare the data set again") from error
-    except Exception as error:  # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
+    # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
+    except Exception as error:
         raise InputError(
-            f"{where} is damaged ({_line(error)}); prepare the data set again"
+            f"{where} is damaged ({describe_error(error)}); prepare the data set again"
         ) from error
 
 
@@ -173,10 +174,7 @@ def _check_labels(labels: np.ndarray, dataset: Dataset, split: SplitName) -> Non
     if outside.size:
         first = int(outside[0])
         raise InputError(
-            f"dataset {dataset.name!r}, split {split!r}, record {first} has label {int(labels[first])}; "
-            f"allowed: 0 to {dataset.num_classes - 1} ({outside.size} such records)"
+            f"dataset {dataset.name!r}, split {split!r}, record {first} has label "
+            f"{int(labels[first])}; allowed: 0 to {dataset.num_classes - 1} ({outside.size} such "
+            "records)"
         )
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

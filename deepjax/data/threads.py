@@ -1,4 +1,4 @@
-"""A pass over many files in threads, with how far it is and the time left."""
+"""Thread-parallel map over files, with a progress bar."""
 
 import concurrent.futures
 import contextlib
@@ -16,7 +16,10 @@ Result = TypeVar("Result")
 
 
 def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """The results of all items, in order, by one thread a core; the first error ends it, and what has not begun is left out."""
+    """Apply a function to all items with one thread per core; results in order.
+
+    The first error cancels what has not begun.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(cpu_count())
     try:
         return list(pool.map(function, items))
@@ -28,9 +31,9 @@ def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 def progress(
     title: str, total: int, unit: str = "images", every: float = 10.0
 ) -> Iterator[Callable[[int], None]]:
-    """Gives a function that adds to what is done: a bar with the time left on a terminal, else a line now and then.
+    """Show progress by the yielded function: a bar on a terminal, else a line every `every` s.
 
-    Threads may share it. What is done within `every` seconds says nothing where no terminal is.
+    The function takes the number of new units, and is thread-safe.
     """
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
@@ -59,17 +62,18 @@ class _Lines:
     def __init__(self, title: str, total: int, unit: str, every: float) -> None:
         self.title, self.total, self.unit, self.every = title, total, unit, every
         self.done, self.began, self.lock = 0, time.monotonic(), threading.Lock()
-        self.said = self.began
+        self.last_line = self.began
 
     def advance(self, count: int) -> None:
         with self.lock:
             self.done += count
             now = time.monotonic()
-            if now - self.said < self.every or not self.done:
+            if now - self.last_line < self.every or not self.done:
                 return
-            self.said = now
+            self.last_line = now
             left = (now - self.began) * (self.total - self.done) / self.done
-            line = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {describe_time(left)} left"
+            done = f"{self.done:,} of {self.total:,} {self.unit}"
+            line = f"{self.title}: {done}, {describe_time(left)} left"
         print(line, file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""Tests of networks as their papers have them: protocols, scores, calibration, published numbers beside."""
+"""Evaluation by the papers' test protocols: accuracy, calibration, published results."""
 
 from deepjax.evaluation.metrics import ClassificationMetrics, compute_metrics
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
-from deepjax.evaluation.protocols import PROTOCOLS, Protocol, protocol_of
+from deepjax.evaluation.protocols import PROTOCOLS, Protocol, resolve_protocol
 
 __all__ = [
     "PROTOCOLS",
@@ -12,5 +12,5 @@ __all__ = [
     "compute_metrics",
     "ensemble",
     "predict",
-    "protocol_of",
+    "resolve_protocol",
 ]

@@ -1,4 +1,4 @@
-"""Whether the evaluation of a run finds what the run itself found at its end, and if not, why not."""
+"""Comparison of a run's evaluation with the metrics that the run logged at its end."""
 
 import dataclasses
 import json
@@ -20,16 +20,20 @@ from deepjax.training.data_identity import read_description
 from deepjax.training.metrics_log import Row, read_rows
 from deepjax.training.run_dir import read_config
 
-ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
-"""How far rounding may move a logit, as a fraction of the range of its image's logits, by the type of activations.
+LOGIT_ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
+"""How much rounding may change a logit, relative to the range of its image's logits, by dtype.
 
-Other batches, devices and hardware add in another order. GPUs multiply float32 with 11 significant bits (TF32), TPUs with 8, as
-bfloat16 has: units of 5e-4 and 4e-3, a few times over after all layers. On one CPU float32 moves by about 1e-6.
+Other batches, devices and hardware sum in another order. GPUs multiply float32 with 11 significant
+bits (TF32), TPUs with 8, as bfloat16 has: units of 5e-4 and 4e-3, which accumulate over the layers.
+On one CPU float32 changes by about 1e-6.
 """
 
 
 def final_row(path: Path) -> Row | None:
-    """The row that the run at `path` wrote at its end; None where it has not ended. Raises InputError for a damaged log."""
+    """The final row of metrics.jsonl; None where the run has not ended.
+
+    Raises InputError for a corrupt log.
+    """
     rows = read_rows(path / "metrics.jsonl")
     if not rows or rows[-1]["kind"] != "final":
         return None
@@ -37,12 +41,13 @@ def final_row(path: Path) -> Row | None:
         name for name in ("test_error", "test_loss", "test_images") if name not in rows[-1]
     ]:
         raise InputError(
-            f"the final row of {path / 'metrics.jsonl'} has no {missing[0]}; allowed: a row as training wrote it"
+            f"the final row of {path / 'metrics.jsonl'} has no {missing[0]}; allowed: a row as "
+            "training wrote it"
         )
     return rows[-1]
 
 
-def differences(
+def evaluation_differences(
     path: Path,
     final: Row,
     member: EvalModel,
@@ -50,9 +55,9 @@ def differences(
     precision: str,
     split: Split | EncodedSplit,
 ) -> list[str]:
-    """In what an evaluation of the run at `path` is not the one that ended its training; empty where both do the same.
+    """The differences between an evaluation of a run and that of its final row; empty where none.
 
-    precision: that of the evaluation's activations, or "expected": the run's.
+    precision: dtype of the evaluation's activations, or "expected": the run's.
     """
     config = read_config(path)
     own, (height, width, _) = dataset_info(config.dataset), config.eval_shape
@@ -92,10 +97,10 @@ def _fingerprint(path: Path, default: str) -> str:
     try:
         return json.loads((path / FINGERPRINT).read_text())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
-        return default  # of a run that began without one nothing is known
+        return default  # the run began without one
 
 
-def compare(
+def compare_with_final_row(
     path: Path,
     final: Row,
     found: ClassificationMetrics,
@@ -103,13 +108,14 @@ def compare(
     labels: np.ndarray,
     different: Sequence[str],
 ) -> str:
-    """A line that says whether what was found is what the run's final row says, and if not, in what the evaluation is another.
+    """A line on whether an evaluation agrees with the run's final row, or is not comparable.
 
-    scores: log-probabilities (images, classes) of all images; labels: (images, 1); `different`: from `differences`. Raises
-    InputError where nothing is different, and yet more images are wrong or right than rounding explains, or the loss is another.
-    Were every logit off by `ROUNDING` of its image's range, scores would change by up to twice that: so only images whose label's
-    score is that near to the best other one may be judged otherwise. Of the mean loss a tenth of it is allowed, or 1 / sqrt(images)
-    where that is more, since rounding has another sign in every image.
+    scores: log-probabilities (images, classes) of all images; labels: (images, 1); different: from
+    `evaluation_differences`. Raises InputError where nothing is different, and yet top-k errors or
+    loss differ by more than rounding explains. If every logit changed by `LOGIT_ROUNDING` of its
+    image's range, scores would change by up to twice that: so only images whose label's score is
+    that close to the best other one may change. The mean loss may change by a tenth of it, or by 1
+    / sqrt(images) where that is more, since rounding errors of images have random signs.
     """
     pairs = {"test error": (found.top1_error, final["test_error"], 1)}
     if found.top5_error is not None and "test_top5_error" in final:
@@ -127,10 +133,12 @@ def compare(
     both = f"{here}; the row has {there}"
     if different:
         return f"not the evaluation of the final row of {path} ({'; '.join(different)}): {both}"
-    part = ROUNDING["bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision]
-    near = {k: borderline(scores, labels, k, part) for _, _, k in pairs.values()}
+    fraction = LOGIT_ROUNDING[
+        "bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision
+    ]
+    near = {k: count_borderline(scores, labels, k, fraction) for _, _, k in pairs.values()}
     off = [round(abs(one - other) * found.counted) for one, other, _ in pairs.values()]
-    allowed = 2 * part * float(np.mean(_ranges(scores))) * max(0.1, len(scores) ** -0.5) + 1e-6
+    allowed = 2 * fraction * float(np.mean(_ranges(scores))) * max(0.1, len(scores) ** -0.5) + 1e-6
     same_loss = (
         abs(loss[0] - loss[1]) <= allowed if math.isfinite(loss[1]) else not math.isfinite(loss[0])
     )
@@ -138,32 +146,34 @@ def compare(
         count <= near[k] for count, (_, _, k) in zip(off, pairs.values(), strict=True)
     ):
         within = (
-            f" within rounding ({max(off)} of {max(near.values())} borderline images judged otherwise)"
+            f" within rounding ({max(off)} of {max(near.values())} borderline images judged "
+            "otherwise)"
             if any(off)
             else ""
         )
         return f"agrees with the final row of {path}{within}: {both}"
     raise InputError(
-        f"the evaluation does not agree with the final row of {path}: {both}; rounding explains {near[1]} images and {allowed:.2g} "
-        "of loss; was the data set, the code of the network or the run's config.json changed since?"
+        f"the evaluation does not agree with the final row of {path}: {both}; rounding explains "
+        f"{near[1]} images and {allowed:.2g} of loss; was the data set, the code of the network or "
+        "the run's config.json changed since?"
     )
 
 
-def borderline(scores: np.ndarray, labels: np.ndarray, k: int, part: float) -> int:
-    """Images that a change of every score by `part` of its image's range, up or down, may move into or out of the k best."""
+def count_borderline(scores: np.ndarray, labels: np.ndarray, k: int, fraction: float) -> int:
+    """How many images' top-k result may flip if every score changes by `fraction` of its range."""
     own = np.take_along_axis(scores, labels.astype(np.intp), axis=1)[:, 0]
     others = scores.copy()
     np.put_along_axis(others, labels.astype(np.intp), -np.inf, axis=1)
     rival = np.partition(others, -k, axis=1)[:, -k]
-    return int(np.sum(np.abs(own - rival) <= 2 * part * _ranges(scores)))
+    return int(np.sum(np.abs(own - rival) <= 2 * fraction * _ranges(scores)))
 
 
 def _ranges(scores: np.ndarray) -> np.ndarray:
-    """Largest less smallest score of each image; 0 where one is not finite."""
+    """Maximum minus minimum score of each image; 0 where one is not finite."""
     ranges = np.ptp(scores.astype(np.float64), axis=1)
     return np.where(np.isfinite(ranges), ranges, 0.0)
 
 
 def _loss(found: ClassificationMetrics) -> float:
-    """The mean loss as training has it: not finite where that of an image is not."""
+    """The mean loss as in training: not finite where that of an image is not."""
     return math.nan if found.nll is None or found.not_finite else found.nll

@@ -1,4 +1,4 @@
-"""Whether a network's confidence can be believed: calibration error, likelihood and Brier score."""
+"""Calibration of a network's confidence: calibration error, likelihood and Brier score."""
 
 import numpy as np
 
@@ -8,26 +8,27 @@ BINS = 15  # Guo et al. 2017, section 2; Table 1
 
 
 def calibration_error(
-    confidence: np.ndarray, right: np.ndarray, bins: int = BINS, adaptive: bool = False
+    confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, adaptive: bool = False
 ) -> float:
-    """Mean gap of accuracy and confidence over bins, weighted by their images (ECE; Guo et al. 2017, arXiv:1706.04599, eq. 3).
+    """Expected calibration error: mean |accuracy - confidence| over bins, weighted by their images.
 
-    confidence: (images,) probability of the class that is predicted; right: (images,) whether it is the label's -> a fraction.
-    Bins are of equal width, (i / bins, (i + 1) / bins]; `adaptive`: of equally many images in the order of their confidence,
-    equals in stored order (Nguyen and O'Connor 2015, arXiv:1508.05154). 0 for no images, NaN where a confidence is.
+    confidence: (images,) probability of the predicted class; correct: (images,) whether it is the
+    label -> a fraction (ECE; Guo et al. 2017, arXiv:1706.04599, eq. 3). Bins are of equal width, (i
+    / bins, (i + 1) / bins]; `adaptive`: of equal counts in the order of confidence, ties in stored
+    order (Nguyen and O'Connor 2015, arXiv:1508.05154). 0 for no images, NaN where a confidence is.
     """
     require(bins >= 1, "bins", bins, "1 or more")
-    confidence, right = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if not len(confidence):
         return 0.0
     if np.isnan(confidence).any():
         return float("nan")
     if adaptive:
         parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
-        gaps = [abs(np.sum(right[part] - confidence[part])) for part in parts]
+        gaps = [abs(np.sum(correct[part] - confidence[part])) for part in parts]
     else:
         index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-        gaps = np.abs(np.bincount(index, right - confidence, minlength=bins))
+        gaps = np.abs(np.bincount(index, correct - confidence, minlength=bins))
     return float(np.sum(gaps) / len(confidence))
 
 
@@ -38,7 +39,10 @@ def negative_log_likelihood(log_probabilities: np.ndarray, labels: np.ndarray) -
 
 
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance of the probabilities from the label's one-hot vector, summed over classes: 0 to 2 (Brier 1950)."""
+    """Brier score (1950), 0 to 2: mean squared distance of probabilities from the one-hot label.
+
+    probabilities: (images, classes), labels: (images,).
+    """
     own = np.take_along_axis(probabilities, labels[:, None].astype(np.intp), axis=1)[:, 0].astype(
         np.float64
     )

@@ -1,4 +1,4 @@
-"""Test images as a protocol takes them: photographs stored whole as JPEG, or arrays of the size that the network is given."""
+"""Test images as the views of a protocol: photographs stored as JPEG, or arrays of one size."""
 
 import contextlib
 import dataclasses
@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from deepjax.data import Split
-from deepjax.data.encoded_split import PASSING, EncodedSplit
+from deepjax.data.encoded_split import NOT_DECODE_ERRORS, EncodedSplit
 from deepjax.data.image.decode import decode_rgb
 from deepjax.data.image.fixed_size import FORMATS
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 from deepjax.evaluation.accuracy import label_table
-from deepjax.evaluation.crops import Interpolation, cut, pixels, rescale, rescaled_size
+from deepjax.evaluation.crops import Interpolation, cut_crops, rescale, rescaled_size, to_array
 from deepjax.evaluation.dense import array_size
 from deepjax.evaluation.protocols import Protocol
 
@@ -22,8 +22,8 @@ Size = tuple[int, int]  # width, height
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Images whose views are arrays of one shape: `views` of each, cut at each of `sides`."""
+class ShapeBucket:
+    """Images whose views are arrays of one shape: `views` of each, cropped at each of `sides`."""
 
     ids: np.ndarray
     sides: tuple[int, ...]
@@ -34,17 +34,19 @@ class Group:
 
 def shape_buckets(
     split: Split | EncodedSplit, protocol: Protocol, crop: int, filled: bool = False
-) -> list[Group]:
-    """All images once for each scale of a dense protocol, by the shapes of their arrays; once in all for any other.
+) -> list[ShapeBucket]:
+    """All images by the shapes of their arrays: once per scale of a dense protocol, else once.
 
-    `filled`: each whole image fills its array, so that there are as many shapes as images have.
+    filled: each full image fills its array, so that there are as many shapes as the images have.
     """
     everything = np.arange(len(split))
     if isinstance(split, Split):
-        return [Group(everything, (), 1, *split.images.shape[1:3])]
+        return [ShapeBucket(everything, (), 1, *split.images.shape[1:3])]
     if not protocol.dense:
         return [
-            Group(everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop)
+            ShapeBucket(
+                everything, protocol.sides, protocol.views // (1 + protocol.mirror), crop, crop
+            )
         ]
     sizes = [_size(split, i) for i in range(len(split))]
     groups = []
@@ -53,27 +55,28 @@ def shape_buckets(
         shapes = scaled if filled else list(map(array_size, scaled))
         for width, height in sorted(set(shapes)):
             ids = np.flatnonzero([shape == (width, height) for shape in shapes])
-            groups.append(Group(ids, (side,), 1, height, width))
+            groups.append(ShapeBucket(ids, (side,), 1, height, width))
     return groups
 
 
-def labels_of(split: Split | EncodedSplit) -> np.ndarray:
-    """The labels of every image: (images, most of an image), -1 where an image has fewer."""
+def read_labels(split: Split | EncodedSplit) -> np.ndarray:
+    """The labels of every image: (images, max labels), -1 where an image has fewer."""
     if isinstance(split, Split):
         return label_table(split.labels.tolist())
     return label_table([_read(split, i)[1] for i in range(len(split))])
 
 
-def views_of(
+def read_views(
     split: Split | EncodedSplit,
     index: int,
-    group: Group,
+    group: ShapeBucket,
     protocol: Protocol,
     interpolation: Interpolation,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The views (views, height, width, channels) uint8 of an image, and where the last ends in its array: (height, width).
+    """The views (views, height, width, channels) uint8 of an image; (height, width) of the last.
 
-    Raises InputError, naming the record, for an image that is damaged: every image counts.
+    A view may be smaller than its array. Raises InputError, naming the record, for an undecodable
+    image, since every image counts.
     """
     if isinstance(split, Split):
         return split.images[index][None], (group.height, group.width)
@@ -83,17 +86,17 @@ def views_of(
     with _named(split, index):
         image = Image.fromarray(decode_rgb(encoded))
         for side in group.sides:
-            for piece in cut(
+            for piece in cut_crops(
                 rescale(image, side, interpolation), protocol.cut, group.height, interpolation
             ):
                 ends = (piece.height, piece.width)
-                views[at, : piece.height, : piece.width] = pixels(piece)
+                views[at, : piece.height, : piece.width] = to_array(piece)
                 at += 1
     return views, ends
 
 
 def _read(split: EncodedSplit, index: int) -> tuple[bytes, list[int]]:
-    """The bytes of an image and its labels, of which there may be several or none."""
+    """The bytes of an image and its labels: several, one or none."""
     with _named(split, index):
         encoded, label = split.read(index)
         several: Sequence[int] = (
@@ -117,14 +120,15 @@ def _scaled(split: EncodedSplit, index: int, size: Size, side: int) -> Size:
 
 @contextlib.contextmanager
 def _named(split: EncodedSplit, index: int) -> Iterator[None]:
-    """Damage of an image becomes an InputError that names its record."""
+    """Turn a decode error into an InputError that names the record."""
     try:
         yield
-    except (InputError, *PASSING):
+    except (InputError, *NOT_DECODE_ERRORS):
         raise
     except Exception as error:  # Pillow and the record reader have a dozen kinds
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = describe_error(error)
         where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
         raise InputError(
-            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data set again"
+            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data "
+            "set again"
         ) from error

@@ -1,4 +1,4 @@
-"""What an evaluation found on one data set, in numbers and in lines."""
+"""Classification metrics of a data set, and their text."""
 
 import dataclasses
 import math
@@ -8,21 +8,22 @@ import numpy as np
 
 from deepjax.data import Dataset
 from deepjax.errors import require
-from deepjax.evaluation.accuracy import count_top_k, top_k, wilson
+from deepjax.evaluation.accuracy import count_top_k, top_k, wilson_interval
 from deepjax.evaluation.calibration import brier, calibration_error, negative_log_likelihood
-from deepjax.evaluation.paper_results import Published
+from deepjax.evaluation.paper_results import PaperResult
 from deepjax.evaluation.predict import restrict_to_classes
 
+# tfds's builders of data sets with 200 of ImageNet's classes
 FEWER_CLASSES = (
     "imagenet_a",
     "imagenet_r",
-)  # tfds's builders of sets that have 200 of ImageNet's classes
-MIN_CLASSES = 10  # with fewer, one of five guesses is nothing to be proud of
+)
+MIN_CLASSES = 10  # with fewer, top-5 means little
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationMetrics:
-    """Errors are fractions of the images that count: all, but for those without a label (ReaL)."""
+    """Metrics of a data set; errors are fractions of the counted images, those with a label."""
 
     dataset: str
     images: int
@@ -36,20 +37,22 @@ class ClassificationMetrics:
     ece: float | None
     """Expected calibration error, 15 bins of equal width; None where all scores are NaN."""
     ece_adaptive: float | None
-    """The same with 15 bins of equally many images."""
+    """The same with 15 bins of equal counts."""
     nll: float | None
-    """Mean -log p(label) in nats; None where images have several labels, or where it is infinite."""
+    """Mean -log p(label) in nats; None where images have several labels, or where it is infinite.
+    """
     brier: float | None
     not_finite: int
-    """Images with a NaN among their scores: wrong for every k, and left out of calibration, likelihood and Brier score."""
+    """Images with a NaN among their scores: wrong for every k, excluded from ECE, NLL and Brier."""
 
 
 def compute_metrics(
     log_probabilities: np.ndarray, labels: np.ndarray, dataset: Dataset
 ) -> ClassificationMetrics:
-    """Score the log-probabilities (images, classes) of every image of a set. labels: (images, most of an image), -1: none.
+    """Metrics from log-probabilities (images, classes) and labels (images, max labels; -1: none).
 
-    On ImageNet-A and -R only the classes that occur are guessed among. Raises InputError where no image has a label.
+    On ImageNet-A and -R the prediction is restricted to the classes that occur. Raises InputError
+    where no image has a label.
     """
     images, classes = log_probabilities.shape
     own = np.any(labels >= 0, axis=1)
@@ -65,9 +68,9 @@ def compute_metrics(
             len(occurring),
             restrict_to_classes(log_probabilities, occurring),
         )
-    right, counted = count_top_k(log_probabilities, labels, 1)
+    correct1, counted = count_top_k(log_probabilities, labels, 1)
     has_top5 = classes >= MIN_CLASSES
-    right5 = count_top_k(log_probabilities, labels, 5)[0] if has_top5 else 0
+    correct5 = count_top_k(log_probabilities, labels, 5)[0] if has_top5 else 0
     finite = own & ~np.isnan(log_probabilities).any(axis=1)
     some, (kept, of) = bool(finite.any()), (log_probabilities[finite], labels[finite])
     confidence, correct = np.exp(np.max(kept, axis=1)), top_k(log_probabilities, labels, 1)[finite]
@@ -77,10 +80,10 @@ def compute_metrics(
         images=images,
         counted=counted,
         classes=classes,
-        top1_error=1 - right / counted,
-        top1_interval=_of_error(right, counted),
-        top5_error=1 - right5 / counted if has_top5 else None,
-        top5_interval=_of_error(right5, counted) if has_top5 else None,
+        top1_error=1 - correct1 / counted,
+        top1_interval=_error_interval(correct1, counted),
+        top5_error=1 - correct5 / counted if has_top5 else None,
+        top5_interval=_error_interval(correct5, counted) if has_top5 else None,
         ece=calibration_error(confidence, correct) if some else None,
         ece_adaptive=calibration_error(confidence, correct, adaptive=True) if some else None,
         nll=_finite(negative_log_likelihood(kept, of[:, 0])) if one_each else None,
@@ -89,8 +92,8 @@ def compute_metrics(
     )
 
 
-def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> list[str]:
-    """What is printed: the count first, then the errors, and the paper's beside them."""
+def format_metrics(found: ClassificationMetrics, papers: list[PaperResult]) -> list[str]:
+    """Lines to print: the count of images first, then the metrics, then published results."""
     of = (
         f"{found.counted:,} of {found.images:,} images"
         if found.counted < found.images
@@ -108,16 +111,16 @@ def format_metrics(found: ClassificationMetrics, beside: list[Published]) -> lis
     ]
     if found.not_finite:
         parts.append(
-            f"NOT FINITE: {found.not_finite} images, wrong, and left out of ECE, NLL and Brier"
+            f"NOT FINITE: {found.not_finite} images, wrong, excluded from ECE, NLL and Brier"
         )
     return [
         f"{found.dataset}: {of} of {found.classes} classes; {'; '.join(parts)}",
-        *map(_beside, beside),
+        *map(_format_paper, papers),
     ]
 
 
-def row(found: ClassificationMetrics) -> dict[str, Any]:
-    """For result.json."""
+def metrics_row(found: ClassificationMetrics) -> dict[str, Any]:
+    """The row of result.json."""
     return dataclasses.asdict(found)
 
 
@@ -125,8 +128,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _of_error(right: int, counted: int) -> tuple[float, float]:
-    low, high = wilson(right, counted)
+def _error_interval(correct: int, counted: int) -> tuple[float, float]:
+    low, high = wilson_interval(correct, counted)
     return 1 - high, 1 - low
 
 
@@ -134,7 +137,7 @@ def _percent(error: float, interval: tuple[float, float]) -> str:
     return f"{100 * error:.2f} % [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
 
 
-def _beside(paper: Published) -> str:
+def _format_paper(paper: PaperResult) -> str:
     errors = " / ".join(
         "-" if error is None else f"{error:g}" for error in (paper.top1, paper.top5)
     )

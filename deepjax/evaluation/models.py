@@ -1,8 +1,9 @@
-"""Networks to be evaluated: public weights or files of them, and runs of our own training."""
+"""Networks to evaluate: from public weights, from files of weights, or from run directories."""
 
 import dataclasses
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 
 from deepjax.data import Dataset
 from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.evaluation.crops import Interpolation
 from deepjax.evaluation.predict import EvalModel
-from deepjax.evaluation.weights_preprocessing import PUBLIC, Expected
 from deepjax.models import create_model, model_info
 from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import model_from
 from deepjax.training.run_dir import open_run, read_config
@@ -24,20 +26,22 @@ HALF = (127.5,)  # for every channel
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingOverrides:
-    """What is chosen in place of what weights or a run expect; zeros and empty names leave it to them."""
+    """Preprocessing set by the user; 0, "" and "expected" keep what weights or run expect."""
 
     crop: int = 0
-    """Pixels a side of what the network sees; 0: the network's own, or the run's."""
+    """Crop size in pixels, the network's input size; 0: the network's default, or the run's."""
     resize: int = 0
-    """Shorter side in pixels from which a single crop is cut; 0: as the weights expect, or 8/7 of the crop."""
+    """Shorter side in pixels of the image before a single crop; 0: as the weights expect, or 8/7 of
+    the crop.
+    """
     interpolation: Literal["expected", "bilinear", "bicubic"] = "expected"
-    """How images are scaled; by default as the weights expect: bilinear but for many of timm's."""
+    """Interpolation of the resizing; by default as the weights expect."""
     normalize: Normalize = "expected"
-    """By the data set's mean and deviation or by one half; by default as the weights expect."""
+    """Mean and std: the data set's, or 0.5 and 0.5; by default as the weights expect."""
     known: str = ""
-    """Which public weights a file holds, such as 'torchvision IMAGENET1K_V2', so that images are made ready for them."""
+    """Which public weights a file holds, for their preprocessing: 'torchvision IMAGENET1K_V2'."""
     precision: Literal["expected", "float32", "bfloat16"] = "expected"
-    """Type of activations; by default float32, or a run's own."""
+    """Dtype of the activations; by default float32, or the run's."""
 
     def __post_init__(self) -> None:
         require(self.crop >= 0, "crop", self.crop, "0 (the network's own) or more")
@@ -49,67 +53,108 @@ class PreprocessingOverrides:
         )
 
 
-def from_weights(
-    given: str, name: str, dataset: Dataset, choices: PreprocessingOverrides
-) -> EvalModel:
-    """A network with weights: `given` is "SOURCE", of the network `name`, or "NAME=SOURCE"; sources as `load_pretrained` has them.
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images are prepared for a network; the fields are those of `EvalModel`."""
 
-    Raises InputError for an unknown network, for weights that are not the network's, or of another number of classes.
+    dataset: Dataset
+    crop: int
+    resize: int
+    interpolation: Interpolation
+    stored: tuple[int, int] | None
+    assumed: str
+
+
+def from_weights(
+    given: str,
+    name: str,
+    dataset: Dataset,
+    overrides: PreprocessingOverrides,
+    entry: str | None = None,
+) -> EvalModel:
+    """A network with weights from a file, a folder or a repository, read by `load_pretrained`.
+
+    given: "SOURCE", of the network `name`, or "NAME=SOURCE". entry: which network of a file that
+    holds several, such as "model_ema". Raises InputError for an unknown network, for weights of
+    another network or number of classes, and for unknown `known` weights.
     """
     named = None if user_path(given, "weights").exists() else re.fullmatch(r"(\w+)=(.+)", given)
     name, source = named.groups() if named else (name, given)
     require(bool(name), "weights", given, "a source after the NAME of a network, or NAME=SOURCE")
     fields: dict[str, Any] = {"num_classes": dataset.num_classes}
     if "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}:
-        fields["auxiliary"] = False  # heads take no part in tests
+        fields["auxiliary"] = False
+    preprocessing = preprocessing_for(name, source, dataset, overrides)
+    precision = "float32" if overrides.precision == "expected" else overrides.precision
+    return EvalModel(
+        name=name,
+        source=_describe_source(source, overrides.known, entry),
+        model=create_model(name, dtype=jnp.dtype(precision), **fields),
+        variables=_load(name, source, dataset, entry, fields),
+        **vars(preprocessing),
+    )
+
+
+def preprocessing_for(
+    name: str, source: str, dataset: Dataset, overrides: PreprocessingOverrides
+) -> Preprocessing:
+    """Preprocessing for the weights `source` of a network: overrides, else the table's row.
+
+    Raises InputError for unknown `overrides.known`.
+    """
+    rows = PUBLIC_WEIGHTS.get(name, {})
+    if overrides.known:
+        _check_known(name, overrides.known, rows)
+    weights = overrides.known or re.sub("^hf[-_]hub:", "", source)
+    row, input_size = rows.get(weights), model_info(name).input_shape[0]
+    crop = overrides.crop or (input_size if dataset.encoded else dataset.shape[0])
+    if row is None:
+        resize, assumed = overrides.resize, _assumptions(crop, dataset, overrides)
+    else:
+        resize, assumed = _shorter_side(weights, row, crop, input_size, overrides)
+    expected = row.interpolation if row else "bilinear"
+    return Preprocessing(
+        dataset=_normalized(dataset, overrides.normalize, half=row is not None and row.half),
+        crop=crop,
+        resize=resize if dataset.encoded else 0,
+        interpolation=expected
+        if overrides.interpolation == "expected"
+        else overrides.interpolation,
+        stored=_stored(dataset, dataset.shape, overrides),
+        assumed=assumed if dataset.encoded else "",
+    )
+
+
+def _describe_source(source: str, known: str, entry: str | None) -> str:
+    """What result.json says of the weights."""
+    parts = (source, known, "" if entry is None else f"entry {entry!r}")
+    return ", ".join(part for part in parts if part)
+
+
+def _load(
+    name: str, source: str, dataset: Dataset, entry: str | None, fields: dict[str, Any]
+) -> Any:
+    """Variables; InputError for a classifier of other classes, which would be untrained."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "error", ".*drawn anew", UserWarning
-        )  # a classifier with nothing to be tested
+        warnings.filterwarnings("error", ".*newly initialised", UserWarning)
         try:
-            variables = load_pretrained(name, source, **fields)
+            return load_pretrained(name, source, entry=entry, **fields)
         except UserWarning as warning:
             raise InputError(
                 f"{source} is for other classes than those of {dataset.name} ({warning})"
             ) from None
-    dtype = jnp.dtype("float32" if choices.precision == "expected" else choices.precision)
-    weights = choices.known or re.sub("^hf[-_]hub:", "", source)
-    expected = _expected(name, weights, choices.known)
-    crop = choices.crop or (
-        model_info(name).input_shape[0] if dataset.encoded else dataset.shape[0]
-    )
-    if (name, weights) in PUBLIC:
-        resize, assumed = _resize_of(
-            weights, expected, crop, model_info(name).input_shape[0], choices
-        )
-    else:
-        resize, assumed = choices.resize, _assumed(crop, dataset, choices)
-    return EvalModel(
-        name=name,
-        source=f"{source}, {choices.known}" if choices.known else source,
-        model=create_model(name, dtype=dtype, **fields),
-        variables=variables,
-        dataset=_normalized(dataset, choices.normalize, expected.half),
-        crop=crop,
-        resize=resize if dataset.encoded else 0,
-        stored=_stored(dataset, dataset.shape, choices),
-        interpolation=expected.interpolation
-        if choices.interpolation == "expected"
-        else choices.interpolation,
-        assumed=assumed if dataset.encoded else "",
-    )
 
 
 def from_run(
     path: Path,
     dataset: Dataset | None,
-    choices: PreprocessingOverrides,
+    overrides: PreprocessingOverrides,
     data_dir: str | None = None,
 ) -> EvalModel:
-    """The network of a run of `experiments/train.py` at its newest checkpoint; its averages where it keeps some (--ema).
+    """The network of a run directory at its newest checkpoint, with averaged weights if any.
 
-    dataset: what it is tested on, default what it was trained on. Raises InputError for a folder that is no run, and for a test on
-    other classes than those of the training.
+    dataset: the test set, by default that of the training. Raises InputError for a folder that is
+    no run directory, and for a data set of other classes than those of the training.
     """
     path = run_directory(path, "run")
     config = read_config(path)
@@ -123,78 +168,86 @@ def from_run(
         tested.name,
         f"one of the {classes} classes and {channels} channels that {path} was trained on",
     )
-    precise = dataclasses.replace(
-        config, precision=config.precision if choices.precision == "expected" else choices.precision
+    config_at_precision = dataclasses.replace(
+        config,
+        precision=config.precision if overrides.precision == "expected" else overrides.precision,
     )
     height, width, _ = config.eval_shape
-    square = choices.crop or not tested.encoded or height == width
+    square = overrides.crop or not tested.encoded or height == width
     require(
         bool(square),
         "crop",
-        choices.crop,
-        f"a number of pixels: the network was trained on {height} x {width}, no square",
+        overrides.crop,
+        f"a number of pixels: the network was trained on {height} x {width}, not a square",
     )
-    crop = choices.crop or height
+    crop = overrides.crop or height
     return EvalModel(
         name=config.model,
         source=f"{path}, step {run.step}{', averages' if config.ema > 0 else ''}",
-        model=model_from(precise),
+        model=model_from(config_at_precision),
         variables=run.variables,
-        dataset=_normalized(run.dataset, choices.normalize, half=False),
+        dataset=_normalized(run.dataset, overrides.normalize, half=False),
         crop=crop,
-        resize=choices.resize or round(crop / config.eval_crop),
-        stored=_stored(tested, config.eval_shape, choices),
+        resize=overrides.resize or round(crop / config.eval_crop),
+        stored=_stored(tested, config.eval_shape, overrides),
         step=run.step,
-        interpolation="bilinear" if choices.interpolation == "expected" else choices.interpolation,
+        interpolation="bilinear"
+        if overrides.interpolation == "expected"
+        else overrides.interpolation,
     )
 
 
 def _stored(
-    dataset: Dataset, shape: tuple[int, int, int], choices: PreprocessingOverrides
+    dataset: Dataset, shape: tuple[int, int, int], overrides: PreprocessingOverrides
 ) -> tuple[int, int] | None:
-    """Height and width that images stored as arrays are resized to, where they are no square and no other crop is chosen."""
+    """Height and width to which stored arrays are resized, if not square and `crop` is not set."""
     height, width, _ = shape
-    return None if dataset.encoded or choices.crop or height == width else (height, width)
+    return None if dataset.encoded or overrides.crop or height == width else (height, width)
 
 
-def _resize_of(
-    weights: str, expected: Expected, crop: int, own: int, choices: PreprocessingOverrides
+def _shorter_side(
+    weights: str,
+    row: PublicWeights,
+    crop: int,
+    input_size: int,
+    overrides: PreprocessingOverrides,
 ) -> tuple[int, str]:
-    """The shorter side from which public weights expect a crop, and what is assumed. own: pixels of its own crop."""
-    at = {own: expected.resize} | ({288: expected.at_288} if expected.at_288 else {})
-    if choices.resize or crop in at:
-        return choices.resize or at[crop], ""
-    resize = round(expected.resize * crop / own)
+    """The shorter side from which public weights expect a crop, and what is assumed about it."""
+    stated = {input_size: row.resize} | ({288: row.resize_288} if row.resize_288 else {})
+    if overrides.resize or crop in stated:
+        return overrides.resize or stated[crop], ""
+    resize = round(row.resize * crop / input_size)
     return resize, (
-        f"{weights} states no shorter side for crops of {crop}: {resize} assumed for a single crop, in the proportion of "
-        f"{expected.resize} for {own}; --resize says otherwise"
+        f"{weights} states no shorter side for crops of {crop}: {resize} assumed for a single "
+        f"crop, in proportion to {row.resize} for {input_size}; override it with --resize"
     )
 
 
-def _expected(name: str, source: str, known: str) -> Expected:
-    allowed = [source for of, source in PUBLIC if of == name]
-    if known and not allowed:
+def _check_known(name: str, known: str, rows: Mapping[str, PublicWeights]) -> None:
+    if not rows:
         raise InputError(
-            f"known is {known!r}; allowed: '', for {name} has no public weights; --resize, --normalize say what to do"
+            f"known is {known!r}; allowed: '', as {name} has no public weights; set --resize and "
+            "--normalize instead"
         )
-    if known and known not in allowed:
-        raise unknown_name_error(f"public weights of {name}", known, allowed)
-    return PUBLIC.get((name, source), Expected(0.0))
+    if known not in rows:
+        raise unknown_name_error(f"public weights of {name}", known, list(rows))
 
 
-def _assumed(crop: int, dataset: Dataset, choices: PreprocessingOverrides) -> str:
-    """What is done with the images of weights that are not known, as far as nobody has said it."""
-    guesses = {
-        "--resize": ""
-        if choices.resize
-        else f"a shorter side of {round(256 * crop / 224)} for a single crop",
-        "--interpolation": "bilinear" if choices.interpolation == "expected" else "",
-        "--normalize": f"{dataset.name}'s mean" if choices.normalize == "expected" else "",
+def _assumptions(crop: int, dataset: Dataset, overrides: PreprocessingOverrides) -> str:
+    """The preprocessing assumed for weights that are not in the table, as a message."""
+    side = f"a shorter side of {round(256 * crop / 224)} for a single crop"
+    assumed = {
+        "--resize": "" if overrides.resize else side,
+        "--interpolation": "bilinear" if overrides.interpolation == "expected" else "",
+        "--normalize": f"{dataset.name}'s mean" if overrides.normalize == "expected" else "",
     }
-    made = {option: guess for option, guess in guesses.items() if guess}
+    made = {option: value for option, value in assumed.items() if value}
     if not made:
         return ""
-    return f"these weights are not known: {', '.join(made.values())} assumed; {', '.join(['--known', *made])} say otherwise"
+    return (
+        f"these weights are not known: {', '.join(made.values())} assumed; override with "
+        f"{', '.join(['--known', *made])}"
+    )
 
 
 def _normalized(dataset: Dataset, normalize: Normalize, half: bool) -> Dataset:

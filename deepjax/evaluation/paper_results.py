@@ -1,7 +1,8 @@
-"""What the papers and their authors' releases measured on ImageNet's validation set: errors in per cent, by protocol.
+"""Published errors on ImageNet's validation set, in per cent, by network and protocol.
 
-A network is listed under the name that it has here. `sides`: shorter sides of the rescaled image; where the training used several
-sides, they stand in the note. Ensembles and test-set numbers are left out: those are in experiments/imagenet_history.py.
+From the papers and their authors' releases; networks have the names that they have here. `sides`:
+shorter sides of the rescaled image; training at several sides is in the note. Ensembles and
+test-set results are in experiments/imagenet_history.py.
 """
 
 import dataclasses
@@ -13,8 +14,8 @@ JITTER = "trained at sides of 256 to 512"
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """One number of a paper: top-1 and top-5 error in per cent, None where it gives none."""
+class PaperResult:
+    """One published result: top-1 and top-5 error in per cent, None where it is not given."""
 
     model: str
     protocol: str
@@ -26,8 +27,8 @@ class Published:
     crop: int = 224
 
 
-def _vgg() -> tuple[Published, ...]:
-    """Tables 3, 4 and 5 of VGG: configuration, protocol, sides of the test, errors, and what it was trained at."""
+def _vgg() -> tuple[PaperResult, ...]:
+    """VGG, Tables 3 to 5: configuration, protocol, test sides, errors, table, training sides."""
     names = {
         "A": "vgg11",
         "A-LRN": "vgg11_lrn",
@@ -63,12 +64,12 @@ def _vgg() -> tuple[Published, ...]:
         ("E", "multi-crop", (256, 384, 512), 24.6, 7.4, "Table 5", JITTER),
     )
     return tuple(
-        Published(names[row[0]], *row[1:5], f"{VGG_TABLES}, {row[5]}", row[6]) for row in rows
+        PaperResult(names[row[0]], *row[1:5], f"{VGG_TABLES}, {row[5]}", row[6]) for row in rows
     )
 
 
-def _resnet() -> tuple[Published, ...]:
-    """Tables 2, 3 and 4 of ResNet, by 10 crops and by five scales; crops of its authors' release."""
+def _resnet() -> tuple[PaperResult, ...]:
+    """Tables 2, 3 and 4 of ResNet, by 10 crops and by five scales; single crops of the release."""
     scales = (224, 256, 384, 480, 640)
     rows = (
         ("plain18", "10-crop", (256,), 27.94, None, "Table 2"),
@@ -85,11 +86,11 @@ def _resnet() -> tuple[Published, ...]:
         ("resnet101_v1", "multi-scale", scales, 19.87, 4.60, "Table 4"),
         ("resnet152_v1", "multi-scale", scales, 19.38, 4.49, "Table 4"),
     )
-    return tuple(Published(*row[:5], f"He et al. 2015, {row[5]}") for row in rows)
+    return tuple(PaperResult(*row[:5], f"He et al. 2015, {row[5]}") for row in rows)
 
 
-def _facebook() -> tuple[Published, ...]:
-    """The models that Facebook released with its own code: of one crop and of ten."""
+def _facebook() -> tuple[PaperResult, ...]:
+    """The models that Facebook released with fb.resnet.torch: one crop and ten."""
     errors = {
         "resnet18": ((30.43, 10.76), (28.22, 9.42)),
         "resnet34": ((26.73, 8.74), (24.76, 7.35)),
@@ -100,20 +101,20 @@ def _facebook() -> tuple[Published, ...]:
     }
     protocols = ("1-crop", "10-crop-whole")
     return tuple(
-        Published(name, protocol, (256,), *pair, FB)
+        PaperResult(name, protocol, (256,), *pair, FB)
         for name, pairs in errors.items()
         for protocol, pair in zip(protocols, pairs, strict=True)
     )
 
 
-PUBLISHED: tuple[Published, ...] = (
+PAPER_RESULTS: tuple[PaperResult, ...] = (
     *_vgg(),
-    Published("googlenet", "1-crop", (256,), None, 10.07, "Szegedy et al. 2014, Table 3"),
-    Published("googlenet", "10-crop", (256,), None, 9.15, "Szegedy et al. 2014, Table 3"),
-    Published(
+    PaperResult("googlenet", "1-crop", (256,), None, 10.07, "Szegedy et al. 2014, Table 3"),
+    PaperResult("googlenet", "10-crop", (256,), None, 9.15, "Szegedy et al. 2014, Table 3"),
+    PaperResult(
         "googlenet", "144-crop", (256, 288, 320, 352), None, 7.89, "Szegedy et al. 2014, Table 3"
     ),
-    Published(
+    PaperResult(
         "inception_v3",
         "1-crop",
         (342,),
@@ -124,16 +125,16 @@ PUBLISHED: tuple[Published, ...] = (
         299,
     ),
     *_resnet(),
-    Published("vgg16", "1-crop", (256,), 28.5, 9.9, RELEASE),
-    Published("resnet50_v1", "1-crop", (256,), 24.7, 7.8, RELEASE),
-    Published("resnet101_v1", "1-crop", (256,), 23.6, 7.1, RELEASE),
-    Published("resnet152_v1", "1-crop", (256,), 23.0, 6.7, RELEASE),
+    PaperResult("vgg16", "1-crop", (256,), 28.5, 9.9, RELEASE),
+    PaperResult("resnet50_v1", "1-crop", (256,), 24.7, 7.8, RELEASE),
+    PaperResult("resnet101_v1", "1-crop", (256,), 23.6, 7.1, RELEASE),
+    PaperResult("resnet152_v1", "1-crop", (256,), 23.0, 6.7, RELEASE),
     *_facebook(),
-    Published("resnet152_v1", "1-crop", (320,), 21.3, 5.5, "He et al. 2016, Table 5", crop=320),
-    Published("resnet200", "1-crop", (320,), 21.8, 6.0, "He et al. 2016, Table 5", crop=320),
-    Published("resnetv2_152", "1-crop", (320,), 21.1, 5.5, "He et al. 2016, Table 5", crop=320),
-    Published("resnetv2_200", "1-crop", (320,), 20.7, 5.3, "He et al. 2016, Table 5", crop=320),
-    Published(
+    PaperResult("resnet152_v1", "1-crop", (320,), 21.3, 5.5, "He et al. 2016, Table 5", crop=320),
+    PaperResult("resnet200", "1-crop", (320,), 21.8, 6.0, "He et al. 2016, Table 5", crop=320),
+    PaperResult("resnetv2_152", "1-crop", (320,), 21.1, 5.5, "He et al. 2016, Table 5", crop=320),
+    PaperResult("resnetv2_200", "1-crop", (320,), 20.7, 5.3, "He et al. 2016, Table 5", crop=320),
+    PaperResult(
         "resnetv2_200",
         "1-crop",
         (320,),
@@ -143,7 +144,7 @@ PUBLISHED: tuple[Published, ...] = (
         "trained by scale and aspect ratio",
         320,
     ),
-    Published(
+    PaperResult(
         "wide_resnet50_2",
         "1-crop",
         (256,),
@@ -151,18 +152,18 @@ PUBLISHED: tuple[Published, ...] = (
         None,
         "github.com/szagoruyko/wide-residual-networks",
     ),
-    Published(
+    PaperResult(
         "resnext50_32x4d", "1-crop", (256,), 22.2, None, "github.com/facebookresearch/ResNeXt"
     ),
-    Published(
+    PaperResult(
         "resnext101_32x4d", "1-crop", (256,), 21.2, None, "github.com/facebookresearch/ResNeXt"
     ),
-    Published(
+    PaperResult(
         "resnext101_64x4d", "1-crop", (256,), 20.4, None, "github.com/facebookresearch/ResNeXt"
     ),
 )
 
 
-def published(model: str, protocol: str) -> list[Published]:
-    """The numbers of a network by a protocol, whatever the sides and the crop; in the order of the tables."""
-    return [row for row in PUBLISHED if (row.model, row.protocol) == (model, protocol)]
+def find_paper_results(model: str, protocol: str) -> list[PaperResult]:
+    """The results of a network by a protocol, for any sides and crop, in the tables' order."""
+    return [row for row in PAPER_RESULTS if (row.model, row.protocol) == (model, protocol)]

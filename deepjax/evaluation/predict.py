@@ -1,4 +1,4 @@
-"""The probabilities that a network gives each image of a test set: every image exactly once, on all devices and processes."""
+"""Predictions for a test set: every image exactly once, on all devices and processes."""
 
 import collections
 import dataclasses
@@ -17,83 +17,89 @@ from deepjax.data.augment.basic import normalize, resize
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
 from deepjax.evaluation.crops import Interpolation
-from deepjax.evaluation.dense import apply_within, as_fully_convolutional, needs_filled_arrays
+from deepjax.evaluation.dense import (
+    apply_to_valid_region,
+    as_fully_convolutional,
+    needs_filled_arrays,
+)
 from deepjax.evaluation.images import shape_buckets
 from deepjax.evaluation.protocols import Average, Protocol
-from deepjax.evaluation.reader import Batch, Reader
+from deepjax.evaluation.reader import ViewBatch, ViewReader
 from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.distributed.sharding import Partitioner
 
 Report = Callable[[int, int], None]  # (views done, views in all)
-IN_FLIGHT = 2  # batches that the devices have before the first of them is waited for
+MAX_BATCHES_IN_FLIGHT = 2  # batches on the devices before the result of the first is awaited
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalModel:
-    """A network with its variables, and images as it expects them."""
+    """A network with its variables and preprocessing."""
 
     name: str
     source: str
-    """Where the variables are from: a file, public weights, a run."""
+    """Origin of the variables: a file, public weights, or a run."""
     model: nn.Module
     variables: Any
     dataset: Dataset
-    """By whose mean and deviation images are normalised."""
+    """Data set whose mean and std normalise images."""
     crop: int
-    """Pixels a side of a crop of a photograph; images that are stored as arrays are resized to it, or to `stored`."""
+    """Crop size of a photograph in pixels; arrays are resized to it, or to `stored`."""
     resize: int = 0
-    """Shorter side in pixels from which a single crop is cut; 0: 8/7 of the crop."""
+    """Shorter side in pixels from which a single crop is taken; 0: 8/7 of the crop."""
     interpolation: Interpolation = "bilinear"
     stored: tuple[int, int] | None = None
-    """Height and width to which images that are stored as arrays are resized, where that is not the square of a crop."""
+    """Height and width to which stored arrays are resized, where not the square of a crop."""
     step: int = 0
-    """Steps of training that the variables of a run have behind them."""
+    """Training steps of a run's variables."""
     assumed: str = ""
-    """What is done with images because nobody knows what the weights expect; for people to read."""
+    """Message on preprocessing that is assumed, as it is not known for the weights."""
 
 
 def predict(
     member: EvalModel,
     split: Split | EncodedSplit,
     protocol: Protocol,
-    spread: Partitioner,
+    partitioner: Partitioner,
     batch_size: int = 64,
     report: Report = lambda done, total: None,
 ) -> np.ndarray:
-    """Log-probabilities (images, classes) float32 of every image in stored order, by a protocol whose sides are in pixels.
+    """Log-probabilities (images, classes) float32 of every image in stored order.
 
-    `batch_size`: crops at once over all devices, or whole images of as many pixels; but the crops of an image, mirrored ones too,
-    are never parted: every device has one image or more. Raises InputError for a damaged image, in all processes; and for more than
-    one crop of images that are stored as arrays.
+    protocol: with sides in pixels. batch_size: crops per step over all devices, or full images of
+    as many pixels; but the crops of an image, mirrored ones too, stay together, and every device
+    has one image or more. Raises InputError, in all processes, for an undecodable image; and for
+    several crops of images that are stored as arrays.
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if isinstance(split, Split) and protocol.name != "1-crop":
         raise InputError(
-            f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the network's size"
+            f"protocol is {protocol.name!r}; allowed: '1-crop', where images are stored at the "
+            "network's size"
         )
     groups = shape_buckets(split, protocol, member.crop, needs_filled_arrays(member.model))
     pixels = batch_size * (
         groups[0].height * groups[0].width if isinstance(split, Split) else member.crop**2
     )
-    where = (spread.mesh.devices.size, jax.process_index(), jax.process_count())
-    reader = Reader(split, protocol, member.interpolation, pixels, *where)
+    where = (partitioner.mesh.devices.size, jax.process_index(), jax.process_count())
+    reader = ViewReader(split, protocol, member.interpolation, pixels, *where)
     params, batch_stats = map(
-        spread.put_state, (member.variables["params"], member.variables.get("batch_stats", {}))
+        partitioner.put_state, (member.variables["params"], member.variables.get("batch_stats", {}))
     )
-    step = spread.compile_eval(
-        make_step(member, protocol, isinstance(split, Split)), params, batch_stats
+    step = partitioner.compile_eval(
+        make_predict_step(member, protocol, isinstance(split, Split)), params, batch_stats
     )
-    sums = _Sums(protocol.average, len(split))
+    sums = _ScoreSums(protocol.average, len(split))
     done, total = 0, sum(len(group.ids) for group in groups)
-    waiting: collections.deque[tuple[Batch, tuple[Array, Array]]] = collections.deque()
+    waiting: collections.deque[tuple[ViewBatch, tuple[Array, Array]]] = collections.deque()
     for batch in reader.batches(groups):
         waiting.append(
             (
-                Batch(batch.images, {}, batch.damaged),
-                step(params, batch_stats, spread.put_batch(batch.arrays)),
+                ViewBatch(batch.images, {}, batch.damaged),
+                step(params, batch_stats, partitioner.put_batch(batch.arrays)),
             )
         )
-        if len(waiting) > IN_FLIGHT:
+        if len(waiting) > MAX_BATCHES_IN_FLIGHT:
             _add(sums, *waiting.popleft())
         done += batch.images
         report(done, total)
@@ -102,44 +108,47 @@ def predict(
     return sums.mean(len(protocol.sides) if protocol.dense else 1)
 
 
-def _add(sums: "_Sums", batch: Batch, output: tuple[Array, Array]) -> None:
-    """The scores of a batch; where an image of any process was damaged, all raise."""
+def _add(sums: "_ScoreSums", batch: ViewBatch, output: tuple[Array, Array]) -> None:
+    """Add the scores of a batch; raise on all processes where any could not decode an image."""
     ids = np.asarray(output[1])
     if np.sum(ids >= 0) < batch.images:  # which every process sees
         raise InputError(next(filter(None, allgather_strings(batch.damaged))))
     sums.add(ids, np.asarray(output[0]))
 
 
-def make_step(
+def make_predict_step(
     member: EvalModel, protocol: Protocol, stored: bool = False
 ) -> Callable[[Any, Any, dict[str, Array]], tuple[Array, Array]]:
-    """(params, batch_stats, batch) -> scores (images, classes) float32: what `protocol.average` is of, over the views of each; ids.
+    """The step (params, batch_stats, batch) -> (scores (images, classes) float32, ids).
 
-    Log-probabilities of the mean probability, or mean logits. `stored`: the images are arrays, and resized. The ids
-    come back beside the scores because the order of rows over processes is that of the devices in the mesh.
+    Scores are log-probabilities of the mean probability over the views, or mean logits, by
+    `protocol.average`. stored: the images are arrays, and resized. The ids are returned with the
+    scores because the order of rows over processes is that of the devices in the mesh.
     """
     model = as_fully_convolutional(member.model) if protocol.dense else member.model
 
     def step(params: Any, batch_stats: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         views, ends = batch["image"], batch["ends"]
         if protocol.mirror:
-            views = jnp.concatenate([views, mirrored(views, ends)], axis=1)
+            views = jnp.concatenate([views, mirror_views(views, ends)], axis=1)
         count, of_each, *shape = views.shape
         images = normalize(views.reshape(count * of_each, *shape), member.dataset)
         if stored:
             images = resize(images, member.stored or member.crop)
         variables = {"params": params, "batch_stats": batch_stats}
         if protocol.dense and not needs_filled_arrays(model):
-            logits = apply_within(model, variables, images, jnp.repeat(ends, of_each, axis=0))
+            logits = apply_to_valid_region(
+                model, variables, images, jnp.repeat(ends, of_each, axis=0)
+            )
         else:
             logits: Any = model.apply(variables, images, train=False)
-        return average(logits.reshape(count, of_each, -1), protocol.average), batch["id"]
+        return average_views(logits.reshape(count, of_each, -1), protocol.average), batch["id"]
 
     return step
 
 
-def mirrored(views: Array, ends: Array) -> Array:
-    """Each view left to right; of one that ends before its array does, what is beyond stays there.
+def mirror_views(views: Array, ends: Array) -> Array:
+    """Mirror each view left to right; in one smaller than its array, what is outside stays there.
 
     views: (images, views, height, width, channels), ends: (images, 2).
     """
@@ -148,8 +157,8 @@ def mirrored(views: Array, ends: Array) -> Array:
     return jnp.take_along_axis(views, columns[:, None, None, :, None], axis=3)
 
 
-def average(logits: Array, of: Average) -> Array:
-    """Mean over the views of an image: of its logits, or log of the mean of its probabilities.
+def average_views(logits: Array, of: Average) -> Array:
+    """Mean over an image's views: of logits, or the log of the mean of probabilities.
 
     logits: (images, views, classes) -> (images, classes) float32.
     """
@@ -159,8 +168,8 @@ def average(logits: Array, of: Average) -> Array:
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - math.log(logits.shape[1])
 
 
-class _Sums:
-    """Scores of each image, summed over the scales at which it was seen."""
+class _ScoreSums:
+    """Scores of each image, summed over scales."""
 
     def __init__(self, of: Average, images: int) -> None:
         self._of = of
@@ -197,14 +206,15 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
-    """Log of the mean of several networks' probabilities. members: each (images, classes) of log-probabilities."""
+    """Log of the mean probability of several networks. members: log-probabilities of each."""
     return np.logaddexp.reduce(np.stack(members)) - np.float32(math.log(len(members)))
 
 
 def restrict_to_classes(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Probabilities among some classes alone, the others at zero: how ImageNet-A and -R are tested, on the 200 classes that occur.
+    """Log-probabilities renormalised over some classes, the others at -inf.
 
-    For one view this is the softmax of those classes' logits (Hendrycks et al. 2019, arXiv:1907.07174); of several views the mean
+    So ImageNet-A and -R are tested, on the 200 classes that occur. For one view this is the softmax
+    of those classes' logits (Hendrycks et al. 2019, arXiv:1907.07174); of several views the mean
     over all classes is taken first.
     """
     inside = np.isin(np.arange(log_probabilities.shape[1]), classes)

@@ -1,21 +1,26 @@
-"""How the papers test: which views of an image a network sees, and what is averaged over them.
+"""Test protocols of the papers: which views of an image a network sees, and what is averaged.
 
-| protocol      | shorter side(s)         | views                                               | mean of       | source          |
-|---------------|-------------------------|-----------------------------------------------------|---------------|-----------------|
-| 1-crop        | 256, or the weights'    | centre                                              |               | torchvision     |
-| 10-crop       | 256                     | corners and centre of the central square; mirrors   | probabilities | Krizhevsky, 4.1 |
-| 10-crop-whole | 256                     | corners and centre of the whole image; mirrors      | logits        | fb.resnet.torch |
-| 144-crop      | 256, 288, 320, 352      | of 3 squares corners, centre, all of it; mirrors    | probabilities | GoogLeNet, 7    |
-| dense         | 256 (Q = S)             | whole image; mirror                                 | probabilities | VGG, 3.2        |
-| multi-scale   | 224, 256, 288 (S +- 32) | the same                                            | probabilities | VGG, 4.2        |
-|  (not VGG)    | 224, 256, 384, 480, 640 | the same                                            | probabilities | ResNet, 3.4     |
-| multi-crop    | 256, 384, 512           | a grid of 5x5 crops; mirrors: 50 a scale            | probabilities | VGG, 4.3        |
+| protocol      | shorter side(s)         | views                                  | mean of       |
+|---------------|-------------------------|----------------------------------------|---------------|
+| 1-crop        | 256, or the weights'    | centre                                 |               |
+| 10-crop       | 256                     | corners, centre of central square; M   | probabilities |
+| 10-crop-whole | 256                     | corners, centre of the full image; M   | logits        |
+| 144-crop      | 256, 288, 320, 352      | corners, centre, all of 3 squares; M   | probabilities |
+| dense         | 256 (Q = S)             | full image; M                          | probabilities |
+| multi-scale   | 224, 256, 288 (S +- 32) | full image; M                          | probabilities |
+|  (not VGG)    | 224, 256, 384, 480, 640 | full image; M                          | probabilities |
+| multi-crop    | 256, 384, 512           | a grid of 5x5 crops; M: 50 per scale   | probabilities |
 
-Krizhevsky et al. 2012; Simonyan and Zisserman 2014; Szegedy et al. 2014; He et al. 2015; with their sections. Sides are for crops
-of 224 pixels, and in proportion for others. Over the places of a dense map the mean is of logits (VGG, 3.2: the score map is
-"spatially averaged"); over mirrors, scales and crops it is of softmax outputs where the paper says so. ResNet's "average the scores
-at multiple scales" and "standard 10-crop testing" (Krizhevsky's) are read as softmax outputs too. Mirrors are those of the crops,
-as in Krizhevsky; torchvision's TenCrop mirrors the image, whose centre then lies a pixel off where an odd number is left over.
+M: and mirrored. Sources, in this order: torchvision; Krizhevsky et al. 2012, section 4.1;
+fb.resnet.torch; Szegedy et al. 2014, section 7; Simonyan and Zisserman 2014, sections 3.2 and 4.2;
+He et al. 2015, section 3.4; Simonyan and Zisserman 2014, section 4.3.
+
+Sides are for crops of 224 pixels, and in proportion for others. Over the places of a dense map the
+mean is of logits (VGG, 3.2: the score map is "spatially averaged"); over mirrors, scales and crops
+it is of softmax outputs where the paper says so. ResNet's "average the scores at multiple scales"
+and "standard 10-crop testing" (Krizhevsky's) are read as softmax outputs too. Mirrors are those of
+the crops, as in Krizhevsky; torchvision's TenCrop mirrors the image, whose centre then is one pixel
+off where width minus crop is odd.
 """
 
 import dataclasses
@@ -30,7 +35,7 @@ PAPER_CROP = 224  # pixels of the crops for which the papers give their shorter 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Views of one cut at each of several scales. `sides`: shorter sides in pixels of the rescaled image, for crops of 224."""
+    """Views of one kind at several scales; `sides`: shorter sides in pixels, for crops of 224."""
 
     name: str
     cut: Cut
@@ -49,12 +54,12 @@ class Protocol:
 
     @property
     def dense(self) -> bool:
-        """Whether the network sees whole images, of their own shapes."""
+        """Whether the network sees full images, in their own shapes."""
         return self.cut == "whole"
 
     @property
     def views(self) -> int:
-        """How often an image is looked at, at all scales, mirrored too."""
+        """Number of views of an image, over all scales and mirrors."""
         pieces = {
             "centre": 1,
             "corners": 5,
@@ -66,7 +71,7 @@ class Protocol:
         return pieces * len(self.sides) * (1 + self.mirror)
 
     def for_crops(self, crop: int) -> "Protocol":
-        """The same for crops of another size: sides in proportion, rounded, but never below the crop."""
+        """The protocol for another crop size: sides in proportion, rounded, at least the crop."""
         return dataclasses.replace(
             self, sides=tuple(max(crop, round(side * crop / PAPER_CROP)) for side in self.sides)
         )
@@ -136,7 +141,7 @@ PROTOCOLS = {
 RESNET_SIDES = (224, 256, 384, 480, 640)
 
 
-def protocol_of(
+def resolve_protocol(
     name: str,
     model: str,
     crop: int,
@@ -144,10 +149,10 @@ def protocol_of(
     sides: tuple[int, ...] = (),
     average: Average | None = None,
 ) -> Protocol:
-    """The protocol of that name for a network of the table and crops of a size; its sides are pixels.
+    """The protocol of that name for a network and a crop size; its sides are in pixels.
 
-    `resize`: the shorter side of an image from which the weights expect a single crop; `sides`, `average`: in the paper's place.
-    Raises InputError for an unknown name, and for sides that are below the crop.
+    resize: shorter side of an image from which the weights expect a single crop; sides, average:
+    instead of the paper's. Raises InputError for an unknown name, and for sides below the crop.
     """
     if name not in PROTOCOLS:
         raise unknown_name_error("protocol", name, PROTOCOLS)

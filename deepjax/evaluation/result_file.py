@@ -1,4 +1,4 @@
-"""What result.json says of how an evaluation was done, and whether a folder is free for it."""
+"""The description of an evaluation in result.json, and the check of an existing result."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ from deepjax.errors import InputError
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
 
-RESULT = "result.json"
+RESULT_FILE = "result.json"
 
 
 def evaluation_spec(
     members: Sequence[EvalModel], protocols: Sequence[Protocol], precision: str
 ) -> list[dict[str, Any]]:
-    """What is tested, and how: what tells one evaluation from another."""
+    """What is tested, and how: what distinguishes one evaluation from another."""
     return [
         {
             "model": member.name,
@@ -33,12 +33,14 @@ def evaluation_spec(
 
 
 def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:
-    """Raise InputError, before hours of work, where a folder holds another evaluation's result, or a damaged one."""
+    """Raise InputError where a folder has another evaluation's result, or a corrupt one."""
     try:
-        there = json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
+        there = (
+            json.loads((out / RESULT_FILE).read_text()) if (out / RESULT_FILE).exists() else None
+        )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT} ({error})"
+            f"out is {str(out)!r}; allowed: a folder without a damaged {RESULT_FILE} ({error})"
         ) from error
     same = (json.loads(json.dumps(about)), list(names))
     if (
@@ -47,5 +49,5 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
         != same
     ):
         raise InputError(
-            f"{out / RESULT} is of another evaluation; choose another --out, or remove it"
+            f"{out / RESULT_FILE} is of another evaluation; choose another --out, or remove it"
         )

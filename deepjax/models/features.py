@@ -1,4 +1,4 @@
-"""Outputs of named stages, of any network in the table."""
+"""Feature extraction: outputs of named stages of any network in the table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from deepjax.errors import require, unknown_name_error
 def features(
     model: nn.Module, variables: Mapping[str, Any], images: Array, names: Sequence[str] = ()
 ) -> dict[str, Array]:
-    """The outputs of the named stages (all where none is named), in evaluation mode; jit-safe.
+    """The outputs of the named stages (default: all), in evaluation mode; can be jitted.
 
-    images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}; what comes after the last named stage is
-    not computed under jit. Raises InputError for a name that the network does not have.
+    images: (batch, height, width, channels) -> {"stem": (batch, h, w, c), "stage1": ...}. Under jit
+    the layers after the last named stage are not computed. Raises InputError for an unknown name.
     """
     require(not isinstance(names, str), "names", names, f"a list of stages, such as [{names!r}]")
     output: Any = model.apply(variables, images, mutable=["features"])
@@ -28,7 +28,10 @@ def features(
 
 
 def feature_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the stages' outputs for one image, by abstract evaluation. input_shape: (height, width, channels)."""
+    """Shapes of the stages' outputs for one image, by abstract evaluation.
+
+    input_shape: (height, width, channels).
+    """
     images = jax.ShapeDtypeStruct((1, *input_shape), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     order: list[str] = []

@@ -7,8 +7,8 @@
      1x1           3x3             5x5      1x1 "pool proj"
       +-------------+---------------+-------------+---- concatenation
 
-The naive module (Figure 2a) lacks the reductions and the projection: 3x3 and 5x5 see the whole input, and the pooled input is
-concatenated as it is, so that each module is deeper than the one before.
+The naive module (Figure 2a) has neither reductions nor projection: 3x3 and 5x5 see the full input,
+and the pooled input is concatenated directly, so that each module has more channels than the last.
 """
 
 from collections.abc import Callable
@@ -63,15 +63,17 @@ TABLE: dict[str, Row | None] = {
 AUXILIARY = ("4a", "4d")  # section 5: the modules whose outputs feed an auxiliary head
 
 INITIALIZATION = {
-    "paper": Initialization(),  # the paper is silent; He et al. 2015 (arXiv:1502.01852) is what its ReLUs ask for
+    # the paper is silent; He et al. 2015 (arXiv:1502.01852) is what its ReLUs ask for
+    "paper": Initialization(),
     "torchvision": Initialization(gaussian(0.01), gaussian(0.01), torch_bias),
 }
 
 
 class Inception(nn.Module):
-    """A row of Table 1: four branches over one map, concatenated. `reduce=False` is the naive module.
+    """An Inception module: four branches over one map, concatenated. reduce=False: naive module.
 
-    x: (batch, height, width, c) -> (batch, height, width, sum of the branches' filters; naive: c in place of the projection's).
+    x: (batch, height, width, c) -> (batch, height, width, sum of the branches' filters; in the
+    naive module c in place of the projection's).
     """
 
     row: Row
@@ -103,11 +105,12 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Section 5's classifier on an inner map: average to 4x4, 1x1 convolution, linear, 70 % dropout, linear.
+    """Auxiliary classifier (section 5): pool to 4x4, 1x1 convolution, linear, dropout, linear.
 
-    x: (batch, height, width, c) -> float32 logits (batch, num_classes). The kernel of "hidden" has a row for each height, width,
-    channel of the 4x4 map. `pool="5x5"` is the paper's window, of stride 3; maps that it does not turn into 4x4 are averaged over
-    4x4 regions that cover them. "adaptive" does that with all maps, as torchvision; at 14x14 the regions are 4x4 pixels, not 5x5.
+    x: (batch, height, width, c) -> float32 logits (batch, num_classes). The kernel of "hidden" has
+    a row per height, width and channel of the 4x4 map. `pool="5x5"` is the paper's window, of
+    stride 3; maps that it does not turn into 4x4 are averaged over 4x4 regions. "adaptive" does
+    that with all maps, as torchvision; at 14x14 the regions are 4x4 pixels, not 5x5.
     """
 
     num_classes: int
@@ -140,15 +143,17 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Table 1, with auxiliary heads on 4a and 4d. The defaults are the paper's; TORCHVISION holds what torchvision's differs in.
+    """Table 1, with auxiliary heads on 4a and 4d. Defaults: the paper; TORCHVISION: torchvision.
 
-    images: (batch, height, width, channels) floats of any size and channel count -> float32 logits (batch, num_classes).
-    The heads' float32 logits are sown into the collection "auxiliary" as "4a" and "4d", and computed only where it is mutable.
-    `width`: filters of the first convolution; all others scale with it (down to one), the heads' too.
-    `norm`: "none" is the paper's network, with biases and local response normalisation; the others have neither.
-    `reduce=False`: naive modules, and no 1x1 before the stem's 3x3. `pool4`: window of the last pool.
-    `largest_kernel`: "3x3" is torchvision's slip in the 5x5 branch (its issue 906). `auxiliary_pool`: see AuxiliaryHead.
-    Dropout takes the rng "dropout" while training. Raises InputError for a choice that is not allowed.
+    images: (batch, height, width, channels) floats of any size and number of channels -> float32
+    logits (batch, num_classes). The heads' float32 logits are sown into the collection "auxiliary"
+    as "4a" and "4d", and computed only where it is mutable. `width`: filters of the first
+    convolution; all others scale with it (at least one), the heads' too. `norm`: "none" is the
+    paper's network, with biases and local response normalisation; the others have neither.
+    `reduce=False`: naive modules, and no 1x1 before the stem's 3x3. `pool4`: window of the last
+    pool. `largest_kernel`: "3x3" is torchvision's bug in the 5x5 branch (its issue 906).
+    `auxiliary_pool`: see AuxiliaryHead. Dropout uses the rng "dropout" in training. Raises
+    InputError for a field's invalid value.
     """
 
     num_classes: int = 1000
@@ -242,9 +247,10 @@ TORCHVISION = {
 
 
 def conv_unit(conv: ModuleDef, norm: ModuleDef) -> Unit:
-    """unit(x, features, kernel, name, **options) -> ReLU of the normalised convolution; to be called in a compact module.
+    """The function unit(x, features, kernel, name, **options): convolution, normalisation, ReLU.
 
-    The normalisation has the convolution's name, "norm" for "conv" (conv3x3, norm3x3), or "_norm" behind it (reduce3x3_norm).
+    To be called in a compact module. The normalisation is named after the convolution: "norm" for
+    "conv" (conv3x3, norm3x3), or with "_norm" appended (reduce3x3_norm).
     """
 
     def unit(
@@ -257,16 +263,16 @@ def conv_unit(conv: ModuleDef, norm: ModuleDef) -> Unit:
 
 
 def auxiliary_wanted(module: nn.Module) -> bool:
-    """Whether auxiliary heads are to be computed: somebody collects their logits, or their parameters are being made."""
+    """Whether auxiliary heads are computed: to collect their logits, or to initialise them."""
     return module.is_initializing() or module.is_mutable_collection("auxiliary")
 
 
 def sow_auxiliary(module: nn.Module, name: str, logits: Any) -> None:
-    """Leave a head's logits in the collection "auxiliary", as they are; nothing while initialising."""
+    """Put a head's logits into the collection "auxiliary"; nothing while initialising."""
     if not module.is_initializing():
         module.sow("auxiliary", name, logits, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 def _pool(x: Array, window: int) -> Array:
-    """Max pool of stride 2 whose last window may hang over the edge, as in the Caffe release; so images of any size pass."""
+    """Max pool of stride 2 with partial windows at the end, as in the Caffe release."""
     return max_pool(x, window, 2, ceil=True)

@@ -1,7 +1,8 @@
-"""Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567) in torchvision's layout, which is that of the released weights.
+"""Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567) in torchvision's layout, for its weights.
 
-At 299 pixels: five convolutions and two pools (stem), three modules at 35x35 (Figure 5), a reduction, four at 17x17 whose 7x7 are
-factorised into 1x7 and 7x1 (Figure 6), a reduction, two at 8x8 with branches that fan out (Figure 7), average pool, linear.
+At 299 pixels: five convolutions and two pools (stem), three modules at 35x35 (Figure 5), a
+reduction, four at 17x17 whose 7x7 are factorised into 1x7 and 7x1 (Figure 6), a reduction, two at
+8x8 with branches that fan out (Figure 7), average pool, linear.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ Step = Conv | Fan | Literal["average pool", "max pool"]
 Branches = dict[str, tuple[Step, ...]]
 
 STEM: tuple[Step, ...] = (
-    Conv(3, 32, 2, 0), Conv(3, 32, 1, 0), Conv(3, 64), "max pool", Conv(1, 80), Conv(3, 192, 1, 0), "max pool",
+    Conv(3, 32, 2, 0), Conv(3, 32, 1, 0), Conv(3, 64), "max pool",
+    Conv(1, 80), Conv(3, 192, 1, 0), "max pool",
 )  # fmt: skip
 
 
@@ -117,9 +119,8 @@ class _Initialization(NamedTuple):
 
 
 INITIALIZATION = {
-    "paper": _Initialization(
-        Initialization(), he_normal, Initialization()
-    ),  # the paper is silent, as on GoogLeNet
+    # the paper is silent, as on GoogLeNet
+    "paper": _Initialization(Initialization(), he_normal, Initialization()),
     "torchvision": _Initialization(
         Initialization(gaussian(0.1), gaussian(0.1), torch_bias),
         gaussian(0.01),
@@ -129,7 +130,10 @@ INITIALIZATION = {
 
 
 class Mixed(nn.Module):
-    """The branches of a module over one map, concatenated. x: (batch, height, width, c) -> (batch, height', width', filters)."""
+    """A module: branches over one map, concatenated.
+
+    x: (batch, height, width, c) -> (batch, height', width', filters).
+    """
 
     branches: tuple[tuple[str, tuple[Step, ...]], ...]  # name and steps of each
     width: int
@@ -143,9 +147,10 @@ class Mixed(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Section 4's classifier: 5x5 average pool of stride 3, 1x1, 5x5, average, linear.
+    """Auxiliary classifier (section 4): 5x5 average pool of stride 3, 1x1, 5x5, average, linear.
 
-    x: (batch, height, width, c), 17 pixels or more a side -> float32 logits (batch, num_classes).
+    x: (batch, height, width, c), at least 17 pixels high and wide -> float32 logits (batch,
+    num_classes).
     """
 
     num_classes: int
@@ -179,11 +184,12 @@ class AuxiliaryHead(nn.Module):
 class InceptionV3(nn.Module):
     """Stem, eleven modules, average pool, linear; an auxiliary head on the last module of 17x17.
 
-    images: (batch, height, width, channels) floats, 75 pixels or more a side -> float32 logits (batch, num_classes).
-    The head's float32 logits are sown into the collection "auxiliary" as "6e", and computed only where it is mutable, which takes
-    images of 299 pixels or more. `width`: filters of the first convolution; all others scale with it (down to one), the head's too.
-    Dropout takes the rng "dropout" while training. With norm="none" the convolutions have biases.
-    Raises InputError for images that are too small and for a choice that is not allowed.
+    images: (batch, height, width, channels) floats, at least 75 pixels high and wide -> float32
+    logits (batch, num_classes). The head's float32 logits are sown into the collection "auxiliary"
+    as "6e", and computed only where it is mutable, which takes images of 299 pixels or more.
+    `width`: filters of the first convolution; all others scale with it (at least one), the head's
+    too. Dropout uses the rng "dropout" in training. With norm="none" the convolutions have biases.
+    Raises InputError for images that are too small and for a field's invalid value.
     """
 
     num_classes: int = 1000
@@ -202,7 +208,8 @@ class InceptionV3(nn.Module):
         x = as_images(images, self.dtype)
         if min(images.shape[1:3]) < SMALLEST:
             raise InputError(
-                f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs {SMALLEST} or more a side"
+                f"images are {images.shape[1]}x{images.shape[2]} pixels; Inception-v3 needs "
+                f"{SMALLEST} or more a side"
             )
         init, wide = INITIALIZATION[self.initialization], at_least_float32(self.dtype)
         conv = conv_factory(
@@ -230,21 +237,23 @@ class InceptionV3(nn.Module):
         return dense(self.num_classes, x.shape[-1], init.net, wide, self.param_dtype, "head")(x)
 
     def _auxiliary_map(self, x: Array, shape: Sequence[int]) -> Array:
-        """The map for the head; its parameters do not depend on the size, so while they are made any image size will do."""
+        """The map for the head, or zeros of its size while initialising from small images."""
         if self.is_initializing():
             return jnp.zeros((x.shape[0], AUXILIARY_MAP, AUXILIARY_MAP, x.shape[-1]), x.dtype)
         if min(x.shape[1:3]) < AUXILIARY_MAP:
             raise InputError(
-                f"images are {shape[1]}x{shape[2]} pixels; the auxiliary head of Inception-v3 needs 299 or more a side: "
-                "give larger images, set auxiliary=False, or do not collect 'auxiliary'"
+                f"images are {shape[1]}x{shape[2]} pixels; the auxiliary head of Inception-v3 "
+                "needs 299 or more a side: give larger images, set auxiliary=False, or do not "
+                "collect 'auxiliary'"
             )
         return x
 
 
 def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> Array:
-    """The steps in turn. Convolutions are name_conv1, name_conv2, ...; a fan's name_conv2a and name_conv2b; a lone one's name_conv.
+    """Apply the steps of a branch in turn; to be called in a compact module.
 
-    x: (batch, height, width, c) -> (batch, height', width', filters); to be called in a compact module.
+    Convolutions are named name_conv1, name_conv2, ...; a fan's name_conv2a and name_conv2b; a
+    single one name_conv. x: (batch, height, width, c) -> (batch, height', width', filters).
     """
     lone = sum(not isinstance(step, str) for step in steps) == 1
     number = 0
@@ -276,5 +285,5 @@ def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> A
 
 
 def scaled(filters: int, width: int) -> int:
-    """Filters of a layer in a net whose first convolution has `width` filters in place of 32."""
+    """Filters of a layer in a network whose first convolution has `width` filters, not 32."""
     return max(1, filters * width // 32)

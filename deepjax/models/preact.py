@@ -1,17 +1,19 @@
-"""Residual networks with full pre-activation: norm and ReLU before each convolution, nothing but the sum on the shortcut.
+"""Pre-activation residual networks: norm and ReLU before each convolution, identity shortcuts.
 
-He et al. 2016 (arXiv:1603.05027, Figure 4e) and Wide ResNet (Zagoruyko and Komodakis 2016, arXiv:1605.07146):
+He et al. 2016 (arXiv:1603.05027, Figure 4e) and Wide ResNet (Zagoruyko and Komodakis 2016,
+arXiv:1605.07146):
 
-| stage  | map | ImageNet 50 (stages 3, 4, 6, 3)  | CIFAR 164, 1001 (n = 18, 111)  | WRN-d-k (n = (d - 4) / 6) |
-|--------|-----|----------------------------------|--------------------------------|---------------------------|
-| stem   |     | 7x7, 64, stride 2; 3x3 max pool  | 3x3, 16                        | 3x3, 16                   |
-| stage1 | 1   | [1x1, 64; 3x3, 64; 1x1, 256]     | [1x1, 16; 3x3, 16; 1x1, 64]    | [3x3, 16k; 3x3, 16k]      |
-| stage2 | 1/2 | [1x1, 128; 3x3, 128; 1x1, 512]   | [1x1, 32; 3x3, 32; 1x1, 128]   | [3x3, 32k; 3x3, 32k]      |
-| stage3 | 1/4 | [1x1, 256; 3x3, 256; 1x1, 1024]  | [1x1, 64; 3x3, 64; 1x1, 256]   | [3x3, 64k; 3x3, 64k]      |
-| stage4 | 1/8 | [1x1, 512; 3x3, 512; 1x1, 2048]  |                                |                           |
-| head   | 1   | norm, ReLU, average pool, linear | the same                       | the same                  |
+| stage  | ImageNet 50 (3, 4, 6, 3)        | CIFAR 164 (n = 18)           | WRN-d-k              |
+|--------|---------------------------------|------------------------------|----------------------|
+| stem   | 7x7, 64, stride 2; 3x3 max pool | 3x3, 16                      | 3x3, 16              |
+| stage1 | [1x1, 64; 3x3, 64; 1x1, 256]    | [1x1, 16; 3x3, 16; 1x1, 64]  | [3x3, 16k; 3x3, 16k] |
+| stage2 | [1x1, 128; 3x3, 128; 1x1, 512]  | [1x1, 32; 3x3, 32; 1x1, 128] | [3x3, 32k; 3x3, 32k] |
+| stage3 | [1x1, 256; 3x3, 256; 1x1, 1024] | [1x1, 64; 3x3, 64; 1x1, 256] | [3x3, 64k; 3x3, 64k] |
+| stage4 | [1x1, 512; 3x3, 512; 1x1, 2048] |                              |                      |
 
-A projection takes the pre-activated input, as in the authors' resnet-pre-act.lua; it has no norm of its own.
+CIFAR 1001 has n = 111, WRN-d-k n = (d - 4) / 6 blocks per stage; later stages halve the map. The
+head is norm, ReLU, average pool, linear. A projection takes the pre-activated input, as in the
+authors' resnet-pre-act.lua, and has no norm.
 """
 
 from typing import Literal
@@ -39,7 +41,7 @@ from deepjax.models.resnet import INITIALIZATION, STAGES, Block, Stem, StrideIn
 
 
 class PreActBlock(nn.Module):
-    """Norm, ReLU, convolution, two (basic) or three (bottleneck) times, added to the shortcut."""
+    """Pre-activation block: norm, ReLU, convolution, two (basic) or three times; the shortcut."""
 
     block: Block
     channels: int
@@ -83,11 +85,13 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Stem, stages of pre-activated blocks, norm, ReLU, average pool, linear. `residual=False` is the plain twin.
+    """Stem, stages of pre-activation blocks, norm, ReLU, average pool, linear.
 
-    images: (batch, height, width, channels) floats of any size and channel count -> float32 logits (batch, num_classes).
-    `width`: filters of the first stage's 3x3 convolutions, doubled by each later stage. `stem_width`: filters of the stem.
-    `dropout`: between the convolutions of a basic block (Wide ResNet, section 2.4). The other fields are those of `ResNet`.
+    images: (batch, height, width, channels) floats of any size and number of channels -> float32
+    logits (batch, num_classes). residual=False: the plain twin. `width`: filters of the first
+    stage's 3x3 convolutions, doubled by each later stage. `stem_width`: filters of the stem.
+    `dropout`: between the convolutions of a basic block (Wide ResNet, section 2.4). The other
+    fields are those of `ResNet`.
     """
 
     stages: tuple[int, ...] = STAGES[50]
@@ -148,7 +152,7 @@ class PreActResNet(nn.Module):
 
 
 def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
-    """As the stem of `ResNet`, but its last norm and ReLU are left to the first block; called in a compact module."""
+    """The stem of `ResNet` without its last norm and ReLU, which the first block has."""
     if kind == "cifar":
         return conv(width, 3, name="stem_conv")(x)
     if kind == "imagenet":
@@ -165,7 +169,7 @@ def preact_stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleD
 
 
 def preact_stages(depth: int) -> tuple[int, int, int]:
-    """Blocks of each stage of a CIFAR network with bottlenecks, 9n + 2 layers; raises ValueError for any other depth.
+    """Blocks per stage of a CIFAR bottleneck network, 9n + 2 layers; ValueError for another depth.
 
     >>> preact_stages(164)
     (18, 18, 18)

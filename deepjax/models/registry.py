@@ -1,4 +1,4 @@
-"""Networks by name: looked up, listed, made."""
+"""Networks by name: list, look up, create."""
 
 import dataclasses
 import fnmatch
@@ -23,7 +23,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """The row of a network: exact parameters and multiply-adds, input shape, paper and table; InputError for an unknown name.
+    """The table's row of a network; raises InputError for an unknown name.
 
     >>> model_info("cifar_resnet20").params
     269722

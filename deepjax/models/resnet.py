@@ -1,18 +1,21 @@
-"""The residual networks of He et al. 2015 (arXiv:1512.03385), their plain twins, and what grew out of the same table.
+"""Residual networks (He et al. 2015, arXiv:1512.03385), their plain twins, and later variants.
 
-ImageNet (Table 1)          CIFAR (section 4.2)
+ImageNet (Table 1):
 
-| stage  | map | 18, 34            | 50, 101, 152                           | stage  | map | blocks                |
-|--------|-----|-------------------|----------------------------------------|--------|-----|-----------------------|
-| stem   | 112 | 7x7, 64, stride 2; 3x3 max pool, stride 2                  | stem   | 32  | 3x3, 16               |
-| stage1 | 56  | [3x3, 64; 3x3]    | [1x1, 64; 3x3, 64; 1x1, 256]           | stage1 | 32  | [3x3, 16; 3x3] x n    |
-| stage2 | 28  | [3x3, 128; 3x3]   | [1x1, 128; 3x3, 128; 1x1, 512]         | stage2 | 16  | [3x3, 32; 3x3] x n    |
-| stage3 | 14  | [3x3, 256; 3x3]   | [1x1, 256; 3x3, 256; 1x1, 1024]        | stage3 | 8   | [3x3, 64; 3x3] x n    |
-| stage4 | 7   | [3x3, 512; 3x3]   | [1x1, 512; 3x3, 512; 1x1, 2048]        |        |     |                       |
-| head   | 1   | average pool, linear                                       | head   | 1   | average pool, linear  |
+| stage  | map | 18, 34          | 50, 101, 152                   |
+|--------|-----|-----------------|--------------------------------|
+| stem   | 112 | 7x7, 64, stride 2; 3x3 max pool, stride 2        |
+| stage1 | 56  | [3x3, 64; 3x3]  | [1x1, 64; 3x3, 64; 1x1, 256]   |
+| stage2 | 28  | [3x3, 128; 3x3] | [1x1, 128; 3x3, 128; 1x1, 512] |
+| stage3 | 14  | [3x3, 256; 3x3] | [1x1, 256; 3x3, 256; 1x1, 1024]|
+| stage4 | 7   | [3x3, 512; 3x3] | [1x1, 512; 3x3, 512; 1x1, 2048]|
+| head   | 1   | average pool, linear                             |
 
-Wide ResNet (arXiv:1605.07146) widens the 3x3 of a bottleneck, ResNeXt (arXiv:1611.05431) also groups it, and ResNet-D
-(arXiv:1812.01187) has a stem of three 3x3 and pools before a projection.
+CIFAR (section 4.2): a 3x3 stem of 16 filters; stages of n blocks [3x3; 3x3] with 16 filters on maps
+of 32, 32 filters on 16 and 64 filters on 8; average pool, linear.
+
+Wide ResNet (arXiv:1605.07146) widens the 3x3 of a bottleneck, ResNeXt (arXiv:1611.05431) also
+groups it, and ResNet-D (arXiv:1812.01187) has a stem of three 3x3 and pools before a projection.
 """
 
 import math
@@ -67,9 +70,10 @@ Block = Literal["basic", "bottleneck"]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions (basic), or 1x1, 3x3, 1x1 (bottleneck), and the shortcut around them; ReLU after the sum.
+    """Two 3x3 convolutions (basic) or 1x1, 3x3, 1x1 (bottleneck), a shortcut, ReLU after the sum.
 
-    Shortcuts where the shape changes: A pads with zeros, B projects, D averages and projects; C projects everywhere.
+    Shortcuts where the shape changes: A pads with zeros, B projects, D averages and projects; C
+    projects everywhere.
     """
 
     block: Block
@@ -123,15 +127,17 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of equal blocks, average pool, linear. `residual=False` is the plain twin: equal shapes, no shortcut.
+    """Stem, stages of equal blocks, average pool, linear. residual=False: the plain twin.
 
-    images: (batch, height, width, channels) floats of any size and channel count -> float32 logits (batch, num_classes).
-    `width`: filters of the first stage, doubled by each later one. A bottleneck's 3x3 has `groups` groups of
-    width * group_width / 64 filters and its output four times the stage's width.
-    `stride_in`: which convolution of a bottleneck strides: "1x1" as in the paper (v1), "3x3" as in torchvision (v1.5).
-    `zero_init`: the last scale of each block starts at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
-    `scan`: the equal blocks of a stage run as one scanned block, whose parameters `deepjax.models.stack_blocks` stacks.
-    With norm="none" the convolutions have biases. Raises InputError for a choice that is not allowed.
+    images: (batch, height, width, channels) floats of any size and number of channels -> float32
+    logits (batch, num_classes). The plain twin has the same shapes and no shortcuts. `width`:
+    filters of the first stage, doubled by each later one. A bottleneck's 3x3 has `groups` groups
+    and width * group_width / 64 filters in each; its output has four times the stage's width.
+    `stride_in`: which convolution of a bottleneck strides: "1x1" as in the paper (v1), "3x3" as in
+    torchvision (v1.5). `zero_init`: the last scale of each block starts at zero (Goyal et al. 2017,
+    arXiv:1706.02677, 5.1). `scan`: the equal blocks of a stage run as one scanned block;
+    `deepjax.models.stack_blocks` stacks their parameters. With norm="none" the convolutions have
+    biases. Raises InputError for a field's invalid value.
     """
 
     stages: tuple[int, ...] = STAGES[50]
@@ -197,7 +203,7 @@ class ResNet(nn.Module):
 
 
 def _check_groups(model: ResNet) -> None:
-    """Raise InputError where the groups of a block's 3x3 would not have whole numbers of filters."""
+    """Raise InputError where groups of a block's 3x3 would have fractional numbers of filters."""
     if model.block == "basic":
         require(
             model.width % model.groups == 0,
@@ -207,7 +213,8 @@ def _check_groups(model: ResNet) -> None:
         )
         return
     product = model.width * model.group_width
-    rule = f"with group_width={model.group_width} a multiple of {64 // math.gcd(64, model.group_width)}"
+    multiple = 64 // math.gcd(64, model.group_width)
+    rule = f"with group_width={model.group_width} a multiple of {multiple}"
     require(
         product % 64 == 0,
         "width",
@@ -217,7 +224,7 @@ def _check_groups(model: ResNet) -> None:
 
 
 def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
-    """What comes before the stages: 7x7 and a pool, three 3x3 and a pool (ResNet-D), or one 3x3 (CIFAR); for a compact module."""
+    """The stem: 7x7 and pool, three 3x3 and pool (ResNet-D), or one 3x3 (CIFAR)."""
     if kind == "cifar":
         return nn.relu(norm(name="stem_norm")(conv(width, 3, name="stem_conv")(x)))
     if kind == "imagenet":
@@ -232,7 +239,7 @@ def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> 
         x = nn.relu(norm(name="stem_norm1")(conv(width // 2, 3, 2, name="stem_conv1")(x)))
         x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
         x = conv(width, 3, name="stem_conv")(x)
-    # ReLU after the pool, which is the same to the bit, gradients too: it sees a quarter of the pixels.
+    # ReLU after the pool is bitwise identical, gradients too, on a quarter of the pixels.
     return nn.relu(max_pool(norm(name="stem_norm")(x), 3, 2, padding=1))
 
 
@@ -245,7 +252,8 @@ def cifar_stages(depth: int) -> tuple[int, int, int]:
     if depth < 8 or (depth - 2) % 6:
         nearest = max(8, round((depth - 2) / 6) * 6 + 2)
         raise ValueError(
-            f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is {nearest}"
+            f"depth is {depth}; a CIFAR ResNet has 6n + 2 layers (8, 14, 20, ...), the nearest is "
+            f"{nearest}"
         )
     blocks = (depth - 2) // 6
     return blocks, blocks, blocks

@@ -1,4 +1,4 @@
-"""The table of names: what each network is, its exact size, the paper and table that it comes from, and known weights."""
+"""The table of networks: build function, exact size, paper and table, known weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from flax import linen as nn
 from deepjax.models.googlenet import TORCHVISION, GoogLeNet
 from deepjax.models.inception_v3 import InceptionV3
 from deepjax.models.layers.norms import Norm
-from deepjax.models.normfree import NFResNet, NormFreeResNet
+from deepjax.models.nf_resnet import NFResNet
+from deepjax.models.normfree import NormFreeResNet
 from deepjax.models.preact import PreActResNet, preact_stages, wide_stages
 from deepjax.models.resnet import STAGES, ResNet, cifar_stages
 from deepjax.models.vgg import VGG, Configuration
-from deepjax.models.weights_table import KNOWN_WEIGHTS
+from deepjax.models.weights_table import PUBLIC_WEIGHTS
 
 VGG_PAPER = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
@@ -37,9 +38,11 @@ CIFAR = (32, 32, 3)
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A row of the table: exact parameters and multiply-adds of convolutions and linear layers at `input_shape`, in evaluation.
+    """A network: exact parameters and multiply-adds, input shape, paper and table.
 
-    `weights`: known public weights and their top-1 accuracy on ImageNet in percent, as their source states it.
+    `macs`: multiply-adds of convolutions and linear layers at `input_shape`, in evaluation.
+    `weights`: known public weights and their top-1 accuracy on ImageNet in per cent, as their
+    source states it.
     """
 
     name: str
@@ -55,7 +58,8 @@ class ModelInfo:
 def _row(
     name: str, params: int, macs: int, paper: str, table: str, build: Callable[..., nn.Module]
 ) -> ModelInfo:
-    return ModelInfo(name, params, macs, IMAGENET, paper, table, build, KNOWN_WEIGHTS.get(name, ()))
+    weights = tuple((source, row.top1) for source, row in PUBLIC_WEIGHTS.get(name, {}).items())
+    return ModelInfo(name, params, macs, IMAGENET, paper, table, build, weights)
 
 
 def _cifar(
@@ -119,11 +123,7 @@ ROWS = (
     _row("vgg11_bn", 132_868_840, 7_609_090_048, VGG_PAPER, "Table 1, A", _vgg("A", "batch")),
     _row("vgg11_lrn", 132_863_336, 7_609_090_048, VGG_PAPER, "Table 1, A-LRN", _vgg("A-LRN")),
     _row(
-        "vgg11_lrn_bn",
-        132_868_840,
-        7_609_090_048,
-        VGG_PAPER,
-        "Table 1, A-LRN",
+        "vgg11_lrn_bn", 132_868_840, 7_609_090_048, VGG_PAPER, "Table 1, A-LRN",
         _vgg("A-LRN", "batch"),
     ),
     _row("vgg13", 133_047_848, 11_308_466_176, VGG_PAPER, "Table 1, B", _vgg("B")),
@@ -137,32 +137,21 @@ ROWS = (
     # GoogLeNet and Inception, their auxiliary heads included
     _row("googlenet", 13_378_280, 1_582_671_872, GOOGLENET, "Table 1", partial(GoogLeNet)),
     _row(
-        "googlenet_bn",
-        13_385_816,
-        1_582_671_872,
-        BN_INCEPTION,
-        "section 4.2",
+        "googlenet_bn", 13_385_816, 1_582_671_872, BN_INCEPTION, "section 4.2",
         partial(GoogLeNet, norm="batch"),
     ),
     _row(
-        "googlenet_tv",
-        13_004_888,
-        1_498_376_192,
-        GOOGLENET,
-        "torchvision",
+        "googlenet_tv", 13_004_888, 1_498_376_192, GOOGLENET, "torchvision",
         partial(GoogLeNet, **TORCHVISION),
     ),
     _row(
-        "googlenet_naive",
-        104_270_216,
-        12_555_216_000,
-        GOOGLENET,
-        "Figure 2a",
+        "googlenet_naive", 104_270_216, 12_555_216_000, GOOGLENET, "Figure 2a",
         partial(GoogLeNet, reduce=False),
     ),
     dataclasses.replace(
         _row(
-            "inception_v3", 27_161_264, 5_713_216_096, INCEPTION_V3, "Table 1", partial(InceptionV3)
+            "inception_v3", 27_161_264, 5_713_216_096, INCEPTION_V3, "Table 1",
+            partial(InceptionV3),
         ),
         input_shape=(299, 299, 3),
     ),
@@ -175,10 +164,12 @@ ROWS = (
     _row("resnet200", 64_673_832, 15_007_481_856, PREACT, "Table 5", _resnet(200)),
     _row("resnet50_v1", 25_557_032, 3_857_973_248, RESNET, "Table 1", _resnet(50, stride_in="1x1")),
     _row(
-        "resnet101_v1", 44_549_160, 7_570_194_432, RESNET, "Table 1", _resnet(101, stride_in="1x1")
+        "resnet101_v1", 44_549_160, 7_570_194_432, RESNET, "Table 1",
+        _resnet(101, stride_in="1x1"),
     ),
     _row(
-        "resnet152_v1", 60_192_808, 11_282_415_616, RESNET, "Table 1", _resnet(152, stride_in="1x1")
+        "resnet152_v1", 60_192_808, 11_282_415_616, RESNET, "Table 1",
+        _resnet(152, stride_in="1x1"),
     ),
     _row("plain18", 11_515_688, 1_794_805_760, RESNET, "Table 2", _resnet(18, residual=False)),
     _row("plain34", 21_623_848, 3_644_493_824, RESNET, "Table 2", _resnet(34, residual=False)),
@@ -186,46 +177,27 @@ ROWS = (
     _row("resnet34_a", 21_623_848, 3_644_493_824, RESNET, "Table 3, A", _resnet(34, shortcut="A")),
     # Wide ResNet, ResNeXt, ResNet-D, group normalisation
     _row(
-        "wide_resnet50_2", 68_883_240, 11_398_021_120, WRN, "ImageNet", _resnet(50, group_width=128)
+        "wide_resnet50_2", 68_883_240, 11_398_021_120, WRN, "ImageNet",
+        _resnet(50, group_width=128),
     ),
     _row(
-        "wide_resnet101_2",
-        126_886_696,
-        22_753_050_624,
-        WRN,
-        "ImageNet",
+        "wide_resnet101_2", 126_886_696, 22_753_050_624, WRN, "ImageNet",
         _resnet(101, group_width=128),
     ),
     _row(
-        "resnext50_32x4d",
-        25_028_904,
-        4_230_479_872,
-        RESNEXT,
-        "Table 1",
+        "resnext50_32x4d", 25_028_904, 4_230_479_872, RESNEXT, "Table 1",
         _resnet(50, groups=32, group_width=4),
     ),
     _row(
-        "resnext101_32x4d",
-        44_177_704,
-        7_969_996_800,
-        RESNEXT,
-        "section 5.1",
+        "resnext101_32x4d", 44_177_704, 7_969_996_800, RESNEXT, "section 5.1",
         _resnet(101, groups=32, group_width=4),
     ),
     _row(
-        "resnext101_32x8d",
-        88_791_336,
-        16_414_015_488,
-        RESNEXT,
-        "section 5.1",
+        "resnext101_32x8d", 88_791_336, 16_414_015_488, RESNEXT, "section 5.1",
         _resnet(101, groups=32, group_width=8),
     ),
     _row(
-        "resnext101_64x4d",
-        83_455_272,
-        15_460_270_080,
-        RESNEXT,
-        "section 5.1",
+        "resnext101_64x4d", 83_455_272, 15_460_270_080, RESNEXT, "section 5.1",
         _resnet(101, groups=64, group_width=4),
     ),
     _row("resnet18d", 11_708_744, 2_053_713_920, RESNET_D, "Figure 2", _resnet(18, **_DEEP)),
@@ -235,7 +207,7 @@ ROWS = (
     _row("resnet152d", 60_212_040, 11_753_267_200, RESNET_D, "Figure 2", _resnet(152, **_DEEP)),
     _row("resnet200d", 64_693_064, 15_247_122_432, RESNET_D, "Figure 2", _resnet(200, **_DEEP)),
     _row(
-        "resnet50_gn", 25_557_032, 4_089_184_256, GROUP_NORM, "Table 1", _resnet(50, norm="group")
+        "resnet50_gn", 25_557_032, 4_089_184_256, GROUP_NORM, "Table 1", _resnet(50, norm="group"),
     ),
     # Pre-activation
     _row("resnetv2_18", 11_687_720, 1_814_073_344, PREACT, "Figure 4e", _resnetv2(18)),
@@ -249,31 +221,19 @@ ROWS = (
     _row("resnetv2_50d", 25_568_584, 4_328_824_832, RESNET_D, "Figure 2", _resnetv2(50, **_DEEP)),
     _row("resnetv2_101d", 44_560_712, 8_041_046_016, RESNET_D, "Figure 2", _resnetv2(101, **_DEEP)),
     _row(
-        "resnetv2_152d", 60_204_360, 11_753_267_200, RESNET_D, "Figure 2", _resnetv2(152, **_DEEP)
+        "resnetv2_152d", 60_204_360, 11_753_267_200, RESNET_D, "Figure 2", _resnetv2(152, **_DEEP),
     ),
     # Without normalisation
     _row(
-        "nf_resnet50",
-        25_557_032,
-        4_089_184_256,
-        NF,
-        "section 5",
+        "nf_resnet50", 25_557_032, 4_089_184_256, NF, "section 5",
         partial(NFResNet, stages=STAGES[50]),
     ),
     _row(
-        "nf_resnet101",
-        44_549_160,
-        7_801_405_440,
-        NF,
-        "section 5",
+        "nf_resnet101", 44_549_160, 7_801_405_440, NF, "section 5",
         partial(NFResNet, stages=STAGES[101]),
     ),
     _row(
-        "fixup_resnet50",
-        25_504_026,
-        4_089_184_256,
-        FIXUP,
-        "section 4.2",
+        "fixup_resnet50", 25_504_026, 4_089_184_256, FIXUP, "section 4.2",
         partial(NormFreeResNet, scheme="fixup"),
     ),
     # CIFAR
@@ -282,127 +242,72 @@ ROWS = (
     _cifar("cifar_resnet44", 658_586, 97_174_144, RESNET, "Table 6", _plain_or_residual(44, True)),
     _cifar("cifar_resnet56", 853_018, 125_485_696, RESNET, "Table 6", _plain_or_residual(56, True)),
     _cifar(
-        "cifar_resnet110", 1_727_962, 252_887_680, RESNET, "Table 6", _plain_or_residual(110, True)
+        "cifar_resnet110", 1_727_962, 252_887_680, RESNET, "Table 6",
+        _plain_or_residual(110, True),
     ),
     _cifar(
-        "cifar_resnet1202",
-        19_421_274,
-        2_829_238_912,
-        RESNET,
-        "Table 6",
+        "cifar_resnet1202", 19_421_274, 2_829_238_912, RESNET, "Table 6",
         _plain_or_residual(1202, True),
     ),
     _cifar(
-        "cifar_plain20",
-        269_722,
-        40_551_040,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain20", 269_722, 40_551_040, RESNET, "Figure 6 (left)",
         _plain_or_residual(20, False),
     ),
     _cifar(
-        "cifar_plain32",
-        464_154,
-        68_862_592,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain32", 464_154, 68_862_592, RESNET, "Figure 6 (left)",
         _plain_or_residual(32, False),
     ),
     _cifar(
-        "cifar_plain44",
-        658_586,
-        97_174_144,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain44", 658_586, 97_174_144, RESNET, "Figure 6 (left)",
         _plain_or_residual(44, False),
     ),
     _cifar(
-        "cifar_plain56",
-        853_018,
-        125_485_696,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain56", 853_018, 125_485_696, RESNET, "Figure 6 (left)",
         _plain_or_residual(56, False),
     ),
     _cifar(
-        "cifar_plain110",
-        1_727_962,
-        252_887_680,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain110", 1_727_962, 252_887_680, RESNET, "Figure 6 (left)",
         _plain_or_residual(110, False),
     ),
     _cifar(
-        "cifar_plain1202",
-        19_421_274,
-        2_829_238_912,
-        RESNET,
-        "Figure 6 (left)",
+        "cifar_plain1202", 19_421_274, 2_829_238_912, RESNET, "Figure 6 (left)",
         _plain_or_residual(1202, False),
     ),
     _cifar("cifar_preact110", 1_727_962, 252_887_680, PREACT, "Table 3", _basic_preact(110)),
     _cifar("cifar_preact164", 1_703_258, 244_500_992, PREACT, "Table 4", _preact(164)),
     _cifar("cifar_preact1001", 10_327_706, 1_487_849_984, PREACT, "Table 4", _preact(1001)),
     _cifar(
-        "cifar_fixup20",
-        268_393,
-        40_551_040,
-        FIXUP,
-        "section 4.1",
+        "cifar_fixup20", 268_393, 40_551_040, FIXUP, "section 4.1",
         _normfree("fixup", 20, shortcut="A"),
     ),
     _cifar(
-        "cifar_fixup56",
-        849_091,
-        125_485_696,
-        FIXUP,
-        "section 4.1",
+        "cifar_fixup56", 849_091, 125_485_696, FIXUP, "section 4.1",
         _normfree("fixup", 56, shortcut="A"),
     ),
     _cifar(
-        "cifar_fixup110",
-        1_720_138,
-        252_887_680,
-        FIXUP,
-        "section 4.1",
+        "cifar_fixup110", 1_720_138, 252_887_680, FIXUP, "section 4.1",
         _normfree("fixup", 110, shortcut="A"),
     ),
     _cifar(
-        "cifar_skipinit20", 271_683, 40_813_184, SKIPINIT, "section 3", _normfree("skipinit", 20)
+        "cifar_skipinit20", 271_683, 40_813_184, SKIPINIT, "section 3", _normfree("skipinit", 20),
     ),
     _cifar(
-        "cifar_skipinit56", 853_653, 125_747_840, SKIPINIT, "section 3", _normfree("skipinit", 56)
+        "cifar_skipinit56", 853_653, 125_747_840, SKIPINIT, "section 3", _normfree("skipinit", 56),
     ),
     _cifar(
-        "cifar_skipinit110",
-        1_726_608,
-        253_149_824,
-        SKIPINIT,
-        "section 3",
+        "cifar_skipinit110", 1_726_608, 253_149_824, SKIPINIT, "section 3",
         _normfree("skipinit", 110),
     ),
     _cifar(
-        "cifar_rezero20",
-        269_731,
-        40_551_040,
-        REZERO,
-        "section 5",
+        "cifar_rezero20", 269_731, 40_551_040, REZERO, "section 5",
         _normfree("rezero", 20, shortcut="A", norm="batch"),
     ),
     _cifar(
-        "cifar_rezero56",
-        853_045,
-        125_485_696,
-        REZERO,
-        "section 5",
+        "cifar_rezero56", 853_045, 125_485_696, REZERO, "section 5",
         _normfree("rezero", 56, shortcut="A", norm="batch"),
     ),
     _cifar(
-        "cifar_rezero110",
-        1_728_016,
-        252_887_680,
-        REZERO,
-        "section 5",
+        "cifar_rezero110", 1_728_016, 252_887_680, REZERO, "section 5",
         _normfree("rezero", 110, shortcut="A", norm="batch"),
     ),
     _cifar("cifar_nf20", 272_474, 40_813_184, NF, "section 4", _nf(20)),
@@ -424,9 +329,10 @@ ROWS = (
     _cifar("cifar_wrn40_10", 55_841_754, 8_074_483_968, WRN, "Table 1", _wide(40, 10)),
     _cifar("cifar_resnext29_1x64d", 4_914_250, 748_365_824, RESNEXT, "section 5.3", _resnext29(1)),
     _cifar(
-        "cifar_resnext29_8x64d", 34_426_698, 5_387_266_048, RESNEXT, "section 5.3", _resnext29(8)
+        "cifar_resnext29_8x64d", 34_426_698, 5_387_266_048, RESNEXT, "section 5.3", _resnext29(8),
     ),
     _cifar(
-        "cifar_resnext29_16x64d", 68_155_210, 10_688_866_304, RESNEXT, "section 5.3", _resnext29(16)
+        "cifar_resnext29_16x64d", 68_155_210, 10_688_866_304, RESNEXT, "section 5.3",
+        _resnext29(16),
     ),
-)
+)  # fmt: skip

@@ -8,7 +8,8 @@
 | 3 3      | 3 3   | 3 3     | 3 3 1        | 3 3 3   | 3 3 3 3 | 512     |
 | 3 3      | 3 3   | 3 3     | 3 3 1        | 3 3 3   | 3 3 3 3 | 512     |
 
-The numbers are kernel sizes; a 2x2 max pool follows each row, then three fully connected layers: 4096, 4096, classes.
+The numbers are kernel sizes; a 2x2 max pool follows each row, then three fully connected layers:
+4096, 4096, classes.
 """
 
 from typing import Literal
@@ -53,10 +54,11 @@ INITIALIZATION = {
 
 
 class FullyConnected(nn.Module):
-    """A linear layer over a `window` x `window` map, slid over the map as a convolution where `slide` is set; equal weights.
+    """A linear layer over a window of a map; with `slide` over every window, as a convolution.
 
-    x: (batch, height, width, in) -> (batch, height - window + 1, width - window + 1, features); without `slide` the map must be
-    window x window. The kernel is (window * window * in, features), rows ordered by height, width, channel.
+    x: (batch, height, width, in) -> (batch, height - window + 1, width - window + 1, features);
+    without `slide` the map must be window x window. The kernel is (window * window * in, features),
+    rows ordered by height, width, channel.
     """
 
     features: int
@@ -79,7 +81,7 @@ class FullyConnected(nn.Module):
         x = x.astype(self.dtype)
         if self.slide:
             filters = kernel.reshape(self.window, self.window, channels, self.features)
-            x = valid_region.fill(x) if self.window > 1 else x
+            x = valid_region.mask_outside(x) if self.window > 1 else x
             y = lax.conv_general_dilated(
                 x, filters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
@@ -92,13 +94,14 @@ class FullyConnected(nn.Module):
 class VGG(nn.Module):
     """Five stages of small filters and three fully connected layers.
 
-    images: (batch, height, width, channels) floats, 32 pixels or more a side -> float32 logits (batch, num_classes).
-    `head="fc"`: the map is averaged to 7x7 where it has another size, as torchvision does; at 224 pixels nothing is averaged.
-    `head="conv"`: the same weights slide over the map and the scores are averaged: the paper's dense evaluation (section 3.2), for
-    images of 224 pixels or more.
-    `width`: filters of the first stage; the fully connected layers have 64 times as many.
-    `initialization`: "glorot", which section 3.1 recommends in the end; "paper", its Gaussian of variance 0.01 (meant for A alone;
-    the deeper networks began from a trained A); or "torchvision". Raises InputError for images that are too small.
+    images: (batch, height, width, channels) floats, at least 32 pixels high and wide -> float32
+    logits (batch, num_classes). Raises InputError for smaller images. `head="fc"`: a map of another
+    size is averaged to 7x7, as in torchvision; none is at 224 pixels. `head="conv"`: the same
+    weights slide over the map and the scores are averaged: the paper's dense evaluation (section
+    3.2), for images of 224 pixels or more. `width`: filters of the first stage; the fully connected
+    layers have 64 times as many. `initialization`: "glorot", which section 3.1 recommends in the
+    end; "paper", its Gaussian of variance 0.01 (for A alone; the deeper networks started from a
+    trained A); or "torchvision".
     """
 
     configuration: Configuration = "D"
@@ -126,11 +129,10 @@ class VGG(nn.Module):
                     self.width * WIDENING[stage - 1], kernel, name=f"stage{stage}_conv{layer}"
                 )(x)
                 x = norm(name=f"stage{stage}_norm{layer}")(x)
-                if (
-                    self.configuration == "A-LRN" and stage == 1
-                ):  # alpha is 1e-4 a neighbour, as Krizhevsky et al. have it
+                # alpha is 1e-4 per neighbour (Krizhevsky et al. 2012)
+                if self.configuration == "A-LRN" and stage == 1:
                     x = local_response_norm(nn.relu(x), 5, 5e-4, 0.75, 2.0)
-                # ReLU after the pool is the same to the bit, gradients too, and sees a quarter of the pixels.
+                # ReLU after the pool is bitwise identical, gradients too, on 1/4 of the pixels.
                 x = nn.relu(max_pool(x, 2, 2) if layer == len(kernels) else x)
             x = tag_stage(self, f"stage{stage}", x)
         return self._head(x, init, train)
@@ -152,12 +154,13 @@ class VGG(nn.Module):
         scores = FullyConnected(
             self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8"
         )(x)
-        return valid_region.mean(scores)
+        return valid_region.masked_mean(scores)
 
 
 def _check_size(shape: tuple[int, ...], head: str) -> None:
     least = 32 * MAP if head == "conv" else 32
     if min(shape[1:3]) < least:
         raise InputError(
-            f"images are {shape[1]}x{shape[2]} pixels; VGG with head={head!r} needs {least} or more a side"
+            f"images are {shape[1]}x{shape[2]} pixels; VGG with head={head!r} needs {least} or "
+            "more a side"
         )

@@ -1,4 +1,4 @@
-"""Runs the arms of a study: each arm at the best of a few learning rates, over several seeds; finished runs are not repeated."""
+"""Runs the arms of a study: each at the best of a few learning rates, over several seeds."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from deepjax.data import dataset_info
 from deepjax.errors import InputError, NonFiniteError, require
+from deepjax.study.arm_result import ArmResult
 from deepjax.study.workers import TaskReport
 from deepjax.training.config import OWN, TrainConfig, init_run_dir
 from deepjax.training.metrics_log import Row, read_rows
@@ -21,7 +22,7 @@ from deepjax.training.run_lock import NAME as LOCK
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One condition of a study: every rate is tried on the first seed, and the best one is repeated on the others."""
+    """One condition of a study: learning rates swept on the first seed, the best on the others."""
 
     name: str
     config: TrainConfig
@@ -30,69 +31,41 @@ class Arm:
     save_every: int = 0
     """Steps between checkpoints of a run; 0 for once an epoch."""
     make: Callable[..., nn.Module] | None = None
-    """Makes the network where its name starts with "own/": a module's class or a partial of one; takes num_classes and dtype."""
+    """Makes the network, for a model name that starts with "own/".
+
+    A module's class or a partial of one; takes num_classes and dtype.
+    """
 
     def __post_init__(self) -> None:
-        named = (
-            re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
-        )  # it names a folder, and must stay in its own
-        require(named, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
+        # The name is a directory's, which must stay inside the study's.
+        valid = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
+        require(valid, "arm", self.name, "letters, digits, '_', and after the first '.' and '-'")
 
     @property
     def total_steps(self) -> int:
         """Steps of all its runs."""
         return (len(self.rates) + len(self.seeds) - 1) * self.config.total_steps
 
-    def run(self, rate: float, seed: int) -> TrainConfig:
+    def run_config(self, rate: float, seed: int) -> TrainConfig:
         """The configuration of one run."""
         return dataclasses.replace(self.config, learning_rate=rate, seed=seed)
 
-    def folder(self, out: Path, rate: float, seed: int) -> Path:
-        """The run directory of one run."""
+    def run_dir(self, out: Path, rate: float, seed: int) -> Path:
+        """The run directory of one run. out: the study directory."""
         return out / "runs" / self.name / f"lr{rate:g}-seed{seed}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ArmResult:
-    """What an arm gave: training error by rate in the sweep, the rate chosen, and the rows of every seed's run."""
-
-    sweep: dict[float, float]
-    rate: float
-    rows: list[list[Row]]
-
-    def final(self, name: str) -> list[float]:
-        """A value of the final row, seed by seed."""
-        return [rows[-1][name] for rows in self.rows]
-
-    def first(self) -> list[dict[str, float]]:
-        """Gradient norms by layer at the first step, seed by seed."""
-        return [rows[0]["gradient_norms"] for rows in self.rows]
-
-    def last(self) -> list[dict[str, float]]:
-        """Gradient norms by layer, mean over the last epoch, seed by seed."""
-        return [self.epochs(i)[-1]["gradient_norms"] for i in range(len(self.rows))]
-
-    def epochs(self, seed: int) -> list[Row]:
-        """The epochs of one seed's run. Raises InputError where it diverged before the first one ended."""
-        epochs = [row for row in self.rows[seed] if row["kind"] == "epoch"]
-        if not epochs:
-            raise InputError(
-                f"seed {seed} diverged before its first epoch ended, so no epoch is known of it; choose lower rates"
-            )
-        return epochs
-
-    @property
-    def diverged(self) -> int:
-        """How many seeds diverged, which count as guessing."""
-        return sum(rows[-1].get("diverged", False) for rows in self.rows)
-
-
 def run_arm(
-    arm: Arm, out: Path, data_dir: str | None, report: TaskReport, beside: Path | None = None
+    arm: Arm,
+    out: Path,
+    data_dir: str | None,
+    report: TaskReport,
+    reuse_runs_from: Path | None = None,
 ) -> None:
-    """Every run of one arm, one after the other in this process; the network is compiled once. Resumes and skips what is done.
+    """Run what is missing of one arm, in this process; the network is compiled once.
 
-    `beside`: a folder of studies, of whose finished runs those of the same configuration are copied in place of being repeated.
+    reuse_runs_from: a directory of studies, whose finished runs of equal configuration are copied
+    instead.
     """
     from deepjax.training import RunOptions, compile_training, train
 
@@ -102,15 +75,16 @@ def run_arm(
 
     def run(rate: float, seed: int) -> None:
         nonlocal done, programs
-        folder = arm.folder(out, rate, seed)
-        if not _finished(folder) and not (beside and _copied(arm.run(rate, seed), folder, beside)):
+        config, run_dir = arm.run_config(rate, seed), arm.run_dir(out, rate, seed)
+        if not _is_finished(run_dir) and not (
+            reuse_runs_from and _copy_finished(config, run_dir, reuse_runs_from)
+        ):
             programs = programs or compile_training(arm.config, options, make=arm.make)
-            with contextlib.suppress(
-                NonFiniteError
-            ):  # a training that diverges is a result: in the sweep its rate is not chosen
+            # A training that diverges is a result: the sweep does not choose its rate.
+            with contextlib.suppress(NonFiniteError):
                 train(
-                    arm.run(rate, seed),
-                    folder,
+                    config,
+                    run_dir,
                     options,
                     programs=programs,
                     report=lambda step, total, note: report(arm.name, done + step, arm.total_steps),
@@ -125,69 +99,73 @@ def run_arm(
     report(arm.name, arm.total_steps, arm.total_steps)
 
 
-def _copied(config: TrainConfig, folder: Path, beside: Path) -> bool:
-    """Whether another study has finished this very run, of a network of the registry; it is copied then."""
+def _copy_finished(config: TrainConfig, run_dir: Path, studies: Path) -> bool:
+    """Copy this run from another study that has finished it; whether there is one.
+
+    Only for networks of the registry: the name of another does not determine it.
+    """
     if config.model.startswith(OWN):
         return False
-    for other in sorted(beside.glob(f"*/runs/*/{folder.name}")):
-        if _finished(other) and _is_of(other, config):
-            shutil.rmtree(folder, ignore_errors=True)  # what was begun is of no more use
-            shutil.copytree(other, folder, ignore=shutil.ignore_patterns(LOCK))
+    for other in sorted(studies.glob(f"*/runs/*/{run_dir.name}")):
+        if _is_finished(other) and is_run_of(other, config):
+            shutil.rmtree(run_dir, ignore_errors=True)  # an unfinished run
+            shutil.copytree(other, run_dir, ignore=shutil.ignore_patterns(LOCK))
             return True
     return False
 
 
-def _is_of(folder: Path, config: TrainConfig) -> bool:
+def is_run_of(run_dir: Path, config: TrainConfig) -> bool:
+    """Whether a run directory has this configuration and JAX's present numerical settings."""
     try:
-        claim_numerics(folder)
-        init_run_dir(folder, config)
+        claim_numerics(run_dir)
+        init_run_dir(run_dir, config)
     except InputError:
         return False
     return True
 
 
 def sweep_errors(arm: Arm, out: Path) -> dict[float, float]:
-    """Final training error by rate; infinity where training halted; rates whose run is missing are left out."""
+    """Final training error by rate: infinite where training halted; no entry for a missing run."""
     errors = {}
     for rate in arm.rates:
-        rows = read_rows(arm.folder(out, rate, arm.seeds[0]) / "metrics.jsonl")
+        rows = read_rows(arm.run_dir(out, rate, arm.seeds[0]) / "metrics.jsonl")
         if rows and rows[-1]["kind"] in ("final", "halted"):
             errors[rate] = rows[-1].get("train_error", math.inf)
     return errors
 
 
 def best_rate(sweep: dict[float, float]) -> float:
-    """The rate of the lowest training error; of equals the highest rate."""
+    """The rate of the lowest training error; of ties the highest rate."""
     return min(sweep, key=lambda rate: (sweep[rate], -rate))
 
 
 def collect(arm: Arm, out: Path) -> ArmResult | None:
-    """The result of an arm from its run directories, or None while runs are missing."""
+    """The results of an arm from its run directories, or None while runs are missing."""
     sweep = sweep_errors(arm, out)
     if len(sweep) < len(arm.rates):
         return None
     rate = best_rate(sweep)
-    folders = [arm.folder(out, rate, seed) for seed in arm.seeds]
-    if not all(map(_finished, folders)):
+    runs = [arm.run_dir(out, rate, seed) for seed in arm.seeds]
+    if not all(map(_is_finished, runs)):
         return None
-    return ArmResult(
-        sweep,
-        rate,
-        [_concluded(read_rows(folder / "metrics.jsonl"), arm.config.dataset) for folder in folders],
-    )
+    rows = [_with_final_row(read_rows(run / "metrics.jsonl"), arm.config.dataset) for run in runs]
+    return ArmResult(sweep, rate, rows)
 
 
-def _concluded(rows: list[Row], dataset: str) -> list[Row]:
-    """The rows of a run; of one that diverged with a final row, in which it guesses: error 1 - 1 / classes, loss log(classes)."""
+def _with_final_row(rows: list[Row], dataset: str) -> list[Row]:
+    """The rows of a run; one that diverged gets a final row of guessing.
+
+    Guessing: error 1 - 1 / classes, loss log(classes).
+    """
     if rows[-1]["kind"] == "final":
         return rows
     classes = dataset_info(dataset).num_classes
-    guess = {f"{name}_error": 1 - 1 / classes for name in ("train", "test")} | {
-        f"{n}_loss": math.log(classes) for n in ("train", "test")
-    }
-    return [*rows, {"kind": "final", "step": rows[-1]["step"], "diverged": True} | guess]
+    final = {"kind": "final", "step": rows[-1]["step"], "diverged": True}
+    for name in ("train", "test"):
+        final |= {f"{name}_error": 1 - 1 / classes, f"{name}_loss": math.log(classes)}
+    return [*rows, final]
 
 
-def _finished(folder: Path) -> bool:
-    rows = read_rows(folder / "metrics.jsonl")
+def _is_finished(run_dir: Path) -> bool:
+    rows = read_rows(run_dir / "metrics.jsonl")
     return bool(rows) and rows[-1]["kind"] in ("final", "halted")

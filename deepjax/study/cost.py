@@ -1,13 +1,19 @@
-"""What an arm's network costs at the size at which it is trained: parameters and multiply-adds."""
+"""The cost of networks: parameters and multiply-adds of arms, time and memory of a step."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import Array
 
-from deepjax.analysis import count_macs, count_params
+from deepjax.analysis import count_macs, count_params, init_variables
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Table
@@ -15,39 +21,73 @@ from deepjax.training.build import model_from
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
-    """Trainable parameters, and multiply-adds of convolutions and linear layers for one image in evaluation."""
+class NetworkCost:
+    """Trainable parameters, and multiply-adds of one image in evaluation."""
 
     params: int
+    """Auxiliary heads included, where the network has them."""
     macs: int
+    """Of convolutions and linear layers."""
 
 
-def budget_of(arm: Arm) -> Budget:
-    """Exact, from the traced network; auxiliary heads count among the parameters where the network has them."""
+def network_cost(arm: Arm) -> NetworkCost:
+    """The exact cost of an arm's network, by tracing it."""
     return _counted(model_from(arm.config, arm.make), arm.config.input_shape)
 
 
-@functools.cache  # a study asks for its verdicts, its figures and its tables
-def _counted(model: nn.Module, shape: tuple[int, int, int]) -> Budget:
-    return Budget(count_params(model, shape), count_macs(model, shape))
+@functools.cache  # tracing takes seconds, and the verdicts, the figures and the tables ask for it
+def _counted(model: nn.Module, shape: tuple[int, int, int]) -> NetworkCost:
+    return NetworkCost(count_params(model, shape), count_macs(model, shape))
 
 
-def budgets_of(arms: Mapping[str, Arm]) -> dict[str, Budget]:
-    """Of every arm, by its name."""
-    return {name: budget_of(arm) for name, arm in arms.items()}
+def network_costs(arms: Mapping[str, Arm]) -> dict[str, NetworkCost]:
+    """The cost of every arm's network, by the arm's name."""
+    return {name: network_cost(arm) for name, arm in arms.items()}
 
 
-def format_count(count: int) -> str:
-    """Three digits and a letter: '67.9 k', '1.96 M'."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)
+class TrainingStep:
+    """A compiled forward and backward pass of a module, to parameters and input.
+
+    The loss is the mean square of its output on normal noise of this shape, batch included.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], seed: int) -> None:
+        init_key, key = jax.random.split(jax.random.key(seed))
+        self._x = jax.random.normal(key, shape)
+        self._variables = init_variables(model, init_key, self._x.shape)
+
+        def loss(variables: Any, x: Array) -> Array:
+            maps: Any = model.apply(variables, x)
+            return jnp.mean(jnp.square(maps))
+
+        step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        self._compiled = step.lower(self._variables, self._x).compile()
+        plan: Any = self._compiled.memory_analysis()
+        self.temporary_bytes = int(plan.temp_size_in_bytes)
+        """Peak temporary memory, as the compiler plans it, without arguments and results."""
+
+    def __call__(self) -> None:
+        """Run it once and wait for its end."""
+        jax.block_until_ready(self._compiled(self._variables, self._x))
 
 
-def cost_table(budgets: Mapping[str, Budget]) -> Table:
-    """What each network costs, exactly."""
-    rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in budgets.items()]
+def median_seconds(steps: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median time of each, in interleaved rounds so that other load hits all alike.
+
+    One round more is run first, which does not count.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def cost_table(costs: Mapping[str, NetworkCost]) -> Table:
+    """The exact cost of each network."""
+    rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in costs.items()]
     return Table(
         "Cost of each network at the size of its images",
         ("arm", "parameters", "multiply-adds"),
@@ -55,17 +95,17 @@ def cost_table(budgets: Mapping[str, Budget]) -> Table:
     )
 
 
-def cost_lines(
-    families: Mapping[str, Sequence[tuple[Budget, Sequence[float]]]], field: str
+def cost_curves(
+    families: Mapping[str, Sequence[tuple[NetworkCost, Sequence[float]]]], field: str
 ) -> list[Curve]:
-    """A line a family over what its networks cost, and a dot a seed. `field`: of `Budget`.
+    """Error in per cent over a field of `NetworkCost`: a line for each family, a dot for each seed.
 
-    families: name -> (cost, errors by seed as fractions) of each network.
+    families: by name, (cost, errors by seed as fractions) of each network.
     """
-    lines = []
+    curves = []
     for color, (family, networks) in zip(COLORS, families.items(), strict=False):
         x = [float(getattr(cost, field)) for cost, _ in networks]
         y = np.transpose([100 * np.asarray(errors) for _, errors in networks])
-        lines.append(Curve(family, x, y.tolist(), color, "o-"))
-        lines.append(Curve("_seeds", x * len(y), [y.ravel().tolist()], color, "."))
-    return lines
+        curves.append(Curve(family, x, y.tolist(), color, "o-"))
+        curves.append(Curve("_seeds", x * len(y), [y.ravel().tolist()], color, "."))
+    return curves

@@ -1,4 +1,4 @@
-"""Small networks that studies compare and the registry has no name for."""
+"""Small networks that several studies compare and that are not in the registry."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -23,10 +23,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Stack(nn.Module):
-    """Convolutions one after the other, each with its activation; average pool; linear. Stride 1 throughout.
+    """A stack of convolutions of stride 1, each with its activation; average pool; linear.
 
-    images: (batch, height, width, channels) -> float32 logits (batch, num_classes). `kernels`: size of each convolution, with the
-    padding that keeps the map (or none, `padding=0`). `norm=False`: biases in place of batch norm.
+    images: (batch, height, width, channels) -> float32 logits (batch, num_classes).
+    `kernels`: size of each convolution; `padding`: by default the one that keeps the map's size.
+    `norm=False`: biases in place of batch norm.
     """
 
     kernels: tuple[int, ...]
@@ -53,7 +54,7 @@ class Stack(nn.Module):
 
 
 class PooledVGG(VGG):
-    """VGG whose three fully connected layers are one average over the map and one linear layer, as GoogLeNet and ResNet have it."""
+    """VGG with the head of GoogLeNet and ResNet: average pool, then one linear layer."""
 
     def _head(self, x: Array, init: Initialization, train: bool) -> Array:
         return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(

@@ -1,4 +1,12 @@
-"""Work shared out to processes: each takes tasks from one queue, with one thread, so that the cores of a machine change no bit."""
+"""A pool of single-threaded worker processes fed from one queue.
+
+One thread each, so that results do not depend on the number of cores.
+
+`concurrent.futures.ProcessPoolExecutor` with an initializer does not fit: it hands out one task
+more than it has processes, so that a stopped pool would begin another training; it cannot
+terminate its processes before Python 3.14 (they save on SIGTERM); and its BrokenProcessPool does
+not say by which signal a process died.
+"""
 
 import contextlib
 import functools
@@ -16,15 +24,16 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
 from deepjax.training.preemption import free_stop_signals, handling
 
-TaskReport = Callable[[str, int, int], None]  # (task, units done, units in all)
-Task = Callable[[TaskReport], None]  # picklable: a partial of a function of a module
+TaskReport = Callable[[str, int, int], None]  # (task, units done, total)
+Task = Callable[[TaskReport], None]  # picklable: a partial of a module-level function
 RunAll = Callable[[Sequence[Task], TaskReport], None]
-ENDED = "ended"  # in place of progress
-ERROR_GRACE_SECONDS = 10.0  # seconds in which an error that a process left behind is looked for, while others go on talking
+ENDED = "ended"  # message of a finished task, in place of progress
+# After a process died: how long its last error is looked for behind the messages of others.
+ERROR_GRACE_SECONDS = 10.0
 
 
 def default_jobs() -> int:
-    """One process a core on a machine of CPUs; one in all where an accelerator is, which a process would have to itself."""
+    """One process per CPU core; one in all on an accelerator, which a process reserves."""
     accelerators = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("accel*"))
     if accelerators and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
         return 1
@@ -33,11 +42,12 @@ def default_jobs() -> int:
 
 @contextlib.contextmanager
 def worker_pool(jobs: int) -> Iterator[RunAll]:
-    """Gives a function that runs every task in up to `jobs` processes, in order, and raises the first error of any of them.
+    """Yield a function that runs tasks in order in up to `jobs` processes and raises their error.
 
-    The processes start with the first tasks and stay for the next ones, which find libraries loaded and programs compiled. They
-    take tasks from one queue, so a process that is done early takes the next. Leaving early, by an error or a signal, stops them,
-    each after saving what it saves; after an error leave the block, for tasks may be left in the queue.
+    The processes start with the first tasks and are kept for the next ones, with libraries loaded
+    and programs compiled. A process that is done takes the next task from the queue. Leaving the
+    block by an error or a signal stops them with SIGTERM, on which a training saves. After an error
+    leave the block, since tasks may remain in the queue.
     """
     context = multiprocessing.get_context("spawn")
     waiting, messages = context.SimpleQueue(), context.Queue()
@@ -49,19 +59,20 @@ def worker_pool(jobs: int) -> Iterator[RunAll]:
                 worker = context.Process(target=_work, args=(waiting, messages), daemon=True)
                 worker.start()
                 workers.append(worker)
-        for task in tasks:  # after the start: a full pipe would wait for its readers
+        # After the start of the workers: a full pipe would block without a reader.
+        for task in tasks:
             waiting.put(task)
         left = len(tasks)
         while left:
             ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
             until = time.monotonic() + (ERROR_GRACE_SECONDS if ended else 0.0)
-            while (heard := _hear(messages, report)) is not None:
-                left -= heard
+            while (finished := _handle_message(messages, report)) is not None:
+                left -= finished
                 if time.monotonic() > until:
                     break
             if ended and left:
                 raise RuntimeError(
-                    f"a process of the study {_how(ended[0])}; the same command carries on"
+                    f"a process of the study {_how_it_ended(ended[0])}; the same command resumes"
                 )
 
     with handling(dict.fromkeys(free_stop_signals(), _stop)):
@@ -79,20 +90,23 @@ def worker_pool(jobs: int) -> Iterator[RunAll]:
                 worker.kill()
 
 
-def _how(exitcode: int) -> str:
+def _how_it_ended(exitcode: int) -> str:
     if exitcode < 0:
-        return f"was killed by signal {-exitcode} (by 9, the system does so where memory ends: try fewer --jobs)"
-    return f"died (exit {exitcode}); its message stands above" if exitcode else "was stopped"
+        hint = "9: the system does this when memory runs out; try fewer --jobs"
+        return f"was killed by signal {-exitcode} ({hint})"
+    return f"died (exit {exitcode}); its message is above" if exitcode else "was stopped"
 
 
 def _stop(number: int, *_: object) -> None:
-    raise Stopped(
-        f"stopped by {signal.Signals(number).name}; what was running saved its step; the same command carries on"
-    )
+    name = signal.Signals(number).name
+    raise Stopped(f"stopped by {name}; running trainings were saved; the same command resumes")
 
 
-def _hear(messages: Any, report: TaskReport) -> int | None:
-    """One message of the workers: progress is handed on, an error raised. 1 for a task's end; None where none comes in time."""
+def _handle_message(messages: Any, report: TaskReport) -> int | None:
+    """Handle one message of the workers: report progress, raise an error.
+
+    Returns the number of finished tasks, 0 or 1; None if no message comes in time.
+    """
     try:
         message = messages.get(timeout=0.3)
     except queue.Empty:
@@ -106,16 +120,15 @@ def _hear(messages: Any, report: TaskReport) -> int | None:
 
 
 def _work(waiting: Any, messages: Any) -> None:
-    """The life of a worker: tasks from the queue until it is told that there are no more."""
+    """The main function of a worker: run tasks from the queue until it is None."""
     threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
     enable_compilation_cache()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the parent, which stops the workers in order
+    # Ctrl-C reaches the parent too, which stops the workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         require_devices()
         while (task := waiting.get()) is not None:
-            task(functools.partial(_tell, messages))
+            task(functools.partial(_report, messages))
             messages.put(ENDED)
     except (InputError, NonFiniteError) as error:
         messages.put(error)
@@ -124,25 +137,25 @@ def _work(waiting: Any, messages: Any) -> None:
 
 
 def _end_with_parent(messages: Any) -> None:
-    """Stop when the study was killed, which tells its processes nothing: training saves and ends, and who waits ends."""
+    """Terminate when the parent dies: on SIGTERM a training saves and exits, an idle one exits."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        messages.cancel_join_thread()  # nobody hears them
+        messages.cancel_join_thread()  # there is no reader any more
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _tell(messages: Any, *progress: Any) -> None:
+def _report(messages: Any, *progress: Any) -> None:
     messages.put(progress)
 
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Workers started inside compute with one thread each, on large pages of memory where the C library is glibc.
+    """Workers started in this block compute with one thread each, with glibc on huge pages.
 
-    The work is then shared without waiting, and the number of cores changes no bit of the result: XLA:CPU sums in another order
-    for another number of threads. It also asks the system for all of a step's memory anew at every step: with pages of 4 kB a step
-    of 56 layers on the digits takes 151 ms, with large ones 128 ms.
+    XLA:CPU sums in another order with another number of threads, so that results would depend on
+    the number of cores. It also allocates a step's memory anew at every step: with pages of 4 kB a
+    step of 56 layers on the digits takes 151 ms, with huge ones 128 ms.
     """
     names = {
         "NPROC": "1",

@@ -17,13 +17,12 @@ from deepjax.analysis.core.module import has_batch_norm, mode_text
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.curvature.operators import hessian_trace
 from deepjax.analysis.curvature.spectrum import spectral_density
-from deepjax.analysis.gradients.per_example import noise_scale
-from deepjax.analysis.layers.report import (
-    LayerReport,
-    LayerRow,
+from deepjax.analysis.gradients.noise_scale import noise_scale
+from deepjax.analysis.layers.report import LayerReport, LayerRow
+from deepjax.analysis.layers.trace import (
+    build_report,
     layer_statistics,
-    report,
-    without_output,
+    modules_without_output,
 )
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
@@ -83,7 +82,7 @@ def _layer_tracer(
     loss = functools.partial(classifier_loss, kind=config.loss)
     seen_at: dict[
         int, tuple[list[Site], list[tuple[str, ...]], bool, str]
-    ] = {}  # what `report` takes, by image size
+    ] = {}  # what `build_report` takes, by image size
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -92,7 +91,7 @@ def _layer_tracer(
         rngs = {"dropout": jax.random.fold_in(key, DROPOUT)}
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
-        others = without_output(known, state.params)
+        others = modules_without_output(known, state.params)
         depth = 1 if tier == "economy" else math.inf
         at = [site for site in known if len(site.path) <= depth]
         mode = mode_text(model, variables, seen, True)
@@ -112,7 +111,7 @@ def _layer_tracer(
         size = config.shape_at(int(state.step))[0]
         with jax.set_mesh(programs.partitioner.mesh):
             found = jax.device_get(compiled(state, batch, size))
-        return report(found, *seen_at[size])
+        return build_report(found, *seen_at[size])
 
     return tracer
 

@@ -1,4 +1,4 @@
-"""What depth costs: seconds to trace and compile a training step, its memory and time, unrolled, scanned, scanned with remat.
+"""The cost of depth: tracing, compilation, memory and time of a step; unrolled, scanned, remat.
 
 python experiments/benchmarks/depth.py
 """
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from turns import keep, typed
+from harness import format_command, write_result
 
 from deepjax import command_line
 from deepjax.data import dataset_info
@@ -58,7 +58,7 @@ class Compiled:
 
 
 def main() -> None:
-    """Print a line a depth and way: medians, and the ratio of trace and compilation to the first depth's in the same round."""
+    """Print medians by depth and form, with the ratio of tracing and compilation to the first."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     jax.config.update("jax_enable_compilation_cache", False)
@@ -78,15 +78,16 @@ def main() -> None:
     where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
     first, batch = result["options"]["depths"][0], result["options"]["batch_size"]
-    lines = [typed("depth.py", result["options"], Options()), ""]
+    lines = [format_command("depth.py", result["options"], Options()), ""]
     lines.append(
-        f"| layers | blocks | trace, s | compile, s | both, against {first} layers | memory of a step of {batch} | step, s |"
+        f"| layers | blocks | trace, s | compile, s | both, against {first} layers | memory of a "
+        f"step of {batch} | step, s |"
     )
     lines.append("|---:|---|---:|---:|---:|---:|---:|")
     for row in result["rows"]:
@@ -136,7 +137,7 @@ def compiled(way: Way, depth: int, options: Options) -> Compiled:
 
 
 def row(way: Way, depth: int, made: Compiled, steps: int) -> dict[str, Any]:
-    """Memory that XLA plans, and the median time of so many steps (zeros as parameters: time does not look at values)."""
+    """Planned memory, and the median time of a step; with parameters of 0, which take as long."""
     state, batch = jax.tree.map(_zeros, (made.state, made.batch))
     times = []
     for _ in range(steps + 1 if steps else 0):

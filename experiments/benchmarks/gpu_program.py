@@ -1,4 +1,4 @@
-"""What an H200 would run: the training step compiled for one, on a machine without, and the bytes that its kernels move.
+"""The training step compiled for an H200 on a machine without one, and the bytes it moves.
 
 pip install "jax[cuda13]"  # CUDA's compiler and libraries; no GPU is needed
 python experiments/benchmarks/gpu_program.py --models resnet50 vgg16_bn googlenet_tv inception_v3
@@ -16,10 +16,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import throughput
+from harness import format_command, write_result
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 from throughput_jax import own_state, own_step
-from turns import keep, typed
 
 from deepjax import command_line
 from deepjax.errors import InputError
@@ -31,7 +31,8 @@ gpu_device_info {
   cuda_compute_capability { major: 9 } core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
   memory_bandwidth: 4800000000000 device_memory_size: 151397597184 l2_cache_size: 52428800
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 \
+shared_memory_per_core: 233472
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
 }
@@ -72,7 +73,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An instruction that runs: what kind, what it writes, and the bytes that it reads and writes."""
+    """An instruction: its kind, what it writes, and the bytes that it reads and writes."""
 
     kind: str
     result: str
@@ -92,11 +93,11 @@ def main() -> None:
         "networks": found,
     }
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def program(name: str, options: Options) -> str:
-    """The training step's program for an H200, as text; every convolution by cuDNN's default algorithm, as none can be timed."""
+    """The step's program for an H200 as text; convolutions by cuDNN's default algorithm."""
     given = throughput.Options(gpu=True, batch_size=options.batch_size, precision="bfloat16")
     task = throughput.task_of(name, given, "")
     try:
@@ -120,7 +121,7 @@ def program(name: str, options: Options) -> str:
 
 
 def kernels(text: str) -> list[Kernel]:
-    """Of a compiled program's text: each instruction of its entry that runs; not what is inside of a loop or a branch."""
+    """The instructions of a program's entry computation, without loop and branch bodies."""
     types: dict[str, str] = {}
     found = []
     for line in text.partition("ENTRY ")[2].splitlines():
@@ -193,9 +194,10 @@ def summary(name: str, found: list[Kernel], options: Options) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = [typed("gpu_program.py", result["options"], Options()), ""]
+    lines = [format_command("gpu_program.py", result["options"], Options()), ""]
     lines += [
-        "| network | kernels | MB an image | images/s at a copy's rate | convolutions | maps kept in float32 |"
+        "| network | kernels | MB an image | images/s at a copy's rate | convolutions | maps kept "
+        "in float32 |"
     ]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for each in result["networks"]:

@@ -1,6 +1,9 @@
-"""Images a second from JPEG files to batches: deepjax, tf.data and PyTorch's DataLoader in turns, on the same cores and files.
+r"""Images per second from JPEG files to batches: deepjax, tf.data and PyTorch's DataLoader.
 
-python experiments/benchmarks/input.py --tensorflow .venv-prepare/bin/python --torch .venv/bin/python
+Interleaved, on the same cores and files.
+
+python experiments/benchmarks/input.py --tensorflow .venv-prepare/bin/python \
+    --torch .venv/bin/python
 """
 
 import contextlib
@@ -14,8 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import (
+    Server,
+    contender_process,
+    format_ratio,
+    read_message,
+    summary,
+    time_rounds,
+    write_result,
+)
 from input_files import write_files, write_records
-from turns import Server, heard, keep, serving, shown, summary, timed
 
 from deepjax import command_line
 from deepjax.errors import require
@@ -46,7 +57,7 @@ class Options:
 
 
 def main() -> None:
-    """Print a table for each number of cores: median images a second, and the median ratio to deepjax's in the same round."""
+    """Print for each number of cores the median images per second and the ratio to deepjax's."""
     options = command_line.parse(Options)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
     require(options.images >= options.batch_size, "images", options.images, "at least batch_size")
@@ -61,17 +72,18 @@ def main() -> None:
         result["bytes_a_file"] = statistics.mean(path.stat().st_size for path in paths)
         for cores in options.cores:
             with started(folder, cores, options) as (servers, versions):
-                rates = timed(servers, options.rounds)
+                rates = time_rounds(servers, options.rounds)
             result["tables"][str(cores)] = {
                 name: summary(mine, rates[OWN]) for name, mine in rates.items()
             }
             result["versions"] = f"Python {platform.python_version()}, {'; '.join(versions)}"
             print(
-                f"\n{cores} of {os.cpu_count()} cores, {result['bytes_a_file'] / 1e3:.0f} kB a file\n"
+                f"\n{cores} of {os.cpu_count()} cores, {result['bytes_a_file'] / 1e3:.0f} kB a "
+                "file\n"
             )
             print(table(result["tables"][str(cores)]))
     print(f"\n{result['versions']}")
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 @contextlib.contextmanager
@@ -90,8 +102,10 @@ def started(
         servers, versions = {}, []
         for script, python in scripts.items():
             if python:
-                server = stack.enter_context(serving(python, script, arguments, environment))
-                ready = heard(server)
+                server = stack.enter_context(
+                    contender_process(python, script, arguments, environment)
+                )
+                ready = read_message(server)
                 servers |= dict.fromkeys(ready["names"], server)
                 versions.append(ready["versions"])
         yield servers, versions
@@ -102,7 +116,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| what | images/s | ratio to deepjax's loader |", "|---|---:|---|"]
     for name, row in rows.items():
         lines.append(
-            f"| {name} | {row['images_per_second']:.0f} | {shown(row['ratio'], row['interval'])} |"
+            f"| {name} | {row['images_per_second']:.0f} | "
+            f"{format_ratio(row['ratio'], row['interval'])} |"
         )
     return "\n".join(lines)
 

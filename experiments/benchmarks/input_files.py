@@ -1,4 +1,4 @@
-"""JPEG files as ImageNet has them, made from photographs that scikit-learn and matplotlib bring; and the same as ArrayRecord."""
+"""JPEG files like ImageNet's, from photographs of scikit-learn and matplotlib; and ArrayRecord."""
 
 import io
 from importlib import resources
@@ -20,7 +20,7 @@ QUALITIES = range(75, 100)
 
 
 def write_files(folder: Path, count: int) -> list[Path]:
-    """So many random pieces of the photographs, enlarged, with a photograph's grain, each of about BYTES."""
+    """Random enlarged crops of the photographs with a photograph's grain, each of about BYTES."""
     rng = np.random.default_rng(0)
     wholes = [_photograph(*place) for place in PHOTOGRAPHS]
     paths = [folder / f"{i:05d}.jpg" for i in range(count)]
@@ -32,7 +32,7 @@ def write_files(folder: Path, count: int) -> list[Path]:
 
 
 def write_records(data_dir: Path, paths: list[Path]) -> None:
-    """The same files as tfds's builder `imagenet2012` would store them in ArrayRecord, as its training split."""
+    """The same files in ArrayRecord, as tfds's builder `imagenet2012` stores its training split."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
     from tensorflow_datasets.core.utils.shard_utils import ShardConfig

@@ -7,12 +7,12 @@ import io
 from typing import Any, cast
 
 import numpy as np
-from contender import Block, input_arguments, serve
+from block_server import Block, input_arguments, serve
 from PIL import Image
 
 from deepjax.data import Crops, EncodedSplit, dataset_info, encoded_split, load_split, train_batches
-from deepjax.data.image.crops import draws
-from deepjax.data.image.decode import Choose, cut, decode_rgb
+from deepjax.data.image.crops import crop_numbers
+from deepjax.data.image.decode import CropFn, decode_crop, decode_rgb
 
 
 def main() -> None:
@@ -40,7 +40,8 @@ def main() -> None:
     serve(blocks, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names), before)
 
 
-def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops()) -> int:  # noqa: B008  # frozen
+# frozen
+def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops()) -> int:  # noqa: B008
     """Every batch of an epoch."""
     steps = len(split) // batch_size
     return sum(
@@ -50,17 +51,17 @@ def loaded(split: EncodedSplit, size: int, batch_size: int, crops: Crops = Crops
 
 
 def undecoded(loader: Block, size: int) -> int:
-    """What is left when decoding takes no time: what Python does, which threads do one after the other."""
-    blank, real = np.zeros((size, size, 3), np.uint8), encoded_split.cut
-    encoded_split.cut = lambda *_: blank
+    """What remains when decoding takes no time: the Python part, which threads do in series."""
+    blank, real = np.zeros((size, size, 3), np.uint8), encoded_split.decode_crop
+    encoded_split.decode_crop = lambda *_: blank
     try:
         return loader()
     finally:
-        encoded_split.cut = real
+        encoded_split.decode_crop = real
 
 
 def processes(split: EncodedSplit, size: int, batch_size: int, cores: int) -> tuple[Block, Block]:
-    """The same batches by worker processes of Grain's; and what takes the batches away that they have made while others ran."""
+    """The same batches by Grain's worker processes; and a block that drops their backlog."""
     import grain
     from absl import flags
 
@@ -98,12 +99,15 @@ def _same(size: int, _: int) -> int:
 
 def decoders(files: list[bytes], size: int) -> dict[str, Block]:
     """Each over all files, from memory."""
-    numbers = draws(0, 0, len(files)).tolist()
+    numbers = crop_numbers(0, 0, len(files)).tolist()
     chosen = [functools.partial(Crops().box, of_one, size=size) for of_one in numbers]
 
     def cuts(exact: bool) -> int:
         return len(
-            [cut(file, choose, size, exact) for file, choose in zip(files, chosen, strict=True)]
+            [
+                decode_crop(file, choose, size, exact)
+                for file, choose in zip(files, chosen, strict=True)
+            ]
         )
 
     return {
@@ -125,7 +129,7 @@ def _opencv(file: bytes) -> Any:
     )
 
 
-def _drafted(file: bytes, choose: Choose, size: int) -> np.ndarray:
+def _drafted(file: bytes, choose: CropFn, size: int) -> np.ndarray:
     """Pillow's own scaling in the DCT, never below the crop's size; its filter from there."""
     with Image.open(io.BytesIO(file)) as image:
         box, width = choose(image.height, image.width), image.width

@@ -1,4 +1,6 @@
-"""tf.data with the fused decode-and-crop, as in flax's ImageNet example (google/flax, examples/imagenet/input_pipeline.py).
+"""tf.data with the fused decode-and-crop, as in flax's ImageNet example: blocks for input.py.
+
+Source: google/flax, examples/imagenet/input_pipeline.py.
 
 Blocks for input.py; runs where TensorFlow is installed, without deepjax.
 """
@@ -7,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from contender import Block, input_arguments, serve
+from block_server import Block, input_arguments, serve
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

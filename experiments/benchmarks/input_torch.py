@@ -1,4 +1,4 @@
-"""PyTorch's DataLoader with torchvision's transforms, as in PyTorch's ImageNet example: blocks for input.py."""
+"""PyTorch's DataLoader and torchvision's transforms, as in PyTorch's ImageNet example."""
 
 import importlib
 import sys
@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from contender import Block, input_arguments, serve
+from block_server import Block, input_arguments, serve
 from PIL import Image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,7 +66,7 @@ def loader(torch: Any, files: Files, batch_size: int, workers: int) -> Block:
 
 
 def torchvision(torch: Any) -> Any:
-    """torchvision, also beside a torch for CPU, for which its compiled operators, unused here, are not built."""
+    """Import torchvision with a CPU torch too, for which its compiled operators are not built."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

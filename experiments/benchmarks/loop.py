@@ -1,4 +1,4 @@
-"""What the training loop costs: images a second of `train`, with loading, logs and a checkpoint, and of its bare step, in turns.
+"""The cost of the training loop: images per second of `train` and of its bare step, interleaved.
 
 python experiments/benchmarks/loop.py
 """
@@ -13,7 +13,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from turns import keep, shown, summary, typed
+from harness import format_command, format_ratio, summary, write_result
 
 from deepjax import command_line
 from deepjax.data import Split, dataset_info
@@ -71,16 +71,17 @@ def main() -> None:
     }
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = [typed("loop.py", result["options"], Options()), ""]
+    lines = [format_command("loop.py", result["options"], Options()), ""]
     lines += ["| what | images/s | ratio to the bare step |", "|---|---:|---|"]
     for name, row in result["rows"].items():
         lines.append(
-            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+            f"| {name} | {row['images_per_second']:.1f} | "
+            f"{format_ratio(row['ratio'], row['interval'])} |"
         )
     return "\n".join(lines)
 
@@ -122,7 +123,7 @@ def looped(made: CompiledTraining, options: Options) -> float:
 
 
 def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:
-    """In the shape of the data set, a few batches of them: what comes after the loop is not timed."""
+    """A few batches in the shape of the data set: what comes after the loop is not timed."""
     data, rng, count = dataset_info(config.dataset), np.random.default_rng(0), 4 * config.batch_size
     labels = rng.integers(0, data.num_classes, count).astype(np.int32)
     return Split(rng.integers(0, 256, (count, *data.shape), np.uint8), labels)

@@ -1,4 +1,4 @@
-"""What convolutions inside of loops cost: as JAX writes those of gradients, and in the order of axes that XLA:CPU is fast in.
+"""The cost of convolutions in loops: as JAX writes gradients, and in XLA:CPU's fast axis order.
 
 python experiments/benchmarks/loops.py
 """
@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from turns import keep, paired, shown, typed
+from harness import format_command, format_ratio, ratio_interval, write_result
 
 from deepjax import command_line
 from deepjax.analysis import hvp, init_variables, per_example_gradients
@@ -53,7 +53,7 @@ def main() -> None:
             with mock.patch.object(conv_layouts, "_within", lambda value, _: value):
                 seconds["as written"].append(timed(make))
             seconds["in order"].append(timed(make))
-        low, ratio, high = paired(seconds["as written"], seconds["in order"])
+        low, ratio, high = ratio_interval(seconds["as written"], seconds["in order"])
         rows[name] = {way: statistics.median(times) for way, times in seconds.items()} | {
             "ratio": ratio,
             "interval": [low, high],
@@ -65,16 +65,17 @@ def main() -> None:
     }
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = [typed("loops.py", result["options"], Options()), ""]
+    lines = [format_command("loops.py", result["options"], Options()), ""]
     lines += ["| what | as JAX writes it, s | in order, s | times as fast |", "|---|---:|---:|---|"]
     for name, row in result["rows"].items():
         lines.append(
-            f"| {name} | {row['as written']:.2f} | {row['in order']:.3f} | {shown(row['ratio'], row['interval'])} |"
+            f"| {name} | {row['as written']:.2f} | {row['in order']:.3f} | "
+            f"{format_ratio(row['ratio'], row['interval'])} |"
         )
     return "\n".join([*lines, "", f"`{MODEL}`, width {WIDTH}, {IMAGES} images of 32 x 32 pixels"])
 

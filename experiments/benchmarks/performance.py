@@ -1,4 +1,4 @@
-"""Every benchmark in turn, and docs/results/performance.md of what they found; let nothing else run beside.
+"""Run every benchmark and write docs/results/performance.md; run nothing else meanwhile.
 
 python experiments/benchmarks/performance.py --torch .venv/bin/python
 """
@@ -73,7 +73,7 @@ class Options:
     torch: str = ""
     """The Python that has PyTorch and torchvision; empty: without them."""
     only: tuple[str, ...] = tuple(name for name in PARTS if not name.startswith("gpu"))
-    """Parts to measure, and the page keeps what it has of the others; "gpu" is for where there is one."""
+    """Parts to measure; the page keeps the others' results. "gpu" needs a GPU."""
     render_only: bool = False
     """Measure nothing: write the page anew."""
     results: Path = RESULTS
@@ -110,7 +110,7 @@ def measure(name: str, options: Options) -> None:
 
 
 def render(results: Path) -> str:
-    """The page: the notes, which are written by hand, then each part's tables with their commands."""
+    """The page: handwritten notes, then each part's tables with their commands."""
     folder = results / "performance"
     lines = ["# Performance: what was measured", "", (folder / NOTES).read_text().strip(), ""]
     for name, part in PARTS.items():

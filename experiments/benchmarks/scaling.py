@@ -1,4 +1,6 @@
-"""One step over 1 to 8 simulated devices: what they say to each other, and that nothing compiles twice. No times: cores are shared.
+"""One step over 1 to 8 simulated devices: its collectives, and that nothing compiles twice.
+
+No times, since the devices have the cores in common.
 
 python experiments/benchmarks/scaling.py
 """
@@ -13,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from turns import keep, typed
+from harness import format_command, write_result
 
 from deepjax import command_line
 from deepjax.errors import InputError
@@ -42,7 +44,7 @@ class Options:
 
 
 def main() -> None:
-    """Print a table: collectives of the compiled step, seconds to compile it, compilations once two of three epochs are done."""
+    """Print a table: collectives of the step, seconds to compile it, later compilations."""
     options = command_line.parse(Options)
     if options.alone:
         print(json.dumps(looked_at(options)))
@@ -50,22 +52,24 @@ def main() -> None:
     rows = [of_process(options, count) for count in options.devices]
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows}
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
     rows = result["rows"]
     kinds = [kind for kind in COLLECTIVES if any(row["collectives"].get(kind) for row in rows)]
-    lines = [typed("scaling.py", result["options"], Options()), ""]
+    lines = [format_command("scaling.py", result["options"], Options()), ""]
     lines.append(
-        f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of three epochs |"
+        f"| devices | {' | '.join(kinds)} | MB in them | compile, s | compilations after two of "
+        "three epochs |"
     )
     lines.append(f"|---:|{'---:|' * len(kinds)}---:|---:|---:|")
     for row in rows:
         counts = " | ".join(str(row["collectives"].get(kind, 0)) for kind in kinds)
         lines.append(
-            f"| {row['devices']} | {counts} | {row['megabytes']:.2f} | {row['compile_s']:.1f} | {row['compilations_later']} |"
+            f"| {row['devices']} | {counts} | {row['megabytes']:.2f} | {row['compile_s']:.1f} | "
+            f"{row['compilations_later']} |"
         )
     return "\n".join(lines)
 
@@ -74,10 +78,12 @@ def of_process(options: Options, count: int) -> dict[str, Any]:
     """What a process with so many devices finds."""
     line = [sys.executable, __file__, "--alone", "--model", options.model, "--devices", str(count)]
     line += ["--batch-size", str(options.batch_size), *(["--fsdp"] if options.fsdp else [])]
-    ended = subprocess.run(line, check=False, text=True, stdout=subprocess.PIPE)  # noqa: S603  # this script
+    # this script
+    ended = subprocess.run(line, check=False, text=True, stdout=subprocess.PIPE)  # noqa: S603
     if ended.returncode:
         raise InputError(
-            f"the process with {count} devices ended with {ended.returncode}; what it said stands above"
+            f"the process with {count} devices ended with {ended.returncode}; what it said stands "
+            "above"
         )
     return json.loads(ended.stdout.splitlines()[-1])
 
@@ -127,7 +133,7 @@ def looked_at(options: Options) -> dict[str, Any]:
 
 
 def collectives(program: str) -> tuple[dict[str, int], float]:
-    """How many of each a compiled program has, and how many million bytes (of float32 and such) their results hold."""
+    """The collectives of a compiled program by kind, and the million bytes of their results."""
     counts: dict[str, int] = {}
     size = 0
     for line in program.splitlines():

@@ -1,4 +1,4 @@
-"""Time until something happens: imports, and the first training step with a cold and with a warm compilation cache.
+"""Start-up time: imports, and the first training step with a cold and a warm compilation cache.
 
 python experiments/benchmarks/startup.py
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turns import keep, paired, shown, typed
+from harness import format_command, format_ratio, ratio_interval, write_result
 
 from deepjax import command_line
 from deepjax.errors import InputError, require
@@ -68,17 +68,18 @@ def main() -> None:
     }
     result |= {"options": {"rounds": options.rounds}, "cores": os.cpu_count()}
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = [typed("startup.py", result["options"], Options())]
+    lines = [format_command("startup.py", result["options"], Options())]
     for title in ("import", "first step"):
         lines += ["", f"| {title} | seconds | ratio |", "|---|---:|---|"]
         for name, entry in result[title].items():
             lines.append(
-                f"| {name} | {entry['seconds']:.2f} | {shown(entry['ratio'], entry['interval'])} |"
+                f"| {name} | {entry['seconds']:.2f} | "
+                f"{format_ratio(entry['ratio'], entry['interval'])} |"
             )
     return "\n".join(lines)
 
@@ -87,7 +88,7 @@ def rows(times: dict[str, list[float]], first: str) -> dict[str, dict[str, Any]]
     """Medians, and the ratio to `first`."""
     entries = {}
     for name, mine in times.items():
-        low, ratio, high = paired(mine, times[first])
+        low, ratio, high = ratio_interval(mine, times[first])
         entries[name] = {
             "seconds": statistics.median(mine),
             "ratio": ratio,
@@ -104,16 +105,17 @@ def imported(line: str) -> float:
 
 
 def first_step(line: list[str], cache: str) -> float:
-    """Seconds until a command, started anew, has logged its first step; it is stopped there. cache: the user's folder of caches."""
+    """Seconds from the start of a command to its first logged step; it is stopped there.
+
+    cache: $XDG_CACHE_HOME.
+    """
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
         began = time.perf_counter()
-        whole = [sys.executable, *line, "--out", str(out)]
+        command = [sys.executable, *line, "--out", str(out)]
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         environment = os.environ | {"XDG_CACHE_HOME": cache}
-        quiet = subprocess.DEVNULL
-        with subprocess.Popen(
-            whole, env=environment, cwd=ROOT, stdout=quiet, stderr=quiet
-        ) as process:  # noqa: S603  # our own
+        with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as process:  # noqa: S603
             while not any(log.stat().st_size for log in out.rglob("metrics.jsonl")):
                 if process.poll() is not None:
                     raise InputError(

@@ -1,4 +1,4 @@
-"""What each option of the training step costs: time against the plain step in the same rounds, and the memory that XLA plans.
+"""The cost of each option of the training step: time against the plain step, planned memory.
 
 python experiments/benchmarks/step_options.py
 """
@@ -67,7 +67,7 @@ class Options:
 
 
 def main() -> None:
-    """Print a line a variant: median time of a step, median ratio to the plain step, planned memory."""
+    """Print for each variant its median time, the ratio to the plain step, and planned memory."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     require(set(options.only) <= set(VARIANTS), "only", options.only, ", ".join(VARIANTS))
@@ -92,8 +92,8 @@ def main() -> None:
         }
         low, high = rows[name]["quartiles"]
         print(
-            f"{name:20} {rows[name]['step_ms']:8.1f} ms  {rows[name]['ratio']:.3f} x [{low:.3f}, {high:.3f}]  "
-            f"{rows[name]['temporary_mib']:8.1f} MiB"
+            f"{name:20} {rows[name]['step_ms']:8.1f} ms  {rows[name]['ratio']:.3f} x [{low:.3f}, "
+            f"{high:.3f}]  {rows[name]['temporary_mib']:8.1f} MiB"
         )
     if options.out is not None:
         where = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
@@ -109,7 +109,7 @@ def main() -> None:
 def prepared(
     name: str, fields: dict[str, Any], options: Options
 ) -> tuple[Callable[[], float], int]:
-    """A function that times a block of steps, in seconds a step, and the bytes of temporaries of one."""
+    """A function that times a block of steps, in seconds per step; and a step's temporary bytes."""
     config = TrainConfig(
         model=options.model, dataset=options.dataset, batch_size=options.batch_size, **fields
     )

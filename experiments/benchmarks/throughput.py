@@ -1,4 +1,4 @@
-"""Images a second of a training step: deepjax, flax's layers and ImageNet example, PyTorch eager and compiled, in turns.
+"""Images per second of a training step, interleaved: deepjax, flax's layers, PyTorch.
 
 python experiments/benchmarks/throughput.py --torch .venv/bin/python
 """
@@ -15,8 +15,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import (
+    Server,
+    contender_process,
+    format_command,
+    format_ratio,
+    read_message,
+    summary,
+    time_rounds,
+    write_result,
+)
 from throughput_task import Task
-from turns import Server, heard, keep, serving, shown, summary, timed, typed
 
 from deepjax import command_line
 from deepjax.errors import InputError, require
@@ -29,8 +38,9 @@ SIZES = {
     "googlenet_tv": (64, 32, 1000),
 }
 OTHERS = {"inception_v3": (299, 8, 1000)}  # on request
-# A wrong gradient must show within a thousandth of the loss, and rounding must not. ResNet-50, drawn at random, has so large a
-# gradient at 64 pixels that rates of 1e-5 and 1e-4 overshoot alike, and rounding changes some per cent of it.
+# A wrong gradient must show within a thousandth of the loss, and rounding must not. ResNet-50,
+# drawn at random, has so large a gradient at 64 pixels that rates of 1e-5 and 1e-4 overshoot alike,
+# and rounding changes some per cent of it.
 LEARNING_RATES = {"cifar_resnet20": 1e-3, "resnet50": 1e-6}
 OTHER_RATE = 1e-5
 LARGE_PAGES, TWO_DEVICES = (
@@ -99,7 +109,7 @@ class Options:
     flax: bool = True
     """With flax's layers and the step of its example."""
     together: bool = False
-    """Contenders compile at the same time, which takes less but may disturb how they choose their kernels; eager ones follow."""
+    """Compile contenders at the same time: faster, may disturb autotuning; eager ones follow."""
     compiled: bool = True
     """With torch.compile too, which takes a C++ compiler."""
     steps: int = 0
@@ -107,13 +117,13 @@ class Options:
     rounds: int = 9
     """Blocks of each contender; they take turns."""
     checked: int = 5
-    """Steps of training whose losses must agree before anything is timed; in float32 to a thousandth."""
+    """Training steps whose losses must agree before timing; in float32 to a thousandth."""
     out: Path | None = None
     """Where the result is written as JSON; nowhere by default."""
 
 
 def main() -> None:
-    """Print a table for each network: images a second, and the median ratio to deepjax's in the same round."""
+    """Print for each network images per second and the median ratio to deepjax's in each round."""
     options = command_line.parse(Options)
     check_names(options.models)
     require(options.rounds >= 3, "rounds", options.rounds, "3 or more")
@@ -122,7 +132,7 @@ def main() -> None:
     for name in options.models:
         result["tables"].append(measured(name, options))
         print(f"\n{one_table(result['tables'][-1], what)}", flush=True)
-        keep(result, options.out)
+        write_result(result, options.out)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -136,7 +146,7 @@ def measured(name: str, options: Options) -> dict[str, Any]:
         task = task_of(name, options, folder)
         with started(task, options) as (servers, said):
             check(said["losses"], options)
-            rates = timed(servers, options.rounds)
+            rates = time_rounds(servers, options.rounds)
     rows = {contender: summary(mine, rates[OWN]) for contender, mine in rates.items()}
     run = dataclasses.asdict(options) | {
         "models": (name,),
@@ -147,7 +157,7 @@ def measured(name: str, options: Options) -> dict[str, Any]:
 
 
 def contenders(name: str, options: Options) -> list[Contender]:
-    """Who takes part on a network; deepjax first, whose process writes the weights that PyTorch's read."""
+    """The contenders of a network; deepjax first, which writes the weights that PyTorch reads."""
     own, theirs = (sys.executable, "throughput_jax.py"), (options.torch, "throughput_torch.py")
     chosen = [Contender(OWN, *own)]
     if options.flax:
@@ -186,7 +196,7 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
         def start(each: Contender) -> Server:
             line = [json.dumps(dataclasses.asdict(task)), each.name, *each.flags]
             return stack.enter_context(
-                serving(each.python, each.script, line, dict(each.environment))
+                contender_process(each.python, each.script, line, dict(each.environment))
             )
 
         servers: dict[str, Server] = {}
@@ -197,7 +207,7 @@ def started(task: Task, options: Options) -> Iterator[tuple[dict[str, Server], d
         begun = {each: start(each) for each in chosen if options.together and not each.eager}
         for each in chosen:
             server = begun[each] if each in begun else start(each)
-            ready = heard(server)
+            ready = read_message(server)
             servers |= dict.fromkeys(ready["names"], server)
             losses |= ready["losses"]
             versions.append(ready["versions"])
@@ -219,7 +229,8 @@ def check(losses: dict[str, list[float]], options: Options) -> None:
         for step, (a, b) in enumerate(zip(mine, losses[OWN], strict=True)):
             if not math.isclose(a, b, rel_tol=tolerance):
                 raise InputError(
-                    f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; nothing was timed"
+                    f"{name} computes something else: after {step} steps {a:.6g}, {OWN} {b:.6g}; "
+                    "nothing was timed"
                 )
 
 
@@ -227,14 +238,16 @@ def one_table(entry: dict[str, Any], what: str) -> str:
     """Of one network."""
     task = entry["task"]
     lines = [
-        f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, {task['precision']}:",
+        f"{task['model']}, {what}, {task['size']} pixels, batches of {task['batch_size']}, "
+        f"{task['precision']}:",
         "",
     ]
-    lines += [typed("throughput.py", entry["options"], Options()), ""]
+    lines += [format_command("throughput.py", entry["options"], Options()), ""]
     lines += ["| what | images/s | ratio to deepjax |", "|---|---:|---|"]
     for name, row in entry["rows"].items():
         lines.append(
-            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+            f"| {name} | {row['images_per_second']:.1f} | "
+            f"{format_ratio(row['ratio'], row['interval'])} |"
         )
     return "\n".join([*lines, "", f"{entry['device']}; {entry['versions']}"])
 

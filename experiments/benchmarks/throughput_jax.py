@@ -1,4 +1,4 @@
-"""deepjax, and its networks from flax's own layers with the step of flax's ImageNet example: blocks for throughput.py."""
+"""deepjax, and its networks from flax's layers with flax's ImageNet step: for throughput.py."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import optax
-from contender import Block, serve
+from block_server import Block, serve
 from flax import linen as nn
 from jax import lax
 from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
@@ -34,7 +34,7 @@ Step = Callable[[Any], tuple[Any, Any]]  # state -> (state, loss)
 
 
 def main() -> None:
-    """Serve a block of deepjax, with a flag of deepjax without one of its levers, with --flax of flax's layers and example."""
+    """Serve a block of deepjax, of deepjax without a lever, or with --flax of flax's example."""
     task, name, flags = given(), sys.argv[2], sys.argv[3:]
     with changed(*flags):
         block, losses = (flax_steps if "--flax" in flags else own_steps)(task)
@@ -105,9 +105,10 @@ def own_steps(task: Task) -> tuple[Block, list[float]]:
 
 
 def flax_steps(task: Task) -> tuple[Block, list[float]]:
-    """The step of flax's ImageNet example: the penalty of the weights in the loss, optax's SGD, metrics, no donation.
+    """The step of flax's ImageNet example: weight penalty in the loss, optax SGD, no donation.
 
-    In its strongest form: jit in place of pmap, the images as bytes, bfloat16 without loss scaling, symmetric padding.
+    In its strongest form: jit instead of pmap, images as bytes, bfloat16 without loss scaling,
+    symmetric padding.
     """
     model, batch = network(task), placed(task)
     variables = init_variables(
@@ -218,7 +219,7 @@ def placed(task: Task) -> dict[str, jax.Array]:
 
 @contextlib.contextmanager
 def changed(*flags: str) -> Iterator[None]:
-    """The networks and their step with something else in the place of a lever, under the names that they have anyway."""
+    """The networks and their step with a replacement for one lever, under the usual names."""
     pools = [
         (module, "max_pool", flax_max_pool) for module in (resnet, googlenet, inception_v3, vgg)
     ]
@@ -259,7 +260,8 @@ def flax_max_pool(
 ) -> jax.Array:
     """Flax's max pool, with what a last window that hangs over needs."""
     padded: Any = [
-        (padding, pooling._extent(size, window, stride, padding, ceil)[1]) for size in x.shape[1:3]
+        (padding, pooling._output_extent(size, window, stride, padding, ceil)[1])
+        for size in x.shape[1:3]
     ]
     return nn.max_pool(x, (window, window), (stride, stride), padded)
 

@@ -1,4 +1,4 @@
-"""What every contender of throughput.py computes: the network, its images and labels, the optimizer's constants. NumPy alone."""
+"""The task of throughput.py: network, images, labels, optimizer's constants. NumPy alone."""
 
 import dataclasses
 import json

@@ -1,11 +1,11 @@
-"""Networks of torchvision, of its blocks (the CIFAR ResNet), and of timm, eager and compiled: blocks for throughput.py."""
+"""Networks of torchvision and timm, eager and compiled: blocks for throughput.py."""
 
 import importlib
 import sys
 from typing import Any
 
 import numpy as np
-from contender import Block, serve
+from block_server import Block, serve
 from input_torch import torchvision
 from throughput_task import DECAY, HEADS, MEAN, MOMENTUM, SMOOTHING, STD, Task, given
 
@@ -19,7 +19,7 @@ if DEVICE == "cuda":  # whose tensor cores want the other
 
 
 def main() -> None:
-    """Serve a block for each layout, with --compiled through torch.compile, with --timm of timm's network."""
+    """Serve a block for each layout; --compiled: through torch.compile; --timm: of timm."""
     task, name_of_all, flags = given(), sys.argv[2], sys.argv[3:]
     torch.backends.cudnn.benchmark = True
     compiled = "--compiled" in flags
@@ -126,7 +126,7 @@ def network(task: Task, of_timm: bool) -> Any:
 
 
 def cifar_resnet(resnet: Any, blocks: tuple[int, ...]) -> Any:
-    """He et al. 2015, section 4.2, from torchvision's basic blocks: 3x3 stem of 16, three stages, shortcuts of kind A."""
+    """He et al. 2015, section 4.2, from torchvision's basic blocks; shortcuts of kind A."""
     net, channels = nn.Module(), 16
     net.conv1, net.bn1, net.fc = (
         nn.Conv2d(3, 16, 3, padding=1, bias=False),

@@ -1,7 +1,8 @@
-"""What a look at every layer costs, against the training step in the same rounds: `trace`, and each tier of --trace-every.
+r"""The cost of `trace` and of each tier of --trace-every against the training step.
 
 python experiments/benchmarks/trace_cost.py --model resnet50 --image-size 64 --batch-size 16
-python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 --batch-size 120 --tiers economy business full
+python experiments/benchmarks/trace_cost.py --model cifar_resnet20 --image-size 32 \
+    --batch-size 120 --tiers economy business full
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ class Options:
 
 
 def main() -> None:
-    """Print a line for the step and for each tier: median time, median ratio to the step, and what one look in 100 steps costs."""
+    """Print median time, ratio to the step, and the cost at one probe in 100 steps, by tier."""
     options = command_line.parse(Options)
     require(options.rounds >= 1, "rounds", options.rounds, "1 or more")
     config = TrainConfig(

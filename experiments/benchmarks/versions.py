@@ -1,7 +1,8 @@
-"""Two checkouts of deepjax side by side: the training step, the instruments and the saves of both, timed in turns.
+r"""Two checkouts of deepjax compared: training step, instruments and saves, interleaved.
 
 python experiments/benchmarks/versions.py --other ../deepjax-before
-python experiments/benchmarks/versions.py --other ../deepjax-before --model resnet50 --batch-size 16 --only step trace save
+python experiments/benchmarks/versions.py --other ../deepjax-before --model resnet50 \
+    --batch-size 16 --only step trace save
 """
 
 import dataclasses
@@ -11,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-from turns import heard, keep, serving, shown, summary, typed
+from harness import (
+    contender_process,
+    format_command,
+    format_ratio,
+    read_message,
+    summary,
+    write_result,
+)
 
 from deepjax import command_line
 from deepjax.errors import InputError, require
@@ -35,13 +43,13 @@ class Options:
     rounds: int = 12
     """Blocks of each, in turns."""
     only: tuple[Block, ...] = ("step", "trace", "per_example_gradients", "hessian_trace")
-    """What is timed; a hessian_trace has two probes, and a save is whole: written, synced, opened again."""
+    """What is timed; hessian_trace has two probes, a save is written, synced and read again."""
     out: Path | None = None
     """Where the result is written as JSON; nowhere by default."""
 
 
 def main() -> None:
-    """Print, for the step and each instrument, the median ratio of this checkout's rate to the other's in the same round."""
+    """Print, for the step and each instrument, the median ratio to the other checkout's rate."""
     options = command_line.parse(Options)
     require(options.rounds >= 6, "rounds", options.rounds, "6 or more")
     if not (options.other / "deepjax").is_dir():
@@ -51,15 +59,19 @@ def main() -> None:
     arguments = [options.model, str(options.batch_size), str(options.steps), *options.only]
     rows: dict[str, Any] = {}
     with (
-        serving(sys.executable, "versions_own.py", arguments, checkout(ROOT)) as mine,
-        serving(sys.executable, "versions_own.py", arguments, checkout(options.other)) as others,
+        contender_process(sys.executable, "versions_own.py", arguments, checkout(ROOT)) as mine,
+        contender_process(
+            sys.executable, "versions_own.py", arguments, checkout(options.other)
+        ) as others,
     ):
-        names = heard(mine)["names"]
-        heard(others)
+        names = read_message(mine)["names"]
+        read_message(others)
         for name in names:
             rates = timed_block(name, {"this": mine, "other": others}, options.rounds)
             rows[name] = summary(rates["this"], rates["other"])
-            print(f"{name}: {shown(rows[name]['ratio'], rows[name]['interval'])}", flush=True)
+            print(
+                f"{name}: {format_ratio(rows[name]['ratio'], rows[name]['interval'])}", flush=True
+            )
     where = {
         "cores": os.cpu_count(),
         "jax": jax.__version__,
@@ -68,7 +80,7 @@ def main() -> None:
     settings = dataclasses.asdict(options) | {"out": None, "other": "PATH"}
     result = {"options": settings, "rows": rows} | where
     print(table(result))
-    keep(result, options.out)
+    write_result(result, options.out)
 
 
 def checkout(root: Path) -> dict[str, str]:
@@ -82,17 +94,18 @@ def timed_block(name: str, servers: dict[str, Any], rounds: int) -> dict[str, li
     for i in range(rounds):
         for who in list(servers)[:: 1 if i % 2 == 0 else -1]:
             print(name, file=servers[who].stdin, flush=True)
-            rates[who].append(float(heard(servers[who])))
+            rates[who].append(float(read_message(servers[who])))
     return rates
 
 
 def table(result: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = [typed("versions.py", result["options"], Options(Path())), ""]
+    lines = [format_command("versions.py", result["options"], Options(Path())), ""]
     lines += ["| what | images/s | ratio to the other checkout |", "|---|---:|---|"]
     for name, row in result["rows"].items():
         lines.append(
-            f"| {name} | {row['images_per_second']:.1f} | {shown(row['ratio'], row['interval'])} |"
+            f"| {name} | {row['images_per_second']:.1f} | "
+            f"{format_ratio(row['ratio'], row['interval'])} |"
         )
     return "\n".join(lines)
 

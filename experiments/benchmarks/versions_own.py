@@ -1,4 +1,4 @@
-"""The training step, the instruments and the saves of one checkout, as a contender of versions.py."""
+"""Step, instruments and saves of one checkout, as a contender of versions.py."""
 
 import sys
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from contender import Block, serve
+from block_server import Block, serve
 
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
 from deepjax.data.augment.basic import normalize, resize
@@ -16,7 +16,7 @@ from deepjax.training.checkpoint.manager import Checkpoints
 
 
 def main() -> None:
-    """Compile, then serve blocks. Arguments: network, images of a step, calls of a block, names of blocks."""
+    """Compile, then serve blocks. Arguments: network, images per step, calls per block, blocks."""
     model, batch_size, calls, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     config = TrainConfig(model, batch_size=batch_size, image_size=32)
     programs = compile_training(config)

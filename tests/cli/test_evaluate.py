@@ -1,4 +1,7 @@
-"""experiments/evaluate.py: a run of our own, weights of a file, ensembles, further sets; on one device, eight, two processes."""
+"""deepjax evaluate: runs, weights, ensembles and more data sets.
+
+On one and eight devices, two processes.
+"""
 
 import contextlib
 import dataclasses
@@ -14,16 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.cli.evaluate import Options, main
+from deepjax.cli.evaluate import Options, load_members, main
 from deepjax.command_line import parse
 from deepjax.data import dataset_info, eval_batches, load_split, register
 from deepjax.errors import InputError
-from deepjax.evaluation import protocol_of
-from deepjax.evaluation.models import PreprocessingOverrides, _expected, from_run, from_weights
-from deepjax.evaluation.result_file import RESULT, check_result_folder, evaluation_spec
+from deepjax.evaluation import resolve_protocol
+from deepjax.evaluation.models import (
+    PreprocessingOverrides,
+    from_run,
+    from_weights,
+    preprocessing_for,
+)
+from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.models.weights.convert import save_safetensors
+from deepjax.models.weights.convert import from_torch, save_safetensors, to_torch
 from deepjax.models.weights.files import read_tensors
 from deepjax.training import TrainConfig
 from deepjax.training.build import model_from
@@ -75,7 +83,9 @@ def evaluated(out, *arguments):
 
 
 def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys):
-    """Its averages, at its newest checkpoint: errors and loss as the trainer's evaluation counts them, in batches of 100."""
+    """A run's averaged weights at its newest checkpoint give the errors and loss of the trainer's
+    step.
+    """
     result = evaluated(tmp_path, "--run", trained)
     (found,) = result["sets"]
     digits = dataset_info("digits")
@@ -155,7 +165,10 @@ def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
 
 
 def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
-    """The ensemble of a network with itself is that network; of the further sets each is read as its own."""
+    """An ensemble of a network with itself is that network.
+
+    Each further data set is read as its own.
+    """
     name, folder = imagenet
     register(dataclasses.replace(dataset_info(name), name="again", builder="imagenet2012"))
     common = (
@@ -226,8 +239,8 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
         InputError, match=r"file is a file, .* not a directory; choose another --out"
     ):
         evaluated(tmp_path / "file", "--run", trained)
-    about = evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32)], "float32")
-    (tmp_path / RESULT).write_text(
+    about = evaluation_spec([MEMBER], [resolve_protocol("1-crop", "small", 32)], "float32")
+    (tmp_path / RESULT_FILE).write_text(
         json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]})
     )
     check_result_folder(tmp_path, about, ["digits"])
@@ -235,13 +248,15 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
         (
             evaluation_spec(
                 [dataclasses.replace(MEMBER, source="other")],
-                [protocol_of("1-crop", "small", 32)],
+                [resolve_protocol("1-crop", "small", 32)],
                 "float32",
             ),
             ["digits"],
         ),
         (
-            evaluation_spec([MEMBER], [protocol_of("1-crop", "small", 32, sides=(40,))], "float32"),
+            evaluation_spec(
+                [MEMBER], [resolve_protocol("1-crop", "small", 32, sides=(40,))], "float32"
+            ),
             ["digits"],
         ),
         (about, ["digits", "mnist"]),
@@ -268,7 +283,7 @@ def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refu
 def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
     for option in ("--resize", "--sides"):
         with pytest.raises(
-            InputError, match="--sides and --resize are for photographs; those of digits"
+            InputError, match="--sides and --resize are for photographs; the images of digits"
         ):
             evaluated(tmp_path, "--run", trained, option, "40")
     colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
@@ -292,15 +307,18 @@ def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:a library is old")
-def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
-    """And repositories are known by either of their names; warnings of others are no matter of classes."""
+def test_assumed_preprocessing_is_reported(imagenet, monkeypatch):
+    """Repositories are known by either of their names.
+
+    Warnings of others do not look like other classes.
+    """
     name, folder = imagenet
     dataset = dataset_info(name)
     tensors = folder / "drawn.safetensors"
     own = from_weights(str(tensors), "resnet18", dataset, PreprocessingOverrides())
     assert own.assumed == (
-        f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s mean assumed; "
-        "--known, --resize, --interpolation, --normalize say otherwise"
+        f"these weights are not known: a shorter side of 256 for a single crop, bilinear, {name}'s "
+        "mean assumed; override with --known, --resize, --interpolation, --normalize"
     )
     chosen = PreprocessingOverrides(resize=256, interpolation="bilinear", normalize="half")
     assert not from_weights(str(tensors), "resnet18", dataset, chosen).assumed
@@ -316,17 +334,18 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
     at_288 = from_weights(
         "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=288)
     )
+    # test_input_size and test_crop_pct of timm's configuration
     assert (at_288.resize, at_288.assumed) == (
         288,
         "",
-    )  # test_input_size and test_crop_pct of timm's configuration
+    )
     at_256 = from_weights(
         "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256)
     )
     assert (at_256.resize, at_256.assumed) == (
         269,
-        "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single crop, in the proportion of 235 "
-        "for 224; --resize says otherwise",
+        "timm/resnet18.a1_in1k states no shorter side for crops of 256: 269 assumed for a single "
+        "crop, in proportion to 235 for 224; override it with --resize",
     )
     assert not from_weights(
         "timm/resnet18.a1_in1k", "resnet18", dataset, PreprocessingOverrides(crop=256, resize=256)
@@ -336,9 +355,9 @@ def test_weights_that_are_not_known_are_said_to_be(imagenet, monkeypatch):
     )
     assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
     with pytest.raises(
-        InputError, match="known is 'x'; allowed: '', for vgg16_c has no public weights"
+        InputError, match="known is 'x'; allowed: '', as vgg16_c has no public weights"
     ):
-        _expected("vgg16_c", "x", "x")
+        preprocessing_for("vgg16_c", "x", dataset, PreprocessingOverrides(known="x"))
 
 
 def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
@@ -348,9 +367,33 @@ def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
     with pytest.raises(
         InputError,
-        match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained on",
+        match=r"dataset is .*; allowed: one of the 10 classes and 1 channels that .* was trained",
     ):
         evaluated(tmp_path, "--run", trained, "--dataset", imagenet[0])
+
+
+def test_entry_selects_one_of_two_networks_in_a_file(tmp_path):
+    """A trainer's checkpoint with the network and its average: the average is what is read."""
+    name = "cifar_plain20"
+    variables = drawn(create_model(name), 8, channels=1)
+    tensors = to_torch(name, variables)
+    average = {key: tensor + np.ones((), tensor.dtype) for key, tensor in tensors.items()}
+    path = tmp_path / "checkpoint.npz"
+    np.savez(
+        path,
+        **{f"model.{key}": tensor for key, tensor in tensors.items()},
+        **{f"model_ema.{key}": tensor for key, tensor in average.items()},
+    )
+    given = [name, "--weights", str(path), "--dataset", "digits"]
+    with pytest.raises(InputError, match="give entry='model' or entry='model_ema'"):
+        load_members(parse(Options, given))
+    with pytest.warns(UserWarning, match="names are read without 'model_ema.'; ignored: model"):
+        (member,) = load_members(parse(Options, [*given, "--entry", "model_ema"]))
+    assert member.source == f"{path}, entry 'model_ema'"
+    expected = from_torch(name, average)
+    jax.tree.map(np.testing.assert_array_equal, member.variables, expected)
+    with pytest.raises(InputError, match="entry is 'ema'; allowed: a prefix only with --weights"):
+        parse(Options, ["--run", str(tmp_path), "--entry", "ema"])
 
 
 @pytest.mark.slow

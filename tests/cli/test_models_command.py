@@ -30,7 +30,10 @@ def test_the_list_fits_and_cuts_no_name(monkeypatch, capsys, columns):
 
 @pytest.mark.parametrize(("columns", "table"), [(130, ["Table", "1"]), (80, [])])
 def test_a_row_of_the_list(monkeypatch, capsys, columns, table):
-    """The source of the best known weights with its accuracy; a narrow window leaves the paper's table out, and says so."""
+    """The best known weights with their accuracy.
+
+    A narrow window omits the paper's table, with a note.
+    """
     out = printed(monkeypatch, capsys, "resnet50", columns=columns)
     assert out.count("25,557,032") == 1
     listed = printed(monkeypatch, capsys, "resnet*", columns=columns)

@@ -1,8 +1,11 @@
-"""Archives shaped as ILSVRC2012's and imagenette's are, of photographs; and data sets prepared from them without TensorFlow.
+"""Archives shaped as ILSVRC2012's and imagenette's are, of photographs.
 
-Names, classes and labels are tfds's own: the n-th validation image has the n-th line of its `validation_labels.txt`. So the
-builders of tfds take these archives for the real ones, but for their checksums; `prepare/test_prepare_archives.py` shows that
-`write_prepared` writes to the byte what they write.
+And data sets prepared from them without TensorFlow.
+
+Names, classes and labels are tfds's own: the n-th validation image has the n-th line of its
+`validation_labels.txt`. So the builders of tfds take these archives for the real ones, but for
+their checksums; `prepare/test_prepare_archives.py` shows that `write_prepared` writes to the byte
+what they write.
 """
 
 import dataclasses
@@ -66,7 +69,9 @@ def small_files(
     shortest: int = 40,
     longest: int = 300,
 ) -> Files:
-    """Training images of 8 classes, the odd ones first (two that cannot be decoded only if `damaged`), and validation images."""
+    """Training images of 8 classes, odd forms first (undecodable ones only if `damaged`), and
+    validation.
+    """
     labels = lines(VALIDATION_LABELS)
     classes = list(dict.fromkeys(labels))[:CLASSES]  # those of the first validation images
     odd = [variants()[name] for name in (ODD if damaged else ODD[:-DAMAGED])]
@@ -111,7 +116,10 @@ def _tar(members: Mapping[str, bytes], mode: str = "w:") -> bytes:
 
 
 def write_prepared(data_dir: Path, files: Files, shards: int = 3) -> Path:
-    """What tfds's builder `imagenet2012` makes of the archives, as ArrayRecord; returns the folder of its version."""
+    """What tfds's builder `imagenet2012` makes of the archives, as ArrayRecord.
+
+    Returns its folder.
+    """
     builder = tfds.builder("imagenet2012", data_dir=data_dir, file_format="array_record")
     folder = Path(builder.data_path)
     folder.mkdir(parents=True)
@@ -150,7 +158,7 @@ def _examples(files: Files, split: str) -> Iterator[tuple[str, dict]]:
 
 
 def small_imagenet(data_dir: Path, **options) -> Dataset:
-    """A small ImageNet, prepared in `data_dir`, and known to the catalog from then on; options: those of `small_files`."""
+    """A small ImageNet, prepared in `data_dir` and registered; options: those of `small_files`."""
     files = small_files(**options)
     write_prepared(data_dir, files)
     name = "ilsvrc_" + "_".join(str(value) for value in (len(files.train), len(files.validation)))

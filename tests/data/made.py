@@ -1,4 +1,4 @@
-"""Small data sets of made-up arrays, prepared as tfds would have prepared them, without TensorFlow."""
+"""Small data sets of given arrays, prepared as by tfds, without TensorFlow."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,10 @@ Examples = Sequence[Mapping[str, Any]]
 def write_examples(
     data_dir: Path, name: str, features: Mapping[str, Any], splits: Mapping[str, Examples]
 ) -> Path:
-    """A builder of that name in `data_dir`, its splits as ArrayRecord of one shard each; returns the folder of its version."""
+    """A builder of that name in `data_dir`, one ArrayRecord shard per split.
+
+    Returns the version's folder.
+    """
     folder = data_dir / name / "1.0.0"
     folder.mkdir(parents=True)
     identity = tfds.core.dataset_info.DatasetIdentity(
@@ -63,7 +66,9 @@ def write_made(
     test: tuple[np.ndarray, np.ndarray],
     name: str,
 ) -> Dataset:
-    """A data set of these images (images, height, width, channels) uint8 and labels, as it describes itself."""
+    """A data set of these images (images, height, width, channels) uint8 and labels, as it
+    describes itself.
+    """
     shape = train[0].shape[1:]
     classes = int(max(train[1].max(), test[1].max())) + 1
     features = {

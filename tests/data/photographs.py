@@ -1,4 +1,6 @@
-"""Photographs of installed packages (two of scikit-learn, one of matplotlib), and every way in which ImageNet stores one."""
+"""Photographs of installed packages (scikit-learn, matplotlib), in every form in which ImageNet has
+one.
+"""
 
 import functools
 import io
@@ -13,12 +15,12 @@ FILES = {
     "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),  # 600 x 512
 }
 DAMAGED = ("truncated", "no_image", "empty")
-"""The names of `variants` that no decoder takes whole."""
+"""The names of `variants` that no decoder accepts."""
 
 
 @functools.cache
 def photograph(name: str = "china") -> np.ndarray:
-    """One whole photograph, (height, width, 3) uint8, read-only: china, flower or hopper."""
+    """One full photograph, (height, width, 3) uint8, read-only: china, flower or hopper."""
     package, file = FILES[name]
     with Image.open(io.BytesIO(resources.files(package).joinpath(file).read_bytes())) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -27,7 +29,7 @@ def photograph(name: str = "china") -> np.ndarray:
 
 
 def crops(count: int, seed: int = 0, shortest: int = 40, longest: int = 600) -> list[np.ndarray]:
-    """Random pieces of the photographs, (height, width, 3) uint8: sides of `shortest` to `longest`, ratios of 1:4 to 4:1."""
+    """Random crops of the photographs, (height, width, 3) uint8, sides and ratios as given."""
     rng = np.random.default_rng(seed)
     return [
         _crop(photograph(sorted(FILES)[i % len(FILES)]), rng, shortest, longest)
@@ -36,9 +38,8 @@ def crops(count: int, seed: int = 0, shortest: int = 40, longest: int = 600) -> 
 
 
 def _crop(whole: np.ndarray, rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
-    ratio = np.exp(
-        rng.uniform(-np.log(4), np.log(4)) * rng.random()
-    )  # near 1 more often, as photographs are
+    # near 1 more often, as photographs are
+    ratio = np.exp(rng.uniform(-np.log(4), np.log(4)) * rng.random())
     side = np.exp(rng.uniform(np.log(shortest), np.log(longest)))
     height, width = (int(np.clip(side * r, shortest, longest)) for r in (ratio**-0.5, ratio**0.5))
     share = min(whole.shape[0] / height, whole.shape[1] / width) * rng.uniform(0.5, 1)
@@ -54,7 +55,7 @@ def _crop(whole: np.ndarray, rng: np.random.Generator, shortest: int, longest: i
 def jpeg(
     pixels: np.ndarray, mode: str = "RGB", orientation: int = 1, quality: int = 90, **options
 ) -> bytes:
-    """Pixels as JPEG in a mode of Pillow's (RGB, L, CMYK), with an orientation in EXIF where it is not 1 (upright)."""
+    """Pixels as JPEG in a mode of Pillow's (RGB, L, CMYK), with an EXIF orientation where not 1."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
@@ -72,7 +73,10 @@ def png(pixels: np.ndarray, mode: str = "RGB") -> bytes:
 
 @functools.cache
 def variants(name: str = "china") -> dict[str, bytes]:
-    """One photograph, cut to 190 x 250, in every form: colours, scans, sampling, orientations, sizes at the edge, damage."""
+    """One photograph, 190 x 250, in every form.
+
+    Colours, scans, sampling, orientations, sizes, corrupt.
+    """
     pixels = photograph(name)[40:230, 60:310]
     whole = jpeg(pixels)
     return {

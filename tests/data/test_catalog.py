@@ -11,12 +11,14 @@ from deepjax.errors import InputError
 
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
 
 
 @pytest.mark.parametrize("name", [name for name in list_datasets() if name != "digits"])
 def test_names_and_entries_are_those_of_tfds(name, tmp_path):
-    """Imagenette and the tests after ImageNet are labelled in tfds's own space of classes; `label` is an entry of the record."""
+    """Imagenette and the test sets after ImageNet are labelled in tfds's own classes, under
+    `label`.
+    """
     dataset = dataset_info(name)
     builder = tfds.builder(dataset.builder, data_dir=tmp_path)
     label = builder.info.features[dataset.label]
@@ -26,7 +28,10 @@ def test_names_and_entries_are_those_of_tfds(name, tmp_path):
 
 
 def test_imagenet_is_normalised_as_torchvision_does():
-    """torchvision.transforms' documentation: mean (0.485, 0.456, 0.406), deviation (0.229, 0.224, 0.225) of pixels in [0, 1]."""
+    """torchvision.transforms' documentation.
+
+    Mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
+    """
     dataset = dataset_info("imagenet2012")
     assert dataset.mean == pytest.approx((123.675, 116.28, 103.53))
     assert dataset.std == pytest.approx((58.395, 57.12, 57.375))
@@ -91,11 +96,12 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
             r"test_split is 'test\[:3.5\]'; allowed: a split such as 'train'",
         ),
         (DIGITS, {"test_split": "all"}, "test_split is 'all'"),
+        # of which tfds takes 10 % to 50 %
         (
             DIGITS,
             {"test_split": "train[10:50%]"},
             r"test_split is 'train\[10:50%\]'",
-        ),  # of which tfds takes 10 % to 50 %
+        ),
         (
             DIGITS,
             {"test_split": "train"},

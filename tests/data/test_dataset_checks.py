@@ -1,4 +1,4 @@
-"""A prepared data set against its description: label, shape, type, statistics, parts of splits; what differs is named."""
+"""A prepared data set compared with its description: label, shape, type, statistics, splits."""
 
 import dataclasses
 import io
@@ -43,7 +43,9 @@ def example(i: int) -> dict:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> str:
-    """The set above; images of 16 bits under the name "deep", and under "array" some that are no Image of tfds."""
+    """The set above; 16-bit images under the name "deep", and some that are no Image of tfds as
+    "array".
+    """
     folder = tmp_path_factory.mktemp("prepared")
     write_examples(
         folder,
@@ -85,7 +87,10 @@ def test_labels_are_those_of_the_declared_entry(prepared, label, classes, of):
 
 @pytest.mark.parametrize("label", ["no_such_entry", "image", "weight", "big", "several", ""])
 def test_what_is_no_class_is_refused_by_name(prepared, label):
-    words = rf"label is '{label}'; allowed: an entry with one class \(ClassLabel or integer\) of: 'big', 'coarse', 'image', 'label'"
+    words = (
+        rf"label is '{label}'; allowed: an entry with one class \(ClassLabel or integer\) of: "
+        "'big', 'coarse', 'image', 'label'"
+    )
     with pytest.raises(InputError, match=words):
         load_split(dataclasses.replace(SET, label=label), "train", prepared)
 

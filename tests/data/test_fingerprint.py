@@ -1,4 +1,4 @@
-"""A prepared data set that is no longer what was prepared is refused in one line that names the file."""
+"""A data set that differs from what was prepared is refused in one line that names the file."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from deepjax.data import fingerprint
-from deepjax.data.fingerprint import NAME, Damage, check_fingerprint, write_fingerprint
+from deepjax.data.fingerprint import (
+    FINGERPRINT_FILE,
+    UndecodableImage,
+    check_fingerprint,
+    write_fingerprint,
+)
 from deepjax.data.shards import list_splits, read_records
 from deepjax.errors import InputError
 from tests.data.archives import small_files, write_prepared
@@ -38,10 +43,10 @@ def overwrite(path: Path, place: int, data: bytes = b"?") -> None:
 
 def test_it_names_what_was_prepared(folder):
     """The digest is the same wherever the data set lies, and every small file's is its sha256."""
-    content = json.loads((folder / NAME).read_text())
+    content = json.loads((folder / FINGERPRINT_FILE).read_text())
     assert (content["name"], content["version"]) == ("imagenet2012", "5.1.0")
     assert content["records"] == {"train": 20, "validation": 5}
-    names = [path.name for path in folder.iterdir() if path.name != NAME]
+    names = [path.name for path in folder.iterdir() if path.name != FINGERPRINT_FILE]
     assert {
         name: [
             (folder / name).stat().st_size,
@@ -53,7 +58,7 @@ def test_it_names_what_was_prepared(folder):
 
 
 def test_a_data_set_without_one_is_accepted(folder):
-    (folder / NAME).unlink()
+    (folder / FINGERPRINT_FILE).unlink()
     assert check_fingerprint(folder) == ""
 
 
@@ -75,8 +80,8 @@ def test_strays_are_no_part_of_it(folder):
 
 
 def test_of_very_many_files_each_has_a_block(folder, monkeypatch):
-    """Else less than a byte of each would be hashed, and `check_fingerprint` would refuse what was written."""
-    monkeypatch.setattr(fingerprint, "HASHED", 3)
+    """Otherwise less than a byte of each would be hashed, which `check_fingerprint` refuses."""
+    monkeypatch.setattr(fingerprint, "MAX_HASHED_BYTES", 3)
     write_fingerprint(folder)
     assert check_fingerprint(folder)
 
@@ -108,42 +113,46 @@ def test_shards_that_changed_places_are_noticed(folder):
     ["", "[]", "{}", "[" * 100_000, '{"sha256": "0", "files": {}, "hashed_bytes_of_a_file": 1}'],
 )
 def test_a_damaged_fingerprint_is_refused(folder, text):
-    (folder / NAME).write_text(text)
+    (folder / FINGERPRINT_FILE).write_text(text)
     with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
         check_fingerprint(folder)
 
 
 def test_an_edited_count_of_records_is_refused(folder):
-    (folder / NAME).write_text((folder / NAME).read_text().replace('"train": 20', '"train": 21'))
+    (folder / FINGERPRINT_FILE).write_text(
+        (folder / FINGERPRINT_FILE).read_text().replace('"train": 20', '"train": 21')
+    )
     with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
         check_fingerprint(folder)
 
 
 def test_none_is_half_written(folder, monkeypatch):
     """A kill before the rename leaves what was there before."""
-    before = (folder / NAME).read_text()
+    before = (folder / FINGERPRINT_FILE).read_text()
     monkeypatch.setattr(Path, "rename", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_fingerprint(folder, [Damage("train", 0, "", "")])
+        write_fingerprint(folder, [UndecodableImage("train", 0, "", "")])
     monkeypatch.undo()
-    assert (folder / NAME).read_text() == before and check_fingerprint(folder) == write_fingerprint(
+    assert (folder / FINGERPRINT_FILE).read_text() == before and check_fingerprint(
         folder
-    )
+    ) == write_fingerprint(folder)
 
 
 def test_damaged_images_are_kept(folder):
-    found = [Damage("train", 3, "n1_1.JPEG", "truncated")]
+    found = [UndecodableImage("train", 3, "n1_1.JPEG", "truncated")]
     write_fingerprint(folder, found)
-    assert json.loads((folder / NAME).read_text())["damaged"] == [
+    assert json.loads((folder / FINGERPRINT_FILE).read_text())["damaged"] == [
         dataclasses.asdict(found[0])
     ] and check_fingerprint(folder)
 
 
 def test_of_a_large_data_set_blocks_are_hashed(folder, monkeypatch):
-    """Four blocks of 64 KiB, evenly spread from the first byte to the last; between them a change goes unnoticed."""
+    """Four blocks of 64 KiB, evenly spread over the file; a change between them is not detected."""
     for i in range(3):
         (folder / SHARD.replace("00001-of", f"0000{i}-of")).write_bytes(bytes(2**20))
-    monkeypatch.setattr(fingerprint, "HASHED", 4 * 2**16 * (len(list(folder.iterdir())) - 1))
+    monkeypatch.setattr(
+        fingerprint, "MAX_HASHED_BYTES", 4 * 2**16 * (len(list(folder.iterdir())) - 1)
+    )
     write_fingerprint(folder)
     assert check_fingerprint(folder)
     apart = (2**20 - 2**16) // 3

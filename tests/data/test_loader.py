@@ -1,4 +1,4 @@
-"""The order of the data is a pure function of (seed, epoch), at any number of processes and from any position."""
+"""The order of examples is a pure function of (seed, epoch), with any processes and position."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_any_position_resumes_exactly(cut):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_processes_share_each_global_batch(processes):
+def test_processes_partition_each_global_batch(processes):
     whole = ids(train_batches(SPLIT, 10, seed=2, steps=6))
     shares = [
         ids(train_batches(SPLIT, 10, 2, 6, process, processes)) for process in range(processes)

@@ -13,7 +13,7 @@ from tests.data.photographs import DAMAGED, FILES, crops, photograph, variants
     ("name", "shape"),
     [("china", (427, 640, 3)), ("flower", (427, 640, 3)), ("hopper", (600, 512, 3))],
 )
-def test_photographs_are_whole_and_in_colour(name, shape):
+def test_photographs_are_complete_and_in_colour(name, shape):
     assert photograph(name).shape == shape and photograph(name).dtype == np.uint8
     assert photograph(name).std(axis=(0, 1)).min() > 30 and not np.array_equal(
         *photograph(name)[..., :2].transpose(2, 0, 1)
@@ -61,7 +61,8 @@ def test_scans_sampling_and_orientation_stand_in_the_file():
         name: opened[name].layer[0][1:3] for name in ("baseline", "half_chroma", "full_chroma")
     }  # pyright: ignore
     assert sampling == {"baseline": (2, 2), "half_chroma": (2, 1), "full_chroma": (1, 1)}
-    assert {name: opened[name].getexif().get(0x0112) for name in ("baseline", "rotated", "mirrored")} == {
+    names = ("baseline", "rotated", "mirrored")
+    assert {name: opened[name].getexif().get(0x0112) for name in names} == {
         "baseline": None, "rotated": 6, "mirrored": 2,
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ PREPARED = [
 
 @pytest.mark.parametrize("name", PREPARED)
 def test_sizes_shapes_and_statistics_of_the_catalog(name):
-    """Counts are those of tfds; mean and deviation are recomputed from the training images."""
+    """Counts are those of tfds; mean and std are recomputed from the training images."""
     dataset = dataset_info(name)
     train, test = load_split(dataset, "train"), load_split(dataset, "test")
     assert (len(train), len(test)) == (dataset.train_size, dataset.test_size)
@@ -56,7 +56,10 @@ def copied_digits(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 def test_a_flipped_bit_is_noticed_or_harmless(copied_digits, place):
-    """ArrayRecord's chunks carry hashes: a flip in used bytes raises, one in padding changes nothing."""
+    """ArrayRecord's chunks carry hashes.
+
+    A flip in used bytes raises, one in padding changes nothing.
+    """
     before = load_split(DIGITS, "test")
     data = bytearray(copied_digits.read_bytes())
     used = len(bytes(data).rstrip(b"\0"))
@@ -88,7 +91,7 @@ def test_a_label_outside_the_classes_names_the_record(monkeypatch):
     labels = (3, 10, -1, 2**32 + 3)
     monkeypatch.setattr(
         splits,
-        "_open",
+        "open_records",
         lambda *_: ([{"image": png(8, 8), "label": np.int64(label)} for label in labels], ""),
     )
     with pytest.raises(
@@ -98,7 +101,7 @@ def test_a_label_outside_the_classes_names_the_record(monkeypatch):
 
 
 def test_an_image_of_another_shape_names_the_record(monkeypatch):
-    monkeypatch.setattr(splits, "_open", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
+    monkeypatch.setattr(splits, "open_records", lambda *_: ([{"image": png(9, 8), "label": 0}], ""))
     with pytest.raises(
         InputError,
         match=r"split 'train', record 0: image has shape \(9, 8, 1\), expected \(8, 8, 1\)",

@@ -1,6 +1,7 @@
-"""One of two processes, with two devices each, that the mesh has in turns: `python -m tests.evaluation.pod PORT PROCESS RECORD`.
+"""One of two processes, two devices each, in an interleaved mesh: python -m tests.evaluation.pod.
 
-Prints "equal" where the probabilities of all images are those of slow code, or what went wrong. RECORD is damaged; -1: none is.
+Prints "equal" where the probabilities of all images are those of slow code, or what went wrong.
+RECORD is damaged; -1: none is.
 """
 
 import sys
@@ -12,7 +13,7 @@ from flax import linen as nn
 
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
-from deepjax.evaluation import EvalModel, predict, protocol_of
+from deepjax.evaluation import EvalModel, predict, resolve_protocol
 from deepjax.training.distributed.sharding import Partitioner
 from tests.evaluation import reference
 
@@ -56,7 +57,7 @@ def main():
     mesh = jax.sharding.Mesh(np.array([own[1][0], own[0][0], own[1][1], own[0][1]]), "data")
     try:
         got = predict(
-            member, split, protocol_of("1-crop", "mean", reference.CROP), Partitioner(mesh), 4
+            member, split, resolve_protocol("1-crop", "mean", reference.CROP), Partitioner(mesh), 4
         )
         print("equal" if np.allclose(np.exp(got), expected, atol=1e-6) else "other images' scores")
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Slow, obvious reference code: pieces of an image cut one by one with NumPy's slices, a network applied to one at a time."""
+"""Slow, obvious reference code: crops by NumPy slices, a network applied to one at a time."""
 
 import numpy as np
 from flax import linen as nn
@@ -52,7 +52,10 @@ def many(count: int) -> EncodedSplit:
 
 
 class Small(nn.Module):
-    """A network that sees where things are: a convolution, and a linear layer over all places of the crop."""
+    """A network that depends on places.
+
+    A convolution, and a linear layer over all places of the crop.
+    """
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -100,7 +103,7 @@ def three_squares(image: np.ndarray) -> list[np.ndarray]:
 
 
 def ten_crop(image: np.ndarray) -> list[np.ndarray]:
-    """Krizhevsky et al. 2012, section 4.1: of the central square of the scaled image; 37 is to 32 as 256 to 224."""
+    """Krizhevsky et al. 2012, section 4.1: of the central square; 37 is to 32 as 256 to 224."""
     square = scaled(image, 37)
     return with_mirrors(five(centre(square, 37), CROP))
 
@@ -118,7 +121,7 @@ def hundred_and_forty_four(image: np.ndarray) -> list[np.ndarray]:
 
 
 def fifty_a_scale(image: np.ndarray) -> list[np.ndarray]:
-    """Simonyan and Zisserman 2014, section 4.3: a grid of 5x5 at three scales, here 37, 55 and 73."""
+    """Simonyan and Zisserman 2014, section 4.3: a 5x5 grid at three scales, here 37, 55 and 73."""
     views = []
     for side in (37, 55, 73):
         whole = scaled(image, side)

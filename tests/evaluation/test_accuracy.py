@@ -1,4 +1,4 @@
-"""Top-k against counting by hand, ties and NaN by their rule, intervals against their equation, labels of every kind."""
+"""Top-k counted by hand, ties and NaN, confidence intervals, and labels of every kind."""
 
 import itertools
 import math
@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepjax.errors import InputError
-from deepjax.evaluation.accuracy import count_top_k, label_ranks, label_table, top_k, wilson
+from deepjax.evaluation.accuracy import (
+    count_top_k,
+    label_ranks,
+    label_table,
+    top_k,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("images", "classes"), [(1, 1), (1, 7), (3, 5), (13, 10), (17, 1000)])
@@ -47,7 +53,10 @@ def test_k_is_a_number_of_classes(k):
 
 
 def test_several_labels_and_none():
-    """ReaL: right is any of an image's labels; an image without labels does not count (Beyer et al. 2020, section 3)."""
+    """ReaL: any of an image's labels is correct; one without labels is not counted (Beyer et al.
+
+    2020).
+    """
     labels = label_table([[2, 0], [], [1], 1])
     scores = np.array([[0.1, 0.7, 0.2], [1, 0, 0], [0, 1, 0], [0, 1, 0]])
     assert labels.tolist() == [[2, 0], [-1, -1], [1, -1], [1, -1]]
@@ -58,20 +67,30 @@ def test_several_labels_and_none():
 
 
 @pytest.mark.parametrize(
-    ("right", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)]
+    ("correct", "images"), [(0, 1), (1, 1), (3, 10), (38_065, 50_000), (50_000, 50_000)]
 )
-def test_wilson_solves_its_equation(right, images):
-    """The ends p are where |right / images - p| is z times the deviation at p (Wilson 1927)."""
-    z, share = 1.959964, right / images
-    for end in wilson(right, images):
-        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / images), abs=1e-6)
-    assert 0 <= wilson(right, images)[0] <= share <= wilson(right, images)[1] <= 1
-    with pytest.raises(InputError, match="right is 11"):
-        wilson(11, 10)
+def test_wilson_solves_its_equation(correct, images):
+    """The ends p are where |correct / images - p| is z times the std at p (Wilson 1927)."""
+    z, accuracy = 1.959964, correct / images
+    for end in wilson_interval(correct, images):
+        assert abs(accuracy - end) == pytest.approx(
+            z * math.sqrt(end * (1 - end) / images), abs=1e-6
+        )
+    assert (
+        0
+        <= wilson_interval(correct, images)[0]
+        <= accuracy
+        <= wilson_interval(correct, images)[1]
+        <= 1
+    )
+    with pytest.raises(InputError, match="correct is 11"):
+        wilson_interval(11, 10)
 
 
 def test_wilson_covers():
-    """Of all outcomes of 40 throws at p = 0.9, weighted by their probability, the interval holds p in 93 to 98 %."""
-    inside = [low <= 0.9 <= high for low, high in (wilson(right, 40) for right in range(41))]
+    """Over all outcomes of 40 trials at p = 0.9, by their probability, coverage is 93 to 98 %."""
+    inside = [
+        low <= 0.9 <= high for low, high in (wilson_interval(right, 40) for right in range(41))
+    ]
     weights = [math.comb(40, right) * 0.9**right * 0.1 ** (40 - right) for right in range(41)]
     assert 0.93 < sum(itertools.compress(weights, inside)) < 0.98

@@ -1,4 +1,4 @@
-"""What an evaluation of a run says of the run's final row: it agrees, or is another evaluation by name, or it is an error."""
+"""Evaluation of a run compared with its final row: it agrees, differs by name, or is an error."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from deepjax.cli.evaluate import Options, main
 from deepjax.command_line import parse
 from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
-from deepjax.evaluation.agreement import borderline
+from deepjax.evaluation.agreement import count_borderline
 from deepjax.training import TrainConfig, train
 from deepjax.training.run_dir import read_config
 from tests.data.made import write_made
@@ -20,7 +20,10 @@ from tests.data.made import write_made
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on images of 20 x 16 pixels, as those of binary_alpha_digits; resized to a square they give another error."""
+    """A run on images of 20 x 16 pixels, as binary_alpha_digits.
+
+    Resized to a square the error differs.
+    """
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
     labels = np.arange(128) % 10
@@ -28,7 +31,7 @@ def run(tmp_path_factory):
         np.uint8
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+        patch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
         patch.setenv("TFDS_DATA_DIR", str(folder))
         register(
             write_made(folder, (images[:64], labels[:64]), (images[64:], labels[64:]), "oblong")
@@ -116,7 +119,7 @@ def test_another_description_under_the_same_name_is_named_and_not_resumed(
     copy = changed(run, tmp_path, kind="epoch")
     config = read_config(copy)
     other = dataclasses.replace(dataset_info("oblong"), mean=20.0)
-    monkeypatch.setitem(catalog._CATALOG, "oblong", other)
+    monkeypatch.setitem(catalog.CATALOG, "oblong", other)
     with pytest.raises(
         InputError,
         match=r"'oblong' is registered with another description .*: mean is \[20.0\], there \[\d+",
@@ -128,7 +131,7 @@ def test_another_description_under_the_same_name_is_named_and_not_resumed(
 
 
 def test_runs_of_different_sets_are_not_tested_on_one_of_them(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
     register(dataclasses.replace(dataset_info("oblong"), name="others"))
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -156,7 +159,7 @@ def test_nothing_is_left_of_an_evaluation_that_cannot_be(run, tmp_path):
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_borderline_images_are_all_that_rounding_can_judge_otherwise(k):
-    """Against adding the largest error of either sign to the label and the opposite to all others."""
+    """Compared with adding the largest error to the label's score, the opposite to all others."""
     scores = np.asarray(
         jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (500, 6)) * 3), np.float32
     )
@@ -169,4 +172,4 @@ def test_borderline_images_are_all_that_rounding_can_judge_otherwise(k):
         own = np.take_along_axis(moved, labels, axis=1)
         return np.sum(moved > own, axis=1) < k
 
-    assert borderline(scores, labels, k, 0.02) == np.sum(right(1) != right(-1)) > 5
+    assert count_borderline(scores, labels, k, 0.02) == np.sum(right(1) != right(-1)) > 5

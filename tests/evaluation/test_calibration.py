@@ -1,4 +1,4 @@
-"""Calibration error by hand and on models whose calibration is known; likelihood and Brier score by their definitions."""
+"""Calibration error by hand and for known calibration; likelihood and Brier score by definition."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,10 @@ from deepjax.evaluation.calibration import brier, calibration_error, negative_lo
 
 
 def test_by_hand():
-    """Five bins: (0.2, 0.4] has 0.3 and 0.4, one right: gap |1 - 0.7|; (0.8, 1] has 0.9, 1.0, both right: |2 - 1.9|."""
+    """Five bins: (0.2, 0.4] has 0.3, 0.4, one correct: |1 - 0.7|; (0.8, 1] 0.9, 1.0, both.
+
+    |2 - 1.9|.
+    """
     confidence, right = np.array([0.3, 0.9, 0.4, 1.0]), np.array([True, True, False, True])
     assert calibration_error(confidence, right, bins=5) == pytest.approx((0.3 + 0.1) / 4)
     # two of equally many: 0.3 and 0.4, 0.9 and 1.0
@@ -18,7 +21,7 @@ def test_by_hand():
 
 
 def test_adaptive_bins_differ_where_confidences_crowd():
-    """0.91 to 0.94 share a bin of width 1/5, where their gaps cancel; alone each is off."""
+    """0.91 to 0.94 are in one bin of width 1/5, where their gaps cancel; alone each is off."""
     confidence, right = np.array([0.91, 0.92, 0.93, 0.94]), np.array([1, 1, 1, 0])
     assert calibration_error(confidence, right, bins=5) == pytest.approx(abs(3 - 3.70) / 4)
     assert calibration_error(confidence, right, bins=4, adaptive=True) == pytest.approx(
@@ -28,7 +31,10 @@ def test_adaptive_bins_differ_where_confidences_crowd():
 
 @pytest.mark.parametrize("value", [0.0, 0.2, 1.0])
 def test_edges_belong_to_the_bin_below(value):
-    """(i / bins, (i + 1) / bins], and 0 to the first: an image alone is off by its own gap, wherever the edges lie."""
+    """(i / bins, (i + 1) / bins], 0 in the first.
+
+    A single image is off by its own gap in any bin.
+    """
     assert calibration_error(np.array([value]), np.array([True]), bins=5) == pytest.approx(
         1 - value
     )
@@ -41,9 +47,8 @@ def test_a_calibrated_model_has_none_and_an_overconfident_one_its_excess(adaptiv
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.1, 0.9, 200_000)
     right = rng.uniform(size=confidence.shape) < confidence
-    assert (
-        calibration_error(confidence, right, adaptive=adaptive) < 0.005
-    )  # the noise of 15 bins of 13,000
+    # the noise of 15 bins of 13,000
+    assert calibration_error(confidence, right, adaptive=adaptive) < 0.005
     assert calibration_error(confidence + 0.1, right, adaptive=adaptive) == pytest.approx(
         0.1, abs=0.003
     )
@@ -57,7 +62,10 @@ def test_nothing_and_nan():
 
 
 def test_likelihood_and_brier():
-    """Uniform: log(classes), and 1 - 1 / classes; sure and right: 0 and 0; sure and wrong: 2 (Brier 1950)."""
+    """Uniform: log(classes), and 1 - 1 / classes; sure and right: 0 and 0; sure and wrong.
+
+    2 (Brier 1950).
+    """
     uniform, labels = np.full((3, 8), 1 / 8), np.array([0, 5, 7])
     assert negative_log_likelihood(np.log(uniform), labels) == pytest.approx(np.log(8))
     assert brier(uniform, labels) == pytest.approx(1 - 1 / 8)

@@ -1,4 +1,4 @@
-"""Whole images: what equals what (see deepjax/evaluation/dense.py), against loops over windows and over images, one at a time."""
+"""Dense evaluation (deepjax/evaluation/dense.py) compared with loops over windows and images."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ import pytest
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.dense import (
-    apply_within,
+    apply_to_valid_region,
     array_size,
     as_fully_convolutional,
     needs_filled_arrays,
 )
 from deepjax.evaluation.predict import EvalModel, predict
-from deepjax.evaluation.protocols import protocol_of
+from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.models import create_model, features
 from deepjax.models.layers.valid_region import valid_region
 from deepjax.models.stochastic_depth import stochastic_depth
@@ -58,7 +58,7 @@ def test_vgg_on_224_pixels_is_the_plain_network():
 
 
 def test_vgg_scores_each_7x7_window_of_its_map_and_takes_the_mean():
-    """The plain layers, applied to one window after the other; 290 x 301 pixels have a map of 9 x 9."""
+    """The plain layers applied to each window; 290 x 301 pixels have a map of 9 x 9."""
     model = as_fully_convolutional(create_model("vgg11", **VGG))
     variables = drawn(model, 224)
     x, weights = images(1, 290, 301, 3), variables["params"]
@@ -78,10 +78,11 @@ def test_vgg_scores_each_7x7_window_of_its_map_and_takes_the_mean():
     )
 
 
-def test_places_whose_whole_field_two_images_share_have_one_score():
-    """An image, and the piece of it that begins 32 pixels further in: places beside its new edges see zeros there, others do not.
+def test_places_with_equal_receptive_fields_have_one_score():
+    """An image, and its part that begins 32 pixels further in.
 
-    Vgg11's map sees 150 pixels (Table 1, A; by recurrence), 59 of them before the 32 of a place: at two places of an edge.
+    Places next to the new edges see zeros there, others do not. Vgg11's map sees 150 pixels (Table
+    1, A; by recurrence), 59 of them before the 32 of a place: at two places of an edge.
     """
     model = create_model("vgg11", **VGG)
     variables, x = drawn(model, 224), images(1, 256, 288, 3)
@@ -142,7 +143,10 @@ SIZES = {
     ],
 )
 def test_images_of_several_shapes_in_one_array_are_as_if_alone(name):
-    """Whatever lies beyond their edges: here noise. Odd and even sizes, so that every pool and stride ends in each way."""
+    """Any values outside: here noise.
+
+    Odd and even sizes, so that pools and strides end in each way.
+    """
     check_within(name, SIZES.get(name, ((75, 94), (96, 73), (97, 74))))
 
 
@@ -152,7 +156,7 @@ def test_images_of_several_shapes_in_one_array_are_as_if_alone(name):
     [("googlenet", ((24, 31), (25, 32))), ("inception_v3", ((96, 108), (97, 100)))],
 )
 def test_small_images_in_one_array_are_as_if_alone(name, sizes):
-    """Maps below a pool's window; and lengths of three quarters of the array, which no image has, fit no window at all."""
+    """Maps smaller than a pool's window; and image lengths that occur in no image fit no window."""
     check_within(name, sizes)
 
 
@@ -171,7 +175,7 @@ def check_within(name, sizes):
         )
         for x in alone
     ]
-    got = jax.jit(lambda v, x, ends: apply_within(model, v, x, ends))(
+    got = jax.jit(lambda v, x, ends: apply_to_valid_region(model, v, x, ends))(
         variables, jnp.concatenate(filled), jnp.asarray(sizes, jnp.int32)
     )
     for one, x in zip(got, alone, strict=True):
@@ -190,16 +194,17 @@ def test_group_normalisation_is_seen_inside_of_stochastic_depth():
 def test_what_would_not_be_exact_is_refused():
     model = create_model("resnet50_gn", width=32, stages=ONE)
     x, ends = images(1, 64, 64, 3), jnp.array([[64, 60]], jnp.int32)
-    with pytest.raises(InputError, match="group normalisation takes statistics of whole maps"):
-        jax.eval_shape(lambda v: apply_within(model, v, x, ends), drawn(model, 64))
+    with pytest.raises(InputError, match="group normalisation takes statistics of full maps"):
+        jax.eval_shape(lambda v: apply_to_valid_region(model, v, x, ends), drawn(model, 64))
     plain = create_model("vgg11", **VGG)
     with pytest.raises(InputError, match="regions that cover a map depend on its size"):
         jax.eval_shape(
-            lambda v: apply_within(plain, v, images(1, 256, 256, 3), ends), drawn(plain, 224)
+            lambda v: apply_to_valid_region(plain, v, images(1, 256, 256, 3), ends),
+            drawn(plain, 224),
         )
 
 
-def test_layers_are_what_they_were_outside_of_extents():
+def test_layers_are_unchanged_outside_of_valid_region():
     model = create_model("resnet50d", width=4, stages=ONE)
     variables, x = drawn(model, 64), images(1, 64, 64, 3)
     before = str(jax.make_jaxpr(model.apply)(variables, x))
@@ -221,17 +226,19 @@ def test_arrays_are_of_few_shapes_and_little_more_than_filled(width, height):
 
 
 @pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
-def test_predictions_of_whole_images_against_slow_code(norm):
-    """Scaled, not cut, mirrored, one at a time; the mean of softmax outputs over two scales (VGG, section 4.2)."""
+def test_dense_predictions_equal_slow_code(norm):
+    """Scaled, mirrored, one at a time.
+
+    Mean of softmax outputs over two scales (VGG, section 4.2).
+    """
     model = create_model(
         "cifar_plain20", width=4, stages=(1, 1), norm=norm, num_classes=reference.CLASSES
     )
     variables, data = drawn(model, 64), reference.DATASET
     split = reference.split_of(reference.pictures(((47, 101), (64, 64), (9, 13))))
     member = EvalModel("cifar_plain20", "made up", model, variables, data, reference.CROP)
-    protocol = protocol_of(
-        "dense", "cifar_plain20", reference.CROP, sides=(32, 41)
-    )  # of group norm, a program for each shape
+    # of group norm, a program for each shape
+    protocol = resolve_protocol("dense", "cifar_plain20", reference.CROP, sides=(32, 41))
     got = np.exp(predict(member, split, protocol, Partitioner(make_mesh()), 8))
     apply = jax.jit(model.apply)
 

@@ -1,11 +1,14 @@
-"""Every protocol, one network of each family, on a prepared set in ImageNet's form: the same on one device and on eight."""
+"""Every protocol, one network per family, on an ImageNet-like data set.
+
+On one device and on eight.
+"""
 
 import numpy as np
 import pytest
 
 from deepjax.data import load_split
-from deepjax.evaluation import PROTOCOLS, EvalModel, compute_metrics, predict, protocol_of
-from deepjax.evaluation.images import labels_of
+from deepjax.evaluation import PROTOCOLS, EvalModel, compute_metrics, predict, resolve_protocol
+from deepjax.evaluation.images import read_labels
 from deepjax.models import create_model
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from tests.data.archives import small_imagenet
@@ -39,14 +42,15 @@ def test_one_device_and_eight(name, protocol, tested):
     crop, fields = NETWORKS[name]
     model = create_model(name, **fields)
     member = EvalModel(name, "drawn", model, drawn(model, crop), dataset, crop)
-    how = protocol_of(
+    # else many shapes
+    how = resolve_protocol(
         protocol, name, crop, sides=(crop, crop + 8) if protocol == "multi-scale" else ()
-    )  # else many shapes
+    )
     eight, one = (
         predict(member, split, how, Partitioner(mesh), 16) for mesh in (make_mesh(), mesh_of(1))
     )
     assert eight.shape == (5, 1000)
     np.testing.assert_allclose(np.exp(eight).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.exp(one), np.exp(eight), atol=1e-4)
-    found = compute_metrics(eight, labels_of(split), dataset)
+    found = compute_metrics(eight, read_labels(split), dataset)
     assert (found.images, found.counted, found.classes, found.not_finite) == (5, 5, 1000, 0)

@@ -1,4 +1,4 @@
-"""Boxes against torchvision's own code where it is installed, and against this package's reader of single crops."""
+"""Crops compared with torchvision's code where it is installed, and with the training's crops."""
 
 import functools
 
@@ -7,21 +7,21 @@ import pytest
 from PIL import Image
 
 from deepjax.data.image.crops import centre_box
-from deepjax.data.image.decode import cut as cut_one
+from deepjax.data.image.decode import decode_crop as cut_one
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
 from deepjax.evaluation.crops import (
     centre,
     corners,
-    cut,
+    cut_crops,
     grid,
-    pixels,
     rescale,
     rescaled_size,
     squares,
+    to_array,
 )
-from deepjax.evaluation.images import shape_buckets, views_of
-from deepjax.evaluation.protocols import protocol_of
+from deepjax.evaluation.images import read_views, shape_buckets
+from deepjax.evaluation.protocols import resolve_protocol
 from tests.data.photographs import jpeg
 from tests.evaluation.reference import AWKWARD, pictures, split_of
 from tests.models.torch_reference import library, needs_torch
@@ -44,35 +44,38 @@ def test_scaling_and_crops_are_torchvisions(side, interpolation):
     for picture in map(Image.fromarray, IMAGES):
         expected = theirs.resize(picture, side, theirs.InterpolationMode(interpolation))
         image = rescale(picture, side, interpolation)
-        assert np.array_equal(pixels(image), pixels(expected))
+        assert np.array_equal(to_array(image), to_array(expected))
         for size in (31, 32, side):
             if size <= side:
-                five = [*cut(image, "corners", size)]
+                five = [*cut_crops(image, "corners", size)]
                 assert all(
-                    np.array_equal(pixels(a), pixels(b))
+                    np.array_equal(to_array(a), to_array(b))
                     for a, b in zip(five, theirs.five_crop(expected, size), strict=True)
                 )
         for size in (31, side, side + 1, side + 8):  # beyond the image it is black
-            (one,) = cut(image, "centre", size)
-            assert np.array_equal(pixels(one), pixels(theirs.center_crop(expected, size)))
+            (one,) = cut_crops(image, "centre", size)
+            assert np.array_equal(to_array(one), to_array(theirs.center_crop(expected, size)))
 
 
 @needs_torch
 def test_mirrors_of_crops_are_crops_of_the_mirror_where_nothing_odd_is_left_over():
-    """Torchvision's TenCrop mirrors the whole image; its centre is our mirrored centre where width - crop is even."""
+    """The TenCrop of torchvision mirrors the image.
+
+    Its centre is ours mirrored where width - crop is even.
+    """
     theirs, (picture,) = torchvision_functions(), map(Image.fromarray, pictures(((37, 50),)))
-    ours = {pixels(view)[:, ::-1].tobytes() for view in cut(picture, "corners", 32)}
-    assert ours == {pixels(view).tobytes() for view in theirs.ten_crop(picture, 32)[5:]}
+    ours = {to_array(view)[:, ::-1].tobytes() for view in cut_crops(picture, "corners", 32)}
+    assert ours == {to_array(view).tobytes() for view in theirs.ten_crop(picture, 32)[5:]}
 
 
 @pytest.mark.parametrize(("crop", "side"), [(32, 37), (224, 256)])
 def test_a_single_crop_is_that_of_training(crop, side):
-    """To the bit: `deepjax.data.image.decode.cut`, and the whole image, scaled and then cut."""
+    """Bitwise: `decode_crop`, and the full image, scaled and then cropped."""
     for picture in pictures(((47, 101), (101, 47), (64, 64), (300, 200), (375, 500))):
         encoded = jpeg(picture)
         expected = cut_one(encoded, functools.partial(centre_box, size=crop), crop)
-        (ours,) = cut(rescale(Image.fromarray(decode_rgb(encoded)), side), "centre", crop)
-        assert np.array_equal(pixels(ours), expected)
+        (ours,) = cut_crops(rescale(Image.fromarray(decode_rgb(encoded)), side), "centre", crop)
+        assert np.array_equal(to_array(ours), expected)
 
 
 def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
@@ -80,12 +83,12 @@ def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
         rescaled_size((20_000, 1), 256)
     thin = split_of([np.zeros((1, 20_000, 3), np.uint8)])
     for name in ("1-crop", "dense"):  # in an array, and when the arrays are chosen
-        protocol = protocol_of(name, "small", 256)
+        protocol = resolve_protocol(name, "small", 256)
         with pytest.raises(
             InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"
         ):
             for group in shape_buckets(thin, protocol, 256):
-                views_of(thin, 0, group, protocol, "bilinear")
+                read_views(thin, 0, group, protocol, "bilinear")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_boxes_stay_inside_and_touch_the_edges(size):
     image = rescaled_size(size, 37)
     assert min(image) == 37
     for boxes in (corners(image, 32), squares(image), grid(image, 32)):
-        left, top, right, bottom = np.array(boxes).T
+        left, top, right, bottom = np.array([box.edges for box in boxes]).T
         assert (left.min(), top.min(), right.max(), bottom.max()) == (0, 0, *image)
         assert np.all(right - left == bottom - top)
     assert len(grid(image, 32)) == 25 and len(squares(image)) == 3
@@ -103,13 +106,13 @@ def test_boxes_stay_inside_and_touch_the_edges(size):
 
 def test_a_box_larger_than_the_image_is_black_around_it():
     """Torchvision pads (crop - width) // 2 on the left, one more on the right."""
-    assert centre((10, 32), 13, 32) == (-1, 0, 12, 32)
-    (padded,) = cut(Image.new("RGB", (10, 32), "white"), "centre", 32)
-    columns = pixels(padded).mean(axis=(0, 2))
+    assert centre((10, 32), 13, 32).edges == (-1, 0, 12, 32)
+    (padded,) = cut_crops(Image.new("RGB", (10, 32), "white"), "centre", 32)
+    columns = to_array(padded).mean(axis=(0, 2))
     assert columns.tolist() == [0.0] * 11 + [255.0] * 10 + [0.0] * 11
 
 
 @pytest.mark.parametrize("how", ["corners", "grid"])
 def test_crops_larger_than_the_image_are_refused(how):
     with pytest.raises(InputError, match="crop is 33; allowed: up to 32"):
-        list(cut(Image.new("RGB", (32, 40)), how, 33))
+        list(cut_crops(Image.new("RGB", (32, 40)), how, 33))

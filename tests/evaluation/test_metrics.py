@@ -1,4 +1,4 @@
-"""What is found on each kind of set: several labels, none, 200 of the classes; and what is printed beside."""
+"""Metrics of each kind of data set: several labels, none, 200 of the classes; and their text."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.evaluation.accuracy import label_table
-from deepjax.evaluation.images import labels_of
-from deepjax.evaluation.metrics import compute_metrics, format_metrics, row
-from deepjax.evaluation.paper_results import PUBLISHED, published
+from deepjax.evaluation.images import read_labels
+from deepjax.evaluation.metrics import compute_metrics, format_metrics, metrics_row
+from deepjax.evaluation.paper_results import PAPER_RESULTS, find_paper_results
 from deepjax.evaluation.predict import log_softmax
 from deepjax.models import list_models
 from experiments.imagenet_history import RESNET
@@ -28,7 +28,9 @@ def log_probabilities(images, classes):
 
 
 def test_by_hand():
-    """Class 0 has what the label leaves: right with 0.7, 0.62 and 0.55, wrong with 0.62, which shares a bin of 15."""
+    """Class 0 has the rest: correct with 0.7, 0.62 and 0.55, wrong with 0.62, in the same bin of
+    15.
+    """
     own = np.array([0.7, 0.62, 0.55, 0.38])
     scores = np.full((4, 12), 1e-12)
     scores[:, 0], scores[range(4), [1, 2, 3, 4]] = 1 - own, own
@@ -46,7 +48,7 @@ def test_images_without_a_label_do_not_count_and_any_of_several_is_right():
     split = dataclasses.replace(
         split, dataset=REAL, records=[r | {"real_label": r["label"]} for r in split.records]
     )
-    labels = labels_of(split)
+    labels = read_labels(split)
     assert labels.tolist() == [[3, 5], [-1, -1], [0, -1], [1, 2]]
     scores = np.full((4, 12), -10.0, np.float32)
     scores[range(4), [5, 0, 1, 2]] = 0  # right, uncounted, wrong, right
@@ -57,7 +59,7 @@ def test_images_without_a_label_do_not_count_and_any_of_several_is_right():
 
 
 def test_of_imagenet_a_and_r_the_classes_that_occur_are_guessed_among():
-    """Six classes of ten; the others' probabilities, however large, are out of the race (Hendrycks et al. 2019)."""
+    """Six classes of ten; the others' probabilities are ignored (Hendrycks et al. 2019)."""
     dataset = dataclasses.replace(DATASET, name="few", builder="imagenet_r")
     labels = np.arange(40) % 6 * 2
     scores = log_probabilities(40, 12)
@@ -70,7 +72,7 @@ def test_of_imagenet_a_and_r_the_classes_that_occur_are_guessed_among():
     assert found.top5_error is None  # five of six guesses
 
 
-def test_an_image_with_a_nan_is_wrong_and_told():
+def test_an_image_with_a_nan_is_wrong_and_reported():
     scores = log_probabilities(5, 12)
     labels = scores.argmax(axis=1)[:, None]
     scores[2, 3] = np.nan
@@ -91,7 +93,7 @@ def test_where_nothing_is_finite_no_number_is_made_up():
         None,
         3,
     )
-    json.dumps(row(found), allow_nan=False)
+    json.dumps(metrics_row(found), allow_nan=False)
     assert "ECE 0" not in format_metrics(found, [])[0]
 
 
@@ -104,29 +106,35 @@ def test_a_set_without_labels_is_refused():
 
 
 def test_published_numbers():
-    """Consistent with each other and with the papers' texts; VGG Tables 3 and 4, ResNet Tables 3 and 4, GoogLeNet Table 3."""
-    assert {row.model for row in PUBLISHED} <= set(list_models())
-    by = {(row.model, row.protocol, row.sides, row.note): row.top5 for row in PUBLISHED}
-    assert len(by) == len(PUBLISHED)
-    assert all(row.top1 is None or row.top5 is None or row.top5 < row.top1 for row in PUBLISHED)
+    """Consistent with each other and the papers' texts.
+
+    VGG, ResNet Tables 3 and 4, GoogLeNet Table 3.
+    """
+    assert {row.model for row in PAPER_RESULTS} <= set(list_models())
+    by = {(row.model, row.protocol, row.sides, row.note): row.top5 for row in PAPER_RESULTS}
+    assert len(by) == len(PAPER_RESULTS)
+    assert all(row.top1 is None or row.top5 is None or row.top5 < row.top1 for row in PAPER_RESULTS)
     (ten,), (scales,) = (
-        published("resnet152_v1", "10-crop"),
-        published("resnet152_v1", "multi-scale"),
+        find_paper_results("resnet152_v1", "10-crop"),
+        find_paper_results("resnet152_v1", "multi-scale"),
     )
     assert (ten.top5, scales.top5) == (RESNET["one, 10 crops"], RESNET["one, multi-scale"])
-    assert [row.top5 for row in published("googlenet", "144-crop")] == [7.89]
-    assert published("vgg16", "dense")[0].top1 == 27.0 and len(published("vgg16", "dense")) == 3
-    (asp,) = (row for row in published("resnetv2_200", "1-crop") if row.note)
+    assert [row.top5 for row in find_paper_results("googlenet", "144-crop")] == [7.89]
+    assert (
+        find_paper_results("vgg16", "dense")[0].top1 == 27.0
+        and len(find_paper_results("vgg16", "dense")) == 3
+    )
+    (asp,) = (row for row in find_paper_results("resnetv2_200", "1-crop") if row.note)
     assert (asp.crop, asp.top1, asp.top5) == (320, 20.1, 4.8)  # He et al. 2016, Table 5
 
 
-def test_the_paper_stands_beside():
+def test_published_results_are_printed():
     found = compute_metrics(
         log_probabilities(50, 1000), np.arange(50)[:, None], dataset_info("imagenet2012")
     )
-    told = format_metrics(found, published("googlenet", "10-crop"))
+    told = format_metrics(found, find_paper_results("googlenet", "10-crop"))
     assert told[0].startswith("imagenet2012: 50 images of 1000 classes; top-1 error ")
     assert (
-        told[1]
-        == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; 10-crop of 224 at 256)"
+        told[1] == "  published: top-1 / top-5 error - / 9.15 % (Szegedy et al. 2014, Table 3; "
+        "10-crop of 224 at 256)"
     )

@@ -1,4 +1,6 @@
-"""Stochastic depth: the network's own names, exact at survival 1, unbiased up to a scale, no gradient for what is left out."""
+"""Stochastic depth: names, exact at survival 1, unbiased up to a scale, dropped branches'
+gradients.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,10 @@ IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
 
 
 class Chain(nn.Module):
-    """Sums whose branch is a parameter: the network's output is what the gates let through. images: (batch, features)."""
+    """Sums whose branch is a parameter: the output is what the gates pass. images.
+
+    (batch, features).
+    """
 
     stages: tuple[int, ...] = (4,)
 
@@ -31,7 +36,7 @@ class Chain(nn.Module):
 
 
 def drawn(model, variables, images, seeds: int):
-    """Outputs in training for so many draws: (seeds, batch, features)."""
+    """Outputs in training for several seeds: (seeds, batch, features)."""
     apply = jax.jit(lambda key: model.apply(variables, images, train=True, rngs={"dropout": key}))
     return np.array([apply(jax.random.key(seed)) for seed in range(seeds)])
 
@@ -48,7 +53,7 @@ def test_parameters_keep_their_names_and_values(name):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_survival_one_is_the_network_to_the_bit(train):
+def test_survival_one_is_bitwise_the_network(train):
     network = create_model("cifar_resnet20", **SMALL)
     variables = network.init(jax.random.key(1), IMAGES)
     outputs = [
@@ -65,7 +70,9 @@ def test_survival_one_is_the_network_to_the_bit(train):
 
 
 def test_survival_falls_linearly_and_evaluation_expects_it():
-    """Of branches of ones the output counts the survivors: in evaluation exactly 7/8 + 6/8 + 5/8 + 4/8, in training on average."""
+    """Branches of ones: the output counts the kept ones, 7/8 + 6/8 + 5/8 + 4/8, on average in
+    training.
+    """
     model, images = StochasticDepth(Chain(), survival=0.5), jnp.zeros((2, 1))
     variables = model.init(jax.random.key(0), images)
     np.testing.assert_allclose(model.apply(variables, images), 22 / 8)
@@ -82,7 +89,7 @@ def test_a_draw_is_the_batch_s_or_the_example_s(per, shared):
     assert all((each == each[0]).all() for each in counts) == shared
 
 
-def test_a_branch_left_out_has_no_gradient_and_others_have_theirs():
+def test_a_dropped_branch_has_no_gradient_and_others_have_theirs():
     model, images = StochasticDepth(Chain(), 0.5), jnp.zeros((2, 3))
     params = model.init(jax.random.key(0), images)["params"]
 

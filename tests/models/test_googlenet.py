@@ -1,4 +1,4 @@
-"""GoogLeNet: Table 1 row by row, the naive module, the auxiliary heads, and forward passes written without flax."""
+"""GoogLeNet: Table 1 by rows, the naive module, auxiliary heads, forward passes without flax."""
 
 import functools
 import math
@@ -43,7 +43,7 @@ def abstract(model, shape):
 
 
 def random_variables(model, shape):
-    """Variables drawn with numpy: to compile the initialisation of a whole network would take longer than the test."""
+    """Variables from NumPy: compiling the initialisation would take longer than the test."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -83,7 +83,8 @@ def parameters(tree):
         ({}, 6_998_552, 13_378_280, 1_582_671_872),
         ({"norm": "batch"}, 7_005_832, 13_385_816, 1_582_671_872),
         (TORCHVISION, 6_624_904, 13_004_888, 1_498_376_192),
-        # Heads on maps of 1,280 and 2,640 channels: 128 (c + 1) for the 1x1, 1,024 * 2,049 and 1,000 * 1,025 for the linear layers.
+        # Heads on maps of 1,280 and 2,640 channels: 128 (c + 1) for the 1x1, 1,024 * 2,049 and
+        # 1,000 * 1,025 for the linear layers.
         ({"reduce": False}, 97_521_848, 104_270_216, 12_555_216_000),
     ],
     ids=["paper", "batch", "torchvision", "naive"],
@@ -143,7 +144,10 @@ def test_rows_of_table_1(reduce, row):
     ("reduce", "depth", "macs"), [(False, 672, 854_196_224), (True, 480, 271_351_808)]
 )
 def test_the_bottleneck_example_of_cs231n(reduce, depth, macs):
-    """28x28x256 into 128 1x1, 192 3x3, 96 5x5, with reductions and a projection to 64 (the slide's 358M counts the 3x3 twice)."""
+    """28x28x256 into 128 1x1, 192 3x3, 96 5x5, with reductions and a projection to 64.
+
+    The slide's 358M counts the 3x3 twice.
+    """
     module = Inception(Row(128, 64, 192, 64, 96, 64), 5, reduce, UNIT)
     shape = (28, 28, 256)
     assert count_macs(module, shape) == macs
@@ -190,12 +194,14 @@ def test_inception_module_equals_one_written_without_flax(reduce):
 
 
 def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
-    """Figure 3, with the values of the Caffe release: 5 channels, alpha 1e-4 (divided by 5), beta 0.75, k 1."""
+    """Figure 3, with the Caffe release's values.
+
+    5 channels, alpha 1e-4 (divided by 5), beta 0.75, k 1.
+    """
     model = GoogLeNet(width=8, auxiliary=False)
     variables = random_variables(model, (16, 16, 1))
-    images = (
-        np.random.default_rng(1).normal(0, 50, (2, 16, 16, 1)).astype(np.float32)
-    )  # large, or it would hardly show
+    # large, or it would hardly show
+    images = np.random.default_rng(1).normal(0, 50, (2, 16, 16, 1)).astype(np.float32)
 
     def lrn(x):
         squares = jnp.pad(jnp.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))
@@ -205,9 +211,8 @@ def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
 
     def plain(variables, x):
         conv = functools.partial(plain_conv, variables)
-        x = lrn(
-            plain_max_pool(conv(x, "stem_conv1", 3, 2), 2, (0, 1))
-        )  # on an even map the last window hangs over by one
+        # on an even map the last window hangs over by one
+        x = lrn(plain_max_pool(conv(x, "stem_conv1", 3, 2), 2, (0, 1)))
         return plain_max_pool(lrn(conv(conv(x, "stem_reduce2"), "stem_conv2", 1)), 2, (0, 1))
 
     stem = jax.jit(lambda v, x: model.apply(v, x, mutable=["features"])[1]["features"]["stem"])(
@@ -220,9 +225,8 @@ def test_the_stem_normalises_after_the_first_pool_and_before_the_second():
 @pytest.mark.parametrize("size", [(1, 2), (2, 5), (4, 7)])
 def test_pools_of_small_maps_take_what_there_is(window, size):
     x = np.random.default_rng(0).normal(size=(1, *size, 2)).astype(np.float32)
-    starts = [
-        range(0, max(1, side - window + 2), 2) for side in size
-    ]  # a window for every pixel, begun inside
+    # a window for every pixel, begun inside
+    starts = [range(0, max(1, side - window + 2), 2) for side in size]
     expected = [
         [x[:, i : i + window, j : j + window].max((1, 2)) for j in starts[1]] for i in starts[0]
     ]
@@ -256,7 +260,10 @@ def test_any_size_width_and_channel_count_in_bfloat16_with_float32_logits(fields
 
 
 def test_auxiliary_head_of_section_5():
-    """5x5 windows of stride 3 turn 14x14 into 4x4; the hidden layer reads it by height, width and channel."""
+    """5x5 windows of stride 3 turn 14x14 into 4x4.
+
+    The hidden layer reads height, width, channel.
+    """
     head = AuxiliaryHead(
         7, 3, 5, 0.7, "5x5", Initialization(), UNIT, False, jnp.float32, jnp.float32
     )
@@ -319,10 +326,11 @@ def test_heads_and_dropout_are_computed_only_where_they_are_wanted():
 
     plain, draws = products_and_draws(False, ["batch_stats"])
     assert not draws
+    # of each head a 1x1 convolution and two linear layers
     assert products_and_draws(False, ["auxiliary"]) == (
         plain + 6,
         False,
-    )  # of each head a 1x1 convolution and two linear layers
+    )
     assert products_and_draws(True, ["batch_stats"]) == (plain, True)
     assert set(variables) == {"params"}  # nothing is sown while initialising
     without = abstract(GoogLeNet(num_classes=7, width=1, auxiliary=False), (8, 8, 3))["params"]

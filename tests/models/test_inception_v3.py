@@ -1,4 +1,4 @@
-"""Inception-v3: exact counts, the maps of its stages, the smallest images, the auxiliary head, torchvision's names."""
+"""Inception-v3: exact counts, maps, smallest images, auxiliary head, torchvision's names."""
 
 import functools
 import math
@@ -49,7 +49,10 @@ def random_variables(model, shape):
 
 
 def trace(model, shape, train=False, mutable=()):
-    """The computation as text, logits and collections; the number of products there tells how many linear layers it has."""
+    """The jaxpr as text, logits and collections.
+
+    Its number of products is that of linear layers.
+    """
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     rngs = {"dropout": jax.random.key(0)} if train else None
     apply = lambda v, x: model.apply(v, x, train=train, rngs=rngs, mutable=list(mutable))  # noqa: E731
@@ -61,7 +64,7 @@ def trace(model, shape, train=False, mutable=()):
 
 
 def test_parameters_and_multiply_adds():
-    """As torchvision counts them: the auxiliary head's parameters are in, its multiply-adds are not."""
+    """As torchvision counts: with the auxiliary head's parameters, without its multiply-adds."""
     params = abstract(InceptionV3())["params"]
     count = {
         name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -94,10 +97,11 @@ def test_stages_have_the_shapes_of_figures_5_to_7():
     assert logits.shape == (2, 1000)
     assert jaxpr.count("dot_general") == 1  # the auxiliary head is not computed
     assert "random_bits" not in jaxpr
+    # nothing is sown while initialising
     assert set(abstract(InceptionV3())) == {
         "params",
         "batch_stats",
-    }  # nothing is sown while initialising
+    }
 
 
 def test_the_head_takes_images_from_299_pixels():
@@ -147,9 +151,8 @@ def plain_fan(variables, x):
     double = conv(conv(x, "branch3x3dbl_conv1"), "branch3x3dbl_conv2", (1, 1))
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
-    pooled = (
-        sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
-    )  # zeros count
+    # zeros count
+    pooled = sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
     branches = [
         conv(x, "branch1x1_conv"),
         conv(single, "branch3x3_conv2a", (0, 1)),
@@ -199,7 +202,8 @@ def test_initial_weights_of_torchvision():
 
 # torchvision's blocks by kind of module.
 BLOCKS = {
-    "A": "branch1x1 branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 branch_pool",
+    "A": "branch1x1 branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 "
+    "branch_pool",
     "B": "branch3x3 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3",
     "C": "branch1x1 branch7x7_1 branch7x7_2 branch7x7_3 branch_pool "
     "branch7x7dbl_1 branch7x7dbl_2 branch7x7dbl_3 branch7x7dbl_4 branch7x7dbl_5",

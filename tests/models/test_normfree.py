@@ -1,4 +1,7 @@
-"""Networks without normalisation: sizes in closed form, the start as shortcuts alone, signal propagation, gradients at step 0."""
+"""Normalisation-free networks.
+
+Closed-form sizes, identity at the start, signals, first gradients.
+"""
 
 import json
 import math
@@ -17,23 +20,23 @@ from deepjax import list_models, model_info
 from deepjax.errors import InputError
 from deepjax.models.layers.basic import shortcut_a
 from deepjax.models.layers.scanned_blocks import stack_blocks
-from deepjax.models.normfree import (
+from deepjax.models.nf_resnet import (
     GAMMA_RELU,
     NFResNet,
-    NormFreeResNet,
     ScaledStdConv,
     expected_variances,
     standardize,
 )
+from deepjax.models.normfree import NormFreeResNet
 from deepjax.models.resnet import cifar_stages
-from deepjax.models.weights.torch_nf import nf_resnet_names
+from deepjax.models.weights.torch_names import nf_resnet_names
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
 SCHEMES = ("fixup", "skipinit", "rezero", "nf")
 
 
 def cifar(scheme, stages=(2, 1), width=4, **fields):
-    """A network with the CIFAR stem, with the shortcut and the norm that the scheme's authors used."""
+    """A network with the CIFAR stem, and the shortcut and norm that the scheme's authors used."""
     fields = {
         "stages": stages,
         "block": "basic",
@@ -51,9 +54,8 @@ def cifar(scheme, stages=(2, 1), width=4, **fields):
     return NormFreeResNet(scheme=scheme, **(own | fields))
 
 
-quick_jit = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # compiles in half the time
+# compiles in half the time
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @partial(quick_jit, static_argnums=(0, 1))
@@ -110,7 +112,7 @@ def relu(x):
 
 
 def closed_form(scheme, block, stages, width, classes, stem):
-    """Parameters: kernels, then what the scheme adds to each convolution, to each block and to the ends."""
+    """Parameters: kernels, and what the scheme adds per convolution, per block and at the ends."""
     expansion = 4 if block == "bottleneck" else 1
     inside, projections, channels = [], [], width
     for stage, blocks in enumerate(stages):
@@ -160,7 +162,7 @@ def test_parameter_counts_have_a_closed_form(scheme, stem):
     "name", [name for scheme in SCHEMES for name in list_models(f"cifar_{scheme}*")]
 )
 def test_the_cifar_rows_of_the_table(name):
-    """Projections cost 16 * 16 * 16 * 32 and 8 * 8 * 32 * 64 multiply-adds more than the padding of the paper's networks."""
+    """Projections cost 16 * 16 * 16 * 32 and 8 * 8 * 32 * 64 multiply-adds more than padding."""
     scheme, depth = re.fullmatch(r"cifar_([a-z]+)(\d+)", name).groups()
     stages = ((int(depth) - 2) // 6,) * 3
     more = 262_144 if scheme in ("skipinit", "nf") else 0
@@ -211,7 +213,9 @@ def test_depths_20_and_110_begin_as_one_function(scheme):
 
 @pytest.mark.parametrize(("block", "depth"), [("basic", 2), ("bottleneck", 3)])
 def test_fixup_scales_the_first_convolutions(block, depth):
-    """L^(-1/2) for two convolutions a branch and L^(-1/4) for three, against the network of one block, where L = 1."""
+    """L^(-1/2) for two convolutions per branch, L^(-1/4) for three, relative to one block, where L
+    = 1.
+    """
     alone, one_of_five = (
         flatten_dict(
             variables_of(cifar("fixup", stages, block=block, shortcut="B"))["params"][
@@ -296,10 +300,13 @@ def test_expected_variances():
 
 @pytest.mark.parametrize(("block", "alpha"), [("basic", 1.0), ("bottleneck", 0.2)])
 def test_nf_signals_follow_the_mean_field_prediction(block, alpha):
-    """Variance 1 + n alpha^2 after n blocks of a stage, less what zero padding takes; channel means near 0; Gaussian images.
+    """Variance 1 + n alpha^2 after n blocks of a stage, less what zero padding takes.
 
-    On 16 pixels padding takes 1 - (46 / 48)^2 = 8 % of what a 3x3 sees, on 8 pixels 16 %: so up to 15 % less with one 3x3 in a
-    branch (bottleneck), 30 % with two (basic). With alpha = 1 and beta left out, the variance would double in each block, to 8.
+    Channel means near 0; Gaussian images.
+
+    On 16 pixels padding takes 1 - (46 / 48)^2 = 8 % of what a 3x3 sees, on 8 pixels 16 %: so up to
+    15 % less with one 3x3 in a branch (bottleneck), 30 % with two (basic). With alpha = 1 and beta
+    left out, the variance would double in each block, to 8.
     """
     model = cifar("nf", (3, 3), width=32, block=block, alpha=alpha, zero_init=False)
     features = features_of(model, variables_of(model), images_of(8, 16))
@@ -319,7 +326,10 @@ def test_nf_signals_follow_the_mean_field_prediction(block, alpha):
 
 
 def zero_at_the_start(scheme, path):
-    """Gradients that vanish at step 0 although the head is not zero: what stands before a zero scalar, kernel or gain."""
+    """Zero gradients at step 0 although the head is not zero.
+
+    Behind a zero scalar, kernel or gain.
+    """
     if not path[0].startswith("stage") or "shortcut_conv" in path:
         return False
     if scheme == "fixup":
@@ -385,7 +395,7 @@ def test_the_imagenet_stem_takes_any_size(scheme):
 
 
 def test_a_constant_or_a_factor_on_the_kernel_changes_nothing():
-    """Adding a constant to a kernel, or scaling it, changes what the layer computes by no more than epsilon allows."""
+    """Adding a constant to a kernel, or scaling it, changes the output only as epsilon allows."""
     conv, x = ScaledStdConv(6), images_of()
     params = variables_of(conv)["params"]
     other = params | {"kernel": np.float32(2) * params["kernel"] + np.float32(0.5)}

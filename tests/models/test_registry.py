@@ -1,4 +1,4 @@
-"""Every name of the table against the papers: counts, shapes of stages, and networks that compute what they should anywhere."""
+"""Every name of the table: the papers' counts and shapes of stages, and their computations."""
 
 import dataclasses
 import functools
@@ -19,13 +19,16 @@ from deepjax.models.features import feature_shapes
 from tests.numpy_variables import numpy_variables
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
-# The stem of ResNet-D: 3x3 from 3 to 32, 32 to 32 and 32 to 64, with two norms of 32 more, where others have 7x7 from 3 to 64; its
-# average pools have no parameters, and leave the projections' maps as large as strides do. The stem's map is 112x112.
+# The stem of ResNet-D: 3x3 from 3 to 32, 32 to 32 and 32 to 64, with two norms of 32 more, where
+# others have 7x7 from 3 to 64; its average pools have no parameters, and leave the projections'
+# maps as large as strides do. The stem's map is 112x112.
 D_KERNELS = 27 * 32 + 288 * 32 + 288 * 64 - 147 * 64
 D_STEM = [D_KERNELS + 2 * 2 * 32, 112**2 * D_KERNELS]
-# A scale and a bias a filter, as batch norm has them: those of group norm, or the gain and bias of a standardised kernel.
+# A scale and a bias a filter, as batch norm has them: those of group norm, or the gain and bias of
+# a standardised kernel.
 TWINS = {"resnet50_gn": "resnet50", "nf_resnet50": "resnet50", "nf_resnet101": "resnet101"}
-# In no table of exact counts: pinned by test_googlenet.py, by hand, and test_normfree.py, in closed form.
+# In no table of exact counts: pinned by test_googlenet.py, by hand, and test_normfree.py, in closed
+# form.
 PINNED_ELSEWHERE = (
     "googlenet_naive",
     "fixup_*",
@@ -37,7 +40,10 @@ PINNED_ELSEWHERE = (
 
 
 def expected_counts(name: str) -> list[int]:
-    """Parameters and multiply-adds from `exact_counts.json`: those of the network, or of a twin and what a D-stem adds to it."""
+    """Parameters and multiply-adds from `exact_counts.json`.
+
+    The network's, or a twin's plus a D-stem's.
+    """
     if name in EXACT or name in TWINS:
         return EXACT[TWINS.get(name, name)]
     return [count + more for count, more in zip(EXACT[name.removesuffix("d")], D_STEM, strict=True)]
@@ -61,7 +67,7 @@ def test_params_and_macs_are_the_exact_integers(name):
 
 @pytest.mark.parametrize("name", list_models())
 def test_stages_have_the_shapes_of_their_tables(name):
-    """Sides halve from stage to stage and channels double; the numbers are those of the papers' tables."""
+    """Sides halve from stage to stage and channels double: the papers' tables."""
     info = model_info(name)
     shapes = feature_shapes(scanned(name), info.input_shape)
     sides = {stage: shape[0] for stage, shape in shapes.items()}
@@ -75,9 +81,8 @@ def test_stages_have_the_shapes_of_their_tables(name):
         assert list(channels.values()) == (
             naive if "naive" in name else [192, 256, 480, 512, 512, 512, 528, 832, 832, 1024]
         )
-    elif name.startswith(
-        "inception"
-    ):  # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
+    # Table 1: 3 modules at 35, 5 (and the reduction) at 17, 3 at 8
+    elif name.startswith("inception"):
         assert list(sides.values()) == [35] * 4 + [17] * 5 + [8] * 3
         assert list(channels.values()) == [192, 256, 288, 288] + [768] * 5 + [1280, 2048, 2048]
     elif name.startswith("cifar"):
@@ -201,7 +206,7 @@ def test_logits_are_equal_with_and_without_jit(model, size):
 @pytest.mark.parametrize(("model", "size"), NARROW, ids=NARROW.values())
 @pytest.mark.parametrize("policy", [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
 def test_logits_are_float32_under_every_policy(model, size, policy):
-    """By abstract evaluation, with strict promotion: what would be promoted silently raises here."""
+    """By abstract evaluation with strict promotion: a silent promotion raises here."""
     dtype, param_dtype = map(jnp.dtype, policy)
     model = model.clone(dtype=dtype, param_dtype=param_dtype)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
@@ -233,7 +238,8 @@ def test_overrides_change_the_count_as_the_closed_form_says(overrides):
     assert count_params(create_model("cifar_resnet20", **overrides), (28, 28, 1)) == expected
 
 
-# Facts beyond the table: option C (He et al. 2015, Table 3), plain bottlenecks, and the popular 3x3 stem on CIFAR.
+# Facts beyond the table: option C (He et al. 2015, Table 3), plain bottlenecks, and the popular 3x3
+# stem on CIFAR.
 @pytest.mark.parametrize(
     ("name", "overrides", "params"),
     [
@@ -314,9 +320,7 @@ def test_a_choice_that_is_not_allowed_is_refused_by_name(name):
 )
 @pytest.mark.parametrize(("field", "given"), [("width", 0), ("width", -4), ("num_classes", 0)])
 def test_a_size_below_one_is_refused_by_name(name, field, given):
-    with pytest.raises(
-        InputError, match=f"^{field} is {given}; allowed: a whole number, 1 or more"
-    ):
+    with pytest.raises(InputError, match=f"^{field} is {given}; allowed: an integer, 1 or more"):
         shapes_of(create_model(name, **{field: given}), name)
 
 
@@ -332,14 +336,14 @@ def test_a_size_below_one_is_refused_by_name(name, field, given):
         (
             "resnext50_32x4d",
             {"group_width": 0},
-            "group_width is 0; allowed: a whole number, 1 or more",
+            "group_width is 0; allowed: an integer, 1 or more",
         ),
         ("resnet18", {"groups": 3}, "width is 64; allowed: a multiple of groups=3"),
         ("resnet50d", {"width": 1}, "width is 1; allowed: 2 or more with stem='deep'"),
         ("resnetv2_50d", {"stem_width": 1}, "stem_width is 1; allowed: 2 or more with stem='deep'"),
     ],
 )
-def test_widths_that_leave_no_whole_filters_are_refused(name, fields, message):
+def test_widths_with_fractional_filters_are_refused(name, fields, message):
     with pytest.raises(InputError, match=message):
         shapes_of(create_model(name, **fields), name)
 

@@ -231,7 +231,7 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(kind):
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_zero_init_makes_every_block_its_shortcut(block):
-    """Goyal et al. 2017, section 5.1: with zero last scales the blocks add nothing, whatever their other weights."""
+    """Goyal et al. 2017, section 5.1: with zero last scales the blocks add nothing."""
     model = create_model(
         "cifar_resnet20", block=block, width=4, stages=(2,), shortcut="A", zero_init=True
     )

@@ -59,7 +59,7 @@ def test_images_that_are_too_small_are_named(head, size):
     [("paper", 0.1), ("torchvision", (2 / (9 * 512)) ** 0.5), ("glorot", (1 / (9 * 512)) ** 0.5)],
 )
 def test_initial_weights_have_the_stated_spread(scheme, deviation):
-    """Section 3.1 prints a variance of 0.01; torchvision draws by fan out; Glorot's variance is 2 / (fan in + fan out)."""
+    """Section 3.1 has a variance of 0.01; torchvision fan out; Glorot 2 / (fan in + fan out)."""
     model = create_model("vgg11", num_classes=5, initialization=scheme)
     shape = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"][
         "stage5_conv2"

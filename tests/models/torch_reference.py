@@ -1,4 +1,4 @@
-"""PyTorch's networks as references: random weights and statistics, logits, gradients, counts. Used where torch is installed."""
+"""PyTorch's networks as references: random weights, logits, gradients, counts; where installed."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,9 @@ def library(name: str) -> Any:
 
         try:
             importlib.import_module("torchvision")
-        except RuntimeError:  # built for CUDA, beside a torch for CPU: its models need none of its compiled operators, but declare two
+        # built for CUDA, beside a torch for CPU: its models need none of its compiled operators,
+        # but declare two
+        except RuntimeError:
             _forget("torchvision")
             _declare_operators(torch)
         torch.set_num_threads(2)
@@ -49,7 +51,7 @@ def _forget(package: str) -> None:
 
 
 def network(source: str, name: str, seed: int = 0, **options: Any) -> Any:
-    """A network of torchvision's or timm's in evaluation mode, with random parameters and random batch statistics."""
+    """A torchvision or timm network in evaluation mode, with random parameters and statistics."""
     models = library(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,7 +66,7 @@ def network(source: str, name: str, seed: int = 0, **options: Any) -> Any:
 
 
 def randomize(module: Any, seed: int) -> None:
-    """Fill parameters and statistics in place, at scales at which no network of hundreds of layers overflows."""
+    """Fill parameters and statistics in place, at scales at which no deep network overflows."""
     import torch
 
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 
-from deepjax.analysis.costs.counts import macs_of, not_counted
+from deepjax.analysis.costs.counts import count_macs_by_layer, uncounted_operations
 from deepjax.analysis.jaxpr.module_paths import steps
 from tests.properties.examples import examples
 
@@ -79,7 +79,9 @@ def test_convolutions(case):
     pairs = itertools.product(
         range(left[0] // options["batch_group_count"]), range(kernel[0]), range(kernel[1])
     )
-    counted = macs_of(traced(lambda x, k: lax.conv_general_dilated(x, k, **options), left, kernel))
+    counted = count_macs_by_layer(
+        traced(lambda x, k: lax.conv_general_dilated(x, k, **options), left, kernel)
+    )
     assert counted.get("", 0) == sum(spatial for _ in pairs)
 
 
@@ -101,7 +103,7 @@ def test_matrix_products(data):
         for role in ("contracted", "batch")
     ]
     shapes = [tuple(sizes[name] for name in side) for side in (left, right)]
-    counted = macs_of(
+    counted = count_macs_by_layer(
         traced(lambda x, y: lax.dot_general(x, y, tuple(map(tuple, numbers))), *shapes)
     )
     products = np.einsum(f"{''.join(left)},{''.join(right)}->", *map(np.ones, shapes))
@@ -132,8 +134,8 @@ def test_loops_of_constants(start, step, bound, comparison, mirrored):
 
     taken = traced(loop, (2, 2))
     turns = by_hand(int(low), step, int(high), comparison, mirrored)
-    assert macs_of(taken) == ({"": 8 * turns} if turns else {})
-    assert bool(not_counted(taken)) == (turns is None)
+    assert count_macs_by_layer(taken) == ({"": 8 * turns} if turns else {})
+    assert bool(uncounted_operations(taken)) == (turns is None)
 
 
 def by_hand(value, step, bound, comparison, mirrored):
@@ -160,5 +162,5 @@ def test_nested_scans(lengths, rows, columns):
             return lambda x: (x @ jnp.ones((columns, columns)), None)
         return lambda x: (lax.scan(lambda x, _: nest(lengths[1:])(x), x, None, lengths[0])[0], None)
 
-    counted = macs_of(traced(lambda x: nest(lengths)(x)[0], (rows, columns)))
+    counted = count_macs_by_layer(traced(lambda x: nest(lengths)(x)[0], (rows, columns)))
     assert sum(counted.values()) == math.prod(lengths) * rows * columns**2

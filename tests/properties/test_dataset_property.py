@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepjax.data import Dataset, load_split, sample
 from deepjax.data.loader import epoch_order
-from deepjax.data.split_spec import check_disjoint, parse_split, ranges
+from deepjax.data.split_spec import check_disjoint, parse_split, record_ranges
 from deepjax.errors import InputError
 from tests.data.made import png, write_examples
 from tests.properties.examples import examples
@@ -174,7 +174,7 @@ def test_parts_of_splits_are_pythons_slices_and_overlaps_are_found(
     resolved = {}
     for split, expression in (("train", train), ("test", test)):
         found = refused(
-            lambda split=split, expression=expression: ranges("a", split, expression, infos)
+            lambda split=split, expression=expression: record_ranges("a", split, expression, infos)
         )
         expected = ids_of(expression, sizes)
         assert (found is None) == (expected is None)

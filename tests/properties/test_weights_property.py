@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from deepjax import create_model
 from deepjax.errors import InputError
-from deepjax.models.weights.convert import Pair, from_torch, load_pretrained
+from deepjax.models.weights.convert import from_torch, load_pretrained
+from deepjax.models.weights.tensor_pairs import TensorPair
 from deepjax.models.weights.torch_prefixes import WRAPPERS, unwrap
 from tests.models.torch_reference import needs_torch
 from tests.properties.examples import examples
@@ -192,7 +193,7 @@ def test_the_order_of_axes(shape, seed, dtype):
     out, channels, rows, columns = shape
     tensor = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
     ours = (rows, columns, channels, out)
-    pair = Pair(("params", "kernel"), ours, "weight", tuple(shape), (3, 2, 0, 1), ours)
+    pair = TensorPair(("params", "kernel"), ours, "weight", tuple(shape), (3, 2, 0, 1), ours)
     kernel = pair.from_torch(tensor)
     assert all(kernel[i, j, c, o] == tensor[o, c, i, j] for o, c, i, j in np.ndindex(*shape))
     np.testing.assert_array_equal(pair.to_torch(kernel), tensor)
@@ -201,7 +202,7 @@ def test_the_order_of_axes(shape, seed, dtype):
         np.random.default_rng(seed).standard_normal((out, channels * side * side)).astype(dtype)
     )
     split = (side, side, channels, out)
-    pair = Pair(
+    pair = TensorPair(
         ("params", "kernel"),
         (side * side * channels, out),
         "weight",

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from deepjax.analysis.gradients.auxiliary_losses import LossContributions, Share
-from deepjax.study.arms import ArmResult
-from deepjax.study.heads import by_part
-from deepjax.study.stats.course import epochs_to
-from deepjax.study.study import Options, StudyResults
-from experiments.auxiliary_heads import ARMS, PARTS, PRESETS, judge, make_arms
+from deepjax.analysis.gradients.auxiliary_losses import LossContribution, LossContributions
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.report.metrics import epochs_to
+from deepjax.study.study import Options
+from experiments.auxiliary_heads import ARMS, PARTS, PRESETS, STUDY, by_part, judge, make_arms
+from tests.study.results import results
 
 
-def arm(*seeds: list[float]) -> ArmResult:
+def arm_by_epoch(*seeds: list[float]) -> ArmResult:
     """An arm with these test errors by epoch, seed by seed; the last is the final one."""
     rows = []
     for errors in seeds:
@@ -25,8 +25,8 @@ def arm(*seeds: list[float]) -> ArmResult:
     return ArmResult({0.1: 0.0}, 0.1, rows)
 
 
-FAST = arm(*([0.7, 0.2, 0.03, last] for last in (0.011, 0.012, 0.013)))
-SLOW = arm(*([0.7, 0.6, 0.2, last] for last in (0.05, 0.055, 0.06)))
+FAST = arm_by_epoch(*([0.7, 0.2, 0.03, last] for last in (0.011, 0.012, 0.013)))
+SLOW = arm_by_epoch(*([0.7, 0.6, 0.2, last] for last in (0.05, 0.055, 0.06)))
 TRAINED = {name: SLOW if name.startswith("none") else FAST for name in ARMS}
 
 
@@ -61,7 +61,7 @@ def looks(share: float = 0.4, cosine: float = 0.3) -> list[dict[str, Any]]:
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, measured, expected):
-    verdicts = judge(StudyResults(Options(), PRESETS["digits"], TRAINED | change, measured))
+    verdicts = judge(results(STUDY, TRAINED | change, measured))
     assert [verdict.outcome for verdict in verdicts[:-2]] == expected
     assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[-2:]] == [
         ("refuted", True)
@@ -70,7 +70,7 @@ def test_each_verdict_can_come_out_either_way(change, measured, expected):
 
 def test_epochs_to_a_target():
     """The first epoch below it; one more than there are where none is."""
-    assert epochs_to(arm([0.5, 0.05, 0.2], [0.5, 0.2, 0.1], [0.01, 0.5, 0.5]), 0.1) == [
+    assert epochs_to(arm_by_epoch([0.5, 0.05, 0.2], [0.5, 0.2, 0.1], [0.01, 0.5, 0.5]), 0.1) == [
         2.0,
         4.0,
         1.0,
@@ -78,7 +78,7 @@ def test_epochs_to_a_target():
 
 
 def test_shares_are_gathered_by_part():
-    """Heads are summed, layers averaged; heads' own layers belong to no part; where nothing arrives there is no cosine."""
+    """Heads are summed, layers averaged; heads' own layers belong to no part; no gradient: None."""
     rows = []
     for layer, share in (
         ("stem_conv1", 0.2),
@@ -86,9 +86,10 @@ def test_shares_are_gathered_by_part():
         ("head", 0.0),
         ("auxiliary4a/logits", 1.0),
     ):
-        rows.append(Share(layer, "main", 1.0, 1 - 2 * share, 1.0))
+        rows.append(LossContribution(layer, "main", 1.0, 1 - 2 * share, 1.0))
         rows += [
-            Share(layer, head, 1.0, share, 0.5 if share else math.nan) for head in ("4a", "4d")
+            LossContribution(layer, head, 1.0, share, 0.5 if share else math.nan)
+            for head in ("4a", "4d")
         ]
     parts = by_part(
         LossContributions(True, {}, {}, tuple(rows)),
@@ -101,7 +102,7 @@ def test_shares_are_gathered_by_part():
 
 
 def test_arms_and_preset_of_the_papers():
-    """Weight 0.3 on both heads is GoogLeNet's (section 5); 200 epochs are those of the published baselines of CIFAR-100."""
+    """Weight 0.3 is GoogLeNet's (section 5); published baselines of CIFAR-100 take 200 epochs."""
     arms = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])
     assert sorted(arms) == sorted(ARMS)
     paper = arms["none_0.3"].config

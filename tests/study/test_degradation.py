@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.study.arms import ArmResult
-from deepjax.study.report.curves import log_ratio
-from deepjax.study.study import StudyResults
-from experiments.degradation import PRESETS, Options, judge, make_arms
+from deepjax.study.arm_result import ArmResult
+from experiments.degradation import PRESETS, STUDY, Options, judge, log_ratio, make_arms
+from tests.study.results import arm, results
 
 
 def profile(ratio: float) -> dict[str, float]:
@@ -16,27 +15,17 @@ def profile(ratio: float) -> dict[str, float]:
     return {f"layer{i}": ratio if i < 3 else 1.0 for i in range(9)} | {"head": 50.0}
 
 
-def arm(train: float, test: float, ratio: float = 1.0) -> ArmResult:
-    """An arm of three seeds with errors around the given ones."""
-    rows = []
-    for offset in (-0.001, 0.0, 0.001):
-        first = {"kind": "first", "gradient_norms": profile(ratio)}
-        epoch = {"kind": "epoch", "gradient_norms": profile(ratio)}
-        rows.append(
-            [
-                first,
-                epoch,
-                {"kind": "final", "train_error": train + offset, "test_error": test + offset},
-            ]
-        )
-    return ArmResult({0.1: train}, 0.1, rows)
+def arm_with_norms(train: float, test: float, ratio: float = 1.0) -> ArmResult:
+    """An arm with errors around the given ones and gradients that shrink towards the input."""
+    rows = [{"kind": kind, "gradient_norms": profile(ratio)} for kind in ("first", "epoch")]
+    return arm(train, test, rows=rows)
 
 
 BASE = {
-    "plain20": arm(0.1, 0.1),
-    "plain56": arm(0.2, 0.2),
-    "resnet20": arm(0.05, 0.05),
-    "resnet56": arm(0.04, 0.04),
+    "plain20": arm_with_norms(0.1, 0.1),
+    "plain56": arm_with_norms(0.2, 0.2),
+    "resnet20": arm_with_norms(0.05, 0.05),
+    "resnet56": arm_with_norms(0.04, 0.04),
 }
 SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
 
@@ -46,29 +35,35 @@ SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
     [
         ({}, ["supported", "supported", "supported"]),
         (
-            {"plain56": arm(0.05, 0.2)},
+            {"plain56": arm_with_norms(0.05, 0.2)},
             ["refuted", "supported", "supported"],
         ),  # overfits: better on training, worse on test
-        ({"plain56": arm(0.1, 0.1)}, ["inconclusive", "supported", "supported"]),
+        ({"plain56": arm_with_norms(0.1, 0.1)}, ["inconclusive", "supported", "supported"]),
         (
-            {"resnet56": arm(0.065, 0.06)},
+            {"resnet56": arm_with_norms(0.065, 0.06)},
             ["supported", "supported", "supported"],
         ),  # within the margin
-        ({"resnet56": arm(0.2, 0.2)}, ["supported", "refuted", "supported"]),  # as bad as plain
         (
-            {"resnet56": arm(0.07, 0.07)},
+            {"resnet56": arm_with_norms(0.2, 0.2)},
+            ["supported", "refuted", "supported"],
+        ),  # as bad as plain
+        (
+            {"resnet56": arm_with_norms(0.07, 0.07)},
             ["supported", "inconclusive", "supported"],
         ),  # on the margin
-        ({"plain56": arm(0.2, 0.2, 1e-3)}, ["supported", "supported", "refuted"]),  # vanished
+        (
+            {"plain56": arm_with_norms(0.2, 0.2, 1e-3)},
+            ["supported", "supported", "refuted"],
+        ),  # vanished
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
-    verdicts = judge(StudyResults(Options(), PRESETS["digits"], BASE | change, SIGMOIDS))
+    verdicts = judge(results(STUDY, BASE | change, SIGMOIDS, Options()))
     assert [verdict.outcome for verdict in verdicts[:3]] == outcomes
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(StudyResults(Options(), PRESETS["digits"], BASE, SIGMOIDS))[3:]
+    controls = judge(results(STUDY, BASE, SIGMOIDS, Options()))[3:]
     assert [control.outcome for control in controls] == ["refuted", "refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
     swapped = {
@@ -78,7 +73,7 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
         "resnet56": BASE["plain56"],
     }
     healthy = [{"sigmoid": profile(1.0)}] * 3
-    controls = judge(StudyResults(Options(), PRESETS["digits"], swapped, healthy))[3:]
+    controls = judge(results(STUDY, swapped, healthy, Options()))[3:]
     assert not any(control.is_as_expected for control in controls)
 
 
@@ -94,7 +89,7 @@ def test_depths_out_of_range_are_refused(depths):
 
 
 def test_presets_of_the_paper():
-    """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4 on everything, classical momentum (section 4.2)."""
+    """64k iterations of 128, 0.1 divided at 32k and 48k, decay 1e-4, momentum (section 4.2)."""
     config = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["plain56"].config
     assert (config.total_steps, config.batch_size, config.weight_decay, config.momentum) == (
         64_000,

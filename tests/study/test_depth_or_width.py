@@ -2,9 +2,9 @@
 
 import pytest
 
-from deepjax.study.arms import ArmResult
-from deepjax.study.cost import budgets_of
-from deepjax.study.study import Options, StudyResults
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.cost import network_costs
+from deepjax.study.study import Options
 from experiments.depth_or_width import (
     CHEAPER,
     DEEP,
@@ -13,32 +13,25 @@ from experiments.depth_or_width import (
     NETS,
     PRESETS,
     SHALLOW,
+    STUDY,
     THIN,
     TINY,
     judge,
     make_arms,
     name_of,
 )
+from tests.study.results import arm, results
 
 NOISE = (-0.002, 0.001, 0.001)
 
 
-def arm(*test: float) -> ArmResult:
-    """An arm with these test errors, seed by seed."""
-    return ArmResult(
-        {0.1: 0.0},
-        0.1,
-        [[{"kind": "final", "train_error": 0.0, "test_error": error}] for error in test],
-    )
-
-
 def near(error: float) -> ArmResult:
-    return arm(*(error + noise for noise in NOISE))
+    return arm(0.0, error, NOISE)
 
 
 BASE = {
     DEEP: near(0.02),
-    MIDDLE: arm(0.02, 0.02, 0.02),
+    MIDDLE: arm(0.0, 0.02, (0.0, 0.0, 0.0)),
     SHALLOW: near(0.03),
     CHEAPER: near(0.03),
     THIN: near(0.2),
@@ -48,7 +41,7 @@ BASE = {
 
 def outcomes(change: dict) -> list[str]:
     arms = {name_of(net): result for net, result in (BASE | change).items()}
-    verdicts = judge(StudyResults(Options(), PRESETS["digits"], arms, []))
+    verdicts = judge(results(STUDY, arms))
     assert [verdict.is_as_expected for verdict in verdicts[-2:]] == [True, True]
     assert [verdict.outcome for verdict in verdicts[-2:]] == [
         "refuted",
@@ -78,10 +71,7 @@ def test_a_control_that_does_not_flip_is_noticed():
     arms = {
         name_of(net): result for net, result in (BASE | {THIN: near(0.0), TINY: near(0.02)}).items()
     }
-    assert [
-        verdict.is_as_expected
-        for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))[-2:]
-    ] == [
+    assert [verdict.is_as_expected for verdict in judge(results(STUDY, arms))[-2:]] == [
         False,
         False,
     ]
@@ -89,8 +79,8 @@ def test_a_control_that_does_not_flip_is_noticed():
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
 def test_budgets_are_equal_or_not_as_said(dataset):
-    """At every size of image: within 2 % in multiply-adds and 9 % in parameters; a third, a sixteenth and a fortieth."""
-    costs = budgets_of(make_arms(Options(dataset=dataset), PRESETS[dataset]))
+    """Within 2 % in multiply-adds and 9 % in parameters; a third, a sixteenth and a fortieth."""
+    costs = network_costs(make_arms(Options(dataset=dataset), PRESETS[dataset]))
     cost = {net: costs[name_of(net)] for net in NETS}
     for net in EQUAL:
         assert cost[net].macs == pytest.approx(cost[DEEP].macs, rel=0.02)
@@ -101,9 +91,9 @@ def test_budgets_are_equal_or_not_as_said(dataset):
 
 
 def test_exact_counts():
-    """The deep network of the papers' scale is He et al.'s ResNet-56 (0.85 M parameters, Table 6)."""
+    """The deep network at the paper's scale is ResNet-56 (0.85 M parameters, Table 6)."""
     arms = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])
-    cost = budgets_of({"deep": arms[name_of(DEEP)]})["deep"]
+    cost = network_costs({"deep": arms[name_of(DEEP)]})["deep"]
     assert (cost.params, cost.macs) == (853_018, 125_485_696)
     assert (arms[name_of(DEEP)].config.epochs, arms[name_of(DEEP)].config.weight_decay) == (
         200,

@@ -1,4 +1,4 @@
-"""The study of gradient noise is judged by rules that can fail; steps to a target and the hyperbola against what is known."""
+"""Gradient noise: rules that can fail; steps to a target and the hyperbola against closed forms."""
 
 import math
 
@@ -9,17 +9,25 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis import cross_entropy
-from deepjax.study.noise import NoiseScaleEstimator
-from deepjax.study.study import Options, StudyResults
-from deepjax.study.targets import Hyperbola, fewest_steps, fit_hyperbola, iterate_training, steps_to
+from deepjax.study.finetune import fewest_steps, iterate_training, steps_to
+from deepjax.study.stats.scaling_laws import Hyperbola, fit_hyperbola
 from deepjax.training import TrainConfig, compile_training
-from experiments.gradient_noise import BEYOND, NETWORK, ON_THE_WAY, PRESETS, judge
+from experiments.gradient_noise import (
+    BEYOND,
+    NETWORK,
+    ON_THE_WAY,
+    PRESETS,
+    STUDY,
+    NoiseScaleEstimator,
+    judge,
+)
+from tests.study.results import results
 
 PRESET = PRESETS["digits"]
 
 
 def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
-    """A noise scale that goes as the loss to a power, whose mean on the way is `ratio` times the critical batch size."""
+    """A noise scale that is a power of the loss; its mean is `ratio` times the critical batch."""
     at = [round(100 * share) for share in (*ON_THE_WAY, *BEYOND)]
     losses = np.exp(-np.arange(len(at)) / 4 + shift)
     scales, way = losses**power, len(ON_THE_WAY)
@@ -33,7 +41,7 @@ def seed(power: float, ratio: float, shift: float, critical: float) -> dict:
 
 def verdicts(power: float, ratio: float, critical: float = 50):
     seeds = [seed(power * (1 + shift / 9), ratio, shift, critical) for shift in (-0.1, 0.0, 0.1)]
-    return judge(StudyResults(Options(), PRESET, {}, seeds))
+    return judge(results(STUDY, {}, seeds))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
         steps_to(programs, config, falls, target=0.25) == 4
     )  # looked at after every step, as 10 % of few steps is less than one
     assert steps_to(programs, config, lambda params: 1.0, target=0.5) == math.inf
-    assert steps_to(programs, config, lambda params: 1.0, target=1.0, most=0) == math.inf
+    assert steps_to(programs, config, lambda params: 1.0, target=1.0, max_steps=0) == math.inf
     assert steps_to(programs, config, lambda params: math.nan, target=0.5) == math.inf
 
 
@@ -110,7 +118,7 @@ def test_the_fewest_steps_are_those_of_the_best_rate(tiny):
 
 
 def test_the_noise_scale_is_that_of_all_the_images(tiny):
-    """Drawn with replacement, the estimate has no bias: near tr(Sigma) / |G|^2 of the images as they are."""
+    """Sampled with replacement, the estimate is unbiased: near tr(Sigma) / |G|^2 of the images."""
     programs, config = tiny
     rng = np.random.default_rng(0)
     data = {

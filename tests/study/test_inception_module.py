@@ -1,4 +1,4 @@
-"""The slide's integers, the modules without a branch, and the study's verdicts on made-up evidence."""
+"""The slide's integers, modules without a branch, and the verdicts on made-up results."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,21 @@ import pytest
 
 from deepjax.analysis import count_macs, macs_by_layer
 from deepjax.errors import InputError
-from deepjax.study.arms import ArmResult
-from deepjax.study.cost import budgets_of
-from deepjax.study.inceptions import SLIDE_INPUT, InceptionNet, median_seconds, slide_module
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.cost import median_seconds, network_costs
 from deepjax.study.study import Options, StudyResults
 from deepjax.training.build import model_from
-from experiments.inception_module import PRESETS, draw, judge, make_arms
+from experiments.inception_module import (
+    PRESETS,
+    SLIDE_INPUT,
+    STUDY,
+    InceptionNet,
+    draw,
+    judge,
+    make_arms,
+    slide_module,
+)
+from tests.study.results import arm, results
 
 
 def test_the_modules_take_what_can_be_worked_out_by_hand():
@@ -75,7 +84,7 @@ def test_branches_that_are_not_there_are_refused(fields, message):
 @pytest.mark.parametrize("dataset", PRESETS)
 def test_naive_modules_of_half_the_width_cost_the_same(dataset):
     arms = make_arms(Options(dataset=dataset), PRESETS[dataset])
-    known = budgets_of(arms)
+    known = network_costs(arms)
     assert abs(known["naive"].macs / known["bottleneck"].macs - 1) < 0.04
     modules = {}
     for name in ("naive", "bottleneck"):
@@ -95,13 +104,8 @@ def test_the_median_is_over_turns_without_the_first():
     assert set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
 
 
-def arm(error: float) -> ArmResult:
-    """Five seeds around an error."""
-    rows = [
-        [{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}]
-        for i in range(-2, 3)
-    ]
-    return ArmResult({0.1: error}, 0.1, rows)
+def five_seeds(error: float) -> ArmResult:
+    return arm(error, error, (-0.002, -0.001, 0.0, 0.001, 0.002))
 
 
 BASE = {"bottleneck": 0.03, "naive": 0.06, "only_1x1": 0.4} | {
@@ -109,7 +113,7 @@ BASE = {"bottleneck": 0.03, "naive": 0.06, "only_1x1": 0.4} | {
 }
 
 
-def evidence(
+def made_up_results(
     ratio: float = 2.6, memory: float = 1.0, itself: float = 1.0, **errors: float
 ) -> StudyResults:
     """Made-up errors of every arm, and times and bytes of five seeds."""
@@ -119,11 +123,8 @@ def evidence(
         measured.append(
             {"seconds": seconds, "bytes": {"naive": memory * 1e6, "bottleneck": 1e6, "itself": 1e6}}
         )
-    return StudyResults(
-        Options(),
-        PRESETS["digits"],
-        {name: arm(error) for name, error in (BASE | errors).items()},
-        measured,
+    return results(
+        STUDY, {name: five_seeds(error) for name, error in (BASE | errors).items()}, measured
     )
 
 
@@ -143,7 +144,7 @@ def evidence(
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
-    found = [verdict.outcome for verdict in judge(evidence(**change))[:6]]
+    found = [verdict.outcome for verdict in judge(made_up_results(**change))[:6]]
     assert found == [
         "supported",
         "refuted",
@@ -152,13 +153,13 @@ def test_each_verdict_can_come_out_either_way(change, outcomes):
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(evidence())[6:]
+    controls = judge(made_up_results())[6:]
     assert [control.outcome for control in controls] == ["supported", "refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
     assert [
-        control.is_as_expected for control in judge(evidence(itself=4.0, only_1x1=0.01))[6:]
+        control.is_as_expected for control in judge(made_up_results(itself=4.0, only_1x1=0.01))[6:]
     ] == [True, False, False]
 
 
 def test_every_figure_is_drawn(tmp_path):
-    assert all(picture.path.stat().st_size > 0 for picture in draw(evidence(), tmp_path))
+    assert all(figure.path.stat().st_size > 0 for figure in draw(made_up_results(), tmp_path))

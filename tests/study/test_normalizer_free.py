@@ -1,30 +1,37 @@
-"""The study of networks without batch norm is judged by rules that can fail, on the networks that it says."""
+"""Networks without batch norm: rules that can fail, on the declared networks."""
 
 import pytest
 
-from deepjax.study.arms import ArmResult
-from deepjax.study.report.metrics import largest_rate, rate_curves
-from deepjax.study.study import Options, StudyResults
-from experiments.normalizer_free import DEEP, NETWORKS, PRESETS, SCHEMES, SHALLOW, judge, make_arms
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.report.metrics import largest_rate
+from deepjax.study.report.plots import rate_curves
+from deepjax.study.study import Options
+from experiments.normalizer_free import (
+    DEEP,
+    NETWORKS,
+    PRESETS,
+    SCHEMES,
+    SHALLOW,
+    STUDY,
+    judge,
+    make_arms,
+)
+from tests.study.results import arm, results
 
 
-def arm(train: float) -> ArmResult:
+def training_error(train: float) -> ArmResult:
     """An arm of three seeds with training errors around the given one."""
-    rows = [
-        [{"kind": "final", "train_error": train + offset, "test_error": train}]
-        for offset in (-0.002, 0.0, 0.002)
-    ]
-    return ArmResult({0.1: train, 0.01: 0.9}, 0.1, rows)
+    return arm(train, train, (-0.002, 0.0, 0.002), sweep={0.1: train, 0.01: 0.9})
 
 
-GOOD = {f"{kind}{DEEP}": arm(0.01) for kind in NETWORKS} | {f"batch{SHALLOW}": arm(0.01)}
-FOUND = GOOD | {f"none{DEEP}": arm(0.9), f"none{SHALLOW}": arm(0.1)}
+GOOD = {f"{kind}{DEEP}": training_error(0.01) for kind in NETWORKS} | {
+    f"batch{SHALLOW}": training_error(0.01)
+}
+FOUND = GOOD | {f"none{DEEP}": training_error(0.9), f"none{SHALLOW}": training_error(0.1)}
 
 
 def outcomes(arms: dict[str, ArmResult]) -> list[str]:
-    return [
-        verdict.outcome for verdict in judge(StudyResults(Options(), PRESETS["digits"], arms, []))
-    ]
+    return [verdict.outcome for verdict in judge(results(STUDY, arms))]
 
 
 @pytest.mark.parametrize(
@@ -32,16 +39,16 @@ def outcomes(arms: dict[str, ArmResult]) -> list[str]:
     [
         ({}, ["supported"] * 6),
         (
-            {f"none{DEEP}": arm(0.01)},
+            {f"none{DEEP}": training_error(0.01)},
             ["refuted", "refuted", *["supported"] * 4],
         ),  # nothing is lost with batch norm
         (
-            {f"none{DEEP}": arm(0.03)},
+            {f"none{DEEP}": training_error(0.03)},
             ["inconclusive", "refuted", *["supported"] * 4],
         ),  # on the margin
-        ({f"nf{DEEP}": arm(0.2)}, [*["supported"] * 5, "refuted"]),
+        ({f"nf{DEEP}": training_error(0.2)}, [*["supported"] * 5, "refuted"]),
         (
-            {f"fixup{DEEP}": arm(0.03)},
+            {f"fixup{DEEP}": training_error(0.03)},
             ["supported", "supported", "inconclusive", *["supported"] * 3],
         ),
     ],
@@ -51,14 +58,11 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = judge(StudyResults(Options(), PRESETS["digits"], FOUND, []))[6:]
+    controls = judge(results(STUDY, FOUND))[6:]
     assert [control.outcome for control in controls] == ["refuted", "refuted"]
     assert all(control.is_as_expected for control in controls)
-    blind = FOUND | {f"none{DEEP}": arm(0.01), f"batch{DEEP}": arm(0.2)}
-    assert not any(
-        control.is_as_expected
-        for control in judge(StudyResults(Options(), PRESETS["digits"], blind, []))[6:]
-    )
+    blind = FOUND | {f"none{DEEP}": training_error(0.01), f"batch{DEEP}": training_error(0.2)}
+    assert not any(control.is_as_expected for control in judge(results(STUDY, blind))[6:])
 
 
 def test_no_arm_but_the_baseline_has_batch_norm():

@@ -1,12 +1,12 @@
-"""The rules of 'harder to optimise, not less able' can come out either way; the linear classifier's surface is convex."""
+"""Harder to optimise, not less able: rules that can fail; a linear classifier is convex."""
 
 import jax
 import pytest
 
 from deepjax.study.networks import Stack
-from deepjax.study.study import Options, StudyResults
-from deepjax.study.surface import surface
-from experiments.optimization import CLAIMS, PRESETS, judge
+from deepjax.study.study import StudyResults
+from experiments.optimization import CLAIMS, PRESETS, STUDY, judge, surface
+from tests.study.results import results
 
 FOUND = {
     "error": {
@@ -23,7 +23,7 @@ FOUND = {
 CLAIMED = sum(not claim.control for claim in CLAIMS)
 
 
-def evidence(**changed) -> StudyResults:
+def made_up_results(**changed) -> StudyResults:
     """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
     values = {
         kind: named | dict([changed[kind]] if kind in changed else [])
@@ -33,11 +33,11 @@ def evidence(**changed) -> StudyResults:
         {kind: {name: f * v for name, v in named.items()} for kind, named in values.items()}
         for f in (0.99, 1.0, 1.01)
     ]
-    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
+    return results(STUDY, {}, seeds)
 
 
 def test_what_the_paper_says_supports_the_claims_and_fails_the_controls():
-    verdicts = judge(evidence())
+    verdicts = judge(made_up_results())
     assert [verdict.outcome for verdict in verdicts[:CLAIMED]] == ["supported"] * CLAIMED
     assert all(verdict.control and verdict.is_as_expected for verdict in verdicts[CLAIMED:])
 
@@ -54,14 +54,14 @@ def test_what_the_paper_says_supports_the_claims_and_fails_the_controls():
     ],
 )
 def test_other_numbers_do_not(number, kind, name, value, outcome):
-    assert judge(evidence(**{kind: (name, value)}))[number].outcome == outcome
+    assert judge(made_up_results(**{kind: (name, value)}))[number].outcome == outcome
 
 
 @pytest.mark.parametrize(
     ("number", "name", "value"), [(5, "drawn", 2.0), (6, "drawn, tuned", 2.0), (7, "resnet56", 9.0)]
 )
 def test_a_control_that_fails_is_told(number, name, value):
-    assert not judge(evidence(error=(name, value)))[number].is_as_expected
+    assert not judge(made_up_results(error=(name, value)))[number].is_as_expected
 
 
 def test_the_surface_of_a_linear_classifier_is_convex():

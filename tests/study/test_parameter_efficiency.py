@@ -2,19 +2,17 @@
 
 import pytest
 
-from deepjax.study.arms import ArmResult
-from deepjax.study.cost import budgets_of, cost_lines, format_count
-from deepjax.study.study import Options, StudyResults
-from experiments.parameter_efficiency import PRESETS, judge, make_arms
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.cost import cost_curves, network_costs
+from deepjax.study.report.format import format_count
+from deepjax.study.study import Options
+from experiments.parameter_efficiency import PRESETS, STUDY, judge, make_arms
+from tests.study.results import arm, results
 
 
 def near(error: float, noise: float = 0.001) -> ArmResult:
-    """An arm of three seeds with errors around the given one."""
-    rows = [
-        [{"kind": "final", "train_error": 0.0, "test_error": error + each}]
-        for each in (-2 * noise, noise, noise)
-    ]
-    return ArmResult({0.1: 0.0}, 0.1, rows)
+    """An arm of three seeds with test errors around the given one."""
+    return arm(0.0, error, (-2 * noise, noise, noise))
 
 
 BASE = {name: near(0.02, 0.0) for name in make_arms(Options(), PRESETS["digits"])} | {
@@ -38,7 +36,7 @@ BASE = {name: near(0.02, 0.0) for name in make_arms(Options(), PRESETS["digits"]
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, expected):
-    verdicts = judge(StudyResults(Options(), PRESETS["digits"], BASE | change, []))
+    verdicts = judge(results(STUDY, BASE | change))
     assert [verdict.outcome for verdict in verdicts[2:5]] == expected
     assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[5:]] == [
         ("refuted", True)
@@ -46,10 +44,8 @@ def test_each_verdict_can_come_out_either_way(change, expected):
 
 
 def test_exact_claims():
-    """VGG-16's 123,642,856 in three linear layers; 61.1 M of AlexNet over 6,998,552 is 8.7, not 12."""
-    fully_connected, twelve, *_, resnet, _ = judge(
-        StudyResults(Options(), PRESETS["digits"], BASE, [])
-    )
+    """VGG-16: 123,642,856 in linear layers; AlexNet's 61.1 M over 6,998,552 is 8.7, not 12."""
+    fully_connected, twelve, *_, resnet, _ = judge(results(STUDY, BASE))
     assert (fully_connected.outcome, twelve.outcome, resnet.outcome) == (
         "supported",
         "refuted",
@@ -64,8 +60,8 @@ def test_exact_claims():
 
 
 def test_exact_costs():
-    """Narrow networks at 32 pixels; at the papers' widths VGG-11 loses its linear layers' parameters and nothing else."""
-    cost = budgets_of(make_arms(Options(), PRESETS["digits"]))
+    """Narrow networks at 32 pixels; at the papers' widths VGG-11 loses only its linear layers."""
+    cost = network_costs(make_arms(Options(), PRESETS["digits"]))
     counts = {
         "vgg11_8": 2_019_034,
         "vgg11_pooled_8": 145_754,
@@ -79,17 +75,17 @@ def test_exact_costs():
         568_352,
         641_664,
     )
-    whole = budgets_of(make_arms(Options(dataset="cifar100"), PRESETS["cifar100"]))
+    whole = network_costs(make_arms(Options(dataset="cifar100"), PRESETS["cifar100"]))
     assert (
         whole["vgg11_pooled_8"].params == 9_220_480 + 5_504 + 513 * 100
     )  # convolutions, their norms, one linear layer
 
 
 def test_lines_over_cost():
-    cost = budgets_of({"googlenet_1": make_arms(Options(), PRESETS["digits"])["googlenet_1"]})[
+    cost = network_costs({"googlenet_1": make_arms(Options(), PRESETS["digits"])["googlenet_1"]})[
         "googlenet_1"
     ]
-    line, seeds = cost_lines({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
+    line, seeds = cost_curves({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
     assert (line.x, line.y) == ([1929.0, 1929.0], [[10.0, 30.0], [20.0, 40.0]])
     assert (seeds.x, seeds.y) == ([1929.0] * 4, [[10.0, 30.0, 20.0, 40.0]])
     assert [format_count(count) for count in (999, 67_906, 1_958_720, 1_582_671_872)] == [

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.fields import (
+from deepjax.study.effective_fields import (
     field_statistics,
     normalized_maps,
     recalibrate_batch_norm,
     stack_field,
     theoretical_field,
 )
-from deepjax.study.study import Options, StudyResults
-from experiments.receptive_field import LAYERS, PRESETS, draw, judge, make_arms
+from deepjax.study.study import Options
+from experiments.receptive_field import LAYERS, PRESETS, STUDY, draw, judge, make_arms
+from tests.study.results import results
 
 DEPTHS = np.array([5, 10, 20, 40])
 
@@ -80,7 +81,7 @@ def measured(
         pointwise = {"size": [1.0, 1.0], "sigma": [0.0, 0.0]}
         training = {"last map": residual, "middle map": residual, "1x1 map": pointwise}
         seeds.append({"stacks": stacks, "small": small, "training": training})
-    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
+    return results(STUDY, {}, seeds)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
 
 
 def test_every_figure_is_drawn(tmp_path):
-    assert all(picture.path.stat().st_size > 0 for picture in draw(measured(), tmp_path))
+    assert all(figure.path.stat().st_size > 0 for figure in draw(measured(), tmp_path))
 
 
 def test_the_layers_that_are_asked_are_the_last_maps_of_the_arms():

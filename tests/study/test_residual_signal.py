@@ -1,4 +1,4 @@
-"""The rules on what shortcuts do to the signal can come out either way, and each control by the same rule the other way."""
+"""What shortcuts do to the signal: rules and controls that can come out either way."""
 
 import math
 
@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import pytest
 
 from deepjax.models import create_model
-from deepjax.study.blocks import block_names, lesion_rises, tower
-from deepjax.study.study import Options, StudyResults
-from experiments.residual_signal import CLAIMS, PRESETS, judge
+from deepjax.study.study import StudyResults
+from experiments.residual_signal import (
+    CLAIMS,
+    PRESETS,
+    STUDY,
+    block_names,
+    judge,
+    lesion_rises,
+    tower,
+)
+from tests.study.results import results
 
 THEORY = {
     "factor": {"no norm": 2.0, "batch norm": 1.1},
@@ -27,7 +35,7 @@ THEORY = {
 CLAIMED = sum(not claim.control for claim in CLAIMS)
 
 
-def evidence(**changed) -> StudyResults:
+def made_up_results(**changed) -> StudyResults:
     """Three seeds that differ by 1 %; `changed`: kind=(name, value)."""
     values = {
         kind: named | dict([changed[kind]] if kind in changed else [])
@@ -41,11 +49,11 @@ def evidence(**changed) -> StudyResults:
         {kind: {n: scaled(v, f) for n, v in named.items()} for kind, named in values.items()}
         for f in (0.99, 1.0, 1.01)
     ]
-    return StudyResults(Options(), PRESETS["digits"], {}, seeds)
+    return results(STUDY, {}, seeds)
 
 
 def test_theory_supports_the_claims_and_fails_the_controls():
-    verdicts = judge(evidence())
+    verdicts = judge(made_up_results())
     assert [verdict.outcome for verdict in verdicts[:CLAIMED]] == ["supported"] * CLAIMED
     assert all(verdict.control and verdict.is_as_expected for verdict in verdicts[CLAIMED:])
 
@@ -65,7 +73,7 @@ def test_theory_supports_the_claims_and_fails_the_controls():
     ],
 )
 def test_other_numbers_do_not(number, kind, name, value, outcome):
-    assert judge(evidence(**{kind: (name, value)}))[number].outcome == outcome
+    assert judge(made_up_results(**{kind: (name, value)}))[number].outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -77,7 +85,7 @@ def test_other_numbers_do_not(number, kind, name, value, outcome):
     ],
 )
 def test_a_control_that_fails_is_told(number, kind, name, value):
-    assert not judge(evidence(**{kind: (name, value)}))[number].is_as_expected
+    assert not judge(made_up_results(**{kind: (name, value)}))[number].is_as_expected
 
 
 def test_the_blocks_are_those_of_the_network():
@@ -89,7 +97,7 @@ def test_the_blocks_are_those_of_the_network():
 
 
 def test_all_blocks_but_those_that_change_the_map_are_left_out():
-    """Of a network whose branches are all zero nothing is lost; its 3, 2 and 2 blocks keep their input's shape."""
+    """With branches of zero nothing is lost; 3, 2 and 2 blocks keep their input's shape."""
     model = create_model("cifar_resnet20", width=2, zero_init=True)
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
     variables = jax.jit(model.init)(jax.random.key(1), images)

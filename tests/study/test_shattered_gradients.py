@@ -1,13 +1,13 @@
-"""The laws are told from one another, and from networks that follow none; the wide networks are what theory speaks of."""
+"""Laws are distinguished from one another; the wide networks are those of the theory."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.study.study import Options, StudyResults
-from deepjax.study.wide import WideNet
-from experiments.shattered_gradients import LAYERS, LONG, PRESETS, SHORT, WIDE, judge
+from deepjax.study.study import StudyResults
+from experiments.shattered_gradients import LAYERS, LONG, SHORT, STUDY, WIDE, WideNet, judge
+from tests.study.results import results
 
 LAWS = {  # by network of WIDE, as theory has them
     "plain, batch norm": lambda depth: 0.5**depth,
@@ -21,7 +21,7 @@ LAWS = {  # by network of WIDE, as theory has them
 }
 
 
-def evidence(**other) -> StudyResults:
+def made_up_results(**other) -> StudyResults:
     """Three seeds that keep to the laws but for 1 %, and `other` laws in place of some."""
     laws = LAWS | {name.replace("_", " "): law for name, law in other.items()}
 
@@ -33,7 +33,7 @@ def evidence(**other) -> StudyResults:
             for name, law in laws.items()
         }
 
-    return StudyResults(Options(), PRESETS["digits"], {}, [seed(number) for number in range(3)])
+    return results(STUDY, {}, [seed(number) for number in range(3)])
 
 
 def outcomes(found: StudyResults) -> list[str]:
@@ -41,23 +41,19 @@ def outcomes(found: StudyResults) -> list[str]:
 
 
 def test_theory_supports_the_claims_and_fails_the_controls():
-    assert outcomes(evidence()) == ["supported"] * 5 + ["refuted"] * 3
-    assert all(verdict.is_as_expected for verdict in judge(evidence()))
+    assert outcomes(made_up_results()) == ["supported"] * 5 + ["refuted"] * 3
+    assert all(verdict.is_as_expected for verdict in judge(made_up_results()))
 
 
 def test_other_laws_refute_them():
-    found = evidence(
+    found = made_up_results(
         **{
             "plain,_batch_norm": LAWS["residual, no norm"],
             "residual,_no_norm": lambda depth: 0.5**depth,
         }
     )
-    found = StudyResults(
-        found.options,
-        found.preset,
-        {},
-        [seed | {"plain": seed["resnet"], "resnet": seed["plain"]} for seed in found.measured],
-    )
+    swapped = [seed | {"plain": seed["resnet"], "resnet": seed["plain"]} for seed in found.measured]
+    found = results(STUDY, measured=swapped)
     assert (
         outcomes(found)
         == ["refuted", "supported", "refuted", "supported", "refuted"] + ["refuted"] * 3
@@ -68,14 +64,16 @@ def test_other_laws_refute_them():
 def test_cosines_that_are_not_above_zero_have_no_logarithm_and_decide_nothing(value):
     assert (
         outcomes(
-            evidence(**{"plain,_batch_norm": lambda depth: value if depth > 4 else 0.5**depth})
+            made_up_results(
+                **{"plain,_batch_norm": lambda depth: value if depth > 4 else 0.5**depth}
+            )
         )[0]
         == "inconclusive"
     )
 
 
 def test_a_control_that_fails_is_told():
-    halves = evidence(**{"plain,_looks_linear": lambda depth: 0.5**depth})
+    halves = made_up_results(**{"plain,_looks_linear": lambda depth: 0.5**depth})
     assert [verdict.is_as_expected for verdict in judge(halves) if verdict.control] == [
         True,
         False,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from deepjax.analysis import layer_fields
-from deepjax.study.arms import ArmResult
-from deepjax.study.cost import budgets_of
-from deepjax.study.filters import Stages, filter_cost
-from deepjax.study.stats.contest import needed
-from deepjax.study.stats.verdict import Interval
-from deepjax.study.study import Options, StudyResults
-from experiments.small_filters import PRESETS, draw, judge, make_arms
+from deepjax.study.arm_result import ArmResult
+from deepjax.study.cost import network_costs
+from deepjax.study.stats.claims import ablation_outcome
+from deepjax.study.stats.intervals import Interval
+from deepjax.study.study import Options
+from experiments.small_filters import PRESETS, STUDY, Stages, draw, filter_cost, judge, make_arms
+from tests.study.results import arm, results
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (64, 28), (256, 56)])
@@ -34,7 +34,7 @@ def test_both_kinds_of_stage_see_as_much(kernels):
 
 
 def test_a_linear_stage_is_linear_but_for_its_end():
-    """With large biases before both ReLUs they are out of play: then what the input changes is doubled as the input is."""
+    """Large biases keep both ReLUs active: then the change of the output is linear in the input."""
     model = Stages((3, 3), width=4, stages=1, linear=True)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     variables = model.init(jax.random.key(1), images)
@@ -50,19 +50,14 @@ def test_a_linear_stage_is_linear_but_for_its_end():
 
 
 def test_arms_of_equal_cost_cost_the_same_within_two_per_cent():
-    known = budgets_of(make_arms(Options(), PRESETS["digits"]))
+    known = network_costs(make_arms(Options(), PRESETS["digits"]))
     three, narrow = known["three_3x3"], known["one_narrow_7x7"]
     assert abs(narrow.macs / three.macs - 1) < 0.02 and abs(narrow.params / three.params - 1) < 0.02
     assert known["three_linear_3x3"] == three
 
 
-def arm(error: float) -> ArmResult:
-    """Five seeds around an error."""
-    rows = [
-        [{"kind": "final", "train_error": error, "test_error": error + 0.001 * i}]
-        for i in range(-2, 3)
-    ]
-    return ArmResult({0.1: error}, 0.1, rows)
+def five_seeds(error: float) -> ArmResult:
+    return arm(error, error, (-0.002, -0.001, 0.0, 0.001, 0.002))
 
 
 BASE = {
@@ -75,8 +70,8 @@ BASE = {
 
 
 def verdicts(**change: float):
-    errors = {name: arm(error) for name, error in (BASE | change).items()}
-    return judge(StudyResults(Options(), PRESETS["digits"], errors, []))
+    errors = {name: five_seeds(error) for name, error in (BASE | change).items()}
+    return judge(results(STUDY, errors))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +112,12 @@ def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     ],
 )
 def test_each_part_is_needed_or_one_is_spare(rises, outcome):
-    assert needed([Interval((low + high) / 2, low, high) for low, high in rises], 0.01) == outcome
+    assert (
+        ablation_outcome([Interval((low + high) / 2, low, high) for low, high in rises], 0.01)
+        == outcome
+    )
 
 
 def test_the_figure_is_drawn(tmp_path):
-    evidence = StudyResults(
-        Options(), PRESETS["digits"], {name: arm(error) for name, error in BASE.items()}, []
-    )
-    assert draw(evidence, tmp_path)[0].path.stat().st_size > 0
+    found = results(STUDY, {name: five_seeds(error) for name, error in BASE.items()})
+    assert draw(found, tmp_path)[0].path.stat().st_size > 0

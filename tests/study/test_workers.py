@@ -1,4 +1,4 @@
-"""Processes of a study: they stay for a second round, and an error or a death of one of them reaches the study."""
+"""Worker processes: kept for a second round; an error or a death is raised in the study."""
 
 import functools
 import multiprocessing
@@ -86,7 +86,7 @@ def test_error_is_found_behind_progress_that_is_slow_to_hear():
 def test_death_of_a_process_is_told(rounds):
     """At work, or while it waits for the next round."""
     with (
-        pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*carries on"),
+        pytest.raises(RuntimeError, match=r"killed by signal 9.*fewer --jobs.*resumes"),
         worker_pool(jobs=1) as run_all,
     ):
         for _ in range(rounds):
@@ -98,10 +98,10 @@ def test_death_of_a_process_is_told(rounds):
 
 STUDY = """
 from tests.study import test_workers
-from deepjax.study.workers import crew
+from deepjax.study.workers import worker_pool
 
 if __name__ == "__main__":
-    with crew(jobs=2) as run_all:
+    with worker_pool(jobs=2) as run_all:
         run_all([test_workers.tell_process] * 2, lambda name, done, total: print(done, flush=True))
         run_all([test_workers.wait], lambda name, done, total: print(done, flush=True))
 """

@@ -8,7 +8,8 @@ from deepjax.study.networks import Stack
 from deepjax.study.report.html import Figure
 from deepjax.study.report.plots import rows_figure
 from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict, all_above
+from deepjax.study.stats.rules import Rule, all_above
+from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm
 from deepjax.training import TrainConfig, open_run
 
@@ -28,28 +29,29 @@ def make_arms(options: Any, preset: Preset) -> dict[str, Any]:
     }
 
 
-def measure(subject: SeedContext) -> dict[str, Any]:
+def measure(context: SeedContext) -> dict[str, Any]:
     """What a study reads from its runs: the steps that each has behind it."""
-    subject.progress(0, 2)
+    context.progress(0, 2)
     return {
         "steps": {
-            name: open_run(run, make=MAKERS[name]).step for name, run in subject.runs.items()
+            name: open_run(run, make=MAKERS[name]).step for name, run in context.runs.items()
         },
-        "seed": subject.seed,
+        "seed": context.seed,
     }
 
 
-def judge(evidence: StudyResults) -> list[Verdict]:
-    deep, shallow = (("deep", evidence.arms["deep"]), ("shallow", evidence.arms["shallow"]))
-    above = partial(compare_errors, rule="Supported above 0.", decide=partial(all_above, bound=0.0))
+def judge(results: StudyResults) -> list[Verdict]:
+    deep, shallow = (("deep", results.arms["deep"]), ("shallow", results.arms["shallow"]))
+    rule = Rule("Supported above 0.", partial(all_above, bound=0.0))
+    above = partial(compare_errors, rule=rule)
     return [
         above("Deep is worse.", deep, shallow),
         above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED),
     ]
 
 
-def draw(evidence: StudyResults, out: Path) -> list[Figure]:
-    rows = {name: arm.final("test_error") for name, arm in evidence.arms.items()}
+def draw(results: StudyResults, out: Path) -> list[Figure]:
+    rows = {name: arm.final("test_error") for name, arm in results.arms.items()}
     return [
         Figure(
             rows_figure([("Two stacks", "test error", rows)], out / "rows.png"),
@@ -66,8 +68,8 @@ STUDY = Study(
     presets={"digits": Preset("nothing", seeds=2, rates=(0.1, 0.03), training=TRAINING)},
     judge=judge,
     draw=draw,
-    method=lambda evidence: ["Little was done."],
-    limits=lambda evidence: ["Nothing is shown."],
+    method=lambda results: ["Little was done."],
+    limits=lambda results: ["Nothing is shown."],
     arms=make_arms,
     measure=measure,
 )

@@ -113,6 +113,6 @@ def test_arguments_of_other_kinds_are_refused_in_a_line(arguments, said):
 @pytest.mark.parametrize("classes", [7.0, 0, -1, "5", True, None])
 def test_a_number_of_classes_that_is_none_is_refused(classes):
     with pytest.raises(
-        InputError, match=f"num_classes is {classes!r}; allowed: a whole number, 1 or more"
+        InputError, match=f"num_classes is {classes!r}; allowed: an integer, 1 or more"
     ):
         create_model("resnet18", num_classes=classes)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepjax.data import EncodedSplit
-from deepjax.data.loader import batch_index, examples
+from deepjax.data.loader import batch_index, read_examples
 from deepjax.errors import InputError, NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, compile_training, train
@@ -143,7 +143,7 @@ def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     size, share = still.input_shape[0], still.eval_crop
     ids = batch_index(len(programs.train), still.batch_size, still.seed, 0)
     np.testing.assert_array_equal(
-        exact, examples(programs.train, ids.tolist(), size, share)["image"]
+        exact, read_examples(programs.train, ids.tolist(), size, share)["image"]
     )
     assert np.any(exact != programs.batch_at(still, 0)["image"])
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.study.arms import _is_of
+from deepjax.study.arms import is_run_of
 from deepjax.training import TrainConfig, train
 from deepjax.training.config import init_run_dir
 from deepjax.training.numerics import DEFAULTS, NAME, XLA_FLAGS, claim_numerics, numerics
@@ -54,8 +54,8 @@ def test_a_changed_setting_is_refused_by_name(name, recorded, tmp_path):
         train(CONFIG, tmp_path)
     assert "\\n" not in str(refused.value)
     with setting(name, CHANGES[name]):
-        assert not _is_of(tmp_path, CONFIG), "a study must not take this run for one of its own"
-    assert _is_of(tmp_path, CONFIG)
+        assert not is_run_of(tmp_path, CONFIG), "a study must not take this run for one of its own"
+    assert is_run_of(tmp_path, CONFIG)
 
 
 def test_a_run_under_other_settings_goes_on_under_them(tmp_path):

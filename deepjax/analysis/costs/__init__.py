@@ -1,1 +1,1 @@
-"""Parameters, multiply-adds, memory and bytes moved."""
+"""Cost of a network: parameters, multiply-adds, memory and bytes moved, by layer and by stage."""

@@ -1,4 +1,4 @@
-"""What each stage of a network hands on, holds, costs and sees: the table that papers print of their architectures."""
+"""The table of stages that papers print: output, parameters, multiply-adds, receptive field."""
 
 import dataclasses
 from collections import defaultdict
@@ -9,32 +9,38 @@ from flax import linen as nn
 
 from deepjax.analysis.core.input_shapes import InputShape, input_shapes
 from deepjax.analysis.core.module import Network, name_of
-from deepjax.analysis.costs.counts import macs_of, not_counted, params_of
+from deepjax.analysis.costs.counts import (
+    count_macs_by_layer,
+    count_params_by_layer,
+    uncounted_operations,
+)
 from deepjax.analysis.jaxpr.module_paths import Computation, Step, computation, steps
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, fields_of
 
-FEATURES = "features"  # the collection that a network may sow its stages' outputs into, each under its stage's name
+# The collection into which a network may sow the outputs of its stages, each under its name.
+FEATURES = "features"
 
 
 @dataclasses.dataclass(frozen=True)
 class StageRow:
-    """One stage: all top-level modules whose names begin alike up to the first "_". The model's own layers have its class's name.
+    """One stage: all top-level modules whose names agree up to the first "_".
 
-    Modules without parameters and multiply-adds, such as dropout, have no row of their own.
+    The model's own layers have the name of its class. Modules without parameters and multiply-adds,
+    such as dropout, have no row of their own.
     """
 
     name: str
-    output: tuple[int, ...] | None
-    """Shape without its first axis, (height, width, channels) for an image; None where it is not known."""
-    field: ReceptiveField | None
-    """What a unit of the output sees; None where the output is not known."""
+    output_shape: tuple[int, ...] | None
+    """Shape without its first axis, (height, width, channels) for an image; None if unknown."""
+    receptive_field: ReceptiveField | None
+    """Receptive field of a unit of the output; None if the output is unknown."""
     params: int
     macs: int
     """Multiply-adds in evaluation, without what `not_counted` names."""
-    runs: bool
+    runs_in_evaluation: bool
     """Whether evaluation runs it: False for auxiliary heads, whose `macs` are therefore 0."""
     not_counted: tuple[str, ...] = ()
-    """What multiplies, or may, and is not counted, as in `CostReport`."""
+    """What multiplies, or may, but is not counted, as in `CostReport`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +50,20 @@ class _Output:
 
 
 def stage_table(model: nn.Module | Network, input_shape: InputShape) -> tuple[StageRow, ...]:
-    """The stages of any linen module, in the order in which its forward pass first calls them; nothing is computed.
+    """The stages of any linen module, in the order of their first calls; nothing is computed.
 
-    The outputs that are known are those that the module sows into "features" under a stage's name; where it sows some, the last
-    stage's is what it returns. input_shape: (height, width, channels), or as `InputShape` says.
-    Params and macs add up to `count_params` and `count_macs`.
+    input_shape: (height, width, channels), or as `InputShape` says. Outputs are known only for
+    stages that the module sows into "features" under the stage's name; if it sows some, the last
+    stage's is what it returns. Params and macs add up to `count_params` and `count_macs`.
     """
     traced = computation(model, input_shapes(input_shape), sow=[FEATURES])
     own = name_of(model)
-    params = _by_stage(params_of(traced.variables), own)
+    params = _by_stage(count_params_by_layer(traced.variables), own)
     by_stage: dict[str, list[Step]] = defaultdict(list)
     for step in steps(traced.jaxpr.jaxpr):
         by_stage[_stage(step.path, own)].append(step)
-    macs = {name: sum(macs_of(own_steps).values()) for name, own_steps in by_stage.items()}
-    missing = {name: not_counted(own_steps) for name, own_steps in by_stage.items()}
+    macs = {name: sum(count_macs_by_layer(each).values()) for name, each in by_stage.items()}
+    missing = {name: uncounted_operations(each) for name, each in by_stage.items()}
     runs = {_stage(path, own) for path in traced.called}
     stages = dict.fromkeys((*(_stage(path, own) for path in traced.initialized), *params, *macs))
     names = [name for name in stages if params.get(name) or macs.get(name) or missing.get(name)]
@@ -66,20 +72,20 @@ def stage_table(model: nn.Module | Network, input_shape: InputShape) -> tuple[St
     def row(name: str) -> StageRow:
         output = outputs.get(name, _Output(None, None))
         return StageRow(
-            name,
-            output.shape,
-            output.field,
-            params.get(name, 0),
-            macs.get(name, 0),
-            name in runs,
-            missing.get(name, ()),
+            name=name,
+            output_shape=output.shape,
+            receptive_field=output.field,
+            params=params.get(name, 0),
+            macs=macs.get(name, 0),
+            runs_in_evaluation=name in runs,
+            not_counted=missing.get(name, ()),
         )
 
     return tuple(row(name) for name in names)
 
 
 def _stage(path: str, own: str) -> str:
-    """The text before the first "_" of the top-level module's name."""
+    """The name of the top-level module up to its first "_"."""
     name = path.split("/")[0]
     return name.split("_")[0] or name or own
 
@@ -92,20 +98,17 @@ def _by_stage(counts: Mapping[str, int], own: str) -> dict[str, int]:
 
 
 def _outputs(traced: Computation, running: Sequence[str]) -> dict[str, _Output]:
-    """What is known of the stages' outputs, by their names; `running`: the names in order."""
+    """The known outputs by stage. running: names of the stages that run, in order."""
     if not traced.sown.get(FEATURES):
         return {}
     shapes = (traced.output, traced.sown)
     leaves, structure = jax.tree.flatten(shapes)
-    images = len(jax.tree.leaves(traced.variables))
-    inputs = traced.jaxpr.in_avals[images:]
-    has_place = [len(each.shape) for each in inputs] == [
-        4
-    ]  # vectors, for one, have no rows and columns to see
-    fields = fields_of(traced.jaxpr, images) if has_place else [None] * len(leaves)
-    output, sown = jax.tree.unflatten(
-        structure, map(_Output, (leaf.shape[1:] for leaf in leaves), fields)
-    )
+    first_input = len(jax.tree.leaves(traced.variables))
+    inputs = traced.jaxpr.in_avals[first_input:]
+    is_image = [len(each.shape) for each in inputs] == [4]  # else there are no rows and columns
+    fields = fields_of(traced.jaxpr, first_input) if is_image else [None] * len(leaves)
+    known = map(_Output, (leaf.shape[1:] for leaf in leaves), fields)
+    output, sown = jax.tree.unflatten(structure, known)
     exposed = {
         name: value[-1] if isinstance(value, tuple) else value
         for name, value in sown[FEATURES].items()

@@ -1,1 +1,1 @@
-"""Gradients: per example, their noise, by loss, and their correlation."""
+"""Gradients: per example, their noise scale, by loss, and how alike they are across inputs."""

@@ -1,7 +1,8 @@
-"""Which loss reaches which layer: the main loss and those of auxiliary heads, each by its own gradient.
+"""Contributions of the main loss and of auxiliary heads' losses to each layer's gradient.
 
-Szegedy et al., "Going deeper with convolutions", 2014 (arXiv:1409.4842), section 5: heads on inner maps "increase the gradient
-signal that gets propagated back". A head is whatever logits a module sows into the collection "auxiliary".
+Szegedy et al., "Going deeper with convolutions", 2014 (arXiv:1409.4842), section 5: heads on inner
+maps "increase the gradient signal that gets propagated back". A head is any logits that a module
+sows into the collection "auxiliary".
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
 
@@ -27,57 +29,80 @@ from deepjax.analysis.core.module import (
     validate_inputs,
 )
 from deepjax.analysis.core.params import Path, as_real, path_string, restored, widened
-from deepjax.analysis.gradients.per_example import by_layer, call_order
+from deepjax.analysis.gradients.by_layer import leaves_by_layer, sort_by_call
 from deepjax.errors import InputError, require, unknown_name_error
 
 MAIN = "main"
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """One loss in one layer."""
+class LossContribution:
+    """The gradient of one loss in one layer."""
 
     layer: str
     """Path of the module that owns the parameters."""
     loss: str
     """"main", or the head's name in the collection "auxiliary"."""
     norm: float
-    """L2 norm of this loss's gradient by the layer's parameters, before the weight."""
-    share: float
-    """weight x norm over the sum of that over all losses; 0 where no loss reaches the layer."""
+    """L2 norm of this loss's gradient with respect to the layer's parameters, before the weight."""
+    fraction: float
+    """weight x norm, divided by the sum of that over all losses; 0 if no loss reaches the layer."""
     cosine: float
-    """Between this loss's gradient and the main loss's; NaN where either is 0."""
+    """Between this loss's gradient and the main loss's; NaN if either is 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LossContributions:
-    """Every layer in the order of the forward pass, those of heads last, and in each every loss."""
+    """Every loss in every layer, in forward order; the layers of heads are last."""
 
     train: bool
     losses: dict[str, float]
     """Value of each loss, before the weight."""
     weights: dict[str, float]
-    layers: tuple[Share, ...]
+    layers: tuple[LossContribution, ...]
     mode: str = ""
-    """How the network was set to that mode, and what it draws and writes in evaluation."""
+    """How the network was set to that mode, and what it samples and writes in evaluation."""
 
     @property
-    def shared(self) -> tuple[str, ...]:
-        """The layers that both the main loss and at least one head's loss reach."""
+    def shared_layers(self) -> tuple[str, ...]:
+        """The layers that the main loss and at least one head's loss reach."""
         reached: dict[str, set[bool]] = {}
         for row in self.layers:
-            reached.setdefault(row.layer, set()).update({row.loss == MAIN} if row.share > 0 else ())
+            reached.setdefault(row.layer, set()).update(
+                {row.loss == MAIN} if row.fraction > 0 else ()
+            )
         return tuple(layer for layer, kinds in reached.items() if len(kinds) == 2)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain dict a layer and loss."""
+        """One plain dict per layer and loss."""
         return [dataclasses.asdict(row) for row in self.layers]
 
     def plot(self, ax: Any = None) -> Any:
-        """Shares stacked by layer; returns the matplotlib Axes."""
-        from deepjax.analysis.gradients.gradient_figures import draw_shares
+        """Fractions of the gradient by layer, stacked, of the shared layers; returns the Axes."""
+        from matplotlib.ticker import PercentFormatter
 
-        return draw_shares(self, ax)
+        from deepjax.analysis.plots import COLORS, canvas, layer_ticks
+
+        layers = list(self.shared_layers)
+        fractions = {(row.layer, row.loss): row.fraction for row in self.layers}
+        main = [fractions[layer, MAIN] for layer in layers]
+        low, high = (100 * (1 - max(main)), 100 * (1 - min(main))) if main else (0, 0)
+        heads = f"from {low:.0f} to {high:.0f} %" if main else "0 %"
+        title = f"The heads' losses are {heads} of the gradient they share"
+        colors = [COLORS[0], *COLORS[4:0:-1], *COLORS[5:]]
+        with canvas(ax, 6.4, 4.2) as axes:
+            bottom = np.zeros(len(layers))
+            for loss, color in zip(self.losses, colors, strict=False):
+                heights = np.array([fractions[layer, loss] for layer in layers])
+                label = "main loss" if loss == MAIN else f"{loss}, weight {self.weights[loss]:g}"
+                bars = {"bottom": bottom, "color": color, "width": 0.85, "label": label}
+                axes.bar(range(len(layers)), heights, **bars)
+                bottom += heights
+            axes.set(title=title, ylim=(0, 1), ylabel="fraction of the norm")
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            layer_ticks(axes, layers)
+            axes.legend(loc="lower left", frameon=True, framealpha=0.9)
+        return axes
 
 
 def loss_contributions(
@@ -89,43 +114,39 @@ def loss_contributions(
     loss: Loss = cross_entropy,
     train: bool = True,
 ) -> LossContributions:
-    """Per layer: norm of each loss's gradient, its share of the total, and its cosine with the main loss's.
+    """Per layer: norm of each loss's gradient, its fraction, and its cosine with the main loss's.
 
-    batch: as in `forward`. Heads are the logits, or tuples of logits, in the collection "auxiliary"; a head's name is its path
-    there, and with several logits under one name "name/0", "name/1". `weights`: of the heads' losses, one number or by name (heads
-    that are not named: 0.3, GoogLeNet's); the main loss has weight 1. train=True: statistics of the batch, dropout from key 0.
-    Raises InputError for a network without heads, an unknown head, a negative weight, and a batch that does not fit.
-    Cost: one forward pass and a backward pass for each loss, compiled once for a network and shape; memory losses x parameters.
+    batch: as in `trace`. Heads are the logits, or tuples of logits, in the collection "auxiliary";
+    a head's name is its path there, and with several logits under one name "name/0", "name/1".
+    `weights`: of the heads' losses, one number or by name (heads without one: 0.3, as in
+    GoogLeNet); the main loss has weight 1. train=True: batch statistics, and dropout from key 0.
+    Raises InputError for a network without heads, an unknown head, a negative weight, and a batch
+    that does not fit.
+    Cost: one forward pass and a backward pass per loss, compiled once per network and shape; memory
+    losses x parameters.
     Source: Szegedy et al. 2014, section 5; Lee et al. 2015 (arXiv:1409.5185).
     """
     model, variables = entry(model, variables)
-    variables = {
-        name: tree for name, tree in variables.items() if name != "auxiliary"
-    }  # else sow would append to it
+    # Without the given "auxiliary", to which sow would append.
+    variables = {name: tree for name, tree in variables.items() if name != "auxiliary"}
     validate_inputs(model, variables, batch, loss, train)
     names = _names(model, loss, train, *shapes_of((variables, batch)))
     scales = _weights(weights, names)
-    values, found = jax.device_get(_measure(model, variables, batch, loss=loss, train=train))
+    values, by_layer = jax.device_get(_compare(model, variables, batch, loss=loss, train=train))
     rows = []
-    for layer in call_order(model, variables, batch, train, found):
-        norms, cosines = found[layer]
+    for layer in sort_by_call(by_layer, model, variables, batch, train):
+        norms, cosines = by_layer[layer]
         total = sum(scales[name] * float(norm) for name, norm in zip(names, norms, strict=True))
         for name, norm, cosine in zip(names, norms, cosines, strict=True):
-            rows.append(
-                Share(
-                    path_string(layer),
-                    name,
-                    float(norm),
-                    scales[name] * float(norm) / total if total else 0.0,
-                    float(cosine),
-                )
-            )
+            fraction = scales[name] * float(norm) / total if total else 0.0
+            path = path_string(layer)
+            rows.append(LossContribution(path, name, float(norm), fraction, float(cosine)))
     return LossContributions(
-        train,
-        {name: float(value) for name, value in zip(names, values, strict=True)},
-        scales,
-        tuple(rows),
-        mode_text(model, variables, batch, train),
+        train=train,
+        losses={name: float(value) for name, value in zip(names, values, strict=True)},
+        weights=scales,
+        layers=tuple(rows),
+        mode=mode_text(model, variables, batch, train),
     )
 
 
@@ -133,28 +154,24 @@ def loss_contributions(
 def _names(
     model: Model, loss: Loss, train: bool, structure: Any, shapes: tuple[Any, ...]
 ) -> tuple[str, ...]:
-    """Main and the heads in the order of `_losses`; nothing is computed."""
+    """The names of the main loss and the heads, in the order of `_losses`; nothing is computed."""
     variables, batch = jax.tree.unflatten(structure, shapes)
     names: list[str] = []
 
     def losses(variables: Any, batch: Batch) -> list[Array]:
-        found = _losses(model, variables, batch, loss, train)
-        names.extend(found)  # here, for what JAX returns has its keys sorted
-        return list(found.values())
+        named = _losses(model, variables, batch, loss, train)
+        names.extend(named)  # here, since JAX would return the dict with sorted keys
+        return list(named.values())
 
-    returned = [value.shape for value in jax.eval_shape(losses, variables, batch)]
+    shapes_of_losses = [value.shape for value in jax.eval_shape(losses, variables, batch)]
     if len(names) == 1:
         raise InputError(
-            f"{name_of(model)} has no auxiliary heads: its call sows nothing into the collection 'auxiliary'; "
-            "build it with heads, or sow their logits there"
+            f"{name_of(model)} has no auxiliary heads: its call sows nothing into the collection "
+            "'auxiliary'; build it with heads, or sow their logits there"
         )
-    for name, shape in zip(names, returned, strict=True):
-        require(
-            shape == (),
-            "loss",
-            f"of shape {shape} for {name}",
-            "a scalar, such as the mean over the examples",
-        )
+    for name, shape in zip(names, shapes_of_losses, strict=True):
+        given = f"of shape {shape} for {name}"
+        require(shape == (), "loss", given, "a scalar, such as the mean over the examples")
     return tuple(names)
 
 
@@ -181,22 +198,24 @@ def _losses(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
-def _measure(
+def _compare(
     model: Model, variables: Any, batch: Batch, *, loss: Loss, train: bool
 ) -> tuple[Array, dict[Path, Any]]:
-    """The losses, and by layer (norms, cosines with the first), each (losses,)."""
+    """The losses; and by layer (norms, cosines with the main loss), each (losses,)."""
     params = variables["params"]
 
     def values(view: Any) -> tuple[Array, Array]:
-        found = _losses(model, {**variables, "params": restored(view, params)}, batch, loss, train)
-        stacked = jnp.stack([widened(value) for value in found.values()])
+        given = {**variables, "params": restored(view, params)}
+        named = _losses(model, given, batch, loss, train)
+        stacked = jnp.stack([widened(value) for value in named.values()])
         return stacked, stacked
 
     gradients, losses = jax.jacrev(values, has_aux=True)(as_real(params))
-    return losses, {layer: _compare(leaves) for layer, leaves in by_layer(gradients).items()}
+    by_layer = leaves_by_layer(gradients)
+    return losses, {layer: _norms_and_cosines(leaves) for layer, leaves in by_layer.items()}
 
 
-def _compare(leaves: list[Array]) -> tuple[Array, Array]:
+def _norms_and_cosines(leaves: list[Array]) -> tuple[Array, Array]:
     flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
     norms = jnp.sqrt(jnp.sum(jnp.square(flat), axis=1))
     products = jnp.sum(flat * flat[:1], axis=1)

@@ -1,1 +1,1 @@
-"""Statistics of activations and gradients, layer by layer."""
+"""Statistics by layer: activations and gradients, kernels, the first non-finite output."""

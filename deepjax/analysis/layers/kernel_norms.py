@@ -1,4 +1,4 @@
-"""Gradient norms by layer: of a gradient tree that is at hand, at no further pass through the network."""
+"""Norms of kernels by layer, of a gradient tree at hand, and the order of the kernels' layers."""
 
 from typing import Any
 
@@ -7,17 +7,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from deepjax.analysis.core.calls import path_of
 from deepjax.analysis.core.module import Model, initialise
 from deepjax.analysis.core.params import by_path, path_string, squares
 
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
-    """L2 norm of every leaf of two or more axes (kernels of convolutions and dense layers), by its path.
+    """L2 norm of every leaf of two or more axes (kernels of conv and dense layers), by its path.
 
-    float32, or float64 of such leaves; of complex ones with |z|^2.
-
-    Works on any params-like tree of nested dicts, inside or outside jit: gradients, updates or the parameters themselves.
-    Of blocks that a scan has stacked it is the norm over all of them; their biases and scales are not taken for kernels.
+    gradients: any params-like tree of nested dicts, inside or outside jit: gradients, updates or
+    the parameters themselves. The norms are float32, or float64 for such leaves; complex leaves
+    count with |z|^2. Blocks stacked by a scan have one norm over all of them; their biases and
+    scales do not count as kernels.
     """
     return {
         path_string(path).removesuffix("/kernel"): jnp.sqrt(squares(leaf))
@@ -27,24 +28,18 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
 
 
 def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
-    """Paths of the layers that own a kernel, in the order in which the forward pass calls them.
+    """Paths of the layers that own a kernel, in forward order, for any unmodified linen module.
 
-    Found by linen's method interception under abstract evaluation, so any module works unmodified and nothing is computed.
-    input_shape: (height, width, channels).
+    input_shape: (height, width, channels). Nothing is computed.
     """
-    called: list[str] = []
+    called: dict[str, None] = {}
 
     def note(
         function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
     ) -> Any:
         output = function(*arguments, **keywords)
-        path = "/".join(context.module.path)
-        if (
-            context.method_name == "__call__"
-            and context.module.has_variable("params", "kernel")
-            and path not in called
-        ):
-            called.append(path)
+        if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+            called.setdefault(path_of(context.module))
         return output
 
     with nn.intercept_methods(note):
@@ -52,4 +47,4 @@ def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
             lambda images: initialise(model, images),
             jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
         )
-    return called
+    return list(called)

@@ -1,1 +1,1 @@
-"""How a signal travels through depth, measured and predicted."""
+"""Signal propagation through depth: measured in a network, and predicted by mean field theory."""

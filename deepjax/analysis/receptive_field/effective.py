@@ -63,9 +63,36 @@ class EffectiveField:
 
     def plot(self, ax: Any = None) -> Any:
         """The map as an image with a scale bar, the theoretical field as a square around it; returns the matplotlib Axes."""
-        from deepjax.analysis.instrument_figures import draw_field
+        from deepjax.analysis.plots import COLORS, canvas
 
-        return draw_field(self, ax)
+        with canvas(ax, 4.8, 4.4) as axes:
+            rows, columns = self.map.shape
+            image = axes.imshow(
+                self.map / self.map.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest"
+            )
+            kind = "|gradient|" if self.power == "absolute" else "gradient²"
+            axes.figure.colorbar(image, ax=axes, shrink=0.85, label=f"mean {kind} / its peak")
+            _outline(axes, self, COLORS[5])
+            left, bottom = 0.04 * columns, 0.95 * rows
+            axes.plot(
+                [left, left + self.size],
+                [bottom, bottom],
+                color="white",
+                linewidth=3,
+                solid_capstyle="butt",
+            )
+            axes.text(
+                left,
+                bottom - 0.02 * rows,
+                f"{self.size:.1f} pixels",
+                color="white",
+                va="bottom",
+                fontsize=9,
+            )
+            axes.set(title=_field_title(self), xlabel="column (pixels)", ylabel="row (pixels)")
+            axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+            axes.grid(False)
+        return axes
 
 
 def effective_field(
@@ -280,3 +307,26 @@ def _gaussian(found: np.ndarray) -> tuple[tuple[float, float], float]:
 
 def _described(inputs: Any) -> str:
     return f"{jnp.result_type(inputs)} {jnp.shape(inputs)}"
+
+
+def _outline(ax: Any, field: EffectiveField, color: str) -> None:
+    """The theoretical field around the map's centre of mass: a unit's place depends on strides and padding, its size does not."""
+    from matplotlib.patches import Rectangle
+
+    if field.theoretical is None:
+        return
+    weights = field.map / field.map.sum()
+    row, column = (weights.sum(axis=1 - axis) @ np.arange(weights.shape[axis]) for axis in (0, 1))
+    height, width = field.theoretical
+    corner = (round(2 * (column - width / 2)) / 2, round(2 * (row - height / 2)) / 2)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.4))
+    text = f"theoretical {height} x {width}"
+    ax.text(
+        max(corner[0], 0) + 0.5, max(corner[1], 0) + 0.5, text, color=color, fontsize=9, va="top"
+    )
+
+
+def _field_title(field: EffectiveField) -> str:
+    of = "" if field.ratio is None else f", {100 * field.ratio:.0f} % of the theoretical"
+    spread = f"$\\sigma$ = {np.mean(field.sigma):.2f} pixels, $R^2$ of a Gaussian {field.r2:.3f}"
+    return f"Effective field: {field.size:.1f} pixels wide{of}\n{spread}"

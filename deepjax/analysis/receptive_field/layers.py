@@ -61,9 +61,48 @@ class LayerFields:
 
     def plot(self, ax: Any = None) -> Any:
         """Size of the field against depth, with the image's size and the places where the stride grows; returns the Axes."""
-        from deepjax.analysis.instrument_figures import draw_layer_fields
+        from matplotlib.ticker import FuncFormatter
 
-        return draw_layer_fields(self, ax)
+        from deepjax.analysis.plots import COLORS, canvas
+
+        rows = [row for row in self.layers if row.size is not None and max(row.size) > 0]
+        sizes = [max(row.size or (0,)) for row in rows]
+        side = max(self.input_shape[:2])
+        with canvas(ax, 6.4, 4.2) as axes:
+            axes.set_yscale("log", base=2)
+            axes.plot(range(len(rows)), sizes, drawstyle="steps-mid", color=COLORS[0])
+            axes.axhline(side, color="0.5", linestyle="--", linewidth=1)
+            axes.text(
+                len(rows) - 1, side, f"image, {side} pixels", color="0.4", ha="right", va="top"
+            )
+            before = 1
+            for place, row in enumerate(rows):
+                stride = max(row.stride or (before,))
+                if stride > before:
+                    axes.axvline(place, color="0.85", linewidth=1, zorder=0)
+                    axes.text(
+                        place,
+                        0.01,
+                        f" stride {stride}",
+                        color="0.4",
+                        fontsize=8,
+                        rotation=90,
+                        transform=axes.get_xaxis_transform(),
+                    )
+                    before = stride
+            beyond = next(
+                (row.layer for row, size in zip(rows, sizes, strict=True) if size >= side), None
+            )
+            title = (
+                "No layer's field covers the image"
+                if beyond is None
+                else f"Fields as large as the image from {beyond} on"
+            )
+            axes.set(
+                title=title, xlabel="layer, from input to output", ylabel="receptive field (pixels)"
+            )
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return axes
 
 
 def layer_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerFields:

@@ -1,1 +1,1 @@
-"""Residual networks as ensembles of paths."""
+"""Residual networks as ensembles of paths: ablation of branches, and gradients along paths."""

@@ -1,17 +1,20 @@
-"""Where a network can be cut: its residual branches, and gates that take them out of the forward or out of the backward pass.
+"""Gates at a network's residual branches, which remove them from the forward or the backward pass.
 
-A residual sum is a module whose call takes (shortcut, branch), two arrays of the output's shape, as `trace` knows it. A gate
-is an argument of what is compiled, so that every choice of branches runs the same program; the network is not changed.
+A residual sum is a module whose call takes (shortcut, branch), two arrays of the output's shape, as
+in `trace`. A gate is an argument of the compiled program, so that every choice of branches runs the
+same program; the network is unmodified.
 """
 
 import functools
 import itertools
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -20,6 +23,9 @@ from deepjax.analysis.core.module import Batch, Loss, Model, hashable, name_of, 
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.errors import InputError, require, unknown_name_error
+
+Progress = Callable[[int, int], None] | None
+"""Called with (number of evaluations done, total number)."""
 
 
 def residual_sites(
@@ -30,89 +36,77 @@ def residual_sites(
     train: bool,
     modules: Sequence[str] | None = None,
 ) -> tuple[Site, ...]:
-    """The residual sums, or the named modules, in the order of the forward pass; nothing is computed.
+    """The residual sums, or the named modules, in forward order; nothing is computed.
 
-    Raises InputError where there are none, where a module does not keep its input's shape, and where a gate cannot reach them.
+    Raises InputError if there are none, if a module does not keep its input's shape, and if a gate
+    cannot reach them.
     """
-    single = [
+    found = [
         site
         for site in sites(model, variables, batch, loss, train)
         if site.path and not site.output
     ]
-    everywhere = {site.layer: site for site in single}
-    keepers = [
+    selected = _residual_sums(model, found) if modules is None else _shape_keeping(found, modules)
+    calls = Counter(site.layer for site in found)
+    if ambiguous := [site.layer for site in selected if calls[site.layer] > 1]:
+        raise InputError(
+            f"{', '.join(ambiguous)} is called with several shapes, whose gates cannot be told "
+            "apart; allowed: one shape"
+        )
+    inside = tuple(site.layer for site in selected if site.inside)
+    if inside:
+        repeated = _repeated(hashable(model), train, inside, *shapes_of((variables, batch)))
+        if repeated:
+            raise InputError(
+                f"{', '.join(repeated)} runs several times inside nn.scan or a loop, where all "
+                "runs would have one gate; allowed: unrolled blocks, in deepjax.models scan=False"
+            )
+    return selected
+
+
+def _residual_sums(model: Model, found: Sequence[Site]) -> tuple[Site, ...]:
+    selected = tuple(site for site in found if site.is_sum and set(site.arguments) <= {site.shape})
+    if not selected:
+        names = _shape_keepers(found)
+        such = f", such as {', '.join(names[:3])}" if names else ""
+        raise InputError(
+            f"{name_of(model)} has no residual sums: no module's call takes (shortcut, branch) of "
+            "one shape; allowed: a residual network, or for lesions modules= that keep their "
+            f"input's shape{such}"
+        )
+    return selected
+
+
+def _shape_keeping(found: Sequence[Site], modules: Sequence[str]) -> tuple[Site, ...]:
+    allowed = "paths of modules that keep their input's shape"
+    require(len(modules) > 0, "modules", modules, allowed)
+    layers, names = {site.layer for site in found}, _shape_keepers(found)
+    for name in modules:
+        if name not in layers:
+            raise unknown_name_error("module", name, names)
+        allowed = "one that keeps its input's shape, unlike this one"
+        require(name in names, "module", name, allowed)
+    return tuple(site for site in found if site.layer in modules)
+
+
+def _shape_keepers(found: Sequence[Site]) -> list[str]:
+    """Paths of the modules, other than sums, that return an array of their input's shape."""
+    last = {site.layer: site for site in found}
+    return [
         path
-        for path, site in everywhere.items()
+        for path, site in last.items()
         if site.arguments[:1] == (site.shape,) and not site.is_sum
     ]
-    if modules is None:
-        chosen = tuple(
-            site for site in single if site.is_sum and set(site.arguments) <= {site.shape}
-        )
-        such = f", such as {', '.join(keepers[:3])}" if keepers else ""
-        if not chosen:
-            raise InputError(
-                f"{name_of(model)} has no residual sums: no module's call takes (shortcut, branch) of one shape; "
-                f"allowed: a residual network, or for lesions modules= that keep their input's shape{such}"
-            )
-    else:
-        require(
-            len(modules) > 0, "modules", modules, "paths of modules that keep their input's shape"
-        )
-        for name in modules:
-            if name not in everywhere:
-                raise unknown_name_error("module", name, keepers)
-            require(
-                name in keepers, "module", name, "one that keeps its input's shape, unlike this one"
-            )
-        chosen = tuple(site for site in single if site.layer in modules)
-    calls = Counter(site.layer for site in single)
-    if apart := [site.layer for site in chosen if calls[site.layer] > 1]:
-        raise InputError(
-            f"{', '.join(apart)} is called with several shapes, whose gates cannot be told apart; allowed: one shape"
-        )
-    inside = tuple(site.layer for site in chosen if site.inside)
-    hidden = (
-        _repeated(hashable(model), train, inside, *shapes_of((variables, batch))) if inside else ()
-    )
-    if hidden:
-        raise InputError(
-            f"{', '.join(hidden)} runs several times inside nn.scan or a loop, where all runs would have one gate; "
-            "allowed: blocks written out one by one, in deepjax.models scan=False"
-        )
-    return chosen
-
-
-def gate_names(places: tuple[Site, ...]) -> tuple[str, ...]:
-    """One a gate: the path, and of a module called several times also which call."""
-    return tuple(
-        site.layer if site.calls == 1 else f"{site.layer}#{i + 1}"
-        for site in places
-        for i in range(site.calls)
-    )
-
-
-def ablate_branches(places: tuple[Site, ...], keep: Any) -> Any:
-    """In this context, where `keep` is False a sum's branch is 0 and a module that is no sum returns its input.
-
-    keep: (gates,) booleans. Where it is True the module does exactly what it always does.
-    """
-    return _gated(places, keep, _removed)
-
-
-def route_gradient(places: tuple[Site, ...], passes: Any) -> Any:
-    """In this context the backward pass of a sum goes to the shortcut where passes[i, 0], to the branch where passes[i, 1].
-
-    passes: (gates, 2) booleans. The forward pass knows nothing of them: under `jax.vmap` over them it is one for all.
-    """
-    return _gated(places, passes, _routed)
 
 
 @functools.lru_cache(maxsize=256)
 def _repeated(
     model: Model, train: bool, paths: tuple[str, ...], structure: Any, shapes: tuple[Any, ...]
 ) -> tuple[str, ...]:
-    """Those that run more than once, as the traced computation tells: linen's interception sees a scan's body as one call."""
+    """Those of the paths that run more than once.
+
+    Read from the jaxpr, since linen's interception sees a scan's body as one call.
+    """
     variables, batch = jax.tree.unflatten(structure, shapes)
 
     def mark(
@@ -125,29 +119,88 @@ def _repeated(
         traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(
             variables, batch
         )
-    times: dict[str, int] = {}
+    runs: dict[str, int] = {}
     for step in steps(traced.jaxpr):
-        runs_here = (
-            2 if step.unbounded else step.times
-        )  # in a `while` that its data end: as good as several
-        times[step.path] = max(runs_here, times.get(step.path, 0))
+        # A `while` loop of unknown length counts as several runs.
+        count = 2 if step.unbounded else step.times
+        runs[step.path] = max(count, runs.get(step.path, 0))
 
-    def runs(path: str) -> int:  # the least, for a scan inside the module is no matter
-        return min(
-            (count for at, count in times.items() if f"{at}/".startswith(f"{path}/")), default=1
-        )
+    def module_runs(path: str) -> int:
+        # The minimum, since a scan inside the module does not matter.
+        inside = (count for at, count in runs.items() if f"{at}/".startswith(f"{path}/"))
+        return min(inside, default=1)
 
-    return tuple(path for path in paths if runs(path) > 1)
+    return tuple(path for path in paths if module_runs(path) > 1)
+
+
+def gate_names(gated: tuple[Site, ...]) -> tuple[str, ...]:
+    """One name per gate: the path, and the number of the call if there are several."""
+    return tuple(
+        site.layer if site.calls == 1 else f"{site.layer}#{i + 1}"
+        for site in gated
+        for i in range(site.calls)
+    )
+
+
+def ablate_branches(gated: tuple[Site, ...], keep: Any) -> Any:
+    """Context: where `keep` is False, a sum's branch is 0 and another module returns its input.
+
+    keep: (gates,) booleans. Where it is True the module is unchanged.
+    """
+    return _gated(gated, keep, _ablated)
+
+
+def route_gradient(gated: tuple[Site, ...], passes: Any) -> Any:
+    """Context: the backward pass of sum i enters the shortcut and the branch as passes[i] says.
+
+    passes: (gates, 2) booleans. The forward pass does not depend on them: `jax.vmap` over them runs
+    it once.
+    """
+    return _gated(gated, passes, _routed)
+
+
+def sample_subsets(
+    n: int, size: int, samples: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """All subsets of range(n) of that size, or `samples` random ones if there are more."""
+    if math.comb(n, size) <= samples:
+        return list(itertools.combinations(range(n), size))
+    return [
+        tuple(int(i) for i in sorted(rng.choice(n, size, replace=False))) for _ in range(samples)
+    ]
+
+
+def subset_masks(subsets: Iterable[Sequence[int]], n: int) -> np.ndarray:
+    """(subsets, n) booleans: whether a subset contains the index."""
+    return np.array([np.isin(np.arange(n), subset) for subset in subsets])
+
+
+def map_gates(
+    function: Callable[[np.ndarray], Any], gates: np.ndarray, chunk: int, progress: Progress
+) -> np.ndarray:
+    """Apply `function`, (chunk, ...) gates -> (chunk, ...) numbers, to all rows of `gates`.
+
+    The last chunk is padded, so that one shape is compiled.
+    """
+    results: list[np.ndarray] = []
+    for start in range(0, len(gates), chunk):
+        part = gates[start : start + chunk]
+        padded = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
+        results.append(np.asarray(jax.device_get(function(padded)))[: len(part)])
+        if progress:
+            progress(start + len(part), len(gates))
+    return np.concatenate(results)
 
 
 Act = Callable[[Any, tuple[Any, ...], dict[str, Any], Any, bool], Any]
-"""(the call, its arguments, its keywords, its gate, whether a sum) -> what the module is to return."""
+"""(the call, its arguments, its keywords, its gate, whether it is a sum) -> what the module
+returns."""
 
 
-def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
-    """An interceptor that hands the calls of these modules to `act`, each with its own row of `gates`."""
-    starts = itertools.accumulate((site.calls for site in places), initial=0)
-    known = {site.layer: (site, start) for site, start in zip(places, starts, strict=False)}
+def _gated(gated: tuple[Site, ...], gates: Any, act: Act) -> Any:
+    """An interceptor that passes calls of these modules to `act` with their row of `gates`."""
+    starts = itertools.accumulate((site.calls for site in gated), initial=0)
+    known = {site.layer: (site, start) for site, start in zip(gated, starts, strict=False)}
     calls: Counter[str] = Counter()
 
     def intercept(
@@ -166,7 +219,7 @@ def _gated(places: tuple[Site, ...], gates: Any, act: Act) -> Any:
     return nn.intercept_methods(intercept)
 
 
-def _removed(
+def _ablated(
     function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], keep: Any, is_sum: bool
 ) -> Any:
     if is_sum:
@@ -184,12 +237,12 @@ def _routed(
 
 @jax.custom_vjp
 def _gradient_gate(x: Array, passes: Array) -> Array:
-    """x, whose gradient passes or is 0. The forward pass knows nothing of it, and so is one for a batch of paths."""
+    """The identity, whose gradient is passed on or 0; the forward pass is one for all paths."""
     return x
 
 
-def _shut(passes: Array, cotangent: Array) -> tuple[Array, None]:
+def _gate_backward(passes: Array, cotangent: Array) -> tuple[Array, None]:
     return jnp.where(passes, cotangent, jnp.zeros_like(cotangent)), None
 
 
-_gradient_gate.defvjp(lambda x, passes: (x, passes), _shut)
+_gradient_gate.defvjp(lambda x, passes: (x, passes), _gate_backward)

@@ -12,30 +12,38 @@ from deepjax.errors import require
 
 @dataclasses.dataclass(frozen=True)
 class BatchSlice:
-    """Which part of the whole batch the images at hand are: random numbers are drawn for the whole, so its parts fit together."""
+    """Which slice of the global batch the given images are.
+
+    Random numbers are sampled for the global batch, so that slices on several devices are
+    consistent.
+    """
 
     index: Array | int = 0
     count: int = 1
 
-    def of(self, numbers: Array) -> Array:
-        """The rows that belong to the images at hand. numbers: (whole batch, ...)."""
+    def select(self, numbers: Array) -> Array:
+        """The rows of the given images. numbers: (global batch, ...)."""
         if self.count == 1:
             return numbers
         rows = numbers.shape[0] // self.count
         return jax.lax.dynamic_slice_in_dim(numbers, self.index * rows, rows)
 
 
-WHOLE = BatchSlice()
+FULL_BATCH = BatchSlice()
 
 
-def random_crop(key: Array, images: Array, padding: int, share: BatchSlice = WHOLE) -> Array:
-    """Pad every side with black and cut a window of the old size at a random place, one place per image.
+def random_crop(
+    key: Array, images: Array, padding: int, batch_slice: BatchSlice = FULL_BATCH
+) -> Array:
+    """Pad every side with black and crop a random window of the old size, one for each image.
 
     images: (batch, height, width, channels), any dtype (He et al. 2015, section 4.2).
     """
     batch, height, width, channels = images.shape
-    offsets = random.randint(key, (batch * share.count * 2,), 0, 2 * padding + 1).reshape(-1, 2)
-    offsets = share.of(offsets)
+    offsets = random.randint(key, (batch * batch_slice.count * 2,), 0, 2 * padding + 1).reshape(
+        -1, 2
+    )
+    offsets = batch_slice.select(offsets)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
     def cut(image: Array, offset: Array) -> Array:
@@ -44,14 +52,20 @@ def random_crop(key: Array, images: Array, padding: int, share: BatchSlice = WHO
     return jax.vmap(cut)(padded, offsets)
 
 
-def random_flip(key: Array, images: Array, share: BatchSlice = WHOLE) -> Array:
-    """Mirror each image left to right with probability one half. images: (batch, height, width, channels)."""
-    flip = share.of(random.bernoulli(key, 0.5, (images.shape[0] * share.count,)))
+def random_flip(key: Array, images: Array, batch_slice: BatchSlice = FULL_BATCH) -> Array:
+    """Mirror each image left to right with probability 1/2.
+
+    images: (batch, height, width, channels).
+    """
+    flip = batch_slice.select(random.bernoulli(key, 0.5, (images.shape[0] * batch_slice.count,)))
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1, :], images)
 
 
 def normalize(images: Array, dataset: Dataset) -> Array:
-    """Subtract the mean and divide by the deviation of the data set. images: uint8 -> float32 of the same shape."""
+    """Subtract the mean and divide by the std of the data set. images: uint8 -> float32.
+
+    Raises InputError for images of another number of channels.
+    """
     channels = len(dataset.mean)  # one alone would be broadcast over three
     require(
         images.shape[-1] == channels,
@@ -65,7 +79,7 @@ def normalize(images: Array, dataset: Dataset) -> Array:
 
 
 def resize(images: Array, size: int | tuple[int, int]) -> Array:
-    """Bilinear interpolation to size x size pixels, or (height, width); smoothed where that makes them smaller. 0: as they are.
+    """Resize bilinearly, with antialiasing, to size x size pixels or (height, width); 0: unchanged.
 
     images: (batch, height, width, channels) floats.
     """
@@ -74,8 +88,13 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
     return images if new == old else jax.image.resize(images, (batch, *new, channels), "bilinear")
 
 
-def augment(key: Array, images: Array, dataset: Dataset, share: BatchSlice = WHOLE) -> Array:
-    """Crop, and flip where the class allows it. images: (batch, height, width, channels) uint8, as stored."""
+def augment(
+    key: Array, images: Array, dataset: Dataset, batch_slice: BatchSlice = FULL_BATCH
+) -> Array:
+    """Random crop, and random flip where a mirrored image keeps its class.
+
+    images: (batch, height, width, channels) uint8, as stored.
+    """
     crop_key, flip_key = random.split(key)
-    images = random_crop(crop_key, images, dataset.crop, share) if dataset.crop else images
-    return random_flip(flip_key, images, share) if dataset.flip else images
+    images = random_crop(crop_key, images, dataset.crop, batch_slice) if dataset.crop else images
+    return random_flip(flip_key, images, batch_slice) if dataset.flip else images

@@ -1,7 +1,8 @@
-"""The operations of RandAugment on the device, one for each image of a batch: uint8 in, uint8 out.
+"""The operations of RandAugment on the device, one per image of a batch: uint8 in, uint8 out.
 
-Under vmap a switch computes all branches, so there is none: each operation is a setting of one of three families (a warp, a table
-of grey levels, a blend), and the others leave the image as it is, to the bit. The arithmetic is Pillow's, rounding down included.
+Under vmap a switch computes all branches, so there is none: each operation is a setting of one of
+three families (a warp, a lookup table of grey levels, a blend), and the others leave the image
+bitwise unchanged. The arithmetic is Pillow's, rounding included.
 """
 
 from collections.abc import Callable
@@ -10,25 +11,26 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Given = Callable[
-    [str, float], Array
-]  # the argument where the operation has that name, and else a number that changes nothing
+# (name, neutral value) -> the argument where the image's operation has that name, else the neutral
+ArgumentOr = Callable[[str, float], Array]
 OPERATIONS = (
     "identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
-    "posterize", "solarize", "solarize_add", "invert", "brightness", "contrast", "auto_contrast", "equalize",
-    "color", "sharpness",
+    "posterize", "solarize", "solarize_add", "invert", "brightness", "contrast", "auto_contrast",
+    "equalize", "color", "sharpness",
 )  # fmt: skip
 
 
-def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Array:
-    """Each image after its own operation.
+def apply_operations(images: Array, operation: Array, argument: Array, fill: Array) -> Array:
+    """Apply to each image its own operation.
 
-    images: (batch, height, width, 1 or 3) uint8; operation: (batch,) places in OPERATIONS; argument: (batch,) floats: degrees
-    (rotate), what a row or column moves for each pixel of distance (shear), pixels (translate), bits that are kept (posterize),
-    the first level that is inverted (solarize), levels (solarize_add), or the factor of Pillow's ImageEnhance (brightness,
-    contrast, color, sharpness); fill: (channels,) uint8, what comes in from outside of the image.
+    images: (batch, height, width, 1 or 3) uint8; operation: (batch,) indices into OPERATIONS;
+    argument: (batch,) floats: degrees (rotate), shift of a row or column per pixel of distance
+    (shear), pixels (translate), bits kept (posterize), the first inverted level (solarize), levels
+    (solarize_add), or the factor of Pillow's ImageEnhance (brightness, contrast, color, sharpness);
+    fill: (channels,) uint8, the colour outside the image.
     """
-    # Without the barriers XLA would compute the warp anew for each of the sums over the image, and the levels for each neighbour.
+    # Without the barriers XLA would recompute the warp for each sum over the image, and the levels
+    # for each neighbour.
 
     def of_one(image: Array, operation: Array, argument: Array) -> Array:
         def given(name: str, otherwise: float) -> Array:
@@ -50,8 +52,8 @@ def operate(images: Array, operation: Array, argument: Array, fill: Array) -> Ar
     return jax.vmap(of_one)(images, operation, argument)
 
 
-def _matrix(given: Given, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """From the place of a pixel (x, y) to where it comes from: (a x + b y + c, d x + e y + f), in this order."""
+def _matrix(given: ArgumentOr, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """The affine map from output to input pixels: (a x + b y + c, d x + e y + f), in this order."""
     middle_y, middle_x = shape[0] / 2, shape[1] / 2
     angle = -jnp.deg2rad(given("rotate", 0.0))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -61,7 +63,7 @@ def _matrix(given: Given, shape: tuple[int, ...]) -> tuple[Array, ...]:
 
 
 def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
-    """The image at the places that a matrix gives, between pixels by bilinear interpolation."""
+    """The image sampled at the places that a matrix gives, with bilinear interpolation."""
     a, b, c, d, e, f = matrix
     height, width, _ = image.shape
     y, x = (
@@ -71,7 +73,7 @@ def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
     left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
-    right_share, bottom_share = (from_x - 0.5 - left)[:, :, None], (from_y - 0.5 - top)[:, :, None]
+    x_weight, y_weight = (from_x - 0.5 - left)[:, :, None], (from_y - 0.5 - top)[:, :, None]
 
     def at(row: Array, column: Array) -> Array:
         rows, columns = (
@@ -79,17 +81,17 @@ def _warp(image: Array, matrix: tuple[Array, ...], fill: Array) -> Array:
         )
         return image.at[rows, columns].get(mode="promise_in_bounds").astype(jnp.float32)
 
-    upper = at(top, left) + (at(top, left + 1) - at(top, left)) * right_share
-    lower = at(top + 1, left) + (at(top + 1, left + 1) - at(top + 1, left)) * right_share
+    upper = at(top, left) + (at(top, left + 1) - at(top, left)) * x_weight
+    lower = at(top + 1, left) + (at(top + 1, left + 1) - at(top + 1, left)) * x_weight
     return jnp.where(
         inside[:, :, None],
-        (upper + (lower - upper) * bottom_share).astype(jnp.uint8),
+        (upper + (lower - upper) * y_weight).astype(jnp.uint8),
         fill[None, None, :],
     )
 
 
-def _table(image: Array, given: Given, operation: Array) -> Array:
-    """What becomes of each grey level of each channel: (256, channels) uint8."""
+def _table(image: Array, given: ArgumentOr, operation: Array) -> Array:
+    """Lookup table for each grey level of each channel: (256, channels) uint8."""
     level = jnp.arange(256)[:, None]
     name = {name: operation == place for place, name in enumerate(OPERATIONS)}
     dropped = (1 << (8 - given("posterize", 8.0).astype(jnp.int32))) - 1
@@ -108,7 +110,7 @@ def _table(image: Array, given: Given, operation: Array) -> Array:
 
 
 def _stretched(image: Array) -> Array:
-    """Levels so spread that each channel has 0 and 255: (256, channels)."""
+    """Lookup table of auto-contrast: each channel is stretched to 0 to 255. (256, channels)."""
     low, high = (of(image, axis=(0, 1)).astype(jnp.int32)[None, :] for of in (jnp.min, jnp.max))
     level = jnp.arange(256)[:, None]
     spread = jnp.clip((level - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
@@ -116,7 +118,7 @@ def _stretched(image: Array) -> Array:
 
 
 def _equalized(image: Array) -> Array:
-    """Levels so spread that each channel has about as many pixels at each: (256, channels)."""
+    """Lookup table of histogram equalisation. (256, channels)."""
     channels = image.shape[2]
     bins = image.astype(jnp.int32) + 256 * jnp.arange(channels)[None, None, :]
     counts = (
@@ -134,7 +136,7 @@ def _equalized(image: Array) -> Array:
 
 
 def _grey(image: Array) -> Array:
-    """Luminance (ITU-R 601, in Pillow's whole numbers) of an image: (height, width) uint8."""
+    """Luminance (ITU-R 601, in Pillow's integer arithmetic) of an image: (height, width) uint8."""
     if image.shape[2] == 1:
         return image[:, :, 0]
     red, green, blue = (image[:, :, channel].astype(jnp.int32) for channel in range(3))
@@ -142,7 +144,7 @@ def _grey(image: Array) -> Array:
 
 
 def _smooth(image: Array) -> Array:
-    """Pillow's filter SMOOTH: five parts of a pixel and one of each neighbour; the edge is left as it is."""
+    """Pillow's SMOOTH filter: weight 5 for a pixel, 1 for each neighbour; the border is kept."""
     pixels = image.astype(jnp.int32)
     inner = sum(
         pixels[1 + y : y + image.shape[0] - 1, 1 + x : x + image.shape[1] - 1]
@@ -154,7 +156,7 @@ def _smooth(image: Array) -> Array:
 
 
 def _blend(zero: Array, one: Array, factor: Array) -> Array:
-    """From `zero` at factor 0 by way of `one` at 1 and beyond, cut off at 0 and 255, rounded down: uint8."""
+    """Blend, zero + factor * (one - zero), clipped to 0 to 255 and rounded down: uint8."""
     start = zero.astype(jnp.float32)
     blended = start + (one.astype(jnp.float32) - start) * factor
     return jnp.where(

@@ -1,1 +1,1 @@
-"""The embedded data set: 1,797 real handwritten digits as a prepared tfds data set; `builder.py` makes it anew."""
+"""The embedded data set: 1,797 handwritten digits; `builder.py` regenerates it."""

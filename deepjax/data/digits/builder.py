@@ -1,8 +1,9 @@
-"""Regenerates the embedded digits from scikit-learn: `python -m deepjax.data.digits.builder DIRECTORY`.
+"""Regenerate the embedded digits from scikit-learn: python -m deepjax.data.digits.builder DIRECTORY
 
-Needs the extras `prepare` (tfds writes with TensorFlow) and `test` (scikit-learn). Pixels keep their values 0 to 16. The first
-1,437 images are for training, the last 360 for testing, in scikit-learn's order, in which each writer's digits stand together:
-the test writers are (nearly all) unseen.
+Needs the extras `prepare` (tfds writes with TensorFlow) and `test` (scikit-learn). Pixels keep
+their values 0 to 16. The first 1,437 images are for training, the last 360 for testing, in
+scikit-learn's order, in which each writer's digits are adjacent: (nearly) all writers of the test
+images are unseen.
 """
 
 import sys
@@ -14,7 +15,10 @@ TRAIN_SIZE = 1437
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Optical recognition of handwritten digits (Alpaydin and Kaynak 1998, UCI; CC BY 4.0), scikit-learn's copy."""
+    """Optical recognition of handwritten digits (Alpaydin and Kaynak 1998, UCI; CC BY 4.0).
+
+    scikit-learn's copy.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,4 +1,4 @@
-"""Which box of an image of any size becomes a square of pixels: torchvision's arithmetic, on numbers of (seed, step, place)."""
+"""Which box of an image becomes a square crop: torchvision's arithmetic on given numbers."""
 
 import dataclasses
 import math
@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-TRIES = 10  # boxes of a random area and ratio that are tried before the centre is taken (torchvision, RandomResizedCrop)
+TRIES = 10  # random boxes that are tried before the central one (torchvision, RandomResizedCrop)
 RATIOS = (3 / 4, 4 / 3)  # width / height (Szegedy et al. 2014, section 6)
-CROPS = 1  # sets the stream of the crops apart from that of the order, which is (seed, epoch)
+CROPS = 1  # separates the random stream of the crops from that of the order, (seed, epoch)
 
 Tries = Sequence[Sequence[float]]
 
 
 class Box(NamedTuple):
-    """A part of an image in whole pixels: of the image as it is, or, where `scaled` gives a height and width, scaled to that."""
+    """A part of an image in integer pixels.
+
+    With `scaled` (height, width) the pixels are those of the image once it is scaled to that shape.
+    """
 
     top: int
     left: int
@@ -23,34 +26,39 @@ class Box(NamedTuple):
     width: int
     scaled: tuple[int, int] | None = None
 
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, as Pillow's `crop` takes them."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
     def sides(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Top, left, height and width in pixels of an image of that height and width, not scaled."""
+        """Top, left, height and width in pixels of the unscaled image, of that height and width."""
         down, right = (
             (height / self.scaled[0], width / self.scaled[1]) if self.scaled else (1.0, 1.0)
         )
         return self.top * down, self.left * right, self.height * down, self.width * right
 
 
-def draws(seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Numbers in [0, 1) for the crops of a step, (batch_size, TRIES, 4): a pure function of (seed, step, place in the batch).
+def crop_numbers(seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for the crops of a step: (batch_size, TRIES, 4).
 
-    From the raw stream of a counter-based generator, which NumPy keeps stable between versions.
+    A pure function of (seed, step, place in the batch), from the raw stream of a counter-based
+    generator, which NumPy keeps stable between versions.
     """
-    stream = np.random.Philox(np.random.SeedSequence((seed, step, CROPS))).random_raw(
-        batch_size * TRIES * 4
-    )
+    bits = np.random.Philox(np.random.SeedSequence((seed, step, CROPS)))
+    stream = bits.random_raw(batch_size * TRIES * 4)
     return (stream >> np.uint64(11)).astype(np.float64).reshape(batch_size, TRIES, 4) * 2.0**-53
 
 
-def area_box(numbers: Tries, height: int, width: int, least: float = 0.08) -> Box:
-    """A box of `least` to all of the area, its ratio 3:4 to 4:3 (Szegedy et al. 2014, section 6).
+def area_box(numbers: Tries, height: int, width: int, min_area: float = 0.08) -> Box:
+    """A box of a fraction `min_area` to 1 of the area, of ratio 3:4 to 4:3.
 
-    numbers: (tries, 4) in [0, 1) for area, ratio and place. When no try fits, the largest box of such a ratio at the centre
-    (torchvision, RandomResizedCrop.get_params).
+    numbers: (tries, 4) in [0, 1) for area, ratio and place. When no try fits, the largest central
+    box of such a ratio (Szegedy et al. 2014, section 6; torchvision, RandomResizedCrop.get_params).
     """
     low, high = math.log(RATIOS[0]), math.log(RATIOS[1])
-    for share, ratio, down, right in numbers:
-        area = height * width * (least + (1 - least) * share)
+    for fraction, ratio, down, right in numbers:
+        area = height * width * (min_area + (1 - min_area) * fraction)
         aspect = math.exp(low + (high - low) * ratio)
         h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < h <= height and 0 < w <= width:
@@ -60,26 +68,33 @@ def area_box(numbers: Tries, height: int, width: int, least: float = 0.08) -> Bo
 
 
 def scaled_box(numbers: Tries, height: int, width: int, size: int, sides: Sequence[int]) -> Box:
-    """Scale the shorter side to a length drawn from the first to the last of `sides`, and cut a square of `size` anywhere.
+    """Scale the shorter side to a random length from sides[0] to sides[-1]; crop a random square.
 
-    As VGG (section 3.1) and ResNet (section 3.4) were trained; a side below `size` counts as `size`.
+    As VGG (section 3.1) and ResNet (section 3.4) were trained; a side below `size` counts as
+    `size`.
     """
     length, _, down, right = numbers[0]
     side = max(size, sides[0] + int(length * (sides[-1] - sides[0] + 1)))
     scaled = scaled_shape(height, width, side)
-    return Box(
-        int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1)), size, size, scaled
-    )
+    top, left = int(down * (scaled[0] - size + 1)), int(right * (scaled[1] - size + 1))
+    return Box(top, left, size, size, scaled)
 
 
-def centre_box(height: int, width: int, size: int, share: float = 0.875) -> Box:
-    """Scale the shorter side to size / share, and cut a square of `size` from the centre (torchvision, Resize and CenterCrop)."""
-    scaled = scaled_shape(height, width, round(size / share))
-    return Box(round((scaled[0] - size) / 2), round((scaled[1] - size) / 2), size, size, scaled)
+def centre_box(height: int, width: int, size: int, crop_ratio: float = 0.875) -> Box:
+    """Scale the shorter side to size / crop_ratio; the central square of `size` pixels.
+
+    torchvision's Resize and CenterCrop.
+    """
+    scaled = scaled_shape(height, width, round(size / crop_ratio))
+    top, left = centre_offset(scaled[0], size), centre_offset(scaled[1], size)
+    return Box(top, left, size, size, scaled)
 
 
 def scaled_shape(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width when the shorter of them becomes `side` (torchvision, Resize)."""
+    """Height and width when the shorter of them becomes `side`; the longer is rounded down.
+
+    torchvision's Resize.
+    """
     return (
         (side, int(side * width / height))
         if height <= width
@@ -87,25 +102,34 @@ def scaled_shape(height: int, width: int, side: int) -> tuple[int, int]:
     )
 
 
+def centre_offset(extent: int, side: int) -> int:
+    """Where a central stretch of `side` begins in `extent` pixels; negative where it is longer.
+
+    torchvision's CenterCrop: halves are rounded to even inside, the left is padded less outside.
+    """
+    return round((extent - side) / 2) if side <= extent else -((side - extent) // 2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """How images of any size are cut for training: by area, or by the shorter side where `shorter_sides` are given.
+    """How images of any size are cropped: random boxes by area, or by `shorter_sides` if given.
 
-    `random`: or else from the centre, as for evaluation; `share` is of the shorter side there. `repeats`: crops of each image, one
-    after the other. `exact`: scaled as Pillow does, which smooths where that makes an image smaller, instead of as fast as may be.
+    random=False: the central box, as in evaluation, with `crop_ratio` of the shorter side.
+    `repeats`: crops of each image, one after the other. `exact`: scaled as Pillow does, with
+    antialiasing, instead of as fast as possible.
     """
 
-    least_area: float = 0.08
+    min_area: float = 0.08
     shorter_sides: tuple[int, ...] = ()
     random: bool = True
-    share: float = 0.875
+    crop_ratio: float = 0.875
     repeats: int = 1
     exact: bool = False
 
     def box(self, numbers: Tries, height: int, width: int, size: int) -> Box:
-        """The box of an image of that height and width that becomes a square of `size`. numbers: (TRIES, 4) in [0, 1)."""
+        """The box of an image that becomes a square of `size`. numbers: (TRIES, 4) in [0, 1)."""
         if not self.random:
-            return centre_box(height, width, size, self.share)
+            return centre_box(height, width, size, self.crop_ratio)
         if self.shorter_sides:
             return scaled_box(numbers, height, width, size, self.shorter_sides)
-        return area_box(numbers, height, width, self.least_area)
+        return area_box(numbers, height, width, self.min_area)

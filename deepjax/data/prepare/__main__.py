@@ -1,4 +1,7 @@
-"""`python -m deepjax.data.prepare NAME`: download (or take from a folder) and write a data set as ArrayRecord."""
+"""Prepare a data set as ArrayRecord: python -m deepjax.data.prepare NAME
+
+It is downloaded, or read from a folder of archives.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,15 +11,15 @@ from typing import Annotated
 import tyro
 
 from deepjax.data.catalog import Dataset, dataset_info
-from deepjax.data.fingerprint import Damage, check_fingerprint, write_fingerprint
-from deepjax.data.prepare.build import generate
-from deepjax.data.prepare.rewrite import rewrite
+from deepjax.data.fingerprint import UndecodableImage, check_fingerprint, write_fingerprint
+from deepjax.data.prepare.build import build_dataset
+from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.prepare.shrink import shrink_record
-from deepjax.data.prepare.tfrecord import convert
-from deepjax.data.prepare.verify import find_damage
+from deepjax.data.prepare.tfrecord import convert_tfrecord
+from deepjax.data.prepare.verify import find_undecodable
 from deepjax.data.shards import read_info, read_records
 from deepjax.data.splits import check_opens, data_directory, load_split
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
 _SHOWN = 20  # damaged images in what is printed; all of them are in fingerprint.json
@@ -33,9 +36,10 @@ class Prepare:
     manual_dir: str | None = None
     """Folder that holds the original archives, so that nothing is downloaded."""
     from_tfrecord: str | None = None
-    """Folder of the same data set as tfds prepared it as TFRecord: converted instead of prepared."""
+    """Folder of the data set as tfds prepared it as TFRecord, to convert instead of preparing."""
     resized: int | None = None
-    """Also write a copy with the shorter side of each image at most this, to the folder resized_N of data_dir."""
+    """Also write a copy with shorter sides of at most this many pixels, to resized_N of data_dir.
+    """
 
 
 def prepare(
@@ -44,10 +48,11 @@ def prepare(
     manual_dir: str | None = None,
     from_tfrecord: str | None = None,
 ) -> Path:
-    """Prepare the data set of that name, unless that is done, and read it back whole; returns its folder.
+    """Prepare a data set unless that is done, and read it back completely; returns its folder.
 
-    Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when tfds cannot get or read them,
-    when an earlier preparation was interrupted, and for a data set that is not what its fingerprint says.
+    Raises InputError for an unknown name, without TensorFlow, for missing or wrong archives, when
+    tfds cannot get or read them, when an earlier preparation was interrupted, and for a data set
+    that differs from its fingerprint.
     """
     dataset = dataset_info(name)
     if dataset.builder == "digits":
@@ -71,16 +76,16 @@ def prepare(
         )
         check_fingerprint(folder)
     elif from_tfrecord is None:
-        generate(dataset, data_directory(data_dir), manual_dir)
+        build_dataset(dataset, data_directory(data_dir), manual_dir)
     else:
-        convert(dataset, from_tfrecord, folder)
+        convert_tfrecord(dataset, from_tfrecord, folder)
     return _finish(dataset, folder, data_dir)
 
 
-def resize(name: str, side: int, data_dir: str | None = None) -> Path:
-    """Write a copy of a prepared data set whose images have a shorter side of at most `side`; returns the data_dir to read it from.
+def write_resized_copy(name: str, side: int, data_dir: str | None = None) -> Path:
+    """Write a copy whose images have a shorter side of at most `side`; returns its data_dir.
 
-    Raises InputError where the data set is not prepared or not stored as encoded photographs.
+    Raises InputError where the data set is not prepared or does not hold encoded photographs.
     """
     dataset, directory = dataset_info(name), data_directory(data_dir)
     check_side(dataset, side)
@@ -91,7 +96,7 @@ def resize(name: str, side: int, data_dir: str | None = None) -> Path:
     if target.exists():
         check_fingerprint(target)
     else:
-        rewrite(
+        rewrite_dataset(
             source, target, read_records, lambda record: shrink_record(record, side), {"side": side}
         )
     _finish(dataset, target, str(copies))
@@ -114,33 +119,34 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
     try:
         return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
-    except (
-        Exception
-    ) as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    except Exception as error:
+        reason = describe_error(error)
         raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error
 
 
 def _finish(dataset: Dataset, folder: Path, data_dir: str | None) -> Path:
-    """Read the data set back whole, tell what is in it, and write its fingerprint."""
-    damaged = find_damage(folder) if dataset.encoded else []
+    """Read the data set back completely, print its contents and write its fingerprint."""
+    damaged = find_undecodable(folder) if dataset.encoded else []
     for split, (name, _) in dataset.splits.items():
         count = len(load_split(dataset, split, data_dir))
         print(
-            f"{dataset.name} {split}: {count:,} images, every one read back{_described(damaged, name)}"
+            f"{dataset.name} {split}: {count:,} images, every one read "
+            f"back{_format_undecodable(damaged, name)}"
         )
+    # of which parts are used
     for split in sorted(
         {damage.split for damage in damaged} - {name for name, _ in dataset.splits.values()}
-    ):  # of which parts are used
-        print(f"all of its {split!r}{_described(damaged, split)}")
+    ):
+        print(f"all of its {split!r}{_format_undecodable(damaged, split)}")
     if damaged:
         print(f"to train all the same: --on-damaged skip --damage-budget {len(damaged)}")
     write_fingerprint(folder, damaged)
     return folder
 
 
-def _described(damaged: Sequence[Damage], split: str) -> str:
-    """How many are damaged, and the first of them, a line each."""
+def _format_undecodable(damaged: Sequence[UndecodableImage], split: str) -> str:
+    """The number of undecodable images of a split, and the first of them, one per line."""
     found = [
         f"  record {each.record} {each.file}: {each.why}" for each in damaged if each.split == split
     ]
@@ -168,7 +174,8 @@ def _report(options: Prepare) -> None:
     print(f"prepared in {folder}")
     if options.resized is not None:
         print(
-            f"the copy is read with --data-dir {resize(options.name, options.resized, options.data_dir)}"
+            "the copy is read with --data-dir "
+            f"{write_resized_copy(options.name, options.resized, options.data_dir)}"
         )
 
 

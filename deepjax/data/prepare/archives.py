@@ -1,4 +1,4 @@
-"""The archives that have to be fetched by hand, held against what tfds knows of them before hours go into them."""
+"""Checks of manually downloaded archives, by tfds's sizes and checksums, before hours of work."""
 
 import hashlib
 import shutil
@@ -10,7 +10,7 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.threads import progress
 from deepjax.errors import InputError
 
-NEEDED = {
+REQUIRED_ARCHIVES = {
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
     "imagenet2012_real": ("ILSVRC2012_img_val.tar",),
 }
@@ -18,14 +18,14 @@ _SPACE = 1.05  # tfds sorts the images in a copy of them, which goes as the shar
 
 
 def check_archives(dataset: Dataset, builder: Any, manual_dir: str | None, target: Path) -> None:
-    """Hold the archives in `manual_dir` against what tfds knows: names, and of those that it does not check itself size and sha256.
+    """Check the archives in `manual_dir`: names, and size and sha256 where tfds itself does not.
 
-    A part of ImageNet under a name of one's own has archives of which tfds knows nothing: they are only to be there. Raises
-    InputError, and that too where `target` is on a disk that has no room.
+    For a custom data set from the same builder only their presence is checked. Raises InputError,
+    also where the disk of `target` is too full.
     """
-    if builder.name in NEEDED:
-        paths = _found(dataset, NEEDED[builder.name], manual_dir)
-        _check_room(dataset, paths, target)
+    if builder.name in REQUIRED_ARCHIVES:
+        paths = _found(dataset, REQUIRED_ARCHIVES[builder.name], manual_dir)
+        _check_free_space(dataset, paths, target)
         if dataset.name == builder.name:
             known = {url.rsplit("/", 1)[-1]: info for url, info in builder.url_infos.items()}
             for path in paths:
@@ -34,7 +34,8 @@ def check_archives(dataset: Dataset, builder: Any, manual_dir: str | None, targe
         names = [info.filename for info in builder.url_infos.values()]
         if not any((Path(manual_dir) / name).is_file() for name in names):
             raise InputError(
-                f"manual_dir {manual_dir} holds none of the archives of {dataset.name!r}: {', '.join(names)}"
+                f"manual_dir {manual_dir} holds none of the archives of {dataset.name!r}: "
+                f"{', '.join(names)}"
             )
 
 
@@ -42,13 +43,13 @@ def _found(dataset: Dataset, names: Sequence[str], manual_dir: str | None) -> li
     paths = [Path(manual_dir or "") / name for name in names]
     if missing := [path.name for path in paths if manual_dir is None or not path.is_file()]:
         raise InputError(
-            f"dataset {dataset.name!r} needs {' and '.join(missing)} in --manual-dir (is {manual_dir!r}); "
-            "from https://image-net.org/download-images, after registering there"
+            f"dataset {dataset.name!r} needs {' and '.join(missing)} in --manual-dir (is "
+            f"{manual_dir!r}); from https://image-net.org/download-images, after registering there"
         )
     return paths
 
 
-def _check_room(dataset: Dataset, archives: Sequence[Path], target: Path) -> None:
+def _check_free_space(dataset: Dataset, archives: Sequence[Path], target: Path) -> None:
     needed, free = (
         _SPACE * sum(path.stat().st_size for path in archives),
         shutil.disk_usage(target).free,
@@ -64,7 +65,8 @@ def _check(path: Path, known: Any) -> None:
     size = path.stat().st_size
     if size != known.size:
         raise InputError(
-            f"{path} has {size:,} bytes, not {int(known.size):,}: it was not fetched whole; fetch it again"
+            f"{path} has {size:,} bytes, not {int(known.size):,}: it is not complete; fetch it "
+            "again"
         )
     found = hashlib.sha256()
     with progress(f"sha256 of {path.name}", size, "bytes") as advance, path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A data set prepared from its archives, by its own builder in tfds, as ArrayRecord."""
+"""Preparation of a data set from its archives, by its builder in tfds, as ArrayRecord."""
 
 import errno
 import importlib.util
@@ -10,14 +10,14 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.dataset_checks import check_features
 from deepjax.data.prepare.archives import check_archives
 from deepjax.data.split_spec import parse_split
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 
 
-def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
-    """Have tfds write the data set to `data_dir`, from archives in `manual_dir` or that it downloads.
+def build_dataset(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
+    """Let tfds write the data set to `data_dir`, from archives in `manual_dir` or downloaded ones.
 
-    Raises InputError without TensorFlow, for missing or wrong archives, when tfds cannot get or read them, and where an earlier
-    preparation was interrupted.
+    Raises InputError without TensorFlow, for missing or wrong archives, when tfds cannot get or
+    read them, and where an earlier preparation was interrupted.
     """
     require_tensorflow()
     import tensorflow_datasets as tfds
@@ -33,28 +33,30 @@ def generate(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, force_checksums_validation=True)
     try:
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # network, checksum and disk errors come in a dozen types from tfds and its downloader
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    # network, checksum and disk errors come in a dozen types from tfds and its downloader
+    except Exception as error:
+        reason = describe_error(error)
         raise InputError(
-            f"dataset {dataset.name!r} could not be prepared ({reason}); {_advice(error, manual_dir)}"
+            f"dataset {dataset.name!r} could not be prepared ({reason}); "
+            f"{repair_hint(error, manual_dir)}"
         ) from error
 
 
 def require_tensorflow() -> None:
-    """Raise InputError where TensorFlow, with which tfds writes, is not installed; where it is, keep it off the accelerators."""
+    """Raise InputError unless TensorFlow, which tfds needs, is installed; hide GPUs from it."""
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             "preparing a data set needs TensorFlow; install it with: pip install 'deepjax[prepare]'"
         )
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # what it did not find on this machine is of no use here
+    # what it did not find on this machine is of no use here
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # it would take their whole memory
 
 
-def _advice(error: Exception, manual_dir: str | None) -> str:
+def repair_hint(error: Exception, manual_dir: str | None) -> str:
+    """What to do about an error of tfds, for the end of a message."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return "free space, or give another --data-dir"
     return (
@@ -65,25 +67,25 @@ def _advice(error: Exception, manual_dir: str | None) -> str:
 
 
 def _refuse_leftovers(folder: Path) -> None:
-    """What tfds was writing when it was killed stays for ever, as large as the data set, and tfds cannot carry on with it."""
+    """Raise InputError for an interrupted preparation, which tfds neither removes nor resumes."""
     for left in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
         size = sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
         raise InputError(
-            f"a preparation was interrupted, or is running: {left} ({size / 1e9:.1f} GB); tfds cannot carry on with it: "
-            f"unless it is running, begin anew after: rm -r {left}"
+            f"a preparation was interrupted, or is running: {left} ({size / 1e9:.1f} GB); tfds "
+            f"cannot resume it: unless it is running, begin anew after: rm -r {left}"
         )
 
 
 def _tell_sizes(dataset: Dataset, builder: Any) -> None:
-    """How many images are to come, so that tfds can say how long that takes."""
+    """Tell tfds the numbers of images, so that it can show the time left."""
     import tensorflow_datasets as tfds
 
-    whole = [
+    complete = [
         (name, size)
         for name, size in dataset.splits.values()
         if parse_split(name) == [(name, True)]
     ]
     expected = [
-        tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in whole
+        tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0) for name, size in complete
     ]
     builder.info.set_splits(tfds.core.SplitDict(expected))

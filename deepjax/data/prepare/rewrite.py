@@ -1,4 +1,4 @@
-"""A prepared data set written anew, shard by shard: what is finished is kept when it is interrupted, and nothing is half there."""
+"""Resumable rewriting of a prepared data set, shard by shard; a shard is complete or absent."""
 
 import contextlib
 import fcntl
@@ -10,32 +10,33 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepjax.data.fingerprint import NAME as FINGERPRINT
+from deepjax.data.fingerprint import FINGERPRINT_FILE
 from deepjax.data.shards import INFO, Shard, list_splits, read_info, read_records, write_records
 from deepjax.data.threads import progress, thread_map
 from deepjax.errors import InputError
 
-Reader = Callable[[Path], Iterator[bytes]]
+RecordReader = Callable[[Path], Iterator[bytes]]
 ORIGIN = "origin.json"
 
 
-def rewrite(
+def rewrite_dataset(
     source: Path,
     target: Path,
-    read: Reader,
+    read: RecordReader,
     change: Callable[[bytes], bytes],
     origin: Mapping[str, Any],
 ) -> None:
-    """Write `change` of every record of the data set in `source`, read by `read`, to `target` as ArrayRecord, with its metadata.
+    """Write `change(record)` of every record in `source` to `target` as ArrayRecord.
 
-    Until all is done it stands beside the target as `unfinished.VERSION`; the same call carries on there, and leaves out every
-    shard that is there. Each shard is read back and compared with what was to be written before it takes its name. `origin`
-    says what is written from what. Raises InputError where that is something else than when it was begun, where another
-    process is at it, or where a shard cannot be read or holds another number of records than it should.
+    `read` reads a shard. Until it is complete the data set is in `unfinished.VERSION` next to the
+    target, where the same call resumes and skips the shards that exist. Each shard is read back and
+    compared before it gets its name. `origin` describes source and change. Raises InputError where
+    it differs from that of the unfinished copy, where another process is writing, and where a shard
+    cannot be read or has another number of records than it should.
     """
     work = target.with_name(f"unfinished.{target.name}")
     work.mkdir(parents=True, exist_ok=True)
-    with _claimed(work, {"source": _sizes(source), **origin}):
+    with _locked(work, {"source": _sizes(source), **origin}):
         shards = [shard for shards in list_splits(source).values() for shard in shards]
         with progress(
             f"writing {target.parent.name}", sum(shard.count for shard in shards)
@@ -44,17 +45,16 @@ def rewrite(
                 lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance),
                 shards,
             )
-        _write_metadata(source, work)
+        write_metadata(source, work)
         work.rename(target)
-        (
-            target / ORIGIN
-        ).unlink()  # last, so that what is unfinished always says what it was begun from
+        # last, so that an unfinished copy always names its origin
+        (target / ORIGIN).unlink()
 
 
 def _write(
     shard: Shard,
     path: Path,
-    read: Reader,
+    read: RecordReader,
     change: Callable[[bytes], bytes],
     advance: Callable[[int], None],
 ) -> None:
@@ -74,26 +74,27 @@ def _write(
     write_records(partial, records())
     if count != shard.count:
         raise InputError(
-            f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected {shard.count}"
+            f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected "
+            f"{shard.count}"
         )
     found = hashlib.sha256()
     for record in read_records(partial):
         found.update(_framed(record))
     if found.digest() != written.digest():
         raise InputError(
-            f"{partial} does not hold what was written to it: the disk or its file system is at fault"
+            f"{partial} does not hold what was written to it: the disk or file system is at fault"
         )
-    _keep(partial)
+    _fsync(partial)
     partial.rename(path)
 
 
 def _framed(record: bytes) -> bytes:
-    """A record after its length, so that the border between two cannot move."""
+    """A record preceded by its length, so that the hash depends on record boundaries."""
     return len(record).to_bytes(8, "little") + record
 
 
-def _keep(path: Path) -> None:
-    """Have the file on the disk before it is renamed: a name must not outlive a power failure that its bytes do not."""
+def _fsync(path: Path) -> None:
+    """Flush a file to disk before it is renamed, so that no power failure keeps the name alone."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -111,8 +112,8 @@ def _sizes(source: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder alone, begun from this origin."""
+def _locked(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
+    """Lock the folder, and check that it was begun from this origin."""
     text = json.dumps(origin, sort_keys=True)
     with (work / ORIGIN).open("a+") as file:
         try:
@@ -133,11 +134,12 @@ def _claimed(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _write_metadata(source: Path, work: Path) -> None:
+def write_metadata(source: Path, work: Path) -> None:
+    """Copy the metadata of `source`, for the ArrayRecord shards in `work`."""
     for path in source.iterdir():
         if (path.suffix in (".json", ".txt") or path.name == "LICENSE") and path.name not in (
             INFO,
-            FINGERPRINT,
+            FINGERPRINT_FILE,
         ):
             shutil.copy(path, work)
     info = read_info(source)

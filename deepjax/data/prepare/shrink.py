@@ -1,30 +1,30 @@
-"""A copy of a prepared data set whose images are small, for machines that cannot decode large ones fast enough."""
+"""A copy of a data set with smaller images, for machines that decode large ones too slowly."""
 
 import io
 
 from PIL import Image
 
-from deepjax.data.image.decode import opened
+from deepjax.data.image.decode import open_image
 from deepjax.data.prepare.tf_example import image_of, parse_example, with_image
 
 QUALITY = 95
 
 
 def shrink_record(record: bytes, side: int) -> bytes:
-    """The record with a smaller image, or as it is where the image is small already or cannot be decoded."""
+    """The record with a smaller image; unchanged where it is small or cannot be decoded."""
     image = image_of(parse_example(record))
     small = shrink(image, side)
     return record if small is image else with_image(record, small)
 
 
 def shrink(image: bytes, side: int) -> bytes:
-    """A JPEG or PNG whose shorter side is more than `side` pixels -> a JPEG whose shorter side is that, in RGB, of quality 95.
+    """Scale an image with a shorter side above `side` pixels to that: an RGB JPEG, quality 95.
 
-    Bicubic with antialiasing, as torchvision resizes images of Pillow's; orientation is not applied, and nothing of it is kept.
-    The very same bytes for an image that is no larger, or that cannot be decoded: it is as damaged as before.
+    Bicubic with antialiasing, as torchvision resizes Pillow's images; EXIF orientation is dropped
+    and not applied. An image that is no larger, or cannot be decoded, is returned unchanged.
     """
     try:
-        with opened(image) as picture:
+        with open_image(image) as picture:
             width, height = picture.size
             shorter = min(width, height)
             if shorter <= side:

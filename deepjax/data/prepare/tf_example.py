@@ -1,13 +1,14 @@
-"""The image in a record of tfds's (a tf.train.Example), found and exchanged without TensorFlow."""
+"""The image in a tfds record (a tf.train.Example), read and replaced without TensorFlow."""
 
 from typing import Any
 
 
 def parse_example(record: bytes) -> Any:
     """The record as a protocol buffer."""
+    # brings tfds with it: only where records are read
     from tensorflow_datasets.proto import (
         tf_example_pb2,
-    )  # brings tfds with it: only where records are read
+    )
 
     return tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -18,7 +19,7 @@ def image_of(example: Any) -> bytes:
 
 
 def file_name_of(example: Any) -> str:
-    """What the image was called, "" where the record does not say."""
+    """The image's file name, "" where the record has none."""
     names = example.features.feature["file_name"].bytes_list.value
     return names[0].decode(errors="replace") if names else ""
 

@@ -1,24 +1,25 @@
-"""Data sets that tfds prepared as TFRecord, written anew as ArrayRecord, to which random access needs no TensorFlow."""
+"""Conversion of tfds's TFRecord data sets to ArrayRecord, for random access without TensorFlow."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepjax.data.catalog import Dataset
 from deepjax.data.prepare.build import require_tensorflow
-from deepjax.data.prepare.rewrite import rewrite
+from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.shards import INFO, read_info
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 from deepjax.paths import user_path
 
 
-def convert(dataset: Dataset, directory: str, target: Path) -> None:
-    """Write the TFRecords in `directory` (the data set's folder, or the data_dir above it) to `target`, every record to the byte.
+def convert_tfrecord(dataset: Dataset, directory: str, target: Path) -> None:
+    """Convert the TFRecords in `directory` (the data set's folder, or its data_dir) to `target`.
 
-    What is finished is kept when it is interrupted. Raises InputError without TensorFlow, where the directory holds another data
-    set, version or format, and where a shard is missing or damaged.
+    Records are copied byte for byte; an interrupted conversion resumes. Raises InputError without
+    TensorFlow, where the directory holds another data set, version or format, and where a shard is
+    missing or corrupt.
     """
     require_tensorflow()
-    rewrite(
+    rewrite_dataset(
         find_tfrecord(dataset, directory),
         target,
         read_tfrecord,
@@ -28,39 +29,38 @@ def convert(dataset: Dataset, directory: str, target: Path) -> None:
 
 
 def find_tfrecord(dataset: Dataset, directory: str) -> Path:
-    """The folder in which the TFRecords of the data set lie: `directory`, or the one below it. Raises InputError."""
+    """The folder of the data set's TFRecords: `directory`, or one below it. Raises InputError."""
     import tensorflow_datasets as tfds
 
     given = user_path(directory, "from_tfrecord")
     try:
         builder = tfds.builder(dataset.builder, data_dir=given)
-    except (
-        Exception
-    ) as error:  # tfds reads metadata that is there, and raises its own kinds where it is damaged
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    except Exception as error:
+        reason = describe_error(error)
         raise InputError(f"{given} cannot be opened as {dataset.name!r}: {reason}") from error
     folder = given if (given / INFO).is_file() else Path(builder.data_path)
     info = read_info(folder)
     found = (info["name"], info["version"], info.get("fileFormat", "tfrecord"))
     if found != (builder.name, str(builder.version), "tfrecord"):
         raise InputError(
-            f"{folder} holds {found[0]} {found[1]} as {found[2]}; allowed: {builder.name} {builder.version} as tfrecord "
-            "(for another version register a data set of your own with builder 'NAME:VERSION')"
+            f"{folder} holds {found[0]} {found[1]} as {found[2]}; allowed: {builder.name} "
+            f"{builder.version} as tfrecord (for another version register a data set of your own "
+            "with builder 'NAME:VERSION')"
         )
     return folder
 
 
 def read_tfrecord(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file in order, their checksums checked. Raises InputError, naming the file, where it is damaged."""
+    """The records of a TFRecord file in order, checksums verified. Raises InputError if corrupt."""
     import tensorflow as tf
 
     try:
         for record in tf.data.TFRecordDataset(str(path), buffer_size=2**23).as_numpy_iterator():
             yield bytes(record)
     except tf.errors.OpError as error:
-        reason = error.message.split("}} ")[-1].split(" [Op:")[
-            0
-        ]  # without the names of TensorFlow's nodes around it
+        # without the names of TensorFlow's nodes around it
+        reason = error.message.split("}} ")[-1].split(" [Op:")[0]
         raise InputError(
             f"shard {path.name} in {path.parent} cannot be read ({reason[:200]})"
         ) from error

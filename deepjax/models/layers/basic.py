@@ -1,4 +1,4 @@
-"""Layers that several families share: convolutions with the papers' padding, the classifier, parameter-free shortcuts."""
+"""Layers that several families share: convolution, linear layer, parameter-free shortcut, sum."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,35 +20,35 @@ from deepjax.models.layers.input_checks import check_dtype
 
 ModuleDef = Callable[..., Any]
 
-SIZES = ("num_classes", "width", "stem_width", "groups", "group_width")
+SIZE_FIELDS = ("num_classes", "width", "stem_width", "groups", "group_width")
 
 
 def check_fields(module: nn.Module) -> None:
-    """Raise InputError for a choice outside the names that its Literal type allows, a size below 1, and a type that cannot be."""
+    """Raise InputError for a value outside a field's Literal type, a size below 1, a bad dtype."""
     for field in dataclasses.fields(module):
         given = getattr(module, field.name)
         if get_origin(field.type) is Literal:
             allowed = get_args(field.type)
             require(given in allowed, field.name, given, ", ".join(map(repr, allowed)))
-        if field.name in SIZES:
-            is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-            require(is_whole and int(given) >= 1, field.name, given, "a whole number, 1 or more")
+        if field.name in SIZE_FIELDS:
+            is_integer = isinstance(given, int | np.integer) and not isinstance(given, bool)
+            require(is_integer and int(given) >= 1, field.name, given, "an integer, 1 or more")
         if field.name in ("dtype", "param_dtype"):
             check_dtype(field.name, getattr(module, field.name))
 
 
 def broadcast_like(parameter: Array, x: Array) -> Array:
-    """A parameter in the shape and dtype of x, whose gradient, a sum over all that it meets, is added up in float32.
+    """A parameter broadcast to the shape and dtype of x; its gradient is summed in float32.
 
-    In bfloat16 such a sum stands still once it is 256 times what is added: the gradient of a bias over 16 maps of 28x28 is wrong by
-    73 % on a CPU. x: (..., channels); parameter: () or (channels,).
+    A bfloat16 sum stops growing once it is 256 times its terms: the gradient of a bias over 16 maps
+    of 28x28 would be wrong by 73 % on a CPU. x: (..., channels); parameter: () or (channels,).
     """
     wide = parameter if parameter.dtype.itemsize >= 4 else parameter.astype(jnp.float32)
     return jnp.broadcast_to(wide, x.shape).astype(x.dtype)
 
 
 class Conv(nn.Conv):
-    """linen's convolution, with a bias by `broadcast_like` (`biased`) in place of linen's own (`use_bias`)."""
+    """linen's convolution, whose bias (`biased`, not `use_bias`) is added by `broadcast_like`."""
 
     use_bias: bool = False
     biased: bool = False
@@ -65,7 +65,7 @@ class Conv(nn.Conv):
 
 
 class Dense(nn.Dense):
-    """linen's linear layer, with a bias by `broadcast_like` in place of linen's own (`use_bias`)."""
+    """linen's linear layer, whose bias is added by `broadcast_like`, not by linen's `use_bias`."""
 
     use_bias: bool = False
 
@@ -78,24 +78,28 @@ class Dense(nn.Dense):
 
 
 def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
-    """Raise InputError where the kernel (rows, columns, in / groups, out) of a layer is for other channels than those of x."""
+    """Raise InputError where a layer's kernel does not fit the channels of x.
+
+    The kernel is (rows, columns, in / groups, out).
+    """
     if layer.is_initializing() or not layer.has_variable("params", "kernel"):
         return
     channels = np.shape(nn.meta.unbox(layer.get_variable("params", "kernel")))[-2] * groups
     if channels != x.shape[-1]:
         raise InputError(
-            f"{layer.name} is given {x.shape}, its weights are for {channels} channels; "
-            f"allowed: images (batch, height, width, channels) and fields with which the variables were made"
+            f"{layer.name} is given {x.shape}, its weights are for {channels} channels; allowed: "
+            "images (batch, height, width, channels) and fields with which the variables were made"
         )
 
 
 def conv_factory(
     init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False
 ) -> ModuleDef:
-    """A factory of convolutions: conv(features, kernel=3, stride=1, groups=1, padding=None, name=None) -> module.
+    """conv(features, kernel=3, stride=1, groups=1, padding=None, name=None) -> module.
 
-    `kernel`: a number or (rows, columns). By default the padding is symmetric and keeps the map at stride 1, as the papers and
-    torchvision have it; `"SAME"` would pad strided layers on one side only.
+    `kernel`: a number or (rows, columns). The default padding is symmetric and keeps the map's size
+    at stride 1, as in the papers and torchvision; `"SAME"` would pad strided layers on one side
+    only.
     """
 
     def conv(
@@ -131,7 +135,7 @@ def dense(
     param_dtype: DTypeLike,
     name: str,
 ) -> Dense:
-    """A linear layer with bias, drawn as the family draws its linear layers."""
+    """A linear layer with bias, in the family's initialisation."""
     biases = init.dense_bias(fan_in)
     return Dense(
         features,
@@ -144,9 +148,10 @@ def dense(
 
 
 def shortcut_a(x: Array, channels: int, stride: int) -> Array:
-    """Option A shortcut (He et al. 2015, section 3.3): subsample, then fill the new channels with zeros; no parameters.
+    """Option A shortcut: subsample, then pad the new channels with zeros; no parameters.
 
-    x: (batch, height, width, c) -> (batch, ceil(height / stride), ceil(width / stride), channels), channels >= c.
+    He et al. 2015, section 3.3. x: (batch, height, width, c) ->
+    (batch, ceil(height / stride), ceil(width / stride), channels), channels >= c.
     """
     strided = x[:, ::stride, ::stride, :]
     valid_region.propagate_extent(x, strided, lambda size, axis: -(-size // stride))
@@ -155,11 +160,12 @@ def shortcut_a(x: Array, channels: int, stride: int) -> Array:
 
 @jax.custom_jvp
 def relu_of_sum(x: Array) -> Array:
-    """max(x, 0), whose gradient looks at the result in place of x.
+    """max(x, 0), whose gradient is computed from the result in place of x.
 
-    A block's result is kept anyway, as the next convolution wants it; what comes in is a sum of two maps, and a GPU would read both
-    once more. The barrier keeps XLA from seeing through this. On an H200 ResNet-50's step takes 0.984 of the time: of each block's
-    backward pass two kernels become one, and 4 % of all bytes are not moved.
+    The result of a block is kept anyway for the next convolution; x is a sum of two maps, which a
+    GPU would read once more. The barrier keeps XLA from undoing this. On an H200 ResNet-50's step
+    takes 0.984 of the time: in each block's backward pass two kernels become one, and 4 % of all
+    bytes are not moved.
     """
     return jnp.maximum(x, 0)
 
@@ -171,16 +177,15 @@ def _relu_of_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 
 class Sum(nn.Module):
-    """shortcut + branch, arrays of one shape: a module of its own, so that instruments see what each brings (`analysis.trace`)."""
+    """shortcut + branch, as a module, so that instruments see both (`analysis.trace`)."""
 
     def __call__(self, shortcut: Array, branch: Array) -> Array:
         return shortcut + branch
 
 
 def tag_stage(module: nn.Module, name: str, x: Array) -> Array:
-    """Offer a stage to `deepjax.models.features` under its name, and to rematerialisation as "block"; else it costs nothing."""
+    """Mark a stage's output for `deepjax.models.features`, and as "block" for rematerialisation."""
     if not module.is_initializing() and module.is_mutable_collection("features"):
-        module.put_variable(
-            "features", name, x
-        )  # sow would refuse the name of a stage that is one module
+        # sow would refuse the name of a stage that is one module
+        module.put_variable("features", name, x)
     return checkpoint_name(x, "block")

@@ -1,4 +1,4 @@
-"""Initial weights as the papers and torchvision draw them."""
+"""Weight initialisers of the papers and of torchvision."""
 
 import dataclasses
 import math
@@ -13,21 +13,22 @@ from jax.typing import DTypeLike
 Initializer = Callable[..., Any]
 
 
-def gaussian(deviation: float) -> Initializer:
-    """Zero-mean Gaussian of one standard deviation for every layer."""
-    return lambda key, shape, dtype=jnp.float32: _normal(key, shape, dtype, deviation)
+def gaussian(std: float) -> Initializer:
+    """Zero-mean Gaussian of one standard deviation for all layers."""
+    return lambda key, shape, dtype=jnp.float32: _normal(key, shape, dtype, std)
 
 
 def he_normal(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Zero-mean Gaussian of variance 2 / fan_in for a kernel (height, width, in, out); He et al. 2015, arXiv:1502.01852, eq. 10.
+    """Zero-mean Gaussian of variance 2 / fan_in for a kernel (height, width, in, out).
 
-    Equal to `variance_scaling(2, "fan_in", "normal")` up to rounding, but drawn as a vector: XLA:CPU compiles it 5 times faster.
+    He et al. 2015, arXiv:1502.01852, eq. 10. Equal to `variance_scaling(2, "fan_in", "normal")` up
+    to rounding, but sampled as a vector, which XLA:CPU compiles 5 times faster.
     """
     return _normal(key, shape, dtype, math.sqrt(2.0 / math.prod(shape[:-1])))
 
 
 def he_normal_fan_out(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Zero-mean Gaussian of variance 2 / fan_out, the same paper's eq. 14; torchvision's choice for VGG and ResNet."""
+    """Zero-mean Gaussian of variance 2 / fan_out (eq. 14), as in torchvision's VGG and ResNet."""
     fan_out = math.prod(shape[:-2]) * shape[-1]
     return _normal(key, shape, dtype, math.sqrt(2.0 / fan_out))
 
@@ -58,17 +59,18 @@ def zero_bias(fan_in: int) -> Initializer:
 
 @dataclasses.dataclass(frozen=True)
 class Initialization:
-    """How a family draws its kernels and biases; a dense layer's bias may depend on its fan in. Biases of convolutions are zero."""
+    """Initialisers of a family's kernels and biases; biases of convolutions are zero.
+
+    A linear layer's bias may depend on its fan-in.
+    """
 
     conv: Initializer = he_normal
     dense: Initializer = he_normal
     dense_bias: Callable[[int], Initializer] = zero_bias
 
 
-def _normal(key: Array, shape: Sequence[int], dtype: DTypeLike, deviation: float) -> Array:
-    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(deviation, dtype)).reshape(
-        shape
-    )
+def _normal(key: Array, shape: Sequence[int], dtype: DTypeLike, std: float) -> Array:
+    return (random.normal(key, (math.prod(shape),), dtype) * jnp.asarray(std, dtype)).reshape(shape)
 
 
 def _uniform(key: Array, shape: Sequence[int], dtype: DTypeLike, limit: float) -> Array:

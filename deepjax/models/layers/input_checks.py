@@ -1,4 +1,4 @@
-"""What a network may be given: its images' shape and type, and the types that it computes in."""
+"""Checks of a network's input: shape and dtype of images, and dtypes of the computation."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ COLOURS = (1, 3, 4)  # channels of usual images: grey, RGB, RGBA
 
 
 def at_least_float32(dtype: DTypeLike) -> Any:
-    """The type of sums, statistics and logits: float32, or float64 in a float64 network.
+    """The dtype of sums, statistics and logits: float32, or float64 in a float64 network.
 
     >>> at_least_float32("bfloat16")
     dtype('float32')
@@ -23,7 +23,7 @@ def at_least_float32(dtype: DTypeLike) -> Any:
 
 
 def check_dtype(field: str, dtype: DTypeLike) -> None:
-    """Raise InputError for a type of a network that is no float, and for float64 where JAX would make float32 of it."""
+    """Raise InputError for a dtype that is not floating, and for float64 without JAX_ENABLE_X64."""
     is_float = jnp.issubdtype(dtype, jnp.floating)
     require(
         is_float,
@@ -33,16 +33,17 @@ def check_dtype(field: str, dtype: DTypeLike) -> None:
     )
     if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
         raise InputError(
-            f"{field} is {np.dtype(dtype)}, of which JAX would make float32; set JAX_ENABLE_X64=1 for float64"
+            f"{field} is {np.dtype(dtype)}, of which JAX would make float32; set JAX_ENABLE_X64=1 "
+            "for float64"
         )
 
 
 def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
-    """Images (batch, height, width, channels) in the type of a network.
+    """Images (batch, height, width, channels) in the dtype of a network.
 
-    Raises InputError for another number of axes, for integers, and for (batch, channels, height, width). The last is recognised
-    where 1, 3 or 4 rows would have a square of columns and channels, or 3 rows more than 4 of each: so images may have any number
-    of channels.
+    Raises InputError for another number of axes, for integers, and for (batch, channels, height,
+    width). The last is detected where 1, 3 or 4 rows would have a square of columns and channels,
+    or 3 rows more than 4 of each; so images may have any number of channels.
     """
     shape = np.shape(images)
     if len(shape) != 4:
@@ -53,12 +54,13 @@ def as_images(images: ArrayLike, dtype: DTypeLike) -> Array:
     _, rows, columns, channels = shape
     if rows in COLOURS and min(columns, channels) > 4 and (columns == channels or rows == 3):
         raise InputError(
-            f"images are {shape}, which looks like (batch, channels, height, width); "
-            "allowed: (batch, height, width, channels), as of images.transpose(0, 2, 3, 1)"
+            f"images are {shape}, which looks like (batch, channels, height, width); allowed: "
+            "(batch, height, width, channels), as of images.transpose(0, 2, 3, 1)"
         )
     given = jnp.result_type(images)
     if not jnp.issubdtype(given, jnp.floating):
         raise InputError(
-            f"images are {given}; allowed: floats, normalised as the weights expect, not pixels of 0 to 255"
+            f"images are {given}; allowed: floats, normalised as the weights expect, not pixels of "
+            "0 to 255"
         )
     return jnp.asarray(images, dtype)

@@ -1,4 +1,4 @@
-"""Normalisation as a choice: batch (over the whole batch, a device's share, or a ghost batch), group, or none."""
+"""Normalisation layers: batch (global, per replica or ghost batches), group, or none."""
 
 import math
 from functools import partial
@@ -19,23 +19,27 @@ Norm = Literal["batch", "group", "none"]
 Scope = Literal["global", "replica"] | int
 
 
-DEVICES = "data"  # the axis of pmap over which the whole batch is spread
+PMAP_AXIS = "data"  # the axis of pmap over which the global batch is sharded
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015) over all axes but the last; statistics are float32.
+    """Batch normalisation (Ioffe and Szegedy 2015) over all axes but the last; float32 statistics.
 
-    `bn_scope` says over which images: "global" is the whole batch, however many devices hold it; a number is a ghost batch of so
-    many consecutive images (Hoffer et al. 2017, arXiv:1705.08741); "replica" is each device's share under the mesh that
-    `jax.set_mesh` sets, or under pmap over an axis "data". Of several groups the running averages take the mean.
-    Parameters and statistics have the names of `flax.linen.BatchNorm`, and results equal its own up to rounding. Unlike that one
-    it promotes no dtype implicitly, and it is applied as one multiply-add in float32, whatever `dtype` the result has.
-    Running averages move by 1 - `momentum` a step; the defaults are those of the released ResNet models and torchvision.
-    The variance is E[x^2] - E[x]^2 of one pass, never below 0. Its rounding is 6e-8 (mean / std)^2 of it: in float32 the standard
-    deviation of what comes out is off by up to 1 % from a ratio of mean to std of 300 a channel on, by 10 % from 1000, and means
-    nothing beyond; behind a convolution of normalised images the ratio is a few. Subtract the mean of such inputs before. A
-    second pass would take 1.5 to 1.8 times as long on a CPU, over ResNet-50's norms with their gradients.
-    Raises InputError when the scope does not divide the batch, and for a single value a channel in training.
+    `bn_scope`: whose statistics are used. "global" is the global batch, on any number of devices; a
+    number is a ghost batch of that many consecutive images (Hoffer et al. 2017, arXiv:1705.08741);
+    "replica" is each device's slice of the batch under the mesh set by `jax.set_mesh`, or under
+    pmap over an axis "data". With several groups the running averages use the mean of their
+    statistics. Parameters and statistics have the names of `flax.linen.BatchNorm`, and results are
+    equal up to rounding. Unlike it this layer promotes no dtype implicitly, and is applied as one
+    multiply-add in float32, whatever `dtype` the result has. Running averages change by 1 -
+    `momentum` per step; the defaults are those of the released ResNets and torchvision. The
+    variance is E[x^2] - E[x]^2 in one pass, at least 0. Its relative rounding error is 6e-8 (mean /
+    std)^2: in float32 the standard deviation of the output is off by up to 1 % from a ratio of mean
+    to std of 300 per channel on, by 10 % from 1000, and is meaningless beyond; behind a convolution
+    of normalised images the ratio is a few. Subtract the mean of such inputs first. A second pass
+    would take 1.5 to 1.8 times as long on a CPU, over ResNet-50's norms with their gradients.
+    Raises InputError when the scope does not divide the batch, and for a single value per channel
+    in training.
     """
 
     train: bool
@@ -58,7 +62,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             return _multiply_add(x, mean, var, scale, bias, self.epsilon).astype(self.dtype)
 
-        axis = DEVICES if self.bn_scope == "global" and _is_mapped(DEVICES) else None
+        axis = PMAP_AXIS if self.bn_scope == "global" and _is_in_pmap(PMAP_AXIS) else None
 
         def normalize(x: Array) -> tuple[Array, Array, Array]:
             x = x.astype(wide)
@@ -67,7 +71,7 @@ class BatchNorm(nn.Module):
 
         groups = _groups(self.bn_scope, x.shape[0])
         if not self.is_initializing():
-            _check_values(x, groups, axis)
+            _check_values_per_channel(x, groups, axis)
         if groups == 1:
             y, mean, var = normalize(x)
         else:
@@ -86,9 +90,10 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018, arXiv:1803.08494): each image by itself, in 32 groups of channels or as many as divide.
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of each image, in float32.
 
-    Parameters have the names of `flax.linen.GroupNorm`; statistics are float32.
+    There are 32 groups of channels, or as many as divide. Parameters have the names of
+    `flax.linen.GroupNorm`.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -99,26 +104,27 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if valid_region.active():
+        if valid_region.is_active():
             raise InputError(
-                "group normalisation takes statistics of whole maps; apply it to images of one shape, outside of extents()"
+                "group normalisation takes statistics of full maps; apply it to images of one "
+                "shape, outside of valid_region()"
             )
         channels = x.shape[-1]
         wide = at_least_float32(self.dtype)
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype).astype(wide)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype).astype(wide)
         groups = math.gcd(self.groups, channels)
-        shares = x.astype(wide).reshape(*x.shape[:-1], groups, channels // groups)
+        grouped = x.astype(wide).reshape(*x.shape[:-1], groups, channels // groups)
         axes = (*range(1, x.ndim - 1), x.ndim)
-        mean = jnp.mean(shares, axes, keepdims=True)
-        var = jnp.mean(jnp.square(shares - mean), axes, keepdims=True)
-        normal = ((shares - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        mean = jnp.mean(grouped, axes, keepdims=True)
+        var = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
+        normal = ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
         broadcast = (1,) * (x.ndim - 1) + (channels,)
         return (normal * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(self.dtype)
 
 
 class Identity(nn.Module):
-    """No normalisation: the input as it is."""
+    """No normalisation: the input unchanged."""
 
     scale_init: Any = None
 
@@ -135,7 +141,10 @@ def norm_factory(
     param_dtype: DTypeLike,
     epsilon: float = 1e-5,
 ) -> ModuleDef:
-    """The chosen normalisation as a factory; it takes `name` and `scale_init`. Raises InputError for another choice."""
+    """A factory of the chosen normalisation, called with `name` and `scale_init`.
+
+    Raises InputError for another choice.
+    """
     known = bn_scope in ("global", "replica") or (isinstance(bn_scope, int) and bn_scope >= 1)
     require(known, "bn_scope", bn_scope, "'global', 'replica', or a number of images, 1 or more")
     if norm == "batch":
@@ -155,9 +164,9 @@ def norm_factory(
 
 
 def moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
-    """Mean and biased variance over all axes but the last, in one pass. x: (..., channels) float32 -> (channels,) twice.
+    """Mean and biased variance over all axes but the last, in one pass: (channels,) each.
 
-    `axis`: over the devices of that axis of pmap too.
+    x: (..., channels) float32. axis: also over the devices of that pmap axis.
     """
     axes = tuple(range(x.ndim - 1))
     mean, square = jnp.mean(x, axes), jnp.mean(_square(x), axes)
@@ -168,7 +177,7 @@ def moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _square(x: Array) -> Array:
-    """The square, of which the backward pass keeps x alone; of jnp.square it keeps 2 x too, in scanned networks for each block."""
+    """Square whose backward pass keeps only x; jnp.square's keeps 2 x too, per scanned block."""
     return x * x
 
 
@@ -178,8 +187,8 @@ def _square_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return _square(x), 2 * (x * t)
 
 
-def _is_mapped(axis: str) -> bool:
-    """Whether this runs under pmap over an axis of that name."""
+def _is_in_pmap(axis: str) -> bool:
+    """Whether this is traced by pmap over an axis of that name."""
     try:
         lax.axis_size(axis)
     except NameError:
@@ -197,31 +206,33 @@ def _multiply_add(
     )
 
 
-def _check_values(x: Array, groups: int, axis: str | None) -> None:
-    """Raise InputError where a channel has a single value: what is normalised is 0 and so are all gradients."""
+def _check_values_per_channel(x: Array, groups: int, axis: str | None) -> None:
+    """Raise InputError for a single value per channel: its normalised value and gradients are 0."""
     values = math.prod(x.shape[:-1]) // groups * (1 if axis is None else lax.axis_size(axis))
     if values == 1:
         raise InputError(
-            f"BatchNorm has one value per channel to train on (input {x.shape} in {groups} groups, each with its own statistics); "
-            "its output and gradients are 0; allowed: two or more: a larger batch, larger images, or another bn_scope"
+            f"BatchNorm has one value per channel to train on (input {x.shape} in {groups} groups, "
+            "each with its own statistics); its output and gradients are 0; allowed: two or more: "
+            "a larger batch, larger images, or another bn_scope"
         )
 
 
 def _groups(bn_scope: Scope, batch: int) -> int:
-    """How many groups of images have statistics of their own."""
+    """Number of groups of images with statistics of their own."""
     if bn_scope == "global":
         return 1
     if bn_scope == "replica":
-        groups = (
-            1 if _is_mapped(DEVICES) else max(1, jax.sharding.get_abstract_mesh().size)
-        )  # under pmap there is only the share
+        # under pmap the batch is the replica's already
+        groups = 1 if _is_in_pmap(PMAP_AXIS) else max(1, jax.sharding.get_abstract_mesh().size)
         if batch % groups:
             raise InputError(
-                f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a multiple of that"
+                f"bn_scope is 'replica' on {groups} devices; the batch of {batch} images must be a "
+                "multiple of that"
             )
         return groups
     if isinstance(bn_scope, int) and bn_scope > 0 and batch % bn_scope == 0:
         return batch // bn_scope
     raise InputError(
-        f"bn_scope is {bn_scope!r}; allowed: 'global', 'replica', or a number of images that divides the batch of {batch}"
+        f"bn_scope is {bn_scope!r}; allowed: 'global', 'replica', or a number of images that "
+        f"divides the batch of {batch}"
     )

@@ -1,4 +1,4 @@
-"""Pooling and local response normalisation on NHWC maps: the papers' padding, and gradients that are equal on every backend."""
+"""Pooling and local response normalisation (NHWC), with gradients equal on every backend."""
 
 import functools
 
@@ -15,53 +15,54 @@ Pair = tuple[int, int]
 
 
 def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
-    """The largest value of each window; among equals the first in reading order has the whole gradient, as in PyTorch.
+    """Maximum of each window; ties send the gradient to the first maximum, as in PyTorch.
 
-    Strided slices and selections take the place of a reduction, whose gradient would be a scatter that GPUs add up in any order.
-    `padding`: on every side; `ceil`: a last window may hang over the lower and right edges (Caffe's and torchvision's ceil_mode),
-    and a map smaller than the window has one.
-    A NaN in a window comes out. x: (batch, height, width, channels) of a float dtype.
+    Computed from strided slices and selections: the gradient of a reduction would be a scatter,
+    which GPUs sum in any order. `padding`: on every side; `ceil`: partial windows at the lower and
+    right edges (ceil_mode of Caffe and torchvision), also for a map smaller than the window. A NaN
+    in a window is propagated. x: (batch, height, width, channels) of a float dtype.
     """
-    given, x = x, valid_region.fill(x, -jnp.inf)
+    given, x = x, valid_region.mask_outside(x, -jnp.inf)
     for size in (x.shape[2], x.shape[1]):
-        if _extent(size, window, stride, padding, ceil)[0] < 1:
+        if _output_extent(size, window, stride, padding, ceil)[0] < 1:
             raise ValueError(
                 f"a window of {window} does not fit a map of {size} pixels; give larger images"
             )
-    y = (_max_pool_argmax_vjp if _is_faster_by_place(window, stride) else _largest)(
+    y = (_max_pool_argmax_vjp if is_faster_with_argmax(window, stride) else _window_max)(
         x, window, stride, padding, ceil
     )
     valid_region.propagate_extent(
-        given, y, lambda size, axis: _extent(size, window, stride, padding, ceil)[0]
+        given, y, lambda size, axis: _output_extent(size, window, stride, padding, ceil)[0]
     )
     return y
 
 
-def _is_faster_by_place(window: int, stride: int) -> bool:
-    """Whether the backward pass is faster when it looks at the argmax of each window, a byte, not at the selections.
+def is_faster_with_argmax(window: int, stride: int) -> bool:
+    """Whether the backward pass is faster from the argmax of each window (one byte).
 
-    An H200 takes 1.04 for 2.19 ms (3x3 at stride 2, 256x112x112x64, forward and backward) and 0.58 for 0.50 at stride 1; two cores
-    take 0.6 of the time where windows do not overlap, 1.2 to 8 times as long where they do.
+    An H200 takes 1.04 for 2.19 ms (3x3 at stride 2, 256x112x112x64, forward and backward) and 0.58
+    for 0.50 at stride 1; two CPU cores take 0.6 of the time where windows do not overlap, 1.2 to 8
+    times as long where they do.
     """
     fits = window**2 <= 256
     return fits and stride > 1 and (window <= stride or jax.default_backend() != "cpu")
 
 
-def _largest(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """The largest of each row of a window, then of these."""
+def _window_max(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
+    """The maximum of each row of a window, then of these."""
     for axis in (2, 1):
-        x = functools.reduce(_larger, _views(x, axis, window, stride, padding, ceil))
+        x = functools.reduce(_maximum, _window_slices(x, axis, window, stride, padding, ceil))
     return x
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool_argmax_vjp(x: Array, window: int, stride: int, padding: int, ceil: bool) -> Array:
-    """The same, of which the backward pass keeps only the place of the largest in each window, a byte."""
-    return _largest(x, window, stride, padding, ceil)
+    """The same, whose backward pass keeps only the argmax of each window, one byte."""
+    return _window_max(x, window, stride, padding, ceil)
 
 
 @_max_pool_argmax_vjp.defjvp
-def _largest_by_place_jvp(
+def _max_pool_argmax_jvp(
     window: int,
     stride: int,
     padding: int,
@@ -74,24 +75,28 @@ def _largest_by_place_jvp(
 
 
 def _argmax(x: Array, window: int, stride: int, padding: int, ceil: bool) -> tuple[Array, Array]:
-    """The largest of each window, and its place in reading order as uint8."""
-    rows = _views(x, 1, window, stride, padding, ceil)
-    best, *others = [view for row in rows for view in _views(row, 2, window, stride, padding, ceil)]
+    """The maximum of each window, and its index in reading order as uint8."""
+    rows = _window_slices(x, 1, window, stride, padding, ceil)
+    best, *others = [
+        view for row in rows for view in _window_slices(row, 2, window, stride, padding, ceil)
+    ]
     place = jnp.zeros(best.shape, jnp.uint8)
     for number, view in enumerate(others, start=1):
-        beats = _beats(view, best)
+        beats = _is_greater(view, best)
         best, place = jnp.where(beats, view, best), jnp.where(beats, jnp.uint8(number), place)
     return best, place
 
 
-# Differentiated, it would keep a mask for each place; checkpoint has it keep the places and look again.
+# Differentiated, it would keep a mask for each place; checkpoint has it keep the places and look
+# again.
 @functools.partial(jax.checkpoint, static_argnums=(2, 3, 4), prevent_cse=False)
 def _at_argmax(t: Array, place: Array, window: int, stride: int, padding: int) -> Array:
-    """What t has at each window's place.
+    """Gather t at each window's argmax.
 
-    Pixels that lie alike between two windows are split off first. So the gradient, which JAX makes of this, is a sum of at most
-    ceil(window / stride) squared shifted maps for each kind of pixel, put together by concatenation; the gradient of strided
-    slices is a sum of window squared dilated maps, each as large as the image.
+    Pixels with the same offset modulo the stride are separated first. So the gradient, which JAX
+    derives from this, is a sum of at most ceil(window / stride) squared shifted maps for each
+    offset, joined by concatenation; the gradient of strided slices is a sum of window squared
+    dilated maps, each as large as the image.
     """
     count = [-(-size // stride) for size in t.shape[1:3]]
     zero = jnp.zeros((), t.dtype)
@@ -115,9 +120,11 @@ def _at_argmax(t: Array, place: Array, window: int, stride: int, padding: int) -
     return total
 
 
-def _views(x: Array, axis: int, window: int, stride: int, padding: int, ceil: bool) -> list[Array]:
+def _window_slices(
+    x: Array, axis: int, window: int, stride: int, padding: int, ceil: bool
+) -> list[Array]:
     """Along an axis: the first pixel of each window, the second, and so on."""
-    out, high = _extent(x.shape[axis], window, stride, padding, ceil)
+    out, high = _output_extent(x.shape[axis], window, stride, padding, ceil)
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (padding, high, 0)
     padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads) if padding or high else x
@@ -126,23 +133,22 @@ def _views(x: Array, axis: int, window: int, stride: int, padding: int, ceil: bo
     ]
 
 
-def _larger(best: Array, view: Array) -> Array:
-    return jnp.where(_beats(view, best), view, best)
+def _maximum(best: Array, view: Array) -> Array:
+    return jnp.where(_is_greater(view, best), view, best)
 
 
-def _beats(view: Array, best: Array) -> Array:
-    """Whether a later pixel is larger, or no number."""
+def _is_greater(view: Array, best: Array) -> Array:
+    """Whether a later pixel is greater, or NaN."""
     return (view > best) | (view != view)
 
 
 def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
-    """The mean of each window in at least float32, zeros of the padding counted, as Caffe and PyTorch do by default."""
+    """Mean of each window in at least float32; zeros of the padding count, as in PyTorch."""
     wide = at_least_float32(x.dtype)
     sums = lax.reduce_window(
-        valid_region.fill(x).astype(wide),
-        np.zeros(
-            (), wide
-        ),  # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        valid_region.mask_outside(x).astype(wide),
+        # a NumPy constant: only then JAX sees a sum, which it can differentiate
+        np.zeros((), wide),
         lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),
@@ -155,24 +161,27 @@ def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
 
 
 def shortcut_pool(x: Array, stride: int) -> Array:
-    """2x2 average before the projection of a ResNet-D shortcut; an odd edge is averaged over what there is."""
+    """2x2 average before the projection of a ResNet-D shortcut; odd edges average what exists."""
     if stride == 1:
         return x
-    y = _strided_mean(valid_region.fill(x), stride)
+    y = _strided_mean(valid_region.mask_outside(x), stride)
     valid_region.propagate_extent(x, y, lambda size, axis: -(-size // stride))
-    if not valid_region.active():
+    if not valid_region.is_active():
         return y
-    shares = _strided_mean(
-        valid_region.inside(x).astype(x.dtype), stride
-    )  # what there is of each region
-    return valid_region.fill(y / jnp.maximum(shares, jnp.asarray(stride**-2, x.dtype)))
+    # fraction of each region that the image covers
+    covered = _strided_mean(valid_region.valid_mask(x).astype(x.dtype), stride)
+    return valid_region.mask_outside(y / jnp.maximum(covered, jnp.asarray(stride**-2, x.dtype)))
 
 
 def adaptive_avg_pool(x: Array, size: int) -> Array:
-    """Mean over size x size regions that cover a map of any size, as PyTorch's AdaptiveAvgPool2d; the map itself at that size."""
-    if valid_region.active():
+    """Mean over size x size regions that cover a map of any size, as AdaptiveAvgPool2d.
+
+    A map of that size is returned unchanged.
+    """
+    if valid_region.is_active():
         raise InputError(
-            "regions that cover a map depend on its size; allowed within extents(): head='conv', no auxiliary heads"
+            "regions that cover a map depend on its size; allowed within valid_region(): "
+            "head='conv', no auxiliary heads"
         )
     for axis in (1, 2):
         extent = x.shape[axis]
@@ -184,17 +193,21 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
 
 
 def global_avg_pool(x: Array) -> Array:
-    """Mean over the map in at least float32. (batch, height, width, channels) -> (batch, channels)."""
-    return valid_region.mean(x)
+    """Mean over the map in at least float32. (batch, height, width, channels) -> (batch, channels)
+
+    Within `valid_region` only each image's own pixels count.
+    """
+    return valid_region.masked_mean(x)
 
 
 def local_response_norm(
     x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Array:
-    """Divide by (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta, in at least float32.
+    """Divide by (k + alpha / size * sum of squares of `size` neighbouring channels) ** beta.
 
-    Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch (alpha divided by the window). The defaults are those of
-    GoogLeNet's release in Caffe; k = 2 is the AlexNet paper's.
+    In at least float32. Krizhevsky et al. 2012, section 3.3, in the form of Caffe and PyTorch
+    (alpha is divided by the window). The defaults are those of GoogLeNet's Caffe release; k = 2 is
+    AlexNet's.
     """
     wide = at_least_float32(x.dtype)
     squares = jnp.square(x.astype(wide))
@@ -205,7 +218,7 @@ def local_response_norm(
     return (x.astype(wide) * jnp.power(k + alpha / size * total, -beta)).astype(x.dtype)
 
 
-def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pair:
+def _output_extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pair:
     """Number of windows along an axis, and the padding that they need at its end."""
     room = size + 2 * padding - window
     out = (max(0, -(-room // stride)) if ceil else room // stride) + 1
@@ -215,7 +228,7 @@ def _extent(size: int, window: int, stride: int, padding: int, ceil: bool) -> Pa
 
 
 def _strided_mean(x: Array, stride: int) -> Array:
-    """Mean of stride x stride regions; an odd edge over what the array has."""
+    """Mean of stride x stride regions; odd edges average what exists."""
     for axis in (1, 2):
         x = _pool_axis(
             x, axis, [(i, min(i + stride, x.shape[axis])) for i in range(0, x.shape[axis], stride)]

@@ -1,7 +1,8 @@
-"""Equal blocks of a stage as one scanned block: the same mathematics, compiled once, and the converter between both layouts.
+"""A stage's equal blocks as one scanned block: same mathematics, compiled once; and converters.
 
-Unrolled, a stage's blocks are `stage1_block1`, `stage1_block2`, ...; scanned, all but the first are `stage1_blocks`, whose leaves
-have one more leading axis, the block. The first is apart because it may stride and project.
+Unrolled, a stage's blocks are `stage1_block1`, `stage1_block2`, ...; scanned, all but the first are
+`stage1_blocks`, whose leaves have an additional leading axis. The first is separate, because it may
+stride and project.
 """
 
 import re
@@ -19,7 +20,10 @@ MakeBlock = Callable[[int, str], nn.Module]
 
 
 def run_blocks(make: MakeBlock, x: Array, stage: int, blocks: int, scan: bool) -> Array:
-    """The blocks of a stage in turn, in a compact module; `make(stride, name)` gives one. A later stage's first strides by 2."""
+    """Apply the blocks of a stage, in a compact module; `make(stride, name)` creates one.
+
+    The first block of later stages has stride 2.
+    """
     first = 2 if stage > 1 else 1
     x = checkpoint_name(make(first, f"stage{stage}_block1")(x), "block")
     if not scan:
@@ -38,12 +42,15 @@ def run_blocks(make: MakeBlock, x: Array, stage: int, blocks: int, scan: bool) -
 
 
 def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of an unrolled network -> those of its twin with scan=True; raises ValueError when blocks of a stage differ."""
+    """Variables of an unrolled network -> those of the same network with scan=True.
+
+    Raises ValueError when blocks of a stage differ.
+    """
     return {collection: _stack(tree) for collection, tree in variables.items()}
 
 
 def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of a network with scan=True -> those of its unrolled twin."""
+    """Variables of a network with scan=True -> those of the same network unrolled."""
     return {collection: _unstack(tree) for collection, tree in variables.items()}
 
 
@@ -61,7 +68,7 @@ def _stack(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stacked(*leaves: Any) -> Any:
-    """NumPy stays NumPy: as a JAX array, PyTorch's 64-bit counters would lose half their bits."""
+    """Stack; NumPy stays NumPy, as PyTorch's 64-bit counters would lose half their bits in JAX."""
     on_host = all(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves)
     return np.stack(leaves) if on_host else jnp.stack(leaves)
 

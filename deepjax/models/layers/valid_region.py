@@ -1,11 +1,12 @@
-"""Images of several sizes in one array: each begins in the upper left corner, and what lies beyond it is as if it were not there.
+"""Images of several sizes in one padded array: top-left aligned, the padding masked exactly.
 
-A layer whose window reaches over an image's edge must find its padding there, not what earlier layers made of the pixels beyond. So
-one compiled program serves many sizes, exactly; `deepjax.evaluation` looks at whole images with it. Outside of `extents` nothing
-here does anything: layers compile to what they were.
+A layer whose window reaches over an image's edge must find zeros (or -inf) there, not what earlier
+layers computed from the padding. So one compiled program serves many sizes, exactly;
+`deepjax.evaluation` uses it for full images. Outside of `valid_region(...)` nothing here has any
+effect: layers compile to what they were.
 
-Layers find out how far an image reaches in their map by that map's size: the maps of one network that have a size in common have it
-for every image, which is checked.
+Layers look up how far an image reaches in their map by that map's size: the maps of one network
+that have a size in common have it for every image, which is checked.
 """
 
 import contextlib
@@ -21,34 +22,33 @@ from jax.typing import ArrayLike
 from deepjax.errors import InputError
 from deepjax.models.layers.input_checks import at_least_float32
 
-Rule = Callable[
-    [int, int], int
-]  # (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
+# (size of a map along an axis, the axis: 1 or 2) -> size of the map that a layer makes of it
+SizeRule = Callable[[int, int], int]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """Along one axis: where each image ends, and how long maps are for every length that an image may have."""
+    """Along one axis: where each image ends, and maps' lengths for each length of an image."""
 
     ends: Array  # (batch,) int32: pixels of each image
     least: int
-    maps: dict[
-        int, np.ndarray
-    ]  # length of the whole array's map -> that of an image's, by the image's length from `least` on
+    # length of the array's map -> lengths of an image's map, for image lengths from `least` on
+    maps: dict[int, np.ndarray]
 
 
-_ELSE = "test by crops, or apply the network to images of one shape outside of extents()"
+_HINT = "test by crops, or apply the network to images of one shape outside of valid_region()"
 _CURRENT: contextvars.ContextVar[dict[int, _Axis] | None] = contextvars.ContextVar(
-    "extents", default=None
+    "valid_region", default=None
 )
 
 
 @contextlib.contextmanager
 def valid_region(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
-    """While the network is applied to images (batch, height, width, channels) of this shape, they end where `ends` says.
+    """Context manager: images of this shape are valid up to `ends` and padding beyond.
 
-    ends: (batch, 2) int32, height and width of each image in pixels, three quarters of the array's or more. Jit a function that
-    enters `extents`; one that is jitted already must not be called within, for it may have been traced without.
+    shape: (batch, height, width, channels); ends: (batch, 2) int32, height and width of each image
+    in pixels, three quarters of the array's or more. Jit a function that enters this context; a
+    function that is jitted already must not be called within, as it may have been traced without.
     """
     axes = {}
     for axis, size in ((1, shape[1]), (2, shape[2])):
@@ -61,51 +61,52 @@ def valid_region(shape: tuple[int, ...], ends: Array) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def active() -> bool:
-    """Whether images may end before their array does."""
+def is_active() -> bool:
+    """Whether images may be smaller than their array."""
     return _CURRENT.get() is not None
 
 
-def fill(x: Array, value: ArrayLike = 0.0) -> Array:
-    """A map with `value` beyond the edge of each image. x: (batch, height, width, channels)."""
-    if not active():
+def mask_outside(x: Array, value: ArrayLike = 0.0) -> Array:
+    """A map with `value` outside each image. x: (batch, height, width, channels)."""
+    if not is_active():
         return x
-    return jnp.where(inside(x), x, jnp.asarray(value, x.dtype))
+    return jnp.where(valid_mask(x), x, jnp.asarray(value, x.dtype))
 
 
-def propagate_extent(x: Array, y: Array, rule: Rule) -> None:
-    """A layer has made map y of map x, whose sizes `rule` tells. To be called by every layer that may change sizes."""
+def propagate_extent(x: Array, y: Array, rule: SizeRule) -> None:
+    """Record that a layer has made map y of map x, whose size is given by `rule`.
+
+    To be called by every layer that may change sizes.
+    """
     for axis, along in (_CURRENT.get() or {}).items():
-        sizes = np.array(
-            [max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])]
-        )  # 0: no image is so small
+        # 0: no image is so small
+        sizes = np.array([max(0, rule(int(size), axis)) for size in _sizes(along, x.shape[axis])])
         if sizes[-1] != y.shape[axis]:
             raise AssertionError(
-                f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says {sizes[-1]}"
+                f"a map of {x.shape[axis]} pixels became one of {y.shape[axis]}; its layer says "
+                f"{sizes[-1]}"
             )
         if not np.array_equal(along.maps.setdefault(y.shape[axis], sizes), sizes):
-            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_ELSE}")
+            raise InputError(f"two maps of {y.shape[axis]} pixels end at different places; {_HINT}")
 
 
-def mean(x: Array) -> Array:
-    """Mean over the map of each image, in at least float32. (batch, height, width, channels) -> (batch, channels)."""
+def masked_mean(x: Array) -> Array:
+    """Mean over each image's pixels in at least float32: (b, h, w, channels) -> (b, channels)."""
     wide = at_least_float32(x.dtype)
-    if not active():
+    if not is_active():
         return jnp.mean(x, axis=(1, 2), dtype=wide)
-    pixels = jnp.sum(inside(x), axis=(1, 2), dtype=wide)
-    return jnp.sum(fill(x), axis=(1, 2), dtype=wide) / pixels
+    pixels = jnp.sum(valid_mask(x), axis=(1, 2), dtype=wide)
+    return jnp.sum(mask_outside(x), axis=(1, 2), dtype=wide) / pixels
 
 
 def _sizes(along: _Axis, size: int) -> np.ndarray:
     if size not in along.maps:
-        raise InputError(
-            f"no layer has said how far images reach in a map of {size} pixels; {_ELSE}"
-        )
+        raise InputError(f"the extent of images in a map of {size} pixels is unknown; {_HINT}")
     return along.maps[size]
 
 
-def inside(x: Array) -> Array:
-    """(batch, height, width, 1) bool: which pixels of a map are an image's own."""
+def valid_mask(x: Array) -> Array:
+    """Mask of the pixels of each image: (batch, height, width, 1) bool."""
     inside = jnp.ones((1, 1, 1, 1), bool)
     for axis, along in (_CURRENT.get() or {}).items():
         ends = jnp.asarray(_sizes(along, x.shape[axis]), jnp.int32)[along.ends - along.least]

@@ -1,13 +1,12 @@
-"""Weights in and out of the PyTorch world: torchvision's and timm's names, safetensors files, Hugging Face repositories.
+"""Conversion of weights to and from PyTorch, under torchvision's and timm's names.
 
-The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round trip is equal to the bit. Only
-tensors that the network stores in fewer bits than the file are rounded, with a warning.
-Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of torch 2.10 or newer, or not at all.
+The order of axes changes (kernels are height, width, in, out here), the numbers do not: a round
+trip is bitwise exact. Only tensors that the network stores in fewer bits than the file are rounded,
+with a warning. Nothing is ever unpickled: a `.pth` is read by `torch.load(weights_only=True)` of
+torch 2.10 or newer, or not at all.
 """
 
 import dataclasses
-import math
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,55 +19,30 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.errors import InputError, require, unknown_name_error
-from deepjax.models.registry import create_model, list_models, model_info
+from deepjax.models.registry import create_model, model_info
 from deepjax.models.weights.files import SOURCES, read_tensors, write_safetensors
-from deepjax.models.weights.torch_names import TorchLayout, layouts
+from deepjax.models.weights.tensor_checks import (
+    check_collections,
+    check_names,
+    check_types,
+    format_list,
+    matching_models,
+    missing_tensors,
+)
+from deepjax.models.weights.tensor_pairs import (
+    TensorPair,
+    Tensors,
+    abstract_leaves,
+    input_channels,
+    tensor_channels,
+    tensor_pairs,
+)
+from deepjax.models.weights.torch_names import layouts
 from deepjax.models.weights.torch_prefixes import unwrap
 from deepjax.paths import user_path
 
 Layout = Literal["torchvision", "timm"]
-Tensors = Mapping[str, np.ndarray]
 Variables = dict[str, Any]
-
-# Our leaf -> theirs. The counter is PyTorch's bookkeeping: kept so that a round trip loses nothing, read by no module.
-_LEAVES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "scale": "weight",
-    "gain": "gain",
-    "mean": "running_mean",
-    "var": "running_var",
-    "batches": "num_batches_tracked",
-}
-_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
-_CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that there are
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A leaf of ours and the tensor that holds the same numbers."""
-
-    path: tuple[str, ...]  # collection, modules, leaf
-    shape: tuple[int, ...]
-    tensor: str
-    tensor_shape: tuple[int, ...]
-    axes: tuple[int, ...]  # order of our axes in theirs, after our leaf is seen as `split`
-    split: tuple[int, ...]
-    dtype: Any = None  # of ours at initialisation; None for a counter, which stays as it is
-
-    def to_torch(self, leaf: np.ndarray) -> np.ndarray:
-        """Ours -> theirs, in memory of its own."""
-        return np.array(leaf.reshape(self.split).transpose(self.axes), order="C").reshape(
-            self.tensor_shape
-        )
-
-    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """Theirs -> ours, in memory of its own: a network of PyTorch changes its statistics in place."""
-        moved = tensor.reshape([self.split[axis] for axis in self.axes])
-        with np.errstate(over="ignore"):  # refused by `_check_types`
-            return np.array(moved.transpose(np.argsort(self.axes)), self.dtype, order="C").reshape(
-                self.shape
-            )
 
 
 def from_torch(
@@ -80,32 +54,33 @@ def from_torch(
     entry: str | None = None,
     **overrides: Any,
 ) -> Variables:
-    """Tensors under torchvision's or timm's names -> variables of `create_model(name, num_classes=..., **overrides)`, NumPy arrays.
+    """Tensors under torchvision's or timm's names -> variables of `create_model(name, ...)`.
 
-    dtypes are those that the network has at initialisation: float16 becomes float32, and so does float64, with a warning, unless
-    param_dtype=float64. With `num_classes` given, a classifier for another number of classes is drawn anew (from `key`), and a
-    warning says so; the auxiliary heads' too. `auxiliary=False` leaves auxiliary heads out, their tensors too. Images have as many
-    channels as the stem's tensor. For scan=True see `stack_blocks`.
-    Prefixes of wrapped modules ("module.", "_orig_mod.") and of a trainer's checkpoint ("state_dict.", "model.") are removed, and a
-    warning says so; `entry` is the prefix to be read where several networks are there, such as "model_ema".
-    Raises InputError naming each tensor that is missing, not known, no float or of another shape (both shapes), for several
-    networks without `entry`, and for unknown names.
+    dtypes are those at initialisation: float16 becomes float32, and so does float64, with a
+    warning, unless param_dtype=float64. With `num_classes`, a classifier for another number of
+    classes is newly initialised (from `key`), with a warning; the auxiliary heads' too.
+    `auxiliary=False` drops auxiliary heads and their tensors. The number of image channels is that
+    of the stem's tensor. For scan=True see `stack_blocks`. Prefixes of wrapped modules ("module.",
+    "_orig_mod.") and of a trainer's checkpoint ("state_dict.", "model.") are removed, with a
+    warning; `entry` is the prefix to read where there are several networks, such as "model_ema".
+    Raises InputError naming each tensor that is missing, unknown, not floating or of another shape
+    (both shapes), for several networks without `entry`, and for unknown names.
     """
     model = _model(name, num_classes, overrides)
-    theirs, leaves = [*layouts(model).values()], _leaves(model, name)
-    tensors = _unwrapped(name, [_pairs(leaves, layout) for layout in theirs], tensors, entry)
+    theirs, leaves = [*layouts(model).values()], abstract_leaves(model, name)
+    tensors = _unwrapped(name, [tensor_pairs(leaves, layout) for layout in theirs], tensors, entry)
     if overrides.get("auxiliary") is False:
         tensors = _without_heads(model, tensors)
     channels = next(
-        (found for layout in theirs if (found := _tensor_channels(layout, tensors)) is not None),
+        (found for layout in theirs if (found := tensor_channels(layout, tensors)) is not None),
         None,
     )
     if channels not in (None, model_info(name).input_shape[-1]):
-        leaves = _leaves(model, name, channels)
-    candidates = [_pairs(leaves, layout) for layout in theirs]
-    pairs = min(candidates, key=lambda pairs: len(_missing(pairs, tensors)))
-    _check_names(name, pairs, tensors)
-    _check_types(name, pairs, tensors)
+        leaves = abstract_leaves(model, name, channels)
+    candidates = [tensor_pairs(leaves, layout) for layout in theirs]
+    pairs = min(candidates, key=lambda pairs: len(missing_tensors(pairs, tensors)))
+    check_names(name, pairs, tensors)
+    check_types(name, pairs, tensors)
     numbers, other_shape = {}, []
     for pair in pairs:
         if pair.tensor in tensors:
@@ -115,7 +90,7 @@ def from_torch(
             else:
                 other_shape.append((pair, tensor.shape))
     if other_shape:
-        numbers |= _draw_anew(
+        numbers |= _reinitialize_classifiers(
             model,
             name,
             other_shape,
@@ -129,13 +104,14 @@ def from_torch(
 def to_torch(
     name: str, variables: Mapping[str, Any], layout: Layout | None = None, **overrides: Any
 ) -> dict[str, np.ndarray]:
-    """Variables -> tensors under the names of `layout` (default: torchvision's where it has the network), for `load_state_dict`.
+    """Variables -> tensors under the names of `layout`, for `load_state_dict`.
 
-    The numbers of classes and of the images' channels, and whether auxiliary heads are there, are read off the variables. Raises
-    InputError naming each leaf that is missing, not known or of another shape.
+    layout: by default torchvision's where it has the network. The numbers of classes and image
+    channels, and the presence of auxiliary heads, are read off the variables. Raises InputError
+    naming each leaf that is missing, unknown or of another shape.
     """
     variables = nn.meta.unbox(variables)
-    _check_collections(name, variables)
+    check_collections(name, variables)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
     model = _model(name, _classes(flat), _heads(name, flat) | overrides)
     allowed = layouts(model)
@@ -143,8 +119,8 @@ def to_torch(
     if chosen not in allowed:
         raise unknown_name_error(f"layout of {name}", chosen, allowed)
     kernel = flat.get(("params", allowed[chosen].stem, "kernel"))
-    pairs = _pairs(
-        _leaves(model, name, None if kernel is None else _channels(kernel.shape, 2)),
+    pairs = tensor_pairs(
+        abstract_leaves(model, name, None if kernel is None else input_channels(kernel.shape, 2)),
         allowed[chosen],
     )
     expected = {pair.path: pair for pair in pairs}
@@ -157,7 +133,7 @@ def to_torch(
         elif flat[path].shape != pair.shape:
             wrong.append(f"{'/'.join(path)} is {flat[path].shape}, the network has {pair.shape}")
     if wrong:
-        raise InputError(f"these are not variables of {name}: {_listed(wrong)}")
+        raise InputError(f"these are not variables of {name}: {format_list(wrong)}")
     return {pair.tensor: pair.to_torch(flat[pair.path]) for pair in pairs}
 
 
@@ -171,20 +147,23 @@ def load_pretrained(
     entry: str | None = None,
     **overrides: Any,
 ) -> Variables:
-    """Variables from a file, a folder or a Hugging Face repository of weights under torchvision's or timm's names.
+    """Variables from a file, a folder or a Hugging Face repository of weights.
 
-    `source`: a .safetensors, .npz or .pth file; a folder that holds model.safetensors; or a repository such as
-    "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache and needs the extra `hub`. The keys of
-    nested dictionaries in a .pth are prefixes of the names: `entry="model_ema"` reads that one of a checkpoint. The rest is
-    as in `from_torch`, which compares names and shapes; what shows in neither, the name must have right: torchvision's resnet50
-    strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images must be normalised as the weights expect: by
-    ImageNet's mean and deviation for most, by 0.5 and 0.5 for GoogLeNet and Inception-v3.
+    `source`: a .safetensors, .npz or .pth file; a folder with model.safetensors; or a repository
+    such as "timm/resnet50.a1_in1k" (at `revision`), which is downloaded once into the user's cache
+    and needs the extra `hub`. The keys of nested dictionaries in a .pth are prefixes of the names:
+    `entry="model_ema"` reads that one of a checkpoint. The rest is as in `from_torch`, which
+    compares names and shapes; the name must be right about what shows in neither: torchvision's
+    resnet50 strides in the 3x3 convolution, the paper's (`resnet50_v1` here) in the 1x1. Images
+    must be normalised as the weights expect: by ImageNet's mean and std for most, by 0.5 and 0.5
+    for GoogLeNet and Inception-v3.
     """
-    info = model_info(name)  # a wrong name is said before anything is downloaded
+    info = model_info(name)  # raises for an unknown name before anything is downloaded
     if str(source).startswith("torchvision ") and not Path(source).exists():
         raise InputError(
-            f"source is {str(source)!r}, which only torchvision has; write it to a file by torch.save(torchvision.models.get_model("
-            f"{name.removesuffix('_tv')!r}, weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
+            f"source is {str(source)!r}, which only torchvision has; write it to a file by "
+            f"torch.save(torchvision.models.get_model({name.removesuffix('_tv')!r}, "
+            f"weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
         )
     if not isinstance(source, str | Path):
         known = [weights for weights, _ in info.weights if weights.startswith("timm/")]
@@ -202,10 +181,11 @@ def save_safetensors(
     overwrite: bool = False,
     **overrides: Any,
 ) -> None:
-    """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read; whole or not at all.
+    """Write variables as a safetensors file that torchvision, timm and `load_pretrained` read.
 
-    `layout` and the fields in `overrides` are those of `to_torch`.
-    Raises InputError when the file is there already (unless `overwrite`), or cannot be written, and as `to_torch` does.
+    The file is complete or absent. `layout` and the fields in `overrides` are those of `to_torch`.
+    Raises InputError when the file exists (unless `overwrite`) or cannot be written, and as
+    `to_torch` does.
     """
     write_safetensors(
         user_path(path, "path"),
@@ -220,7 +200,8 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     model = create_model(name, **classes, **overrides)
     if getattr(model, "scan", False):
         raise InputError(
-            f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or unstack_blocks"
+            f"scan=True: exchange the weights of {name} unrolled, and convert with stack_blocks or "
+            "unstack_blocks"
         )
     if not layouts(model):
         raise InputError(
@@ -229,22 +210,10 @@ def _model(name: str, num_classes: int | None, overrides: Mapping[str, Any]) -> 
     return model
 
 
-def _check_collections(name: str, variables: Mapping[str, Any]) -> None:
-    """Raise InputError for parameters without their collection, and for those of scanned blocks."""
-    if "params" not in variables:
-        raise InputError(
-            f"these are not variables of {name}: the collection 'params' is missing; there are {_listed([*variables])}"
-        )
-    if any(re.fullmatch(r"stage\d+_blocks", module) for module in variables["params"]):
-        raise InputError(
-            f"these are variables of {name} with scan=True; give unstack_blocks(variables)"
-        )
-
-
 def _unwrapped(
-    name: str, candidates: list[list[Pair]], tensors: Tensors, entry: str | None
+    name: str, candidates: list[list[TensorPair]], tensors: Tensors, entry: str | None
 ) -> Tensors:
-    """The tensors under the network's names; a warning says what was removed from the names given."""
+    """The tensors under the network's names, with a warning about removed prefixes."""
     wanted = {pair.tensor for pairs in candidates for pair in pairs}
     found = unwrap(tensors, wanted, entry)
     if found.note:
@@ -253,159 +222,20 @@ def _unwrapped(
 
 
 def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
-    """The tensors that belong to no auxiliary head, as torchvision keeps them with aux_logits=False."""
+    """The tensors that belong to no auxiliary head, as in torchvision with aux_logits=False."""
     heads = tuple(head for layout in layouts(model).values() for head in layout.heads)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
 
 
-def _tensor_channels(layout: TorchLayout, tensors: Tensors) -> int | None:
-    """Channels of the images by the stem's tensor (out, in, rows, columns); None where it is missing."""
-    tensor = tensors.get(f"{layout.names(layout.stem)}.weight")
-    return None if tensor is None else _channels(np.shape(tensor), 1)
-
-
-def _channels(shape: tuple[int, ...], axis: int) -> int | None:
-    """The axis of a convolution's kernel that tells the channels of its input; None for what is no kernel."""
-    return shape[axis] if len(shape) == 4 else None
-
-
-def _leaves(model: nn.Module, name: str, channels: int | None = None) -> dict[tuple[str, ...], Any]:
-    """Shapes and types by path, by abstract evaluation. `channels` of the images: those of the table where None is given."""
-    *size, usual = model_info(name).input_shape
-    images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
-    abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
-
-
-def _pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[Pair]:
-    """Every leaf with its tensor."""
-    pairs = [
-        dataclasses.replace(_pair(path, leaf.shape, theirs), dtype=leaf.dtype)
-        for path, leaf in leaves.items()
-    ]
-    counters = [("counters", *path[1:-1], "batches") for path in leaves if path[-1] == "mean"]
-    return pairs + [_pair(path, (), theirs) for path in counters]
-
-
-def _pair(path: tuple[str, ...], shape: tuple[int, ...], layout: TorchLayout) -> Pair:
-    module = "/".join(path[1:-1])
-    tensor = f"{layout.names(module)}.{_LEAVES[path[-1]]}"
-    if path[-1] == "kernel":
-        side = layout.maps.get(module, 1)
-        split = shape if len(shape) == 4 else (side, side, shape[0] // side**2, shape[1])
-        theirs = (split[3], split[2], split[0], split[1])
-        flat = len(shape) == 2 and module not in layout.as_convolution
-        return Pair(
-            path, shape, tensor, (shape[1], shape[0]) if flat else theirs, (3, 2, 0, 1), split
-        )
-    theirs = (*shape, 1, 1, 1) if path[-1] == "gain" else shape
-    return Pair(path, shape, tensor, theirs, tuple(range(len(shape))), shape)
-
-
-def _missing(pairs: list[Pair], tensors: Tensors) -> list[str]:
-    return [
-        pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"
-    ]
-
-
-def _check_names(name: str, pairs: list[Pair], tensors: Tensors) -> None:
-    """Raise InputError for tensors that are missing or not known."""
-    missing = _missing(pairs, tensors)
-    extra = sorted(set(tensors) - {pair.tensor for pair in pairs})
-    complaints = [f"{tensor} is missing" for tensor in missing] + [
-        f"{tensor} is not known" for tensor in extra
-    ]
-    if complaints:
-        heads = any(re.match("aux", tensor, re.IGNORECASE) for tensor in (*missing, *extra))
-        hint = (
-            "; auxiliary=False or auxiliary=True says whether the auxiliary heads are wanted"
-            if heads
-            else ""
-        )
-        raise InputError(
-            f"these are not weights of {name}: {_listed(complaints)}{hint or _likely(tensors)}"
-        )
-
-
-def _check_types(name: str, pairs: list[Pair], tensors: Tensors) -> None:
-    """Raise InputError for what is no float, and for numbers too large for the network's type; say which float64 is rounded."""
-    given = [
-        (pair, np.asarray(tensors[pair.tensor]))
-        for pair in pairs
-        if pair.dtype is not None and pair.tensor in tensors
-    ]
-    wrong = [
-        f"{pair.tensor} is {tensor.dtype}"
-        for pair, tensor in given
-        if not jnp.issubdtype(tensor.dtype, jnp.floating)
-    ]
-    if wrong:
-        is_raw = any(tensor.dtype.kind == "V" for _, tensor in given)
-        hint = "; a .npz cannot hold bfloat16: save float32 or a .safetensors" if is_raw else ""
-        raise InputError(f"weights of {name} are floats: {_listed(wrong)}{hint}")
-    for pair, tensor in given:
-        largest = float(jnp.finfo(pair.dtype).max)
-        if float(jnp.finfo(tensor.dtype).max) > largest and np.any(
-            np.abs(tensor[np.isfinite(tensor)]) > largest
-        ):
-            raise InputError(
-                f"{pair.tensor} of {name} has numbers too large for {pair.dtype}; give another param_dtype"
-            )
-    rounded = [pair for pair, tensor in given if tensor.dtype.itemsize == 8 > pair.dtype.itemsize]
-    if rounded:
-        warnings.warn(
-            f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; "
-            "dtype and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
-            stacklevel=3,
-        )
-
-
-def _likely(tensors: Tensors) -> str:
-    """A hint at the networks of the table that have these names and shapes, or none."""
-    sizes = {
-        tensor: np.size(value)
-        for tensor, value in tensors.items()
-        if not tensor.endswith(_NO_PARAMETERS)
-    }
-    head = next(
-        (
-            np.shape(tensors[f"{head}.weight"])
-            for head in _CLASSIFIERS
-            if f"{head}.weight" in tensors
-        ),
-        None,
-    )
-    if head is None:
-        return ""
-    fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
-    for name in list_models():
-        model = create_model(name)
-        added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
-        if model_info(name).params + added == sum(sizes.values()):
-            leaves = (
-                _leaves(create_model(name, num_classes=head[0]), name) if layouts(model) else {}
-            )
-            candidates = [_pairs(leaves, layout) for layout in layouts(model).values()]
-            fits += [name] * any(
-                given <= {(pair.tensor, pair.tensor_shape) for pair in pairs}
-                for pairs in candidates
-            )
-    return (
-        f"; their names and shapes are those of {' and of '.join(fits)}, num_classes={head[0]}"
-        if fits
-        else ""
-    )
-
-
-def _draw_anew(
+def _reinitialize_classifiers(
     model: nn.Module,
     name: str,
-    other: list[tuple[Pair, tuple[int, ...]]],
+    other: list[tuple[TensorPair, tuple[int, ...]]],
     num_classes: int | None,
     key: jax.Array,
     tensors: Tensors,
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Classifiers for another number of classes, drawn as the model draws them; any other difference of shape is an error."""
+    """New classifiers for another number of classes; any other difference of shape is an error."""
     classifiers = [
         pair
         for pair, shape in other
@@ -415,7 +245,7 @@ def _draw_anew(
         hint = (
             "" if num_classes is not None else "; for another number of classes give num_classes="
         )
-        listed = _listed(
+        listed = format_list(
             [
                 f"{pair.tensor} is {shape}, the network has {pair.tensor_shape}"
                 for pair, shape in other
@@ -426,21 +256,23 @@ def _draw_anew(
             for pair, shape in other
         )
         raise InputError(
-            f"these are not weights of {name}: {listed}{hint if only_classes else _likely(tensors) or hint}"
+            f"these are not weights of {name}: "
+            f"{listed}{hint if only_classes else matching_models(tensors) or hint}"
         )
     images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
-    drawn = flatten_dict(dict(model.lazy_init(key, images)))
+    initial = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
     theirs = other[0][1][0]
     warnings.warn(
-        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: {', '.join(modules)} drawn anew",
+        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: "
+        f"{', '.join(modules)} newly initialised",
         stacklevel=3,
     )
-    return {pair.path: np.asarray(drawn[pair.path]) for pair in classifiers}
+    return {pair.path: np.asarray(initial[pair.path]) for pair in classifiers}
 
 
-def _differs_in_classes(pair: Pair, shape: tuple[int, ...], num_classes: int) -> bool:
-    """Whether a tensor is that of a classifier, and differs from the network's in the number of classes alone."""
+def _differs_in_classes(pair: TensorPair, shape: tuple[int, ...], num_classes: int) -> bool:
+    """Whether a tensor is a classifier's, and differs only in the number of classes."""
     return (
         pair.tensor_shape[:1] == (num_classes,)
         and shape[1:] == pair.tensor_shape[1:]
@@ -467,11 +299,6 @@ def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:
 
 
 def _heads(name: str, flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, bool]:
-    """The field `auxiliary` of a network that has it, as the variables have it."""
+    """The field `auxiliary` of a network that has it, as in the variables."""
     has_field = "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}
     return {"auxiliary": any(path[1].startswith("auxiliary") for path in flat)} if has_field else {}
-
-
-def _listed(complaints: list[str], most: int = 8) -> str:
-    rest = f" and {len(complaints) - most} more" if len(complaints) > most else ""
-    return "; ".join(complaints[:most]) + rest

@@ -43,10 +43,12 @@ _V3_HEAD = {
 
 
 def googlenet_names(path: str) -> str:
-    """The name in torchvision's googlenet of a module of ours; raises KeyError for a path that the network does not have.
+    """The name in torchvision's googlenet of one of our modules; KeyError for other paths.
 
-    >>> googlenet_names("inception3a/reduce3x3"), googlenet_names("stem_norm1"), googlenet_names("auxiliary4d/hidden")
-    ('inception3a.branch2.0.conv', 'conv1.bn', 'aux2.fc1')
+    >>> googlenet_names("inception3a/reduce3x3"), googlenet_names("stem_norm1")
+    ('inception3a.branch2.0.conv', 'conv1.bn')
+    >>> googlenet_names("auxiliary4d/hidden")
+    'aux2.fc1'
     """
     if path == "head":
         return "fc"
@@ -60,10 +62,12 @@ def googlenet_names(path: str) -> str:
 
 
 def inception_v3_names(path: str) -> str:
-    """The name in torchvision's inception_v3 of a module of ours; raises KeyError for a path that the network does not have.
+    """The name in torchvision's inception_v3 of one of our modules; KeyError for other paths.
 
-    >>> inception_v3_names("mixed7b/branch3x3dbl_norm3a"), inception_v3_names("mixed5b/branch_pool_conv")
-    ('Mixed_7b.branch3x3dbl_3a.bn', 'Mixed_5b.branch_pool.conv')
+    >>> inception_v3_names("mixed7b/branch3x3dbl_norm3a")
+    'Mixed_7b.branch3x3dbl_3a.bn'
+    >>> inception_v3_names("mixed5b/branch_pool_conv")
+    'Mixed_5b.branch_pool.conv'
     """
     if path == "head":
         return "fc"

@@ -1,6 +1,7 @@
-"""The names that torchvision and timm give to the modules of a network: our path of a module -> theirs.
+"""torchvision's and timm's names of the modules of a network: our path of a module -> theirs.
 
-Paths are joined by "/" and name a convolution, a norm or a linear layer: "stage1_block1/conv1" -> "layer1.0.conv1".
+Paths are joined by "/" and name a convolution, a norm or a linear layer:
+"stage1_block1/conv1" -> "layer1.0.conv1".
 """
 
 import dataclasses
@@ -11,40 +12,39 @@ from flax import linen as nn
 
 from deepjax.models.googlenet import TORCHVISION, GoogLeNet
 from deepjax.models.inception_v3 import InceptionV3
-from deepjax.models.normfree import NFResNet
+from deepjax.models.nf_resnet import NFResNet
 from deepjax.models.preact import PreActResNet
 from deepjax.models.resnet import ResNet
 from deepjax.models.vgg import CONFIGURATIONS, MAP, VGG
 from deepjax.models.weights.torch_inception import googlenet_names, inception_v3_names
-from deepjax.models.weights.torch_nf import nf_resnet_names
 
 Names = Callable[[str], str]
 
-# Only the network with torchvision's deviations computes what torchvision's weights were trained for.
+# Only the network with torchvision's changes computes what torchvision's weights were trained
+# for.
 _EXCHANGED = ("norm", "largest_kernel", "pool4", "auxiliary_pool")
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchLayout:
-    """How a library of PyTorch keeps the weights of a network: its names, and where a linear layer is not a plain matrix."""
+    """A PyTorch library's layout of weights: names, and linear layers that are no plain matrix."""
 
     names: Names
     stem: str  # our first convolution, whose kernel tells how many channels images have
-    maps: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # linear layers over a flattened map: its side
-    as_convolution: frozenset[str] = (
-        frozenset()
-    )  # linear layers kept as a convolution over that map, or 1x1
+    # linear layers over a flattened map: its side
+    maps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # linear layers kept as a convolution over that map, or 1x1
+    as_convolution: frozenset[str] = frozenset()
     heads: tuple[str, ...] = ()  # how the names of the auxiliary heads' tensors begin
 
 
 def layouts(model: nn.Module) -> dict[str, TorchLayout]:
-    """The layouts in which weights of this network are exchanged; the first is the default. Empty where there is none.
+    """The layouts in which weights of this network are exchanged, the default first; empty if none.
 
-    Residual networks that neither library builds (plain, CIFAR, option A) follow the same rules of naming, so that their weights
-    can be kept as safetensors too. A network that has the shapes of another's weights, but computes something else, has none: VGG
-    with local response normalisation, GoogLeNet other than torchvision's.
+    Residual networks that neither library has (plain, CIFAR, option A) follow the same naming
+    rules, so that their weights can be kept as safetensors too. A network that has the shapes of
+    another's weights, but computes something else, has no layout: VGG with local response
+    normalisation, GoogLeNet other than torchvision's.
     """
     if isinstance(model, VGG) and model.configuration != "A-LRN":
         maps = {"head_fc6": MAP}
@@ -84,7 +84,11 @@ def layouts(model: nn.Module) -> dict[str, TorchLayout]:
 
 
 def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
-    """`deep`: the stem has three convolutions; `pooled`: an average pool stands before the projection (ResNet-D)."""
+    """Names of torchvision's resnets.
+
+    deep: the stem has three convolutions; pooled: an average pool precedes the projection
+    (ResNet-D).
+    """
     stem = {"stem_conv": "conv1", "stem_norm": "bn1"}
     if deep:
         order = ("stem_conv1", "stem_norm1", "", "stem_conv2", "stem_norm2", "", "stem_conv")
@@ -106,7 +110,7 @@ def resnet_names(deep: bool = False, pooled: bool = False) -> Names:
 
 
 def preact_names(deep: bool = False) -> Names:
-    """The names of timm's resnetv2; `deep`: the stem has three convolutions."""
+    """Names of timm's resnetv2; deep: the stem has three convolutions."""
     ends = {
         "head": "head.fc",
         "head_norm": "norm",
@@ -119,13 +123,34 @@ def preact_names(deep: bool = False) -> Names:
         if path.startswith("stem_"):
             return path.replace("stem_", "stem.")
         stage, block, layer = _block(path)
-        return f"stages.{stage - 1}.blocks.{block - 1}.{'downsample.conv' if layer == 'shortcut_conv' else layer}"
+        name = "downsample.conv" if layer == "shortcut_conv" else layer
+        return f"stages.{stage - 1}.blocks.{block - 1}.{name}"
 
     return names
 
 
+def nf_resnet_names(path: str) -> str:
+    """The name in timm's nf_resnet50 and nf_resnet101 of a module of an unrolled NFResNet.
+
+    A gain (out,) is timm's (out, 1, 1, 1). Raises ValueError for any other path.
+
+    >>> nf_resnet_names("stage1_block2/conv2"), nf_resnet_names("stage2_block1/shortcut_conv")
+    ('stages.0.1.conv2', 'stages.1.0.downsample.conv')
+    >>> nf_resnet_names("stem_conv"), nf_resnet_names("head")
+    ('stem.conv', 'head.fc')
+    """
+    if path in ("stem_conv", "head"):
+        return {"stem_conv": "stem.conv", "head": "head.fc"}[path]
+    found = re.fullmatch(r"stage(\d+)_block(\d+)/(conv\d|shortcut_conv)", path)
+    if found is None:
+        raise ValueError(f"{path!r} is no module of an unrolled NFResNet")
+    stage, block, layer = found.groups()
+    name = layer.replace("shortcut_conv", "downsample.conv")
+    return f"stages.{int(stage) - 1}.{int(block) - 1}.{name}"
+
+
 def vgg_names(model: VGG, timm: bool = False) -> Names:
-    """Places in torchvision's `features`: a convolution, its norm if any, its ReLU; then the stage's pool."""
+    """Places in torchvision's `features`: convolution, norm if any, ReLU; the stage's pool."""
     step = 2 if model.norm == "none" else 3
     places: dict[str, str] = {}
     place = 0

@@ -1,4 +1,4 @@
-"""Names of tensors without what wrappers and trainers put before them: `state_dict.module.conv1.weight` is `conv1.weight`."""
+"""Removal of wrappers' prefixes: `state_dict.module.conv1.weight` -> `conv1.weight`."""
 
 import dataclasses
 from collections import Counter
@@ -6,36 +6,41 @@ from collections.abc import Collection, Iterable, Mapping
 
 from deepjax.errors import InputError, unknown_name_error
 
-# Parts that PyTorch's wrappers add anywhere in a name: DistributedDataParallel and AveragedModel, compile, FSDP, checkpointing.
+# Parts that PyTorch's wrappers add anywhere in a name: DistributedDataParallel and AveragedModel,
+# compile, FSDP, checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 COUNTER = "n_averaged"  # of AveragedModel: how many models were averaged
-LEAST_FRACTION = 0.25  # of the names of the best prefix, for another to be a network of its own; an average may lack statistics
+# of the names of the best prefix, for another to be a network of its own; an average may lack
+# statistics
+MIN_FRACTION = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Unwrapped:
-    """Which given name holds the tensor of each of the network's names, and what was done about it in words; "" for nothing."""
+    """The given name of each of the network's tensors, and a note on what was removed, or ""."""
 
     given: Mapping[str, str]
     note: str
 
 
 def unwrap(names: Iterable[str], wanted: Collection[str], entry: str | None = None) -> Unwrapped:
-    """Given names by the network's, without wrappers and without the prefix under which most of `wanted` are found.
+    """Given names by the network's, without wrappers and without the prefix of most `wanted` names.
 
-    `entry`: the prefix to be read where there are several networks, such as "model_ema". Names outside of the prefix are left out,
-    which the note says; without a prefix all names are kept. Raises InputError for several networks without `entry`, for an entry
-    that is not there, and for two tensors of one name.
+    `entry`: the prefix to read where there are several networks, such as "model_ema". Names outside
+    the prefix are dropped, which the note says; without a prefix all names are kept. Raises
+    InputError for several networks without `entry`, for an unknown entry, and for two tensors of
+    one name.
 
-    >>> unwrap(["model.module.fc.bias", "model.module.fc.weight", "queue"], ["fc.bias", "fc.weight"]).note
-    "names are read without 'model.' and 'module.'; left out: queue"
+    >>> names = ["model.module.fc.bias", "model.module.fc.weight", "queue"]
+    >>> unwrap(names, ["fc.bias", "fc.weight"]).note
+    "names are read without 'model.' and 'module.'; ignored: queue"
     """
     names = [name for name in names if name.rpartition(".")[2] != COUNTER]
     plain = {
         name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names
     }
     found = _prefixes(plain.values(), wanted)
-    prefix = _chosen(found, entry)
+    prefix = _select_prefix(found, entry)
     if prefix is None:
         return Unwrapped({name: name for name in names}, "")
     others = [other for other in found if other.startswith(prefix) and other != prefix]
@@ -49,7 +54,8 @@ def unwrap(names: Iterable[str], wanted: Collection[str], entry: str | None = No
         short = plain[name].removeprefix(prefix)
         if short in given:
             raise InputError(
-                f"{short} is there twice, as {given[short]!r} and {name!r}; give the tensors of one network"
+                f"{short} is there twice, as {given[short]!r} and {name!r}; give the tensors of "
+                "one network"
             )
         given[short] = name
     wrappers = [f"{part}." for part in WRAPPERS if any(part in name.split(".") for name in inside)]
@@ -68,11 +74,11 @@ def _prefixes(names: Iterable[str], wanted: Collection[str]) -> list[str]:
         )
         if place is not None:
             counts["".join(f"{part}." for part in parts[:place])] += 1
-    most = max(counts.values(), default=0)
-    return [prefix for prefix, count in counts.most_common() if count >= LEAST_FRACTION * most]
+    best = max(counts.values(), default=0)
+    return [prefix for prefix, count in counts.most_common() if count >= MIN_FRACTION * best]
 
 
-def _chosen(found: list[str], entry: str | None) -> str | None:
+def _select_prefix(found: list[str], entry: str | None) -> str | None:
     entries = [prefix.removesuffix(".") for prefix in found]
     if entry is not None:
         plain = ".".join(part for part in entry.split(".") if part not in WRAPPERS)
@@ -82,7 +88,8 @@ def _chosen(found: list[str], entry: str | None) -> str | None:
     if len(found) > 1:
         listed = " or ".join(f"entry={each!r}" for each in entries)
         raise InputError(
-            f"there are tensors of {len(found)} networks; give {listed}, or save the one that is meant alone"
+            f"there are tensors of {len(found)} networks; give {listed}, or save the one that is "
+            "meant alone"
         )
     return found[0] if found else None
 
@@ -91,5 +98,5 @@ def _note(removed: list[str], outside: list[str]) -> str:
     notes = [f"names are read without {' and '.join(map(repr, removed))}"] if removed else []
     if outside:
         rest = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
-        notes.append(f"left out: {', '.join(outside[:3])}{rest}")
+        notes.append(f"ignored: {', '.join(outside[:3])}{rest}")
     return "; ".join(notes)

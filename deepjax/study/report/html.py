@@ -1,34 +1,18 @@
-"""A study's page: one HTML file that needs no other, verdicts first, with every number behind them."""
+"""A study's page: one self-contained HTML file, verdicts first, with every number behind them."""
 
 import base64
 import dataclasses
 import html
-import importlib.metadata
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepjax.study.stats.verdict import Interval, Verdict
-
-PACKAGES = (
-    "deepjax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "tensorflow-datasets",
-    "numpy",
-)
+from deepjax.study.report.format import format_outcome
+from deepjax.study.stats.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a caption."""
+    """Rows of text with a caption."""
 
     caption: str
     header: Sequence[str]
@@ -37,7 +21,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure that was saved, with what to see in it."""
+    """A saved figure with its caption."""
 
     path: Path
     caption: str
@@ -45,47 +29,25 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What the page says, in the order in which it says it."""
+    """The parts of the page, in their order."""
 
     title: str
     question: str
     verdicts: Sequence[Verdict]
     method: Sequence[str]
-    pictures: Sequence[Figure]
+    figures: Sequence[Figure]
     tables: Sequence[Table]
     limits: Sequence[str]
     provenance: dict[str, str]
 
 
-def provenance(seconds: float, device: str) -> dict[str, str]:
-    """How to run it again and on what it ran: command, versions, hardware, wall time."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    return {
-        "command": "python " + shlex.join([_from_here(sys.argv[0]), *sys.argv[1:]]),
-        "versions": f"Python {platform.python_version()}, {versions}",
-        "hardware": f"{device}; {os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}",
-        "wall time": f"{seconds:.0f} s",
-    }
-
-
-def _from_here(script: str) -> str:
-    """As it is typed in the folder that it lies under: a published command names no folder of the machine that it ran on."""
-    return os.path.relpath(script) if Path(script).is_relative_to(Path.cwd()) else script
-
-
-def percent_points(interval: Interval) -> str:
-    """An effect in percentage points with its interval: '+73.1 [+70.2, +76.0] points'."""
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * interval.effect:+.1f} [{low:+.1f}, {high:+.1f}] points"
-
-
 def render(page: Page) -> str:
-    """The page as HTML text, figures included as data."""
+    """The page as HTML text with embedded figures."""
     parts = [
         f"<h1>{html.escape(page.title)}</h1>",
         f"<p class=question>{html.escape(page.question)}</p>",
         *map(_verdict, page.verdicts),
-        *map(_picture, page.pictures),
+        *map(_figure, page.figures),
         "<h2>What was done</h2>",
         *[f"<p>{html.escape(text)}</p>" for text in page.method],
         "<h2>The numbers</h2>",
@@ -114,22 +76,11 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def format_outcome(verdict: Verdict) -> str:
-    """The outcome; of a control with whether it is one that it must have."""
-    if not verdict.control:
-        return verdict.outcome
-    must = " or ".join(verdict.control)
-    return (
-        f"{verdict.outcome}, as it must be"
-        if verdict.is_as_expected
-        else f"{verdict.outcome}, BUT IT MUST BE {must.upper()}"
-    )
-
-
-def _picture(picture: Figure) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode()
-    caption = html.escape(picture.caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+def _figure(figure: Figure) -> str:
+    data = base64.b64encode(figure.path.read_bytes()).decode()
+    caption = html.escape(figure.caption)
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:
@@ -138,19 +89,31 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
         for row in table.rows
     )
-    return f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    caption = f"<caption>{html.escape(table.caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 _CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+body {
+  font: 16px/1.5 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a;
+}
 h1 { line-height: 1.2; } .question { font-size: 1.15rem; color: #444; }
-.verdict { border-left: 6px solid #888; padding: .3rem 1rem; margin: 1rem 0; background: #f7f7f7; }
-.verdict h3 { margin: .4rem 0; } .verdict h3 span { text-transform: uppercase; font-size: .85rem; letter-spacing: .05em; }
+.verdict {
+  border-left: 6px solid #888; padding: .3rem 1rem; margin: 1rem 0; background: #f7f7f7;
+}
+.verdict h3 { margin: .4rem 0; }
+.verdict h3 span { text-transform: uppercase; font-size: .85rem; letter-spacing: .05em; }
 .supported { border-color: #009E73; } .supported h3 span { color: #007a5a; }
 .refuted { border-color: #D55E00; } .refuted h3 span { color: #b34f00; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption, caption { color: #444; text-align: left; font-size: .95rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; } caption { padding-bottom: .4rem; }
-td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; }
+figcaption, caption { color: #444; text-align: left; font-size: .95rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+caption { padding-bottom: .4rem; }
+td, th {
+  border-bottom: 1px solid #ddd; padding: .25rem .8rem .25rem 0; text-align: left;
+  vertical-align: top;
+}
 dt { font-weight: 600; } dd { margin: 0 0 .5rem 0; } code { overflow-wrap: anywhere; }
 """
 

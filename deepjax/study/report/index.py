@@ -1,4 +1,4 @@
-"""The page of all studies, from their result.json files: claim, verdict, effect, figure, command, hardware, time."""
+"""The page of all studies, docs/results/README.md, from their result.json files."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,24 @@ Record = Mapping[str, Any]  # a result.json
 
 INTRODUCTION = """# Deep Into Deep, measured
 
-Every claim of the lecture, put to the test: a rule fixed beforehand, several seeds, an interval, and a control that must come out
-the other way. A verdict is *supported*, *refuted* or *inconclusive*; all three are results. `make studies` runs everything below on
-the digits and writes this page; `python experiments/NAME.py --dataset fashion_mnist` runs one study on another data set.
+Every claim of the lecture, put to the test: a rule fixed beforehand, several seeds, an interval,
+and a control that must come out the other way. A verdict is *supported*, *refuted* or
+*inconclusive*; all three are results. `make studies` runs everything below on the digits and
+writes this page; `python experiments/NAME.py --dataset fashion_mnist` runs one study on another
+data set.
 
-Intervals are Student's or Welch's at 95 %, over seeds. A claim of several parts is supported only if each part is, so no correction
-is due inside a claim. Across the {claims} claims of this page none is made: of claims without anything in them about one in forty
-would be called supported by chance.
+Intervals are Student's or Welch's at 95 %, over seeds. A claim of several parts is supported only
+if each part is, so no correction is due inside a claim. Across the {claims} claims of this page
+none is made: of claims without anything in them about one in forty would be called supported by
+chance.
 """
 
 
 def write_page(results: Path, order: Sequence[str], datasets: Sequence[str]) -> Path:
-    """Write results/README.md from results/NAME-DATASET/result.json and the remarks in results/NAME.md; names what is missing."""
+    """Write results/README.md from results/NAME-DATASET/result.json and the remarks in NAME.md.
+
+    It lists the studies without a result.
+    """
     found = {
         (name, dataset): record
         for name in order
@@ -52,7 +58,7 @@ def _read(results: Path, name: str, dataset: str) -> Record | None:
 def _summary(
     found: Mapping[tuple[str, str], Record], order: Sequence[str], datasets: Sequence[str]
 ) -> str:
-    """A line a claim, a column a data set."""
+    """A table: a row for each claim, a column for each data set."""
     rows = [["claim", *datasets], ["---"] * (1 + len(datasets))]
     for name in order:
         outcomes: dict[str, dict[str, str]] = {}
@@ -107,7 +113,8 @@ def _verdicts(record: Record) -> Iterable[str]:
     yield "|---|---|---|"
     for verdict in record["verdicts"]:
         label = f"**{verdict['outcome']}**" if not verdict["control"] else _control(verdict)
-        yield f"| {label} | {_cell(verdict['claim'])} *{_cell(verdict['rule'])}* | {'<br>'.join(map(_cell, verdict['findings']))} |"
+        claim = f"{_cell(verdict['claim'])} *{_cell(verdict['rule'])}*"
+        yield f"| {label} | {claim} | {'<br>'.join(map(_cell, verdict['findings']))} |"
 
 
 def _control(verdict: Mapping[str, Any]) -> str:
@@ -118,23 +125,13 @@ def _control(verdict: Mapping[str, Any]) -> str:
 
 
 def _origin(record: Record, folder: str) -> str:
+    seeds, time, hardware = record["seeds"], record["wall time"], record["hardware"]
     return (
-        f"`{record['command']}` - {record['seeds']} seeds, {record['wall time']}, {record['hardware']}. "
+        f"`{record['command']}` - {seeds} seeds, {time}, {hardware}. "
         f"Expected: {record['expected']}. [All numbers]({folder}/result.json)"
     )
 
 
 def _cell(text: str) -> str:
-    """Text that does not end a table's cell or line."""
+    """Text escaped for a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def failed_controls(record: Record) -> list[str]:
-    """The claims of the controls that did not come out as they must, or that could not fail."""
-    controls = [verdict for verdict in record["verdicts"] if verdict["control"]]
-    failed = [
-        v["claim"]
-        for v in controls
-        if v["outcome"] not in v["control"] or len(set(v["control"])) > 2
-    ]
-    return failed or ([] if controls else ["no control at all"])

@@ -1,20 +1,33 @@
-"""What the rows of a training tell beyond its errors: gradients of the first layer, the time of a step, the rates that train."""
+"""Numbers and tables from the logged rows of arms: errors, gradients, step times, rates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deepjax.analysis.plots import COLORS, Curve
-from deepjax.study.arms import ArmResult
+from deepjax.study.arm_result import ArmResult
 from deepjax.study.report.html import Table
+from deepjax.study.stats.intervals import percent
 
-TRAINS = 0.5  # a rate trains if it ends with fewer errors than this on the training images
+TRAINS = 0.5  # a rate trains if its final training error is below this fraction
+
+
+def epochs_to(arm: ArmResult, target: float) -> list[float]:
+    """By seed, the first epoch with a test error, a fraction, below the target.
+
+    The number of epochs + 1 where there is none.
+    """
+    found = []
+    for seed in range(len(arm.rows)):
+        rows = arm.epochs(seed)
+        reached = (row["epoch"] for row in rows if row["test_error"] < target)
+        found.append(float(next(reached, rows[-1]["epoch"] + 1)))
+    return found
 
 
 def first_layer_norms(arm: ArmResult, relative: bool = False) -> list[list[float]]:
-    """Gradient norm of the first convolution, a mean over each epoch's steps: (seeds, epochs).
+    """Gradient norm of the first convolution, mean over each epoch's steps: (seeds, epochs).
 
-    `relative`: over that of the classifier, which tells a gradient that reaches further from a loss that is larger.
+    `relative`: divided by that of the classifier, which removes the size of the loss.
     """
     found = []
     for seed in range(len(arm.rows)):
@@ -23,17 +36,19 @@ def first_layer_norms(arm: ArmResult, relative: bool = False) -> list[list[float
     return found
 
 
-def seconds_table(arms: Mapping[str, ArmResult]) -> Table:
+def largest_rate(arm: ArmResult) -> str:
+    """The largest rate of the sweep that trains, or 'none'."""
+    trains = [rate for rate, error in arm.sweep.items() if error < TRAINS]
+    return f"{max(trains):g}" if trains else "none"
+
+
+def step_time_table(arms: Mapping[str, ArmResult]) -> Table:
     """Time of a step by arm, evaluation included."""
     rows = []
     for name, arm in arms.items():
         ends = [arm.epochs(i)[-1] for i in range(len(arm.rows))]
-        rows.append(
-            [
-                name,
-                f"{1000 * float(np.median([end['seconds'] / end['step'] for end in ends])):.1f} ms",
-            ]
-        )
+        seconds = float(np.median([end["seconds"] / end["step"] for end in ends]))
+        rows.append([name, f"{1000 * seconds:.1f} ms"])
     return Table(
         "Time per step: median over seeds, evaluation included, other processes running",
         ("arm", "time"),
@@ -41,18 +56,31 @@ def seconds_table(arms: Mapping[str, ArmResult]) -> Table:
     )
 
 
-def rate_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
-    """Training error in per cent by learning rate, a line an arm: the sweep, of the first seed; 100 where training halted."""
-    curves = []
-    for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
-        rates = sorted(arm.sweep)
-        curves.append(
-            Curve(label, rates, [[100 * min(arm.sweep[rate], 1.0) for rate in rates]], color, "o-")
-        )
-    return curves
+def final_error_table(arms: Mapping[str, ArmResult]) -> Table:
+    """Final errors of every arm, mean and by seed."""
+    rows = []
+    for name, arm in arms.items():
+        label = name
+        if arm.diverged:
+            label += f" ({arm.diverged} of {len(arm.rows)} diverged, and guess)"
+        errors = []
+        for key in ("train_error", "test_error"):
+            by_seed = arm.final(key)
+            each = ", ".join(f"{100 * error:.2f}" for error in by_seed)
+            errors.append(f"{percent(by_seed)} ({each})")
+        rows.append([label, f"{arm.rate:g}", *errors])
+    header = ("arm", "rate", "training", "test")
+    return Table("Final error: mean (seed by seed)", header, rows)
 
 
-def largest_rate(arm: ArmResult) -> str:
-    """The largest rate of the sweep that trains, or 'none'."""
-    trains = [rate for rate, error in arm.sweep.items() if error < TRAINS]
-    return f"{max(trains):g}" if trains else "none"
+def sweep_table(arms: Mapping[str, ArmResult], rates: Sequence[float]) -> Table:
+    """Training error of every arm at every learning rate, on the first seed."""
+    rows = []
+    for name, arm in arms.items():
+        errors = arm.sweep.values()
+        rows.append([name, *[f"{100 * e:.2f} %" if e < np.inf else "not finite" for e in errors]])
+    return Table(
+        "Training error by rate, on the first seed; the best is used",
+        ("arm", *[f"{rate:g}" for rate in rates]),
+        rows,
+    )

@@ -1,34 +1,22 @@
-"""A rule that is fixed before the runs: its words and its decision in one place, and the verdicts that it gives."""
+"""Decision rules that are fixed before the runs: the words and the decision, in one place."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from deepjax.study.stats.verdict import (
-    Interval,
-    Outcome,
-    Verdict,
-    all_above,
-    all_within,
-    exact,
-    mean_interval,
-)
+from deepjax.study.stats.intervals import Interval, format_interval, mean_interval
+from deepjax.study.stats.verdict import Outcome, Verdict
 
-
-def format_interval(interval: Interval, sign: str = "") -> str:
-    """An effect with its interval: '0.52 [0.49, 0.55]'; with sign "+": '+0.52 [+0.49, +0.55]'."""
-    low, middle, high = (
-        f"{value:{sign}.3g}" for value in (interval.low, interval.effect, interval.high)
-    )
-    return f"{middle} [{low}, {high}]"
+Decide = Callable[[Sequence[Interval]], Outcome]
+"""From intervals to an outcome."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What is supported, refuted or inconclusive, in words and as a decision over intervals; the two must agree."""
+    """When a claim is supported, refuted or inconclusive: in words, and as a decision."""
 
     words: str
-    decide: Callable[[Sequence[Interval]], Outcome]
+    decide: Decide
 
     def verdict(
         self,
@@ -37,40 +25,66 @@ class Rule:
         values: Mapping[str, Sequence[float]],
         control: tuple[Outcome, ...] = (),
     ) -> Verdict:
-        """The verdict on quantities that are measured seed by seed, each by its mean with Student's 95 % interval."""
+        """The verdict on quantities by seed, each by its mean with Student's 95 % interval."""
         effects = {name: mean_interval(by_seed) for name, by_seed in values.items()}
         findings = tuple(f"{name}: {format_interval(effect)}" for name, effect in effects.items())
-        kept = {name: list(by_seed) for name, by_seed in values.items()}
-        return Verdict(
-            claim,
-            measure,
-            self.words,
-            self.decide(list(effects.values())),
-            findings,
-            effects,
-            kept,
-            control,
-        )
+        by_name = {name: list(by_seed) for name, by_seed in values.items()}
+        outcome = self.decide(list(effects.values()))
+        return Verdict(claim, measure, self.words, outcome, findings, effects, by_name, control)
 
 
-def interval_rule(where: str, decide: Callable[[Sequence[Interval]], Outcome]) -> Rule:
-    """One interval. where: what follows "the interval lies", such as "above 0"."""
+def interval_rule(where: str, decide: Decide) -> Rule:
+    """A rule on one interval. where: what follows "the interval lies", such as "above 0"."""
     return Rule(
-        f"Supported if the interval lies {where}; refuted if it lies all outside of that; else inconclusive.",
+        f"Supported if the interval lies {where}; refuted if it lies all outside of that; "
+        "else inconclusive.",
         decide,
     )
 
 
 def above(what: str, bound: float) -> Rule:
-    """Every interval of a quantity above a bound."""
-    words = f"Supported if every 95 % interval of {what} lies above {bound:g}; refuted if one lies below it; else inconclusive."
+    """Supported if every interval of a quantity is above a bound."""
+    words = (
+        f"Supported if every 95 % interval of {what} lies above {bound:g}; "
+        "refuted if one lies below it; else inconclusive."
+    )
     return Rule(words, functools.partial(all_above, bound=bound))
 
 
 def within(what: str, low: float, high: float) -> Rule:
-    """Every interval of a quantity between two bounds."""
-    words = f"Supported if every 95 % interval of {what} lies between {low:g} and {high:g}; refuted if one lies outside of them; "
-    return Rule(words + "else inconclusive.", functools.partial(all_within, low=low, high=high))
+    """Supported if every interval of a quantity is between two bounds."""
+    words = (
+        f"Supported if every 95 % interval of {what} lies between {low:g} and {high:g}; "
+        "refuted if one lies outside of them; else inconclusive."
+    )
+    return Rule(words, functools.partial(all_within, low=low, high=high))
+
+
+def all_above(intervals: Sequence[Interval], bound: float) -> Outcome:
+    """Supported if every interval is above the bound, refuted if any is below it."""
+    if all(interval.low > bound for interval in intervals):
+        return "supported"
+    return "refuted" if any(interval.high < bound for interval in intervals) else "inconclusive"
+
+
+def all_below(intervals: Sequence[Interval], bound: float) -> Outcome:
+    """Supported if every interval is below the bound, refuted if any is above it."""
+    if all(interval.high < bound for interval in intervals):
+        return "supported"
+    return "refuted" if any(interval.low > bound for interval in intervals) else "inconclusive"
+
+
+def all_within(intervals: Sequence[Interval], low: float, high: float) -> Outcome:
+    """Supported if every interval is between the bounds, refuted if any is outside of them."""
+    if all(low < interval.low and interval.high < high for interval in intervals):
+        return "supported"
+    outside = any(interval.high < low or interval.low > high for interval in intervals)
+    return "refuted" if outside else "inconclusive"
+
+
+def exact_outcome(holds: bool) -> Outcome:
+    """Of exact integers, which have no interval: supported or refuted."""
+    return "supported" if holds else "refuted"
 
 
 def exact_verdict(
@@ -81,5 +95,5 @@ def exact_verdict(
     *findings: str,
     control: tuple[Outcome, ...] = (),
 ) -> Verdict:
-    """The verdict on integers that were worked out rather than measured, which need no seeds."""
-    return Verdict(claim, measure, rule, exact(holds), findings, {}, {}, control)
+    """The verdict on exact integers, which need no seeds."""
+    return Verdict(claim, measure, rule, exact_outcome(holds), findings, {}, {}, control)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deepjax.data.augment.basic import WHOLE, BatchSlice, augment, normalize, resize
+from deepjax.data.augment.basic import FULL_BATCH, BatchSlice, augment, normalize, resize
 from deepjax.data.augment.erasing import random_erase
 from deepjax.data.augment.lighting import shift_colors
 from deepjax.data.augment.mixup import mixup_or_cutmix
@@ -54,7 +54,7 @@ def preprocess_batch(key: Array, batch: Batch, dataset: Dataset, options: StepOp
     key: the step's, `fold_in(state.key, state.step)`.
     """
     share = (
-        WHOLE
+        FULL_BATCH
         if options.axis is None
         else BatchSlice(lax.axis_index(options.axis), lax.axis_size(options.axis))
     )

@@ -1,4 +1,4 @@
-"""Counts of what multiplies in unusual ways, of networks of any inputs, and what is named where it is not counted."""
+"""Counts of unusual products, of networks with any inputs, and names of what is not counted."""
 
 import math
 
@@ -14,7 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 from deepjax.analysis import Network, cost, count_macs, count_params, macs_by_layer, stage_table
 from deepjax.analysis.core.input_shapes import input_shapes
 from deepjax.analysis.core.module import run
-from deepjax.analysis.costs.counts import macs_of
+from deepjax.analysis.costs.counts import count_macs_by_layer
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
@@ -62,7 +62,7 @@ def multiply_in_pallas(x):
     return pl.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct(x.shape[1:], x.dtype))(x[0])
 
 
-# Closed forms: rows x columns x contracted; for a convolution, height x width x kernel x channels in x channels out.
+# Closed forms: rows x columns x contracted size; height x width x kernel x channels in x out.
 COUNTED = {
     "transposed 2x2 stride 2": (
         nn.ConvTranspose(8, (2, 2), strides=(2, 2)),
@@ -187,7 +187,7 @@ def test_what_is_not_counted_is_named(name):
     assert f"not counted: {cost(model, shape).not_counted[0]}" in str(cost(model, shape))
     with pytest.raises(
         InputError,
-        match=f"Computes has multiply-adds that are not counted: .*{reason}.*use deepjax.analysis.cost",
+        match=f"Computes has multiply-adds that are not counted: .*{reason}.*deepjax.analysis.cost",
     ):
         count_macs(model, shape)
     assert stage_table(model, shape)[0].not_counted
@@ -208,7 +208,7 @@ def test_equal_layers_in_jit_each_have_their_own_work(network):
     )  # leaves traces behind that interceptors have not seen
     expected = {"b0/dense": (20, 16, 16), "b1/dense": (20, 16, 16), "head": (15, 12, 12)}
     rows = cost(network, (4,)).layers
-    assert {row.layer: (row.params, row.macs, row.activations) for row in rows} == expected
+    assert {row.layer: (row.params, row.macs, row.activation_bytes) for row in rows} == expected
     assert macs_by_layer(network, (4,)) == {layer: macs for layer, (_, macs, _) in expected.items()}
     assert [row.name for row in stage_table(network, (4,))] == ["b0", "b1", "head"]
 
@@ -237,7 +237,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rows_add_up_to_the_whole(name):
-    """To all leaves of init's parameters, and to the products of a computation traced without interception."""
+    """To all leaves of init's parameters, and to the products of a jaxpr without interception."""
     model, given = NETWORKS[name]
     inputs = input_shapes(given)
     variables = jax.eval_shape(lambda inputs: model.init(jax.random.key(0), *inputs), inputs)
@@ -246,7 +246,7 @@ def test_rows_add_up_to_the_whole(name):
         plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(
             variables, inputs
         )
-    macs = sum(macs_of(steps(plain.jaxpr)).values())
+    macs = sum(count_macs_by_layer(steps(plain.jaxpr)).values())
     report, stages = cost(model, given), stage_table(model, given)
     assert (
         report.total.params
@@ -274,7 +274,7 @@ def test_a_module_with_variables_of_its_own_is_part_of_the_layer_that_applies_it
 
 
 def test_tokens_and_several_inputs_by_hand():
-    """Two sentences of five tokens: queries, keys, values, output, scores and sums over 2 heads of 4; a head of 3."""
+    """Two sentences of five tokens: q, k, v, output, scores and sums over 2 heads of 4; a head."""
     attention = {
         "query": 10 * 64,
         "key": 10 * 64,
@@ -311,7 +311,8 @@ def test_the_network_that_evaluation_calls():
         (
             (5,),
             {},
-            "input_shape is float32\\[1,5\\], batch included; .* for other dtypes .* give a jax.ShapeDtypeStruct",
+            "input_shape is float32\\[1,5\\], batch included; .* for other dtypes .* "
+            "give a jax.ShapeDtypeStruct",
         ),
     ],
 )

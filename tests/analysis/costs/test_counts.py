@@ -1,4 +1,4 @@
-"""Costs by layer add up to the whole and belong to the layer that does the work, whoever calls it."""
+"""Costs by layer add up to the total and belong to the layer that computes, whoever calls it."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Head(nn.Module):
 
 
 class Foreign(nn.Module):
-    """A convolution behind a method, a layer called by another module, a scan, remat, and a product of the model's own."""
+    """A conv behind a method, a layer called by another module, scan, remat, an own product."""
 
     @nn.compact
     def __call__(self, x):
@@ -111,7 +111,7 @@ def test_a_network_without_parameters_costs_nothing():
 
 
 class Demanding(nn.Module):
-    """As in Flax's guide to batch norm, a switch without default; and products under a condition."""
+    """As in Flax's guide to batch norm, a switch without default; and conditional products."""
 
     @nn.compact
     def __call__(self, x, train: bool):

@@ -1,4 +1,4 @@
-"""The table of stages: of a module that deepjax does not know, and of its own networks against their papers' tables."""
+"""The table of stages: of a foreign module, and of our networks against their papers' tables."""
 
 import jax.numpy as jnp
 import pytest
@@ -9,7 +9,7 @@ from deepjax.models import create_model, model_info
 
 
 class Foreign(nn.Module):
-    """Stages called against the alphabet, with a head that only trains; sows by linen's default, which makes tuples."""
+    """Stages not in alphabetical order, a training-only head; linen's default sow, of tuples."""
 
     sows: bool = True
 
@@ -31,7 +31,7 @@ class Foreign(nn.Module):
 def test_rows_of_a_foreign_module_by_hand():
     rows = stage_table(Foreign(), (8, 6, 2))
     assert [row.name for row in rows] == ["stem", "auxiliary1", "body", "a"]
-    assert [row.output for row in rows] == [(4, 3, 4), None, (4, 3, 5), (3,)]
+    assert [row.output_shape for row in rows] == [(4, 3, 4), None, (4, 3, 5), (3,)]
     assert [row.params for row in rows] == [
         9 * 2 * 4 + 4 + 8,
         4 * 7 + 7,
@@ -39,21 +39,21 @@ def test_rows_of_a_foreign_module_by_hand():
         5 * 3 + 3,
     ]
     assert [row.macs for row in rows] == [12 * 72, 0, 12 * (20 + 225), 15]
-    assert [row.runs for row in rows] == [True, False, True, True]
+    assert [row.runs_in_evaluation for row in rows] == [True, False, True, True]
     fields = [
         ReceptiveField((3, 3), (2, 2), (1, 1)),
         None,
         ReceptiveField((7, 7), (2, 2), (3, 3)),
         ReceptiveField(None, None, None),
     ]
-    assert [row.field for row in rows] == fields
+    assert [row.receptive_field for row in rows] == fields
 
 
 def test_a_module_that_sows_nothing_has_costs_alone():
     rows, sown = (stage_table(Foreign(sows), (8, 6, 2)) for sows in (False, True))
-    assert all(row.output is None and row.field is None for row in rows)
-    assert [(row.name, row.params, row.macs, row.runs) for row in rows] == [
-        (r.name, r.params, r.macs, r.runs) for r in sown
+    assert all(row.output_shape is None and row.receptive_field is None for row in rows)
+    assert [(row.name, row.params, row.macs, row.runs_in_evaluation) for row in rows] == [
+        (r.name, r.params, r.macs, r.runs_in_evaluation) for r in sown
     ]
 
 
@@ -71,7 +71,7 @@ def test_vectors_have_no_receptive_field():
             return nn.Dense(2, name="head")(x)
 
     rows = stage_table(Perceptron(), (6,))
-    assert [(row.name, row.output, row.field) for row in rows] == [
+    assert [(row.name, row.output_shape, row.receptive_field) for row in rows] == [
         ("hidden", (4,), None),
         ("head", (2,), None),
     ]
@@ -88,15 +88,15 @@ class Nested(nn.Module):
 
 def test_inner_features_and_several_outputs_are_no_stage():
     rows = stage_table(Nested(), (8, 6, 2))
-    assert [(row.name, row.output) for row in rows] == [("inner", None), ("head", None)]
+    assert [(row.name, row.output_shape) for row in rows] == [("inner", None), ("head", None)]
 
 
 def test_resnet50_by_its_table():
-    """Table 1 of He et al. 2015: maps and filters; parameters as torchvision has them; fields by hand, stride in the 3x3."""
+    """Table 1 of He et al. 2015; parameters of torchvision; fields by hand, stride in the 3x3."""
     rows = stage_table(create_model("resnet50"), (224, 224, 3))
     assert [row.name for row in rows] == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
     shapes = [(56, 56, 64), (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048), (1000,)]
-    assert [row.output for row in rows] == shapes
+    assert [row.output_shape for row in rows] == shapes
     assert [row.params for row in rows] == [
         9_536,
         215_808,
@@ -105,9 +105,9 @@ def test_resnet50_by_its_table():
         14_964_736,
         2_049_000,
     ]
-    sizes = [row.field and row.field.size for row in rows]
+    sizes = [row.receptive_field and row.receptive_field.size for row in rows]
     assert sizes == [(11, 11), (35, 35), (91, 91), (267, 267), (427, 427), None]
-    assert [row.field and row.field.stride for row in rows] == [
+    assert [row.receptive_field and row.receptive_field.stride for row in rows] == [
         (4, 4),
         (4, 4),
         (8, 8),
@@ -126,4 +126,4 @@ def test_rows_add_up(name, fields):
     rows = stage_table(model, shape)
     assert sum(row.params for row in rows) == model_info(name).params == count_params(model, shape)
     assert sum(row.macs for row in rows) == model_info(name).macs == count_macs(model, shape)
-    assert all(row.output and row.field and row.runs for row in rows)
+    assert all(row.output_shape and row.receptive_field and row.runs_in_evaluation for row in rows)

@@ -1,4 +1,4 @@
-"""Shares of losses: each loss by a gradient of its own, on a network with two heads in no order of their names."""
+"""Contributions of losses: each by a gradient of its own, on a network with two heads."""
 
 import math
 
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.gradients.auxiliary_losses import _measure, loss_contributions
+from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis.gradients.auxiliary_losses import loss_contributions
 from deepjax.errors import InputError
+from tests.analysis.counting import CountCalls
 
 
 class Net(nn.Module):
-    """zeta hangs on the first layer and alpha on the second; the third and the last serve the main loss alone."""
+    """Heads zeta on the first layer, alpha on the second; the third and last are main only."""
 
     heads: bool = True
     twice: bool = False
@@ -103,7 +105,7 @@ def test_each_loss_by_its_own_gradient(weights, scales, train):
         norms = {name: np.linalg.norm(gradient) for name, gradient in each.items()}
         total = sum(scales[name] * norm for name, norm in norms.items())
         assert row.norm == pytest.approx(norms[row.loss], rel=1e-4, abs=1e-6)
-        assert row.share == pytest.approx(
+        assert row.fraction == pytest.approx(
             scales[row.loss] * norms[row.loss] / total if total else 0, rel=1e-4, abs=1e-6
         )
         if norms[row.loss] and norms["main"]:
@@ -118,7 +120,9 @@ def test_which_loss_reaches_which_layer():
     found = loss_contributions(Net(), initialised(Net()), batch_of())
     reached = {}
     for row in found.rows():
-        reached.setdefault(row["layer"], set()).update({row["loss"]} if row["share"] > 0 else set())
+        reached.setdefault(row["layer"], set()).update(
+            {row["loss"]} if row["fraction"] > 0 else set()
+        )
     assert list(reached) == ["first", "head_zeta", "second", "norm", "head_alpha", "third", "last"]
     assert reached == {
         "first": {"main", "zeta", "alpha"},
@@ -129,7 +133,7 @@ def test_which_loss_reaches_which_layer():
         "third": {"main"},
         "last": {"main"},
     }
-    assert found.shared == ("first", "second", "norm")
+    assert found.shared_layers == ("first", "second", "norm")
 
 
 def test_two_logits_under_one_name_are_two_losses():
@@ -194,19 +198,22 @@ def test_a_loss_that_is_no_scalar_for_a_head():
         )
 
 
-def test_nothing_compiles_twice_and_the_figure_says_what_was_found():
-    found = loss_contributions(Net(), initialised(Net()), batch_of())
-    before = _measure._cache_size()
-    loss_contributions(
-        Net(), initialised(Net(), 1), batch_of(seed=1), weights={"alpha": 1.0}
-    )  # weights are not compiled in
-    assert _measure._cache_size() == before
-    main = [row.share for row in found.layers if row.loss == "main" and row.layer in found.shared]
+def test_nothing_compiles_twice_and_the_figure_shows_the_finding():
+    loss = CountCalls(cross_entropy)
+    found = loss_contributions(Net(), initialised(Net()), batch_of(), loss=loss)
+    traces, weights = loss.calls, {"alpha": 1.0}  # weights are not compiled in
+    loss_contributions(Net(), initialised(Net(), 1), batch_of(seed=1), loss=loss, weights=weights)
+    assert loss.calls == traces
+    main = [
+        row.fraction
+        for row in found.layers
+        if row.loss == "main" and row.layer in found.shared_layers
+    ]
     ax = found.plot()
     assert f"from {100 * (1 - max(main)):.0f} to {100 * (1 - min(main)):.0f} %" in ax.get_title(
         "left"
     )
-    assert [text.get_text() for text in ax.get_xticklabels()] == list(found.shared)
+    assert [text.get_text() for text in ax.get_xticklabels()] == list(found.shared_layers)
     np.testing.assert_allclose(
         [bar.get_y() + bar.get_height() for bar in ax.patches[-3:]], 1, rtol=1e-5
     )

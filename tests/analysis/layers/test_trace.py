@@ -1,4 +1,4 @@
-"""taps and trace: against linen's own capture and perturbation written out by hand, on networks that are not ours."""
+"""taps and trace: against linen's own capture and perturbation by hand, on foreign networks."""
 
 import functools
 import math
@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import deepjax
 from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
-from deepjax.analysis.layers.report import _statistics
 from deepjax.errors import InputError
+from tests.analysis.counting import CountCalls
 from tests.numpy_variables import numpy_variables
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -34,7 +34,7 @@ class Cnn(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A block from linen's attention over pixels as tokens, with dropout and a switch named otherwise."""
+    """A block of linen's attention over pixels as tokens, with dropout and another switch."""
 
     @nn.compact
     def __call__(self, x, deterministic=False):
@@ -153,11 +153,21 @@ def _standard_promotion():
 SEQUENTIAL = nn.Sequential(
     [lambda x: x.reshape(x.shape[0], -1), nn.Dense(8), nn.relu, nn.Dense(10)]
 )
-NETWORKS = [Cnn(), Transformer(), Shared(), Lifted("scan"), Lifted("remat"), Lifted("plain"), WithState(), Named(), Mlp([8, 10]),
-            SEQUENTIAL]  # fmt: skip
-ids = lambda value: (
-    f"{type(value).__name__}{getattr(value, 'how', '')}" if isinstance(value, nn.Module) else None
-)
+NETWORKS = [
+    Cnn(),
+    Transformer(),
+    Shared(),
+    *(Lifted(how) for how in ("scan", "remat", "plain")),
+    WithState(),
+    Named(),
+    Mlp([8, 10]),
+    SEQUENTIAL,
+]
+
+
+def ids(value):
+    is_module = isinstance(value, nn.Module)
+    return f"{type(value).__name__}{getattr(value, 'how', '')}" if is_module else None
 
 
 def batch_of(examples=6):
@@ -178,7 +188,7 @@ def init(model):
     ],
     ids=ids,
 )
-def test_the_rows_of_networks_that_are_not_ours(model):
+def test_the_rows_of_foreign_networks(model):
     batch, variables = batch_of(), init(model)
     report = trace(model, variables, batch)
     rngs = {"dropout": jax.random.key(0)}
@@ -286,7 +296,7 @@ def test_instances_under_vmap_have_one_row_for_all(shared):
         taps(model, variables, batch, ["each"])
 
 
-def test_what_has_no_gradient_is_not_shown_as_zeros():
+def test_taps_refuse_a_layer_without_gradient():
     class Frozen(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -298,7 +308,7 @@ def test_what_has_no_gradient_is_not_shown_as_zeros():
         taps(Frozen(), init(Frozen()), batch_of(), ["trunk"])
 
 
-def test_inside_jit_taps_work_and_trace_says_that_it_does_not():
+def test_inside_jit_taps_work_and_trace_is_refused():
     model, batch = Cnn(), batch_of()
     variables = init(model)
     inside = jax.jit(
@@ -329,7 +339,8 @@ def test_remat_changes_no_row():
     for a, b in zip(with_remat, without, strict=True):
         assert a["layer"] == b["layer"]
         close(
-            [a["mean"], a["gradient_norm"], a["dead"]], [b["mean"], b["gradient_norm"], b["dead"]]
+            [a["mean"], a["gradient_norm"], a["dead_fraction"]],
+            [b["mean"], b["gradient_norm"], b["dead_fraction"]],
         )
 
 
@@ -383,7 +394,7 @@ def test_the_update_ratio_is_the_optimizers():
     assert all(row.update_ratio is None for row in trace(model, variables, batch).layers)
 
 
-def test_a_layer_from_which_nothing_leads_to_the_loss_says_so():
+def test_a_layer_without_influence_on_the_loss_has_zero_gradient():
     class Blind(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -404,20 +415,20 @@ def test_equal_on_one_and_eight_devices():
         trace(model, variables, batch).rows(), trace(model, variables, spread).rows(), strict=True
     ):
         close(
-            [a["mean"], a["deviation"], a["gradient_norm"]],
-            [b["mean"], b["deviation"], b["gradient_norm"]],
+            [a["mean"], a["std"], a["gradient_norm"]],
+            [b["mean"], b["std"], b["gradient_norm"]],
             rtol=1e-4,
         )
 
 
 def test_nothing_recompiles_from_call_to_call():
     model, batch = Cnn(), batch_of()
-    variables = init(model)
-    trace(model, variables, batch)
-    before = _statistics._cache_size()
+    variables, loss = init(model), CountCalls(cross_entropy)
+    trace(model, variables, batch, loss=loss)
+    traces = loss.calls
     again = jax.tree.map(lambda leaf: leaf + 1.0, variables)
-    trace(Cnn(), again, batch)
-    assert _statistics._cache_size() == before
+    trace(Cnn(), again, batch, loss=loss)
+    assert loss.calls == traces
 
 
 def test_a_report_is_a_table_and_a_figure():
@@ -459,7 +470,7 @@ def test_bad_input_is_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_what_taps_cannot_hold_it_refuses():
+def test_taps_refuse_layers_of_several_runs():
     with pytest.raises(InputError, match="layer 'again' is called 3 times"):
         taps(Shared(), init(Shared()), batch_of(), ["again"])
     with pytest.raises(InputError, match="runs 3 times inside a scan"):

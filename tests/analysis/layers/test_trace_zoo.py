@@ -1,4 +1,4 @@
-"""trace and taps on foreign modules of the awkward kinds: against jax.grad, and forward passes written by hand."""
+"""trace and taps on unusual foreign modules: against jax.grad and forward passes by hand."""
 
 import functools
 import math
@@ -73,8 +73,8 @@ def require_that_rows_add_up(model, variables, batch, report):
     by_row = [row.parameter_gradient_norm or 0.0 for row in report.layers]
     close(norm(np.asarray(by_row)), norm(jax.tree.leaves(gradients)), rtol=1e-4)
     assert len(rows_of(report)) == len(report.layers)
-    unseen = {line.split(": ")[0] for line in report.unseen}
-    assert unseen == {row.label for row in report.layers if not row.runs}
+    not_measured = {line.split(": ")[0] for line in report.not_measured}
+    assert not_measured == {row.label for row in report.layers if not row.runs}
     assert all(
         row.gradient_norm != 0.0 or row.runs or not row.parameter_gradient_norm
         for row in report.layers
@@ -142,7 +142,7 @@ def force(how, energy):
     "model", [each for each in FORCES if each.how != "value_and_grad"], ids=name_of
 )
 def test_a_derivative_that_the_network_takes_is_part_of_the_loss(model):
-    """The gradient at a layer within is that of what is added to its output, examples one by one."""
+    """The gradient at an inner layer is that of an addition to its output, example by example."""
     (variables, report), batch = traced(model), batch_of()
     inner, out = (variables["params"]["energy"][name] for name in ("in", "out"))
 
@@ -164,7 +164,7 @@ def test_a_derivative_that_the_network_takes_is_part_of_the_loss(model):
     close(row.gradient_norm, np.linalg.norm(by_hand), rtol=1e-4)
     assert any(
         line.startswith("energy/out") and "a derivative that the network takes" in line
-        for line in report.unseen
+        for line in report.not_measured
     )
 
 
@@ -273,7 +273,7 @@ def test_a_call_of_a_parent_s_method_counts_once_and_recursion_each_time():
     assert [rows["layer"].runs, rows["(network)"].runs] == [3, 3]
 
 
-def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_are_unseen():
+def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_have_rows():
     model, batch = Applies(), batch_of()
     variables, report = traced(model)
     x = JitBlock().apply({"params": variables["params"]["inner"]}, batch[0])
@@ -283,10 +283,10 @@ def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_are_unseen
         rows["inner/Dense_0"].gradient_norm
     )
     close(rows["Dense_0"].mean, outputs.mean())
-    reason = "its parameters alone: the network does not call it, or it returns no array of floats"
-    assert report.unseen == (
+    reason = "parameters only: the network does not call it, or it returns no array of floats"
+    assert report.not_measured == (
         f"inner/Dense_0: {reason}",
-    ) and f"unseen: inner/Dense_0: {reason}" in repr(report)
+    ) and f"not measured: inner/Dense_0: {reason}" in repr(report)
     (only,) = trace(model, variables, batch, layers=["inner/Dense_0"], train=False).layers
     close(only.weight_norm, rows["inner/Dense_0"].weight_norm)
     in_training = LayerProbe(report, {}).row()["layers"]
@@ -315,9 +315,9 @@ def test_complex_numbers_count_as_pairs_of_real_ones():
     close(row.gradient_norm, rows["(network)"].gradient_norm)  # |z| has a gradient of length 1
 
 
-def test_what_leads_nowhere_is_said_and_by_which_switch_the_mode_was_set():
+def test_a_report_names_layers_without_influence_and_the_mode_switch():
     _, report = traced(Unused())
-    assert report.unseen == ("unused: nothing leads from it to the loss",)
+    assert report.not_measured == ("unused: nothing leads from it to the loss",)
     assert rows_of(report)["unused"].gradient_norm == 0.0
     assert repr(report).splitlines()[0].endswith(", no training switch found; called as it is")
 
@@ -346,13 +346,13 @@ class Signs(nn.Module):
         return nn.Dense(3, name="head")(x)
 
 
-def test_a_layer_inside_custom_vjp_is_unseen():
+def test_a_layer_inside_custom_vjp_is_not_measured():
     """Expected: the gradients of `jax.grad` of the network as it is, of which one is of signs."""
     model, batch = Signs(), batch_of()
     variables = variables_of(model)
     report = trace(model, variables, batch, train=False)
     require_that_rows_add_up(model, variables, batch, report)
-    assert report.unseen == ("signed: inside nn.custom_vjp, whose backward pass is its own",)
+    assert report.not_measured == ("signed: inside nn.custom_vjp, whose backward pass is its own",)
     row = rows_of(report)["signed"]
     close(row.parameter_gradient_norm, math.sqrt(batch[0].shape[-1] * 5 + 5))
     assert row.runs == 0 and math.isnan(row.gradient_norm)

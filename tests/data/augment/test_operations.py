@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from deepjax.data.augment.operations import OPERATIONS, operate
+from deepjax.data.augment.operations import OPERATIONS, apply_operations
 from tests.data.photographs import photograph
 
 PHOTOGRAPHS = [
@@ -80,13 +80,14 @@ PILLOW = {
     ),
 }
 CASES = [(name, value) for name, (_, values) in PILLOW.items() for value in values]
+# at the rim float32 and doubles may differ in what is inside
 MOVED = (
     "rotate",
     "shear_x",
     "shear_y",
     "translate_x",
     "translate_y",
-)  # at the rim float32 and doubles may differ in what is inside
+)
 
 
 def squeezed(pixels):
@@ -107,12 +108,17 @@ INPUTS = {
 
 @pytest.fixture(scope="module", params=INPUTS)
 def ours(request):
-    """The photographs, and what becomes of them in all cases: (cases, photographs, height, width, channels)."""
+    """The photographs, and what becomes of them in all cases.
+
+    (cases, photographs, height, width, channels).
+    """
     images = INPUTS[request.param]
     fill = jnp.asarray(FILL[: images.shape[-1]], jnp.uint8)
     operations = jnp.asarray([OPERATIONS.index(name) for name, _ in CASES for _ in images])
     arguments = jnp.asarray([value for _, value in CASES for _ in images], jnp.float32)
-    changed = jax.jit(operate)(np.concatenate([images] * len(CASES)), operations, arguments, fill)
+    changed = jax.jit(apply_operations)(
+        np.concatenate([images] * len(CASES)), operations, arguments, fill
+    )
     return images, np.asarray(changed).reshape(len(CASES), *images.shape)
 
 
@@ -137,5 +143,5 @@ def test_a_flat_image_stays_flat():
     """Nothing to stretch or to equalise: Pillow leaves it as it is."""
     flat = np.full((2, 8, 8, 3), 77, np.uint8)
     places = jnp.asarray([OPERATIONS.index("auto_contrast"), OPERATIONS.index("equalize")])
-    changed = jax.jit(operate)(flat, places, jnp.zeros(2), jnp.zeros(3, jnp.uint8))
+    changed = jax.jit(apply_operations)(flat, places, jnp.zeros(2), jnp.zeros(3, jnp.uint8))
     np.testing.assert_array_equal(changed, flat)

@@ -1,4 +1,6 @@
-"""Which operations are drawn, how strong: against timm's RandAugment and torchvision's TrivialAugment where they are installed."""
+"""Sampling of operations and strengths, compared with timm's RandAugment and torchvision's
+TrivialAugment.
+"""
 
 import collections
 import importlib
@@ -14,23 +16,25 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deepjax.data.augment import randaugment
 from deepjax.data.augment.basic import BatchSlice
-from deepjax.data.augment.erasing import random_box, random_erase
+from deepjax.data.augment.erasing import random_erase, random_erasing_box
 from deepjax.data.augment.lighting import COMPONENTS, EIGENVALUES, shift_colors
 from deepjax.data.augment.operations import OPERATIONS
 from deepjax.data.augment.randaugment import (
-    rand_arguments,
     rand_augment,
-    trivial_arguments,
+    randaugment_arguments,
     trivial_augment,
+    trivialaugment_arguments,
 )
 from tests.models.torch_reference import library, needs_torch
 
 SIZE = (100, 200)  # height, width
-STRENGTHS = jax.jit(lambda level, sign: rand_arguments(level, sign, SIZE))
+STRENGTHS = jax.jit(lambda level, sign: randaugment_arguments(level, sign, SIZE))
 OF_TIMM = {
-    "AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert", "Rotate": "rotate", "SolarizeAdd": "solarize_add",
-    "PosterizeIncreasing": "posterize", "SolarizeIncreasing": "solarize", "ColorIncreasing": "color", "ShearX": "shear_x",
-    "ContrastIncreasing": "contrast", "BrightnessIncreasing": "brightness", "SharpnessIncreasing": "sharpness", "ShearY": "shear_y",
+    "AutoContrast": "auto_contrast", "Equalize": "equalize", "Invert": "invert",
+    "Rotate": "rotate", "SolarizeAdd": "solarize_add", "PosterizeIncreasing": "posterize",
+    "SolarizeIncreasing": "solarize", "ColorIncreasing": "color", "ShearX": "shear_x",
+    "ContrastIncreasing": "contrast", "BrightnessIncreasing": "brightness",
+    "SharpnessIncreasing": "sharpness", "ShearY": "shear_y",
     "TranslateXRel": "translate_x", "TranslateYRel": "translate_y",
 }  # fmt: skip
 
@@ -52,7 +56,7 @@ def recorded(monkeypatch):
         )
         return images
 
-    monkeypatch.setattr(randaugment, "operate", operate)
+    monkeypatch.setattr(randaugment, "apply_operations", operate)
     return given
 
 
@@ -101,13 +105,12 @@ def test_strengths_and_operations_are_torchvision_s():
         name.replace("X", "_x").replace("Y", "_y").replace("toC", "to_c").lower(): name
         for name in space
     }
-    assert set(names) == {OPERATIONS[place] for place in randaugment.OF_TRIVIAL}
-    ours = jax.jit(jax.vmap(trivial_arguments))(jnp.arange(31.0), jnp.ones(31))
+    assert set(names) == {OPERATIONS[place] for place in randaugment.TRIVIALAUGMENT_OPS}
+    ours = jax.jit(jax.vmap(trivialaugment_arguments))(jnp.arange(31.0), jnp.ones(31))
     for name, place in ((name, OPERATIONS.index(name)) for name in names):
         theirs = np.broadcast_to(space[names[name]][0].numpy().astype(np.float32), 31)
-        pixels = name.startswith(
-            "translate"
-        )  # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
+        # torch's 16th of 31 from 0 to 32 is below 16, and its warp takes whole numbers
+        pixels = name.startswith("translate")
         if name in ("brightness", "color", "contrast", "sharpness"):
             theirs = 1 + theirs
         expected = np.floor(theirs + 1e-4) if pixels else theirs
@@ -121,9 +124,8 @@ def test_rand_augment_draws_evenly_and_leaves_half_out(monkeypatch):
     jax.effects_barrier()
     assert len(given) == 2
     drawn = collections.Counter(OPERATIONS[place] for places, _ in given for place in places)
-    assert drawn.pop("identity") == pytest.approx(
-        count, abs=5 * np.sqrt(count / 2)
-    )  # 2 count draws of probability 1/2
+    # 2 count draws of probability 1/2
+    assert drawn.pop("identity") == pytest.approx(count, abs=5 * np.sqrt(count / 2))
     assert all(
         number == pytest.approx(count / 15, abs=5 * np.sqrt(count / 15))
         for number in drawn.values()
@@ -141,7 +143,7 @@ def test_trivial_augment_draws_one_operation_at_any_strength(monkeypatch):
     jax.jit(lambda: trivial_augment(jax.random.key(0), jnp.zeros((count, 2, 2, 3), jnp.uint8)))()
     jax.effects_barrier()
     ((places, arguments),) = given
-    numbers = np.bincount(places, minlength=len(OPERATIONS))[randaugment.OF_TRIVIAL]
+    numbers = np.bincount(places, minlength=len(OPERATIONS))[randaugment.TRIVIALAUGMENT_OPS]
     assert numbers.sum() == count
     assert numbers == pytest.approx(count / 14, abs=5 * np.sqrt(count / 14))
     assert len(set(np.abs(arguments[places == OPERATIONS.index("rotate")]).round(1))) == 31
@@ -154,16 +156,15 @@ def test_each_image_is_changed_by_its_own_operations():
     changed = np.asarray(jax.jit(rand_augment)(jax.random.key(3), images, jnp.zeros(1, jnp.uint8)))
     assert changed.dtype == np.uint8
     assert len({image.tobytes() for image in changed}) > 16
-    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(
-        0.25, abs=0.2
-    )  # both left out
+    # both left out
+    assert np.mean(np.all(changed == images, axis=(1, 2, 3))) == pytest.approx(0.25, abs=0.2)
 
 
 @pytest.mark.parametrize(
     "augment",
     [lambda k, i, s: rand_augment(k, i, jnp.zeros(1, jnp.uint8), 2, 9.0, s), trivial_augment],
 )
-def test_parts_of_a_batch_are_drawn_as_the_whole(augment, monkeypatch):
+def test_slices_of_a_batch_are_augmented_as_the_global_batch(augment, monkeypatch):
     given = recorded(monkeypatch)
     for count, share in ((8, BatchSlice()), (4, BatchSlice(1, 2))):
         augment(jax.random.key(3), jnp.zeros((count, 4, 4, 1), jnp.uint8), share)
@@ -191,9 +192,12 @@ def test_devices_augment_their_own_images(augment):
 
 
 def test_erased_boxes_have_the_stated_areas_and_ratios():
-    """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place: torchvision's RandomErasing, up to a pixel of rounding."""
+    """2 to 33 % of the area, sides 0.3 to 3.3 to each other, any place.
+
+    Torchvision's, up to a pixel.
+    """
     boxes = np.asarray(
-        jax.jit(jax.vmap(lambda key: random_box(key, 100, 80)))(
+        jax.jit(jax.vmap(lambda key: random_erasing_box(key, 100, 80)))(
             jax.random.split(jax.random.key(0), 400)
         )
     )
@@ -205,7 +209,7 @@ def test_erased_boxes_have_the_stated_areas_and_ratios():
     assert boxes.any((0, 1)).all() and boxes.any((0, 2)).all()
 
 
-def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole():
+def test_a_fraction_of_images_is_erased_and_slices_equal_the_global_batch():
     half = jax.jit(
         lambda part: random_erase(
             jax.random.key(0), jnp.ones((200, 10, 10, 1)), 0.25, BatchSlice(part, 2)
@@ -218,7 +222,7 @@ def test_a_share_of_images_is_erased_and_parts_of_a_batch_are_parts_of_the_whole
 
 
 def test_shifted_colours_have_alexnet_s_covariance():
-    """Krizhevsky et al. 2012, section 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], with a of deviation 0.1."""
+    """Krizhevsky et al. 2012, section 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3], with a of std 0.1."""
     images = jnp.zeros((4000, 2, 2, 3))
     shifted = np.asarray(jax.jit(shift_colors, static_argnums=2)(jax.random.key(0), images, 0.1))
     assert np.ptp(shifted, axis=(1, 2)).max() == 0
@@ -226,6 +230,5 @@ def test_shifted_colours_have_alexnet_s_covariance():
         25.5**2 * np.array(COMPONENTS) @ np.diag(np.square(EIGENVALUES)) @ np.array(COMPONENTS).T
     )
     np.testing.assert_allclose(np.cov(shifted[:, 0, 0].T), expected, rtol=0.1)
-    np.testing.assert_allclose(
-        np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3
-    )  # as printed: orthonormal
+    # as printed: orthonormal
+    np.testing.assert_allclose(np.array(COMPONENTS).T @ np.array(COMPONENTS), np.eye(3), atol=1e-3)

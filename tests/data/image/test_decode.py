@@ -1,4 +1,4 @@
-"""Photographs in every form: RGB as Pillow has it, near the pixels that were stored; the fast way near the exact one."""
+"""Decoding of photographs in every form: RGB as Pillow has it; the fast path near the exact one."""
 
 import io
 
@@ -7,13 +7,14 @@ import pytest
 from PIL import Image, ImageFile
 
 from deepjax.data.image import decode
-from deepjax.data.image.crops import Box, Crops, centre_box, draws
-from deepjax.data.image.decode import cut, decode_rgb
+from deepjax.data.image.crops import Box, Crops, centre_box, crop_numbers
+from deepjax.data.image.decode import decode_crop, decode_rgb
 from tests.data.photographs import DAMAGED, crops, jpeg, photograph, variants
 
 WHOLE = [name for name in variants() if name not in DAMAGED]
 STORED = photograph()[40:230, 60:310]  # what `variants` holds, all or a part of it
-# How far a form may be from what was stored, in grey levels a pixel: JPEG of quality 90, a palette of 256, the grey of the colours.
+# How far a form may be from what was stored, in grey levels a pixel: JPEG of quality 90, a palette
+# of 256, the grey of the colours.
 APART = {"png": 0, "png_palette": 25, "cmyk": 6, "grey": 40} | dict.fromkeys(
     ("baseline", "tall", "wide", "pixel"), 6
 )
@@ -45,7 +46,7 @@ def test_grey_of_16_bits_is_refused(exact):
     with pytest.raises(
         ValueError, match="image of mode I;16, 16 bits or more; allowed: 8 bits a channel"
     ):
-        cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact)
+        decode_crop(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
@@ -59,7 +60,8 @@ def test_pngs_of_every_depth_become_what_pillow_converts_them_to(mode, exact):
         expected = np.asarray(reread.convert("RGB"))
     np.testing.assert_array_equal(decode_rgb(file.getvalue()), expected)
     np.testing.assert_array_equal(
-        cut(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact), expected[2:22, 3:23]
+        decode_crop(file.getvalue(), lambda h, w: Box(2, 3, 20, 20), 20, exact),
+        expected[2:22, 3:23],
     )
 
 
@@ -69,7 +71,7 @@ def test_without_scaling_the_fast_way_gives_the_same_bits(name):
     encoded = variants()[name]
     for box in (Box(0, 0, 100, 100), Box(17, 33, 100, 100), Box(90, 150, 100, 100)):
         fast, exact = (
-            cut(encoded, lambda h, w, box=box: box, 100, exact) for exact in (False, True)
+            decode_crop(encoded, lambda h, w, box=box: box, 100, exact) for exact in (False, True)
         )
         np.testing.assert_array_equal(fast, exact)
 
@@ -77,22 +79,27 @@ def test_without_scaling_the_fast_way_gives_the_same_bits(name):
 @pytest.mark.parametrize("name", ["tall", "wide", "pixel"])
 @pytest.mark.parametrize("exact", [True, False])
 def test_images_of_a_few_pixels(name, exact):
-    for numbers in draws(0, 0, 20).tolist():
-        cut_out = cut(variants()[name], lambda h, w, n=numbers: Crops().box(n, h, w, 32), 32, exact)
+    for numbers in crop_numbers(0, 0, 20).tolist():
+        cut_out = decode_crop(
+            variants()[name], lambda h, w, n=numbers: Crops().box(n, h, w, 32), 32, exact
+        )
         assert cut_out.shape == (32, 32, 3)
         assert np.abs(cut_out.mean((0, 1)) - decode_rgb(variants()[name]).mean((0, 1))).max() < 100
 
 
 @pytest.mark.parametrize(("size", "most"), [(224, 1.5), (128, 3), (64, 5), (32, 7)])
 def test_how_far_the_fast_way_is_from_the_exact_one(size, most):
-    """Mean grey levels over crops of ImageNet's sizes; the less smoothing is left to do, the nearer."""
+    """Mean grey levels over crops of ImageNet's sizes.
+
+    The less antialiasing is left to do, the nearer.
+    """
     apart = []
     for image, numbers in zip(
-        crops(12, seed=3, shortest=250, longest=600), draws(0, 0, 12).tolist(), strict=True
+        crops(12, seed=3, shortest=250, longest=600), crop_numbers(0, 0, 12).tolist(), strict=True
     ):
         encoded, box = jpeg(image), Crops().box(numbers, *image.shape[:2], size)
         fast, exact = (
-            cut(encoded, lambda h, w, box=box: box, size, exact).astype(int)
+            decode_crop(encoded, lambda h, w, box=box: box, size, exact).astype(int)
             for exact in (False, True)
         )
         apart.append(np.abs(fast - exact).mean())
@@ -117,7 +124,7 @@ def test_an_image_is_never_decoded_below_what_is_cut_from_it(size, monkeypatch):
     monkeypatch.setattr(decode, "opencv", Watched)
     encoded = jpeg(photograph()[:256, :256])
     for side in (256, 200, 128, 64, 20):
-        cut(encoded, lambda h, w, side=side: Box(0, 0, side, side), size, False)
+        decode_crop(encoded, lambda h, w, side=side: Box(0, 0, side, side), size, False)
         shrunk = 256 / shapes[-1][0]
         assert shrunk == 1 or side / shrunk >= size
         assert side / shrunk < 2 * size or shrunk == 8
@@ -125,11 +132,11 @@ def test_an_image_is_never_decoded_below_what_is_cut_from_it(size, monkeypatch):
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_more_pixels_than_the_cap_are_refused_by_the_header(exact, monkeypatch):
-    monkeypatch.setattr(decode, "MOST_PIXELS", 190 * 250 - 1)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 190 * 250 - 1)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
     monkeypatch.setattr(decode, "opencv", lambda: pytest.fail("pixels were decoded"))
     with pytest.raises(ValueError, match="190 x 250 pixels; allowed: 47499"):
-        cut(variants()["baseline"], lambda h, w: Box(0, 0, 8, 8), 8, exact)
+        decode_crop(variants()["baseline"], lambda h, w: Box(0, 0, 8, 8), 8, exact)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -138,14 +145,16 @@ def test_an_image_cut_short_anywhere_is_damaged_either_way(name, exact):
     encoded = variants()[name]
     for share in np.linspace(0, 0.95, 25):
         with pytest.raises((OSError, SyntaxError, ValueError)):
-            cut(encoded[: int(share * len(encoded))], lambda h, w: Box(0, 0, h, w), 32, exact)
+            decode_crop(
+                encoded[: int(share * len(encoded))], lambda h, w: Box(0, 0, h, w), 32, exact
+            )
 
 
 def test_a_line_of_pixels_is_not_scaled_to_a_wall_of_them():
-    """65,000 x 1 pixels are few, but with a shorter side of 256 they would be 4 thousand millions."""
+    """65,000 x 1 pixels are few, but scaled to a shorter side of 256 they would be 4 billion."""
     line = jpeg(np.zeros((1, 65_000, 3), np.uint8))
     with pytest.raises(ValueError, match="256 x 16640000 pixels when scaled"):
-        cut(line, lambda h, w: centre_box(h, w, 224), 224)
+        decode_crop(line, lambda h, w: centre_box(h, w, 224), 224)
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -154,8 +163,11 @@ def test_what_is_no_image_is_damaged(name):
         decode_rgb(variants()[name])
 
 
-def test_what_pillow_takes_whole_is_never_damaged():
-    """Bits flipped anywhere: what OpenCV refuses is left to Pillow to judge. Flips that neither sees the records' hashes find."""
+def test_what_pillow_decodes_is_never_a_decode_error():
+    """Bits flipped anywhere: what OpenCV refuses goes to Pillow.
+
+    The records' hashes find other flips.
+    """
     rng = np.random.default_rng(0)
     for _ in range(150):
         encoded = bytearray(variants()["baseline"])
@@ -165,7 +177,7 @@ def test_what_pillow_takes_whole_is_never_damaged():
 
 def damaged(encoded: bytes, exact: bool) -> bool:
     try:
-        cut(encoded, lambda h, w: Box(0, 0, h, w), 64, exact)
+        decode_crop(encoded, lambda h, w: Box(0, 0, h, w), 64, exact)
     except Exception:
         return True
     return False

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from deepjax.data.image.fixed_size import decode
+from deepjax.data.image.fixed_size import decode_fixed_size
 from deepjax.errors import InputError
 
 GRAY = np.arange(20, dtype=np.uint8).reshape(5, 4)
@@ -22,7 +22,7 @@ def encode(image: Image.Image, form: str = "PNG") -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims that many grey pixels (PNG specification, section 11.2.2)."""
+    """A PNG of a few bytes whose header claims that many grey pixels (PNG specification 11.2.2)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -37,16 +37,19 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("pixels", [GRAY, COLOR])
 def test_every_pixel_of_a_png(pixels):
     shape = (5, 4, 1 if pixels is GRAY else 3)
-    decoded = decode(encode(Image.fromarray(pixels)), shape)
+    decoded = decode_fixed_size(encode(Image.fromarray(pixels)), shape)
     assert decoded.shape == shape and decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, pixels.reshape(shape))
 
 
 def test_a_jpeg_of_one_colour():
-    """A constant block has one coefficient; at quality 100 it is stored exactly (JPEG, ITU-T T.81, A.3)."""
+    """A constant block has one coefficient.
+
+    At quality 100 it is stored exactly (JPEG, ITU-T T.81, A.3).
+    """
     file = io.BytesIO()
     Image.new("L", (8, 8), 77).save(file, "JPEG", quality=100)
-    np.testing.assert_array_equal(decode(file.getvalue(), (8, 8, 1)), 77)
+    np.testing.assert_array_equal(decode_fixed_size(file.getvalue(), (8, 8, 1)), 77)
 
 
 @pytest.mark.parametrize("side", [5, 2**13 + 1, 12_000, 65_535])
@@ -57,7 +60,7 @@ def test_what_a_header_claims_is_refused_before_a_pixel_is_decoded(side, monkeyp
         (InputError, Image.DecompressionBombError),
         match=rf"\({side}, {side}, 1\), expected|decompression bomb",
     ):
-        decode(png_header(side, side), (8, 8, 1))
+        decode_fixed_size(png_header(side, side), (8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -72,16 +75,16 @@ def test_what_a_header_claims_is_refused_before_a_pixel_is_decoded(side, monkeyp
 )
 def test_another_kind_of_pixel_is_refused(mode, said):
     with pytest.raises(InputError, match=rf"image has shape .*{said}, expected \(5, 4, 1\)"):
-        decode(encode(Image.new(mode, (4, 5))), (5, 4, 1))
+        decode_fixed_size(encode(Image.new(mode, (4, 5))), (5, 4, 1))
 
 
 @pytest.mark.parametrize("form", ["BMP", "GIF", "TIFF", "PPM", "WEBP"])
 def test_another_format_is_not_opened(form):
     with pytest.raises(Image.UnidentifiedImageError):
-        decode(encode(Image.fromarray(GRAY), form), (5, 4, 1))
+        decode_fixed_size(encode(Image.fromarray(GRAY), form), (5, 4, 1))
 
 
 def test_an_image_cut_short_is_an_error():
     whole = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)))
     with pytest.raises((OSError, SyntaxError)):
-        decode(whole[: len(whole) // 2], (64, 64, 1))
+        decode_fixed_size(whole[: len(whole) // 2], (64, 64, 1))

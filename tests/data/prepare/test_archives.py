@@ -1,4 +1,4 @@
-"""The archives that tests prepare: their form is ILSVRC2012's, by tarfile and by tfds's own reading of them."""
+"""The archives that tests prepare have ILSVRC2012's form, by tarfile and by tfds's own reader."""
 
 import tarfile
 
@@ -34,7 +34,9 @@ def test_a_tar_of_tars_and_a_tar_of_images(tmp_path):
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_prepared_records_are_the_files(tmp_path, damaged):
-    """Read back by tfds: every image to the byte, every label by its synset; validation labels are the first of tfds's list."""
+    """Read by tfds: every image byte for byte, every label by its synset, validation labels in
+    order.
+    """
     files = small_files(20, 5, damaged)
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=damaged)
     assert dataset_info(dataset.name) is dataset and (dataset.train_size, dataset.test_size) == (

@@ -7,7 +7,7 @@ import pytest
 
 from deepjax.data import dataset_info
 from deepjax.data.prepare.__main__ import prepare
-from deepjax.data.prepare.build import _advice
+from deepjax.data.prepare.build import repair_hint
 from deepjax.data.prepare.tfrecord import find_tfrecord
 from deepjax.errors import InputError
 from tests.data.archives import DAMAGED, small_imagenet
@@ -40,8 +40,8 @@ def test_a_missing_folder_of_archives_is_named(tmp_path):
         (ConnectionError(), None, "pass --manual-dir"),
     ],
 )
-def test_the_advice_fits_what_failed(error, manual_dir, words):
-    assert words in _advice(error, manual_dir)
+def test_therepair_hint_fits_what_failed(error, manual_dir, words):
+    assert words in repair_hint(error, manual_dir)
 
 
 def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
@@ -52,7 +52,7 @@ def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
         find_tfrecord(dataset_info("imagenet2012"), str(tmp_path))
 
 
-def test_damaged_images_are_told_with_options_that_train_all_the_same(tmp_path, capsys):
+def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path, capsys):
     """Both splits count: what is damaged of either is found in a run."""
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
     prepare(dataset.name, str(tmp_path))

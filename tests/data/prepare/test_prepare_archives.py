@@ -1,4 +1,4 @@
-"""From archives to a data set that training reads, by tfds's own builders: needs TensorFlow (`make prepare-env`)."""
+"""Preparation from archives by tfds's builders: needs TensorFlow (`make prepare-env`)."""
 
 import dataclasses
 import importlib.util
@@ -45,7 +45,7 @@ PICTURE = jpeg(photograph()[:60, :80])
 
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
-    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
 
 
 def known_as(name: str, builder: str, train: int, test: int) -> Dataset:
@@ -68,7 +68,7 @@ def archives(files, tmp_path_factory) -> Path:
 
 
 def test_tfds_writes_what_the_tests_of_training_read(files, archives, tmp_path, capsys):
-    """`write_prepared`, on which every other test stands, against tfds's builder: all files to the byte."""
+    """`write_prepared`, on which other tests rely, equals tfds's builder byte for byte."""
     known_as("small", "imagenet2012", 40, 12)
     folder = prepare("small", str(tmp_path / "a"), str(archives))
     other = write_prepared(tmp_path / "b", files, shards=1)
@@ -90,7 +90,10 @@ def test_tfds_writes_what_the_tests_of_training_read(files, archives, tmp_path, 
 
 
 def test_the_odd_images_that_tfds_mends(tmp_path):
-    """22 CMYK images and one PNG, by name, as they are in ImageNet: prepared, all are JPEG in RGB."""
+    """22 CMYK images and one PNG, by name, as they are in ImageNet.
+
+    Prepared, all are JPEG in RGB.
+    """
     odd = {"n02105855_2933.JPEG": variants()["png"], "n01739381_1309.JPEG": variants()["cmyk"]}
     write_archives(
         tmp_path / "in",
@@ -128,7 +131,7 @@ def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monke
     """Size and sha256 in tfds's checksums.tsv: 147,897,477,120 bytes of training images."""
     with pytest.raises(
         InputError,
-        match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not fetched whole",
+        match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not complete",
     ):
         prepare("imagenet2012", str(tmp_path), str(archives))
     cls = tfds.builder_cls("imagenet2012")
@@ -145,7 +148,7 @@ def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monke
         prepare("imagenet2012", str(tmp_path), str(archives))
 
 
-def test_a_disk_that_is_too_small_is_told_before(archives, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_first(archives, tmp_path, monkeypatch):
     known_as("small", "imagenet2012", 40, 12)
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10**5)
@@ -177,15 +180,20 @@ import dataclasses, os, signal, sys
 from deepjax.data import dataset_info, register
 from deepjax.data.prepare.__main__ import prepare
 from tensorflow_datasets.core import writer
-register(dataclasses.replace(dataset_info("imagenet2012"), name="small", train_size=40, test_size=12))
+imagenet = dataset_info("imagenet2012")
+register(dataclasses.replace(imagenet, name="small", train_size=40, test_size=12))
 finalize = writer.Writer.finalize
-writer.Writer.finalize = lambda self: (finalize(self), os.kill(os.getpid(), signal.SIGKILL))  # the first split is written
+# killed once the first split is written
+writer.Writer.finalize = lambda self: (finalize(self), os.kill(os.getpid(), signal.SIGKILL))
 prepare("small", sys.argv[1], sys.argv[2])
 """
 
 
 def test_what_a_killed_preparation_leaves_is_named(archives, tmp_path):
-    """SIGKILL between the splits: tfds's folder stays, is never read, and the next preparation says how to begin anew."""
+    """SIGKILL between the splits.
+
+    Tfds's folder stays unread, and the next preparation says what to do.
+    """
     done = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path, archives], capture_output=True, check=False
     )
@@ -369,7 +377,7 @@ OTHERS = {
 def test_the_other_sets_from_the_archives_that_tfds_downloads(
     name, archives, tmp_path, monkeypatch
 ):
-    """Their sha256 is checked all the same: first tfds's own refuses these, then the tests' own is registered."""
+    """Their sha256 is checked: tfds's own refuses these, until the tests' own is registered."""
     archive, members, train, test = OTHERS[name]
     path = tmp_path / "in" / archive
     if members:

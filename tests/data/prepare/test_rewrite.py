@@ -1,4 +1,7 @@
-"""A data set written anew, shard by shard: interrupted, it carries on; and nothing half written is ever read."""
+"""Rewriting a data set shard by shard.
+
+It resumes after an interruption, and a shard is never partial.
+"""
 
 import fcntl
 import itertools
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from deepjax.data import load_split, threads
-from deepjax.data.prepare.__main__ import resize, rewrite
+from deepjax.data.prepare import rewrite
+from deepjax.data.prepare.__main__ import write_resized_copy
 from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
 from deepjax.data.threads import progress, thread_map
@@ -38,7 +42,7 @@ def same(record: bytes) -> bytes:
 
 def test_every_record_and_the_metadata_is_written(source, tmp_path):
     target = tmp_path / "imagenet2012" / "5.1.0"
-    rewrite.rewrite(source, target, read_records, lambda record: record + b"!", ORIGIN)
+    rewrite.rewrite_dataset(source, target, read_records, lambda record: record + b"!", ORIGIN)
     assert records_of(target) == {
         split: [r + b"!" for r in records] for split, records in records_of(source).items()
     }
@@ -58,11 +62,11 @@ def test_interrupted_at_any_record_it_carries_on(source, tmp_path, monkeypatch, 
         return record
 
     with pytest.raises(KeyboardInterrupt):
-        rewrite.rewrite(source, target, read_records, stops, ORIGIN)
+        rewrite.rewrite_dataset(source, target, read_records, stops, ORIGIN)
     assert not target.exists()
     finished = [path.name for path in (tmp_path / "unfinished.5.1.0").glob("*-of-00003")]
     read = []
-    rewrite.rewrite(
+    rewrite.rewrite_dataset(
         source, target, lambda path: read.append(path.name) or read_records(path), same, ORIGIN
     )
     assert sorted(read + finished) == sorted(path.name for path in source.glob("*record-*"))
@@ -75,12 +79,14 @@ def test_interrupted_before_it_has_its_name_it_still_knows_its_origin(
     target, origin = tmp_path / "5.1.0", tmp_path / "unfinished.5.1.0" / "origin.json"
     with monkeypatch.context() as patch:
         patch.setattr(
-            rewrite, "_write_metadata", lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0)
+            rewrite,
+            "write_metadata",
+            lambda *_: patch.setattr(Path, "rename", lambda *_: 1 / 0),
         )
         with pytest.raises(ZeroDivisionError):
-            rewrite.rewrite(source, target, read_records, same, ORIGIN)
+            rewrite.rewrite_dataset(source, target, read_records, same, ORIGIN)
     assert origin.read_text() and not target.exists()
-    rewrite.rewrite(source, target, read_records, same, ORIGIN)
+    rewrite.rewrite_dataset(source, target, read_records, same, ORIGIN)
     assert records_of(target) == records_of(source) and not (target / "origin.json").exists()
 
 
@@ -91,13 +97,15 @@ def test_begun_from_something_else_it_is_refused(source, tmp_path):
         work = tmp_path / "unfinished.5.1.0"
         if origin is ORIGIN and where is source:
             with pytest.raises(ZeroDivisionError):
-                rewrite.rewrite(where, tmp_path / "5.1.0", read_records, lambda _: 1 / 0, origin)  # pyright: ignore
+                rewrite.rewrite_dataset(
+                    where, tmp_path / "5.1.0", read_records, lambda _: 1 / 0, origin
+                )  # pyright: ignore
         else:
             with pytest.raises(
                 InputError,
                 match=rf"begun from other data or for another size; to begin anew: rm -r {work}",
             ):
-                rewrite.rewrite(where, tmp_path / "5.1.0", read_records, same, origin)
+                rewrite.rewrite_dataset(where, tmp_path / "5.1.0", read_records, same, origin)
 
 
 def test_two_at_once_are_refused(source, tmp_path):
@@ -106,7 +114,7 @@ def test_two_at_once_are_refused(source, tmp_path):
     with (work / "origin.json").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another process is writing"):
-            rewrite.rewrite(source, tmp_path / "5.1.0", read_records, same, ORIGIN)
+            rewrite.rewrite_dataset(source, tmp_path / "5.1.0", read_records, same, ORIGIN)
 
 
 def test_a_disk_that_keeps_something_else_is_noticed(source, tmp_path, monkeypatch):
@@ -118,18 +126,21 @@ def test_a_disk_that_keeps_something_else_is_noticed(source, tmp_path, monkeypat
         lambda path, records: write(path, (record[:-1] + b"?" for record in records)),
     )
     with pytest.raises(InputError, match="does not hold what was written to it"):
-        rewrite.rewrite(source, tmp_path / "5.1.0", read_records, same, ORIGIN)
+        rewrite.rewrite_dataset(source, tmp_path / "5.1.0", read_records, same, ORIGIN)
     assert not list((tmp_path / "unfinished.5.1.0").glob("*-of-00003"))
 
 
-def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
-    """By the same name, from the folder that `resize` returns: same labels and order, a shorter side of at most 64."""
+def test_a_resized_copy_is_read_as_the_original(tmp_path):
+    """By the same name, from the folder that is returned.
+
+    Same labels and order, shorter side <= 64.
+    """
     import io
 
     from PIL import Image
 
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
-    small_dir = resize(dataset.name, 64, str(tmp_path))
+    small_dir = write_resized_copy(dataset.name, 64, str(tmp_path))
     assert small_dir == tmp_path / "resized_64"
     for split in ("train", "test"):
         before, after = (
@@ -143,7 +154,7 @@ def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
     assert len(content["damaged"]) == 2  # they are as they were
     again = records_of(small_dir / "imagenet2012" / "5.1.0")
     assert (
-        resize(dataset.name, 64, str(tmp_path)) == small_dir
+        write_resized_copy(dataset.name, 64, str(tmp_path)) == small_dir
         and records_of(small_dir / "imagenet2012" / "5.1.0") == again
     )
     assert all(image_of(parse_example(record)) is not None for record in again["train"])
@@ -159,7 +170,7 @@ def test_a_resized_copy_is_read_as_the_whole_one_is(tmp_path):
 )
 def test_what_cannot_be_resized(name, side, said, tmp_path):
     with pytest.raises(InputError, match=said):
-        resize(name, side, str(tmp_path))
+        write_resized_copy(name, side, str(tmp_path))
 
 
 def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
@@ -170,9 +181,8 @@ def test_the_first_error_of_a_thread_ends_the_pass(monkeypatch):
         seen.append(item)
         if item == 3:
             raise InputError("three")
-        time.sleep(
-            0.001 if item > 3 else 0
-        )  # a thread that does nothing would be through before anyone hears of it
+        # a thread that does nothing would be through before anyone hears of it
+        time.sleep(0.001 if item > 3 else 0)
         return -item
 
     with pytest.raises(InputError, match="three"):

@@ -1,4 +1,4 @@
-"""Damaged images are found at preparation, and none that is whole."""
+"""Undecodable images are found at preparation, and no others."""
 
 import io
 import os
@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from deepjax.data.image.crops import Box
-from deepjax.data.image.decode import cut
+from deepjax.data.image.decode import decode_crop
 from deepjax.data.prepare.shrink import shrink
 from deepjax.data.prepare.tf_example import file_name_of, image_of, parse_example, with_image
-from deepjax.data.prepare.verify import decode_error, find_damage
+from deepjax.data.prepare.verify import decode_error, find_undecodable
 from deepjax.data.shards import list_splits, read_records, write_records
 from deepjax.errors import InputError
 from tests.data.archives import DAMAGED as FEW
@@ -29,7 +29,10 @@ def test_exactly_the_damaged_are_found(name):
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("form", ["baseline", "progressive", "grey", "cmyk", "png"])
 def test_a_file_cut_short_anywhere_is_found(form, share):
-    """Decoding at an eighth reads as much of the file as decoding whole: Pillow's full decoder is the reference."""
+    """Decoding at an eighth reads the same bytes as full decoding.
+
+    Pillow's full decoder is the reference.
+    """
     cut = variants()[form][: int(share * len(variants()[form]))]
     with pytest.raises((OSError, SyntaxError)):
         Image.open(io.BytesIO(cut)).load()
@@ -39,7 +42,9 @@ def test_a_file_cut_short_anywhere_is_found(form, share):
 @pytest.mark.parametrize("share", [0.7, 0.9, 0.99])
 @pytest.mark.parametrize("form", ["baseline", "progressive", "grey", "cmyk", "restarts"])
 def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
-    """By zeros, which decode to something: at preparation, in training by either way of scaling, and in copies made smaller."""
+    """Zeros, which decode to something, are found at preparation, in training and in smaller
+    copies.
+    """
     whole = variants()[form]
     kept = int(share * len(whole))
     for rest in (bytes(len(whole) - kept), b"\xff" * 9, b"\x12\x34" * 40):
@@ -47,7 +52,7 @@ def test_a_jpeg_whose_end_was_overwritten_is_found_everywhere(form, share):
         assert "JPEG without its end marker" in decode_error(file)
         for exact in (True, False):
             with pytest.raises(ValueError, match="JPEG without its end marker"):
-                cut(file, lambda h, w: Box(0, 0, h, w), 32, exact)
+                decode_crop(file, lambda h, w: Box(0, 0, h, w), 32, exact)
         assert shrink(file, 32) is file
 
 
@@ -73,10 +78,10 @@ def test_an_image_of_too_many_pixels_is_damaged(side, words):
 
 
 def test_damaged_images_of_a_data_set_are_named_by_record(tmp_path):
-    """The two stand where tfds's order by hash has put them; every other record is whole."""
+    """The two are where tfds's order by hash has put them; every other record is valid."""
     files = small_files(30, 5, damaged=True)
     folder = write_prepared(tmp_path, files)
-    found = find_damage(folder)
+    found = find_undecodable(folder)
     assert {damage.file for damage in found} == set(list(files.train)[len(ODD) - FEW : len(ODD)])
     records = [
         record for shard in list_splits(folder)["train"] for record in read_records(shard.path)
@@ -103,7 +108,7 @@ def test_a_damaged_shard_is_named(tmp_path, harm):
         InputError,
         match=rf"shard {shard.name} (in .* cannot be read|holds \d records, expected \d)",
     ):
-        find_damage(shard.parent)
+        find_undecodable(shard.parent)
 
 
 def test_another_image_in_a_record_leaves_the_rest(tmp_path):
@@ -134,9 +139,12 @@ def test_the_shorter_side_is_what_was_asked_for(height, width):
 
 
 def test_the_small_copy_shows_the_same_picture():
-    """Against Pillow's resizing with nothing stored between: brightness is off by less than 1.5 of 256 levels on average.
+    """Compared with Pillow's resizing without storing.
 
-    Quality 95 divides table K.1 of ITU-T T.81 by ten, so that its waves are kept in steps of 1 to 12.
+    Brightness within 1.5 of 256 levels on average.
+
+    Quality 95 divides table K.1 of ITU-T T.81 by ten, so that its waves are kept in steps of 1 to
+    12.
     """
     for pixels in crops(6, seed=3, shortest=300):
         small = Image.open(io.BytesIO(shrink(jpeg(pixels, quality=100), 160)))

@@ -1,4 +1,4 @@
-"""Layers that several families share: linen's parameters, and gradients of biases that are right in 16 bits too."""
+"""Basic layers: linen's parameters, and gradients of biases that are exact in 16 bits too."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from deepjax.models.layers.basic import Conv, Dense, broadcast_like, conv_factory, dense
 from deepjax.models.layers.initializers import Initialization, he_normal
-from deepjax.models.normfree import ScaledStdConv
+from deepjax.models.nf_resnet import ScaledStdConv
 from deepjax.models.vgg import FullyConnected
 
 KEY = jax.random.key(0)

@@ -92,7 +92,10 @@ def test_other_convolutions_on_a_gpu_stay_as_they_are(
 
 
 def test_what_reads_a_network_sees_the_convolutions_that_are_written(monkeypatch):
-    """The paper's counts and receptive fields on every backend; outside of `reference_lowering` the form is the backend's."""
+    """Counts and receptive fields on every backend.
+
+    Outside of `reference_lowering` the backend's form.
+    """
     kernel = jnp.ones((7, 7, 3, 8), jnp.bfloat16)
 
     def stem(images):
@@ -101,16 +104,17 @@ def test_what_reads_a_network_sees_the_convolutions_that_are_written(monkeypatch
     for backend in ("cpu", "gpu", "tpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         jax.clear_caches()  # traced for another backend
-        jitted = jax.jit(
-            stem
-        )  # what was traced before within is not taken for what is traced outside, nor the other way round
+        # what was traced before within is not taken for what is traced outside, nor the other way
+        # round
+        jitted = jax.jit(stem)
 
         def in_blocks(jitted=jitted):
             return "4,4,16,8" in str(jax.make_jaxpr(jitted)(jnp.zeros((1, 64, 64, 3))))
 
+        # as torchvision's counts
         assert (
             count_macs(create_model("resnet50", dtype=jnp.bfloat16), (224, 224, 3)) == 4_089_184_256
-        )  # as torchvision's counts
+        )
         assert in_blocks() == (backend == "gpu")
         assert receptive_fields(jitted, (64, 64, 3)).size == (7, 7)
         assert in_blocks() == (backend == "gpu")

@@ -1,4 +1,4 @@
-"""What networks refuse in a line: images of another layout, type or number of channels, and types of their own that cannot be."""
+"""Input checks of networks: images of another layout, dtype or channels, and invalid dtypes."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def shapes_of(name, shape, dtype=jnp.float32, **fields):
         ((96, 96), r"images are \(96, 96\); allowed: 4 axes"),
         (
             (8, 3, 96, 96),
-            r"images are \(8, 3, 96, 96\), which looks like \(batch, channels, .*transpose\(0, 2, 3, 1\)",
+            r"images are \(8, 3, 96, 96\), which looks like \(batch, channels, .*\(0, 2, 3, 1\)",
         ),
         ((8, 1, 96, 96), "which looks like"),
         ((8, 4, 96, 96), "which looks like"),
@@ -79,12 +79,12 @@ def test_other_channels_than_those_of_the_variables_are_named(name):
 
 
 @pytest.mark.parametrize("given", [0, "5", 7.0, True, None])
-def test_a_number_of_classes_is_whole(given):
-    with pytest.raises(InputError, match=r"num_classes is .*; allowed: a whole number, 1 or more"):
+def test_a_number_of_classes_is_an_integer(given):
+    with pytest.raises(InputError, match=r"num_classes is .*; allowed: an integer, 1 or more"):
         create_model("resnet18", num_classes=given)
 
 
-def test_numpy_s_whole_numbers_are_sizes():
+def test_numpy_integers_are_sizes():
     assert shapes_of("cifar_resnet20", (1, 8, 8, 3), num_classes=np.int64(7))["params"]["head"][
         "bias"
     ].shape == (7,)
@@ -136,7 +136,10 @@ KINDS = [
 
 @pytest.mark.parametrize(("name", "train", "fields"), KINDS)
 def test_a_float64_network_has_no_float32_inside(name, train, fields):
-    """Statistics, pools, standardised kernels and heads: in every equation of the traced program."""
+    """Statistics, pools, standardised kernels and heads.
+
+    In every equation of the traced program.
+    """
     with jax.enable_x64(True):
         model = create_model(
             name, width=4, num_classes=3, dtype="float64", param_dtype="float64", **fields

@@ -15,7 +15,7 @@ X = 3 + 2 * jax.random.normal(jax.random.key(0), (8, 4, 4, 6))
 
 
 def test_a_ghost_batch_has_statistics_of_its_own():
-    """As if each group of images were normalised by itself; the running averages take the mean over the groups."""
+    """As if each group of images were normalised alone; running averages use the groups' mean."""
     ghost, whole = BatchNorm(True, bn_scope=2), BatchNorm(True)
     variables = whole.init(jax.random.key(0), X)
     y, updated = ghost.apply(variables, X, mutable=["batch_stats"])
@@ -27,7 +27,7 @@ def test_a_ghost_batch_has_statistics_of_its_own():
 
 
 @pytest.mark.eight_devices
-def test_replica_is_each_devices_share_and_global_the_whole_batch():
+def test_replica_is_each_devices_slice_and_global_the_global_batch():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     variables = BatchNorm(True).init(jax.random.key(0), X)
     spread = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
@@ -40,9 +40,8 @@ def test_replica_is_each_devices_share_and_global_the_whole_batch():
         replica, whole = run("replica")(variables, spread), run("global")(variables, spread)
     np.testing.assert_allclose(replica, run(2)(variables, X), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole, run("global")(variables, X), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5
-    )  # one device is one share
+    # one device is one share
+    np.testing.assert_allclose(run("replica")(variables, X), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scope", [3, 0, -2, "device"])
@@ -56,7 +55,7 @@ def test_a_scope_that_does_not_exist_is_named_in_evaluation_too(norm):
     model = create_model("cifar_resnet20", norm=norm, bn_scope="device")
     with pytest.raises(
         InputError,
-        match="bn_scope is 'device'; allowed: 'global', 'replica', or a number of images, 1 or more",
+        match="bn_scope is 'device'; allowed: 'global', 'replica', or a number of images, 1 or",
     ):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), X)
 
@@ -64,9 +63,8 @@ def test_a_scope_that_does_not_exist_is_named_in_evaluation_too(norm):
 @pytest.mark.parametrize("channels", [64, 6])
 def test_group_norm_equals_flax_s(channels):
     x = 1 + jax.random.normal(jax.random.key(2), (3, 5, 4, channels))
-    groups = (
-        32 if channels == 64 else 2
-    )  # the largest number of groups up to 32 that divides 32 and the channels
+    # the largest number of groups up to 32 that divides 32 and the channels
+    groups = 32 if channels == 64 else 2
     params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
     expected = nn.GroupNorm(num_groups=groups, epsilon=1e-5).apply({"params": params}, x)
     np.testing.assert_allclose(
@@ -88,7 +86,7 @@ def test_none_leaves_the_input_and_gives_convolutions_biases():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_backward_pass_keeps_one_map(dtype):
-    """The input in float32; autodiff of jnp.square would keep twice it besides, in scanned networks for every block."""
+    """The input in float32; autodiff of jnp.square would keep 2 x too, per scanned block."""
     norm = BatchNorm(True, dtype=dtype)
     variables, x = norm.init(jax.random.key(0), X), X.astype(dtype)
 
@@ -102,7 +100,7 @@ def test_the_backward_pass_keeps_one_map(dtype):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("train", [False, True])
 def test_statistics_in_16_bits_are_used_in_float32(dtype, train):
-    """As after upcasting them, to the bit."""
+    """As after upcasting them, bitwise."""
     rng = np.random.default_rng(0)
     small = {
         "params": {"scale": rng.uniform(0.5, 2, 6), "bias": rng.normal(size=6)},
@@ -123,7 +121,7 @@ def test_statistics_in_16_bits_are_used_in_float32(dtype, train):
 
 @pytest.mark.parametrize(("ratio", "within"), [(30, 1e-3), (300, 0.015)])
 def test_up_to_which_ratio_of_mean_to_std_one_pass_is_good(ratio, within):
-    """The standard deviation of what comes out is 1; BatchNorm's docstring states the ratios."""
+    """The std of the output is 1; BatchNorm's docstring states the ratios."""
     x = jnp.asarray(ratio + np.random.default_rng(0).standard_normal((64, 8, 8, 16)), jnp.float32)
     norm = BatchNorm(True)
     y = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])[0]
@@ -134,7 +132,7 @@ def test_up_to_which_ratio_of_mean_to_std_one_pass_is_good(ratio, within):
     ("shape", "scope"), [((1, 1, 1, 6), "global"), ((4, 1, 1, 6), 1), ((1, 6), "global")]
 )
 def test_a_single_value_a_channel_is_no_batch(shape, scope):
-    """Its normalised value is 0 and so are all gradients. It initialises and is evaluated all the same."""
+    """Its normalised value and gradients are 0. It initialises and is evaluated nevertheless."""
     x = jnp.ones(shape)
     variables = BatchNorm(True, bn_scope=scope).init(jax.random.key(0), x)
     assert BatchNorm(False, bn_scope=scope).apply(variables, x).shape == shape

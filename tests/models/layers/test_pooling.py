@@ -1,4 +1,7 @@
-"""Pooling against XLA's own reductions, brute force, and the rule that the first of equals has the gradient."""
+"""Pooling compared with XLA's reductions and brute force.
+
+Ties send the gradient to the first maximum.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ X = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
 @pytest.fixture(params=["selections", "places"])
 def way(request, monkeypatch):
     """Both ways to the gradient of a max pool, of which a backend and a window choose one."""
-    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: request.param == "places")
+    monkeypatch.setattr(pooling, "is_faster_with_argmax", lambda *_: request.param == "places")
 
 
 @pytest.mark.usefixtures("way")
@@ -24,7 +27,10 @@ def way(request, monkeypatch):
     [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3, 0)],
 )
 def test_max_pool_and_its_gradient_equal_a_reduction_s(window, stride, padding):
-    """Without ties the gradient is unique; flax pools by XLA's reduce_window, whose gradient selects and scatters."""
+    """Without ties the gradient is unique.
+
+    Flax pools by XLA's reduce_window (select-and-scatter).
+    """
 
     def theirs(x):
         return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding),) * 2)
@@ -36,7 +42,10 @@ def test_max_pool_and_its_gradient_equal_a_reduction_s(window, stride, padding):
 
 @pytest.mark.usefixtures("way")
 def test_no_scatter_is_compiled():
-    """Neither select-and-scatter nor scatter: their order of additions may differ from run to run on a GPU."""
+    """Neither select-and-scatter nor scatter.
+
+    Their summation order may vary between runs on a GPU.
+    """
     text = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x, 3, 2, 1)))).lower(X).compile().as_text()
     assert "scatter(" not in text
 
@@ -52,7 +61,7 @@ def test_the_first_of_equals_has_the_gradient():
     [(2, 2, 0, False), (3, 2, 0, True), (3, 2, 1, True), (3, 3, 1, True)],
 )
 def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
-    """With ties and last windows that hang over: gradient, forward mode, second derivatives, and all of it mapped over images."""
+    """With ties and partial windows: gradient, forward mode, second derivatives, and vmap."""
     x = jnp.round(4 * jax.random.normal(jax.random.key(0), (3, 1, 10, 13, 2))) / 4
 
     def loss(x):
@@ -69,7 +78,9 @@ def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
 
     results = []
     for by_place in (False, True):
-        monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_, by_place=by_place: by_place)
+        monkeypatch.setattr(
+            pooling, "is_faster_with_argmax", lambda *_, by_place=by_place: by_place
+        )
         results.append(jax.vmap(found)(x))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -78,7 +89,10 @@ def test_both_ways_are_one_function(monkeypatch, window, stride, padding, ceil):
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])
 def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, padding):
-    """To the bit, with ties, zeros and windows without a positive pixel; VGG's and ResNet's sees a quarter of the pixels there."""
+    """Bitwise, with ties, zeros and windows without a positive pixel.
+
+    On a quarter of the pixels.
+    """
     x = jnp.round(2 * jax.random.normal(jax.random.key(0), (2, 12, 12, 3)) - 1) / 2
 
     def before(x):
@@ -99,7 +113,7 @@ def test_relu_may_follow_the_pool_in_place_of_preceding_it(window, stride, paddi
 
 @pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2)])
 def test_the_argmax_of_a_window_is_all_that_the_backward_pass_keeps(monkeypatch, window, stride):
-    monkeypatch.setattr(pooling, "_is_faster_by_place", lambda *_: True)
+    monkeypatch.setattr(pooling, "is_faster_with_argmax", lambda *_: True)
     y, backward = jax.vjp(lambda x: max_pool(x, window, stride), X)
     (kept,) = jax.tree.leaves(backward)
     assert (kept.shape, kept.dtype) == (y.shape, jnp.uint8)
@@ -121,7 +135,10 @@ def test_nan_comes_out():
 
 @pytest.mark.parametrize(("size", "out"), [(112, 56), (56, 28), (28, 14), (14, 7), (5, 2), (6, 3)])
 def test_ceil_lets_the_last_window_hang_over(size, out):
-    """GoogLeNet's 112, 56, 28, 14, 7 (Table 1) need it: windows of 3 and stride 2 without padding."""
+    """GoogLeNet's 112, 56, 28, 14, 7 (Table 1) need it.
+
+    Windows of 3 and stride 2 without padding.
+    """
     x = jnp.arange(size * size, dtype=jnp.float32).reshape(1, size, size, 1)
     y = max_pool(x, 3, 2, ceil=True)
     assert y.shape == (1, out, out, 1)
@@ -154,7 +171,10 @@ def test_adaptive_average_by_brute_force(size):
 
 
 def test_local_response_norm_by_brute_force_and_under_jit():
-    """Krizhevsky et al. 2012, section 3.3: b = a / (k + alpha sum a^2) ** beta over 5 neighbours, fewer at the ends."""
+    """Krizhevsky et al. 2012, section 3.3.
+
+    B = a / (k + alpha sum a^2) ** beta over 5 neighbours.
+    """
     x = 10 * jax.random.normal(jax.random.key(1), (1, 2, 2, 8))
     got = jax.jit(lambda x: local_response_norm(x, 5, 5e-4, 0.75, 2.0))(x)
     for channel in range(8):

@@ -1,4 +1,4 @@
-"""Weights as trainers save them: wrapped modules, nested checkpoints, other types of numbers, other networks."""
+"""Weights saved by trainers: wrapped modules, nested checkpoints, other dtypes, other networks."""
 
 import warnings
 
@@ -55,12 +55,12 @@ def back(tensors, **fields):
         ("state_dict.net.backbone._orig_mod.", "'state_dict.net.backbone.' and '_orig_mod.'"),
     ],
 )
-def test_prefixes_are_removed_and_said(prefix, said, tensors):
+def test_prefixes_are_removed_with_a_warning(prefix, said, tensors):
     with pytest.warns(UserWarning, match=f"^{NAME}: names are read without {said}$"):
         assert_same(back(under(prefix, tensors)), tensors)
 
 
-def test_nothing_is_said_where_nothing_is_done(tensors):
+def test_no_warning_where_nothing_is_removed(tensors):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(back(tensors), tensors)
@@ -77,10 +77,10 @@ def test_a_compiled_or_sharded_part_of_a_network(tensors):
         assert_same(back(renamed), tensors)
 
 
-def test_other_tensors_beside_a_prefix_are_named(tensors):
+def test_tensors_outside_of_a_prefix_are_named(tensors):
     given = under("model.", tensors) | {"queue": np.zeros((8, 2)), "criterion.weight": np.zeros(3)}
     with pytest.warns(
-        UserWarning, match="names are read without 'model.'; left out: criterion.weight, queue$"
+        UserWarning, match="names are read without 'model.'; ignored: criterion.weight, queue$"
     ):
         assert_same(back(given), tensors)
 
@@ -102,13 +102,13 @@ def test_of_two_networks_one_must_be_chosen(tensors):
         ("model_ema", average),
         ("model_ema.module", average),
     ):
-        with pytest.warns(UserWarning, match="left out: model"):
+        with pytest.warns(UserWarning, match="ignored: model"):
             assert_same(back(given, entry=entry), expected)
     with pytest.raises(InputError, match="entry 'ema' is unknown; did you mean 'model_ema'"):
         back(given, entry="ema")
     with pytest.raises(InputError, match="give entry='' or entry='ema'"):
         back(tensors | under("ema.", average))
-    with pytest.warns(UserWarning, match="left out: ema"):
+    with pytest.warns(UserWarning, match="ignored: ema"):
         assert_same(back(tensors | under("ema.", average), entry=""), tensors)
 
 
@@ -210,7 +210,10 @@ def test_numbers_that_do_not_fit_are_refused(tensors):
     [("int8", "fc.weight is int8$"), ("V2", r"fc.weight is \|V2; a .npz cannot hold bfloat16")],
 )
 def test_what_is_no_float_is_refused(dtype, message, tensors):
-    """Integers are quantised weights, whose scale is elsewhere; NumPy's archives read bfloat16 back as raw bytes."""
+    """Integers are quantised weights, whose scale is elsewhere.
+
+    .npz reads bfloat16 back as raw bytes.
+    """
     with pytest.raises(InputError, match=message):
         back(tensors | {"fc.weight": np.zeros(tensors["fc.weight"].shape, dtype)})
 

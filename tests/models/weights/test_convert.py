@@ -1,4 +1,4 @@
-"""Weights in files: the round trip to the bit, and every way in which a file can be wrong."""
+"""Weights in files: bitwise round trips, and every way in which a file can be wrong."""
 
 import http.server
 import pickle
@@ -48,7 +48,7 @@ def test_names_and_shapes_are_torchvision_s(tensors):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_files_and_folders_come_back_to_the_bit(tmp_path, variables, dtype):
+def test_files_and_folders_round_trip_bitwise(tmp_path, variables, dtype):
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
     path = tmp_path / "repository" / "model.safetensors"
     save_safetensors(path, NAME, cast, width=4)
@@ -60,7 +60,7 @@ def test_files_and_folders_come_back_to_the_bit(tmp_path, variables, dtype):
 def test_nothing_is_overwritten_without_being_asked_for(tmp_path, variables):
     path = tmp_path / "w.safetensors"
     save_safetensors(path, NAME, variables, width=4)
-    with pytest.raises(InputError, match=r"w.safetensors is there already; .* overwrite=True"):
+    with pytest.raises(InputError, match=r"w.safetensors exists; .* overwrite=True"):
         save_safetensors(path, NAME, variables, width=4)
     save_safetensors(path, NAME, variables, overwrite=True, width=4)
 
@@ -130,14 +130,14 @@ def test_a_wrong_shape_names_the_tensor_and_both_shapes(tensors):
         from_torch(NAME, other, **THIN)
 
 
-def test_other_numbers_of_classes_need_to_be_asked_for_and_are_told(tensors, variables):
+def test_other_numbers_of_classes_need_num_classes_and_warn(tensors, variables):
     with pytest.raises(
         InputError,
         match=r"fc.weight is \(5, 32\), the network has \(1000, 32\).* give num_classes=",
     ):
         from_torch(NAME, tensors, width=4)
     with pytest.warns(
-        UserWarning, match="the weights have 5 classes, num_classes is 7: head drawn anew"
+        UserWarning, match="the weights have 5 classes, num_classes is 7: head newly initialised"
     ):
         new = from_torch(NAME, tensors, width=4, num_classes=7, key=jax.random.key(1))
     assert new["params"]["head"]["kernel"].shape == (32, 7)
@@ -161,7 +161,7 @@ def test_variables_of_another_network_are_refused(variables):
         to_torch(NAME, variables, scan=True)
 
 
-def test_what_is_wrong_with_variables_is_said_with_the_remedy(variables):
+def test_errors_of_variables_name_the_remedy(variables):
     with pytest.raises(InputError, match="the collection 'params' is missing; there are head; "):
         to_torch(NAME, variables["params"], width=4)
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_weights_of_another_function_are_refused(name):
 
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet_tv", 32), ("inception_v3", 75)])
-def test_auxiliary_heads_are_left_out_only_when_told(name, size):
+def test_auxiliary_heads_are_dropped_only_on_request(name, size):
     model = create_model(name, width=4, num_classes=5)
     tensors = to_torch(
         name, jax.tree.map(np.asarray, numpy_variables(model, (size, size, 3))), width=4
@@ -187,10 +187,11 @@ def test_auxiliary_heads_are_left_out_only_when_told(name, size):
     assert len(main) < len(tensors)
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
         from_torch(name, main, width=4, num_classes=5)
+    # torchvision's aux_logits=False takes the whole of its weights too
     for given in (
         main,
         tensors,
-    ):  # torchvision's aux_logits=False takes the whole of its weights too
+    ):
         back = to_torch(
             name, from_torch(name, given, width=4, num_classes=5, auxiliary=False), width=4
         )
@@ -259,16 +260,17 @@ def test_a_repository_is_downloaded_by_the_hub_s_own_client(tmp_path, variables,
             again = load_pretrained(NAME, "hf-hub:deepjax/thin", **THIN)
             with pytest.raises(
                 InputError,
-                match=r"'deepjax/none' is no file, and as a repository it gives no model.safetensors",
+                match=r"'deepjax/none' is no file, and as a repository it gives no model.safet",
             ):
                 load_pretrained(NAME, "deepjax/none", **THIN)
         server.shutdown()
     assert_same(without_counters(got), variables)
     assert_same(got, again)
     assert ("GET", "/deepjax/thin/resolve/main/model.safetensors") in asked[:downloads]
+    # from the cache
     assert [
         request for request in asked[downloads:] if request[0] == "GET" and "thin" in request[1]
-    ] == []  # from the cache
+    ] == []
 
 
 def test_no_memory_is_shared(tensors):

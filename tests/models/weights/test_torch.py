@@ -1,6 +1,6 @@
-"""Parity with torchvision and timm: equal logits and gradients from equal weights, and weights that come back to the bit.
+"""Parity with torchvision and timm: equal logits and gradients, bitwise round trips of weights.
 
-A name of each kind runs in the suite; all the others are slow, and CI runs them too.
+One name of each kind runs in the suite; all the others are slow, and CI runs them too.
 """
 
 import jax
@@ -68,7 +68,10 @@ def images_of(height: int, width: int, batch: int = 2) -> np.ndarray:
 
 
 def our_logits(name: str, variables, images: np.ndarray, **overrides) -> np.ndarray:
-    """Blocks are scanned where they can be, so that 200 layers compile in seconds; test_resnet.py holds both forms equal."""
+    """Blocks are scanned where possible, so that 200 layers compile in seconds.
+
+    See test_resnet.py.
+    """
     model = create_model(name, **overrides)
     variables = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     if hasattr(model, "scan") and not name.startswith("nf_"):
@@ -86,7 +89,7 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("source", "name"), cases("torchvision", TORCHVISION) + cases("timm", TIMM)
 )
-def test_logits_are_equal_and_weights_come_back_to_the_bit(source, name):
+def test_logits_are_equal_and_weights_round_trip_bitwise(source, name):
     overrides = OVERRIDES.get((source, name), {})
     theirs = torch_reference.network(
         source,
@@ -141,7 +144,8 @@ def test_every_shared_name_is_tested():
         name for name in torch_reference.library("torchvision").list_models() if "/" not in name
     }
     assert set(TIMM) == ours & timm
-    # torchvision's googlenet is not the paper's, which has that name here; densenets and others are no family of ours
+    # torchvision's googlenet is not the paper's, which has that name here; densenets and others are
+    # no family of ours
     assert set(TORCHVISION) == ours & torchvision - {"googlenet"} | {"googlenet_tv"}
     exchanged = {name for name in ours if layouts(create_model(name))}
     assert set(TORCHVISION) | set(TIMM) <= exchanged
@@ -149,18 +153,19 @@ def test_every_shared_name_is_tested():
 
 @pytest.fixture(params=["cpu", "gpu"])
 def form(request, monkeypatch):
-    """Layers in the form of a backend; a GPU's blocks of pixels in float32 too, as PyTorch computes here."""
+    """Layers as on a backend; a GPU's space-to-depth in float32 too, as PyTorch computes here."""
     monkeypatch.setattr(jax, "default_backend", lambda: request.param)
     if request.param == "gpu":
         monkeypatch.setattr(
             conv_lowering,
-            "_is_better_in_blocks",
+            "is_faster_as_space_to_depth",
             lambda x, strides: x.shape[-1] == 3 and tuple(strides) == (2, 2),
         )
 
 
-# Small images and batches: rounding moves some activation in a million across ReLU's kink, and each moves a gradient by far more
-# than rounding does: vgg11 at 64 pixels, batch 8, differs by 2e-3 in its first kernel, at 32 pixels, batch 2, by 2e-6.
+# Small images and batches: rounding moves some activation in a million across ReLU's kink, and each
+# moves a gradient by far more than rounding does: vgg11 at 64 pixels, batch 8, differs by 2e-3 in
+# its first kernel, at 32 pixels, batch 2, by 2e-6.
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("name", "size", "batch", "train"),
@@ -171,7 +176,10 @@ def form(request, monkeypatch):
     ],
 )
 def test_gradients_are_equal(name, size, batch, train):
-    """In training with the batch's statistics; GoogLeNet, of 57 norms over few pixels, with the running ones, heads too."""
+    """Training with batch statistics.
+
+    GoogLeNet, with 57 norms over few pixels, with running ones.
+    """
     import torch
 
     theirs = torch_reference.network("torchvision", THEIR_NAMES.get(name, name), num_classes=10)
@@ -215,14 +223,16 @@ def test_gradients_are_equal(name, size, batch, train):
         error = np.linalg.norm(got[key] - expected) / max(np.linalg.norm(expected), 1e-3)
         assert error <= 1e-4, f"{key}: {error}"
     for key, statistic in theirs.named_buffers():
-        if key.endswith(
-            "running_mean"
-        ):  # the running variance is unbiased in PyTorch, not in flax and here
+        # the running variance is unbiased in PyTorch, not in flax and here
+        if key.endswith("running_mean"):
             np.testing.assert_allclose(got[key], statistic.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def head_outputs(theirs, name: str):
-    """What gives the logits of the auxiliary heads after a forward pass: in evaluation PyTorch's network does not call them."""
+    """The logits of the auxiliary heads after a forward pass.
+
+    In evaluation PyTorch does not call them.
+    """
     maps = {}
     heads = HEADS.get(name, {})
     for _, below in heads.values():

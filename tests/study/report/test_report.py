@@ -5,8 +5,10 @@ import pytest
 from matplotlib import pyplot as plt
 
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
-from deepjax.study.report.html import Figure, Page, Table, percent_points, provenance, render
-from deepjax.study.stats.verdict import Interval, Verdict
+from deepjax.study.report.html import Figure, Page, Table, render
+from deepjax.study.report.provenance import provenance
+from deepjax.study.stats.intervals import Interval, percent_points
+from deepjax.study.stats.verdict import Verdict
 
 CURVE = Curve("20 layers", [1, 2, 3], [[90.0, 50.0, 10.0], [80.0, 40.0, 20.0]], "#0072B2", "--")
 

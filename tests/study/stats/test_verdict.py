@@ -1,24 +1,21 @@
-"""Intervals against closed forms and simulated studies without an effect; rules against every case."""
+"""Intervals against closed forms and simulated studies without an effect; every case of a rule."""
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from deepjax.study.stats.verdict import (
+from deepjax.study.stats.intervals import (
     Interval,
-    Verdict,
-    all_above,
-    all_below,
-    all_within,
-    coverage,
     difference_interval,
     mean_interval,
     paired_interval,
     slope_interval,
 )
+from deepjax.study.stats.rules import all_above, all_below, all_within
+from deepjax.study.stats.verdict import Verdict
 
 NULLS = 1000  # simulated studies in which nothing is to be found
-# 5 % of false positives are meant; of 1,000 studies 95 % show at most 61, 99.9 % at most 71 (binomial)
+# 5 % of false positives are nominal; of 1,000 studies 95 % show at most 61, 99.9 % at most 71.
 MOST_FALSE = 71 / NULLS
 
 
@@ -75,7 +72,7 @@ def test_an_effect_of_three_deviations_is_mostly_found_with_five_seeds():
 
 
 def test_two_rules_at_once_are_not_easier_to_pass_than_one():
-    """Supported needs every interval: no correction for several looks is due (an intersection-union test)."""
+    """Supported needs every interval: an intersection-union test, which needs no correction."""
     rng = np.random.default_rng(10)
     supported = 0
     for _ in range(NULLS):
@@ -113,6 +110,16 @@ def test_slopes_are_taken_by_seed():
 
 def test_equal_values_leave_no_doubt():
     assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Interval(0.25, 0.25, 0.25)
+
+
+def coverage(seeds: int, draw=normal, trials: int = 1000) -> float:
+    """How often the 95 % interval of a difference covers the true one, simulated."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(trials):
+        interval = difference_interval(draw(rng, seeds).tolist(), draw(rng, seeds).tolist())
+        hits += interval.low <= 0 <= interval.high
+    return hits / trials
 
 
 def test_coverage_is_what_is_meant():

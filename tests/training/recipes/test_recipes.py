@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from deepjax.data import dataset_info
-from deepjax.data.augment.mixup import mixup_or_cutmix, random_box
+from deepjax.data.augment.mixup import cutmix_box, mixup_or_cutmix
 from deepjax.models import create_model
 from deepjax.training import TrainConfig
 from deepjax.training.build import model_from, step_options
@@ -156,7 +156,7 @@ def test_mixed_pixels_and_targets_have_one_share(mixup, cutmix):
 
 def test_boxes_have_the_stated_area_where_no_edge_cuts_them():
     areas = [
-        float(jnp.mean(random_box(jax.random.key(i), 64, 64, jnp.asarray(0.25))))
+        float(jnp.mean(cutmix_box(jax.random.key(i), 64, 64, jnp.asarray(0.25))))
         for i in range(200)
     ]
     assert max(areas) == 0.25
