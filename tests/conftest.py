@@ -20,7 +20,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 import jax  # noqa: E402  # reads the environment when it is imported
 import pytest  # noqa: E402
 
-from deepjax.backend.compilation_cache import processor_id  # noqa: E402
+from deepjax.backend.compilation_cache import evict_oldest, processor_id  # noqa: E402
 from tests.tiers import tier_of  # noqa: E402
 
 DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
@@ -39,16 +39,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 def pytest_sessionstart(session: pytest.Session) -> None:
     # Not jax_compilation_cache_max_size, which reads the whole folder at every write: minutes for
     # thousands of small programs.
-    if hasattr(session.config, "workerinput") or not CACHE.is_dir():
-        return
-    entries = sorted(
-        ((path.stat(), path) for path in CACHE.iterdir()), key=lambda of: -of[0].st_mtime
-    )
-    total = 0
-    for stat, path in entries:
-        total += stat.st_size
-        if total > CACHE_BYTES:
-            path.unlink(missing_ok=True)
+    if not hasattr(session.config, "workerinput"):
+        evict_oldest(CACHE, CACHE_BYTES)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""Compiled programs that outlive their process: a command's second start compiles little."""
+"""JAX's persistent compilation cache, in the user's cache folder."""
 
 import contextlib
 import hashlib
@@ -9,61 +9,64 @@ from typing import Any
 
 import jax
 
-MOST_BYTES = 2 * 2**30  # of a folder; a step of ResNet-50 takes a few million
-WORTH_SECONDS = 0.2  # what compiles faster is compiled again
+MAX_BYTES = 2 * 2**30  # of a folder; a step of ResNet-50 takes a few million
+MIN_COMPILE_SECONDS = 0.2  # programs that compile faster are not cached
 
 
 def enable_compilation_cache() -> Path | None:
-    """Let this process's JAX keep compiled programs in the user's folder of caches; returns the folder.
+    """Enable the compilation cache in the user's cache folder; returns the folder.
 
-    Commands call this; the library never does, for the setting is the whole process's. JAX's own settings go first:
-    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false none. Nor is anything kept where the folder
-    cannot be written. Each kind of processor and number of threads has a folder of its own, since XLA compiles for what it finds;
-    of more than 2 GiB the oldest files go.
+    Called by commands, never by the library, because the setting is global to the process. None if
+    JAX_COMPILATION_CACHE_DIR names another folder, if JAX_ENABLE_COMPILATION_CACHE is false, or if
+    the folder cannot be written. Each kind of processor and number of threads has its own folder,
+    because XLA compiles for the processor; above 2 GiB the oldest files are deleted.
     """
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return None
-    folder = _users() / "deepjax" / "compiled" / processor_id()
+    folder = _user_cache() / "deepjax" / "compiled" / processor_id()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    _forget_oldest(folder)
+    evict_oldest(folder, MAX_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_SECONDS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     return folder
 
 
-def _users() -> Path:
+def _user_cache() -> Path:
     """XDG_CACHE_HOME, or its default."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
 
 
 def processor_id() -> str:
-    """A name for what this process may use of this machine's processor."""
-    can = platform.processor()
+    """A name for the processor's features and the number of threads of this process."""
+    features = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        can += "".join(
+        features += "".join(
             sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
         )
     threads = os.environ.get("NPROC") or (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )
-    return f"{platform.machine()}-{hashlib.sha256(can.encode()).hexdigest()[:12]}-{threads}"
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}-{threads}"
 
 
-def _forget_oldest(folder: Path) -> None:
-    """Remove files, the oldest first, until the rest fits; one that another process took away is no matter."""
+def evict_oldest(folder: Path, max_bytes: int) -> None:
+    """Delete files, oldest first, until the rest fits; files deleted by others are no error.
+
+    JAX's own jax_compilation_cache_max_size needs the package filelock, which is no dependency.
+    """
     with contextlib.suppress(OSError):
         files = [(path.stat(), path) for path in folder.iterdir()]
         files.sort(key=lambda entry: entry[0].st_mtime, reverse=True)
         kept = 0
         for stat, path in files:
             kept += stat.st_size
-            if kept > MOST_BYTES:
+            if kept > max_bytes:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Compiled programs are kept between processes, where the user has not said otherwise; what is damaged is compiled again."""
+"""The compilation cache: used by later processes, configurable, and robust to corrupt files."""
 
 import json
 import os
@@ -7,14 +7,13 @@ import sys
 
 import pytest
 
-from deepjax.backend import compilation_cache
-from deepjax.backend.compilation_cache import enable_compilation_cache
+from deepjax.backend.compilation_cache import enable_compilation_cache, evict_oldest
 
 PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax import monitoring
 from deepjax.backend import compilation_cache
-compilation_cache.WORTH_SECONDS = 0.0
+compilation_cache.MIN_COMPILE_SECONDS = 0.0
 folder = compilation_cache.enable_compilation_cache()
 heard = []
 monitoring.register_event_listener(lambda event, **_: heard.append(event))
@@ -26,15 +25,15 @@ print(json.dumps({"folder": str(folder), "hits": hits, "value": value.tolist()})
 
 def run(folder, **environment):
     plain = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    whole = plain | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment
+    variables = plain | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=whole, check=True, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM], env=variables, check=True, capture_output=True, text=True
     )
     return json.loads(ended.stdout)
 
 
 @pytest.mark.system
-def test_a_second_process_compiles_nothing_and_computes_the_same_bits(tmp_path):
+def test_a_second_process_compiles_nothing_and_gives_bitwise_identical_results(tmp_path):
     first, second = run(tmp_path), run(tmp_path)
     assert first["hits"] == 0
     assert second["hits"] > 0
@@ -43,7 +42,7 @@ def test_a_second_process_compiles_nothing_and_computes_the_same_bits(tmp_path):
 
 
 @pytest.mark.system
-def test_a_damaged_file_is_compiled_again(tmp_path):
+def test_a_corrupt_file_is_compiled_again(tmp_path):
     first = run(tmp_path)
     for path in tmp_path.rglob("*-cache"):
         path.write_bytes(path.read_bytes()[:20])
@@ -52,29 +51,30 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
 
 @pytest.mark.system
 @pytest.mark.parametrize(
-    "said", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}]
+    "settings", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}]
 )
-def test_what_the_user_said_to_jax_goes_first(tmp_path, said):
+def test_settings_of_jax_take_precedence(tmp_path, settings):
     assert (
-        run(tmp_path, **{name: value.format(tmp_path) for name, value in said.items()})["folder"]
+        run(tmp_path, **{name: value.format(tmp_path) for name, value in settings.items()})[
+            "folder"
+        ]
         == "None"
     )
     assert not (tmp_path / "deepjax").exists()
 
 
-def test_nothing_is_kept_where_the_folder_cannot_be_made(tmp_path):
+def test_no_cache_where_the_folder_cannot_be_created(tmp_path):
     (tmp_path / "deepjax").write_text("a file in the way")
     assert run(tmp_path)["folder"] == "None"
 
 
-def test_the_oldest_files_go_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(compilation_cache, "MOST_BYTES", 25)
+def test_the_oldest_files_are_deleted_first(tmp_path):
     for age, name in enumerate("abcd"):
         (tmp_path / name).write_bytes(bytes(10))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    compilation_cache._forget_oldest(tmp_path)
+    evict_oldest(tmp_path, max_bytes=25)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_the_suite_has_a_folder_of_its_own():
+def test_the_test_suite_sets_another_folder():
     assert enable_compilation_cache() is None
