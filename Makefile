@@ -1,5 +1,5 @@
 # make demo     installs what is missing, then runs the study of degradation on the embedded digits (about two minutes)
-# make test     installs what is missing, then runs the tests
+# make test     installs what is missing, then runs the tests of every change (8 minutes on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,7 +9,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies test test-slow test-models test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies test test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -39,17 +39,36 @@ demo: install
 studies: install
 	$(BIN)/python experiments/run_studies.py
 
+PYTEST = $(BIN)/python -m pytest -q
+PARALLEL = -n 2 --dist worksteal
+
+# The tiers: tests/README.md. `test` is what every change must pass: one case of each kind.
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "not (reference or system or eight_devices or slow)"
+
+# Against PyTorch, which `make reference` installs, and long exact numerics.
+test-reference: install
+	$(PYTEST) $(PARALLEL) -m "reference and not (system or eight_devices or slow)"
+
+# Processes, signals, launchers, interrupted runs; then what needs eight devices.
+test-system: install
+	$(PYTEST) $(PARALLEL) -m "system and not (eight_devices or slow)"
+	DEEPJAX_TEST_DEVICES=8 $(PYTEST) $(PARALLEL) -m "eight_devices and not slow"
+
+test-all: test test-reference test-system
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	DEEPJAX_TEST_DEVICES=8 $(PYTEST) -m slow
 
-# Every network: against torchvision and timm where they have it, and on eight devices; a few of each kind are in `make test`.
+# Every network: against torchvision and timm where they have it, and on eight devices.
+# `make test-all` has one of each kind.
 test-models: install
-	DEEPJAX_REQUIRE_TORCH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests/models
+	DEEPJAX_TEST_DEVICES=8 DEEPJAX_REQUIRE_TORCH=1 $(PYTEST) $(PARALLEL) -m slow tests/models
 
-# Preparing from archives, with TensorFlow, in its own environment; without it `make test` skips these.
+# Everything: hours.
+nightly: test-all test-slow properties faults
+
+# Preparing from archives, with TensorFlow, in its own environment; without it the other targets skip these.
 test-prepare: prepare-env
 	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/prepare/test_prepare_archives.py
 
@@ -86,4 +105,4 @@ lock:
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-prepare .venv-audit .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .venv-audit .cache .pytest_cache .ruff_cache build dist

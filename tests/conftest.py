@@ -1,24 +1,64 @@
-"""Every test runs on 8 simulated devices, with strict promotion of dtypes and ranks, and with warnings as errors (pyproject)."""
+"""Two simulated devices, strict promotion of dtypes and ranks, warnings as errors (pyproject.toml).
+
+tests/README.md describes the tiers and the compilation cache.
+"""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-# One compilation serves all tests of a session, and the processes that they start.
-_SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    Path(tempfile.gettempdir()) / f"deepjax-tests-{_SESSION}"
-)
+# Processes that tests start share a cache that ends with the session, because a killed process may
+# leave a truncated entry.
+_OWNS_CHILD_CACHE = "DEEPJAX_TEST_CHILD_CACHE" not in os.environ  # false in xdist's workers
+if _OWNS_CHILD_CACHE:
+    os.environ["DEEPJAX_TEST_CHILD_CACHE"] = tempfile.mkdtemp(prefix="deepjax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DEEPJAX_TEST_CHILD_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax  # noqa: E402  # reads the environment when it is imported
 import pytest  # noqa: E402
 
+from deepjax.backend.compilation_cache import evict_oldest, processor_id  # noqa: E402
+from tests.tiers import tier_of  # noqa: E402
+
+DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
+# XLA compiles for the processor that it finds; CI may restore the cache on another one.
+CACHE = Path(__file__).parents[1] / ".cache" / "jax-tests" / processor_id()
+CACHE_BYTES = 2**30
+
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", DEVICES)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Not jax_compilation_cache_max_size, which reads the whole folder at every write: minutes for
+    # thousands of small programs.
+    if not hasattr(session.config, "workerinput"):
+        evict_oldest(CACHE, CACHE_BYTES)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _OWNS_CHILD_CACHE:
+        shutil.rmtree(os.environ["DEEPJAX_TEST_CHILD_CACHE"], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own, which selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip = pytest.mark.skip(reason="needs DEEPJAX_TEST_DEVICES=8 (make test-system)")
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.id if hasattr(item, "callspec") else ""
+            tier = tier_of(item.originalname, parameters, frozenset(item.fixturenames))
+            if tier:
+                item.add_marker(tier)
+        if DEVICES < 8 and item.get_closest_marker("eight_devices"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
@@ -29,5 +69,5 @@ def _close_figures():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _eight_devices():
-    assert jax.device_count() == 8
+def _device_count():
+    assert jax.device_count() == DEVICES

@@ -105,6 +105,7 @@ def test_as_a_process_it_exits_with_2_and_one_line(command, tmp_path):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "command",
     [

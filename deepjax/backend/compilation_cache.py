@@ -24,7 +24,7 @@ def enable_compilation_cache() -> Path | None:
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return None
-    folder = _user_cache() / "deepjax" / "compiled" / _processor()
+    folder = _user_cache() / "deepjax" / "compiled" / processor_id()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -43,7 +43,7 @@ def _user_cache() -> Path:
     return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
 
 
-def _processor() -> str:
+def processor_id() -> str:
     """A name for the processor's features and the number of threads of this process."""
     features = platform.processor()
     with contextlib.suppress(OSError):

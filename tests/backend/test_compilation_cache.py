@@ -32,6 +32,7 @@ def run(folder, **environment):
     return json.loads(ended.stdout)
 
 
+@pytest.mark.system
 def test_a_second_process_compiles_nothing_and_gives_bitwise_identical_results(tmp_path):
     first, second = run(tmp_path), run(tmp_path)
     assert first["hits"] == 0
@@ -40,6 +41,7 @@ def test_a_second_process_compiles_nothing_and_gives_bitwise_identical_results(t
     assert first["folder"].startswith(str(tmp_path / "deepjax" / "compiled"))
 
 
+@pytest.mark.system
 def test_a_corrupt_file_is_compiled_again(tmp_path):
     first = run(tmp_path)
     for path in tmp_path.rglob("*-cache"):
@@ -47,6 +49,7 @@ def test_a_corrupt_file_is_compiled_again(tmp_path):
     assert run(tmp_path)["value"] == first["value"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "settings", [{"JAX_COMPILATION_CACHE_DIR": "{}/own"}, {"JAX_ENABLE_COMPILATION_CACHE": "false"}]
 )

@@ -129,6 +129,7 @@ def equal(one, other):
         ), key
 
 
+@pytest.mark.eight_devices
 def test_one_device_finds_what_eight_find(trained, tmp_path):
     started = processes(tmp_path / "one", trained, 1)
     eight = evaluated(tmp_path / "eight", "--run", trained)
@@ -138,6 +139,7 @@ def test_one_device_finds_what_eight_find(trained, tmp_path):
     equal(one, eight)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_two_processes_find_what_eight_devices_find(trained, tmp_path):
     with socket.socket() as free:

@@ -88,6 +88,7 @@ def test_an_unknown_name_is_one_line_and_exit_code_2(monkeypatch, capsys, given,
     )
 
 
+@pytest.mark.system
 def test_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "deepjax.cli", "models", "cifar_resnet20"],

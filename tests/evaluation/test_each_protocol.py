@@ -29,6 +29,7 @@ def tested(tmp_path_factory):
     return dataset, load_split(dataset, "test", str(folder))
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "protocol"),

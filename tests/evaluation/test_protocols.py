@@ -104,6 +104,7 @@ def test_what_is_averaged_matters_and_can_be_chosen():
     assert np.abs(whole["logits"] - whole["probabilities"]).max() > 1e-3
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize(("name", "batch_size"), [("10-crop", 1), ("10-crop", 200), ("1-crop", 16)])
 def test_devices_and_batches_change_nothing(name, batch_size, devices):
@@ -124,6 +125,7 @@ class Pod(Partitioner):
         )
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("name", ["1-crop", "dense"])
 def test_scores_are_those_of_their_images_in_whatever_order_a_mesh_has_them(name):
     """Of 11 images on 8 devices, so that padding moves too."""

@@ -16,7 +16,7 @@ from deepjax import create_model, list_models, model_info
 from deepjax.analysis import count_macs, count_params
 from deepjax.errors import InputError
 from deepjax.models.features import feature_shapes
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
 # The stem of ResNet-D: 3x3 from 3 to 32, 32 to 32 and 32 to 64, with two norms of 32 more, where
@@ -141,11 +141,12 @@ def problem(size: int):
 QUICK_COMPILER = {"xla_backend_optimization_level": 0}
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(("model", "size"), narrow_cases())
 def test_eight_devices_agree_with_one_and_gradients_are_finite(model, size):
     """The loss is that of training, with 0.3 of each auxiliary head's."""
     images, labels = problem(size)
-    variables = drawn(model, (size, size, 3))
+    variables = numpy_variables(model, (size, size, 3))
     rest = {name: tree for name, tree in variables.items() if name != "params"}
     key = jax.random.key(1)
 
@@ -194,7 +195,7 @@ def test_eight_devices_agree_with_one_and_gradients_are_finite(model, size):
 @pytest.mark.parametrize(("model", "size"), narrow_cases())
 def test_logits_are_equal_with_and_without_jit(model, size):
     images = problem(size)[0][:2]
-    variables = drawn(model, (size, size, 3))
+    variables = numpy_variables(model, (size, size, 3))
     compiled = (
         jax.jit(model.apply).lower(variables, images).compile(QUICK_COMPILER)(variables, images)
     )

@@ -13,7 +13,7 @@ from deepjax.models.layers.basic import relu_of_sum, shortcut_a
 from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.models.preact import preact_stages, wide_stages
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 
 def cifar(depth: int, **fields) -> ResNet:
@@ -21,7 +21,7 @@ def cifar(depth: int, **fields) -> ResNet:
 
 
 def variables_of(model: nn.Module, shape: tuple[int, ...]):
-    return drawn(model, shape)
+    return numpy_variables(model, shape)
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (9, 13, 4)])

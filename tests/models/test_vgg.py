@@ -9,12 +9,12 @@ from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models import features
 from deepjax.models.vgg import INITIALIZATION, FullyConnected
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 
 def model_and_variables(name: str = "vgg11", **fields):
     model = create_model(name, num_classes=5, width=4, **fields)
-    return model, drawn(model, (32, 32, 3))
+    return model, numpy_variables(model, (32, 32, 3))
 
 
 def test_the_head_as_convolutions_is_equal_at_224_and_slides_above():

@@ -56,6 +56,7 @@ def test_second_round_runs_in_the_processes_of_the_first():
     assert seen[0] != os.getpid()
 
 
+@pytest.mark.system
 def test_no_more_processes_than_tasks_and_more_when_more_come():
     counts = []
     with worker_pool(jobs=3) as run_all:
@@ -66,18 +67,21 @@ def test_no_more_processes_than_tasks_and_more_when_more_come():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.system
 def test_error_of_a_task_is_raised_in_the_study():
     error = InputError("depth is 21; allowed: 6n + 2")
     with pytest.raises(InputError, match=r"6n \+ 2"), worker_pool(jobs=2) as run_all:
         run_all([functools.partial(fail, error), tell_process], lambda *progress: None)
 
 
+@pytest.mark.system
 def test_error_is_found_behind_progress_that_is_slow_to_hear():
     error = InputError("depth is 21; allowed: 6n + 2")
     with pytest.raises(InputError), worker_pool(jobs=1) as run_all:
         run_all([functools.partial(fail, error)], lambda *progress: time.sleep(1))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_death_of_a_process_is_told(rounds):
     """At work, or while it waits for the next round."""
@@ -103,6 +107,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.system
 def test_processes_end_when_their_study_is_killed(tmp_path):
     script = tmp_path / "study.py"
     script.write_text(STUDY)
@@ -118,6 +123,7 @@ def test_processes_end_when_their_study_is_killed(tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.system
 def test_leaving_by_an_error_stops_what_is_at_work():
     seen = []
 

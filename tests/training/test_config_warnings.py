@@ -168,6 +168,7 @@ def test_batch_norm_over_a_single_value_is_refused(fields, devices, is_single):
         found(config, Normal, devices=devices)
 
 
+@pytest.mark.eight_devices
 def test_the_run_is_refused_before_its_first_step(tmp_path):
     """Eight images a step on eight devices, each with statistics of its own: in stages 2 to 4 over one pixel."""
     config = config_of("resnet18", batch_size=8, bn_scope="replica")

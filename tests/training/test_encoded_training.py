@@ -85,6 +85,7 @@ def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
     assert "test_top5_error" in read_rows(out / "metrics.jsonl")[-1]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("at", [1, 3, 4, 7])
 def test_interrupted_at_any_step_it_ends_in_the_same_bits(
     at, whole, prepared, config, programs, tmp_path
@@ -288,6 +289,7 @@ def test_sets_of_one_size_are_resized_on_the_device_by_the_step(tmp_path):
     assert train(config, tmp_path, programs=built).steps == 5
 
 
+@pytest.mark.eight_devices
 def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     """Each device its images; `batch_at` gives the same batch whole, at any step."""
     batches = programs.batches(config)
@@ -301,6 +303,7 @@ def test_batches_on_the_devices_are_those_of_the_host(config, programs):
     assert isinstance(programs.train_split, EncodedSplit)
 
 
+@pytest.mark.eight_devices
 def test_one_device_trains_on_photographs_as_eight_do(
     prepared, config, programs, whole, tmp_path, monkeypatch
 ):

@@ -78,6 +78,7 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bits(at, whole, programs, t
     assert rows_without_times(tmp_path) == rows_without_times(whole[0])
 
 
+@pytest.mark.system
 def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
     def stop(step: int, total: int, note: str) -> None:
         if step >= 4:
@@ -120,12 +121,14 @@ def test_a_run_that_is_done_is_only_read(whole, programs, tmp_path, monkeypatch)
     assert train(CONFIG, whole[0], EVERY_2, programs=programs).was_done
 
 
+@pytest.mark.system
 def test_the_digest_sees_any_change(whole, programs, tmp_path):
     other = dataclasses.replace(CONFIG, seed=1)
     train(other, tmp_path, programs=programs)
     assert digest(tmp_path)[1] != digest(whole[0])[1]
 
 
+@pytest.mark.system
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, programs, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -143,6 +146,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, progr
     assert rows_without_times(tmp_path / "run") == rows_without_times(whole[0])
 
 
+@pytest.mark.system
 def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, monkeypatch):
     """Parameters that turn NaN before step 4, as an overflow would leave them."""
     config = dataclasses.replace(CONFIG, learning_rate=9e3)
@@ -173,6 +177,7 @@ def test_tensorboard_gets_the_same_rows(programs, tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_must_share_the_batch():
     with pytest.raises(InputError, match="a multiple of the 8 devices"):
         compile_training(dataclasses.replace(CONFIG, batch_size=100))
@@ -196,6 +201,7 @@ def command(out: Path) -> list[str]:
     return [sys.executable, str(SCRIPT), *options, "--output-dir", str(out)]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "room", [100, 20_000], ids=["at the start", "in the midst of a checkpoint"]
 )

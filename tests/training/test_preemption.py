@@ -37,6 +37,7 @@ def whole(programs, tmp_path_factory):
     return outcome(out)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 8, 12])
 def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_path):
     """Batches 1 and 2 belong to the first epoch, 3 and 4 to the second, the others to the final evaluation."""
@@ -116,6 +117,7 @@ def test_other_signals_are_forwarded_as_sigterm_among_several_processes(monkeypa
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("number", STOP_SIGNALS[1:])
 def test_a_run_that_another_signal_stops_is_saved(number, programs, whole, tmp_path):
     def stopped(step, total, note):
@@ -167,6 +169,7 @@ def test_a_broken_stderr_keeps_no_hung_process_alive(stream, both, monkeypatch):
     assert ends == [75]
 
 
+@pytest.mark.system
 def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path):
     """Data and compilation come before the first step, and can hang too."""
     watched = []

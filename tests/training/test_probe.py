@@ -99,6 +99,7 @@ def test_the_economy_tier_looks_at_top_level_modules(programs):
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
 
 
+@pytest.mark.system
 def test_it_looks_at_images_of_the_step_s_own_size(programs):
     """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
     resizing = dataclasses.replace(

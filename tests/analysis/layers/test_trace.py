@@ -15,7 +15,7 @@ from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
@@ -365,7 +365,7 @@ def test_the_sum_of_a_residual_block():
 def test_each_residual_block_of_ours_shows_its_sum(kind):
     thin = {"width": 2, "stages": (2, 2, 2)} | ({"stem_width": 2} if kind == "preact110" else {})
     model = deepjax.create_model(f"cifar_{kind}", **thin)
-    variables = drawn(model, (32, 32, 3))
+    variables = numpy_variables(model, (32, 32, 3))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     sums = [
         row
@@ -405,6 +405,7 @@ def test_a_layer_without_influence_on_the_loss_has_zero_gradient():
     assert row.runs == 0 and math.isnan(row.mean) and row.gradient_norm == 0
 
 
+@pytest.mark.eight_devices
 def test_equal_on_one_and_eight_devices():
     model, batch = WithState(), batch_of(16)
     variables = init(model)

@@ -15,7 +15,7 @@ from deepjax.analysis.core.module import cross_entropy
 from deepjax.analysis.residual.gates import residual_sites
 from deepjax.errors import InputError
 from deepjax.training.probe import LayerProbe
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 from tests.zoo import (  # fmt: skip
     FORCES,
     ZOO,
@@ -99,7 +99,7 @@ def test_the_rows_of_foreign_modules_add_up_to_the_whole(model):
 def test_the_rows_of_our_networks_add_up_to_the_whole(name, options, pixels):
     model = deepjax.create_model(name, num_classes=3, width=2, **options)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, pixels, pixels, 3)), jnp.float32)
-    variables, batch = drawn(model, images.shape[1:]), (images, jnp.arange(2))
+    variables, batch = numpy_variables(model, images.shape[1:]), (images, jnp.arange(2))
     require_that_rows_add_up(model, variables, batch, trace(model, variables, batch, train=False))
 
 

@@ -175,6 +175,7 @@ def test_slices_of_a_batch_are_augmented_as_the_global_batch(augment, monkeypatc
         np.testing.assert_array_equal(to_second, arguments[4:])
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     "augment",
     [lambda key, images: rand_augment(key, images, jnp.zeros(3, jnp.uint8)), trivial_augment],

@@ -26,6 +26,7 @@ def test_a_ghost_batch_has_statistics_of_its_own():
     assert not np.allclose(y, whole.apply(variables, X, mutable=["batch_stats"])[0], atol=1e-2)
 
 
+@pytest.mark.eight_devices
 def test_replica_is_each_devices_slice_and_global_the_global_batch():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     variables = BatchNorm(True).init(jax.random.key(0), X)

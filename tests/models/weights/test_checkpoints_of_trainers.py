@@ -12,8 +12,8 @@ from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models.weights.convert import from_torch, load_pretrained, to_torch
 from deepjax.models.weights.torch_prefixes import unwrap
-from tests.drawn import drawn
 from tests.models.torch_reference import needs_torch
+from tests.numpy_variables import numpy_variables
 
 NAME, FIELDS = "cifar_resnet20", {"width": 4}
 
@@ -22,7 +22,9 @@ NAME, FIELDS = "cifar_resnet20", {"width": 4}
 def tensors():
     return to_torch(
         NAME,
-        jax.tree.map(np.asarray, drawn(create_model(NAME, **FIELDS), (32, 32, 3), seed=5)),
+        jax.tree.map(
+            np.asarray, numpy_variables(create_model(NAME, **FIELDS), (32, 32, 3), seed=5)
+        ),
         **FIELDS,
     )
 

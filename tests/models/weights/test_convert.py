@@ -14,8 +14,8 @@ from deepjax import create_model
 from deepjax.errors import InputError
 from deepjax.models import stack_blocks
 from deepjax.models.weights.convert import from_torch, load_pretrained, save_safetensors, to_torch
-from tests.drawn import drawn
 from tests.models.torch_reference import needs_torch
+from tests.numpy_variables import numpy_variables
 
 NAME, THIN = "resnet18", {"width": 4, "num_classes": 5}
 
@@ -23,7 +23,7 @@ NAME, THIN = "resnet18", {"width": 4, "num_classes": 5}
 @pytest.fixture(scope="module")
 def variables():
     model = create_model(NAME, **THIN)
-    return jax.tree.map(np.asarray, drawn(model, (32, 32, 3), seed=3))
+    return jax.tree.map(np.asarray, numpy_variables(model, (32, 32, 3), seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,9 @@ def test_weights_of_another_function_are_refused(name):
 @pytest.mark.parametrize(("name", "size"), [("googlenet_tv", 32), ("inception_v3", 75)])
 def test_auxiliary_heads_are_dropped_only_on_request(name, size):
     model = create_model(name, width=4, num_classes=5)
-    tensors = to_torch(name, jax.tree.map(np.asarray, drawn(model, (size, size, 3))), width=4)
+    tensors = to_torch(
+        name, jax.tree.map(np.asarray, numpy_variables(model, (size, size, 3))), width=4
+    )
     main = {name: tensor for name, tensor in tensors.items() if not name.lower().startswith("aux")}
     assert len(main) < len(tensors)
     with pytest.raises(InputError, match="auxiliary=False or auxiliary=True says"):
@@ -208,7 +210,7 @@ def test_auxiliary_heads_are_dropped_only_on_request(name, size):
     ],
 )
 def test_networks_for_grey_images_are_exchanged_too(name, fields):
-    variables = jax.tree.map(np.asarray, drawn(create_model(name, **fields), (32, 32, 1)))
+    variables = jax.tree.map(np.asarray, numpy_variables(create_model(name, **fields), (32, 32, 1)))
     tensors = to_torch(name, variables, **fields)
     assert any(tensor.ndim == 4 and tensor.shape[1] == 1 for tensor in tensors.values())
     assert_same(without_counters(from_torch(name, tensors, **fields)), variables)

@@ -51,7 +51,7 @@ HEADS = {
 # timm's Inception-v3 has no auxiliary head unless asked for.
 OVERRIDES = {("timm", "inception_v3"): {"auxiliary": False}}
 
-pytestmark = needs_torch
+pytestmark = [needs_torch, pytest.mark.reference]
 
 
 def cases(source: str, names: list[str]):

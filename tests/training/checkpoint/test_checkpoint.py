@@ -51,7 +51,7 @@ def checkpoints(tmp_path):
     opened.close()
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 2, pytest.param(8, marks=pytest.mark.eight_devices)])
 def test_restored_bits_are_equal_on_any_number_of_devices(checkpoints, devices):
     saved = state_at(3)
     checkpoints.save(saved, {"next_index": 3})
@@ -82,6 +82,7 @@ def test_what_an_interrupted_save_left_is_cleared_away(tmp_path):
     opened.close()
 
 
+@pytest.mark.eight_devices
 def test_the_digest_is_of_everything_and_of_nothing_else(tmp_path):
     digests = {}
     for name, state, position in (
@@ -183,6 +184,7 @@ def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, caps
     opened.close()
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("change", ["missing", "type", "shape", "value"])
 def test_what_was_written_is_compared_with_what_was_to_be_saved(change, tmp_path):
     """Orbax is given another state; of values alone only a full comparison knows."""

@@ -91,6 +91,7 @@ def test_listening_tells_loopback_from_all_interfaces():
             assert listening(server.getsockname()[1]) == {address}
 
 
+@pytest.mark.system
 @needs_proc
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_local_coordinator_is_bound_to_loopback(host):

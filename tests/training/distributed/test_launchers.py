@@ -165,6 +165,7 @@ def test_a_platform_that_is_there_is_not_refused():
     require_devices()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "command",
     [

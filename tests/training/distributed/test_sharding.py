@@ -20,6 +20,7 @@ from tests.faults.spread import Thin, apart, largest_apart, mesh_of, path_of
 GIB = 2**30
 
 
+@pytest.mark.eight_devices
 def test_fsdp_shards_the_longest_axis_that_divides():
     sharded = Partitioner(make_mesh(), fsdp=True)
     shapes = {
@@ -56,6 +57,7 @@ WAYS = {
 }
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     monkeypatch.setattr("deepjax.training.distributed.sharding.SMALLEST_SHARD", 16)
@@ -70,6 +72,7 @@ def test_every_spread_computes_the_same_step(way, monkeypatch, eight_layers):
     assert apart(path[1], path[0]) > 1e-5  # a step moves by more than the tolerance
 
 
+@pytest.mark.eight_devices
 def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eight_layers):
     """The negative control of the test above."""
     jit = Thin("cifar_resnet20", Partitioner(mesh_of(8)))
@@ -80,6 +83,7 @@ def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eigh
     assert largest_apart(other, other.start()[1], path) > 1e-5
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
@@ -95,6 +99,7 @@ def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
     assert largest_apart(pmap, pmap.start()[1], path) > 1e-4
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
     "fields", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str
 )

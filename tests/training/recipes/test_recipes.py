@@ -20,7 +20,7 @@ from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized
 from deepjax.training.step.state import eval_variables, init_state
 from deepjax.training.step.step import make_train_step
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 CONFIG = train_config(
     model="cifar_resnet20",
@@ -215,7 +215,7 @@ def test_rematerialisation_changes_no_number(remat, scan):
 def test_rematerialisation_keeps_less_for_the_backward_pass(remat, share, capsys):
     """What JAX keeps; whether a backend's memory shrinks with it is XLA's affair (on CPU it does not: docs/training.md)."""
     model = create_model("cifar_resnet20", width=4)
-    variables = drawn(model, (8, 8, 1))
+    variables = numpy_variables(model, (8, 8, 1))
 
     def loss(params, images):
         logits, _ = model.apply(

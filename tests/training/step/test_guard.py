@@ -16,7 +16,7 @@ from deepjax.training.config import replace_options
 from deepjax.training.diagnosis import explain
 from deepjax.training.metrics_log import read_rows
 from deepjax.training.step.guard import SPIKE_WARMUP, Policy, Running, all_finite, init_guard, judge
-from tests.drawn import drawn
+from tests.numpy_variables import numpy_variables
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
@@ -155,7 +155,7 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
 
 def test_the_first_layer_that_is_not_finite_is_named():
     model = create_model("cifar_resnet20", width=2, stages=(1, 1))
-    variables = drawn(model, (8, 8, 1))
+    variables = numpy_variables(model, (8, 8, 1))
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     assert first_nonfinite_layer(model, variables, images) is None
     kernel = variables["params"]["stage2_block1"]["conv2"]["kernel"]

@@ -17,8 +17,8 @@ from deepjax.training.step.losses import top_k_error
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.step import classifier_loss, make_eval_step
-from tests.drawn import drawn
 from tests.models.torch_reference import library, needs_torch
+from tests.numpy_variables import numpy_variables
 
 CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=16, steps=8, warmup_epochs=0.0, augment=False
@@ -184,14 +184,17 @@ def test_drop_path_is_stochastic_depth_of_each_image():
     """Survival of the l-th of 9 branches: 1 - 0.3 l / 9; the parameters keep their names."""
     plain, dropping = model_from(CONFIG), model_from(dataclasses.replace(CONFIG, drop_path=0.3))
     assert (dropping.survival, dropping.per) == (pytest.approx(0.7), "example")
-    assert jax.tree.structure(drawn(dropping, DIGITS.shape)) == jax.tree.structure(
-        drawn(plain, DIGITS.shape)
+    assert jax.tree.structure(numpy_variables(dropping, DIGITS.shape)) == jax.tree.structure(
+        numpy_variables(plain, DIGITS.shape)
     )
 
 
 def test_top5_errors_are_counted_from_ten_classes_on():
     model = model_from(CONFIG).clone(stages=(1, 1))
-    variables, data = drawn(model, DIGITS.shape), batch() | {"mask": np.float32([1] * 13 + [0] * 3)}
+    variables, data = (
+        numpy_variables(model, DIGITS.shape),
+        batch() | {"mask": np.float32([1] * 13 + [0] * 3)},
+    )
     data["label"] = np.arange(16, dtype=np.int32) % 10
     sums = jax.jit(make_eval_step(model, DIGITS))(
         variables["params"], variables["batch_stats"], data

@@ -56,6 +56,7 @@ def steps_on_one_and_eight():
     return results
 
 
+@pytest.mark.eight_devices
 def test_one_and_eight_devices_agree(steps_on_one_and_eight):
     """Statistics span the whole batch however many devices hold it; the sums are only rounded otherwise."""
     one, eight = steps_on_one_and_eight
