@@ -29,7 +29,13 @@ from deepjax.study.stats.rules import Rule, all_below, within
 from deepjax.study.stats.scaling_laws import fit_hyperbola
 from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults
-from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training, train_config
+from deepjax.training import (
+    CompiledTraining,
+    RunOptions,
+    TrainConfig,
+    compile_training,
+    train_config,
+)
 
 # As in the theory: no batch norm, with which a single image has no gradient of its own, and no
 # momentum. The noise scale is measured at these fractions of the steps that the probe's batch size

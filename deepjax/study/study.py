@@ -22,7 +22,7 @@ HE_2015_CIFAR: Mapping[str, Any] = {
     "schedule": "step",
     "warmup_epochs": 0.0,
     "nesterov": False,
-    "decay_all": True,
+    "decay_norm_and_bias": True,
 }
 
 

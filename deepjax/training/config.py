@@ -15,7 +15,7 @@ from deepjax.training.config_groups import (
     ObjectiveConfig,
     OptimizationConfig,
 )
-from deepjax.training.step.guard import Policy
+from deepjax.training.guard_policy import Policy
 from deepjax.training.validation import at_least, below, between, check_types, check_values
 
 CUSTOM_NETWORK_PREFIX = "own/"  # of names of networks that the caller makes, not the registry

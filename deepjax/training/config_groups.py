@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from deepjax.errors import require
-from deepjax.training.step.guard import MAX_SKIPS, OnNonfinite
+from deepjax.training.guard_policy import MAX_SKIPS, OnNonfinite
 from deepjax.training.validation import at_least, below, between, check_types, check_values
 
 INFINITY = float("inf")

@@ -73,8 +73,8 @@ class Evaluator:
             process=jax.process_index(),
             processes=jax.process_count(),
             size=config.eval_shape[0],
-            share=config.data.eval_crop,
-            most=limit,
+            crop_ratio=config.data.eval_crop,
+            max_examples=limit,
         )
 
     def _next_batch(self, batches: Iterator[Batch]) -> Batch | None:

@@ -12,8 +12,8 @@ import numpy as np
 from deepjax.models import create_model
 from deepjax.training.build import step_options
 from deepjax.training.config import train_config
+from deepjax.training.guard_policy import OnNonfinite
 from deepjax.training.step import step as step_module
-from deepjax.training.step.guard import OnNonfinite
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import TrainState, init_state
 from deepjax.training.step.step import make_eval_step, make_train_step

@@ -81,12 +81,21 @@ def test_preset_of_the_paper():
     """ResNet-110, 500 epochs of 128, 0.1 divided at half and three quarters, decay 1e-4."""
     paper = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["stochastic-long"]
     config = paper.config
-    assert (config.epochs, config.batch_size, config.optimization.weight_decay, config.optimization.momentum) == (
+    assert (
+        config.epochs,
+        config.batch_size,
+        config.optimization.weight_decay,
+        config.optimization.momentum,
+    ) == (
         500,
         128,
         1e-4,
         0.9,
     )
-    assert (config.optimization.schedule, config.optimization.milestones, config.optimization.nesterov) == ("step", (0.5, 0.75), True)
+    assert (
+        config.optimization.schedule,
+        config.optimization.milestones,
+        config.optimization.nesterov,
+    ) == ("step", (0.5, 0.75), True)
     made = paper.make() if paper.make else None
     assert isinstance(made, StochasticDepth) and (made.survival, made.per) == (0.5, "batch")

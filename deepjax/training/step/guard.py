@@ -6,8 +6,7 @@ last class. Nor are finite gradients enough: the square of 1e25, which Adam keep
 float32. So all of them are checked, and the new parameters and optimizer state too.
 """
 
-import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,10 @@ import optax
 from flax import struct
 from jax import Array
 
-OnNonfinite = Literal["halt", "skip", "rollback"]
+from deepjax.training.guard_policy import MAX_SKIPS, Policy
 
-MAX_SKIPS = 64  # capacity of the list of skipped steps
 SPIKE_WARMUP = 50  # steps before spikes are detected: at the start losses change fast anyway
 SPIKE_DECAY = 0.98  # of the running mean and variance: a window of about 50 steps
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """Which steps are bad, and what to do after one."""
-
-    on_nonfinite: OnNonfinite = "halt"
-    max_skipped_steps: int = 10
-    """Skipped steps after which training halts."""
-    spike_sigmas: float = 0.0
-    """A step is bad if its loss or gradient norm is so many standard deviations above the running
-    mean; 0: never."""
 
 
 class Running(struct.PyTreeNode):

@@ -13,7 +13,7 @@ from deepjax.data.augment.lighting import shift_colors
 from deepjax.data.augment.mixup import mixup_or_cutmix
 from deepjax.data.augment.randaugment import rand_augment, trivial_augment
 from deepjax.data.catalog import Dataset
-from deepjax.training.step.guard import Policy
+from deepjax.training.guard_policy import Policy
 from deepjax.training.step.losses import smooth_labels
 from deepjax.training.step.remat import Remat
 

@@ -14,8 +14,9 @@ from deepjax.training import RunOptions, TrainConfig, compile_training, diagnosi
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options
 from deepjax.training.diagnosis import explain
+from deepjax.training.guard_policy import Policy
 from deepjax.training.metrics_log import read_rows
-from deepjax.training.step.guard import SPIKE_WARMUP, Policy, Running, all_finite, init_guard, judge
+from deepjax.training.step.guard import SPIKE_WARMUP, Running, all_finite, init_guard, judge
 from tests.numpy_variables import numpy_variables
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)  # 5 steps an epoch

@@ -10,12 +10,12 @@ import pytest
 
 from deepjax.data import dataset_info
 from deepjax.models import ResNet, cifar_stages
-from deepjax.training import TrainConfig
+from deepjax.training.config import train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_eval_step, make_train_step
 
-CONFIG = TrainConfig(model="cifar_resnet20", batch_size=8, steps=4, warmup_epochs=0.0)
+CONFIG = train_config(model="cifar_resnet20", batch_size=8, steps=4, warmup_epochs=0.0)
 DIGITS = dataset_info("digits")
 MODEL = ResNet(cifar_stages(8), "basic", 10, 2, stem="cifar", shortcut="A")
 OPTIMIZER = make_optimizer(CONFIG)
@@ -64,7 +64,7 @@ class Variants(chex.TestCase):
 
 
 def first_device(tree):
-    """chex's pmap variant returns a copy a device, of which the first is taken."""
+    """Chex's pmap variant returns a copy a device, of which the first is taken."""
     return jax.tree.map(jnp.asarray, tree)
 
 
