@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "deepjax").rglob("*.py"))
-BASE = {"errors", "paths", "progress", "command_line", "backend"}  # what every package may use
+BASE = {
+    "errors",
+    "paths",
+    "progress",
+    "command_line",
+    "renamed_options",
+    "backend",
+}  # what every package may use
 # A package may import itself, the base, and the packages named here.
 ALLOWED = {
     "models": set(),
