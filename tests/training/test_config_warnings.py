@@ -79,7 +79,7 @@ def test_averages_that_keep_the_initial_weights(ema, steps, kept):
     lines = found(config_of("cifar_plain20", ema_decay=ema, steps=steps))
     assert len(lines) == bool(kept)
     assert not kept or (
-        f"ema is {ema:g} and there are {steps} steps" in lines[0]
+        f"ema_decay is {ema:g} and there are {steps} steps" in lines[0]
         and f"still contain {kept} of the initial" in lines[0]
     )
 
