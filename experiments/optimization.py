@@ -44,7 +44,7 @@ from deepjax.study.study import (
 )
 from deepjax.training import open_run
 from deepjax.training.config import replace_options
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 
 
 def surface(

@@ -20,7 +20,7 @@ from deepjax.models import create_model
 from deepjax.training import RunOptions, compile_training, open_run, train
 from deepjax.training.config import train_config
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 from tests.data.archives import small_imagenet
 
 NETWORKS = {  # pixels, weight of the auxiliary heads (Inception-v3's needs 299 pixels), fields

@@ -11,7 +11,7 @@ from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.models.weights.files import read_tensors
 from deepjax.paths import run_directory, user_path
 from deepjax.training import TrainConfig, train
-from deepjax.training.run_dir import open_run
+from deepjax.training.run_directory.run_dir import open_run
 from experiments import run_studies as studies
 
 

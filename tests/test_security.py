@@ -32,7 +32,7 @@ from deepjax.study.runner import run_study
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config_file import init_run_dir
+from deepjax.training.run_directory.config_file import init_run_dir
 from experiments import degradation
 from tests.data.image.test_fixed_size import png_header
 from tests.models.torch_reference import needs_torch

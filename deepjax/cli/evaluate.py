@@ -46,7 +46,7 @@ from deepjax.study.report.provenance import provenance
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
-from deepjax.training.run_lock import hold
+from deepjax.training.run_directory.run_lock import hold
 
 ProtocolName = Literal[
     "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"

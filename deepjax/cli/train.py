@@ -31,9 +31,9 @@ from deepjax.training.distributed.cluster import (
     enable_deterministic_ops,
     initialize_distributed,
 )
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.recipes.imagenet import recipe, recipes_page
-from deepjax.training.run_result import DIGEST_CHARACTERS
+from deepjax.training.run_directory.run_result import DIGEST_CHARACTERS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from deepjax.errors import InputError
 from deepjax.evaluation.metrics import ClassificationMetrics
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
-from deepjax.training.config_file import read_config
-from deepjax.training.data_identity import NAME as FINGERPRINT
-from deepjax.training.data_identity import read_description
-from deepjax.training.metrics_log import Row, read_rows
+from deepjax.training.metrics.metrics_log import Row, read_rows
+from deepjax.training.run_directory.config_file import read_config
+from deepjax.training.run_directory.data_identity import NAME as FINGERPRINT
+from deepjax.training.run_directory.data_identity import read_description
 
 LOGIT_ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
 """How much rounding may change a logit, relative to the range of its image's logits, by dtype.

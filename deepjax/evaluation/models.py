@@ -18,8 +18,8 @@ from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import model_from
-from deepjax.training.config_file import read_config
-from deepjax.training.run_dir import open_run
+from deepjax.training.run_directory.config_file import read_config
+from deepjax.training.run_directory.run_dir import open_run
 
 Normalize = Literal["expected", "dataset", "half"]
 HALF = (127.5,)  # for every channel

@@ -3,7 +3,7 @@
 import dataclasses
 
 from deepjax.errors import InputError
-from deepjax.training.metrics_log import Row
+from deepjax.training.metrics.metrics_log import Row
 
 
 @dataclasses.dataclass(frozen=True)

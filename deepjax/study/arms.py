@@ -15,10 +15,10 @@ from deepjax.errors import InputError, NonFiniteError, require
 from deepjax.study.arm_result import ArmResult
 from deepjax.study.workers import TaskReport
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
-from deepjax.training.config_file import init_run_dir
-from deepjax.training.metrics_log import Row, read_rows
-from deepjax.training.numerics import claim_numerics
-from deepjax.training.run_lock import NAME as LOCK
+from deepjax.training.metrics.metrics_log import Row, read_rows
+from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.numerics import claim_numerics
+from deepjax.training.run_directory.run_lock import NAME as LOCK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from deepjax.study.report.metrics import final_error_table, sweep_table
 from deepjax.study.report.provenance import provenance
 from deepjax.study.stats.verdict import Verdict
 from deepjax.study.study import Study, StudyResults
-from deepjax.training.config_file import write_text
+from deepjax.training.run_directory.config_file import write_text
 
 
 def conclude(study: Study, results: StudyResults, out: Path, seconds: float) -> StudyResults:

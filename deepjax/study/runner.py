@@ -19,11 +19,11 @@ from deepjax.study.arms import Arm, collect, run_arm
 from deepjax.study.conclude import conclude, print_verdicts
 from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, study_seeds
 from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
-from deepjax.training.config_file import init_run_dir, write_text
 from deepjax.training.distributed.launchers import require_one_process
 from deepjax.training.loop import say_on_stderr
-from deepjax.training.numerics import claim_numerics
-from deepjax.training.run_lock import hold
+from deepjax.training.run_directory.config_file import init_run_dir, write_text
+from deepjax.training.run_directory.numerics import claim_numerics
+from deepjax.training.run_directory.run_lock import hold
 
 PARTS = 100  # of one seed's measurement, in the progress display
 # Options that do not change the results: a study resumes with others.

@@ -10,9 +10,9 @@ from deepjax.training.config_groups import (
     OptimizationConfig,
 )
 from deepjax.training.loop import train
-from deepjax.training.run_dir import OpenRun, open_run
+from deepjax.training.run_directory.run_dir import OpenRun, open_run
+from deepjax.training.run_directory.run_result import RunResult
 from deepjax.training.run_options import RunOptions
-from deepjax.training.run_result import RunResult
 
 __all__ = [
     "AugmentationConfig",

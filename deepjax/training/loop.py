@@ -16,23 +16,28 @@ from deepjax.progress import say_on_stderr
 from deepjax.training.build import CompiledTraining, compile_training, require_kinds
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
-from deepjax.training.data_identity import pin_dataset, pin_description
 from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.distributed.collectives import on_primary, sync_errors
-from deepjax.training.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.evaluator import Evaluator
 from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.input_pipeline import BatchStream, DeviceBatch
-from deepjax.training.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
+from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
+from deepjax.training.metrics.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
+from deepjax.training.metrics.probe import Tracer, make_tracer
+from deepjax.training.metrics.throughput import ThroughputMeter
 from deepjax.training.plan import TrainPlan
 from deepjax.training.preemption import call_all, stop_signals, watchdog
-from deepjax.training.probe import Tracer, make_tracer
 from deepjax.training.recovery import Recovery, restore_or_init
-from deepjax.training.run_identity import claim_run, is_done, locked, unclaimed_if_refused
+from deepjax.training.run_directory.data_identity import pin_dataset, pin_description
+from deepjax.training.run_directory.run_identity import (
+    claim_run,
+    is_done,
+    locked,
+    unclaimed_if_refused,
+)
+from deepjax.training.run_directory.run_result import RunResult, run_result
 from deepjax.training.run_options import RunOptions
-from deepjax.training.run_result import RunResult, run_result
 from deepjax.training.step.state import TrainState, eval_variables
-from deepjax.training.throughput import ThroughputMeter
 
 Report = Callable[[int, int, str], None]  # (steps done, total steps, note)
 

@@ -22,7 +22,7 @@ from deepjax.errors import require
 from deepjax.training import compile_training
 from deepjax.training.build import CompiledTraining
 from deepjax.training.config import train_config
-from deepjax.training.probe import make_tracer
+from deepjax.training.metrics.probe import make_tracer
 from deepjax.training.run_options import ProbeDetail
 
 

@@ -36,8 +36,8 @@ from deepjax.models.weights.files import read_tensors
 from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import train_config
-from deepjax.training.config_file import init_run_dir
-from deepjax.training.run_lock import hold
+from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_eval_step

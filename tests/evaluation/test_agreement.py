@@ -14,7 +14,7 @@ from deepjax.data import catalog, dataset_info, register
 from deepjax.errors import InputError
 from deepjax.evaluation.agreement import count_borderline
 from deepjax.training import TrainConfig, train
-from deepjax.training.config_file import read_config
+from deepjax.training.run_directory.config_file import read_config
 from tests.data.made import write_made
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from deepjax import paths
 from deepjax.data import splits
-from deepjax.training import config, evaluator, preemption, run_lock
+from deepjax.training import config, evaluator, preemption
 from deepjax.training.checkpoint import inspect, manager
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.graceful_stop import GracefulStop
+from deepjax.training.run_directory import run_lock
 from deepjax.training.step import guard, step
 from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from deepjax.command_line import EXIT_INPUT
-from deepjax.training.metrics_log import read_rows
-from deepjax.training.run_identity import is_done
-from deepjax.training.run_lock import NAME
+from deepjax.training.metrics.metrics_log import read_rows
+from deepjax.training.run_directory.run_identity import is_done
+from deepjax.training.run_directory.run_lock import NAME
 from tests.faults.kills import LONG, LONG_FLAGS
 from tests.faults.runs import finish, outcome, reference, start
 from tests.faults.tally import Tally

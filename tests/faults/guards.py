@@ -22,10 +22,10 @@ from deepjax.training.checkpoint import manager
 from deepjax.training.checkpoint.inspect import digest, steps_of
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.guard_policy import Policy
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.preemption import EXIT_HUNG, watchdog
-from deepjax.training.run_lock import NAME as LOCK
-from deepjax.training.run_lock import hold
+from deepjax.training.run_directory.run_lock import NAME as LOCK
+from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.step.guard import SPIKE_WARMUP, init_guard, judge
 from deepjax.training.step.state import TrainState
 from tests.faults.runs import CONFIG, OPTIONS, complete, programs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepjax.training import CompiledTraining, RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
-from deepjax.training.metrics_log import TIMES, read_rows
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=3)  # 5 steps an epoch

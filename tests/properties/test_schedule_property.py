@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.config import options_of, replace_options, train_config
-from deepjax.training.config_file import init_run_dir, read_config
+from deepjax.training.run_directory.config_file import init_run_dir, read_config
 from deepjax.training.step.optimizers import make_schedule
 from tests.properties.examples import examples
 

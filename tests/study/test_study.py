@@ -13,7 +13,7 @@ from deepjax.study.arms import best_rate, collect, run_arm
 from deepjax.study.report.index import write_page
 from deepjax.study.runner import run_study
 from deepjax.study.study import Options
-from deepjax.training.run_lock import hold
+from deepjax.training.run_directory.run_lock import hold
 from experiments import run_studies as studies
 from tests.study import toy
 

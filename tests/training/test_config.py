@@ -7,7 +7,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.config import replace_options
-from deepjax.training.config_file import init_run_dir
+from deepjax.training.run_directory.config_file import init_run_dir
 
 CONFIG = TrainConfig(model="cifar_resnet20")
 

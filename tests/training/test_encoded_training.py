@@ -16,11 +16,11 @@ from deepjax.models import create_model
 from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.data_identity import pin_dataset
 from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.evaluator import metrics_row
-from deepjax.training.metrics_log import TIMES, read_rows
-from deepjax.training.throughput import ThroughputMeter
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
+from deepjax.training.metrics.throughput import ThroughputMeter
+from deepjax.training.run_directory.data_identity import pin_dataset
 from tests.data.archives import DAMAGED, small_imagenet
 from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
@@ -192,7 +192,7 @@ class Computed:
 def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
     """A clock that each batch moves on by 2 s, and each step by 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
     now = [0.0]
-    monkeypatch.setattr("deepjax.training.throughput.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("deepjax.training.metrics.throughput.time.perf_counter", lambda: now[0])
 
     def batches():
         while True:

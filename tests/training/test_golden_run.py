@@ -12,8 +12,8 @@ from deepjax.errors import InputError
 from deepjax.training import RunOptions, train
 from deepjax.training.checkpoint.inspect import named_leaves, read_state
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.metrics_log import TIMES, read_rows
-from deepjax.training.run_dir import open_run
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
+from deepjax.training.run_directory.run_dir import open_run
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = train_config(

@@ -17,7 +17,7 @@ import pytest
 from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training import RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
-from deepjax.training.metrics_log import TIMES, read_rows
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
 
 CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
@@ -117,7 +117,9 @@ def test_results_whose_configuration_was_deleted_are_refused(whole, programs, tm
 
 
 def test_a_run_that_is_done_is_only_read(whole, programs, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepjax.training.run_identity.hold", lambda *_: pytest.fail("locked"))
+    monkeypatch.setattr(
+        "deepjax.training.run_directory.run_identity.hold", lambda *_: pytest.fail("locked")
+    )
     assert train(CONFIG, whole[0], EVERY_2, programs=programs).was_done
 
 

@@ -15,7 +15,7 @@ from deepjax.errors import Stopped
 from deepjax.training import RunOptions, TrainConfig, compile_training, loop, preemption, train
 from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.checkpoint.manifest import problems, read_manifest
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.preemption import STOP_SIGNALS, stop_signals, watchdog
 from tests.faults.runs import outcome
 

@@ -14,7 +14,7 @@ from deepjax.analysis import taps, trace
 from deepjax.analysis.core.module import cross_entropy
 from deepjax.analysis.residual.gates import residual_sites
 from deepjax.errors import InputError
-from deepjax.training.probe import LayerProbe
+from deepjax.training.metrics.probe import LayerProbe
 from tests.numpy_variables import numpy_variables
 from tests.zoo import (  # fmt: skip
     FORCES,

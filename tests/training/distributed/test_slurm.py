@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deepjax.training.metrics_log import TIMES, read_rows
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
 from tests.training.distributed.test_cluster import free_port, listening
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from deepjax.data.augment.basic import normalize, resize
 from deepjax.models import googlenet
 from deepjax.training import compile_training, train
 from deepjax.training.config import train_config
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.step.step import DROPOUT
 
 HEADS = ("4a", "4d")

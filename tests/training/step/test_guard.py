@@ -10,12 +10,13 @@ import pytest
 from deepjax.analysis import first_nonfinite_layer
 from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
-from deepjax.training import RunOptions, TrainConfig, compile_training, diagnosis, train
+from deepjax.training import RunOptions, TrainConfig, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options
-from deepjax.training.diagnosis import explain
 from deepjax.training.guard_policy import Policy
-from deepjax.training.metrics_log import read_rows
+from deepjax.training.metrics import diagnosis
+from deepjax.training.metrics.diagnosis import explain
+from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.step.guard import SPIKE_WARMUP, Running, all_finite, init_guard, judge
 from tests.numpy_variables import numpy_variables
 

@@ -11,7 +11,7 @@ import jax
 
 from deepjax.errors import InputError
 from deepjax.io import write_text
-from deepjax.training.config_file import RESULT_FILES
+from deepjax.training.run_directory.config_file import RESULT_FILES
 
 NAME = "numerics.json"
 # Settings that change the bits of a run, with JAX's defaults, which runs without this file have.

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.training import TrainConfig, run_lock, train
-from deepjax.training.run_lock import NAME, RunLock, hold
+from deepjax.training import TrainConfig, train
+from deepjax.training.run_directory import run_lock
+from deepjax.training.run_directory.run_lock import NAME, RunLock, hold
 
 SAY: list[str] = []
 

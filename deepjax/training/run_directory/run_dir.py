@@ -16,7 +16,7 @@ from deepjax.paths import run_directory
 from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
-from deepjax.training.config_file import read_config
+from deepjax.training.run_directory.config_file import read_config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import pytest
 
 from deepjax.errors import InputError
 from deepjax.training.config import OPTION_GROUPS, options_of, replace_options, train_config
-from deepjax.training.config_file import init_run_dir, read_config
+from deepjax.training.run_directory.config_file import init_run_dir, read_config
 
 CONFIG = train_config(
     "cifar_resnet20",

@@ -8,12 +8,12 @@ import jax
 
 from deepjax.errors import InputError
 from deepjax.training.config import TrainConfig
-from deepjax.training.config_file import init_run_dir
 from deepjax.training.distributed.collectives import on_primary, sync_errors
-from deepjax.training.metrics_log import Row, read_rows
-from deepjax.training.numerics import NAME as NUMERICS
-from deepjax.training.numerics import claim_numerics
-from deepjax.training.run_lock import LockLost, hold
+from deepjax.training.metrics.metrics_log import Row, read_rows
+from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.numerics import NAME as NUMERICS
+from deepjax.training.run_directory.numerics import claim_numerics
+from deepjax.training.run_directory.run_lock import LockLost, hold
 
 Say = Callable[[str], None]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.training.metrics_log import MetricsLog, read_rows
+from deepjax.training.metrics.metrics_log import MetricsLog, read_rows
 
 
 def row(step: int) -> dict:

@@ -15,8 +15,8 @@ from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.metrics_log import TIMES, read_rows
-from deepjax.training.probe import make_tracer
+from deepjax.training.metrics.metrics_log import TIMES, read_rows
+from deepjax.training.metrics.probe import make_tracer
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
 CONFIG = train_config(

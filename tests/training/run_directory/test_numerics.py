@@ -10,8 +10,14 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.study.arms import is_run_of
 from deepjax.training import TrainConfig, train
-from deepjax.training.config_file import init_run_dir
-from deepjax.training.numerics import DEFAULTS, NAME, XLA_FLAGS, claim_numerics, numerics
+from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.numerics import (
+    DEFAULTS,
+    NAME,
+    XLA_FLAGS,
+    claim_numerics,
+    numerics,
+)
 
 CONFIG = TrainConfig(model="cifar_plain20", width=2)
 CHANGES = {

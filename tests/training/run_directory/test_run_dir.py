@@ -12,9 +12,9 @@ from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, train
 from deepjax.training.checkpoint.inspect import read_state
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.config_file import init_run_dir
-from deepjax.training.metrics_log import read_rows
-from deepjax.training.run_dir import open_run
+from deepjax.training.metrics.metrics_log import read_rows
+from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.run_dir import open_run
 
 CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=240, epochs=2, ema_decay=0.5, image_size=10
@@ -97,7 +97,8 @@ def test_what_cannot_be_opened(run, arguments, words):
 def test_averages_that_were_not_kept(run, monkeypatch):
     folder, state = read_state(run)
     monkeypatch.setattr(
-        "deepjax.training.run_dir.read_state", lambda path, step: (folder, {**state, "ema": {}})
+        "deepjax.training.run_directory.run_dir.read_state",
+        lambda path, step: (folder, {**state, "ema": {}}),
     )
     with pytest.raises(
         InputError, match="averaged is True; allowed: False for a run without --ema-decay"

@@ -1,0 +1,1 @@
+"""What a run logs: rows of metrics, throughput, probes, and why a step was bad."""
