@@ -79,7 +79,7 @@ def parse(
         raise InputError(_one_line(messages.getvalue())) from None
 
 
-def run(command: Callable[[], None]) -> None:
+def run_command(command: Callable[[], None]) -> None:
     """Run a command and exit.
 
     0 done, 1 stdout was closed (as by `head`), 2 invalid input, 3 halted on non-finite values, 130

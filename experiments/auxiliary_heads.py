@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from deepjax.analysis import LossContributions, init_variables, loss_contributions
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure
 from deepjax.study.report.metrics import epochs_to
@@ -287,4 +287,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

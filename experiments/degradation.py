@@ -18,7 +18,7 @@ import numpy as np
 
 from deepjax.analysis import cross_entropy, init_variables, kernel_norms
 from deepjax.analysis.plots import depth_profile, error_curves, save
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.data import dataset_info, sample
 from deepjax.errors import require
 from deepjax.models import create_model, model_info
@@ -269,4 +269,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

@@ -3,7 +3,7 @@
 import sys
 
 from deepjax.cli.evaluate import start
-from deepjax.command_line import run
+from deepjax.command_line import run_command
 
 if __name__ == "__main__":
-    run(lambda: start(sys.argv[1:]))
+    run_command(lambda: start(sys.argv[1:]))

@@ -16,7 +16,7 @@ import numpy as np
 
 from deepjax.analysis import noise_scale
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.data import dataset_info, sample
 from deepjax.study.finetune import LossOf, fewest_steps, iterate_training, loss_on
 from deepjax.study.networks import Stack
@@ -281,4 +281,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

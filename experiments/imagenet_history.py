@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from deepjax.analysis.plots import COLORS, STYLE, save
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure, Table
 from deepjax.study.report.plots import rows_figure
@@ -237,4 +237,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

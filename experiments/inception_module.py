@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.analysis import macs_by_layer
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.errors import require, unknown_name_error
 from deepjax.models.googlenet import Inception, Row, Unit, conv_unit
 from deepjax.models.layers.basic import conv_factory
@@ -293,4 +293,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

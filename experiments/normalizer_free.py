@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models import create_model
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure
@@ -210,4 +210,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

@@ -21,7 +21,7 @@ from deepjax.analysis import loss_plane, random_direction, spectral_density
 from deepjax.analysis.core.module import Batch
 from deepjax.analysis.landscape.plane import LossPlane
 from deepjax.analysis.plots import STYLE, save
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models.layers.scanned_blocks import stack_blocks
 from deepjax.study.arms import Arm
 from deepjax.study.finetune import finetune, initial_variables, train_error
@@ -294,4 +294,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

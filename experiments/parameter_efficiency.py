@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.analysis import count_params, params_by_layer
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models import create_model, model_info
 from deepjax.study.arms import Arm
 from deepjax.study.cost import cost_curves, cost_table
@@ -226,4 +226,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

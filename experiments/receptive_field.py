@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.study.arms import Arm
 from deepjax.study.effective_fields import (
     field_statistics,
@@ -294,4 +294,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

@@ -18,7 +18,7 @@ from jax import Array
 
 from deepjax.analysis import lesions, path_lengths, signal_propagation, trace
 from deepjax.analysis.core.module import Batch, init_variables
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models.preact import PreActResNet
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure
@@ -297,4 +297,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

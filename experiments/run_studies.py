@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.errors import unknown_name_error
 from deepjax.paths import run_directory, user_path
 from deepjax.study.report.index import write_page
@@ -100,4 +100,4 @@ def publish(out: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse(Options)))
+    run_command(lambda: main(parse(Options)))

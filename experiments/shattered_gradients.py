@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from deepjax.analysis import init_variables, shattering
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.data import dataset_info, sample
 from deepjax.models import create_model
 from deepjax.models.layers.initializers import he_normal
@@ -297,4 +297,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from deepjax.analysis import cost
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models.layers.basic import conv_factory
 from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
@@ -258,4 +258,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis.plots import COLORS, Curve
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.models.stochastic_depth import stochastic_depth
 from deepjax.study.arms import Arm
 from deepjax.study.report.html import Figure
@@ -219,4 +219,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    run(lambda: run_study(STUDY, parse(Options)))
+    run_command(lambda: run_study(STUDY, parse(Options)))

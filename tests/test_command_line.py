@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.cli.train import Options
-from deepjax.command_line import EXIT_PIPE, parse, run
+from deepjax.command_line import EXIT_PIPE, parse, run_command
 from deepjax.errors import InputError, NonFiniteError, Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def test_exit_codes(error, code, capsys):
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(fail)
+        run_command(fail)
     assert stop.value.code == code
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -129,7 +129,7 @@ def test_where_the_reader_has_gone_it_ends_quietly(command):
 
 def test_a_broken_pipe_of_something_else_is_not_hidden():
     with pytest.raises(BrokenPipeError):
-        run(_broken)
+        run_command(_broken)
 
 
 def _broken() -> None:

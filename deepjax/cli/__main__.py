@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import deepjax
-from deepjax.command_line import run
+from deepjax.command_line import run_command
 from deepjax.errors import unknown_name_error
 
 COMMANDS = {
@@ -26,7 +26,7 @@ USAGE = "\n".join(
 
 def main() -> None:
     """The entry point `deepjax`."""
-    run(lambda: start(sys.argv[1:]))
+    run_command(lambda: start(sys.argv[1:]))
 
 
 def start(arguments: Sequence[str]) -> None:

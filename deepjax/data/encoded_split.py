@@ -14,10 +14,10 @@ from deepjax.data.image.decode import CropFn, decode_crop
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, describe_error
 
-OnDamaged = Literal["halt", "skip"]
-Damaged = tuple[int, str]  # the record's index and the decode error
+OnDecodeError = Literal["halt", "skip"]
+Undecodable = tuple[int, str]  # the record's index and the decode error
 # An image, its label, and the undecodable ones that it substitutes.
-ReadResult = tuple[np.ndarray, int, list[Damaged]]
+ReadResult = tuple[np.ndarray, int, list[Undecodable]]
 NOT_DECODE_ERRORS = (MemoryError, ImportError)  # errors that say nothing about an image
 IMAGES_PER_TASK = 4  # images that a thread takes at a time
 
@@ -36,7 +36,7 @@ class EncodedSplit:
     dataset: Dataset
     name: SplitName
     records: Sequence[Mapping[str, Any]]
-    on_damaged: OnDamaged = "halt"
+    on_decode_error: OnDecodeError = "halt"
     budget: int = 0
     threads: int = 0
     fingerprint: str = ""
@@ -89,7 +89,7 @@ class EncodedSplit:
         self, read: Callable[[int], ReadResult], count: int, size: int
     ) -> dict[str, Any]:
         images, labels = np.empty((count, size, size, 3), np.uint8), np.empty(count, np.int32)
-        damaged: list[list[Damaged]] = [[]] * count
+        damaged: list[list[Undecodable]] = [[]] * count
 
         def fill(start: int) -> None:
             for i in range(start, min(start + IMAGES_PER_TASK, count)):
@@ -105,7 +105,7 @@ class EncodedSplit:
     def _read_or_substitute(
         self, index: int, crop_fn: CropFn, size: int, exact: bool
     ) -> ReadResult:
-        damaged: list[Damaged] = []
+        damaged: list[Undecodable] = []
         while len(damaged) <= self.budget:
             place = (index + len(damaged)) % len(self)
             tried = self._try_read(place, crop_fn, size, exact)
@@ -148,7 +148,7 @@ class EncodedSplit:
 
     def _decode_error(self, index: int, error: Exception) -> str:
         reason = describe_error(error)
-        if self.on_damaged == "halt":
+        if self.on_decode_error == "halt":
             raise InputError(
                 f"{self._where(index)} is damaged ({reason}); prepare the data set again, or set "
                 "on_decode_error='skip' and max_decode_errors in a new run"

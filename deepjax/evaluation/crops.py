@@ -59,7 +59,7 @@ def corners(size: tuple[int, int], side: int) -> list[Box]:
     return [Box(top, left, side, side) for top, left in places] + [centre(size, side, side)]
 
 
-def squares(size: tuple[int, int]) -> list[Box]:
+def square_boxes(size: tuple[int, int]) -> list[Box]:
     """The left, central and right square of a landscape image; of a portrait from the top down."""
     side = min(size)
     last = Box(size[1] - side, size[0] - side, side, side)
@@ -98,7 +98,7 @@ def cut_crops(
         case "grid":
             yield from (crop(image, box) for box in grid(image.size, side))
         case "squares":
-            for square in (crop(image, box) for box in squares(image.size)):
+            for square in (crop(image, box) for box in square_boxes(image.size)):
                 yield from cut_crops(square, "corners", side)
                 yield square.resize((side, side), FILTERS[interpolation])
 

@@ -95,7 +95,7 @@ def predict(
     for batch in reader.batches(groups):
         waiting.append(
             (
-                ViewBatch(batch.images, {}, batch.damaged),
+                ViewBatch(batch.images, {}, batch.undecodable),
                 step(params, batch_stats, partitioner.put_batch(batch.arrays)),
             )
         )
@@ -112,7 +112,7 @@ def _add(sums: "_ScoreSums", batch: ViewBatch, output: tuple[Array, Array]) -> N
     """Add the scores of a batch; raise on all processes where any could not decode an image."""
     ids = np.asarray(output[1])
     if np.sum(ids >= 0) < batch.images:  # which every process sees
-        raise InputError(next(filter(None, allgather_strings(batch.damaged))))
+        raise InputError(next(filter(None, allgather_strings(batch.undecodable))))
     sums.add(ids, np.asarray(output[0]))
 
 

@@ -28,7 +28,7 @@ class ViewBatch:
     images: int  # of all processes, without the padding
     arrays: dict[str, np.ndarray]
     # the decode error of the first undecodable image of this process's slice, if any
-    damaged: str
+    undecodable: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ AUXILIARY_MAP = (
 )
 
 
-class Conv(NamedTuple):
+class ConvUnit(NamedTuple):
     """A convolution of a branch; `padding=0` shrinks the map, None keeps it at stride 1."""
 
     kernel: int | tuple[int, int]
@@ -45,55 +45,64 @@ class Conv(NamedTuple):
 class Fan(NamedTuple):
     """Two convolutions of one input, concatenated."""
 
-    a: Conv
-    b: Conv
+    a: ConvUnit
+    b: ConvUnit
 
 
-Step = Conv | Fan | Literal["average pool", "max pool"]
+Step = ConvUnit | Fan | Literal["average pool", "max pool"]
 Branches = dict[str, tuple[Step, ...]]
 
 STEM: tuple[Step, ...] = (
-    Conv(3, 32, 2, 0), Conv(3, 32, 1, 0), Conv(3, 64), "max pool",
-    Conv(1, 80), Conv(3, 192, 1, 0), "max pool",
+    ConvUnit(3, 32, 2, 0), ConvUnit(3, 32, 1, 0), ConvUnit(3, 64), "max pool",
+    ConvUnit(1, 80), ConvUnit(3, 192, 1, 0), "max pool",
 )  # fmt: skip
 
 
 def module_a(pooled: int) -> Branches:
     """Figure 5: 5x5 as in GoogLeNet, and 5x5 as two 3x3; `pooled` filters after the pool."""
     return {
-        "branch1x1": (Conv(1, 64),),
-        "branch5x5": (Conv(1, 48), Conv(5, 64)),
-        "branch3x3dbl": (Conv(1, 64), Conv(3, 96), Conv(3, 96)),
-        "branch_pool": ("average pool", Conv(1, pooled)),
+        "branch1x1": (ConvUnit(1, 64),),
+        "branch5x5": (ConvUnit(1, 48), ConvUnit(5, 64)),
+        "branch3x3dbl": (ConvUnit(1, 64), ConvUnit(3, 96), ConvUnit(3, 96)),
+        "branch_pool": ("average pool", ConvUnit(1, pooled)),
     }
 
 
 def module_c(filters: int) -> Branches:
     """Figure 6: 7x7 once and twice, factorised, with `filters` inside."""
-    wide, tall = Conv((1, 7), filters), Conv((7, 1), filters)
+    wide, tall = ConvUnit((1, 7), filters), ConvUnit((7, 1), filters)
     return {
-        "branch1x1": (Conv(1, 192),),
-        "branch7x7": (Conv(1, filters), wide, Conv((7, 1), 192)),
-        "branch7x7dbl": (Conv(1, filters), tall, wide, tall, Conv((1, 7), 192)),
-        "branch_pool": ("average pool", Conv(1, 192)),
+        "branch1x1": (ConvUnit(1, 192),),
+        "branch7x7": (ConvUnit(1, filters), wide, ConvUnit((7, 1), 192)),
+        "branch7x7dbl": (ConvUnit(1, filters), tall, wide, tall, ConvUnit((1, 7), 192)),
+        "branch_pool": ("average pool", ConvUnit(1, 192)),
     }
 
 
 MODULE_B: Branches = {  # 35x35 -> 17x17, Figure 10
-    "branch3x3": (Conv(3, 384, 2, 0),),
-    "branch3x3dbl": (Conv(1, 64), Conv(3, 96), Conv(3, 96, 2, 0)),
+    "branch3x3": (ConvUnit(3, 384, 2, 0),),
+    "branch3x3dbl": (ConvUnit(1, 64), ConvUnit(3, 96), ConvUnit(3, 96, 2, 0)),
     "branch_pool": ("max pool",),
 }
 MODULE_D: Branches = {  # 17x17 -> 8x8
-    "branch3x3": (Conv(1, 192), Conv(3, 320, 2, 0)),
-    "branch7x7x3": (Conv(1, 192), Conv((1, 7), 192), Conv((7, 1), 192), Conv(3, 192, 2, 0)),
+    "branch3x3": (ConvUnit(1, 192), ConvUnit(3, 320, 2, 0)),
+    "branch7x7x3": (
+        ConvUnit(1, 192),
+        ConvUnit((1, 7), 192),
+        ConvUnit((7, 1), 192),
+        ConvUnit(3, 192, 2, 0),
+    ),
     "branch_pool": ("max pool",),
 }
 MODULE_E: Branches = {  # Figure 7
-    "branch1x1": (Conv(1, 320),),
-    "branch3x3": (Conv(1, 384), Fan(Conv((1, 3), 384), Conv((3, 1), 384))),
-    "branch3x3dbl": (Conv(1, 448), Conv(3, 384), Fan(Conv((1, 3), 384), Conv((3, 1), 384))),
-    "branch_pool": ("average pool", Conv(1, 192)),
+    "branch1x1": (ConvUnit(1, 320),),
+    "branch3x3": (ConvUnit(1, 384), Fan(ConvUnit((1, 3), 384), ConvUnit((3, 1), 384))),
+    "branch3x3dbl": (
+        ConvUnit(1, 448),
+        ConvUnit(3, 384),
+        Fan(ConvUnit((1, 3), 384), ConvUnit((3, 1), 384)),
+    ),
+    "branch_pool": ("average pool", ConvUnit(1, 192)),
 }
 
 TABLE: dict[str, Branches] = {
@@ -142,11 +151,12 @@ class Mixed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         return jnp.concatenate(
-            [run(x, steps, name, self.width, self.unit) for name, steps in self.branches], axis=-1
+            [apply_units(x, steps, name, self.width, self.unit) for name, steps in self.branches],
+            axis=-1,
         )
 
 
-class AuxiliaryHead(nn.Module):
+class InceptionV3AuxHead(nn.Module):
     """Auxiliary classifier (section 4): 5x5 average pool of stride 3, 1x1, 5x5, average, linear.
 
     x: (batch, height, width, c), at least 17 pixels high and wide -> float32 logits (batch,
@@ -221,13 +231,13 @@ class InceptionV3(nn.Module):
                 self.norm, train, self.bn_scope, self.dtype, self.param_dtype, epsilon=1e-3
             ),
         )
-        x = tag_stage(self, "stem", run(x, STEM, "stem", self.width, unit))
+        x = tag_stage(self, "stem", apply_units(x, STEM, "stem", self.width, unit))
         for name, branches in TABLE.items():
             x = tag_stage(
                 self, name, Mixed(tuple(branches.items()), self.width, unit, name=name)(x)
             )
             if name == AUXILIARY and self.auxiliary and auxiliary_wanted(self):
-                head = AuxiliaryHead(
+                head = InceptionV3AuxHead(
                     self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e"
                 )
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))
@@ -249,7 +259,7 @@ class InceptionV3(nn.Module):
         return x
 
 
-def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> Array:
+def apply_units(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> Array:
     """Apply the steps of a branch in turn; to be called in a compact module.
 
     Convolutions are named name_conv1, name_conv2, ...; a fan's name_conv2a and name_conv2b; a
@@ -258,7 +268,7 @@ def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> A
     lone = sum(not isinstance(step, str) for step in steps) == 1
     number = 0
 
-    def convolve(x: Array, conv: Conv, suffix: str) -> Array:
+    def convolve(x: Array, conv: ConvUnit, suffix: str) -> Array:
         return unit(
             x,
             scaled(conv.features, width),
@@ -279,7 +289,7 @@ def run(x: Array, steps: Sequence[Step], name: str, width: int, unit: Unit) -> A
                 x = jnp.concatenate(
                     [convolve(x, a, f"{number}a"), convolve(x, b, f"{number}b")], axis=-1
                 )
-            case Conv():
+            case ConvUnit():
                 x = convolve(x, step, "" if lone else str(number))
     return x
 

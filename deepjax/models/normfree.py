@@ -51,6 +51,7 @@ Layer = tuple[int, int, int]  # features, kernel, stride
 
 
 def scaled_init(init: Initializer, factor: float) -> Initializer:
+    """An initializer whose weights are multiplied by a factor."""
     return lambda key, shape, dtype=jnp.float32: (
         init(key, shape, dtype) * jnp.asarray(factor, dtype)
     )
@@ -223,6 +224,7 @@ class NormFreeResNet(nn.Module):
 
 
 def block_factory(make: ModuleDef, block: Block, planes: int) -> Callable[[int, str], Any]:
+    """(stride, name) -> a block with the layers of its branch."""
     return lambda stride, name: make(
         layers=_branch(block, planes, stride), stride=stride, name=name
     )
@@ -238,6 +240,7 @@ def _branch(block: Block, planes: int, stride: int) -> tuple[Layer, ...]:
 def apply_stem(
     x: Array, kind: Stem, width: int, conv: ModuleDef, after: Callable[[Array], Array] = lambda x: x
 ) -> Array:
+    """The stem: a 3x3 convolution for CIFAR, or the stem of ImageNet networks."""
     if kind == "cifar":
         return after(conv(width, 3, name="stem_conv")(x))
     return max_pool(after(conv(width, 7, 2, name="stem_conv")(x)), 3, 2, padding=1)

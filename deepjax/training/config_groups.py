@@ -180,7 +180,7 @@ class GuardConfig:
     max_skipped_steps: int = 10
     """Skipped steps before training halts after all."""
     spike_sigmas: float = 0.0
-    """Loss or gradient norm so many standard deviations above its mean is bad too; 0: off."""
+    """Skip spikes: a loss or gradient norm above its running mean by this many std; 0: off."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from deepjax.data import EncodedSplit, Split
-from deepjax.data.encoded_split import Damaged
+from deepjax.data.encoded_split import Undecodable
 from deepjax.errors import InputError
 from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.metrics.metrics_log import Row
@@ -25,12 +25,12 @@ class DecodeErrorLog:
         self._logged = {
             (row["split"], row["image"]): row["step"] for row in rows if row["kind"] == "damaged"
         }
-        self._enabled = isinstance(split, EncodedSplit) and split.on_damaged == "skip"
+        self._enabled = isinstance(split, EncodedSplit) and split.on_decode_error == "skip"
         self._budget = split.budget if isinstance(split, EncodedSplit) else 0
         self._say = say
         self._new: list[Found] = []
 
-    def note(self, done: int, split: str, errors: Sequence[Damaged]) -> None:
+    def note(self, done: int, split: str, errors: Sequence[Undecodable]) -> None:
         """Collect the errors that this process found in a batch, after so many steps."""
         self._new += [
             (done, split, image, reason)
@@ -38,7 +38,7 @@ class DecodeErrorLog:
             if (split, image) not in self._logged
         ]
 
-    def note_train(self, done: int, errors: Sequence[Damaged]) -> None:
+    def note_train(self, done: int, errors: Sequence[Undecodable]) -> None:
         """`note` for a batch of the training."""
         self.note(done, "train", errors)
 

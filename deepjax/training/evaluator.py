@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from deepjax.data import EncodedSplit, eval_batches
-from deepjax.data.encoded_split import Damaged
+from deepjax.data.encoded_split import Undecodable
 from deepjax.data.loader import Batch
 from deepjax.data.split_spec import SplitName
 from deepjax.training.build import CompiledTraining
@@ -22,14 +22,14 @@ class Evaluation:
 
     sums: dict[str, Any]
     """As `make_eval_step` gives them, over the images that could be decoded."""
-    decode_errors: list[Damaged]
+    decode_errors: list[Undecodable]
     """Of this process."""
     undecodable: int
     """Images of all processes that could not be decoded."""
 
     def row(self, split: SplitName) -> Row:
         """Means over the images, as entries of a row of metrics: `test_error`, `test_loss`, ..."""
-        return metrics_row(split, self.sums, self.undecodable)
+        return split_row(split, self.sums, self.undecodable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Evaluator:
         return next(batches, None)
 
 
-def metrics_row(split: SplitName, sums: dict[str, Any], undecodable: int) -> Row:
+def split_row(split: SplitName, sums: dict[str, Any], undecodable: int) -> Row:
     """Means over the images; each image that could not be decoded is an error and has no loss."""
     decoded, images = max(1.0, sums["images"]), sums["images"] + undecodable
 

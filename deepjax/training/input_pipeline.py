@@ -6,16 +6,18 @@ from typing import Any
 import grain
 import jax
 
-from deepjax.data.encoded_split import Damaged
+from deepjax.data.encoded_split import Undecodable
 from deepjax.data.loader import Batch
 
 DeviceBatch = dict[str, jax.Array]  # "image" and "label", global arrays
-ReportErrors = Callable[[int, Sequence[Damaged]], None]  # (steps done with that batch, its errors)
+ReportErrors = Callable[
+    [int, Sequence[Undecodable]], None
+]  # (steps done with that batch, its errors)
 
 
 def device_batch(
     put: Callable[[Batch], DeviceBatch], batch: Batch
-) -> tuple[DeviceBatch, Sequence[Damaged]]:
+) -> tuple[DeviceBatch, Sequence[Undecodable]]:
     """A host batch -> its arrays on the devices, and its decode errors."""
     return put({name: batch[name] for name in ("image", "label")}), batch.get("damaged", ())
 

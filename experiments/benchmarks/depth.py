@@ -161,4 +161,4 @@ def _zeros(leaf: Any) -> Any:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

@@ -211,4 +211,4 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

@@ -130,4 +130,4 @@ def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

@@ -159,4 +159,4 @@ CASES: dict[str, Callable[[], Callable[[], Any]]] = {
 }
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

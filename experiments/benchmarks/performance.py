@@ -124,4 +124,4 @@ def render(results: Path) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

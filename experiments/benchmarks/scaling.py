@@ -150,4 +150,4 @@ def collectives(program: str) -> tuple[dict[str, int], float]:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

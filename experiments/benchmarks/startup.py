@@ -129,4 +129,4 @@ def first_step(line: list[str], cache: str) -> float:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

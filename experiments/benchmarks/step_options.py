@@ -159,4 +159,4 @@ def _unguarded() -> Any:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

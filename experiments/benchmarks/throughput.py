@@ -281,4 +281,4 @@ def task_of(name: str, options: Options, folder: str) -> Task:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

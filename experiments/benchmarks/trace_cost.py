@@ -99,4 +99,4 @@ def timed(programs: CompiledTraining, options: Options) -> dict[str, list[float]
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

@@ -111,4 +111,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run_command(main)

@@ -17,7 +17,7 @@ from deepjax.evaluation.crops import (
     grid,
     rescale,
     rescaled_size,
-    squares,
+    square_boxes,
     to_array,
 )
 from deepjax.evaluation.images import read_views, shape_buckets
@@ -97,11 +97,11 @@ def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
 def test_boxes_stay_inside_and_touch_the_edges(size):
     image = rescaled_size(size, 37)
     assert min(image) == 37
-    for boxes in (corners(image, 32), squares(image), grid(image, 32)):
+    for boxes in (corners(image, 32), square_boxes(image), grid(image, 32)):
         left, top, right, bottom = np.array([box.edges for box in boxes]).T
         assert (left.min(), top.min(), right.max(), bottom.max()) == (0, 0, *image)
         assert np.all(right - left == bottom - top)
-    assert len(grid(image, 32)) == 25 and len(squares(image)) == 3
+    assert len(grid(image, 32)) == 25 and len(square_boxes(image)) == 3
 
 
 def test_a_box_larger_than_the_image_is_black_around_it():

@@ -17,8 +17,8 @@ from deepjax.models.inception_v3 import (
     INITIALIZATION,
     MODULE_B,
     MODULE_E,
-    AuxiliaryHead,
     InceptionV3,
+    InceptionV3AuxHead,
     Mixed,
 )
 from deepjax.models.layers.basic import conv_factory
@@ -73,7 +73,7 @@ def test_parameters_and_multiply_adds():
     assert sum(count.values()) == 27_161_264
     assert sum(count.values()) - count["auxiliary6e"] == 23_834_568
     assert count_macs(InceptionV3(), (299, 299, 3)) == 5_713_216_096
-    head = AuxiliaryHead(1000, 32, INITIALIZATION["paper"], UNIT, jnp.float32)
+    head = InceptionV3AuxHead(1000, 32, INITIALIZATION["paper"], UNIT, jnp.float32)
     assert count_macs(head, (17, 17, 768)) == 5_718_899_296 - 5_713_216_096
 
 
@@ -189,7 +189,7 @@ def test_modules_equal_those_written_without_flax(branches, plain):
 
 def test_initial_weights_of_torchvision():
     """Deviations 0.1, and 0.01 and 0.001 in the auxiliary head."""
-    head = AuxiliaryHead(50, 8, INITIALIZATION["torchvision"], UNIT, jnp.float32)
+    head = InceptionV3AuxHead(50, 8, INITIALIZATION["torchvision"], UNIT, jnp.float32)
     params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((1, 17, 17, 8)))["params"]
     assert float(jnp.std(params["conv2"]["kernel"])) == pytest.approx(0.01, rel=0.02)
     assert float(jnp.std(params["logits"]["kernel"])) == pytest.approx(0.001, rel=0.02)

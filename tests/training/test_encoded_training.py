@@ -17,7 +17,7 @@ from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options, train_config
 from deepjax.training.decode_errors import DecodeErrorLog
-from deepjax.training.evaluator import metrics_row
+from deepjax.training.evaluator import split_row
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
 from deepjax.training.metrics.throughput import ThroughputMeter
 from deepjax.training.run_directory.data_identity import pin_dataset
@@ -218,7 +218,7 @@ def test_an_image_that_cannot_be_decoded_counts_as_an_error():
         "images": 6.0,
         "auxiliary": {"4a": {"loss": 6.0, "errors": 3.0}},
     }
-    assert metrics_row("test", sums, 2) == {
+    assert split_row("test", sums, 2) == {
         "test_error": 4 / 8,
         "test_loss": 2.0,
         "test_images": 8,

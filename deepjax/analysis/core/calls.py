@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deepjax.analysis.core.module import Model, as_static, no_loss, run, shapes_of, validate_inputs
+from deepjax.analysis.core.module import (
+    Model,
+    apply_module,
+    as_static,
+    no_loss,
+    shapes_of,
+    validate_inputs,
+)
 from deepjax.analysis.core.nn_jit import is_in_network, is_in_transform
 
 Visit = Callable[[nn.Module, tuple[Any, ...], Any, bool], None]
@@ -137,7 +144,7 @@ def visit_calls(model: Model, variables: Any, inputs: Any, train: bool, visit: V
         return found.value
 
     with intercept_outputs(act):
-        return run(model, variables, (inputs, None), train)[0]
+        return apply_module(model, variables, (inputs, None), train)[0]
 
 
 def all_calls(model: Model, variables: Any, inputs: Any, train: bool) -> tuple[Call, ...]:

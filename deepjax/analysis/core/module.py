@@ -34,13 +34,13 @@ from deepjax.analysis.core.nn_jit import traced_anew
 from deepjax.analysis.core.requirements import Requirements, bind_axes, find_requirements
 from deepjax.analysis.core.run import (
     Rngs,
+    apply_module,
     base_key,
     call_module,
     inputs_of,
     memo_of,
     mode_text,
     refusable_mode_kwargs,
-    run,
     shapes_of,
     stream_key,
     trace_call,
@@ -53,6 +53,7 @@ __all__ = [
     "Model",
     "Network",
     "Rngs",
+    "apply_module",
     "as_static",
     "base_key",
     "cross_entropy",
@@ -69,7 +70,6 @@ __all__ = [
     "network_of",
     "no_loss",
     "reason",
-    "run",
     "shapes_of",
     "stream_key",
     "takes_class_labels",
@@ -176,7 +176,7 @@ def loss_of(
     model: Model, variables: Any, batch: Batch, loss: Loss, train: bool, rngs: Rngs = None
 ) -> Array:
     """The scalar loss; raises InputError where it is not a scalar, or the batch does not fit."""
-    return _scalar(loss(run(model, variables, batch, train, rngs)[0], batch), "loss")
+    return _scalar(loss(apply_module(model, variables, batch, train, rngs)[0], batch), "loss")
 
 
 def no_loss(outputs: Any, batch: Batch) -> Array:

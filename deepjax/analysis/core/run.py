@@ -77,7 +77,7 @@ def base_key(model: Model, *fold: Any) -> Array:
     return functools.reduce(jax.random.fold_in, fold, jax.random.key(network_of(model).seed))
 
 
-def run(
+def apply_module(
     model: Model,
     variables: Any,
     batch: Batch,

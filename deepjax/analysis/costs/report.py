@@ -12,7 +12,14 @@ import numpy as np
 from flax import linen as nn
 
 from deepjax.analysis.core.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
-from deepjax.analysis.core.module import Network, as_static, mode_text, name_of, run, shapes_of
+from deepjax.analysis.core.module import (
+    Network,
+    apply_module,
+    as_static,
+    mode_text,
+    name_of,
+    shapes_of,
+)
 from deepjax.analysis.costs.counts import (
     count_macs_by_layer,
     count_params_by_layer,
@@ -216,7 +223,7 @@ def _cost(
     equations = list(steps(traced.jaxpr.jaxpr))
 
     def forward(variables: Any, inputs: Any) -> Any:
-        return run(model, variables, (inputs, None), train)
+        return apply_module(model, variables, (inputs, None), train)
 
     return CostReport(
         model=name_of(model),

@@ -18,7 +18,13 @@ from deepjax.analysis.core.batch import Batches
 from deepjax.analysis.core.module import Loss, cross_entropy
 from deepjax.analysis.core.options import BatchStatistics, Progress
 from deepjax.analysis.curvature.lanczos import extreme_eigenpairs, norm
-from deepjax.analysis.curvature.operators import Layers, MatrixKind, MatrixSpec, Operator, prepare
+from deepjax.analysis.curvature.operators import (
+    Layers,
+    MatrixKind,
+    MatrixSpec,
+    Operator,
+    make_operator,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +103,7 @@ def gradient_subspace_overlap(
     as for `top_eigenvalues`. Cost: steps + k products and one gradient; memory (steps + k) x
     parameters. Source: Gur-Ari et al. 2018, section 2; Ghorbani et al. 2019, section 4.
     """
-    product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
     values, vectors, residuals, _ = extreme_eigenpairs(
         product, data, matrix, k, "largest", steps, seed, progress
     )

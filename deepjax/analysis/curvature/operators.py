@@ -20,11 +20,11 @@ from deepjax.analysis.core.batch import Batches, data_text, stack
 from deepjax.analysis.core.module import (
     Batch,
     Loss,
+    apply_module,
     base_key,
     cross_entropy,
     entry,
     has_batch_norm,
-    run,
     validate_inputs,
 )
 from deepjax.analysis.core.options import BatchStatistics
@@ -152,7 +152,9 @@ class Operator:
 
         def outputs(flat: Array) -> Any:
             params = replace_leaves(variables["params"], restored(leaves(flat), old))
-            return run(self.model, {**variables, "params": params}, batch, self.train, rngs)[0]
+            return apply_module(
+                self.model, {**variables, "params": params}, batch, self.train, rngs
+            )[0]
 
         return outputs, lambda flat: widened(self.loss(outputs(flat), batch))
 
@@ -218,7 +220,7 @@ def gnvp(
     return _product(model, variables, batch, vector, "gauss_newton", layers, bn, loss)
 
 
-def prepare(
+def make_operator(
     model: nn.Module,
     variables: Any,
     batch: Batches,
@@ -281,7 +283,7 @@ def _product(
     bn: BatchStatistics,
     loss: Loss,
 ) -> Any:
-    product, data, _ = prepare(model, variables, batch, operator, layers, bn, loss)
+    product, data, _ = make_operator(model, variables, batch, operator, layers, bn, loss)
     variables = data[0]
     leaves = product.block(variables)
     given = check_like("vector", vector, subtree(variables["params"], leaves))

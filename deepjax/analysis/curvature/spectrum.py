@@ -27,7 +27,7 @@ from deepjax.analysis.curvature.operators import (
     Layers,
     MatrixKind,
     MatrixSpec,
-    prepare,
+    make_operator,
     rademacher,
     to_tree,
 )
@@ -123,7 +123,7 @@ def top_eigenvalues(
         which,
         "'magnitude', 'largest', 'smallest'",
     )
-    product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
     values, vectors, residuals, used = extreme_eigenpairs(
         product, data, matrix, k, which, steps, seed, progress
     )
@@ -261,7 +261,7 @@ def spectral_density(
     require(isinstance(probes, int) and probes >= 1, "probes", probes, "1 or more")
     require(sigma is None or sigma > 0, "sigma", sigma, "None, or above 0")
     require(classes is None or classes >= 1, "classes", classes, "None, or 1 or more")
-    product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
     steps = limit_steps(steps, matrix)
     like, _ = product.flat(data[0])
     nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))

@@ -22,7 +22,7 @@ from deepjax.analysis.curvature.operators import (
     MatrixSpec,
     apply,
     check_finite,
-    prepare,
+    make_operator,
     rademacher,
 )
 from deepjax.errors import require
@@ -101,7 +101,7 @@ def hessian_trace(
     Source: Hutchinson 1990; Yao et al. 2020, algorithm 2.
     """
     require(isinstance(probes, int) and probes >= 1, "probes", probes, "1 or more")
-    product, data, matrix = prepare(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
     estimates: list[float] = []
     for probe in range(probes):
         signs = rademacher(seed, probe, product.flat(data[0])[0])

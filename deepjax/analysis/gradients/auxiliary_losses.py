@@ -20,11 +20,11 @@ from deepjax.analysis.core.module import (
     Batch,
     Loss,
     Model,
+    apply_module,
     cross_entropy,
     entry,
     mode_text,
     name_of,
-    run,
     shapes_of,
     validate_inputs,
 )
@@ -188,7 +188,7 @@ def _weights(weights: float | Mapping[str, float], names: tuple[str, ...]) -> di
 def _losses(
     model: Model, variables: Any, batch: Batch, loss: Loss, train: bool
 ) -> dict[str, Array]:
-    outputs, changed = run(model, variables, batch, train, sow=("auxiliary",))
+    outputs, changed = apply_module(model, variables, batch, train, sow=("auxiliary",))
     heads = {}
     for path, logits in flatten_dict(dict(changed.get("auxiliary", {})), sep="/").items():
         several = isinstance(logits, tuple | list) and len(logits) > 1

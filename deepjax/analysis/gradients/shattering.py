@@ -19,10 +19,10 @@ from jax import Array
 
 from deepjax.analysis.core.module import (
     Model,
+    apply_module,
     entry,
     has_batch_norm,
     mode_text,
-    run,
     validate_inputs,
 )
 from deepjax.errors import require
@@ -262,7 +262,7 @@ def _gradients(
         variables = _recalibrate_batch_norm(model, variables, inputs)
 
     def scalar(inputs: Array) -> Array:
-        return output(run(model, variables, (inputs, None), False)[0])
+        return output(apply_module(model, variables, (inputs, None), False)[0])
 
     return jax.grad(scalar)(inputs).astype(jnp.float32)
 
@@ -280,7 +280,7 @@ def _recalibrate_batch_norm(model: Model, variables: Any, inputs: Array) -> dict
     def moved(statistics: Any) -> Any:
         with nn.intercept_methods(_without_dropout):
             given = {**variables, "batch_stats": statistics}
-            return run(model, given, (inputs, None), True)[1]["batch_stats"]
+            return apply_module(model, given, (inputs, None), True)[1]["batch_stats"]
 
     zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
     new, momentum = jax.jvp(moved, (zeros,), (ones,))

@@ -15,12 +15,12 @@ from deepjax.analysis.core.calls import intercept_network, path_of
 from deepjax.analysis.core.input_shapes import typed_shapes
 from deepjax.analysis.core.module import (
     Network,
+    apply_module,
     as_static,
     initialise,
     name_of,
     no_loss,
     reason,
-    run,
     shapes_of,
     validate_inputs,
 )
@@ -104,7 +104,9 @@ def _computation(
     validate_inputs(model, variables, (inputs, None), no_loss, train)
     with _mark_modules({}, called), reference_lowering():
         forward = jax.make_jaxpr(
-            lambda variables, inputs: run(model, variables, (inputs, None), train, sow=sow),
+            lambda variables, inputs: apply_module(
+                model, variables, (inputs, None), train, sow=sow
+            ),
             return_shape=True,
         )
         jaxpr, (output, changed) = forward(variables, inputs)

@@ -15,9 +15,9 @@ from deepjax.analysis.core.batch import Batches, stack
 from deepjax.analysis.core.module import (
     Batch,
     Loss,
+    apply_module,
     base_key,
     has_batch_norm,
-    run,
     validate_inputs,
 )
 from deepjax.analysis.core.options import BatchStatistics, Progress
@@ -36,7 +36,7 @@ LOG_RATIO = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class LossPoints:
     """A network, data and loss, and how many points to evaluate at once."""
 
     model: nn.Module
@@ -50,7 +50,7 @@ class Evaluation:
     progress: Progress
 
 
-def prepare(
+def prepare_interpolation(
     model: nn.Module,
     variables: Any,
     batch: Batches,
@@ -58,14 +58,14 @@ def prepare(
     bn: BatchStatistics,
     chunk: int,
     progress: Progress,
-) -> Evaluation:
+) -> LossPoints:
     """Validate the arguments; raises InputError before anything is computed."""
     require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
     data = stack(batch)
     validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
     has_norm = has_batch_norm(variables)
-    return Evaluation(model, loss, bn, data.stacked, data.examples, has_norm, chunk, progress)
+    return LossPoints(model, loss, bn, data.stacked, data.examples, has_norm, chunk, progress)
 
 
 def with_directions(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
@@ -80,7 +80,7 @@ def with_directions(params: Any, **directions: Any) -> tuple[dict[str, Any], ...
 
 
 def evaluate(
-    task: Evaluation, variables: Any, trees: Any, weights: np.ndarray
+    task: LossPoints, variables: Any, trees: Any, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(points,) losses, and accuracies or None, where the variables are weighted sums of trees.
 
@@ -126,7 +126,7 @@ def _losses(
 
         def on(part: Any) -> tuple[Array, Array | None]:
             index, batch = part
-            outputs, _ = run(model, moved, batch, train, base_key(model, index))
+            outputs, _ = apply_module(model, moved, batch, train, base_key(model, index))
             return widened(loss(outputs, batch)), _accuracy(outputs, batch)
 
         return jax.tree.map(jnp.mean, lax.map(on, (jnp.arange(count), batches)))

@@ -22,7 +22,7 @@ from deepjax.analysis.landscape.interpolate import (
     evaluate,
     finite_or_nan,
     needs_log_scale,
-    prepare,
+    prepare_interpolation,
     validate_points,
     with_directions,
 )
@@ -176,7 +176,7 @@ def loss_line(
     """
     points = validate_points("alphas", alphas if alphas is not None else np.linspace(-1, 1, 51))
     model, variables = entry(model, variables)
-    task = prepare(model, variables, batch, loss, bn, chunk, progress)
+    task = prepare_interpolation(model, variables, batch, loss, bn, chunk, progress)
     trees = with_directions(variables["params"], direction=direction)
     weights = np.stack([np.ones_like(points), points], axis=1)
     found = evaluate(task, variables, trees, weights)
@@ -212,7 +212,7 @@ def linear_interpolation(
         "points with both ends, 0 and 1",
     )
     (model, variables_a), (_, variables_b) = entry(model, variables_a), entry(model, variables_b)
-    task = prepare(model, variables_a, batch, loss, bn, chunk, progress)
+    task = prepare_interpolation(model, variables_a, batch, loss, bn, chunk, progress)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
     require(
         all(name in variables_b for name in kept),

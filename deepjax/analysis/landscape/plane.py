@@ -18,7 +18,7 @@ from deepjax.analysis.core.params import by_path, check_like
 from deepjax.analysis.landscape.interpolate import (
     evaluate,
     needs_log_scale,
-    prepare,
+    prepare_interpolation,
     validate_points,
     with_directions,
 )
@@ -148,7 +148,7 @@ def loss_plane(
     )
     across, up = _evenly_spaced("grid's x", given[0]), _evenly_spaced("grid's y", given[1])
     model, variables = entry(model, variables)
-    task = prepare(model, variables, batch, loss, bn, chunk, progress)
+    task = prepare_interpolation(model, variables, batch, loss, bn, chunk, progress)
     params = variables["params"]
     if path:
         last = check_like("path", path.origin, params)

@@ -10,7 +10,14 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.core.calls import path_of
-from deepjax.analysis.core.module import Model, entry, no_loss, run, shapes_of, validate_inputs
+from deepjax.analysis.core.module import (
+    Model,
+    apply_module,
+    entry,
+    no_loss,
+    shapes_of,
+    validate_inputs,
+)
 
 
 def first_nonfinite_layer(
@@ -64,7 +71,7 @@ def _outputs(model: Model, variables: Any, images: Any, train: bool) -> dict[str
     """The outputs of each module, from all its calls, by its path."""
     # Without the given "intermediates", to which sow would append.
     given = {name: tree for name, tree in variables.items() if name != "intermediates"}
-    outputs, changed = run(
+    outputs, changed = apply_module(
         model, given, (images, None), train, sow=("intermediates",), capture=True
     )
     flat: Any = flatten_dict(dict(changed.get("intermediates", {})))

@@ -19,10 +19,10 @@ from deepjax.analysis.core.batch import batch_size
 from deepjax.analysis.core.module import (
     Batch,
     Model,
+    apply_module,
     describe_outputs,
     entry,
     mode_text,
-    run,
     shapes_of,
     validate_inputs,
 )
@@ -265,7 +265,7 @@ def _one_array(outputs: Any, batch: Batch) -> Array:
 def _count_outputs(model: Model, structure: Any, shapes: tuple[Any, ...]) -> int:
     variables, inputs = jax.tree.unflatten(structure, shapes)
     outputs, _ = jax.eval_shape(
-        lambda *given: run(model, given[0], (given[1], None), False), variables, inputs
+        lambda *given: apply_module(model, given[0], (given[1], None), False), variables, inputs
     )
     return outputs.size // outputs.shape[0]
 
@@ -300,7 +300,9 @@ def _jacobian(model: Model, variables: Any, inputs: Any) -> list[Array]:
 
         def outputs(view: Any) -> Array:
             params = restored(view, variables["params"])
-            return widened(run(model, {**variables, "params": params}, single, False)[0]).ravel()
+            return widened(
+                apply_module(model, {**variables, "params": params}, single, False)[0]
+            ).ravel()
 
         return jax.jacrev(outputs)(as_real(variables["params"]))
 

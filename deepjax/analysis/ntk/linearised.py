@@ -20,11 +20,11 @@ from deepjax.analysis.core.module import (
     Batch,
     Loss,
     Model,
+    apply_module,
     entry,
     inputs_of,
     labels_of,
     mode_text,
-    run,
     takes_class_labels,
     validate_inputs,
 )
@@ -192,7 +192,9 @@ def _taylor(
     own = variables["params"]
 
     def outputs(view: Any) -> Array:
-        return run(model, {**variables, "params": restored(view, own)}, (inputs, None), False)[0]
+        return apply_module(
+            model, {**variables, "params": restored(view, own)}, (inputs, None), False
+        )[0]
 
     view = as_real(own)
     value, pull = jax.vjp(outputs, view)
@@ -220,7 +222,9 @@ def _descend(
     views = as_real(state[0]), as_real(state[1])
 
     def value(view: Any) -> tuple[Array, Array]:
-        outputs = run(model, {**variables, "params": restored(view, state[0])}, batch, False)[0]
+        outputs = apply_module(
+            model, {**variables, "params": restored(view, state[0])}, batch, False
+        )[0]
         return loss(outputs, batch), outputs
 
     with jax.default_matmul_precision("highest"):

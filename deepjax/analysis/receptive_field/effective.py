@@ -20,10 +20,10 @@ from jax import Array
 from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
 from deepjax.analysis.core.module import (
     Network,
+    apply_module,
     as_static,
     describe_outputs,
     name_of,
-    run,
     shapes_of,
 )
 from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
@@ -238,7 +238,7 @@ def _own_shape(
 ) -> tuple[int, ...]:
     variables, inputs = jax.tree.unflatten(structure, shapes)
     outputs, _ = jax.eval_shape(
-        lambda *given: run(model, given[0], (given[1], None), train), variables, inputs
+        lambda *given: apply_module(model, given[0], (given[1], None), train), variables, inputs
     )
     if not (
         isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)

@@ -19,7 +19,15 @@ from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis.core.calls import bind_sum_arguments, path_of
-from deepjax.analysis.core.module import Batch, Loss, Model, as_static, name_of, run, shapes_of
+from deepjax.analysis.core.module import (
+    Batch,
+    Loss,
+    Model,
+    apply_module,
+    as_static,
+    name_of,
+    shapes_of,
+)
 from deepjax.analysis.core.taps import Site, sites
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.errors import InputError, require, unknown_name_error
@@ -116,9 +124,9 @@ def _repeated(
             return function(*positional, **keywords)
 
     with nn.intercept_methods(mark):
-        traced = jax.make_jaxpr(lambda variables, batch: run(model, variables, batch, train)[0])(
-            variables, batch
-        )
+        traced = jax.make_jaxpr(
+            lambda variables, batch: apply_module(model, variables, batch, train)[0]
+        )(variables, batch)
     runs: dict[str, int] = {}
     for step in steps(traced.jaxpr):
         # A `while` loop of unknown length counts as several runs.

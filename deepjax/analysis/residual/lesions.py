@@ -18,11 +18,11 @@ from deepjax.analysis.core.module import (
     Batch,
     Loss,
     Model,
+    apply_module,
     cross_entropy,
     entry,
     labels_of,
     mode_text,
-    run,
     takes_class_labels,
     validate_inputs,
 )
@@ -234,7 +234,7 @@ def _evaluate(
     gated: tuple[Site, ...],
 ) -> tuple[Array, Array]:
     with ablate_branches(gated, keep):
-        outputs, _ = run(model, variables, batch, train)
+        outputs, _ = apply_module(model, variables, batch, train)
     return loss(outputs, batch).astype(jnp.float32), metric(outputs, batch).astype(jnp.float32)
 
 

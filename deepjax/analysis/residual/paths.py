@@ -22,11 +22,11 @@ from deepjax.analysis.core.module import (
     Batch,
     Loss,
     Model,
+    apply_module,
     cross_entropy,
     entry,
     inputs_of,
     mode_text,
-    run,
 )
 from deepjax.analysis.core.taps import Site
 from deepjax.analysis.residual.gates import (
@@ -304,7 +304,7 @@ def _gradient(
         rest = iter(floats)
         given = tuple(next(rest) if _is_floating(each) else each for each in inputs)
         with route_gradient(gated, passes):
-            outputs, _ = run(model, variables, (given, None), train)
+            outputs, _ = apply_module(model, variables, (given, None), train)
         # What the loss itself reads from the inputs is on no path: it gets the original batch.
         return loss(outputs, batch)
 

@@ -162,9 +162,9 @@ def _format_undecodable(damaged: Sequence[UndecodableImage], split: str) -> str:
 
 def main() -> None:
     """The command line."""
-    from deepjax.command_line import parse, run
+    from deepjax.command_line import parse, run_command
 
-    run(lambda: _report(parse(Prepare)))
+    run_command(lambda: _report(parse(Prepare)))
 
 
 def _report(options: Prepare) -> None:

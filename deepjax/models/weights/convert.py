@@ -24,7 +24,7 @@ from deepjax.models.weights.files import SOURCES, read_tensors, write_safetensor
 from deepjax.models.weights.tensor_checks import (
     check_collections,
     check_names,
-    check_types,
+    check_tensor_types,
     format_list,
     matching_models,
     missing_tensors,
@@ -80,7 +80,7 @@ def from_torch(
     candidates = [tensor_pairs(leaves, layout) for layout in theirs]
     pairs = min(candidates, key=lambda pairs: len(missing_tensors(pairs, tensors)))
     check_names(name, pairs, tensors)
-    check_types(name, pairs, tensors)
+    check_tensor_types(name, pairs, tensors)
     numbers, other_shape = {}, []
     for pair in pairs:
         if pair.tensor in tensors:

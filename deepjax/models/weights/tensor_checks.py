@@ -19,6 +19,7 @@ _CLASSIFIERS = ("fc", "head.fc", "classifier.6")  # theirs, in the layouts that 
 
 
 def missing_tensors(pairs: list[TensorPair], tensors: Tensors) -> list[str]:
+    """Names of tensors that the network needs and the file lacks."""
     return [
         pair.tensor for pair in pairs if pair.tensor not in tensors and pair.path[0] != "counters"
     ]
@@ -44,7 +45,7 @@ def check_names(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
         )
 
 
-def check_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
+def check_tensor_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> None:
     """Raise InputError for non-floating tensors and too large numbers; warn of rounded float64."""
     given = [
         (pair, np.asarray(tensors[pair.tensor]))
@@ -131,5 +132,6 @@ def check_collections(name: str, variables: Mapping[str, Any]) -> None:
 
 
 def format_list(complaints: list[str], limit: int = 8) -> str:
+    """The first complaints in one line, and how many more there are."""
     rest = f" and {len(complaints) - limit} more" if len(complaints) > limit else ""
     return "; ".join(complaints[:limit]) + rest

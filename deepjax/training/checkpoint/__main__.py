@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from deepjax.command_line import parse, run
+from deepjax.command_line import parse, run_command
 from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
@@ -30,10 +30,10 @@ class Options:
 
 def main() -> None:
     """The command line."""
-    run(lambda: look(parse(Options)))
+    run_command(lambda: print_checkpoints(parse(Options)))
 
 
-def look(options: Options) -> None:
+def print_checkpoints(options: Options) -> None:
     """Print the result; raises InputError if a run has no checkpoint, or a corrupt one."""
     run = run_directory(options.run, "run")
     if options.action == "digest":

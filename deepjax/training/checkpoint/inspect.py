@@ -71,7 +71,7 @@ def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
     try:
         return chosen, read_tree(chosen)
     except Exception as error:  # valid files, but not written by Orbax
-        raise InputError(f"checkpoint {chosen} cannot be read ({reason(error)})") from error
+        raise InputError(f"checkpoint {chosen} cannot be read ({error_text(error)})") from error
 
 
 def read_tree(folder: Path) -> Any:
@@ -117,7 +117,7 @@ def defects(folder: Path) -> list[str]:
     try:
         stored = structure(ocp.PyTreeCheckpointHandler().metadata(_state(folder)).tree)
     except Exception as error:  # Orbax and tensorstore raise their own kinds
-        return [f"its arrays cannot be opened ({reason(error)})"]
+        return [f"its arrays cannot be opened ({error_text(error)})"]
     # Older manifests do not list the leaves.
     return _unequal(read_manifest(folder).get("leaves", stored), stored)
 
@@ -153,7 +153,7 @@ def differing_values(folder: Path, values: Values) -> list[str]:
     ]
 
 
-def reason(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 

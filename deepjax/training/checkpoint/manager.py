@@ -28,9 +28,9 @@ from deepjax.training.checkpoint.inspect import (
     Values,
     defects,
     differing_values,
+    error_text,
     local_values,
     read_contents,
-    reason,
     steps_of,
     structure,
 )
@@ -149,7 +149,7 @@ class Checkpoints:
             and (error := error_of(lambda: change_manifest(folder, metric=metric))) is not None
         ):
             self._warn(
-                f"the metric of checkpoint {folder} could not be written ({reason(error)}); "
+                f"the metric of checkpoint {folder} could not be written ({error_text(error)}); "
                 "training goes on"
             )
 
@@ -177,7 +177,7 @@ class Checkpoints:
             state = self._orbax.restore(self.folder / str(step) / "state", abstract)
         except Exception as error:  # valid, but not of this network
             raise InputError(
-                f"checkpoint {self.folder / str(step)} is of another network ({reason(error)})"
+                f"checkpoint {self.folder / str(step)} is of another network ({error_text(error)})"
             ) from error
         return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts[
             "position"
@@ -237,7 +237,7 @@ class Checkpoints:
             sync_folder(self.folder)
             if (error := error_of(self._delete_old)) is not None:
                 self._warn(
-                    f"old checkpoints in {self.folder} could not be removed ({reason(error)}); "
+                    f"old checkpoints in {self.folder} could not be removed ({error_text(error)}); "
                     "training goes on"
                 )
 
@@ -247,7 +247,7 @@ class Checkpoints:
         if self._primary:  # what was written would keep a full disk full
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         self._warn(
-            f"checkpoint of step {step} could not be written to {self.folder} ({reason(error)}); "
+            f"checkpoint of step {step} could not be written to {self.folder} ({error_text(error)}); "
             "training goes on"
         )
 
@@ -316,6 +316,6 @@ def _not_of_failed_saves(record: logging.LogRecord) -> bool:
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
     return InputError(
-        f"cannot write checkpoints in {folder} ({reason(error)}); "
+        f"cannot write checkpoints in {folder} ({error_text(error)}); "
         "free space or choose another --output-dir"
     )

@@ -40,7 +40,7 @@ class LayerProbe:
     """Measurements of the layers, and with "full" of the loss."""
 
     layers: LayerReport
-    whole: dict[str, float]
+    loss_statistics: dict[str, float]
     """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them),
     its trace with the standard error, and the two parts of the noise scale, g2 and trace_sigma: to be
     averaged over rows before their division (McCandlish et al. 2018, appendix A.1)."""
@@ -51,8 +51,9 @@ class LayerProbe:
             (row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers
         }
         layers = {name: numbers for name, numbers in layers.items() if numbers}
-        whole = {"curvature_and_noise": _finite(self.whole)} if self.whole else {}
-        return {"loss": self.layers.loss, "layers": layers} | whole
+        more = self.loss_statistics
+        entry = {"curvature_and_noise": _finite(more)} if more else {}
+        return {"loss": self.layers.loss, "layers": layers} | entry
 
 
 Tracer = Callable[[TrainState, Any], LayerProbe]
@@ -70,8 +71,8 @@ def make_tracer(programs: CompiledTraining, tier: ProbeDetail) -> Tracer:
     if tier != "full":
         return lambda state, batch: LayerProbe(layers(state, batch), {})
     require(jax.process_count() == 1, "probe", "full", "'top', 'layers' in several processes")
-    whole = _whole_tracer(programs)
-    return lambda state, batch: LayerProbe(layers(state, batch), whole(state, batch))
+    loss_statistics = _whole_tracer(programs)
+    return lambda state, batch: LayerProbe(layers(state, batch), loss_statistics(state, batch))
 
 
 def _layer_tracer(
@@ -142,9 +143,11 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
                 if small
                 else None
             )
-        whole = {"lambda_max": ends.lambda_max, "lambda_min": ends.lambda_min}
-        whole |= {"trace": trace.trace, "trace_error": trace.error}
-        return whole | ({"g2": noise.g2, "trace_sigma": noise.trace_sigma} if noise else {})
+        loss_statistics = {"lambda_max": ends.lambda_max, "lambda_min": ends.lambda_min}
+        loss_statistics |= {"trace": trace.trace, "trace_error": trace.error}
+        return loss_statistics | (
+            {"g2": noise.g2, "trace_sigma": noise.trace_sigma} if noise else {}
+        )
 
     return tracer
 

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def label_cross_entropy(logits: Array, labels: Array) -> Array:
     """Cross-entropy of each image in nats. (batch, classes), (batch,) ints -> (batch,) float32."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 

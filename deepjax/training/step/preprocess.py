@@ -44,7 +44,7 @@ class StepOptions:
     remat: Remat = "none"
     ema_decay: float = 0.0
     steps_per_epoch: int = 0
-    """The state's totals are reset after so many steps; 0: never."""
+    """The state's totals are reset every this many steps; 0: never."""
     policy: Policy = Policy()
     axis: str | None = None
     """The axis of pmap that the step runs under; None: the batch is the global one."""

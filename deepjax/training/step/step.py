@@ -16,7 +16,7 @@ from deepjax.data.catalog import Dataset
 from deepjax.training.step.guard import all_finite, judge, labels_valid
 from deepjax.training.step.losses import (
     binary_cross_entropy,
-    cross_entropy,
+    label_cross_entropy,
     soft_cross_entropy,
     top_k_error,
 )
@@ -109,7 +109,9 @@ def classifier_loss(
     if kind == "sigmoid":
         return jnp.mean(binary_cross_entropy(logits, target))
     return jnp.mean(
-        cross_entropy(logits, target) if target.ndim == 1 else soft_cross_entropy(logits, target)
+        label_cross_entropy(logits, target)
+        if target.ndim == 1
+        else soft_cross_entropy(logits, target)
     )
 
 
@@ -135,7 +137,7 @@ def make_eval_step(
 
         def sums(scores: Array) -> Metrics:
             return {
-                "loss": jnp.sum(mask * cross_entropy(scores, label)),
+                "loss": jnp.sum(mask * label_cross_entropy(scores, label)),
                 "errors": jnp.sum(mask * top_k_error(scores, label)),
             }
 

@@ -17,7 +17,7 @@ from deepjax.analysis import (
     taps,
     trace,
 )
-from deepjax.analysis.core.module import initialise, loss_of, mode_text, run
+from deepjax.analysis.core.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, loss_of_logits
 
@@ -72,19 +72,23 @@ def test_layers_under_an_axis_of_batch_norm_are_seen():
 def test_a_bound_axis_stays_as_it_is():
     """Under pmap over two devices the outputs are those of the full batch on one device."""
     v = initialise(Normed("batch"), X)
-    whole = run(Normed(None), v, (X, None), True)[0]
-    halves = jax.vmap(lambda x: run(Normed("batch"), v, (x, None), True)[0], axis_name="batch")(
-        X.reshape(2, 4, FEATURES)
-    )
+    whole = apply_module(Normed(None), v, (X, None), True)[0]
+    halves = jax.vmap(
+        lambda x: apply_module(Normed("batch"), v, (x, None), True)[0], axis_name="batch"
+    )(X.reshape(2, 4, FEATURES))
     np.testing.assert_allclose(halves.reshape(whole.shape), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_an_axis_that_was_bound_around_an_earlier_call_is_bound_again():
     model, free = Normed("earlier"), Normed(None)
     v = initialise(model, X)
-    jax.vmap(lambda x: run(model, v, (x, None), True)[0], axis_name="earlier")(jnp.stack([X, X]))
+    jax.vmap(lambda x: apply_module(model, v, (x, None), True)[0], axis_name="earlier")(
+        jnp.stack([X, X])
+    )
     np.testing.assert_allclose(
-        run(model, v, (X, None), True)[0], run(free, v, (X, None), True)[0], rtol=1e-5
+        apply_module(model, v, (X, None), True)[0],
+        apply_module(free, v, (X, None), True)[0],
+        rtol=1e-5,
     )
 
 

@@ -17,7 +17,7 @@ from deepjax.analysis import (
     kernel_order,
     trace,
 )
-from deepjax.analysis.core.module import initialise, loss_of, mode_text, run
+from deepjax.analysis.core.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import (
     CLASSES,
@@ -305,7 +305,7 @@ def test_a_switch_that_is_refused_on_its_way_inside_is_left_out_and_said(model, 
     """Expected: the call without it, by `apply`; each of these refuses the other switch."""
     v, kwargs = initialise(model, X), {"train": False} if isinstance(model, Handing) else {}
     np.testing.assert_allclose(
-        run(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6
+        apply_module(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6
     )
     assert trace(model, v, (X, Y), train=False).mode == mode_text(model, v, (X, Y), False) == said
     assert initialise(model, X).keys() == model.init(jax.random.key(0), X).keys()

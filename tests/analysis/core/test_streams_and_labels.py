@@ -41,7 +41,7 @@ from deepjax.analysis import (
     top_eigenvalues,
     trace,
 )
-from deepjax.analysis.core.module import mode_text, run
+from deepjax.analysis.core.module import apply_module, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, params_only
 
@@ -136,9 +136,11 @@ def test_streams_that_are_not_given_start_from_key_0_by_name(train):
         {"dropout": jax.random.key(0)} if train else {}
     )
     by_hand = partial(Sampled().apply, v, X, train=train)
-    np.testing.assert_array_equal(run(Sampled(), v, (X, None), train)[0], by_hand(rngs=keys))
     np.testing.assert_array_equal(
-        run(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given)
+        apply_module(Sampled(), v, (X, None), train)[0], by_hand(rngs=keys)
+    )
+    np.testing.assert_array_equal(
+        apply_module(Sampled(), v, (X, None), train, given)[0], by_hand(rngs=keys | given)
     )
     drawing = "; draws from the random stream 'sample', 'gate' in evaluation"
     mode = "training mode (train=True)" if train else "evaluation mode (train=False)" + drawing
@@ -148,7 +150,7 @@ def test_streams_that_are_not_given_start_from_key_0_by_name(train):
 def test_a_seed_gives_other_streams():
     v = params_only(Sampled())
     models = (Network(Sampled(), seed=0), Network(Sampled(), seed=1), Sampled())
-    first, second, default = (run(model, v, (X, None), False)[0] for model in models)
+    first, second, default = (apply_module(model, v, (X, None), False)[0] for model in models)
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(first, default)
 

@@ -23,7 +23,7 @@ from deepjax.analysis import (
     taps,
     trace,
 )
-from deepjax.analysis.core.module import initialise, mode_text, run
+from deepjax.analysis.core.module import apply_module, initialise, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import (
     CLASSES,
@@ -54,8 +54,8 @@ def test_what_a_call_needs_does_not_depend_on_earlier_calls():
     v = initialise(nn.Sequential([NoisyWhenLarge()]), X[:2])
     model = nn.Sequential([NoisyWhenLarge()])
     large, small = ((X, Y), (X[:2], Y[:2]))
-    run(model, v, large, False)
-    np.testing.assert_array_equal(run(model, v, small, False)[0], model.apply(v, X[:2]))
+    apply_module(model, v, large, False)
+    np.testing.assert_array_equal(apply_module(model, v, small, False)[0], model.apply(v, X[:2]))
     assert (
         "'noise'" in mode_text(model, v, large, False)
         and "noise" not in trace(model, v, small, train=False).mode

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from deepjax.analysis import Network, cost, count_macs, count_params, macs_by_layer, stage_table
 from deepjax.analysis.core.input_shapes import input_shapes
-from deepjax.analysis.core.module import run
+from deepjax.analysis.core.module import apply_module
 from deepjax.analysis.costs.counts import count_macs_by_layer
 from deepjax.analysis.jaxpr.module_paths import steps
 from deepjax.backend.lowering import reference_lowering
@@ -243,9 +243,9 @@ def test_rows_add_up_to_the_whole(name):
     variables = jax.eval_shape(lambda inputs: model.init(jax.random.key(0), *inputs), inputs)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     with reference_lowering():
-        plain = jax.make_jaxpr(lambda *given: run(model, given[0], (given[1], None), False))(
-            variables, inputs
-        )
+        plain = jax.make_jaxpr(
+            lambda *given: apply_module(model, given[0], (given[1], None), False)
+        )(variables, inputs)
     macs = sum(count_macs_by_layer(steps(plain.jaxpr)).values())
     report, stages = cost(model, given), stage_table(model, given)
     assert (

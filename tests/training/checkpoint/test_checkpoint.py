@@ -17,7 +17,7 @@ from deepjax.errors import InputError
 from deepjax.models import ResNet, cifar_stages
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint import manager
-from deepjax.training.checkpoint.__main__ import Options, look
+from deepjax.training.checkpoint.__main__ import Options, print_checkpoints
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.checkpoint.manifest import problems
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, caps
         opened.save(state_at(2), {"next_index": 2})
         assert opened.wait_until_finished() and problems(tmp_path / "checkpoints" / "2") == []
     with pytest.raises(InputError, match=r"checkpoints/2 is damaged: its arrays cannot be opened"):
-        look(Options("verify", tmp_path))
+        print_checkpoints(Options("verify", tmp_path))
     first, second = capsys.readouterr().out.splitlines()
     assert "  OK  digest " in first and second.endswith("DAMAGED")
     opened._warn = lambda line: None
@@ -266,24 +266,24 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
         opened = Checkpoints(tmp_path / name)
         opened.save(state_at(3, seed=seed), {"next_index": 3}, 0.25)
         opened.close()
-    look(Options("list", tmp_path / "a"))
+    print_checkpoints(Options("list", tmp_path / "a"))
     assert re.match(r"step +3 +\d+\.\d\d MiB .* test error 25.00 %", capsys.readouterr().out)
-    look(Options("diff", tmp_path / "a", tmp_path / "a"))
-    look(Options("diff", tmp_path / "a", tmp_path / "b"))
+    print_checkpoints(Options("diff", tmp_path / "a", tmp_path / "a"))
+    print_checkpoints(Options("diff", tmp_path / "a", tmp_path / "b"))
     same, *lines = capsys.readouterr().out.splitlines()
     assert same == "no difference"
     assert any(
         re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line)
         for line in lines
     )
-    look(Options("verify", tmp_path / "a"))
+    print_checkpoints(Options("verify", tmp_path / "a"))
     assert capsys.readouterr().out.endswith(f"OK  digest {digest(tmp_path / 'a')[1]}\n")
     manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
     with pytest.raises(InputError, match=r"checkpoints/3 is damaged: manifest.json is damaged"):
-        look(Options("verify", tmp_path / "a"))
+        print_checkpoints(Options("verify", tmp_path / "a"))
     with pytest.raises(InputError, match="diff takes two runs"):
-        look(Options("diff", tmp_path / "a"))
+        print_checkpoints(Options("diff", tmp_path / "a"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from deepjax.data.augment.mixup import cutmix_box, mixup_or_cutmix
 from deepjax.models import create_model
 from deepjax.training.build import model_from, step_options
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.step.losses import cross_entropy, smooth_labels, soft_cross_entropy
+from deepjax.training.step.losses import label_cross_entropy, smooth_labels, soft_cross_entropy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized
 from deepjax.training.step.state import eval_variables, init_state
@@ -138,7 +138,7 @@ def test_smoothed_targets_have_the_closed_form():
     """Szegedy et al. 2015, section 7: (1 - e) of the label's loss and e of the mean over all classes."""
     logits, labels = jax.random.normal(jax.random.key(0), (5, 10)), jnp.arange(5)
     mean = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-    expected = 0.9 * cross_entropy(logits, labels) + 0.1 * mean
+    expected = 0.9 * label_cross_entropy(logits, labels) + 0.1 * mean
     np.testing.assert_allclose(
         soft_cross_entropy(logits, smooth_labels(labels, 10, 0.1)), expected, rtol=1e-5
     )

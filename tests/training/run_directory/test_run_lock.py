@@ -33,7 +33,10 @@ def ended_process() -> int:
 
 def test_a_second_owner_is_refused_and_told_the_first(tmp_path):
     with hold(tmp_path, SAY.append):
-        named = rf"is in use by process {os.getpid()} on host \S+ since \d{{4}}-\d\d-\d\d .*choose another --output-dir.*delete .*{NAME}"
+        named = (
+            rf"is in use by process {os.getpid()} on host \S+ since \d{{4}}-\d\d-\d\d .*"
+            rf"choose another --output-dir.*delete .*{NAME}"
+        )
         with pytest.raises(InputError, match=named), hold(tmp_path, SAY.append):
             pass
         assert (tmp_path / NAME).exists()
