@@ -26,7 +26,7 @@ IMAGES_PER_TASK = 4  # images that a thread takes at a time
 class EncodedSplit:
     """Records {"image": bytes, label: ...} in stored order; the index is the example's id.
 
-    `on_damaged`: what to do on a decode error: "halt" raises InputError; "skip" reports it under
+    `on_decode_error`: what to do on a decode error: "halt" raises InputError; "skip" reports it under
     "damaged" of the batch: during training the image is replaced by the next valid one, during
     evaluation it is masked out. More than `budget` in a row are an error even so; the caller counts
     them over a run. `threads`: number of decoding threads (0: one per core); the result does not

@@ -121,7 +121,7 @@ def test_any_position_resumes_to_the_same_bits_with_batches_on_their_way(cut_at)
 @pytest.mark.parametrize("damaged", [(), (3, 4)])
 def test_a_process_reads_only_its_slice(processes, damaged):
     """And finds the replacements of damaged images by itself."""
-    options = {"on_damaged": "skip", "budget": 2}
+    options = {"on_decode_error": "skip", "budget": 2}
     whole = list(train_batches(split(damaged_at(*damaged), **options), 8, 2, 2))
     for process in range(processes):
         records = damaged_at(*damaged)
@@ -189,7 +189,7 @@ def test_a_damaged_image_halts_with_its_name():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_undecodable_image_is_reported_and_replaced_by_the_next(threads):
-    records = split(damaged_at(4, 5, 22), on_damaged="skip", budget=2, threads=threads)
+    records = split(damaged_at(4, 5, 22), on_decode_error="skip", budget=2, threads=threads)
     (batch,) = train_batches(records, 23, 0, 1)
     order = batch_index(COUNT, 23, 0, 0).tolist()
     assert batch["label"].tolist() == [{4: 6, 5: 6, 22: 0}.get(i, i) for i in order]
@@ -199,7 +199,7 @@ def test_an_undecodable_image_is_reported_and_replaced_by_the_next(threads):
 
 
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():
-    records = split(damaged_at(4, 5, 6), on_damaged="skip", budget=2)
+    records = split(damaged_at(4, 5, 6), on_decode_error="skip", budget=2)
     with pytest.raises(
         InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: max_decode_errors, 2;"
     ):
@@ -229,11 +229,11 @@ class Failing(Records):
 def test_what_is_no_fault_of_an_image_is_no_damage(error):
     kind = OSError if isinstance(error, RuntimeError) else type(error)
     with pytest.raises(kind):
-        split(Failing(error), on_damaged="skip", budget=3).train_images(
+        split(Failing(error), on_decode_error="skip", budget=3).train_images(
             [0], [lambda h, w: Box(0, 0, h, w)], SIZE
         )
     with pytest.raises(kind):
-        split(Failing(error), on_damaged="skip", budget=3).eval_images(
+        split(Failing(error), on_decode_error="skip", budget=3).eval_images(
             [0], lambda h, w: Box(0, 0, h, w), SIZE
         )
 
@@ -247,7 +247,7 @@ def test_without_opencv_fast_crops_say_so_before_the_first_batch(monkeypatch):
 
 
 def test_evaluation_leaves_a_damaged_image_out_of_the_mask_and_tells_it():
-    batches = list(eval_batches(split(damaged_at(4, 5), on_damaged="skip"), 8))
+    batches = list(eval_batches(split(damaged_at(4, 5), on_decode_error="skip"), 8))
     assert [batch["mask"].tolist() for batch in batches] == [
         [1] * 4 + [0, 0] + [1] * 2,
         [1] * 8,
@@ -258,7 +258,7 @@ def test_evaluation_leaves_a_damaged_image_out_of_the_mask_and_tells_it():
 
 @pytest.mark.parametrize("label", [-1, 30, 2**32 + 3])
 def test_a_label_outside_the_classes_halts_whatever_the_policy(label):
-    records = split(Records(labels=[label] * COUNT), on_damaged="skip", budget=5)
+    records = split(Records(labels=[label] * COUNT), on_decode_error="skip", budget=5)
     with pytest.raises(InputError, match=rf"has label {label}; allowed: 0 to 29"):
         list(train_batches(records, 8, 0, 1))
 

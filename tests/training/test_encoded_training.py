@@ -108,7 +108,7 @@ def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, prog
     narrow = replace_options(config, **fields)
     split = dataclasses.replace(
         programs.train_split,
-        on_damaged=narrow.data.on_decode_error,
+        on_decode_error=narrow.data.on_decode_error,
         budget=narrow.data.max_decode_errors,
     )
     strict = dataclasses.replace(programs, config=narrow, train_split=split)

@@ -11,7 +11,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.training.distributed.cluster import Hosts
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_proc = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="listening sockets are read from Linux's /proc"
 )

@@ -10,7 +10,7 @@ import pytest
 from deepjax.errors import InputError, require_devices
 from deepjax.training.distributed.launchers import Join, find_launcher, require_one_process
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "node[1-2]",

@@ -18,7 +18,7 @@ import pytest
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
 from tests.training.distributed.test_cluster import free_port, listening
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMANDS = (
     "munged",
     "slurmctld",
