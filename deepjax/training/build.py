@@ -300,7 +300,10 @@ def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split |
     split = load_split(dataset_info(config.dataset), name, options.data_dir)
     if isinstance(split, Split):
         return split
-    policy = {"on_decode_error": config.data.on_decode_error, "budget": config.data.max_decode_errors}
+    policy = {
+        "on_decode_error": config.data.on_decode_error,
+        "budget": config.data.max_decode_errors,
+    }
     return dataclasses.replace(split, threads=options.decode_threads, **policy)
 
 

@@ -50,7 +50,7 @@ def test_a_row_of_the_list(monkeypatch, capsys, columns, table):
         f"{accuracy:.2f}",
         *source.split(),
     ]
-    assert ("The tables of the papers" in listed) == (columns == 80)
+    assert ("the papers' tables" in listed) == (columns == 80)
 
 
 def test_a_wide_window_folds_no_row(monkeypatch, capsys):

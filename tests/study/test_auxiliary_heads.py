@@ -112,7 +112,7 @@ def test_arms_and_preset_of_the_papers():
         "batch_0",
         "batch_0.3",
     }
-    assert (paper.model, paper.auxiliary_weight, paper.image_size, paper.epochs) == (
+    assert (paper.model, paper.objective.auxiliary_weight, paper.data.image_size, paper.epochs) == (
         "googlenet",
         0.3,
         224,

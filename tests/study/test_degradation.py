@@ -113,7 +113,7 @@ def test_presets_of_the_paper():
         True,
         False,
     )
-    assert dataclasses.replace(config, learning_rate=0.1).warmup_epochs == 0
+    assert dataclasses.replace(config, learning_rate=0.1).optimization.warmup_epochs == 0
 
 
 def test_the_arms_without_batch_norm_are_other_networks():

@@ -130,8 +130,8 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     spread = jnp.linalg.svd(gradients["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     assert float(values.max() / values.min()) < 2 < 5 < float(spread.max() / spread.min())
     assert (
-        float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) > 0
-    )  # downhill: the update is subtracted
+        float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) < 0
+    )  # downhill: the update is added
 
 
 def test_smoothed_targets_have_the_closed_form():
