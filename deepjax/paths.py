@@ -61,7 +61,7 @@ def _check(path: Path, field: str) -> None:
     remote = path.parts[1:2] and path.parts[1] in _BUCKETS
     require(not remote, field, text, f"a path that does not begin with /{path.parts[1:2][0] if remote else ''}/, read as a URL")
     scheme = next((name for name in path.parts if name.endswith(":")), "")
-    require(not scheme, field, text, f"a path without a name that ends in a colon ({scheme}), read as a URL")
+    require(not scheme, field, text, f"a path without a name that ends in a colon ({scheme!r}), read as a URL")
     longest = max(len(name.encode()) for name in path.parts)
     require(longest <= _LONGEST_NAME, field, f"{text[:40]}...", f"names of up to {_LONGEST_NAME} bytes; one has {longest}")
     require(size <= _LONGEST_PATH, field, f"{text[:40]}...", f"a path of up to {_LONGEST_PATH} bytes; it has {size}")

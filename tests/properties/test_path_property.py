@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepjax.errors import InputError
@@ -29,6 +29,7 @@ NAME = st.one_of(
 
 @examples(few=200, many=10_000)
 @given(st.lists(NAME, min_size=1, max_size=4), st.sampled_from(["", "/", "./", "../", "~/", "gs://", "s3:/", "/gs/", "file://"]))
+@example(["\U00018d09:"], "")  # a name that is not printable: found by the search
 def test_a_path_is_absolute_and_the_same_or_refused_in_a_line(names, start):
     given_path = start + "/".join(names)
     try:
