@@ -72,7 +72,7 @@ nightly: test-all test-slow properties faults
 test-prepare: prepare-env
 	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/prepare/test_prepare_archives.py
 
-# Every fault: kills, flipped bits, full disks, bad batches ... (about an hour on two cores); writes docs/results/faults.md.
+# Every fault: kills, flipped bits, full disks, bad batches ... (nearly four hours on two cores); writes docs/results/faults.md.
 faults: install
 	$(BIN)/python -m tests.faults --jobs 2
 

@@ -31,7 +31,7 @@ FAULTS = {
     "changed": ("inputs", "changed", 0, 1),
     "fuzz": ("inputs", "fuzz", 5000, 1),
     "launchers": ("starts", "launchers", 0, 1),
-    "signals": ("starts", "stopped", 100, 1),
+    "signals": ("starts", "stopped", 40, 1),
     "settings": ("starts", "settings", 0, 1),
     "names": ("names", "names", 500, 1),
     "double-starts": ("double_starts", "double_starts", 100, 1),
