@@ -145,7 +145,7 @@ def test_exact_crops_are_those_of_evaluation(prepared, config, programs):
     """Pillow's at the centre, where nothing is drawn; fast ones are others."""
     still = replace_options(config, augment=False)
     exact = programs.batch_at(replace_options(still, resize_backend="pillow"), 0)["image"]
-    size, share = still.input_shape[0], still.eval_crop
+    size, share = still.input_shape[0], still.data.eval_crop
     ids = batch_index(len(programs.train_split), still.batch_size, still.seed, 0)
     np.testing.assert_array_equal(
         exact, read_examples(programs.train_split, ids.tolist(), size, share)["image"]

@@ -18,8 +18,8 @@ needs_proc = pytest.mark.skipif(
 LISTEN = "0A"  # the state of a listening socket, Linux's include/net/tcp_states.h
 JOIN = """
 import sys
-from deepjax.training.distributed.cluster import Hosts, join
-join(Hosts(sys.argv[1], 1, 0))
+from deepjax.training.distributed.cluster import Hosts, initialize_distributed
+initialize_distributed(Hosts(sys.argv[1], 1, 0))
 print("joined", flush=True)
 sys.stdin.read()
 """

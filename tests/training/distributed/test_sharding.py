@@ -78,7 +78,7 @@ def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eigh
     jit = Thin("cifar_resnet20", Partitioner(mesh_of(8)))
     path = path_of(jit, jit.start(), 1)
     monkeypatch.setattr("deepjax.training.step.step._over_devices", lambda axis, *rest: rest)
-    monkeypatch.setattr("deepjax.models.layers.norms._is_mapped", lambda axis: False)
+    monkeypatch.setattr("deepjax.models.layers.norms._is_in_pmap", lambda axis: False)
     other = Thin("cifar_resnet20", Partitioner(make_mesh(), "pmap"))
     assert largest_apart(other, other.start()[1], path) > 1e-5
 
