@@ -1,5 +1,7 @@
-# make demo     installs what is missing, then runs the study of degradation on the embedded digits (about two minutes)
-# make test     installs what is missing, then runs the tests of every change (8 minutes on two cores)
+# make demo     installs what is missing, then runs the study of degradation on the embedded digits
+#               (about two minutes)
+# make test     installs what is missing, then runs the tests of every change (8 minutes on two
+#               cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -24,9 +26,9 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 prepare-env:
 	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
 
-# PyTorch's networks, against which ours are tested where they are installed: the extra `reference` of pyproject.toml, in two steps
-# (Python 3.11; torchvision and timm without their own dependencies, as the CPU build of torch that pip finds is not the one that
-# torchvision asks for).
+# PyTorch's networks, against which ours are tested where they are installed: the extra `reference`
+# of pyproject.toml, in two steps (Python 3.11; torchvision and timm without their own dependencies,
+# as the CPU build of torch that pip finds is not the one that torchvision asks for).
 reference: install
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
@@ -68,15 +70,18 @@ test-models: install
 # Everything: hours.
 nightly: test-all test-slow properties faults
 
-# Preparing from archives, with TensorFlow, in its own environment; without it the other targets skip these.
+# Preparing from archives, with TensorFlow, in its own environment; without it the other targets
+# skip these.
 test-prepare: prepare-env
 	DEEPJAX_REQUIRE_TENSORFLOW=1 .venv-prepare/bin/python -m pytest -q tests/data/prepare/test_prepare_archives.py
 
-# Every fault: kills, flipped bits, full disks, bad batches ... (nearly four hours on two cores); writes docs/results/faults.md.
+# Every fault: kills, flipped bits, full disks, bad batches ... (nearly four hours on two cores);
+# writes docs/results/faults.md.
 faults: install
 	$(BIN)/python -m tests.faults --jobs 2
 
-# Every property on 1,000 to 10,000 generated examples; writes docs/results/properties.md and skips the seeds that were searched before.
+# Every property on 1,000 to 10,000 generated examples; writes docs/results/properties.md and skips
+# the seeds that were searched before.
 properties: install
 	$(BIN)/python -m tests.properties
 
@@ -90,7 +95,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-# Known vulnerabilities of every locked package, for the Python that runs it; fails with a line where the service cannot be reached.
+# Known vulnerabilities of every locked package, for the Python that runs it; fails with a line
+# where the service cannot be reached.
 audit:
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet $(PIP_AUDIT); }
 	@.venv-audit/bin/python .ci/audit.py $(AUDITED)

@@ -1,6 +1,7 @@
-"""`python .ci/audit.py LOCK`: pip-audit over a lock file, in words that do not say "no vulnerability" where nothing was looked up.
+"""`python .ci/audit.py LOCK`: pip-audit over a lock file, which says when nothing was looked up.
 
-Exit codes: 0 every package was looked up and none is vulnerable, 1 some are, 3 not every package could be looked up.
+Exit codes: 0 if every package was looked up and none is vulnerable, 1 if some are, 3 if not every
+package could be looked up.
 """
 
 import json
@@ -24,7 +25,7 @@ def main(lock: str) -> int:
         "--progress-spinner",
         "off",
     ]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # our own tool, our own lock file
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # own tool, file
     code, lines = judge(done.stdout, done.stderr)
     print("\n".join(lines))
     return code
@@ -37,17 +38,22 @@ def judge(report: str, messages: str) -> tuple[int, list[str]]:
     except (ValueError, KeyError):
         reason = messages.strip().splitlines()[-1:] or ["no message"]
         return 3, [
-            f"audit: nothing was looked up: pip-audit or its vulnerability service failed ({reason[0][:300]})"
+            "audit: nothing was looked up: "
+            f"pip-audit or its vulnerability service failed ({reason[0][:300]})"
         ]
     skipped = [package for package in packages if "skip_reason" in package]
     found = [(package, each) for package in packages for each in package.get("vulns", [])]
     lines = [
-        f"{p['name']} {p['version']}: {v['id']}, mended in {', '.join(v['fix_versions']) or 'no version'}"
+        f"{p['name']} {p['version']}: {v['id']}, "
+        f"mended in {', '.join(v['fix_versions']) or 'no version'}"
         for p, v in found
     ]
     looked_up = f"{len(packages) - len(skipped)} of {len(packages)} packages were looked up"
     if skipped:
-        unknown = "of the others nothing is known: the vulnerability service was not reached, or lacks them"
+        unknown = (
+            "of the others nothing is known: "
+            "the vulnerability service was not reached, or lacks them"
+        )
         lines.append(f"audit: {looked_up}, {len(found)} vulnerabilities; {unknown}")
     else:
         lines.append(f"audit: {looked_up}, {len(found)} vulnerabilities")

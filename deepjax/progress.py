@@ -23,7 +23,7 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def display(title: str, tasks: Mapping[str, int], unit: str = "step") -> Iterator[Report]:
-    """Show the progress of named tasks (name -> total units), with the rate and time left of all."""
+    """Show the progress of named tasks (name -> total units), with their rate and time left."""
     if _is_terminal():
         with _live(title, tasks, unit) as report:
             yield report
@@ -111,7 +111,7 @@ def _plain(
 
 
 class _Pace:
-    """Units per second since each task's first report: compilation and resumed work do not count."""
+    """Units per second since each task's first report, without compilation and resumed work."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
         self.total = sum(tasks.values())

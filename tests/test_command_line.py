@@ -112,7 +112,8 @@ def test_as_a_process_it_exits_with_2_and_one_line(command, tmp_path):
         ["-m", "deepjax.cli", "models"],
         [
             "-c",
-            "from deepjax.command_line import run_command; run_command(lambda: print(*range(10**5), sep='\\n'))",
+            "from deepjax.command_line import run_command; "
+            "run_command(lambda: print(*range(10**5), sep='\\n'))",
         ],
         ["experiments/train.py", "--recipe", "list"],
     ],

@@ -1,4 +1,4 @@
-"""Progress: plain lines with rate and time left, bars on a terminal, nothing that stops the work."""
+"""Progress: plain lines with rate and time left, bars on a terminal; it never stops the work."""
 
 import os
 

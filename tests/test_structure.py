@@ -76,10 +76,8 @@ def package_of(module: str) -> str:
 
 
 def graph_of_modules() -> Graph:
-    return {
-        module: imports(parsed(path), MODULES) - {module}  # a package may import its own modules
-        for module, path in MODULES.items()
-    }
+    # A package may import its own modules.
+    return {module: imports(parsed(path), MODULES) - {module} for module, path in MODULES.items()}
 
 
 def cycles(graph: Graph) -> list[list[str]]:

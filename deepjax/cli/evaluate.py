@@ -65,8 +65,8 @@ class Options:
     entry: str | None = None
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after --ema-decay.
-    """
+    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after
+    --ema-decay."""
     dataset: str = ""
     """Data set to test on; default that of the run, or imagenet2012."""
     also: tuple[str, ...] = ()

@@ -26,10 +26,10 @@ IMAGES_PER_TASK = 4  # images that a thread takes at a time
 class EncodedSplit:
     """Records {"image": bytes, label: ...} in stored order; the index is the example's id.
 
-    `on_decode_error`: what to do on a decode error: "halt" raises InputError; "skip" reports it under
-    "damaged" of the batch: during training the image is replaced by the next valid one, during
-    evaluation it is masked out. More than `budget` in a row are an error even so; the caller counts
-    them over a run. `threads`: number of decoding threads (0: one per core); the result does not
+    `on_decode_error`: "halt" raises InputError; "skip" reports the error under "damaged" of the
+    batch: during training the image is replaced by the next valid one, during evaluation it is
+    masked out. More than `budget` in a row are an error even so; the caller counts them over a run.
+    `threads`: number of decoding threads (0: one per core); the result does not
     depend on it. `fingerprint`: sha256 of the prepared data set, "" where it has none.
     """
 
@@ -114,8 +114,8 @@ class EncodedSplit:
             damaged.append((place, tried))
         raise InputError(
             f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
-            f"max_decode_errors, {self.budget}; prepare the data set again, or raise max_decode_errors in "
-            "a new run"
+            f"max_decode_errors, {self.budget}; prepare the data set again, "
+            "or raise max_decode_errors in a new run"
         )
 
     def _read_or_black(self, index: int, crop_fn: CropFn, size: int) -> ReadResult:

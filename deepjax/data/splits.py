@@ -127,7 +127,8 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         )
         decoders = {"image": tfds.decode.SkipDecoding()}
         name, count = dataset.splits[split]
-        records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]  # hidden by a decorator
+        # A decorator hides the parameters.
+        records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]
         if len(records) != count:
             raise InputError(
                 f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected "

@@ -40,7 +40,8 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"output_dir is {str(out)!r}; allowed: a folder without a damaged {RESULT_FILE} ({error})"
+            f"output_dir is {str(out)!r}; "
+            f"allowed: a folder without a damaged {RESULT_FILE} ({error})"
         ) from error
     same = (json.loads(json.dumps(about)), list(names))
     if (
@@ -49,5 +50,6 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
         != same
     ):
         raise InputError(
-            f"{out / RESULT_FILE} is of another evaluation; choose another --output-dir, or remove it"
+            f"{out / RESULT_FILE} is of another evaluation; "
+            "choose another --output-dir, or remove it"
         )

@@ -28,9 +28,8 @@ from deepjax.models.layers.norms import Norm, Scope, norm_factory
 from deepjax.models.layers.pooling import avg_pool, global_avg_pool, max_pool
 
 SMALLEST = 75  # pixels of an image whose last map is one pixel
-AUXILIARY_MAP = (
-    17  # pixels that the auxiliary head needs: 5 after its pool; those of an image of 299
-)
+# Side of the map that the auxiliary head needs: 5 after its pool. An image of 299 pixels has it.
+AUXILIARY_MAP = 17
 
 
 class ConvUnit(NamedTuple):

@@ -80,7 +80,8 @@ class StochasticDepth(nn.Module):
                 "without StochasticDepth"
             )
         with nn.intercept_methods(intercept):
-            logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]  # every network of deepjax is called so
+            # Every network of deepjax is called so.
+            logits = self.network(images, train=train)  # pyright: ignore[reportCallIssue]
         if not places or len(places) != sums:
             raise InputError(
                 f"network has {len(places)} residual sums in {sums} blocks; allowed: one in each "

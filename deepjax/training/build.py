@@ -48,7 +48,7 @@ ModelFactory = Callable[..., nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class CompiledTraining:
-    """Model, data and compiled steps, shared by runs that differ in learning rate and seed alone."""
+    """Model, data and compiled steps, shared by runs that differ only in learning rate and seed."""
 
     config: TrainConfig
     model: nn.Module

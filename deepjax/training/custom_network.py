@@ -10,7 +10,7 @@ from deepjax.errors import InputError
 
 
 def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> nn.Module:
-    """`make(**fields)`; raises InputError unless that gives a module called with (images, train)."""
+    """`make(**fields)`; raises InputError unless it is a module called with (images, train)."""
     name = getattr(make, "__name__", type(make).__name__)
     if isinstance(make, nn.Module) or not callable(make):
         raise InputError(

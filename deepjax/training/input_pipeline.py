@@ -10,9 +10,8 @@ from deepjax.data.encoded_split import Undecodable
 from deepjax.data.loader import Batch
 
 DeviceBatch = dict[str, jax.Array]  # "image" and "label", global arrays
-ReportErrors = Callable[
-    [int, Sequence[Undecodable]], None
-]  # (steps done with that batch, its errors)
+# Arguments: the steps done with that batch, and its errors.
+ReportErrors = Callable[[int, Sequence[Undecodable]], None]
 
 
 def device_batch(

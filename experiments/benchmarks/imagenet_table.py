@@ -102,7 +102,8 @@ def render(results: Path) -> str:
         parts.append(f"## {paper}\n\n{table(heads, rows)}")
     heads = ("network", "protocol", "crop", "shorter side", "published", "measured here", "source")
     parts.append(
-        f"## By protocol\n\n{table(heads, map(lambda row: protocol_row(row, measured), PAPER_RESULTS))}"
+        "## By protocol\n\n"
+        f"{table(heads, map(lambda row: protocol_row(row, measured), PAPER_RESULTS))}"
     )
     return "\n".join(parts)
 

@@ -53,9 +53,8 @@ LEVERS = {
     "flax's max pool": "--pool",
     "no donation": "--copied",
 }
-TIMM = (
-    "resnet50",
-)  # no GoogLeNet, an Inception-v3 without its auxiliary head, a VGG of convolutions alone
+# timm has no GoogLeNet, an Inception-v3 without its auxiliary head, and a fully convolutional VGG.
+TIMM = ("resnet50",)
 DEVICE_BATCH = 256  # on a GPU, at 224 pixels
 CONCURRENT = (
     (

@@ -111,9 +111,8 @@ def flax_steps(task: Task) -> tuple[Block, list[float]]:
     symmetric padding.
     """
     model, batch = network(task), placed(task)
-    variables = init_variables(
-        model, split_seed(0)[0], (1, task.size, task.size, 3)
-    )  # as init_state draws
+    # Initialised as in `init_state`.
+    variables = init_variables(model, split_seed(0)[0], (1, task.size, task.size, 3))
     params, statistics = variables["params"], variables["batch_stats"]
     if task.inference:
         return inference(task, model, params, statistics, batch["image"])

@@ -74,9 +74,8 @@ def timed(programs: CompiledTraining, options: Options) -> dict[str, list[float]
     )
     looks = {tier: make_tracer(programs, tier) for tier in options.tiers}
     images = resize(normalize(batch["image"], programs.dataset), options.image_size)
-    fixed = jax.tree.map(
-        jnp.copy, {"params": state.params, "batch_stats": state.batch_stats}
-    )  # the step donates the state's
+    # A copy, because the step donates the arrays of the state.
+    fixed = jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})
 
     def step() -> Any:
         nonlocal state

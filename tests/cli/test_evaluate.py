@@ -264,7 +264,8 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
     for other, names in others:
         with pytest.raises(
             InputError,
-            match=r"result\.json is of another evaluation; choose another --output-dir, or remove it",
+            match=r"result\.json is of another evaluation; "
+            r"choose another --output-dir, or remove it",
         ):
             check_result_folder(tmp_path, other, names)
 

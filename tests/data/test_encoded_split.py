@@ -182,7 +182,8 @@ def test_a_damaged_image_halts_with_its_name():
         list(train_batches(split(damaged_at(4)), 23, 0, 1))
     with pytest.raises(
         InputError,
-        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*on_decode_error='skip'",
+        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*"
+        r"on_decode_error='skip'",
     ):
         list(eval_batches(split(damaged_at(3)), 8))
 

@@ -1,6 +1,7 @@
-"""`python -m tests.faults` injects every fault and writes docs/results/faults.md; `--only NAME` one, `--share 0.1` fewer of each.
+"""`python -m tests.faults` injects every fault and writes docs/results/faults.md.
 
-Each fault has a process of its own, with as many simulated devices as it wants. Exit code 1 when one was lost, or not tried.
+`--only NAME` injects one, `--share 0.1` a fraction of each. Each fault has its own process, with as
+many simulated devices as it needs. Exit code 1 if a fault was lost, or not tried.
 """
 
 import argparse
@@ -39,20 +40,18 @@ FAULTS = {
 }
 HEADER = """# Faults
 
-Every fault injected into real runs (`cifar_plain20`, 2 filters, on the digits; 15 steps, 60 for SIGKILL, a checkpoint every second
-one), by `make faults`, which wrote this page. A fault is lost when anything of what must show does not. Kills are counted that hit
-between a start's first step and its last save.
+Every fault injected into real runs (`cifar_plain20`, 2 filters, on the digits; 15 steps, 60 for
+SIGKILL, a checkpoint every second one), by `make faults`, which wrote this page. A fault is lost
+when anything of what must show does not. Kills are counted that hit between a start's first step
+and its last save.
 
 | fault | tried | survived | lost | must show |
 |---|---|---|---|---|
 """
 
 
-ALONE = (
-    "sigterm",
-    "one-of-two",
-    "signals",
-)  # they are about seconds, and want the machine for themselves
+# These measure seconds, and need the machine for themselves.
+ALONE = ("sigterm", "one-of-two", "signals")
 
 
 def main() -> int:
@@ -93,7 +92,7 @@ def main() -> int:
 
 
 def in_turn(names: Sequence[str], share: float, jobs: int) -> Iterator[dict]:
-    """The tally of each kind as it is done: several at a time, then, alone, those that are about seconds."""
+    """The tally of each kind as it finishes: several at a time, then each kind in `ALONE`."""
     with ThreadPoolExecutor(jobs) as pool:
         several = [pool.submit(apart, name, share) for name in names if name not in ALONE]
         yield from (done.result() for done in as_completed(several))
@@ -117,7 +116,7 @@ def apart(name: str, share: float) -> dict:
 
 
 def inside(asked: Sequence[str], devices: int) -> list[str]:
-    """One process of so many devices that injects several kinds, each NAME:TRIES; the lines that it prints, one for each kind."""
+    """Inject kinds, NAME:TRIES each, in a process of `devices` devices; returns a line for each."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "tests.faults", "--inside", *asked]
     done = subprocess.run(

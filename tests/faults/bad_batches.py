@@ -52,7 +52,7 @@ def bad_batch(kind: str, rng: np.random.Generator, size: int = 16) -> dict[str, 
 def steps_of(
     policy: OnNonfinite, optimizer_name: Literal["sgd", "adamw"], guard: object
 ) -> tuple[TrainState, Callable[..., Any]]:
-    """The state before step 0, and a compiled step under a policy. guard: what the step looks by; another is compiled anew."""
+    """The state before step 0, and a step compiled for a policy; a new `guard` compiles anew."""
     config = train_config(
         model="cifar_resnet20",
         batch_size=16,
@@ -72,9 +72,10 @@ def finite(tree: object) -> bool:
 
 
 def bad_batches(tries: int, work: Path, seed: int = 0, kinds: Sequence[str] = KINDS) -> Tally:
-    """Good, bad, good: the bad step is left out (skip) or halts (halt); numbers and evaluation stay finite."""
+    """Good, bad, good: the bad step is skipped or halts; numbers and evaluation stay finite."""
     tally = Tally(
-        "NaN pixel, label -1, label n, empty or constant batch; loss, gradient, statistics, parameters, optimizer state alone bad",
+        "NaN pixel, label -1, label n, empty or constant batch; "
+        "loss, gradient, statistics, parameters, optimizer state alone bad",
         "policy obeyed; parameters, statistics, evaluation finite",
     )
     evaluate = jax.jit(make_eval_step(MODEL, DIGITS))

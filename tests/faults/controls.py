@@ -1,4 +1,4 @@
-"""Negative controls: each guard is taken away in turn, and the faults that it is for must then be lost."""
+"""Negative controls: with a guard removed, the faults that it handles must be lost."""
 
 import contextlib
 import dataclasses
@@ -23,18 +23,13 @@ from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
 
 Patch = contextlib.AbstractContextManager[Any]
-PARTS = (
-    "loss",
-    "gradient",
-    "statistics",
-    "parameters",
-    "optimizer state",
-)  # as the step gives them to `all_finite`
+# In the order of the arguments of `all_finite`.
+PARTS = ("loss", "gradient", "statistics", "parameters", "optimizer state")
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """A guard taken away, and the faults that it is for: none is lost with it, some must be without it."""
+    """A guard to remove, and its faults: none is lost with it, some must be without it."""
 
     without: Callable[[], Patch]
     faults: Callable[[Path], Tally]
@@ -123,7 +118,8 @@ CONTROLS = {
     ),
     "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),
     "finite loss": Control(_blind_to("loss"), _batches("loss alone")),
-    # A gradient that is not finite makes parameters or state so: the three are one part, and the last two parts of their own.
+    # A non-finite gradient makes parameters and optimizer state non-finite: the three are one part,
+    # and the last two are also parts of their own.
     "finite gradients": Control(
         _blind_to("gradient", "parameters", "optimizer state"), _batches("gradient alone")
     ),
@@ -184,7 +180,7 @@ CONTROLS = {
 
 
 def controls(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Each control counts as survived when nothing is lost with the guard, and something without it."""
+    """Each control counts as survived when faults are lost without the guard, and only then."""
     tally = Tally("negative controls: each guard removed in turn", "the suite turns red")
     for name, control in list(CONTROLS.items())[: tries or None]:
         tally.attempt(
@@ -196,7 +192,7 @@ def controls(tries: int, work: Path, seed: int = 0) -> Tally:
 
 
 def turns_red(control: Control, work: Path) -> bool:
-    """Whether faults are lost, and recorded as such, without the guard alone. Raises what no fault should."""
+    """Whether faults are lost without the guard; raises if one is lost with it."""
     if lost := control.faults(work / "with").losses:
         raise AssertionError(f"lost with the guard: {lost[0]}")
     with control.without():

@@ -18,7 +18,7 @@ PAUSE = "0.25"  # seconds: a run of 60 steps takes several second starts
 
 
 def double_starts(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Pairs that start within half a second, one of which may run; then further starts while that one trains."""
+    """Pairs that start within half a second, one of which may run; then starts while it trains."""
     tally = Tally(
         "a second process in the same run directory",
         "it exits 2 and names the first one, whose end is undisturbed",
@@ -39,9 +39,8 @@ def double_starts(tries: int, work: Path, seed: int = 0) -> Tally:
             time.sleep(rng.uniform(0.0, 1.0))
             second = _started(out)
             second.wait()
-            if not is_done(
-                read_rows(out / "metrics.jsonl")
-            ):  # else it found the run done, while the winner draws its curves
+            # Otherwise it found the run finished, while the winner still plots its curves.
+            if not is_done(read_rows(out / "metrics.jsonl")):
                 found.append(_refused(second, winner))
         code, said = finish(winner)
         same = code == 0 and outcome(out) == expected and not (out / NAME).exists()

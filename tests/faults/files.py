@@ -56,7 +56,10 @@ class _Damage:
         self.older, self.numbers, _ = _restored(work / f"{name}-older")
 
     def falls_back(self, damaged: Path) -> bool:
-        """Whether a resumed run names the damaged file, and starts from the one before, to the bit; mends the folder."""
+        """Whether a resumed run names the corrupt file and restores the previous step bitwise.
+
+        The folder is repaired afterwards.
+        """
         step, numbers, said = _restored(self.run)
         named = len(said) == 1 and (damaged.relative_to(self.newest).as_posix() in said[0])
         self.newest.with_name(f"{self.newest.name}.damaged").rename(self.newest)
@@ -64,7 +67,10 @@ class _Damage:
 
 
 def bit_flips(tries: int, work: Path, seed: int = 0, restores: int = 10) -> Tally:
-    """One bit flipped anywhere, files weighted by size; every `restores`-th is restored in full, all are verified."""
+    """One bit flipped anywhere, files weighted by size.
+
+    Every flip must be found by verification; every `restores`-th is also restored in full.
+    """
     tally = Tally(
         "one bit flipped anywhere in a checkpoint", "0 unnoticed; the newest good step is used"
     )
@@ -139,7 +145,10 @@ def can_mount(work: Path) -> bool:
 
 
 def full_disk(tries: int, work: Path, seed: int = 0) -> Tally:
-    """A disk with not one byte left, or room for 0.2 ... 1.8 checkpoints, until step 9, then free: no halt, and the same end."""
+    """A disk that is full, or has room for 0.2 ... 1.8 checkpoints, until step 9, then free.
+
+    The run must not halt, and must end as without the fault.
+    """
     tally = Tally(
         "disk full while saving (small tmpfs)",
         "training goes on, warning, next save after freeing works",
@@ -164,7 +173,7 @@ def full_disk(tries: int, work: Path, seed: int = 0) -> Tally:
 
 
 def _fills(disk: Path, room: float, expected: tuple[object, ...]) -> bool:
-    """Train with little room until step 9, then free the disk; whether all that must show does, which raises what does not."""
+    """Train with little room until step 9, then free the disk; raises if a sign is absent."""
     said: list[str] = []
     out, ballast = disk / "run", disk / "ballast"
     later: set[int] = set()
@@ -178,9 +187,8 @@ def _fills(disk: Path, room: float, expected: tuple[object, ...]) -> bool:
 
     train(CONFIG, out, OPTIONS, programs=programs(), report=at, say=said.append)
     shows = {
-        "a warning of the checkpoint": any(
-            "could not be written" in line for line in said
-        ),  # none of them has room for two
+        # The disk never has room for two checkpoints.
+        "a warning of the checkpoint": any("could not be written" in line for line in said),
         "a warning of the logs": bool(room) or any("metrics.jsonl" in line for line in said),
         "a checkpoint after freeing": bool(later),
         "the same end": outcome(out) == expected,

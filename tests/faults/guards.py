@@ -1,4 +1,4 @@
-"""One quick check for each promise, in this process: it holds as long as the guard that it is for is there."""
+"""One quick check for each promise, in this process: it holds while its guard is in place."""
 
 import contextlib
 import errno
@@ -44,9 +44,8 @@ def stops_at_sigterm(work: Path) -> bool:
     def terminated(step: int, total: int, note: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # it shall not end the suite where the run does not listen
+    # SIGTERM must not end the test process when the run ignores it.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         train(CONFIG, work, OPTIONS, programs=programs(), report=terminated, say=lambda line: None)
     except Stopped as stopped:
@@ -82,7 +81,7 @@ def _saved(
 
 
 def abandons_the_branch(work: Path) -> bool:
-    """Behind step 3 the checkpoints of a rollback's abandoned branch are not gone on with, and are gone."""
+    """A rollback before step 3 deletes the later checkpoints of the abandoned branch."""
     opened = _saved(work, {2: None, 4: None}, [], keep_last=5)
     state, _ = opened.restore(programs().fresh_state(CONFIG), before=3)
     opened.close()
@@ -97,7 +96,7 @@ def keeps_the_best(work: Path) -> bool:
 
 
 def tells_of_a_failed_save(work: Path) -> bool:
-    """A save that finds the disk full is said in a warning, leaves nothing behind, and the next one is made."""
+    """A save on a full disk gives a warning and leaves nothing behind; the next one succeeds."""
     said: list[str] = []
     with mock.patch.object(manager, "write_manifest", side_effect=FULL):
         opened = _saved(work, {1: None}, said)
@@ -138,7 +137,7 @@ def refuses_a_second_run(work: Path) -> bool:
 
 
 def counts_every_image_once(work: Path) -> bool:
-    """The images counted by the final evaluation are those of the data set: batches are padded, and padding is left out."""
+    """The final evaluation counts each image of the data set once, and no padding of batches."""
     complete(work)
     final, digits = read_rows(work / "metrics.jsonl")[-1], dataset_info("digits")
     return (final["train_images"], final["test_images"]) == (digits.train_size, digits.test_size)

@@ -53,7 +53,7 @@ CHANGES: dict[str, Any] = {
 
 
 def changed(tries: int, work: Path, seed: int = 0) -> Tally:
-    """The run's directory with one field changed: refused by the field's name, and nothing is touched."""
+    """One changed field on resume: refused by the field's name, and nothing is modified."""
     tally = Tally("changed configuration on resume", "refused by field name")
     out = work / "changed"
     complete(out)
@@ -70,7 +70,10 @@ def changed(tries: int, work: Path, seed: int = 0) -> Tally:
 
 
 def fuzz(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Configurations, command lines and images from hypothesis: a result, or an error of one line; some by the real command."""
+    """Configurations, command lines and images from hypothesis, some through the real command.
+
+    Each gives a result, or an error of one line.
+    """
     tally = Tally(
         "fuzzed configurations, command lines, images",
         "documented errors only, exit 2, no traceback",
@@ -91,8 +94,12 @@ def fuzz(tries: int, work: Path, seed: int = 0) -> Tally:
 
 REAL = 250  # inputs for each one that goes through the real command line
 PLAIN = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=4),
-    st.sampled_from(["", "digits", "../..", "a" * 300, "\x00", "cifar_resnet20", 10**9, -(2**63), 2**64, 1e-30, 1e300]),
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.binary(max_size=4),
+    st.sampled_from([
+        "", "digits", "../..", "a" * 300, "\x00", "cifar_resnet20",
+        10**9, -(2**63), 2**64, 1e-30, 1e300,
+    ]),
 )  # fmt: skip
 ANYTHING = st.one_of(
     PLAIN,
@@ -110,7 +117,10 @@ def _tried(
     tries: int,
     refused: list[Any] | None = None,
 ) -> int:
-    """Give each input to `use` and count what becomes of it; those that are refused are noted. Returns how many were."""
+    """Pass each input to `use` and count the outcomes; returns how many inputs were refused.
+
+    Refused inputs are appended to `refused`.
+    """
     refused = [] if refused is None else refused
 
     @hypothesis.settings(
@@ -149,7 +159,7 @@ GROUPS = (
 
 
 def _configurations() -> st.SearchStrategy[dict[str, Any]]:
-    """Up to four fields: in half of them of their own kind, in half of anything, strings and wrong types among it."""
+    """Up to four fields: half of them of the right type, half of any, wrong types among them."""
     hints = {
         name: kind
         for owner in GROUPS

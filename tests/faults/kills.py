@@ -17,15 +17,14 @@ from tests.faults.tally import Tally
 PHASES = ("compile", "train", "save", "eval", "last step", "final evaluation", "twice", "train")
 
 
-LONG = dataclasses.replace(
-    CONFIG, epochs=12
-)  # 60 steps and 31 checkpoints: one run takes many kills
+# 60 steps and 31 checkpoints: one run is killed many times.
+LONG = dataclasses.replace(CONFIG, epochs=12)
 LONG_FLAGS = ("--epochs", "12")
 MARKED = "tests/faults/marked.py"
 
 
 def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
-    """SIGKILL between a start's first step and its last save; the run is started again until it ends."""
+    """SIGKILL between a start's first step and its last save; restarts until the run ends."""
     tally = Tally(
         "SIGKILL at random moments of training and saving",
         "final state and logs bitwise equal, no partial folders left",
@@ -49,7 +48,10 @@ def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
 
 
 def _killed(out: Path, seconds: float) -> str | None:
-    """Start the run and kill it so long after its first step: "training" or "saving"; None when it had saved all by then."""
+    """Start the run and kill it some seconds after its first step, "training" or "saving".
+
+    None if everything was saved by then.
+    """
     process = start(out, *LONG_FLAGS, script=MARKED)
     stepped = wait_for_first_step(process)
     time.sleep(seconds)
@@ -68,7 +70,7 @@ def wait_for_first_step(process: subprocess.Popen[str]) -> bool:
 
 
 def sigterm(tries: int, work: Path, seed: int = 0) -> Tally:
-    """SIGTERM in each phase, by a victim that sends it to itself there; then the run is carried on."""
+    """SIGTERM in each phase, sent by the process to itself; then the run is resumed."""
     tally = Tally(
         "SIGTERM in train, eval, compile, save, last step",
         "exit 143 within 5 s of the step's end, nothing lost",
@@ -89,14 +91,15 @@ def sigterm(tries: int, work: Path, seed: int = 0) -> Tally:
         last = said.strip().splitlines()[-1:] if said.strip() else []
         tally.count(
             fine,
-            f"{phase} {when}: exit {code}, {seconds:.1f} s, equal: {outcome(out) == expected}, {last}",
+            f"{phase} {when}: exit {code}, {seconds:.1f} s, "
+            f"equal: {outcome(out) == expected}, {last}",
         )
     tally.note = f"(slowest {slowest:.1f} s)"
     return tally
 
 
 def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Tally:
-    """A signal to one of two processes; the other must end, and a restart of both must end in the same bits."""
+    """A signal to one of two processes: the other ends, and a restart ends bitwise equal."""
     tally = Tally(
         "SIGKILL or SIGTERM to one of two processes",
         "the other ends within heartbeat + 5 s; the restart bitwise equal",
@@ -134,7 +137,8 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
         said = _last([*ends, *restarted])
         tally.count(
             fine,
-            f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, again {again}; {said}",
+            f"{kind.name} to process {victim}: exits {codes} in {seconds:.1f} s, "
+            f"again {again}; {said}",
         )
         turn += 1
     tally.note = f"(slowest {slowest:.1f} s, heartbeat {heartbeat} s)"
@@ -142,7 +146,7 @@ def one_of_two(tries: int, work: Path, seed: int = 0, heartbeat: int = 10) -> Ta
 
 
 def _as_documented(kind: signal.Signals, codes: list[int], victim: int) -> bool:
-    """Exit codes as docs/launch.md has them; a SIGTERM after the last question of a run comes too late, for both."""
+    """Exit codes as in docs/launch.md; a SIGTERM after a run's last check is too late for both."""
     if kind == signal.SIGTERM:
         return codes in ([EXIT_STOPPED, EXIT_STOPPED], [0, 0])
     other = codes[1 - victim]
@@ -158,7 +162,7 @@ def _last(ends: list[tuple[int, str]]) -> list[str]:
 def together(
     out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str
 ) -> list[subprocess.Popen[str]]:
-    """The run as several processes of one device each; `how`: script and environment, as `start` takes them."""
+    """The run as processes of one device each; `how`: script and environment for `start`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

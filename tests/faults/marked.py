@@ -1,4 +1,4 @@
-"""experiments/train.py that says on stdout when its first step has ended (STEPPED), and when all is saved (SAVED)."""
+"""experiments/train.py that prints STEPPED after its first step, and SAVED after its last save."""
 
 import runpy
 import sys

@@ -1,4 +1,7 @@
-"""Run directories of awkward names, and below such parents: refused before any work, or trained, interrupted and resumed."""
+"""Awkward names of run directories and their parents.
+
+Each is refused before any work, or the run is trained, interrupted and resumed.
+"""
 
 import functools
 import random
@@ -85,9 +88,8 @@ AWKWARD = (
 )
 LETTERS = [letter for letter in map(chr, range(32, 127)) if letter not in "/."]  # printable ASCII
 NAMES = (*AWKWARD, *(f"a{letter}b" for letter in LETTERS), *LETTERS)
-MUST_WORK = set(
-    string.ascii_letters + string.digits + " !\"#$%&'()+,-.:;<=>@]^_`{|}~"
-)  # between two letters
+# Between two letters.
+MUST_WORK = set(string.ascii_letters + string.digits + " !\"#$%&'()+,-.:;<=>@]^_`{|}~")
 
 
 def names(tries: int, work: Path, seed: int = 0, chosen: Sequence[str] = ()) -> Tally:
@@ -115,7 +117,7 @@ def _may_be_refused(name: str) -> bool:
 
 
 def _same(out: Path, name: str, expected: tuple[object, ...], refused: set[str]) -> bool:
-    """Train, interrupt after three steps, and go on: whether the end is the same, or nothing was begun."""
+    """Train, interrupt after three steps, and resume: whether the end is equal or nothing began."""
 
     def interrupt(step: int, total: int, note: str) -> None:
         if step >= 3:

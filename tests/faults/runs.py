@@ -1,4 +1,7 @@
-"""The run that faults are injected into, as a command and in this process; both have one device and so the same bits."""
+"""The run into which faults are injected, as a command and in this process.
+
+Both have one device, so their results are bitwise identical.
+"""
 
 import functools
 import os
@@ -49,7 +52,7 @@ def start(
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
-    """Exit code and what it said on stderr; a process that hangs is killed, and its code is None's stand-in -999."""
+    """Exit code and stderr of a process; one that hangs is killed, and its code is -999."""
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -73,7 +76,7 @@ def complete(out: Path, config: TrainConfig = CONFIG) -> list[str]:
 
 
 def outcome(out: Path) -> tuple[object, ...]:
-    """All that must not depend on interruptions: the digest, the logs but for times, and that no partial folder is left."""
+    """What must not depend on interruptions: digest, logs without times, no partial folders."""
     rows = [
         {key: value for key, value in row.items() if key not in TIMES}
         for row in read_rows(out / "metrics.jsonl")

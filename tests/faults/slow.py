@@ -1,4 +1,4 @@
-"""experiments/train.py whose every step takes FAULT_PAUSE seconds longer, so that there is time to start it once more."""
+"""experiments/train.py with steps that take FAULT_PAUSE seconds longer, for a second start."""
 
 import os
 import runpy

@@ -1,4 +1,4 @@
-"""Data order over interruptions, and equal results however a run is spread; wants eight simulated devices."""
+"""Data order over interruptions, and equal results on any devices; needs 8 simulated devices."""
 
 import dataclasses
 from pathlib import Path
@@ -34,17 +34,12 @@ NETWORKS = {
     "cifar_preact164": {"width": 2, "stem_width": 2, "stages": (2, 2, 2)},
 }
 
-TRAINED = (
-    "cifar_plain20",
-    "cifar_resnet20",
-    "cifar_wrn16_1",
-    "vgg11_bn",
-    "googlenet_bn",
-)  # with two filters
+# Each with two filters.
+TRAINED = ("cifar_plain20", "cifar_resnet20", "cifar_wrn16_1", "vgg11_bn", "googlenet_bn")
 
 
 def resumed_order(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Cut at every step of two epochs, for one process and for each of two: the ids that follow are those that were to come."""
+    """Cut at every step of two epochs, for one process and each of two: the same ids follow."""
     tally = Tally(
         "resume at every step of two epochs, 1 and 2 processes",
         "the exact list of example ids, none lost or doubled",
@@ -161,16 +156,18 @@ def path_of(
 
 
 def largest_apart(thin: "Thin", step: Any, path: list[TrainState], first: int = 0) -> float:
-    """Each step taken anew from the state that another spread had before it: the largest distance of what comes out.
+    """The largest difference after one step from each state of `path`, of another partitioning.
 
-    Trainings side by side would tell less: one rounding that moves an activation across ReLU's kink grows fivefold a step.
+    Two whole trainings would tell less: a rounding that moves an activation across ReLU's kink
+    grows fivefold per step.
+
     """
     ends = [thin.run(put(thin, state), step, 1, first + i) for i, state in enumerate(path[:-1])]
     return max(apart(end, expected) for end, expected in zip(ends, path[1:], strict=True))
 
 
 def moved(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Save on 1, 2, 4, 8 devices, restore on each: bitwise equal; then five steps on each, each from equal states."""
+    """Save on 1, 2, 4, 8 devices, restore bitwise on each; then five steps from equal states."""
     tally = Tally(
         "save on 1, 2, 4, 8 devices, restore on each",
         "bitwise equal state; five further steps within 1e-5 each",
@@ -203,7 +200,7 @@ def moved(tries: int, work: Path, seed: int = 0) -> Tally:
 
 
 def strategies(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Ten steps of five networks by jit on 8 devices; each step from equal states by jit on 1 and by pmap on 8."""
+    """Ten steps of five networks by jit on 8 devices, each compared with jit on 1 and pmap on 8."""
     tally = Tally(
         "jit = pmap, 1 versus 8 devices, 10 steps of 5 networks",
         "at most 1e-5 apart after each step from equal states",

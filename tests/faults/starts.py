@@ -1,4 +1,4 @@
-"""How runs are started and stopped from outside: launchers, signals of schedulers, other settings of JAX."""
+"""Starts and stops from outside: launchers, signals of schedulers, changed settings of JAX."""
 
 import contextlib
 import os
@@ -18,7 +18,8 @@ from tests.faults.tally import Tally
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM)
 SETTINGS = {  # environment of the resumed run: the name in its refusal
     "JAX_DEFAULT_PRNG_IMPL=rbg": "jax_default_prng_impl is 'rbg', there 'threefry2x32'",
-    "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg": "jax_default_prng_impl is 'unsafe_rbg', there 'threefry2x32'",
+    "JAX_DEFAULT_PRNG_IMPL=unsafe_rbg": "jax_default_prng_impl is 'unsafe_rbg', "
+    "there 'threefry2x32'",
     "JAX_ENABLE_X64=1": "jax_enable_x64 is True, there False",
     "JAX_THREEFRY_PARTITIONABLE=0": "jax_threefry_partitionable is False, there True",
     "JAX_DEFAULT_MATMUL_PRECISION=highest": "jax_default_matmul_precision is 'highest', there None",
@@ -54,9 +55,8 @@ def _ranks(size: str, name: str, rank: int) -> dict[str, str]:
 
 
 Variables = Callable[[int, int], Mapping[str, str]]
-LAUNCHERS: dict[
-    str, tuple[Variables, bool]
-] = {  # variables of a rank and a port, and whether they say where rank 0 is
+# Launcher -> (variables for a rank and a port, whether they give the address of process 0).
+LAUNCHERS: dict[str, tuple[Variables, bool]] = {
     "torchrun": (torchrun, True),
     "Open MPI 4": (open_mpi_4, True),
     "Open MPI 5": (open_mpi_5, False),
@@ -74,7 +74,10 @@ LAUNCHERS: dict[
 
 
 def launchers(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Two ranks by the variables of each launcher: the run of two processes by flags, or both refused before anything is made."""
+    """Two ranks by the variables of each launcher.
+
+    They are joined as the run of two processes by flags, or both refused before anything is made.
+    """
     tally = Tally(
         "two ranks by the variables of each launcher",
         "joined and equal to the run by --hosts, or exit 2 and no folder",
@@ -113,7 +116,7 @@ def _free_port() -> int:
 
 
 def stopped(tries: int, work: Path, seed: int = 0) -> Tally:
-    """Each signal of a scheduler at a random moment, to a run alone and, every fifth time, to one of two processes."""
+    """Each signal of a scheduler at a random moment, every fifth time to one of two processes."""
     tally = Tally(
         "SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU, SIGTERM at random moments",
         "exit 143 after saving; the resumed run bitwise equal",
@@ -144,7 +147,8 @@ def stopped(tries: int, work: Path, seed: int = 0) -> Tally:
             )
         tally.count(
             fine,
-            f"{number.name} to {len(codes)} processes: exits {codes}; {[said.strip()[-200:] for _, said in ends]}",
+            f"{number.name} to {len(codes)} processes: exits {codes}; "
+            f"{[said.strip()[-200:] for _, said in ends]}",
         )
         turn += 1
     return tally
@@ -153,7 +157,10 @@ def stopped(tries: int, work: Path, seed: int = 0) -> Tally:
 def _stop(
     out: Path, number: signal.Signals, seconds: float, several: bool, victim: int
 ) -> list[tuple[int, str]] | None:
-    """Exit codes and words of processes of which one got a signal so long after its first step; None: all was saved by then."""
+    """Exit codes and messages after a signal to one process some seconds after its first step.
+
+    None if everything was saved by then.
+    """
     if several:
         processes = together(out, 60, *LONG_FLAGS, script=MARKED)
     else:
@@ -172,7 +179,7 @@ def _stop(
 
 
 def settings(tries: int, work: Path, seed: int = 0) -> Tally:
-    """A run resumed under other settings of random numbers or precision: refused by name, by the real command."""
+    """A resume under other settings of random numbers or precision, refused by name."""
     tally = Tally(
         "other random number and precision settings on resume",
         "refused by the setting's name, exit 2, nothing touched",

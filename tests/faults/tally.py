@@ -32,4 +32,5 @@ class Tally:
         """The line of the table."""
         if self.untried:
             return f"| {self.fault} | not tried: {self.untried} | | | {self.shows} |"
-        return f"| {self.fault} | {self.tried} | {self.tried - len(self.losses)} | {len(self.losses)} | {self.shows} {self.note} |"
+        survived, lost = self.tried - len(self.losses), len(self.losses)
+        return f"| {self.fault} | {self.tried} | {survived} | {lost} | {self.shows} {self.note} |"

@@ -1,4 +1,4 @@
-"""A shorter pass of `make faults`: each kind with few tries, the quick ones in one process of one device."""
+"""A shorter pass of `make faults`: few tries of each kind, the quick ones in one process."""
 
 import json
 

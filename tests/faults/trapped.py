@@ -1,4 +1,7 @@
-"""A network that goes bad in one part alone, when a pixel is brighter than any can be: what isolates each part of the guard."""
+"""A network in which one part alone goes bad at a pixel brighter than any image has.
+
+This isolates each part of the guard.
+"""
 
 from typing import Any
 
@@ -18,12 +21,13 @@ BRIGHT = {
     "parameters": 4000.0,
     "optimizer state": 5000.0,
 }
-# float32 ends at 3.4e38. Of 3e38 SGD's trace is finite, and its Nesterov update is not; of 1e25 only the square is not.
+# The maximum of float32 is 3.4e38. Of 3e38 SGD's trace is finite, but its Nesterov update is not;
+# of 1e25 only the square is not.
 PULLS = {"gradient": jnp.nan, "parameters": 3e38, "optimizer state": 1e25}
 
 
 class Trapped(nn.Module):
-    """A classifier, a statistic and a parameter that change nothing until a pixel of `BRIGHT` tells them to."""
+    """A classifier with a statistic and a parameter that act only at a pixel of `BRIGHT`."""
 
     net: nn.Module
 

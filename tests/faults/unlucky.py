@@ -1,4 +1,4 @@
-"""experiments/train.py in which one part of a save fails once, on a full disk, in the first process alone."""
+"""experiments/train.py with a full disk once, in one part of a save, in process 0 alone."""
 
 import errno
 import os

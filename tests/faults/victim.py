@@ -1,4 +1,7 @@
-"""experiments/train.py that sends itself SIGTERM in FAULT_PHASE, the FAULT_WHEN-th time, and says how long it then lived."""
+"""experiments/train.py that sends itself SIGTERM in FAULT_PHASE, the FAULT_WHEN-th time.
+
+It prints how many seconds it lived after the end of that step.
+"""
 
 import atexit
 import os

@@ -1,7 +1,8 @@
-"""`python -m tests.properties` tests every property on many generated examples and writes docs/results/properties.md.
+"""`python -m tests.properties` tests every property on many generated examples.
 
-The examples are divided into seeds; a search that was interrupted skips the seeds that docs/results/properties.json lists.
-`--only FILE ...` searches some of the files, `--again` ignores what was done before. Exit code 1 when a property failed.
+It writes docs/results/properties.md. The examples are divided into seeds; a resumed search skips
+the seeds that docs/results/properties.json lists. `--only FILE ...` searches some of the files,
+`--again` ignores earlier results. Exit code 1 if a property failed.
 """
 
 import argparse
@@ -20,8 +21,8 @@ FILES = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
 STORED = ROOT / "docs" / "results" / "properties.json"
 HEADER = """# Properties
 
-Every property that was tested on generated examples, by `python -m tests.properties`, which wrote this page. The suite tests the
-same properties on fewer examples. A failed seed is repeated with
+Every property that was tested on generated examples, by `python -m tests.properties`, which wrote
+this page. The suite tests the same properties on fewer examples. A failed seed is repeated with
 `DEEPJAX_PROPERTY_SEARCH=1 python -m pytest tests/properties/FILE.py --hypothesis-seed=SEED`.
 
 | file | property | examples | failed seeds |
@@ -109,9 +110,8 @@ def rows_of(file: str, seeds: dict[str, dict]) -> list[str]:
                 if any(name == each.split("[")[0] for each in found["failed"])
             ]
             count = max(1, test.many // SEEDS) * len(seeds)
-            rows.append(
-                f"| {file} | {name.removeprefix('test_').replace('_', ' ')} | {count} | {', '.join(failed) or 'none'} |"
-            )
+            title = name.removeprefix("test_").replace("_", " ")
+            rows.append(f"| {file} | {title} | {count} | {', '.join(failed) or 'none'} |")
     return rows
 
 

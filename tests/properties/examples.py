@@ -1,4 +1,4 @@
-"""On how many generated examples a property is tested: few in `make test`, many by `python -m tests.properties`."""
+"""How many examples a property is tested on: few in `make test`, many in `make properties`."""
 
 import os
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-SEEDS = 20  # runs with different seeds that the many examples are divided into: what a resumed search skips
+# The many examples are divided into this many seeds; a resumed search skips those it has done.
+SEEDS = 20
 
 
 def examples(few: int, many: int) -> Callable[[Any], Any]:
-    """Hypothesis's settings for a property: `few` fixed examples in the suite, `many` over all seeds of a long search.
+    """Hypothesis's settings: `few` fixed examples in the suite, `many` over all seeds of a search.
 
     Apply it outermost, above `@given`.
     """

@@ -1,4 +1,4 @@
-"""Multiply-adds of random convolutions, matrix products and loops against naive loops that count them one by one."""
+"""Multiply-adds of random convolutions, matrix products and loops against naive counting."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def traced(function, *shapes, dtype=jnp.float32):
 
 @st.composite
 def convolutions(draw):
-    """(shape of the input NC..., shape of the kernel OI..., the options of lax.conv_general_dilated)."""
+    """(input shape NC..., kernel shape OI..., the options of lax.conv_general_dilated)."""
     axes = draw(st.integers(1, 2))
     groups = draw(st.sampled_from(["none", "features", "batch"]))
     count = 1 if groups == "none" else draw(st.integers(2, 3))
@@ -42,14 +42,13 @@ def convolutions(draw):
     for side, spacing, padding in zip(
         sides, options["lhs_dilation"], options["padding"], strict=True
     ):
-        assume(
-            (side - 1) * spacing + 1 + sum(min(0, each) for each in padding) >= 0
-        )  # else JAX refuses
+        # Otherwise JAX refuses.
+        assume((side - 1) * spacing + 1 + sum(min(0, each) for each in padding) >= 0)
     return (*left, *sides), (out * count, features, *taps), options
 
 
 def elements(side, spacing, before, after):
-    """Which places along an axis hold an element, zeros between them and padding of the same spacing included."""
+    """Which positions along an axis hold an element; between them and in the padding none do."""
     apart = [True, *[False] * (spacing - 1)]
     reach = 1 + abs(before) + abs(after)
     endless = apart * (reach + side + reach)
@@ -119,7 +118,7 @@ def test_matrix_products(data):
     st.booleans(),
 )
 def test_loops_of_constants(start, step, bound, comparison, mirrored):
-    """The turns that the loop takes by hand, in 8 bits; none where it never ends, or where the counter wraps around."""
+    """The iterations of the loop in 8 bits; none if it never ends or the counter wraps around."""
     compare = getattr(lax, comparison)
     low, high = (np.int8(value) for value in (20 * start, 20 * bound))
     by = np.int8(step)

@@ -1,4 +1,4 @@
-"""Descriptions of data sets: refused in one line, or what is opened and sampled are the arrays that were written."""
+"""Descriptions of data sets: refused in one line, or opened and sampled as they were written."""
 
 import functools
 import math
@@ -68,7 +68,7 @@ EXPRESSIONS = st.lists(PARTS, min_size=1, max_size=3).map(" + ".join)
 
 
 def refused(act):
-    """What `act` gives, or None where it raises an InputError of one line: any other exception fails the test."""
+    """The result of `act`; None for an InputError of one line; any other exception fails."""
     try:
         return act()
     except InputError as error:
@@ -105,7 +105,7 @@ FIELDS = {
 @examples(few=100, many=10_000)
 @given(st.fixed_dictionaries(FIELDS))
 def test_a_description_is_whole_or_refused(fields):
-    """Whatever passes has the types that are annotated, one mean and std a channel, and is its own description again."""
+    """What passes has the annotated types, one mean and std per channel, and describes itself."""
     dataset = refused(lambda: Dataset(**fields))
     if dataset is None:
         return
@@ -134,7 +134,7 @@ def test_a_description_is_whole_or_refused(fields):
 
 
 def ids_of(expression: str, sizes: dict[str, int]) -> list[tuple[str, int]] | None:
-    """The records of an expression by Python's own slices; None where it is none, a bound lies beyond, or nothing is left."""
+    """The records of an expression by Python's slices; None if invalid, out of bounds or empty."""
     try:
         parse_split(expression)
     except ValueError:
@@ -163,7 +163,7 @@ def ids_of(expression: str, sizes: dict[str, int]) -> list[tuple[str, int]] | No
 def test_parts_of_splits_are_pythons_slices_and_overlaps_are_found(
     train, test, train_count, test_count
 ):
-    """The resolution of tfds, on which reading rests, and the search for overlaps, both against sets of single records."""
+    """The resolution of splits by tfds, and the search for overlaps, against sets of records."""
     for expression in (train, test):
         try:
             parse_split(expression)
@@ -198,7 +198,7 @@ ENTRIES = ["label", "coarse", "number", "weight", "several", "image", "missing"]
 
 @functools.cache
 def written() -> tuple[str, dict]:
-    """A folder with a prepared data set of each shape, and the images and labels in it by builder and split."""
+    """A folder with a prepared data set per shape; its images and labels by builder and split."""
     folder, rng, there = (
         tempfile.TemporaryDirectory(prefix="deepjax-property-"),
         np.random.default_rng(0),
@@ -237,7 +237,7 @@ def written() -> tuple[str, dict]:
 @examples(few=30, many=1_000)
 @given(st.data())
 def test_what_is_opened_and_sampled_is_what_was_written(data):
-    """Labels of the declared entry, images of the declared parts; all else is refused, and what fits is never refused."""
+    """Labels of the declared entry, images of the declared parts; nothing that fits is refused."""
     folder, there = written()
     shape = data.draw(st.sampled_from(SHAPES))
     builder = "made_" + "x".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Networks made of layers of the awkward kinds: the instruments' numbers against jax.grad and jax.jvp of one real vector."""
+"""Networks of awkward layers: the instruments against jax.grad and jax.jvp of one real vector."""
 
 import operator
 
@@ -127,7 +127,7 @@ CHAINS = {Chain: {}, Deterministic: {"deterministic": True}}
 
 
 def sampled(model, x, seed, keywords):
-    """Variables without compiling an initialisation; batch statistics, whose variances are above 0, are of another range."""
+    """Variables without compiling an initialisation; batch statistics are positive."""
     keys = {"params": jax.random.key(0), "noise": jax.random.key(1)}
     rng = np.random.default_rng(seed)
 
@@ -165,7 +165,7 @@ def examples_of(given, vector, losses):
 
 
 def layers(given, vector, losses):
-    """Norms of parameters and of their gradients add up: a layer that returns several arrays has several rows of one norm."""
+    """Norms of parameters and gradients add up over layers; all rows of a layer have one norm."""
     gradient = jax.jit(jax.grad(lambda vector: losses(vector).mean()))(vector)
     rows = {row.layer: row for row in trace(*given, train=False).layers}.values()
     same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(vector))

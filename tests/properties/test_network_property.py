@@ -28,7 +28,7 @@ def _wanted(name: str, train: bool) -> bool:
 def _module(
     fields: dict[str, Any], arguments: dict[str, Any], takes_any: bool = False
 ) -> nn.Module:
-    """Of a class with these fields and keyword arguments of its call, by name with their defaults."""
+    """A module with these fields, and a call with these keyword arguments (name -> default)."""
     parameters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "x")
     ]
@@ -80,9 +80,8 @@ def test_every_switch_of_a_call_a_field_and_a_config_is_set(arguments, name, val
     assert dict(mode.kwargs) == {each: _wanted(each, train) for each in arguments}
     assert _found(getattr(mode.module, field), place, name) == _wanted(name, train)
     assert len(mode.switches) == len(arguments) + 1
-    assert (
-        _found(getattr(network.module, field), place, name) == value
-    )  # the network that was given is as it was
+    # The network that was passed is unchanged.
+    assert _found(getattr(network.module, field), place, name) == value
     assert required_mode_kwargs(network) == {}
 
 

@@ -1,4 +1,4 @@
-"""Every path that is not refused is absolute and means what was given; every name that is not refused keeps checkpoints bitwise."""
+"""A path is refused, or absolute and what was given; a name is refused, or keeps checkpoints."""
 
 import functools
 import tempfile
@@ -22,9 +22,8 @@ from tests.properties.examples import examples
 SPECIAL = "*?[]{}()!~\\:%$&|;<>'\"`# =,@^+-._"
 NAME = st.one_of(
     st.text(st.sampled_from(SPECIAL + "ab1"), min_size=1, max_size=12),
-    st.text(
-        st.characters(exclude_characters="/"), min_size=1, max_size=20
-    ),  # surrogates too, as bytes that are not UTF-8 give
+    # Surrogates too, which bytes that are not UTF-8 are decoded to.
+    st.text(st.characters(exclude_characters="/"), min_size=1, max_size=20),
     st.builds(
         lambda letter, size: letter * size, st.sampled_from("a\u00e9\u65e5"), st.integers(80, 260)
     ),

@@ -1,4 +1,4 @@
-"""A probe measures what an addition to the output would have as its gradient, under any stack of JAX's transformations."""
+"""A probe's gradient is that of an addition to the output, under any stack of transformations."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Schedules against their closed forms in float64, at every length from one step on; and what holds for any configuration."""
+"""Schedules against their closed forms in float64, of any length and for any configuration."""
 
 import json
 import math
@@ -18,7 +18,8 @@ from deepjax.training.step.optimizers import make_schedule
 from tests.properties.examples import examples
 
 SCHEDULES = ("cosine", "linear", "root", "step", "exponential", "constant")
-SAMPLED = 64  # steps of a training at which a schedule is evaluated: of one length, so that nothing is compiled anew
+# Steps at which a schedule is evaluated: always as many, so that nothing is compiled again.
+SAMPLED = 64
 
 fractions = st.floats(0.001, 0.999)
 milestones = st.lists(fractions, max_size=6, unique=True).map(sorted).map(tuple)
@@ -79,9 +80,8 @@ def test_a_schedule_is_its_closed_form(schedule, data):
     config = data.draw(configs(schedule))
     steps = sampled(config.total_steps)
     rates = np.asarray(make_schedule(config)(jnp.asarray(steps, jnp.int32)))
-    rounding = (
-        1e-4 if schedule == "root" else 1e-6
-    )  # of float32; before the end of a million steps 1 - done has few digits left
+    # Of float32: near the end of a million steps 1 - done has few digits left.
+    rounding = 1e-4 if schedule == "root" else 1e-6
     # A decay rate in float32 is off by up to 6e-8, and its powers by as many times that.
     decays = (
         config.total_steps // round(config.optimization.decay_epochs * config.steps_per_epoch)

@@ -1,6 +1,7 @@
-"""Weights in files, on generated names, prefixes, types and formats: what is read is what was written, or an error in a line.
+"""Weights in files, on generated names, prefixes, types and formats.
 
-The expected numbers are those of PyTorch's order of axes moved by `np.einsum`, and the logits those of PyTorch itself.
+What is read is what was written, or an error of one line. The expected numbers are PyTorch's with
+their axes moved by `np.einsum`, and the expected logits are those of PyTorch itself.
 """
 
 import tempfile
@@ -118,7 +119,7 @@ def assert_variables(variables, tensors) -> None:
 
 @st.composite
 def wrapped(draw, names, prefix=()):
-    """The names with wrappers anywhere among their parts, behind a prefix: {name: what a file has}."""
+    """{name: name in the file}, with wrappers anywhere among the parts, behind a prefix."""
     cut = draw(st.integers(0, 2))
     wrapper = draw(st.lists(st.sampled_from(WRAPPERS), max_size=2))
     return {
@@ -130,7 +131,7 @@ def wrapped(draw, names, prefix=()):
 @examples(few=100, many=10_000)
 @given(st.data(), st.sets(names, min_size=1, max_size=12), prefixes, st.sets(names, max_size=4))
 def test_every_name_is_found_behind_wrappers_and_prefixes(data, wanted, prefix, others):
-    """The tensors of one network behind any prefix, with tensors outside of it that have no wanted name at their end."""
+    """The tensors of one network behind any prefix, among tensors that end in no wanted name."""
     renamed = data.draw(wrapped(sorted(wanted), prefix))
     ends = {
         other for other in others if not any(f".{other}".endswith(f".{name}") for name in wanted)
@@ -145,9 +146,8 @@ def test_every_name_is_found_behind_wrappers_and_prefixes(data, wanted, prefix, 
     assert found.given == renamed
     changed = [name for name, full in renamed.items() if name != full]
     assert bool(found.note) == bool(changed or outside)
-    assert (
-        not inner or found.given.keys() == wanted
-    )  # conv1.weight at the end of layer1.0.conv1.weight
+    # A name may be the end of another: conv1.weight, layer1.0.conv1.weight.
+    assert not inner or found.given.keys() == wanted
 
 
 @examples(few=100, many=10_000)
@@ -176,9 +176,8 @@ def test_any_names_give_names_of_theirs_or_an_error_in_a_line(given_names, wante
         assert "\n" not in str(error)
         return
     assert set(found.given.values()) <= set(given_names)
-    assert all(
-        full == short or full.endswith(f".{short}") for short, full in found.given.items()
-    )  # no wrappers among them
+    # No wrappers among their parts.
+    assert all(full == short or full.endswith(f".{short}") for short, full in found.given.items())
     assert not set(found.given) - set(given_names) or found.note
 
 
@@ -211,9 +210,8 @@ def test_the_order_of_axes(shape, seed, dtype):
         split,
     )
     matrix = pair.from_torch(linear)
-    places = np.ndindex(
-        out, channels, side, side
-    )  # PyTorch flattens channel, height, width; here height, width, channel
+    # PyTorch flattens channel, height, width; here height, width, channel.
+    places = np.ndindex(out, channels, side, side)
     assert all(
         matrix[(i * side + j) * channels + c, o] == linear[o, (c * side + i) * side + j]
         for o, c, i, j in places
@@ -222,7 +220,7 @@ def test_the_order_of_axes(shape, seed, dtype):
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], nested: bool) -> None:
-    """A file of a format by its suffix; a .pth with its prefixes as nested dictionaries where that is asked for."""
+    """A file in the format of its suffix; `nested`: a .pth with prefixes as nested dictionaries."""
     if path.suffix == ".npz":
         np.savez(path, **tensors)
     elif path.suffix == ".safetensors":

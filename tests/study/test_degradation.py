@@ -34,27 +34,17 @@ SIGMOIDS = [{"sigmoid": profile(ratio)} for ratio in (1e-7, 2e-7, 3e-7)]
     ("change", "outcomes"),
     [
         ({}, ["supported", "supported", "supported"]),
-        (
-            {"plain56": arm_with_norms(0.05, 0.2)},
-            ["refuted", "supported", "supported"],
-        ),  # overfits: better on training, worse on test
+        # Overfits: better on training, worse on test images.
+        ({"plain56": arm_with_norms(0.05, 0.2)}, ["refuted", "supported", "supported"]),
         ({"plain56": arm_with_norms(0.1, 0.1)}, ["inconclusive", "supported", "supported"]),
-        (
-            {"resnet56": arm_with_norms(0.065, 0.06)},
-            ["supported", "supported", "supported"],
-        ),  # within the margin
-        (
-            {"resnet56": arm_with_norms(0.2, 0.2)},
-            ["supported", "refuted", "supported"],
-        ),  # as bad as plain
-        (
-            {"resnet56": arm_with_norms(0.07, 0.07)},
-            ["supported", "inconclusive", "supported"],
-        ),  # on the margin
-        (
-            {"plain56": arm_with_norms(0.2, 0.2, 1e-3)},
-            ["supported", "supported", "refuted"],
-        ),  # vanished
+        # Within the margin.
+        ({"resnet56": arm_with_norms(0.065, 0.06)}, ["supported", "supported", "supported"]),
+        # As bad as plain.
+        ({"resnet56": arm_with_norms(0.2, 0.2)}, ["supported", "refuted", "supported"]),
+        # On the margin.
+        ({"resnet56": arm_with_norms(0.07, 0.07)}, ["supported", "inconclusive", "supported"]),
+        # Vanishing gradients.
+        ({"plain56": arm_with_norms(0.2, 0.2, 1e-3)}, ["supported", "supported", "refuted"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):

@@ -43,10 +43,8 @@ def outcomes(change: dict) -> list[str]:
     arms = {name_of(net): result for net, result in (BASE | change).items()}
     verdicts = judge(results(STUDY, arms))
     assert [verdict.is_as_expected for verdict in verdicts[-2:]] == [True, True]
-    assert [verdict.outcome for verdict in verdicts[-2:]] == [
-        "refuted",
-        "refuted",
-    ]  # the starved networks are found out
+    # The starved networks are detected.
+    assert [verdict.outcome for verdict in verdicts[-2:]] == ["refuted", "refuted"]
     return [verdict.outcome for verdict in verdicts[:-2]]
 
 
@@ -54,10 +52,8 @@ def outcomes(change: dict) -> list[str]:
     ("change", "expected"),
     [
         ({}, ["supported", "inconclusive", "supported", "supported"]),
-        (
-            {DEEP: near(0.01)},
-            ["supported", "supported", "supported", "inconclusive"],
-        ),  # the margin lies within the interval
+        # The margin lies within the interval.
+        ({DEEP: near(0.01)}, ["supported", "supported", "supported", "inconclusive"]),
         ({DEEP: near(0.005)}, ["supported", "supported", "supported", "refuted"]),
         ({DEEP: near(0.05)}, ["refuted", "refuted", "supported", "supported"]),
         ({SHALLOW: near(0.01)}, ["supported", "inconclusive", "refuted", "supported"]),

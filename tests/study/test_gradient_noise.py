@@ -60,9 +60,8 @@ def test_each_verdict_can_come_out_either_way(power, ratio, expected):
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():
     controls = verdicts(-1.0, 1.0)[2:]
     assert [control.is_as_expected for control in controls] == [True, True]
-    assert not verdicts(-1.0, 1.0, critical=500)[
-        3
-    ].is_as_expected  # the digits have 1437 training images
+    # The digits have 1437 training images.
+    assert not verdicts(-1.0, 1.0, critical=500)[3].is_as_expected
 
 
 def test_the_hyperbola_is_found_again():
@@ -97,9 +96,8 @@ def test_states_are_those_of_the_training_and_steps_are_counted(tiny):
         seen.append(params)
         return 1.0 / len(seen)
 
-    assert (
-        steps_to(programs, config, falls, target=0.25) == 4
-    )  # looked at after every step, as 10 % of few steps is less than one
+    # Evaluated after every step, as 10 % of few steps is less than one.
+    assert steps_to(programs, config, falls, target=0.25) == 4
     assert steps_to(programs, config, lambda params: 1.0, target=0.5) == math.inf
     assert steps_to(programs, config, lambda params: 1.0, target=1.0, max_steps=0) == math.inf
     assert steps_to(programs, config, lambda params: math.nan, target=0.5) == math.inf

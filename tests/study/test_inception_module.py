@@ -41,9 +41,8 @@ def test_the_modules_take_what_can_be_worked_out_by_hand():
     }
     assert count_macs(slide_module(False), SLIDE_INPUT) == 854_196_224
     assert count_macs(slide_module(True), SLIDE_INPUT) == 271_351_808
-    assert (
-        271_351_808 + pixels * bottleneck["conv3x3"] == 358_055_936
-    )  # where the taught 358 million come from
+    # The origin of the lecture's 358 million.
+    assert 271_351_808 + pixels * bottleneck["conv3x3"] == 358_055_936
 
 
 @pytest.mark.parametrize(("reduce", "channels"), [(True, 480), (False, 672)])
@@ -136,20 +135,15 @@ def made_up_results(
         ({"ratio": 2.0}, ["inconclusive", "refuted", "supported", "supported"]),
         ({"naive": 0.03}, ["supported", "refuted", "inconclusive", "supported"]),
         ({"naive": 0.01}, ["supported", "refuted", "refuted", "supported"]),
-        (
-            {"without_pool": 0.03},
-            ["supported", "refuted", "supported", "refuted"],
-        ),  # a branch that nothing is lost without
+        # Nothing is lost without this branch.
+        ({"without_pool": 0.03}, ["supported", "refuted", "supported", "refuted"]),
         ({"without_pool": 0.032}, ["supported", "refuted", "supported", "refuted"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
     found = [verdict.outcome for verdict in judge(made_up_results(**change))[:6]]
-    assert found == [
-        "supported",
-        "refuted",
-        *outcomes,
-    ]  # the integers are exact, and 358 million are not among them
+    # The counts are exact, and 358 million is not among them.
+    assert found == ["supported", "refuted", *outcomes]
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():

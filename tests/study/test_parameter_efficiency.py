@@ -25,10 +25,8 @@ BASE = {name: near(0.02, 0.0) for name in make_arms(Options(), PRESETS["digits"]
     ("change", "expected"),
     [
         ({}, ["supported", "supported", "supported"]),
-        (
-            {"googlenet_8": near(0.025)},
-            ["supported", "supported", "supported"],
-        ),  # within the margin
+        # Within the margin.
+        ({"googlenet_8": near(0.025)}, ["supported", "supported", "supported"]),
         ({"googlenet_8": near(0.03)}, ["inconclusive", "supported", "supported"]),  # on the margin
         ({"googlenet_8": near(0.2)}, ["refuted", "refuted", "supported"]),
         ({"vgg11_pooled_8": near(0.2)}, ["supported", "supported", "refuted"]),
@@ -76,9 +74,8 @@ def test_exact_costs():
         641_664,
     )
     whole = network_costs(make_arms(Options(dataset="cifar100"), PRESETS["cifar100"]))
-    assert (
-        whole["vgg11_pooled_8"].params == 9_220_480 + 5_504 + 513 * 100
-    )  # convolutions, their norms, one linear layer
+    # Convolutions, their norms, one linear layer.
+    assert whole["vgg11_pooled_8"].params == 9_220_480 + 5_504 + 513 * 100
 
 
 def test_lines_over_cost():

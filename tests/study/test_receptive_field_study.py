@@ -96,10 +96,11 @@ def measured(
             {"three": 1.8},
             ["supported", "inconclusive", "supported", "supported", "supported", "supported"],
         ),
+        # Grows as the theoretical field.
         (
             {"power": 1.0},
             ["supported", "refuted", "refuted", "supported", "supported", "supported"],
-        ),  # grows as the theoretical field
+        ),
         (
             {"power": 0.6},
             ["supported", "refuted", "inconclusive", "supported", "supported", "supported"],
@@ -109,10 +110,8 @@ def measured(
             {"after": 3.0},
             ["supported", "refuted", "supported", "supported", "inconclusive", "inconclusive"],
         ),
-        (
-            {"after": 2.0},
-            ["supported", "refuted", "supported", "supported", "refuted", "refuted"],
-        ),  # shrinks
+        # Shrinks.
+        ({"after": 2.0}, ["supported", "refuted", "supported", "supported", "refuted", "refuted"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):

@@ -80,20 +80,15 @@ def verdicts(**change: float):
         ({}, ["supported", "supported", "supported", "supported"]),
         ({"three_3x3": 0.06}, ["inconclusive", "supported", "inconclusive", "supported"]),
         ({"three_3x3": 0.1}, ["refuted", "refuted", "refuted", "supported"]),
-        (
-            {"three_linear_3x3": 0.03},
-            ["supported", "supported", "inconclusive", "refuted"],
-        ),  # depth alone does it
+        # Depth alone is enough.
+        ({"three_linear_3x3": 0.03}, ["supported", "supported", "inconclusive", "refuted"]),
         ({"three_linear_3x3": 0.05}, ["supported", "supported", "supported", "inconclusive"]),
     ],
 )
 def test_each_verdict_can_come_out_either_way(change, outcomes):
     found = [verdict.outcome for verdict in verdicts(**change)[:6]]
-    assert found == [
-        "supported",
-        "refuted",
-        *outcomes,
-    ]  # cost is exact: fewer weights, more activations
+    # The cost is exact: fewer weights, more activations.
+    assert found == ["supported", "refuted", *outcomes]
 
 
 def test_the_controls_flip_and_would_be_seen_if_they_did_not():

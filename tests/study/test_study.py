@@ -197,9 +197,8 @@ def test_every_published_study_has_controls_that_came_out_as_they_must(path):
     published = json.loads(path.read_text())
     assert failed_controls(published) == []
     assert published["seeds"] >= 3
-    assert published["command"].startswith(
-        "python experiments/"
-    )  # no path of the machine that it ran on
+    # No path of the machine that it ran on.
+    assert published["command"].startswith("python experiments/")
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

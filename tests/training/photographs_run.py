@@ -1,4 +1,4 @@
-"""experiments/train.py on the small ImageNet that lies in $TFDS_DATA_DIR, which it makes known first."""
+"""experiments/train.py on the small ImageNet in $TFDS_DATA_DIR, which it registers first."""
 
 import dataclasses
 import os
@@ -12,9 +12,8 @@ sys.path.insert(0, str(ROOT))
 from deepjax.data import dataset_info, register  # noqa: E402
 
 if __name__ == "__main__":
-    name = os.environ[
-        "SMALL_IMAGENET"
-    ]  # as tests.data.archives.small_imagenet names it: ilsvrc_TRAIN_TEST
+    # As tests.data.archives.small_imagenet names it: ilsvrc_TRAIN_TEST.
+    name = os.environ["SMALL_IMAGENET"]
     train_size, test_size = map(int, name.split("_")[1:])
     sizes = {"train_size": train_size, "test_size": test_size}
     register(

@@ -1,4 +1,4 @@
-"""What is legal and almost certainly a mistake is said before the first step, and what is no mistake is not."""
+"""What is legal but almost certainly a mistake gives a warning before step 1; nothing else does."""
 
 import dataclasses
 import importlib
@@ -75,7 +75,7 @@ def test_images_too_small_for_the_network(model, image_size, single):
     ],
 )
 def test_averages_that_keep_the_initial_weights(ema, steps, kept):
-    """decay^steps of an average is its start, by hand: 0.9999^165 = 0.984, 0.99^165 = 0.190, 0.98^165 = 0.036."""
+    """An average keeps decay^steps: 0.9999^165 = 0.984, 0.99^165 = 0.190, 0.98^165 = 0.036."""
     lines = found(config_of("cifar_plain20", ema_decay=ema, steps=steps))
     assert len(lines) == bool(kept)
     assert not kept or (
@@ -101,7 +101,7 @@ def test_classes_without_training_images():
 
 
 class Idle(nn.Module):
-    """A layer whose output goes nowhere, one that only a compiled inner function ignores, and one that counts."""
+    """A layer without effect, one that only a compiled inner function ignores, one with effect."""
 
     num_classes: int = 10
     dtype: Any = None
@@ -119,7 +119,8 @@ class Idle(nn.Module):
 def test_parameters_that_do_not_influence_the_loss():
     (line,) = found(TrainConfig("own/idle"), Idle)
     assert line == (
-        "4 of 6 parameters do not influence the loss and stay as they are: idle/bias, idle/kernel, ignored/bias, ignored/kernel"
+        "4 of 6 parameters do not influence the loss and stay as they are: "
+        "idle/bias, idle/kernel, ignored/bias, ignored/kernel"
     )
 
 
@@ -170,7 +171,7 @@ def test_batch_norm_over_a_single_value_is_refused(fields, devices, is_single):
 
 @pytest.mark.eight_devices
 def test_the_run_is_refused_before_its_first_step(tmp_path):
-    """Eight images a step on eight devices, each with statistics of its own: in stages 2 to 4 over one pixel."""
+    """One image per step and device, with its own statistics: in stages 2 to 4 over one pixel."""
     config = config_of("resnet18", batch_size=8, bn_scope="replica")
     with pytest.raises(
         InputError, match=r"one value a channel in stage2_block1/norm1, .* and 11 more"

@@ -1,4 +1,4 @@
-"""Networks and arguments of plain Python calls: accepted, or refused in one line that names them."""
+"""Networks and arguments of Python calls: accepted, or refused in one line that names them."""
 
 from typing import Any
 
@@ -69,11 +69,13 @@ class OfNNX(nnx.Module):
     [
         (
             WithoutFields,
-            "make, WithoutFields, does not take the fields of the run .*'num_classes'.*; allowed: one that takes num_classes, d",
+            "make, WithoutFields, does not take the fields of the run .*'num_classes'.*; "
+            "allowed: one that takes num_classes, d",
         ),
         (
             Own(),
-            "make is an object of class Own; allowed: a linen module's class, or a function of num_classes, dtype",
+            "make is an object of class Own; "
+            "allowed: a linen module's class, or a function of num_classes, dtype",
         ),
         (OfNNX, "make, OfNNX, gives OfNNX, an NNX module; allowed: a flax.linen module"),
         (

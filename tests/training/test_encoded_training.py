@@ -1,4 +1,4 @@
-"""Training on photographs from end to end: exact resume, sizes by step, damaged images counted and told, honest rates."""
+"""Training on photographs: exact resume, sizes by step, corrupt images, honest throughput."""
 
 import dataclasses
 import functools
@@ -26,9 +26,8 @@ from tests.faults.kills import pair
 from tests.faults.runs import finish, outcome, start
 from tests.faults.spread import apart, mesh_of, on_host
 
-THIN = functools.partial(
-    create_model, "cifar_plain20", width=2, stages=(1, 1, 1)
-)  # little to compile
+# Little to compile.
+THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))
 FIELDS = {
     "batch_size": 16,
     "epochs": 2,
@@ -73,7 +72,7 @@ def of_kind(kind: str, out: Path) -> list[dict]:
 
 
 def test_damaged_images_are_logged_once_by_name_and_training_ends(whole):
-    """The training error is that of as many images as there are test images; a damaged one counts as an error."""
+    """The training error is over as many images as the test error; a corrupt image is an error."""
     out, result = whole
     damaged = [row for row in rows_of(out) if row["kind"] == "damaged"]
     assert len({row["image"] for row in damaged}) == len(damaged) == DAMAGED
@@ -190,7 +189,7 @@ class Computed:
 
 
 def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
-    """A clock that each batch moves on by 2 s, and each step by 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
+    """Batches take 2 s, steps 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
     now = [0.0]
     monkeypatch.setattr("deepjax.training.metrics.throughput.time.perf_counter", lambda: now[0])
 
@@ -210,7 +209,7 @@ def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
 
 
 def test_an_image_that_cannot_be_decoded_counts_as_an_error():
-    """Six decoded images, two of them wrong, and two damaged ones: 4 of 8 are errors, and the loss is the mean of six."""
+    """Six decoded images, two wrong, and two corrupt: 4 of 8 are errors, the loss is of six."""
     sums = {
         "loss": 12.0,
         "errors": 2.0,
@@ -341,7 +340,7 @@ def test_two_processes_end_in_the_bits_of_two_devices_and_tell_all_damage(prepar
 
 @pytest.mark.slow
 def test_an_image_that_one_of_two_processes_cannot_read_ends_both_with_its_name(prepared, tmp_path):
-    """The other would wait for it in the step, for as long as the heartbeat lets it: here an hour."""
+    """The other would wait for it in the step until the heartbeat timeout: here an hour."""
     flags, how = as_command(
         *prepared, **FIELDS | {"on_decode_error": "halt", "max_decode_errors": 0}
     )

@@ -134,9 +134,8 @@ def test_the_digest_sees_any_change(whole, programs, tmp_path):
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, programs, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    (tmp_path / "run" / "metrics.jsonl").write_text(
-        "\n".join(rows[:-1]) + "\n"
-    )  # as if killed before the final row
+    # As if killed before the final row.
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")
     for path in (tmp_path / "run" / "checkpoints" / "10" / "state").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             os.truncate(path, path.stat().st_size // 2)
@@ -208,7 +207,7 @@ def command(out: Path) -> list[str]:
     "room", [100, 20_000], ids=["at the start", "in the midst of a checkpoint"]
 )
 def test_a_disk_that_is_full_is_an_error_of_one_line(room, tmp_path):
-    """A limit on the size of files stands in for the full disk: first config.json is too large, then every checkpoint is."""
+    """A limit on file sizes stands in for a full disk: config.json or a checkpoint is too large."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))

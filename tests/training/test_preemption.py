@@ -19,9 +19,8 @@ from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.preemption import STOP_SIGNALS, stop_signals, watchdog
 from tests.faults.runs import outcome
 
-CONFIG = TrainConfig(
-    model="cifar_plain20", width=2, batch_size=240, epochs=2
-)  # 5 steps an epoch, two batches of test images
+# 5 steps per epoch, two batches of test images.
+CONFIG = TrainConfig(model="cifar_plain20", width=2, batch_size=240, epochs=2)
 EVERY_2 = RunOptions(save_every=2)
 
 
@@ -40,7 +39,7 @@ def whole(programs, tmp_path_factory):
 @pytest.mark.system
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 8, 12])
 def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_path):
-    """Batches 1 and 2 belong to the first epoch, 3 and 4 to the second, the others to the final evaluation."""
+    """Batches 1, 2 belong to epoch 1, 3, 4 to epoch 2, the others to the final evaluation."""
     calls = []
 
     def terminated(params, batch_stats, images):
@@ -57,9 +56,8 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
         train(CONFIG, tmp_path, EVERY_2, programs=watched)  # nothing is left to do: it ends
     train(CONFIG, tmp_path, EVERY_2, programs=watched)
     assert outcome(tmp_path) == whole
-    if (
-        batch == 4
-    ):  # at the second epoch's evaluation, so the checkpoint was saved before its error was known
+    # In the second epoch's evaluation: the checkpoint was saved before its error was known.
+    if batch == 4:
         newest = tmp_path / "checkpoints" / str(steps_of(tmp_path / "checkpoints")[-1])
         epochs = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "epoch"]
         assert (read_manifest(newest)["metric"], problems(newest)) == (epochs[-1]["test_error"], [])
@@ -67,7 +65,7 @@ def test_sigterm_during_evaluation_loses_nothing(batch, programs, whole, tmp_pat
 
 @pytest.fixture(autouse=True)
 def _handlers_of_a_terminal():
-    """As in a terminal, also where the tests themselves run in the background or under nohup, which ignores some signals."""
+    """As in a terminal, also if the tests run in the background or under nohup."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

@@ -68,7 +68,7 @@ class EffectiveField:
         return [fields | {"ratio": self.ratio}]
 
     def plot(self, ax: Any = None) -> Any:
-        """The map as an image with a scale bar, the theoretical field as a square around it; returns the matplotlib Axes."""
+        """The map with a scale bar, and the theoretical field as a square; returns the Axes."""
         from deepjax.analysis.plots import COLORS, canvas
 
         with canvas(ax, 4.8, 4.4) as axes:
@@ -318,7 +318,10 @@ def _described(inputs: Any) -> str:
 
 
 def _outline(ax: Any, field: EffectiveField, color: str) -> None:
-    """The theoretical field around the map's centre of mass: a unit's place depends on strides and padding, its size does not."""
+    """The theoretical field, as a square around the map's centre of mass.
+
+    The position of a unit's field depends on strides and padding, its size does not.
+    """
     from matplotlib.patches import Rectangle
 
     if field.theoretical is None:

@@ -63,7 +63,7 @@ class LayerFields:
         return [dataclasses.asdict(layer) | {"centre": layer.centre} for layer in self.layers]
 
     def plot(self, ax: Any = None) -> Any:
-        """Size of the field against depth, with the image's size and the places where the stride grows; returns the Axes."""
+        """Field size against depth, with the image size and the strides; returns the Axes."""
         from matplotlib.ticker import FuncFormatter
 
         from deepjax.analysis.plots import COLORS, canvas

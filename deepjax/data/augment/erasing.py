@@ -6,10 +6,8 @@ from jax import Array, random
 
 from deepjax.data.augment.basic import FULL_BATCH, BatchSlice
 
-AREA, RATIO = (
-    (0.02, 0.33),
-    (0.3, 3.3),
-)  # of the erased box: fraction of the image's area, height / width
+# Of the erased box: fraction of the image's area, and height / width.
+AREA, RATIO = ((0.02, 0.33), (0.3, 3.3))
 TRIES = 10
 
 

@@ -118,8 +118,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise InputError(
-            f"OpenCV cannot be imported ({error}); install it anew, or set resize_backend='pillow' in a new "
-            "run"
+            f"OpenCV cannot be imported ({error}); install it anew, "
+            "or set resize_backend='pillow' in a new run"
         ) from error
 
     cv2.setNumThreads(1)

@@ -62,7 +62,8 @@ def abstract_leaves(
     *size, usual = model_info(name).input_shape
     images = jax.ShapeDtypeStruct((1, *size, channels or usual), jnp.float32)
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]  # paths are tuples without sep=
+    # Paths are tuples without sep=.
+    return flatten_dict(dict(abstract))  # pyright: ignore[reportReturnType]
 
 
 def tensor_pairs(leaves: Mapping[tuple[str, ...], Any], theirs: TorchLayout) -> list[TensorPair]:

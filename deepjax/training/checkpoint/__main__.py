@@ -20,8 +20,8 @@ class Options:
 
     action: Annotated[Literal["list", "verify", "digest", "diff"], tyro.conf.Positional]
     """list: steps, sizes and metrics. verify: compare every checkpoint's files with their sha256,
-    read all its arrays, and print OK and its digest. digest: one sha256 over the contents of the newest.
-    diff: the differences between the newest of two runs."""
+    read all its arrays, and print OK and its digest. digest: one sha256 over the contents of the
+    newest. diff: the differences between the newest of two runs."""
     run: Annotated[Path, tyro.conf.Positional]
     """The --output-dir folder of a training run."""
     other: Annotated[Path | None, tyro.conf.Positional] = None

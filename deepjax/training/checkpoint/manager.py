@@ -50,9 +50,9 @@ class Checkpoints:
     """The checkpoints of a run. At most one save runs at a time; a save that fails is a warning.
 
     The newest `keep_last` are kept, and the `keep_best` of the lowest metric. A save is verified:
-    it is read again, its files must have the hashes of the manifest, and every leaf its path, type and
-    shape. With `verify` "full" every value is compared bitwise too (of a state that is sharded over
-    processes: those of process 0).
+    it is read again, its files must have the hashes of the manifest, and every leaf its path, type
+    and shape. With `verify` "full" every value is compared bitwise too (of a state that is sharded
+    over processes: those of process 0).
     """
 
     def __init__(
@@ -247,8 +247,8 @@ class Checkpoints:
         if self._primary:  # what was written would keep a full disk full
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         self._warn(
-            f"checkpoint of step {step} could not be written to {self.folder} ({error_text(error)}); "
-            "training goes on"
+            f"checkpoint of step {step} could not be written to {self.folder} "
+            f"({error_text(error)}); training goes on"
         )
 
     def _delete_old(self) -> None:

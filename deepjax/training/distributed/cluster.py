@@ -14,7 +14,7 @@ from deepjax.training.distributed.launchers import TORCHRUN, Join, find_launcher
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes of a run; by default as SLURM, torchrun, Open MPI, a JobSet or a TPU pod say."""
+    """The processes of a run; by default from SLURM, torchrun, Open MPI, a JobSet or a TPU pod."""
 
     coordinator: str = ""
     """Address and port of process 0, e.g. 127.0.0.1:9876 on one machine."""
@@ -53,8 +53,8 @@ def initialize_distributed(hosts: Hosts) -> None:
     """Start jax.distributed, if there are several processes, and check that there is a device.
 
     Call it before any device is used. Raises InputError if the coordinator is not reached, if a
-    launcher started several processes but does not give the address of process 0, and if the platform
-    in JAX_PLATFORMS is missing.
+    launcher started several processes but does not give the address of process 0, and if the
+    platform in JAX_PLATFORMS is missing.
     """
     if hosts.processes > 0:
         arguments: dict[str, object] = {

@@ -5,17 +5,10 @@ from collections.abc import Iterator, Mapping
 
 from deepjax.errors import InputError, require
 
-_SLURM = (
-    "SLURM_JOB_ID",
-    "SLURM_STEP_NODELIST",
-    "SLURM_NTASKS",
-    "SLURM_PROCID",
-    "SLURM_LOCALID",
-)  # all that jax reads
-_KUBERNETES = (
-    "KUBERNETES_SERVICE_HOST",
-    "JOB_COMPLETION_INDEX",
-)  # an indexed job, as those of a JobSet are
+# The variables that jax reads.
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+# Of an indexed job, such as those of a JobSet.
+_KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 # By which jax finds the coordinator of Open MPI 4; Open MPI 5 does not set it.
 _ORTE = "OMPI_MCA_orte_hnp_uri"
@@ -44,9 +37,8 @@ class Launcher:
 
 OPEN_MPI = Launcher("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", True)
 TORCHRUN = Launcher("torchrun", "WORLD_SIZE", "RANK")
-PMIX = Launcher(
-    "PMIx", "SLURM_STEP_NUM_TASKS", "PMIX_RANK", True
-)  # PMIx itself has no variable for the number
+# PMIx itself has no variable for the number of processes.
+PMIX = Launcher("PMIx", "SLURM_STEP_NUM_TASKS", "PMIX_RANK", True)
 LAUNCHERS = (
     OPEN_MPI,
     TORCHRUN,
@@ -72,10 +64,10 @@ class Join:
 def find_launcher(environment: Mapping[str, str], on_tpu: bool, has_mpi4py: bool) -> Join | None:
     """The launcher that started this process with others, or None for one process alone.
 
-    Open MPI 4, SLURM, Kubernetes and TPU slices (of one host too) are joined as jax does it; torchrun
-    by MASTER_ADDR and a port derived from MASTER_PORT, which torchrun's store uses; other MPI
-    launchers by mpi4py if it is installed. Raises InputError for a launcher that does not give the
-    address of process 0, naming the flags to give.
+    Open MPI 4, SLURM, Kubernetes and TPU slices (of one host too) are joined as jax does it;
+    torchrun by MASTER_ADDR and a port derived from MASTER_PORT, which torchrun's store uses; other
+    MPI launchers by mpi4py if it is installed. Raises InputError for a launcher that does not give
+    the address of process 0, naming the flags to give.
     """
     several = dict(_several(environment))
     if OPEN_MPI in several and environment.get(_ORTE):

@@ -38,10 +38,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 class Partitioner:
     """Shardings of batches and state, and the compilation of steps for them.
 
-    What is computed does not depend on it, except for dropout. jit: one program over the mesh, which
-    XLA partitions; `fsdp` shards parameters and optimizer state over the devices too. pmap: a program
-    per device, with means over the devices for values of the global batch; for one process. Dropout
-    samples its masks per device under pmap, so they differ from those under jit.
+    What is computed does not depend on it, except for dropout. jit: one program over the mesh,
+    which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too. pmap: a
+    program per device, with means over the devices for values of the global batch; for one process.
+    Dropout samples its masks per device under pmap, so they differ from those under jit.
     """
 
     mesh: Mesh
@@ -82,7 +82,7 @@ class Partitioner:
         """A state that is complete and equal in every process -> on the devices."""
         if jax.process_count() == 1:
             return jax.device_put(state, self.state_shardings(state))
-        # Neither keys nor arrays on a device can be put on devices of other processes: via the host.
+        # Keys and arrays on a device cannot be put on devices of other processes: via the host.
         return jax.tree.map(_put_global, state, self.state_shardings(state))
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -135,7 +135,7 @@ class Partitioner:
         )
 
     def _partition(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """FSDP's rule: the longest axis that the devices divide (of equals the last), of large arrays."""
+        """FSDP: of a large array the longest axis that the devices divide, the last of equals."""
         count = self.mesh.devices.size
         fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
         if not self.fsdp or not fitting or math.prod(shape) < SMALLEST_SHARD:

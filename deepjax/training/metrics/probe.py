@@ -41,12 +41,13 @@ class LayerProbe:
 
     layers: LayerReport
     loss_statistics: dict[str, float]
-    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach them),
-    its trace with the standard error, and the two parts of the noise scale, g2 and trace_sigma: to be
-    averaged over rows before their division (McCandlish et al. 2018, appendix A.1)."""
+    """lambda_max and lambda_min of the Hessian (by 15 Lanczos steps, which do not quite reach
+    them), its trace with the standard error, and the two parts of the noise scale, g2 and
+    trace_sigma: to be averaged over rows before their division (McCandlish et al. 2018, appendix
+    A.1)."""
 
     def row(self) -> dict[str, Any]:
-        """Entries of a row of metrics.jsonl: {"loss": ..., "layers": {path: {name: value}}, ...}."""
+        """A row of metrics.jsonl: {"loss": ..., "layers": {path: {name: value}}, ...}."""
         layers = {
             (row.layer or "network") + row.output: _numbers(row) for row in self.layers.layers
         }
@@ -80,9 +81,8 @@ def _layer_tracer(
 ) -> Callable[[TrainState, Any], LayerReport]:
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.objective.loss)
-    seen_at: dict[
-        int, tuple[list[Site], list[tuple[str, ...]], bool, str]
-    ] = {}  # what `build_report` takes, by image size
+    # The arguments of `build_report`, by image size.
+    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -153,7 +153,7 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
 
 
 def _part_of(batch_size: int) -> int:
-    """The small batch of the noise scale: the largest divisor that gives four parts or more, or 0."""
+    """Small batch of the noise scale: the largest divisor that gives at least four parts, or 0."""
     return next((size for size in range(batch_size // 4, 0, -1) if batch_size % size == 0), 0)
 
 

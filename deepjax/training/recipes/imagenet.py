@@ -21,11 +21,8 @@ STRIKES_BACK = "Wightman, Touvron and Jegou 2021, arXiv:2110.00476, table 2"
 CAFFE = "github.com/BVLC/caffe, models/bvlc_googlenet"
 SILENT = "not stated"
 
-_PLAIN: dict[str, Any] = {
-    "nesterov": False,
-    "warmup_epochs": 0.0,
-    "decay_norm_and_bias": True,
-}  # SGD as the papers before 2017 have it
+# SGD of the papers before 2017.
+_PLAIN: dict[str, Any] = {"nesterov": False, "warmup_epochs": 0.0, "decay_norm_and_bias": True}
 _DIVIDES = (
     "the learning rate is divided by ten after each quarter; "
     "in the paper when the error stops falling"

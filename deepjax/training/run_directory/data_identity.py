@@ -17,8 +17,8 @@ def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
     """Store the fingerprint of an encoded split in a new run directory, or check it.
 
     All processes call this. Raises InputError if the processes have different data sets, or the run
-    began with another. A data set without a fingerprint is not checked; nor are arrays, of which the
-    shapes are checked as they are read.
+    began with another. A data set without a fingerprint is not checked; nor are arrays, of which
+    the shapes are checked as they are read.
     """
     if not isinstance(split, EncodedSplit):
         return

@@ -57,9 +57,8 @@ def claim_numerics(out: Path) -> None:
     path = out / NAME
     if path.exists() or (out / "config.json").exists():
         _compare(path, numerics())
-    elif not any(
-        (out / name).exists() for name in RESULT_FILES
-    ):  # results without a configuration are refused by `init_run_dir`
+    elif not any((out / name).exists() for name in RESULT_FILES):
+        # `init_run_dir` refuses results without a configuration.
         write_text(path, json.dumps(numerics(), indent=2) + "\n")
 
 

@@ -1,8 +1,8 @@
 """The lock of a run directory, so that two processes never write in it at the same time.
 
-The lock is the file `run.lock`, made with O_EXCL, which is atomic on network file systems too (flock
-is not). It names its owner by host, process and start time. The owner renews its modification time;
-no two clocks are compared.
+The lock is the file `run.lock`, made with O_EXCL, which is atomic on network file systems too
+(flock is not). It names its owner by host, process and start time. The owner renews its
+modification time; no two clocks are compared.
 """
 
 import contextlib
@@ -79,8 +79,8 @@ class RunLock:
     def acquire(self) -> None:
         """Make the folder and its lock; the lock of a process that has ended is taken over.
 
-        A lock of another machine is watched for up to `stale` seconds. Raises InputError if the owner
-        is alive, and if the folder cannot be written.
+        A lock of another machine is watched for up to `stale` seconds. Raises InputError if the
+        owner is alive, and if the folder cannot be written.
         """
         try:
             self._made = [
@@ -247,7 +247,7 @@ def _parse(content: bytes) -> Owner | None:
 
 
 def _machine() -> str:
-    """Boot id and pid namespace; empty if unknown. Machines of one name, containers, reboots differ."""
+    """Boot id and pid namespace, or "": they differ between machines and containers of one name."""
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"

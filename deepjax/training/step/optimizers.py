@@ -117,9 +117,8 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     }
     rise = optax.linear_schedule(1.0 / max(warmup, 1), 1.0, max(warmup - 1, 1))
     joined = optax.join_schedules([rise, bodies[config.optimization.schedule]()], [warmup])
-    return lambda step: joined(
-        jnp.asarray(step, jnp.float32)
-    )  # optax mixes counts and rates, and leaves promotion to JAX
+    # optax mixes counts and rates, and leaves type promotion to JAX.
+    return lambda step: joined(jnp.asarray(step, jnp.float32))
 
 
 def _staircase(every: int, rate: float) -> optax.Schedule:

@@ -20,10 +20,8 @@ PIXELS = RNG.integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     [
         (PIXELS, "pixels that were not normalised"),
         (jnp.asarray(PIXELS), "pixels that were not normalised"),
-        (
-            PIXELS * 0.9 + 0.1,
-            "pixels that were not normalised",
-        ),  # resized or blended: no whole numbers any more
+        # Resized or blended: no longer whole numbers.
+        (PIXELS * 0.9 + 0.1, "pixels that were not normalised"),
         (np.round(PIXELS[..., :1] / 16), "pixels that were not normalised"),  # the digits reach 16
         (
             PIXELS.transpose(0, 3, 1, 2) / 255,

@@ -53,9 +53,8 @@ def test_output_selects_one_array(form, output):
     expected = loss_of_logits(jnp.dot(X, kernel) + v["params"]["head"]["bias"][None])
     network = Network(several, output=output)
     assert trace(network, v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
-    np.testing.assert_allclose(
-        ntk(network, v, X).matrix, X @ X.T + 1, rtol=1e-5
-    )  # of a linear map: x . x' + 1 for the bias
+    # The kernel of a linear map: x . x', and 1 for the bias.
+    np.testing.assert_allclose(ntk(network, v, X).matrix, X @ X.T + 1, rtol=1e-5)
     with pytest.raises(InputError, match=r"returns a .*output="):
         trace(several, v, (X, Y), train=False)
     with pytest.raises(InputError, match=r"choose by Network\(..., output=\)"):

@@ -81,11 +81,12 @@ COUNTED = {
         (6, 6, 4),
         2 * 2 * 9 * 4 * 8,
     ),
+    # The windows are extracted by a convolution.
     "own kernel everywhere": (
         nn.ConvLocal(2, (3,), padding="VALID"),
         (6, 4),
         4 * 12 * 2 + 4 * 12 * 3,
-    ),  # windows by convolution
+    ),
     "ragged product": (
         Computes(lambda x: lax.ragged_dot(x[0], jnp.ones((2, 4, 5)), jnp.array([5, 7], jnp.int32))),
         (12, 4),
@@ -203,9 +204,8 @@ def test_layers_beside_a_loop_are_counted():
     "network", [zoo.JittedBlocks(), zoo.DecoratedBlocks(), nn.jit(zoo.JittedBlocks)()]
 )
 def test_equal_layers_in_jit_each_have_their_own_work(network):
-    network.init(
-        jax.random.key(0), jnp.ones((1, 4))
-    )  # leaves traces behind that interceptors have not seen
+    # Leaves cached traces that interceptors have not seen.
+    network.init(jax.random.key(0), jnp.ones((1, 4)))
     expected = {"b0/dense": (20, 16, 16), "b1/dense": (20, 16, 16), "head": (15, 12, 12)}
     rows = cost(network, (4,)).layers
     assert {row.layer: (row.params, row.macs, row.activation_bytes) for row in rows} == expected

@@ -79,10 +79,8 @@ def separately(variables, batch, train):
     ("weights", "scales"),
     [
         (0.3, {"main": 1, "zeta": 0.3, "alpha": 0.3}),
-        (
-            {"alpha": 0.5},
-            {"main": 1, "zeta": 0.3, "alpha": 0.5},
-        ),  # GoogLeNet's weight for the head that is not named
+        # A head that is not named has GoogLeNet's weight.
+        ({"alpha": 0.5}, {"main": 1, "zeta": 0.3, "alpha": 0.5}),
         ({"alpha": 2.0, "zeta": 0.0}, {"main": 1, "zeta": 0, "alpha": 2}),
     ],
 )

@@ -227,9 +227,8 @@ def test_both_directions_of_an_lstm():
     cell = rows["OptimizedLSTMCell_0[1]"]  # three runs of one step
     assert cell.runs == 3 and cell.shape == (4, 3)
     close(cell.mean, outputs.mean())
-    assert (
-        sum(row.weight_norm is not None for row in report.layers) == 17
-    )  # 8 gates a cell, and the head
+    # 8 gates per cell, and the head.
+    assert sum(row.weight_norm is not None for row in report.layers) == 17
 
 
 def test_other_shapes_are_counted_apart():

@@ -145,9 +145,8 @@ def test_variance_grows_by_one_with_batch_norm():
     found = signal(Stack(8, normalised=True))
     np.testing.assert_allclose(variances(found), 1 + np.arange(1, 9), rtol=0.01)
     np.testing.assert_allclose([block.branch_variance for block in found.blocks], 1, rtol=1e-3)
-    evaluated = signal(
-        Stack(8, normalised=True), train=False
-    )  # with running variances of 1 the norm does nothing
+    # With running variances of 1 the norm is the identity.
+    evaluated = signal(Stack(8, normalised=True), train=False)
     assert evaluated.growth == pytest.approx(2, rel=1e-4)
 
 

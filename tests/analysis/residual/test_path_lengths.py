@@ -50,9 +50,8 @@ def test_the_paths_add_up_to_the_gradient(model, train):
     assert len(paths) == 16
     np.testing.assert_allclose(sum(gradients), whole, rtol=1e-4, atol=1e-6)
 
-    found = path_lengths(
-        model, variables, (x, labels), samples=6, train=train
-    )  # 6 over any: all paths of 4 sums
+    # No length has more than 6 paths over 4 sums, so every path is used.
+    found = path_lengths(model, variables, (x, labels), samples=6, train=train)
     assert found.gradient_norm == pytest.approx(np.linalg.norm(whole), rel=1e-5)
     norms = np.array([np.linalg.norm(gradient) for gradient in gradients])
     sizes = np.array([len(path) for path in paths])

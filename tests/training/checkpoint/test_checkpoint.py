@@ -223,11 +223,8 @@ def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
         (tmp_path / "checkpoints" / "1" / "manifest.json").write_text("damaged")
         opened.save(state_at(4), {"next_index": 4}, 0.4)
         assert opened.wait_until_finished() and not said
-        assert opened.steps() == [
-            2,
-            3,
-            4,
-        ]  # the best of those whose metric is known; the unreadable one has none
+        # The best of those whose metric is known; the unreadable one has none.
+        assert opened.steps() == [2, 3, 4]
     else:
         with mock.patch.object(manager, "_remove", side_effect=OSError(13, "Permission denied")):
             opened.save(state_at(4), {"next_index": 4}, 0.4)

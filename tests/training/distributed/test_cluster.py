@@ -1,4 +1,4 @@
-"""Processes that find each other by flags: wrong ones, and a coordinator that only this machine can reach."""
+"""Processes that connect by flags: invalid flags, and a coordinator that only listens locally."""
 
 import os
 import socket
@@ -45,9 +45,8 @@ def listening(port: int) -> set[str]:
                     int(address[i : i + 8], 16).to_bytes(4, sys.byteorder)
                     for i in range(0, len(address), 8)
                 ]
-                addresses.add(
-                    socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:")
-                )  # IPv4 on a socket of IPv6
+                # An IPv4 address on a socket of IPv6.
+                addresses.add(socket.inet_ntop(family, b"".join(words)).removeprefix("::ffff:"))
     return addresses
 
 

@@ -1,4 +1,4 @@
-"""Several processes on one machine agree: a save that fails in one of them fails in all, and none waits for ever."""
+"""Several processes on one machine agree: a failed save fails in all, and none waits for ever."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def _fail() -> None:
 
 
 def both_ways(work: Path, count: int, steps: int) -> None:
-    """The run on so many devices of one process, and by as many processes of one device each, over gloo."""
+    """The run on `count` devices of one process, and in `count` processes of one, over gloo."""
     assert (
         finish(start(work / "devices", "--steps", str(steps), JAX_NUM_CPU_DEVICES=str(count)))[0]
         == 0
@@ -43,7 +43,7 @@ def test_two_processes_end_in_the_bits_of_two_devices(tmp_path):
 
 @pytest.mark.slow
 def test_four_processes_differ_from_four_devices_by_the_order_of_sums_alone(tmp_path):
-    """Gloo adds the shares of four in another order than one process does: one step ends within 1e-5, the same data behind it."""
+    """Gloo adds four contributions in another order: one step agrees to 1e-5, on the same data."""
     both_ways(tmp_path, 4, steps=1)
     one, other = read_contents(tmp_path / "devices"), read_contents(tmp_path / "processes")
     assert (one.step, one.position, one.leaves.keys()) == (

@@ -1,4 +1,4 @@
-"""Launchers by their environment variables: joined where these say how, refused where they do not."""
+"""Launchers by their environment variables: joined if these suffice, otherwise refused."""
 
 import os
 import subprocess
@@ -23,7 +23,8 @@ TORCHRUN = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "2"
 OPEN_MPI_5 = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}
 OPEN_MPI_4 = OPEN_MPI_5 | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
 MPICH = {"PMI_SIZE": "2", "PMI_RANK": "1"}
-UNKNOWN = {  # launchers that do not say where the first process is: variables, number of processes in the message
+# Launchers that do not give the address of process 0: variables, processes in the message.
+UNKNOWN = {
     "Open MPI": (OPEN_MPI_5, "2"),
     "MPICH": (MPICH, "2"),
     "MVAPICH": ({"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"}, "2"),
@@ -55,29 +56,20 @@ def launcher_of(
         ],
         (SLURM | {"SLURM_STEP_NODELIST": ""}, False, None),
         (KUBERNETES, False, "Kubernetes"),
-        (
-            {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
-            False,
-            None,
-        ),  # some pod, but not one of an indexed job
+        # A pod, but not of an indexed job.
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
         ({"JOB_COMPLETION_INDEX": "0"}, False, None),
         ({}, True, "TPU"),
         (SLURM | KUBERNETES, True, "SLURM"),  # jax asks in this order too
         (TORCHRUN, False, "torchrun"),
         (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, False, None),
         ({"WORLD_SIZE": "2"}, False, None),  # every launcher sets a rank
-        (
-            SLURM | TORCHRUN,
-            False,
-            "torchrun",
-        ),  # a task of SLURM's that starts torchrun: the inner one counts
+        # A task of SLURM that starts torchrun: the inner launcher counts.
+        (SLURM | TORCHRUN, False, "torchrun"),
         (OPEN_MPI_4, False, "Open MPI"),
         (OPEN_MPI_4 | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False, None),
-        (
-            SLURM | {"PMI_SIZE": "2", "PMI_RANK": "0", "PMIX_RANK": "0"},
-            False,
-            "SLURM",
-        ),  # srun --mpi=pmi2 or pmix
+        # srun --mpi=pmi2 or pmix.
+        (SLURM | {"PMI_SIZE": "2", "PMI_RANK": "0", "PMIX_RANK": "0"}, False, "SLURM"),
         (MPICH | {"PMI_SIZE": "1", "PMI_RANK": "0"}, False, None),
     ],
 )
@@ -97,7 +89,7 @@ def test_a_launcher_that_does_not_say_where_rank_0_is_is_refused_with_the_flags_
 
 
 def test_ranks_of_mpi_that_are_not_those_of_slurm_are_not_joined_as_slurm():
-    """By mpirun inside of an allocation: the variables of SLURM are those of the daemon that started the ranks of a node."""
+    """By mpirun in an allocation: SLURM's variables are of the daemon that started the ranks."""
     with pytest.raises(InputError, match="rank 1 of 2 by MPICH"):
         launcher_of(SLURM | MPICH)
 
@@ -117,11 +109,8 @@ def test_other_mpi_launchers_are_joined_by_mpi4py_where_it_is_installed():
         ({"MASTER_ADDR": "fe80::1"}, "[fe80::1]:29501", None),
         ({"JAX_COORDINATOR_PORT": "7000"}, "10.0.0.1:7000", None),
         ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}, "10.0.0.1:29501", [3]),  # a process a GPU
-        (
-            {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-            "10.0.0.1:29501",
-            None,
-        ),  # all GPUs of the machine
+        # All GPUs of the machine.
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, "10.0.0.1:29501", None),
         (
             {"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "JAX_LOCAL_DEVICE_IDS": "0"},
             "10.0.0.1:29501",
@@ -188,5 +177,5 @@ def test_a_platform_that_is_not_there_is_one_line(command, tmp_path):
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("error: JAX finds no device for JAX_PLATFORMS=cuda")
-    # A study finds out in its worker, which alone takes the device; the same command goes on in the folder that it made.
+    # A study fails in its worker, which alone uses the device; it can be resumed in its folder.
     assert command[0].endswith("degradation.py") or not (tmp_path / "out").exists()

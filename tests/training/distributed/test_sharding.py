@@ -1,4 +1,4 @@
-"""How a step is spread: FSDP and pmap compute what jit computes, and each says what it cannot do."""
+"""How a step is partitioned: FSDP and pmap compute what jit computes, or say what they cannot."""
 
 import os
 from unittest import mock
@@ -86,7 +86,7 @@ def test_a_step_without_the_mean_over_devices_would_be_noticed(monkeypatch, eigh
 @pytest.mark.eight_devices
 @pytest.mark.slow
 def test_a_device_s_share_is_the_same_under_jit_and_pmap(monkeypatch):
-    """bn_scope="replica": other statistics than those of the whole batch, and the same under both strategies."""
+    """bn_scope="replica": not the statistics of the whole batch, but equal in both strategies."""
     fields = {"width": 4, "stages": (1, 1, 1)}
     monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", fields | {"bn_scope": "replica"})
     jit, pmap = (
@@ -153,7 +153,8 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(said)
     with pytest.raises(
         InputError,
-        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, or grad_accum_steps above 1",
+        match=r"RESOURCE_EXHAUSTED.*; try a smaller batch_size than 64, "
+        r"or grad_accum_steps above 1",
     ):
         memory.compile_step(step, advice=memory.memory_hint(64, 1, "none"))
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(
@@ -164,7 +165,7 @@ def test_what_the_compiler_finds_too_large_is_refused_with_the_same_advice():
 
 
 def test_the_memory_of_a_container_is_its_own(tmp_path):
-    """The files of Linux's cgroup version 2 (Documentation/admin-guide/cgroup-v2.rst): "max" is no limit."""
+    """The files of cgroup version 2 (Linux, admin-guide/cgroup-v2.rst): "max" is no limit."""
     (tmp_path / "own").write_text("1:cpu:/x\n0::/job/step\n")
     for folder, limit in (("job/step", "max"), ("job", "1048576"), ("", "4194304")):
         (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)

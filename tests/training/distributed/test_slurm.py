@@ -1,4 +1,4 @@
-"""The launcher for SLURM: its decisions, and runs of two tasks by a SLURM on this machine that the test starts and ends."""
+"""The launcher for SLURM: its decisions, and jobs of two tasks by a SLURM that the test starts."""
 
 import contextlib
 import dataclasses
@@ -149,20 +149,14 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(secrets.token_bytes(64))
     (folder / "munge.key").chmod(0o400)
-    first_job = random.randrange(
-        1, 4000
-    )  # gives the coordinator's port, which another test on this machine may have
+    # Determines the coordinator's port, which another test on this machine may use.
+    first_job = random.randrange(1, 4000)
     config = CONFIG.format(
         folder=folder, ctld_port=free_port(), slurmd_port=free_port(), first_job=first_job
     )
     (folder / "slurm.conf").write_text(config)
-    outside = (
-        "SLURM",
-        "SBATCH",
-        "SRUN",
-        "SALLOC",
-        "JAX_",
-    )  # this test may itself be a task of a job
+    # This test may itself be a task of a job.
+    outside = ("SLURM", "SBATCH", "SRUN", "SALLOC", "JAX_")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(outside)
     }
@@ -194,7 +188,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
 
 
 def launch(folder: Path, code: int, **environment: str) -> tuple[int, str]:
-    """The launcher's exit code and words, with an srun that shows its environment and exits with `code`."""
+    """The launcher's exit code and output; srun prints its environment and exits with `code`."""
     for name, body in {
         "srun": f"env; echo srun $*; exit {code}",
         "scontrol": "echo scontrol $*",
@@ -246,9 +240,8 @@ def test_the_launcher_hands_on_what_jax_and_srun_need(tmp_path):
     )
     assert "SRUN_CPUS_PER_TASK=3" in said and "proxy:1" not in said
     _, said = launch(tmp_path, 0, SLURM_JOB_NUM_NODES="2")
-    assert (
-        "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said
-    )  # jax names the first node
+    # jax finds the first node itself.
+    assert "JAX_COORDINATOR" not in said and "SRUN_CPUS_PER_TASK" not in said
 
 
 def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
@@ -299,30 +292,25 @@ def test_a_job_of_two_tasks_ends_as_two_processes_by_flags(slurm, tmp_path):
     assert len(list((tmp_path / "job").rglob("config.json"))) == 1
     assert digest(tmp_path / "job") == digest(tmp_path / "flags")
     assert rows(tmp_path / "job") == rows(tmp_path / "flags")
-    assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(
-        job
-    )  # two processes of one run, and not two runs
+    # Two processes of one run, not two runs.
+    assert "0: done: 5 steps" in slurm.log(job) and "1: done" not in slurm.log(job)
 
 
 @needs_slurm
 @pytest.mark.slow
 def test_a_stopped_job_is_queued_again_and_ends_in_the_same_bits(slurm, tmp_path):
-    out, flags = (
-        tmp_path / "stopped",
-        ["--epochs", "6", "--save-every", "1000"],
-    )  # what is carried on from is what SIGTERM saved
+    # The job resumes from the checkpoint that SIGTERM saved.
+    out, flags = (tmp_path / "stopped", ["--epochs", "6", "--save-every", "1000"])
     job = slurm.submit(out, *flags)
     until(lambda: (out / "metrics.jsonl").exists(), "the first step is logged", 120)
     assert listening(61440 + int(job) % 4096) == {"127.0.0.1"}
-    slurm.run(
-        "scancel", f"--signal={signal.SIGTERM.name}", job
-    )  # to the tasks and not the script, as before the time is over
+    # To the tasks and not to the script, as before the time limit.
+    slurm.run("scancel", f"--signal={signal.SIGTERM.name}", job)
     until(lambda: slurm.job(job)["Restarts"] == "1", "the job is in the queue again", 60)
     assert "srun exited 143 after 0 restarts" in slurm.log(job)
     until(slurm.idle, "SLURM has taken the job back", 60)
-    time.sleep(
-        10
-    )  # SLURM would wait for two minutes; within a second the node takes the new start for the old, which is over
+    # SLURM would wait for two minutes; within a second the node mistakes the new start for the old.
+    time.sleep(10)
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     slurm.wait(job)
     assert "srun exited 0 after 1 restarts" in slurm.log(job) and "resumed after step" in slurm.log(

@@ -1,4 +1,4 @@
-"""Looking at every layer during training: the rows, their numbers, and that nothing of the training changes."""
+"""The layer probe during training: the rows, their numbers, and no effect on the training."""
 
 import dataclasses
 
@@ -19,9 +19,10 @@ from deepjax.training.metrics.metrics_log import TIMES, read_rows
 from deepjax.training.metrics.probe import make_tracer
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
+# 5 steps per epoch.
 CONFIG = train_config(
     model="cifar_resnet20", width=2, batch_size=240, epochs=2, label_smoothing=0.1
-)  # 5 steps an epoch
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_the_economy_tier_looks_at_top_level_modules(programs):
 
 @pytest.mark.system
 def test_it_looks_at_images_of_the_step_s_own_size(programs):
-    """Of arrays, which the step resizes on the device: of ten steps five have 8 pixels a side and five have 12."""
+    """The step resizes arrays on the device: to 8 pixels in five of ten steps, then to 12."""
     resizing = dataclasses.replace(
         programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
@@ -146,10 +147,8 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
         lambda v: np.asarray(product(jnp.asarray(v.ravel(), jnp.float32)), float),
     )
     found = row["curvature_and_noise"]
-    for name, which in (
-        ("lambda_max", "LA"),
-        ("lambda_min", "SA"),
-    ):  # ARPACK's; 15 steps come near from the inside
+    # ARPACK's eigenvalues; 15 Lanczos steps approach them from the inside.
+    for name, which in (("lambda_max", "LA"), ("lambda_min", "SA")):
         (true,) = eigsh(matrix, 1, which=which, return_eigenvectors=False, tol=1e-3, maxiter=300)
         assert 0.8 <= found[name] / true <= 1.001
     parts = [jax.tree.map(lambda leaf, i=i: leaf[60 * i : 60 * (i + 1)], seen) for i in range(4)]

@@ -1,4 +1,4 @@
-"""Recipes for ImageNet: their rates against the papers' closed forms, their numbers against the papers' tables, their steps."""
+"""Recipes for ImageNet: rates by the papers' closed forms, numbers by their tables, and steps."""
 
 import functools
 import re
@@ -22,14 +22,8 @@ from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_train_step
 
 ROOT = Path(__file__).parents[3]
-EPOCH = {
-    32: 40036,
-    256: 5004,
-    1024: 1251,
-    1600: 800,
-    2048: 625,
-    4096: 312,
-}  # full batches of so many in 1,281,167 images
+# Batch size -> full batches in 1,281,167 images.
+EPOCH = {32: 40036, 256: 5004, 1024: 1251, 1600: 800, 2048: 625, 4096: 312}
 
 
 def rate(name: str, epoch: float) -> float:
@@ -41,19 +35,15 @@ def rate(name: str, epoch: float) -> float:
 
 
 HEADS = {"googlenet": ("4a", "4d"), "inception_v3": ("6e",)}  # by network
-LONG = (
-    "inception_v3",
-    "resnet101",
-    "resnet152",
-    "resnet50_a2",
-)  # to trace; others are of the same kind
+# Slow to trace; others are of the same kind.
+LONG = ("inception_v3", "resnet101", "resnet152", "resnet50_a2")
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in list_recipes()]
 )
 def test_a_step_of_each_recipe_has_the_shapes_of_its_state(name):
-    """Traced, neither compiled nor run: the network takes the recipe's images, and the optimizer its parameters."""
+    """Traced only: the network accepts the recipe's images, and the optimizer its parameters."""
     config = recipe(name).config
     assert EPOCH[config.batch_size] == config.steps_per_epoch
     same = {
@@ -94,29 +84,19 @@ def traced(config):
 @pytest.mark.parametrize(
     ("name", "rates"),
     [
-        (
-            "vgg16",
-            {0: 1e-2, 18: 1e-2, 19: 1e-3, 38: 1e-4, 73: 1e-5},
-        ),  # three times by ten in 74 epochs (section 3.1)
+        # Three times by ten in 74 epochs (section 3.1).
+        ("vgg16", {0: 1e-2, 18: 1e-2, 19: 1e-3, 38: 1e-4, 73: 1e-5}),
         ("resnet50", {0: 0.1, 29.99: 0.1, 30: 0.01, 60: 1e-3, 119: 1e-4}),
-        (
-            "googlenet",
-            {0: 0.01, 7.99: 0.01, 8: 0.0096, 16: 0.009216, 240: 0.01 * 0.96**30},
-        ),  # 4 % every 8 epochs (section 6)
-        (
-            "googlenet_quick",
-            {0: 0.01, 30: 0.01 * 0.5**0.5, 45: 0.005},
-        ),  # Caffe's poly, 0.01 (1 - t / T) ** 0.5
-        (
-            "inception_v3",
-            {0: 0.045, 1.99: 0.045, 2: 0.0423, 50: 0.045 * 0.94**25},
-        ),  # 0.94 every two epochs (section 8)
+        # 4 % every 8 epochs (section 6).
+        ("googlenet", {0: 0.01, 7.99: 0.01, 8: 0.0096, 16: 0.009216, 240: 0.01 * 0.96**30}),
+        # Caffe's poly, 0.01 (1 - t / T) ** 0.5.
+        ("googlenet_quick", {0: 0.01, 30: 0.01 * 0.5**0.5, 45: 0.005}),
+        # 0.94 every two epochs (section 8).
+        ("inception_v3", {0: 0.045, 1.99: 0.045, 2: 0.0423, 50: 0.045 * 0.94**25}),
         ("resnet50_tv2", {2.5: 0.25, 5: 0.5, 302.5: 0.25, 600: 0.0}),
         ("resnet50_a3", {2.5: 4e-3, 5: 8e-3, 52.5: 4e-3, 100: 0.0}),
-        (
-            "resnet50_16",
-            {1: 0.85, 2: 1.7, 9: 0.85, 16: 0.0},
-        ),  # FFCV's get_cyclic_lr: up to epoch 2, then straight to 0
+        # FFCV's get_cyclic_lr: up to epoch 2, then straight to 0.
+        ("resnet50_16", {1: 0.85, 2: 1.7, 9: 0.85, 16: 0.0}),
         ("resnet50_88", {2: 1.7, 45: 0.85, 88: 0.0}),
     ],
 )
@@ -127,7 +107,10 @@ def test_rates_are_those_of_the_source(name, rates):
 
 
 def test_length_of_the_papers_in_steps():
-    """VGG: 370K iterations, 74 epochs (section 3.1). ResNet: 60 x 10^4 (section 3.4). Caffe: 10,000,000 and 2,400,000."""
+    """VGG: 370K iterations, 74 epochs (section 3.1). ResNet: 60 x 10^4 (section 3.4).
+
+    Caffe: 10,000,000 and 2,400,000.
+    """
     steps = {
         "vgg16": 370_000,
         "resnet152": 600_000,
@@ -150,7 +133,7 @@ def test_length_of_the_papers_in_steps():
     ],
 )
 def test_sizes_grow_as_ffcv_s(epochs, ramp):
-    """Its get_resolution: between the two epochs of the ramp, the multiple of 32 that is nearest to a straight line."""
+    """Its get_resolution: the multiple of 32 nearest to a line between the epochs of the ramp."""
     config = recipe(f"resnet50_{epochs}").config
     straight = [np.interp(epoch, ramp, (160, 192)) for epoch in range(epochs)]
     expected = [
@@ -188,7 +171,7 @@ def test_accuracy_is_the_source_s(name, top1_error, top5_error):
 
 
 def test_averages_of_torchvision_s_recipe():
-    """Their --model-ema-decay 0.99998 and --model-ema-steps 32: what is left after 32 steps (references, train.py)."""
+    """--model-ema-decay 0.99998, --model-ema-steps 32 (references, train.py): after 32 steps."""
     alpha = (1.0 - 0.99998) * 8 * 128 * 32 / 600
     assert recipe("resnet50_tv2").config.ema_decay ** 32 == pytest.approx(1 - alpha, rel=1e-9)
 

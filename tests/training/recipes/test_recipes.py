@@ -1,4 +1,4 @@
-"""What recipes add to the step: optimizers, targets, parts of a batch, precision, rematerialisation, averages."""
+"""What recipes add to the step: optimizers, targets, accumulation, precision, remat, averages."""
 
 import dataclasses
 import math
@@ -32,9 +32,8 @@ CONFIG = train_config(
     decay_norm_and_bias=True,
 )
 DIGITS = dataset_info("digits")
-MODEL = create_model(
-    "cifar_resnet20", width=2, stages=(1, 1), norm="group"
-)  # no statistics: parts of a batch are exact
+# Without batch statistics, so that parts of a batch are exact.
+MODEL = create_model("cifar_resnet20", width=2, stages=(1, 1), norm="group")
 
 
 def batch(seed: int = 0, size: int = 16):
@@ -66,16 +65,21 @@ def assert_close(a, b, tolerance: float = 1e-5):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-# Each as optax's own optimizer, with the learning rate inside: for LARS another place of it, equal where it is constant.
+# optax's own optimizers, with the learning rate inside. For LARS that is another place, which makes
+# no difference while the rate is constant.
 THEIRS = {
-    "sgd": lambda rate: optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(rate, 0.9, nesterov=True)),
+    "sgd": lambda rate: optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(rate, 0.9, nesterov=True)
+    ),
     "lars": lambda rate: optax.lars(rate, 1e-4, True, 0.001, 0.0, kernels, 0.9, True),
     "lamb": lambda rate: optax.chain(
-        optax.scale_by_adam(eps=1e-6), optax.add_decayed_weights(1e-4), optax.masked(optax.scale_by_trust_ratio(), kernels),
+        optax.scale_by_adam(eps=1e-6),
+        optax.add_decayed_weights(1e-4),
+        optax.masked(optax.scale_by_trust_ratio(), kernels),
         optax.scale(-rate),
     ),
     "adamw": lambda rate: optax.adamw(rate, weight_decay=1e-4),
-}  # fmt: skip
+}
 
 
 def kernels(params):
@@ -113,7 +117,7 @@ def test_optimizers_equal_optax_s_own(name):
 
 @pytest.mark.usefixtures("mixed_types")
 def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
-    """Jordan et al. 2024: five Newton-Schulz steps bring the singular values of (inputs, outputs) near one number."""
+    """Jordan et al. 2024: five Newton-Schulz steps make the singular values nearly equal."""
     config = replace_options(CONFIG, optimizer="muon", weight_decay=0.0)
     params = {"conv": {"kernel": jnp.zeros((3, 3, 2, 4)), "bias": jnp.zeros((4,))}}
     gradients = {
@@ -129,13 +133,12 @@ def test_muon_makes_the_update_of_a_convolution_near_orthogonal():
     values = jnp.linalg.svd(updates["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     spread = jnp.linalg.svd(gradients["conv"]["kernel"].reshape(18, 4), compute_uv=False)
     assert float(values.max() / values.min()) < 2 < 5 < float(spread.max() / spread.min())
-    assert (
-        float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) < 0
-    )  # downhill: the update is added
+    # Downhill: the update is added.
+    assert float(jnp.sum(updates["conv"]["kernel"] * gradients["conv"]["kernel"])) < 0
 
 
 def test_smoothed_targets_have_the_closed_form():
-    """Szegedy et al. 2015, section 7: (1 - e) of the label's loss and e of the mean over all classes."""
+    """Szegedy et al. 2015, section 7: 1 - e of the label's loss and e of the mean over classes."""
     logits, labels = jax.random.normal(jax.random.key(0), (5, 10)), jnp.arange(5)
     mean = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     expected = 0.9 * label_cross_entropy(logits, labels) + 0.1 * mean
@@ -146,7 +149,7 @@ def test_smoothed_targets_have_the_closed_form():
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
 def test_mixed_pixels_and_targets_have_one_share(mixup, cutmix):
-    """Images of one number each: the mean pixel is the share of the one and of the other, and so is the target."""
+    """Images of zeros and of ones: the mean pixel is the fraction of ones, and so is the target."""
     images = jnp.stack([jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))])
     shares = []
     for seed in range(30):
@@ -213,7 +216,7 @@ def test_rematerialisation_changes_no_number(remat, scan):
 
 @pytest.mark.parametrize(("remat", "share"), [("convolutions", 0.6), ("blocks", 0.3)])
 def test_rematerialisation_keeps_less_for_the_backward_pass(remat, share, capsys):
-    """What JAX keeps; whether a backend's memory shrinks with it is XLA's affair (on CPU it does not: docs/training.md)."""
+    """What JAX keeps; whether a backend then needs less memory is up to XLA (docs/training.md)."""
     model = create_model("cifar_resnet20", width=4)
     variables = numpy_variables(model, (8, 8, 1))
 

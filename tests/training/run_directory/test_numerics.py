@@ -1,4 +1,4 @@
-"""Settings of JAX that choose random numbers and precision: recorded in the run, refused by name where they changed."""
+"""JAX settings of random numbers and precision: stored in the run, refused by name if changed."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The lock of a run directory: who may write in it, and what becomes of a lock whose owner has ended."""
+"""The lock of a run directory: who may write, and what happens if the owner has ended."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Auxiliary heads in training: what they add to the gradient, written out by hand, and what the log says of each."""
+"""Auxiliary heads in training: their part of the gradient by hand, and their rows in the log."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 @pytest.fixture(scope="module")
 def programs():
-    """GoogLeNet of the stem, the two modules with heads, and the classifier: all nine modules would compile for a minute."""
+    """The stem, two modules with heads and the classifier: all nine would compile for a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(googlenet, "TABLE", MODULES)
         yield compile_training(CONFIG)
@@ -53,7 +53,7 @@ def losses_and_errors(programs, params, images, labels, **options):
 
 
 def test_a_head_adds_its_share_to_the_gradient(programs):
-    """GoogLeNet, section 5: the gradient is that of the classifier's loss plus 0.3 times each head's."""
+    """GoogLeNet, section 5: the gradient of the classifier's loss plus 0.3 of each head's."""
     state = programs.fresh_state(CONFIG)
     params, key = (
         jax.device_get(state.params),

@@ -1,4 +1,4 @@
-"""What a training step compiles to: as many convolutions as the table says, in the precision asked for, and nothing kept twice."""
+"""What a step compiles to: the convolutions of the table, the right precision, and no copies."""
 
 import collections
 
@@ -51,7 +51,8 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-# Of each layer forward, its kernel's gradient, and its input's but for the first layer's; 1x1 convolutions are products on a CPU.
+# Of each layer: forward, the kernel's gradient, and the input's gradient (not of the first layer).
+# On a CPU 1x1 convolutions are matrix products.
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -95,7 +96,10 @@ def test_each_layer_once_forward_and_twice_backward_in_its_precision(name, layer
     ],
 )
 def test_no_sum_is_added_up_in_16_bits(name):
-    """Of biases and scalars for one, whose gradients are sums over maps: in bfloat16 they stand still (`layers.broadcast_like`)."""
+    """Biases and scalars too: in bfloat16 their gradients, sums over maps, would stop growing.
+
+    `layers.broadcast_like` prevents it.
+    """
     sums = [
         each
         for each in equations(traced(name, "bfloat16").jaxpr)
@@ -103,9 +107,8 @@ def test_no_sum_is_added_up_in_16_bits(name):
     ]
     narrow = [each.invars[0].aval for each in sums if each.invars[0].aval.dtype == jnp.bfloat16]
     assert sums
-    assert [
-        aval.shape for aval in narrow if aval.shape[1:3] != (1, 1)
-    ] == []  # a sum over one number is none
+    # A sum over one number adds nothing up.
+    assert [aval.shape for aval in narrow if aval.shape[1:3] != (1, 1)] == []
 
 
 def test_no_array_of_the_state_is_there_twice():
@@ -116,7 +119,8 @@ def test_no_array_of_the_state_is_there_twice():
 
 @pytest.mark.parametrize(("name", "gigaflops"), [("resnet50", 24.30), ("vgg16_bn", 92.65)])
 def test_as_many_operations_an_image_as_the_table_says(name, gigaflops):
-    # 3 x 2 x multiply-adds of convolutions and linear layers, less the images' gradient; all else is under 2 %.
+    # 3 x 2 x the multiply-adds of convolutions and linear layers, less the gradient of the images.
+    # All else is below 2 %.
     flops = traced(name, "float32").lower().cost_analysis()["flops"] / BATCH
     assert flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
 
@@ -124,13 +128,11 @@ def test_as_many_operations_an_image_as_the_table_says(name, gigaflops):
 def test_on_a_gpu_every_layer_is_a_convolution_and_no_map_is_transposed_scattered_or_dilated(
     monkeypatch,
 ):
-    monkeypatch.setattr(
-        jax, "default_backend", lambda: "gpu"
-    )  # asked where a CPU's convolutions become products
+    # The backend decides whether convolutions become matrix products, as on a CPU.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = list(equations(traced("resnet50", "bfloat16").jaxpr))
-    assert (
-        sum(each.primitive.name == "conv_general_dilated" for each in found) == 158
-    )  # 53 three times, less the images' gradient
+    # 53 three times, less the gradient of the images.
+    assert sum(each.primitive.name == "conv_general_dilated" for each in found) == 158
     of_maps = collections.Counter(
         each.primitive.name for each in found if each.outvars and each.outvars[0].aval.ndim == 4
     )

@@ -26,7 +26,7 @@ GRADIENTS = {"kernel": jnp.ones((2, 2))}
 
 
 def judged(policy: Policy, values: list[tuple[bool, float]]):
-    """The steps that counted, and the guard at the end, of steps that are finite or not, with their losses."""
+    """The steps that counted and the final guard, of steps that are finite or not, with losses."""
     guard, counted = init_guard(), []
     for step, (finite, loss) in enumerate(values):
         arguments = (
@@ -108,7 +108,7 @@ def test_a_bad_label_halts_with_its_image(programs, tmp_path):
 
 @pytest.mark.slow
 def test_to_leave_out_and_to_go_back_end_alike(programs, tmp_path):
-    """Epoch 1 holds the image at step 3; in epoch 2 it comes again. The steps that count are the same under both policies."""
+    """The image comes at step 3 and again in epoch 2: both policies count the same steps."""
     ends = []
     for policy in ("skip", "rollback"):
         config, built = build_with(programs, on_nonfinite=policy)
@@ -166,7 +166,7 @@ def test_the_first_layer_that_is_not_finite_is_named():
 
 
 def test_one_number_that_is_not_finite_is_found_wherever_it_is():
-    """In every leaf of leaves of equal and other shapes and types, scalars included; and few reductions do it."""
+    """In any leaf, of equal or different shapes and types, scalars too; and with few reductions."""
     tree = {
         "a": jnp.ones((2, 3)),
         "b": [jnp.ones((2, 3), jnp.bfloat16), jnp.ones(())],

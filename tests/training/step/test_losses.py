@@ -96,7 +96,7 @@ def after(config, gradients, params):
     ids=["lamb clipped", "lamb", "rmsprop"],
 )
 def test_optimizers_are_timm_s(fields, make):
-    """As timm groups parameters: decay and trust ratios for kernels alone; RMSProp as TensorFlow has it."""
+    """As timm groups parameters: decay and trust ratios for kernels; RMSProp as in TensorFlow."""
     library("timm")
     torch, optim = importlib.import_module("torch"), importlib.import_module("timm.optim")
     rng = np.random.default_rng(0)
@@ -175,9 +175,8 @@ def test_a_logit_that_is_no_number_is_never_right(guesses):
     best = jnp.where(
         jnp.eye(12) > 0, jnp.inf, jnp.where(jnp.arange(12)[None, :] < guesses, jnp.nan, 0.0)
     )
-    assert (
-        float(top_k_error(best, jnp.arange(12), guesses)[-1]) == 1
-    )  # so many are not numbers, and stand before it
+    # As many logits as there are guesses are NaN, and are ranked above it.
+    assert float(top_k_error(best, jnp.arange(12), guesses)[-1]) == 1
 
 
 def test_drop_path_is_stochastic_depth_of_each_image():

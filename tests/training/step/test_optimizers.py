@@ -12,9 +12,8 @@ from deepjax.training import TrainConfig
 from deepjax.training.config import replace_options, train_config
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 
-CONFIG = train_config(
-    model="cifar_resnet20", batch_size=64, epochs=10, warmup_epochs=2.0
-)  # 22 steps an epoch, 44 of warm-up
+# 22 steps per epoch, 44 of warm-up.
+CONFIG = train_config(model="cifar_resnet20", batch_size=64, epochs=10, warmup_epochs=2.0)
 
 
 def rates(config: TrainConfig) -> np.ndarray:
@@ -32,7 +31,7 @@ def test_cosine_with_warmup():
 
 
 def test_steps_of_the_paper_s_recipe():
-    """Divided by ten at 32k and 48k of 64k iterations (He et al. 2015, section 4.2), here at the same fractions of 160 steps."""
+    """Divided by ten at 32k and 48k of 64k steps (He et al. 2015, section 4.2), here of 160."""
     config = replace_options(CONFIG, steps=160, schedule="step", warmup_epochs=0.0)
     np.testing.assert_allclose(rates(config), [1.0] * 80 + [0.1] * 40 + [0.01] * 40, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The pure step: compiled once, equal on 1 and 8 devices, and untouched by numbers that are not finite."""
+"""The pure step: compiled once, equal on 1 and 8 devices, unaffected by non-finite numbers."""
 
 import chex
 import jax
@@ -58,7 +58,7 @@ def steps_on_one_and_eight():
 
 @pytest.mark.eight_devices
 def test_one_and_eight_devices_agree(steps_on_one_and_eight):
-    """Statistics span the whole batch however many devices hold it; the sums are only rounded otherwise."""
+    """Statistics span the whole batch on any number of devices; only rounding differs."""
     one, eight = steps_on_one_and_eight
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -121,7 +121,10 @@ def test_an_infinite_update_is_not_made():
 
 @pytest.mark.parametrize(("scale", "halted"), [(1.0, -1), (1e25, 0)])
 def test_gradients_whose_squares_overflow_do_not_reach_the_optimizer_s_state(scale, halted):
-    """float32 ends at 3.4e38: gradients of 1e25 are finite, Adam's second moment is not, and its update is a harmless zero."""
+    """float32 ends at 3.4e38: gradients of 1e25 are finite, but Adam's second moment is not.
+
+    Its update would be a harmless zero.
+    """
     optimizer = optax.chain(
         optax.scale(scale), make_optimizer(replace_options(CONFIG, optimizer="adamw"))
     )

@@ -1,4 +1,4 @@
-"""The train and eval step with and without jit, under pmap and on the device: one result, one trace."""
+"""Train and eval step with and without jit, under pmap, on the device: one result, one trace."""
 
 import functools
 
