@@ -424,9 +424,9 @@ def replace_image(folder: Path, index: int, image: bytes) -> None:
         (png_header(65_535, 65_535), "decompression bomb"),
         (png_header(12_000, 12_000), r"image has shape \(12000, 12000, 1\), expected \(8, 8, 1\)"),
         (png_header(8, 9), r"image has shape \(9, 8, 1\)"),
-        (b"", "is damaged"),
-        (b"GIF89a" + bytes(100), "is damaged"),
-        (pickle.dumps([1]), "is damaged"),
+        (b"", "is corrupt"),
+        (b"GIF89a" + bytes(100), "is corrupt"),
+        (pickle.dumps([1]), "is corrupt"),
     ],
 )
 def test_a_hostile_image_names_data_set_split_and_record(image, said, copied_digits):

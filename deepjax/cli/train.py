@@ -114,7 +114,7 @@ def draw(out: Path) -> None:
     except OSError as error:
         raise InputError(
             f"cannot write {out / 'curves.png'}: {error.strerror}; "
-            "free space, and the same command draws it"
+            "free space, and run the same command again"
         ) from error
 
 

@@ -113,7 +113,7 @@ class EncodedSplit:
                 return *tried, damaged
             damaged.append((place, tried))
         raise InputError(
-            f"{self._where(index)} is damaged ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
+            f"{self._where(index)} is corrupt ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
             f"max_decode_errors, {self.budget}; prepare the data set again, "
             "or raise max_decode_errors in a new run"
         )
@@ -150,7 +150,7 @@ class EncodedSplit:
         reason = describe_error(error)
         if self.on_decode_error == "halt":
             raise InputError(
-                f"{self._where(index)} is damaged ({reason}); prepare the data set again, or set "
+                f"{self._where(index)} is corrupt ({reason}); prepare the data set again, or set "
                 "on_decode_error='skip' and max_decode_errors in a new run"
             ) from error
         return reason

@@ -115,7 +115,7 @@ def _read(folder: Path) -> tuple[str, dict[str, list[Any]], int]:
         valid = False
     if not valid:
         raise InputError(
-            f"{folder / FINGERPRINT_FILE} is damaged or was edited; delete it and prepare again, "
+            f"{folder / FINGERPRINT_FILE} is corrupt or was edited; delete it and prepare again, "
             "which writes it anew"
         )
     return digest, files, byte_limit

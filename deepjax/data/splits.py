@@ -166,7 +166,7 @@ def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.n
     # the record reader raises RuntimeError, the image decoder its own kinds: all mean damage
     except Exception as error:
         raise InputError(
-            f"{where} is damaged ({describe_error(error)}); prepare the data set again"
+            f"{where} is corrupt ({describe_error(error)}); prepare the data set again"
         ) from error
 
 

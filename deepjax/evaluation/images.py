@@ -129,6 +129,6 @@ def _named(split: EncodedSplit, index: int) -> Iterator[None]:
         reason = describe_error(error)
         where = f"dataset {split.dataset.name!r}, split {split.name!r}, record {index}"
         raise InputError(
-            f"{where} is damaged ({reason}); every image counts in an evaluation: prepare the data "
+            f"{where} is corrupt ({reason}); every image counts in an evaluation: prepare the data "
             "set again"
         ) from error

@@ -41,7 +41,7 @@ def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[
     except (OSError, ValueError) as error:
         raise InputError(
             f"output_dir is {str(out)!r}; "
-            f"allowed: a folder without a damaged {RESULT_FILE} ({error})"
+            f"allowed: a folder without a corrupt {RESULT_FILE} ({error})"
         ) from error
     same = (json.loads(json.dumps(about)), list(names))
     if (

@@ -91,7 +91,7 @@ def _run_locked(run: _Run, began: float) -> None:
     results = StudyResults(options, preset, arms, measured, run.arms)
     results = conclude(run.study, results, out, seconds)
     if not ran:
-        print("was done already; judged and drawn again from the logged rows")
+        print("was done already; judged and plotted again from its logged rows")
     print_verdicts(results.verdicts)
     report = out / "report.html"
     print(f"\n{seconds:.0f} s in all. Read {report}; figures and result.json are next to it.")

@@ -62,13 +62,13 @@ class DecodeErrorLog:
                     {"kind": "damaged", "step": done, "split": split, "image": image, "why": reason}
                 )
                 self._say(
-                    f"{split} image {image} is damaged ({reason}); "
+                    f"{split} image {image} is corrupt ({reason}); "
                     f"{len(self._logged)} of {self._budget} such images"
                 )
         if len(self._logged) > self._budget:
             (split, image), count = list(self._logged)[-1], len(self._logged)
             raise InputError(
-                f"{count} images are damaged, the last found record {image} of split {split!r}; "
+                f"{count} images are corrupt, the last found record {image} of split {split!r}; "
                 f"allowed: max_decode_errors, {self._budget}; "
                 "prepare the data set again, or raise max_decode_errors in a new run"
             )

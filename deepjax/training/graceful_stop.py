@@ -38,6 +38,4 @@ class GracefulStop:
         what += f" (digest {digest[:DIGEST_CHARACTERS]})" if digest else ""
         where = f"after step {done} of {self.total_steps}, {what}"
         where = where if done else "before the first step"
-        raise Stopped(
-            f"stopped by {self.preempted.signal.name} {where}; the same command carries on"
-        )
+        raise Stopped(f"stopped by {self.preempted.signal.name} {where}; the same command resumes")

@@ -23,7 +23,7 @@ from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.input_pipeline import BatchStream, DeviceBatch
 from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.metrics.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
-from deepjax.training.metrics.probe import Tracer, make_tracer
+from deepjax.training.metrics.probe import Probe, make_probe
 from deepjax.training.metrics.throughput import ThroughputMeter
 from deepjax.training.plan import TrainPlan
 from deepjax.training.preemption import call_all, stop_signals, watchdog
@@ -116,7 +116,7 @@ def train(
             log=log,
             decode_errors=decode_errors,
             recovery=recovery,
-            probe=make_tracer(programs, options.probe) if options.probe_every else None,
+            probe=make_probe(programs, options.probe) if options.probe_every else None,
             throughput=ThroughputMeter(batches, config.batch_size),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
@@ -138,7 +138,7 @@ class TrainLoop:
     log: RunLog
     decode_errors: DecodeErrorLog
     recovery: Recovery
-    probe: Tracer | None
+    probe: Probe | None
     throughput: ThroughputMeter[DeviceBatch]
     graceful_stop: GracefulStop
     heartbeat: Callable[[], None]
@@ -228,7 +228,7 @@ class TrainLoop:
         self.decode_errors.flush(self.log.write)
         if guard.halted_at is None:
             note = f"loss {guard.loss:.3f}"
-            note += f", {guard.skipped} steps left out" if guard.skipped else ""
+            note += f", {guard.skipped} steps skipped" if guard.skipped else ""
             self.report(done, self.plan.total_steps, note)
         return guard.halted_at
 

@@ -85,7 +85,7 @@ class Recovery:
         reason = explain(self.compiled, state, batch, ids)
         shown = ", ".join(map(str, ids[:IDS_SHOWN].tolist()))
         shown += ", ..." if len(ids) > IDS_SHOWN else ""
-        spent = f"; {skipped} steps were left out before it" if skipped else ""
+        spent = f"; {skipped} steps were skipped before it" if skipped else ""
         raise NonFiniteError(
             f"step {halted_at + 1} had {reason} (training images {shown}){spent}; "
             "the last checkpoint is from before it. "

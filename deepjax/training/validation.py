@@ -18,7 +18,7 @@ Rule = tuple[Callable[[Any], bool], str]
 
 _WORDS = {
     bool: "True or False",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "a text",
     types.NoneType: "None",

@@ -242,5 +242,5 @@ def test_a_stored_jpeg_without_its_end_is_damaged(tmp_path):
     }
     write_examples(tmp_path, "cut", features, {"train": [{"image": io.BytesIO(cut), "label": 0}]})
     dataset = Dataset("cut", (32, 32, 3), 10, 1, 0, 127.0, 73.0, False, 0, "made up")
-    with pytest.raises(InputError, match=r"record 0 is damaged .*JPEG without its end marker"):
+    with pytest.raises(InputError, match=r"record 0 is corrupt .*JPEG without its end marker"):
         load_split(dataset, "train", str(tmp_path))

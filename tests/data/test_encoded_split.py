@@ -177,12 +177,12 @@ def test_processes_evaluate_disjoint_slices(processes):
 def test_a_damaged_image_halts_with_its_name():
     with pytest.raises(
         InputError,
-        match=r"dataset 'photographs', split 'train', record 4 is damaged \(ValueError: neither a",
+        match=r"dataset 'photographs', split 'train', record 4 is corrupt \(ValueError: neither a",
     ):
         list(train_batches(split(damaged_at(4)), 23, 0, 1))
     with pytest.raises(
         InputError,
-        match=r"record 3 is damaged \(ValueError: JPEG without its end marker.*"
+        match=r"record 3 is corrupt \(ValueError: JPEG without its end marker.*"
         r"on_decode_error='skip'",
     ):
         list(eval_batches(split(damaged_at(3)), 8))
@@ -202,7 +202,7 @@ def test_an_undecodable_image_is_reported_and_replaced_by_the_next(threads):
 def test_more_damaged_images_next_to_each_other_than_the_budget_halt():
     records = split(damaged_at(4, 5, 6), on_decode_error="skip", budget=2)
     with pytest.raises(
-        InputError, match=r"record 4 is damaged .*, 3 in a row; allowed: max_decode_errors, 2;"
+        InputError, match=r"record 4 is corrupt .*, 3 in a row; allowed: max_decode_errors, 2;"
     ):
         list(train_batches(records, 23, 0, 1))
 

@@ -114,7 +114,7 @@ def test_shards_that_changed_places_are_noticed(folder):
 )
 def test_a_damaged_fingerprint_is_refused(folder, text):
     (folder / FINGERPRINT_FILE).write_text(text)
-    with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
+    with pytest.raises(InputError, match=r"fingerprint\.json is corrupt or was edited"):
         check_fingerprint(folder)
 
 
@@ -122,7 +122,7 @@ def test_an_edited_count_of_records_is_refused(folder):
     (folder / FINGERPRINT_FILE).write_text(
         (folder / FINGERPRINT_FILE).read_text().replace('"train": 20', '"train": 21')
     )
-    with pytest.raises(InputError, match=r"fingerprint\.json is damaged or was edited"):
+    with pytest.raises(InputError, match=r"fingerprint\.json is corrupt or was edited"):
         check_fingerprint(folder)
 
 

@@ -1,7 +1,7 @@
 """One of two processes, two devices each, in an interleaved mesh: python -m tests.evaluation.pod.
 
 Prints "equal" where the probabilities of all images are those of slow code, or what went wrong.
-RECORD is damaged; -1: none is.
+RECORD is corrupt; -1: none is.
 """
 
 import sys

@@ -85,7 +85,7 @@ def test_a_line_is_not_scaled_to_more_pixels_than_an_image_may_have():
     for name in ("1-crop", "dense"):  # in an array, and when the arrays are chosen
         protocol = resolve_protocol(name, "small", 256)
         with pytest.raises(
-            InputError, match=r"record 0 is damaged \(ValueError: .* pixels when scaled"
+            InputError, match=r"record 0 is corrupt \(ValueError: .* pixels when scaled"
         ):
             for group in shape_buckets(thin, protocol, 256):
                 read_views(thin, 0, group, protocol, "bilinear")

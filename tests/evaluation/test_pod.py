@@ -11,7 +11,7 @@ from tests.faults.runs import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("damaged", "said"), [(-1, "equal"), (6, "record 6 is damaged")])
+@pytest.mark.parametrize(("damaged", "said"), [(-1, "equal"), (6, "record 6 is corrupt")])
 def test_each_image_has_its_own_scores_and_damage_ends_all(damaged, said):
     """Record 6 is read by one of the two."""
     with socket.socket() as free:

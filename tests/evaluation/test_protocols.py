@@ -237,5 +237,5 @@ def test_an_undecodable_image_is_named():
     split = reference.many(3)
     split.records[1]["image"] = split.records[1]["image"][:100]
     for name in ("1-crop", "dense"):
-        with pytest.raises(InputError, match=r"record 1 is damaged .*every image counts"):
+        with pytest.raises(InputError, match=r"record 1 is corrupt .*every image counts"):
             predict(MEMBER, split, resolve_protocol(name, "small", CROP), SPREAD)

@@ -151,7 +151,7 @@ def full_disk(tries: int, work: Path, seed: int = 0) -> Tally:
     """
     tally = Tally(
         "disk full while saving (small tmpfs)",
-        "training goes on, warning, next save after freeing works",
+        "training continues, warning, next save after freeing works",
     )
     if not can_mount(work):
         tally.untried = "mounting is not allowed here"

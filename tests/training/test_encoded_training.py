@@ -113,7 +113,7 @@ def test_damage_beyond_the_policy_halts_in_a_line(fields, prepared, config, prog
     strict = dataclasses.replace(programs, config=narrow, train_split=split)
     with pytest.raises(
         InputError,
-        match=r"record \d+ is damaged|2 images are damaged, .* allowed: max_decode_errors, 1",
+        match=r"record \d+ is corrupt|2 images are corrupt, .* allowed: max_decode_errors, 1",
     ) as raised:
         train(narrow, tmp_path, prepared[1], programs=strict)
     assert "\n" not in str(raised.value)
@@ -246,7 +246,7 @@ def test_damage_is_told_once_over_restarts_and_forgotten_when_going_back():
     damages.note(7, "train", [(1, "cut")])
     with pytest.raises(
         InputError,
-        match=r"4 images are damaged, .* record 1 of split 'train'; allowed: max_decode_errors, 3",
+        match=r"4 images are corrupt, .* record 1 of split 'train'; allowed: max_decode_errors, 3",
     ):
         damages.flush(written.append)
 
@@ -347,7 +347,7 @@ def test_an_image_that_one_of_two_processes_cannot_read_ends_both_with_its_name(
     ends = pair(tmp_path, 3600, *flags, **how)
     assert [code for code, _ in ends] == [2, 2], ends
     lines = {line for _, said in ends for line in said.splitlines() if line.startswith("error: ")}
-    assert len(lines) == 1 and "is damaged" in lines.pop()
+    assert len(lines) == 1 and "is corrupt" in lines.pop()
 
 
 def as_command(dataset, options, **fields):

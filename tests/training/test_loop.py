@@ -84,7 +84,7 @@ def test_sigterm_saves_and_resumes(whole, programs, tmp_path):
         if step >= 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="carries on") as stopped:
+    with pytest.raises(Stopped, match="the same command resumes") as stopped:
         train(
             CONFIG,
             str(tmp_path),
@@ -142,7 +142,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(whole, progr
     said = []
     result = train(CONFIG, tmp_path / "run", EVERY_2, programs=programs, say=said.append)
     assert result.resumed_at == 8
-    assert "checkpoints/10 is damaged: state/" in said[0] and "moved to 10.damaged" in said[0]
+    assert "checkpoints/10 is corrupt: state/" in said[0] and "moved to 10.damaged" in said[0]
     assert digest(tmp_path / "run") == digest(whole[0])
     assert rows_without_times(tmp_path / "run") == rows_without_times(whole[0])
 

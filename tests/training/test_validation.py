@@ -52,8 +52,8 @@ def test_values_of_the_kind_are_taken(fields):
     ("field", "given", "said"),
     [
         ("name", 1, "name is 1; allowed: a text"),
-        ("count", 2.5, "count is 2.5; allowed: a whole number"),
-        ("count", True, "count is True; allowed: a whole number"),
+        ("count", 2.5, "count is 2.5; allowed: an integer"),
+        ("count", True, "count is True; allowed: an integer"),
         ("share", "0.5", "share is '0.5'; allowed: a number"),
         ("share", False, "share is False; allowed: a number"),
         ("on", 1, "on is 1; allowed: True or False"),
@@ -62,9 +62,9 @@ def test_values_of_the_kind_are_taken(fields):
         (
             "scope",
             "owns",
-            "scope is 'owns'; did you mean 'own'? allowed: 'all', 'own' or a whole number",
+            "scope is 'owns'; did you mean 'own'? allowed: 'all', 'own' or an integer",
         ),
-        ("scope", True, "scope is True; allowed: 'all', 'own' or a whole number"),
+        ("scope", True, "scope is True; allowed: 'all', 'own' or an integer"),
         ("places", [0.5], "places is [0.5]; allowed: a tuple, of each a number"),
         ("places", ("a",), "places is ('a',); allowed: a tuple, of each a number"),
         ("folder", 3, "folder is 3; allowed: a text or None"),
@@ -90,10 +90,10 @@ def test_every_field_of_a_run_refuses_values_of_other_types(group, field):
         ("on_nonfinite", "ignore", "allowed: 'halt', 'skip', 'rollback'"),
         ("remat", "all", "allowed: 'none', 'convolutions', 'blocks'"),
         ("precision", "float16", "did you mean 'bfloat16'"),
-        ("bn_scope", "ghost", "allowed: 'global', 'replica' or a whole number"),
-        ("bn_scope", 2.5, "allowed: 'global', 'replica' or a whole number"),
-        ("epochs", 2.5, "allowed: a whole number"),
-        ("seed", True, "allowed: a whole number"),
+        ("bn_scope", "ghost", "allowed: 'global', 'replica' or an integer"),
+        ("bn_scope", 2.5, "allowed: 'global', 'replica' or an integer"),
+        ("epochs", 2.5, "allowed: an integer"),
+        ("seed", True, "allowed: an integer"),
     ],
 )
 def test_a_wrong_choice_names_the_nearest(field, given, said):

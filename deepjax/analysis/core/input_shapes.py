@@ -29,7 +29,7 @@ def input_shapes(input_shape: InputShape, batch: int = 1) -> tuple[Any, ...]:
     batch: the batch size, for shapes of one example. Raises InputError for anything else, and for
     another batch size where no shape of one example is given.
     """
-    require(_is_integer(batch) and batch >= 1, "batch", batch, "a whole number from 1 up")
+    require(_is_integer(batch) and batch >= 1, "batch", batch, "an integer from 1 up")
     several = isinstance(input_shape, tuple | list) and not is_shape(input_shape)
     inputs = tuple(input_shape) if several else (input_shape,)
     require(len(jax.tree.leaves(inputs)) > 0, "input_shape", input_shape, _ALLOWED)

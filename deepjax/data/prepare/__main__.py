@@ -119,7 +119,7 @@ def _folder(dataset: Dataset, data_dir: str | None) -> Path:
 
     try:
         return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
-    # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    # tfds reads metadata that is there, and raises its own kinds where it is corrupt
     except Exception as error:
         reason = describe_error(error)
         raise InputError(f"dataset {dataset.name!r} cannot be opened: {reason}") from error

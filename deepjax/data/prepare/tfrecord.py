@@ -35,7 +35,7 @@ def find_tfrecord(dataset: Dataset, directory: str) -> Path:
     given = user_path(directory, "from_tfrecord")
     try:
         builder = tfds.builder(dataset.builder, data_dir=given)
-    # tfds reads metadata that is there, and raises its own kinds where it is damaged
+    # tfds reads metadata that is there, and raises its own kinds where it is corrupt
     except Exception as error:
         reason = describe_error(error)
         raise InputError(f"{given} cannot be opened as {dataset.name!r}: {reason}") from error

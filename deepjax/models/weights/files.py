@@ -125,7 +125,7 @@ def _read_torch(path: Path) -> Tensors:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    # an unpickler that refuses, a zip that is damaged: each library version has its own
+    # an unpickler that refuses, a zip that is corrupt: each library version has its own
     except Exception as error:
         reason = _line(error)
         raise InputError(

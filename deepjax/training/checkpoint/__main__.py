@@ -69,7 +69,7 @@ def _list(run: Path, verify: bool) -> None:
                 found = "  DAMAGED"
         print(f"step {step:>8}  {_described(folder / str(step))}{found}")
     if damaged:
-        raise InputError(f"{'; '.join(damaged)}; a resumed run starts from the newest whole one")
+        raise InputError(f"{'; '.join(damaged)}; a resumed run starts from the newest valid one")
 
 
 def _described(folder: Path) -> str:

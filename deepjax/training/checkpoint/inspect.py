@@ -67,7 +67,7 @@ def read_state(run: Path, step: int | None = None) -> tuple[Path, Any]:
     )
     chosen = folder / str(steps[-1] if step is None else step)
     if wrong := defects(chosen):
-        raise InputError(f"checkpoint {chosen} is damaged: {'; '.join(wrong[:3])}")
+        raise InputError(f"checkpoint {chosen} is corrupt: {'; '.join(wrong[:3])}")
     try:
         return chosen, read_tree(chosen)
     except Exception as error:  # valid files, but not written by Orbax

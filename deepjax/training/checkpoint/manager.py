@@ -150,7 +150,7 @@ class Checkpoints:
         ):
             self._warn(
                 f"the metric of checkpoint {folder} could not be written ({error_text(error)}); "
-                "training goes on"
+                "training continues"
             )
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
@@ -169,7 +169,7 @@ class Checkpoints:
             raise _unwritable(self.folder, error) from error
         if step < 0:
             raise InputError(
-                f"{self.folder} holds no checkpoint that is whole; delete the folder to start anew"
+                f"{self.folder} holds no valid checkpoint; delete the folder to start anew"
             )
         facts = read_manifest(self.folder / str(step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
@@ -238,7 +238,7 @@ class Checkpoints:
             if (error := error_of(self._delete_old)) is not None:
                 self._warn(
                     f"old checkpoints in {self.folder} could not be removed ({error_text(error)}); "
-                    "training goes on"
+                    "training continues"
                 )
 
     def _failed(self, step: int, error: Exception) -> None:
@@ -248,7 +248,7 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         self._warn(
             f"checkpoint of step {step} could not be written to {self.folder} "
-            f"({error_text(error)}); training goes on"
+            f"({error_text(error)}); training continues"
         )
 
     def _delete_old(self) -> None:
@@ -279,7 +279,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
             self._warn(
-                f"checkpoint {self.folder / str(step)} is damaged: {'; '.join(wrong[:3])}; "
+                f"checkpoint {self.folder / str(step)} is corrupt: {'; '.join(wrong[:3])}; "
                 f"moved to {aside.name}"
             )
         return -1

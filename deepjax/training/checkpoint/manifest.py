@@ -44,7 +44,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{NAME} is missing or unreadable ({error.strerror})") from error
     if hashlib.sha256(body).hexdigest().encode() != head:
-        raise ValueError(f"{NAME} is damaged (its sha256 differs)")
+        raise ValueError(f"{NAME} is corrupt (its sha256 differs)")
     try:
         manifest = json.loads(body)
         names = [
@@ -81,7 +81,7 @@ def problems(folder: Path) -> list[str]:
         elif path.stat().st_size != expected["bytes"]:
             found.append(f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}")
         elif _hashed(path) != expected["sha256"]:
-            found.append(f"{name} is damaged (its sha256 differs)")
+            found.append(f"{name} is corrupt (its sha256 differs)")
     return found
 
 

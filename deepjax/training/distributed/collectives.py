@@ -40,7 +40,7 @@ def on_primary(act: Callable[[], int | None]) -> int:
     if error is not None:
         raise error
     if received[1]:
-        raise InputError("the first process could not go on; it says why")
+        raise InputError("process 0 failed; its error says why")
     return int(received[0])
 
 

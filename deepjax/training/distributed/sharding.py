@@ -52,7 +52,7 @@ class Partitioner:
         require(self.strategy in ("jit", "pmap"), "strategy", self.strategy, "'jit', 'pmap'")
         if self.strategy == "pmap" and (self.fsdp or jax.process_count() > 1):
             raise InputError(
-                "strategy is 'pmap'; it is for one process and whole parameters: "
+                "strategy is 'pmap'; it is for one process and replicated parameters: "
                 "choose 'jit', or drop --fsdp"
             )
 

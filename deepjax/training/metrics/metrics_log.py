@@ -27,7 +27,7 @@ def read_rows(path: Path) -> list[Row]:
         except ValueError as error:
             if number < len(lines):
                 raise InputError(
-                    f"{path}, line {number} is damaged; "
+                    f"{path}, line {number} is corrupt; "
                     "delete the line, or choose another --output-dir"
                 ) from error
     return rows
@@ -87,8 +87,7 @@ class MetricsLog(MetricWriter):
         self._try(self._rewrite if self._dirty else self._append)
         if self._dirty and row["kind"] == "final":
             raise InputError(
-                f"cannot write {self._path} (see above); "
-                "free space, and the same command carries on"
+                f"cannot write {self._path} (see above); free space, and the same command resumes"
             )
 
     def flush(self) -> None:
@@ -107,7 +106,7 @@ class MetricsLog(MetricWriter):
         except (OSError, InputError) as error:
             if not self._dirty:
                 self._warn(
-                    f"{_cause(self._path, error)}; its rows wait in memory and training goes on"
+                    f"{_cause(self._path, error)}; its rows wait in memory and training continues"
                 )
             self._dirty = True
 

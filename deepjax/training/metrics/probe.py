@@ -57,10 +57,10 @@ class LayerProbe:
         return {"loss": self.layers.loss, "layers": layers} | entry
 
 
-Tracer = Callable[[TrainState, Any], LayerProbe]
+Probe = Callable[[TrainState, Any], LayerProbe]
 
 
-def make_tracer(programs: CompiledTraining, tier: ProbeDetail) -> Tracer:
+def make_probe(programs: CompiledTraining, tier: ProbeDetail) -> Probe:
     """(state, batch on the devices) -> measurements; the state is not donated.
 
     Compiled at the first call. Gradients are the main classifier's over the global batch: without

@@ -170,7 +170,7 @@ def test_a_network_without_products():
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((8, 8, 3), {"batch": 0}, "batch is 0; allowed: a whole number from 1 up"),
+        ((8, 8, 3), {"batch": 0}, "batch is 0; allowed: an integer from 1 up"),
         ((), {}, "input_shape is"),
         ((8,), {}, r"input_shape is float32\[1,8\], batch included; allowed: what Cnn takes"),
     ],

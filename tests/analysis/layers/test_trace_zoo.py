@@ -246,7 +246,7 @@ def test_other_shapes_are_counted_apart():
 
 def test_branches_of_sums_that_are_called_with_other_shapes_are_refused():
     with pytest.raises(
-        InputError, match="mix is called with several shapes, whose gates cannot be told apart"
+        InputError, match="mix is called with several shapes, whose gates cannot be distinguished"
     ):
         residual_sites(Shapes(), traced(Shapes())[0], batch_of(), cross_entropy, False)
 

@@ -53,7 +53,7 @@ def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
 
 
 def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path, capsys):
-    """Both splits count: what is damaged of either is found in a run."""
+    """Both splits count: what is corrupt of either is found in a run."""
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
     prepare(dataset.name, str(tmp_path))
     assert f"--on-decode-error skip --max-decode-errors {DAMAGED}\n" in capsys.readouterr().out

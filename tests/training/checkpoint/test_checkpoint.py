@@ -175,7 +175,7 @@ def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, caps
     ):
         opened.save(state_at(2), {"next_index": 2})
         assert opened.wait_until_finished() and problems(tmp_path / "checkpoints" / "2") == []
-    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: its arrays cannot be opened"):
+    with pytest.raises(InputError, match=r"checkpoints/2 is corrupt: its arrays cannot be opened"):
         print_checkpoints(Options("verify", tmp_path))
     first, second = capsys.readouterr().out.splitlines()
     assert "  OK  digest " in first and second.endswith("DAMAGED")
@@ -253,7 +253,7 @@ def test_of_nothing_but_damaged_ones_none_is_used(tmp_path):
     for path in (tmp_path / "checkpoints").rglob("d/*"):
         path.write_bytes(b"x" + path.read_bytes()[1:])
     opened = Checkpoints(tmp_path, warn=lambda line: None)
-    with pytest.raises(InputError, match="no checkpoint that is whole"):
+    with pytest.raises(InputError, match="no valid checkpoint"):
         opened.restore(state_at(0))
     opened.close()
 
@@ -277,7 +277,7 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"OK  digest {digest(tmp_path / 'a')[1]}\n")
     manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
-    with pytest.raises(InputError, match=r"checkpoints/3 is damaged: manifest.json is damaged"):
+    with pytest.raises(InputError, match=r"checkpoints/3 is corrupt: manifest.json is corrupt"):
         print_checkpoints(Options("verify", tmp_path / "a"))
     with pytest.raises(InputError, match="diff takes two runs"):
         print_checkpoints(Options("diff", tmp_path / "a"))
@@ -299,7 +299,7 @@ def test_a_manifest_of_another_s_making_is_refused(content, tmp_path):
     opened.close()
     path = tmp_path / "checkpoints" / "1" / "manifest.json"
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
-    with pytest.raises(InputError, match=r"checkpoint .*1 is damaged: manifest.json"):
+    with pytest.raises(InputError, match=r"checkpoint .*1 is corrupt: manifest.json"):
         digest(tmp_path)
 
 

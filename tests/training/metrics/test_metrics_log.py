@@ -50,7 +50,7 @@ def test_a_damaged_line_in_the_midst_is_named(tmp_path, line):
     path.write_bytes(
         b"\n".join([json.dumps(row(1)).encode(), line, json.dumps(row(3)).encode()]) + b"\n"
     )
-    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is corrupt"):
         read_rows(path)
 
 
@@ -104,7 +104,7 @@ def test_rows_wait_while_the_disk_is_full_with_one_warning(tmp_path, full_disk):
     assert (
         len(said) == 1
         and "metrics.jsonl: No space left" in said[0]
-        and "training goes on" in said[0]
+        and "training continues" in said[0]
     )
     assert [r["step"] for r in read_rows(path)] == [1]  # the half of a line is left out
     full_disk[0] = False

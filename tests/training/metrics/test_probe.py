@@ -16,7 +16,7 @@ from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options, train_config
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
-from deepjax.training.metrics.probe import make_tracer
+from deepjax.training.metrics.probe import make_probe
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
 # 5 steps per epoch.
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
     batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
-    seen = make_tracer(programs, "layers")(state, batch).layers
+    seen = make_probe(programs, "layers")(state, batch).layers
     key = jax.random.fold_in(state.key, 0)
     by_hand = trace(
         programs.model,
@@ -96,7 +96,7 @@ def test_the_economy_tier_looks_at_top_level_modules(programs):
     batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
-    layers = [row.layer for row in make_tracer(programs, "top")(state, batch).layers.layers]
+    layers = [row.layer for row in make_probe(programs, "top")(state, batch).layers.layers]
     assert "stage1_block1" in layers and all("/" not in layer for layer in layers)
 
 
@@ -106,7 +106,7 @@ def test_it_looks_at_images_of_the_step_s_own_size(programs):
     resizing = dataclasses.replace(
         programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
     )
-    tracer, state = make_tracer(resizing, "top"), programs.fresh_state(CONFIG)
+    tracer, state = make_probe(resizing, "top"), programs.fresh_state(CONFIG)
     batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
@@ -122,7 +122,7 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     batch = programs.partitioner.put_batch(
         {"image": programs.train_split.images[:240], "label": programs.train_split.labels[:240]}
     )
-    row = make_tracer(programs, "full")(state, batch).row()
+    row = make_probe(programs, "full")(state, batch).row()
     seen = jax.device_get(
         preprocess_batch(
             jax.random.fold_in(state.key, 0), batch, programs.dataset, step_options(CONFIG)
