@@ -58,8 +58,8 @@ def residual_sites(
     calls = Counter(site.layer for site in found)
     if ambiguous := [site.layer for site in selected if calls[site.layer] > 1]:
         raise InputError(
-            f"{', '.join(ambiguous)} is called with several shapes, whose gates cannot be told "
-            "apart; allowed: one shape"
+            f"{', '.join(ambiguous)} is called with several shapes, whose gates cannot be "
+            "distinguished; allowed: one shape"
         )
     inside = tuple(site.layer for site in selected if site.in_transform)
     if inside:
