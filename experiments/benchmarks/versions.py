@@ -59,9 +59,9 @@ def main() -> None:
     arguments = [options.model, str(options.batch_size), str(options.steps), *options.only]
     rows: dict[str, Any] = {}
     with (
-        contender_process(sys.executable, "versions_own.py", arguments, checkout(ROOT)) as mine,
+        contender_process(sys.executable, script(ROOT), arguments, checkout(ROOT)) as mine,
         contender_process(
-            sys.executable, "versions_own.py", arguments, checkout(options.other)
+            sys.executable, script(options.other), arguments, checkout(options.other)
         ) as others,
     ):
         names = read_message(mine)["names"]
@@ -81,6 +81,12 @@ def main() -> None:
     result = {"options": settings, "rows": rows} | where
     print(table(result))
     write_result(result, options.out)
+
+
+def script(folder: Path) -> str:
+    """The contender of a checkout: its own where it has one, for names may differ."""
+    own = folder.resolve() / "experiments" / "benchmarks" / "versions_own.py"
+    return str(own if own.exists() else ROOT / own.relative_to(folder.resolve()))
 
 
 def checkout(root: Path) -> dict[str, str]:
