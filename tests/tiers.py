@@ -28,7 +28,13 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_gradients_at_step_0_and_after": ("fixup",),
     "test_scanned_jitted_and_bfloat16_twins": ("fixup",),
     "test_the_imagenet_stem_takes_any_size": ("fixup",),
+    "test_blocks_of_pixels_on_a_gpu": ("size2",),
+    "test_both_ways_are_one_function": ("2",),
+    "test_what_reads_a_network_sees_the_convolutions_that_are_written": (),
+    "test_windows_of_more_pixels_than_a_byte_numbers": (),
     # analysis
+    "test_centres_are_where_gradients_are_symmetric": (),
+    "test_known_networks": ("resnet18", "resnet50", "cifar_resnet20", "vgg16"),
     "test_what_init_draws": ("cifar_plain20",),
     "test_products": ("float64",),
     "test_float32_networks_under_x64": (),
@@ -75,6 +81,14 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_a_step_of_each_recipe_has_the_shapes_of_its_state": ("resnet50_a3", "vgg16"),
     "test_recipes_have_no_warning": ("resnet50_a3", "vgg16"),
     "test_studies_have_no_warning": ("degradation", "small_filters"),
+    "test_image_sizes_follow_the_step_with_a_program_each": (),
+    "test_sets_of_one_size_are_resized_on_the_device_by_the_step": (),
+    "test_parts_of_a_batch_add_up_to_the_whole": (),
+    # studies
+    "test_exact_costs": (),
+    "test_budgets_are_equal_or_not_as_said": ("digits",),
+    "test_naive_modules_of_half_the_width_cost_the_same": ("digits",),
+    "test_settled_statistics_are_those_of_the_images": (),
     # properties: each generated example compiles
     "test_convolutions": (),
     "test_loops_of_constants": (),
@@ -92,6 +106,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
 
 # Processes, and runs in them.
 SYSTEM: dict[str, tuple[str, ...]] = {
+    "test_paths_may_be_text": (),
     "test_an_arm_alone_gives_the_same_numbers": (),
     "test_a_finished_run_of_another_study_is_copied_and_only_of_the_same_configuration": (),
     "test_a_seed_that_diverges_is_a_result_and_guesses": (),

@@ -95,9 +95,8 @@ def test_a_network_linear_in_its_parameters_is_its_own_linearisation_and_keeps_i
     run = linearised_training(Linear(), variables, (x, y), steps=20, learning_rate=0.1)
     assert run.rmse.max() < 1e-5 < run.rms_change[-1]
     drift = kernel_drift(Linear(), variables, {"params": run.params}, x)
-    assert drift.drift == pytest.approx(
-        0, abs=1e-6
-    ) and drift.alignment == drift.growth == pytest.approx(1)
+    assert drift.drift == pytest.approx(0, abs=1e-6)
+    assert (drift.alignment, drift.growth) == pytest.approx((1, 1))
 
 
 def test_drift_of_a_kernel_that_only_grows():

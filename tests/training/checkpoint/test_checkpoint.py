@@ -104,7 +104,7 @@ def test_the_digest_is_of_everything_and_of_nothing_else(tmp_path):
 def test_an_empty_directory_is_named(tmp_path, checkpoints):
     with pytest.raises(InputError, match="holds no checkpoint"):
         digest(tmp_path / "nothing")
-    with pytest.raises(InputError, match="holds no checkpoint"):
+    with pytest.raises(InputError, match="holds no valid checkpoint"):
         checkpoints.restore(state_at(0))
 
 
