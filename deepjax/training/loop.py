@@ -101,14 +101,12 @@ def train(
             decode_errors=decode_errors,
             say=say,
         )
+        plan = programs.plan
         graceful_stop = GracefulStop(
-            preempted=preempted,
-            checkpoints=checkpoints,
-            log=log,
-            total_steps=programs.plan.total_steps,
+            preempted=preempted, checkpoints=checkpoints, log=log, total_steps=plan.total_steps
         )
         loop = TrainLoop(
-            plan=programs.plan,
+            plan=plan,
             options=options,
             compiled=programs,
             evaluator=Evaluator(programs, heartbeat),
@@ -239,15 +237,13 @@ class TrainLoop:
         return row
 
     def _evaluate(self, state: TrainState, split: SplitName) -> Row:
-        done, compiled = int(state.step), self.compiled
+        done, compiled, stop = int(state.step), self.compiled, self.graceful_stop
         is_subset = split == "train" and isinstance(compiled.train_split, EncodedSplit)
         evaluation = self.evaluator(
             *eval_variables(state),
             split,
             limit=len(compiled.test_split) if is_subset else None,
-            before_batch=lambda: self.graceful_stop.stop_if_preempted(
-                done, "saved before evaluation"
-            ),
+            before_batch=lambda: stop.stop_if_preempted(done, "saved before evaluation"),
         )
         self.decode_errors.note(done, split, evaluation.decode_errors)
         self.decode_errors.flush(self.log.write)

@@ -13,11 +13,11 @@ import numpy as np
 
 from deepjax import paths
 from deepjax.data import splits
-from deepjax.training import config, evaluator, preemption
+from deepjax.training import evaluator, preemption
 from deepjax.training.checkpoint import inspect, manager
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.graceful_stop import GracefulStop
-from deepjax.training.run_directory import run_lock
+from deepjax.training.run_directory import config_file, run_lock
 from deepjax.training.step import guard, step
 from tests.faults import bad_batches, files, guards, inputs, names, spread
 from tests.faults.tally import Tally
@@ -134,7 +134,7 @@ CONTROLS = {
         checked(guards.leaves_spikes_out),
     ),
     "configuration compared": Control(
-        _replaced(config, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)
+        _replaced(config_file, "_compare", lambda *_: None), lambda work: inputs.changed(2, work)
     ),
     "data position": Control(_forgetful, lambda work: spread.resumed_order(4, work)),
     "SIGTERM noted": Control(
@@ -169,10 +169,12 @@ CONTROLS = {
         checked(guards.refuses_a_second_run),
     ),
     "names refused": Control(
-        _replaced(paths, "_PATTERN", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))
+        _replaced(paths, "_GLOB", ""), lambda work: names.names(1, work, chosen=("run[seed=1]",))
     ),
     "evaluation mask": Control(_unmasked, checked(guards.counts_every_image_once)),
-    "image cap": Control(_replaced(splits, "decode", _resized), checked(guards.refuses_bombs)),
+    "image cap": Control(
+        _replaced(splits, "decode_fixed_size", _resized), checked(guards.refuses_bombs)
+    ),
     "watchdog": Control(
         _replaced(preemption, "_too_long", lambda *_: False), checked(guards.ends_what_hangs)
     ),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.faults.__main__ import FAULTS, inside
+from tests.faults.controls import CONTROLS
 
 QUICK = {  # tries, 0: all; the other kinds take longer even so
     "sigkill": 2,
@@ -57,3 +58,9 @@ def test_nothing_is_lost_of_the_longer_ones(name):
 
 def test_every_kind_of_fault_is_tried_here():
     assert {*QUICK, *LONGER} == set(FAULTS)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_the_guard_that_a_control_removes_is_where_the_control_looks_for_it(name):
+    with CONTROLS[name].without():
+        pass
