@@ -22,7 +22,7 @@ from deepjax.errors import require
 from deepjax.training import compile_training
 from deepjax.training.build import CompiledTraining
 from deepjax.training.config import train_config
-from deepjax.training.metrics.probe import make_tracer
+from deepjax.training.metrics.probe import make_probe
 from deepjax.training.run_options import ProbeDetail
 
 
@@ -72,7 +72,7 @@ def timed(programs: CompiledTraining, options: Options) -> dict[str, list[float]
     batch = programs.partitioner.put_batch(
         {"image": rng.integers(0, 17, shape, np.uint8), "label": labels}
     )
-    looks = {tier: make_tracer(programs, tier) for tier in options.tiers}
+    looks = {tier: make_probe(programs, tier) for tier in options.tiers}
     images = resize(normalize(batch["image"], programs.dataset), options.image_size)
     # A copy, because the step donates the arrays of the state.
     fixed = jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})
