@@ -117,10 +117,11 @@ def test_the_owner_renews_its_lock_makes_it_again_and_notices_another(tmp_path):
     lock = RunLock(tmp_path, SAY.append, heartbeat=0.02)
     lock.acquire()
     path = tmp_path / NAME
+    content = path.read_bytes()
     os.utime(path, (0, 0))
     assert waited(lambda: path.stat().st_mtime > 0)
     path.unlink()
-    assert waited(path.exists)
+    assert waited(lambda: path.exists() and path.read_bytes() == content)  # made, then written
     lock.confirm()
     locked(tmp_path, host="node7")
     assert waited(lambda: lock._lost)
