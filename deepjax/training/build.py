@@ -155,7 +155,12 @@ def compile_training(
         partitioner.state_shardings(shapes),
     )
     forward = trace_forward(
-        model, state.params, state.batch_stats, shape_of_part(config), partitioner.mesh.devices.size
+        model,
+        state.params,
+        state.batch_stats,
+        shape_of_part(config),
+        partitioner.mesh.devices.size,
+        auxiliary=config.objective.auxiliary_weight > 0,
     )
     given, logits = (
         getattr(forward.output, "shape", forward.output),

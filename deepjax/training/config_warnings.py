@@ -42,12 +42,17 @@ class Forward:
 
 
 def trace_forward(
-    model: nn.Module, params: Any, batch_stats: Any, images: Any, devices: int
+    model: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    images: Any,
+    devices: int,
+    auxiliary: bool = True,
 ) -> Forward:
-    """Trace a network in training mode, with its auxiliary heads.
+    """Trace a network in training mode.
 
     Arguments are arrays or their shapes. images: (batch, height, width, channels); devices: number
-    of devices that share the batch.
+    of devices that share the batch; auxiliary: whether its auxiliary heads run.
     """
     values: dict[str, int] = {}
 
@@ -70,7 +75,7 @@ def trace_forward(
             variables,
             images,
             train=True,
-            mutable=["batch_stats", "auxiliary"],
+            mutable=["batch_stats", "auxiliary"] if auxiliary else ["batch_stats"],
             rngs={"dropout": key},
         )
         return output, sown.get("auxiliary", {})

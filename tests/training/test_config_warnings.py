@@ -46,6 +46,17 @@ def config_of(model: str, **fields: Any) -> TrainConfig:
     return train_config(model, **{"width": 8} | fields)
 
 
+def test_heads_without_weight_need_no_large_images():
+    """The auxiliary head of Inception-v3 takes images of 299 pixels, and does not run."""
+    model = model_from(config_of("inception_v3"))
+    images = jax.ShapeDtypeStruct((8, 96, 96, 3), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    given = (model, variables["params"], variables["batch_stats"], images, 1)
+    assert trace_forward(*given, auxiliary=False).output.shape == (8, model.num_classes)
+    with pytest.raises(InputError, match="96x96"):
+        trace_forward(*given)
+
+
 @pytest.mark.parametrize(
     "model, image_size, single",
     [

@@ -46,7 +46,8 @@ def _scale(value: Any) -> str:
     local = value.addressable_shards[0].data if isinstance(value, jax.Array) else value
     # The value may be concrete while an outer function is traced.
     with jax.ensure_compile_time_eval():
-        image = np.asarray(local[:1], np.float32)
+        # Sliced on the host: on a device JAX refuses it where a mesh of other devices is set.
+        image = np.asarray(np.asarray(local)[:1], np.float32)
     largest = image.max(initial=0.0)
     is_integer = largest >= MAX_INTEGER and np.array_equal(image, np.round(image))
     if image.min(initial=0.0) < 0 or not (largest > MAX_NORMALISED or is_integer):

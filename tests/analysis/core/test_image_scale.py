@@ -71,3 +71,10 @@ def test_instruments_warn():
     variables = Net().init(jax.random.key(0), PIXELS)
     with pytest.warns(UserWarning, match="not normalised"):
         trace(Net(), variables, (PIXELS, labels))
+
+
+def test_images_on_one_device_under_a_mesh_of_several():
+    """As in the probe of a run on several devices, whose sample lies on the first."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh), pytest.warns(UserWarning, match="not normalised"):
+        warn_of_images((jax.device_put(PIXELS, jax.devices()[0]),))
