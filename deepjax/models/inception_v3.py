@@ -253,7 +253,7 @@ class InceptionV3(nn.Module):
             raise InputError(
                 f"images are {shape[1]}x{shape[2]} pixels; the auxiliary head of Inception-v3 "
                 "needs 299 or more a side: give larger images, set auxiliary=False, or do not "
-                "collect 'auxiliary'"
+                "collect 'auxiliary' (in training: auxiliary_weight=0)"
             )
         return x
 

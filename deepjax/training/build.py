@@ -160,7 +160,7 @@ def compile_training(
         state.batch_stats,
         shape_of_part(config),
         partitioner.mesh.devices.size,
-        auxiliary=config.objective.auxiliary_weight > 0,
+        config.objective.auxiliary_weight,
     )
     given, logits = (
         getattr(forward.output, "shape", forward.output),

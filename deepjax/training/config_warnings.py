@@ -19,6 +19,7 @@ from deepjax.errors import InputError
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
+from deepjax.training.step.step import mutable_aux_collection
 
 MAX_SHOWN_NAMES = 4
 # An average that keeps more of the initial weights at the end is no average of the training.
@@ -39,6 +40,8 @@ class Forward:
     """Paths of the parameters."""
     values_per_channel: Mapping[str, int]
     """Number of values in the statistics of each batch normalisation, by path."""
+    not_asked: frozenset[str]
+    """Parameters of modules that did not run because auxiliary heads have no weight."""
 
 
 def trace_forward(
@@ -47,19 +50,21 @@ def trace_forward(
     batch_stats: Any,
     images: Any,
     devices: int,
-    auxiliary: bool = True,
+    auxiliary_weight: float,
 ) -> Forward:
     """Trace a network in training mode.
 
     Arguments are arrays or their shapes. images: (batch, height, width, channels); devices: number
-    of devices that share the batch; auxiliary: whether its auxiliary heads run.
+    of devices that share the batch; auxiliary_weight: 0 for auxiliary heads that do not run.
     """
     values: dict[str, int] = {}
+    called: set[str] = set()
 
     def note(
         function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
     ) -> Any:
         module = context.module
+        called.add("/".join(module.path))
         if isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
             count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(
                 arguments[0].shape[1:-1]
@@ -75,7 +80,7 @@ def trace_forward(
             variables,
             images,
             train=True,
-            mutable=["batch_stats", "auxiliary"] if auxiliary else ["batch_stats"],
+            mutable=["batch_stats", *mutable_aux_collection(auxiliary_weight)],
             rngs={"dropout": key},
         )
         return output, sown.get("auxiliary", {})
@@ -89,7 +94,9 @@ def trace_forward(
         "/".join(str(part.key) for part in path)
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
-    return Forward(jaxpr.jaxpr, output, tuple(paths), values)
+    idle = {path for path in paths if path.rpartition("/")[0] not in called}
+    not_asked = frozenset(idle if auxiliary_weight == 0 else ())
+    return Forward(jaxpr.jaxpr, output, tuple(paths), values, not_asked)
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:
@@ -159,7 +166,11 @@ def _cold_averages(config: TrainConfig) -> Iterator[str]:
 
 def _unused(forward: Forward) -> Iterator[str]:
     used = _used_inputs(forward.jaxpr, [True] * len(forward.jaxpr.outvars))
-    unused = [path for path, is_used in zip(forward.params, used, strict=False) if not is_used]
+    unused = [
+        path
+        for path, is_used in zip(forward.params, used, strict=False)
+        if not is_used and path not in forward.not_asked
+    ]
     if unused:
         yield (
             f"{len(unused)} of {len(forward.params)} parameters do not influence the loss "

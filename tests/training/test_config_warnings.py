@@ -28,18 +28,20 @@ from experiments.run_studies import STUDIES
 
 def found(config: TrainConfig, make: Any = None, labels: Any = None, devices: int = 1) -> list[str]:
     """The warnings of a configuration, without compiling anything."""
-    forward = traced(model_from(config, make), shape_of_part(config), devices)
+    weight = config.objective.auxiliary_weight
+    forward = traced(model_from(config, make), shape_of_part(config), devices, weight)
     check_batch_norm(forward, config)
     return warnings_of(config, forward, labels, dataset_info(config.dataset).num_classes)
 
 
 @cache
-def traced(model: nn.Module, images: jax.ShapeDtypeStruct, devices: int) -> Any:
+def traced(
+    model: nn.Module, images: jax.ShapeDtypeStruct, devices: int, auxiliary_weight: float
+) -> Any:
     """One trace for all configurations that differ in other things."""
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return trace_forward(
-        model, variables["params"], variables.get("batch_stats", {}), images, devices
-    )
+    statistics = variables.get("batch_stats", {})
+    return trace_forward(model, variables["params"], statistics, images, devices, auxiliary_weight)
 
 
 def config_of(model: str, **fields: Any) -> TrainConfig:
@@ -47,14 +49,11 @@ def config_of(model: str, **fields: Any) -> TrainConfig:
 
 
 def test_heads_without_weight_need_no_large_images():
-    """The auxiliary head of Inception-v3 takes images of 299 pixels, and does not run."""
-    model = model_from(config_of("inception_v3"))
-    images = jax.ShapeDtypeStruct((8, 96, 96, 3), "float32")
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    given = (model, variables["params"], variables["batch_stats"], images, 1)
-    assert trace_forward(*given, auxiliary=False).output.shape == (8, model.num_classes)
+    """The auxiliary head of Inception-v3 takes images of 299 pixels; without weight it is idle."""
+    options = {"image_size": 96, "batch_size": 8}
+    assert found(config_of("inception_v3", auxiliary_weight=0.0, **options)) == []
     with pytest.raises(InputError, match="96x96"):
-        trace_forward(*given)
+        found(config_of("inception_v3", **options))
 
 
 @pytest.mark.parametrize(

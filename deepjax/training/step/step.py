@@ -130,7 +130,7 @@ def make_eval_step(
         images = resize(normalize(batch["image"], dataset), image_size)
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(
-            variables, images, train=False, mutable=_mutable_aux_collection(auxiliary_weight)
+            variables, images, train=False, mutable=mutable_aux_collection(auxiliary_weight)
         )
         logits, updated = output
         label, mask = batch["label"], batch["mask"]
@@ -166,7 +166,7 @@ def _check_batch(batch: Batch, dataset: Dataset) -> None:
 
 def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable[..., Gradients]:
     """(params, batch_stats, parts, key) -> the mean over the parts, which run in sequence."""
-    mutable = ["batch_stats", *_mutable_aux_collection(options.auxiliary_weight)]
+    mutable = ["batch_stats", *mutable_aux_collection(options.auxiliary_weight)]
 
     def loss_of(
         params: Any, batch_stats: Any, part: Batch, key: Array
@@ -282,6 +282,6 @@ def _ema_update(averages: Any, values: Any, decay: float) -> Any:
     return optax.incremental_update(values, averages, 1.0 - decay) if averages else averages
 
 
-def _mutable_aux_collection(auxiliary_weight: float) -> list[str]:
+def mutable_aux_collection(auxiliary_weight: float) -> list[str]:
     """The collection into which a network sows logits of auxiliary heads, if it is mutable."""
     return ["auxiliary"] if auxiliary_weight > 0 else []
