@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from flax import linen as nn
 
-from deepjax.analysis import loss_plane, random_direction, spectral_density
-from deepjax.analysis.core.module import Batch
+from deepjax.analysis import TRAIN, loss_plane, random_direction, spectral_density
 from deepjax.analysis.landscape.plane import LossPlane
+from deepjax.analysis.network.module import Batch
 from deepjax.analysis.plots import STYLE, save
 from deepjax.command_line import parse, run_command
 from deepjax.models.layers.scanned_blocks import stack_blocks
@@ -68,9 +68,9 @@ def surface(
         for key in jax.random.split(jax.random.key(seed))
     )
     grid = np.linspace(-1, 1, points)
-    plane = loss_plane(model, variables, batch, across, up, grid=(grid, grid), bn="batch")
+    plane = loss_plane(model, variables, batch, across, up, grid=(grid, grid), mode=TRAIN)
     density = spectral_density(
-        model, variables, batch, steps=steps, probes=1, bn="batch", seed=seed
+        model, variables, batch, steps=steps, probes=1, mode=TRAIN, key=jax.random.key(seed)
     )
     largest, smallest = density.lambda_max, density.lambda_min
     return {
@@ -90,7 +90,7 @@ def planes_figure(panels: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -
         figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.6), squeeze=False)
         for ax, (title, found) in zip(axes[0], panels, strict=True):
             x, loss = np.array(found["grid"]), np.array(found["loss"])
-            LossPlane("batch", True, found["examples"], x, x, loss, None, None).plot(ax)
+            LossPlane(TRAIN, True, found["examples"], x, x, loss, None, None).plot(ax)
             ax.set(title=title, xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     return save(figure, path)
 

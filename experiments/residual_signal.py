@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from deepjax.analysis import lesions, path_lengths, signal_propagation, trace
-from deepjax.analysis.core.module import Batch, init_variables
+from deepjax.analysis.network.module import Batch, init_variables
 from deepjax.command_line import parse, run_command
 from deepjax.models.preact import PreActResNet
 from deepjax.study.arms import Arm
@@ -77,7 +77,7 @@ def lesion_rises(model: Any, variables: Mapping[str, Any], batch: Batch) -> list
     """
     first = {"stage2_block1", "stage3_block1"}
     keeping = [name for name in block_names(model) if name not in first]
-    found = lesions(model, variables, batch, modules=keeping)
+    found = lesions(model, variables, batch, layers=keeping)
     return [100 * lesion.error_change for lesion in found.blocks]
 
 
@@ -91,7 +91,7 @@ def gradient_paths(
     model: Any, variables: Mapping[str, Any], batch: Batch, samples: int, seed: int
 ) -> dict[str, Any]:
     """The gradient's fraction by path length, and its mean length over that of all paths."""
-    found = path_lengths(model, variables, batch, samples=samples, seed=seed)
+    found = path_lengths(model, variables, batch, samples=samples, key=jax.random.key(seed))
     return {
         "share": [row.fraction for row in found.lengths],
         "ratio": found.mean_length / (len(found.sums) / 2),

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "instruments").glob("*.md")),
 ]
 OF_OTHER_PROGRAMS = {  # SLURM, torchrun, gcloud
     "nproc-per-node", "max-restarts", "nodes", "ntasks-per-node", "gpus-per-node",
@@ -58,7 +59,7 @@ def exists(name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_modules_and_tests_exist(page):
     text = page.read_text()
     paths = re.findall(r"(?<![\w/.~-])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md|sh|json))\b", text)
@@ -69,7 +70,7 @@ def test_files_modules_and_tests_exist(page):
     assert sorted(set(missing)) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_exist(page):
     named = re.findall(r"(?<![\w-])--([a-z][a-z.-]*[a-z])", page.read_text())
     unknown = {name.split(".")[-1].removeprefix("no-") for name in named} - OPTIONS

@@ -66,6 +66,9 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_plain_networks_halve_it_with_every_layer": (),
     "test_residual_networks_follow_a_power_law": (),
     "test_the_rows_of_foreign_modules_add_up_to_the_whole": (),
+    "test_examples_print_what_their_page_shows": (
+        *("networks", "residual", "receptive_field", "ntk", "cost"),
+    ),
     # training
     "test_each_layer_once_forward_and_twice_backward_in_its_precision": (
         "resnet18",

@@ -19,10 +19,16 @@ MAX_LAYER_NAMES = 28  # on an axis; of more layers every second, third ... is na
 
 
 @contextlib.contextmanager
-def canvas(ax: Any, width: float, height: float) -> Iterator[Axes]:
-    """Context: the Axes to draw on, new if none is given, in the common style."""
+def canvas(ax: Any, width: float, height: float, title: str | None = None) -> Iterator[Axes]:
+    """Context: the Axes to draw on, new if none is given, in the common style.
+
+    title: replaces the one that is set inside.
+    """
     with plt.style.context(STYLE):
-        yield plt.subplots(figsize=(width, height))[1] if ax is None else ax
+        axes = plt.subplots(figsize=(width, height))[1] if ax is None else ax
+        yield axes
+        if title is not None:
+            axes.set_title(title)
 
 
 def layer_ticks(ax: Axes, names: Sequence[str], max_names: int = MAX_LAYER_NAMES) -> None:

@@ -72,7 +72,7 @@ def model_table(name: str) -> Table:
     table.add_column("field", justify="right")
     table.add_column("stride", no_wrap=True, justify="right")
     for row in rows:
-        macs = f"{row.macs:,}" if row.runs_in_evaluation else "in training"
+        macs = f"{row.macs:,}" if row.runs else "in training"
         table.add_row(row.name, _by(row.output_shape), f"{row.params:,}", macs, *_field(row))
     return table
 

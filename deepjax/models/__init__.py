@@ -2,6 +2,7 @@
 
 from deepjax.models.features import features
 from deepjax.models.layers.scanned_blocks import stack_blocks, unstack_blocks
+from deepjax.models.nnx import to_nnx
 from deepjax.models.preact import preact_stages, wide_stages
 from deepjax.models.registry import create_model, list_models, model_info
 from deepjax.models.resnet import ResNet, cifar_stages
@@ -17,6 +18,7 @@ __all__ = [
     "model_info",
     "preact_stages",
     "stack_blocks",
+    "to_nnx",
     "unstack_blocks",
     "wide_stages",
 ]

@@ -29,6 +29,7 @@ from jax.typing import DTypeLike
 from deepjax.errors import require
 from deepjax.models.layers.basic import (
     ModuleDef,
+    Padding,
     Sum,
     check_fields,
     conv_factory,
@@ -45,7 +46,7 @@ from deepjax.models.layers.initializers import (
 )
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
-from deepjax.models.layers.pooling import global_avg_pool, max_pool, shortcut_pool
+from deepjax.models.layers.pooling import global_avg_pool, max_pool, max_pool_same, shortcut_pool
 from deepjax.models.layers.scanned_blocks import run_blocks
 
 # Blocks of each stage: Table 1; 200 is of He et al. 2016 (arXiv:1603.05027, Table 5).
@@ -134,8 +135,9 @@ class ResNet(nn.Module):
     filters of the first stage, doubled by each later one. A bottleneck's 3x3 has `groups` groups
     and width * group_width / 64 filters in each; its output has four times the stage's width.
     `stride_in`: which convolution of a bottleneck strides: "1x1" as in the paper (v1), "3x3" as in
-    torchvision (v1.5). `zero_init`: the last scale of each block starts at zero (Goyal et al. 2017,
-    arXiv:1706.02677, 5.1). `scan`: the equal blocks of a stage run as one scanned block;
+    torchvision (v1.5). `strided_padding`: of 3x3 windows with a stride; "SAME" is that of flax's
+    example (docs/flax_resnet.md). `zero_init`: the last scale of each block starts at zero (Goyal
+    et al. 2017, arXiv:1706.02677, 5.1). `scan`: the equal blocks of a stage run as one block;
     `deepjax.models.stack_blocks` stacks their parameters. With norm="none" the convolutions have
     biases. Raises InputError for a field's invalid value.
     """
@@ -153,6 +155,7 @@ class ResNet(nn.Module):
     norm: Norm = "batch"
     bn_scope: Scope = "global"
     zero_init: bool = False
+    strided_padding: Padding = "symmetric"
     initialization: Literal["paper", "torchvision"] = "paper"
     scan: bool = False
     dtype: DTypeLike = jnp.float32
@@ -163,9 +166,16 @@ class ResNet(nn.Module):
         check_fields(self)
         _check_groups(self)
         init = INITIALIZATION[self.initialization]
-        conv = conv_factory(init.conv, self.dtype, self.param_dtype, use_bias=self.norm == "none")
+        conv = conv_factory(
+            init.conv,
+            self.dtype,
+            self.param_dtype,
+            use_bias=self.norm == "none",
+            strided_3x3=self.strided_padding,
+        )
         norm = norm_factory(self.norm, train, self.bn_scope, self.dtype, self.param_dtype)
-        x = stem(as_images(images, self.dtype), self.stem, self.width, conv, norm)
+        same = self.strided_padding == "SAME"
+        x = stem(as_images(images, self.dtype), self.stem, self.width, conv, norm, same)
         x = tag_stage(self, "stem", x)
         for stage, blocks in enumerate(self.stages):
             planes = self.width * 2**stage
@@ -223,8 +233,13 @@ def _check_groups(model: ResNet) -> None:
     )
 
 
-def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> Array:
-    """The stem: 7x7 and pool, three 3x3 and pool (ResNet-D), or one 3x3 (CIFAR)."""
+def stem(
+    x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef, same: bool = False
+) -> Array:
+    """The stem: 7x7 and pool, three 3x3 and pool (ResNet-D), or one 3x3 (CIFAR).
+
+    same: the pool pads as "SAME", on the lower and right side of a map of even size.
+    """
     if kind == "cifar":
         return nn.relu(norm(name="stem_norm")(conv(width, 3, name="stem_conv")(x)))
     if kind == "imagenet":
@@ -240,7 +255,8 @@ def stem(x: Array, kind: Stem, width: int, conv: ModuleDef, norm: ModuleDef) -> 
         x = nn.relu(norm(name="stem_norm2")(conv(width // 2, 3, name="stem_conv2")(x)))
         x = conv(width, 3, name="stem_conv")(x)
     # ReLU after the pool is bitwise identical, gradients too, on a quarter of the pixels.
-    return nn.relu(max_pool(norm(name="stem_norm")(x), 3, 2, padding=1))
+    x = norm(name="stem_norm")(x)
+    return nn.relu(max_pool_same(x, 3, 2) if same else max_pool(x, 3, 2, padding=1))
 
 
 def cifar_stages(depth: int) -> tuple[int, int, int]:

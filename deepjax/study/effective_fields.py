@@ -47,7 +47,7 @@ def stack_field(
         noise = jax.random.normal(images_key, (images, side, side, CHANNELS))
         variables = init_variables(model, weights_key, noise.shape)
         fields.append(
-            effective_field(model, variables, noise, layer=f"conv{len(kernels)}", power="square")
+            effective_field(model, variables, noise, layers=f"conv{len(kernels)}", power="square")
         )
     return average_fields(fields)
 
@@ -92,7 +92,7 @@ def fields_of_run(
             trained.model,
             recalibrate_batch_norm(trained.model, variables, batch),
             batch,
-            layer=layer,
+            layers=layer,
             power="square",
         )
 

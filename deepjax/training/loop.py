@@ -23,7 +23,7 @@ from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.input_pipeline import BatchStream, DeviceBatch
 from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.metrics.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
-from deepjax.training.metrics.probe import Probe, make_probe
+from deepjax.training.metrics.probe import Probe, requested_probe
 from deepjax.training.metrics.throughput import ThroughputMeter
 from deepjax.training.plan import TrainPlan
 from deepjax.training.preemption import call_all, stop_signals, watchdog
@@ -114,7 +114,7 @@ def train(
             log=log,
             decode_errors=decode_errors,
             recovery=recovery,
-            probe=make_probe(programs, options.probe) if options.probe_every else None,
+            probe=requested_probe(programs, options),
             throughput=ThroughputMeter(batches, config.batch_size),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,

@@ -7,7 +7,7 @@ from deepjax.errors import require
 from deepjax.training.distributed.sharding import Strategy
 from deepjax.training.validation import at_least, check_types, check_values
 
-ProbeDetail = Literal["top", "layers", "full"]
+ProbeDetail = Literal["top", "sharpness", "layers", "full"]
 
 
 @dataclasses.dataclass(frozen=True)

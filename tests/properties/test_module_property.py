@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepjax.analysis import hvp, per_example_gradients, trace
+from deepjax.analysis.core.mode import EVAL
 from tests.analysis.core.test_params import from_vector, to_vector
 from tests.properties.examples import examples
 from tests.zoo import Attention, ComplexWeights, Partitioned, Tree, Weighted
@@ -167,7 +168,7 @@ def examples_of(given, vector, losses):
 def layers(given, vector, losses):
     """Norms of parameters and gradients add up over layers; all rows of a layer have one norm."""
     gradient = jax.jit(jax.grad(lambda vector: losses(vector).mean()))(vector)
-    rows = {row.layer: row for row in trace(*given, train=False).layers}.values()
+    rows = {row.layer: row for row in trace(*given, mode=EVAL).layers}.values()
     same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(vector))
     same(
         np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]), np.linalg.norm(gradient)

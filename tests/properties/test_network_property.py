@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deepjax.analysis.core.module import require_classes
-from deepjax.analysis.core.network import Network, as_static, mode_of, required_mode_kwargs
+from deepjax.analysis.network.module import require_classes
+from deepjax.analysis.network.network import Network, mode_of, network_of, required_mode_kwargs
 from deepjax.errors import InputError
 from tests.properties.examples import examples
 
@@ -76,7 +76,7 @@ def _found(value: Any, place: str, name: str) -> Any:
 def test_every_switch_of_a_call_a_field_and_a_config_is_set(arguments, name, value, place, train):
     field = name if place == "field" else "config"
     network = Network(_module({field: _nested(place, name, value)}, arguments))
-    mode = mode_of(as_static(network), train)
+    mode = mode_of(network_of(network), train)
     assert dict(mode.kwargs) == {each: _wanted(each, train) for each in arguments}
     assert _found(getattr(mode.module, field), place, name) == _wanted(name, train)
     assert len(mode.switches) == len(arguments) + 1
@@ -105,11 +105,11 @@ def test_a_wrapper_hands_switches_on(arguments, depth, takes_any, train):
 @given(st.text(min_size=1).filter(lambda name: name not in (*TRAIN, *EVALUATE)), VALUES, VALUES)
 def test_what_is_no_switch_stays(name, value, train):
     module = _module({"config": {name: value}}, {})
-    mode = mode_of(as_static(Network(module)), train)
+    mode = mode_of(network_of(Network(module)), train)
     assert mode.switches == () and dict(mode.kwargs) == {}
     assert mode.module.config[name] == value
     explicit = Network(module, train_kwargs={name: value})
-    assert dict(mode_of(as_static(explicit), True).kwargs) == {name: value}
+    assert dict(mode_of(network_of(explicit), True).kwargs) == {name: value}
 
 
 @examples(few=20, many=10_000)

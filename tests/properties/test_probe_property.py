@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepjax.analysis.core.calls import map_arrays
 from deepjax.analysis.core.cotangent_slot import probe
-from deepjax.analysis.core.taps import Site, labels
+from deepjax.analysis.network.calls import map_arrays
+from deepjax.analysis.network.taps import Site, labels
 from tests.properties.examples import examples
 
 SIZE = 3

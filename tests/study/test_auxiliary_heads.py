@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepjax.analysis import TRAIN
 from deepjax.analysis.gradients.auxiliary_losses import LossContribution, LossContributions
 from deepjax.study.arm_result import ArmResult
 from deepjax.study.report.metrics import epochs_to
@@ -92,7 +93,7 @@ def test_shares_are_gathered_by_part():
             for head in ("4a", "4d")
         ]
     parts = by_part(
-        LossContributions(True, {}, {}, tuple(rows)),
+        LossContributions(TRAIN, "", "", {}, {}, tuple(rows)),
         {"low": ("stem", "inception3"), "high": ("head",)},
     )
     assert parts == {

@@ -13,24 +13,48 @@ from deepjax.analysis.core.params import widened
 from deepjax.errors import InputError
 
 Batch = Any
-"""(inputs, labels), or a dict with "image" and "label"; inputs may be a tuple of arrays.
+"""(inputs, labels), or a dict of the inputs by name and the label; `core/inputs.py` has the rules.
 
-The first axis is that of the examples.
+The first axis is that of the examples, where an instrument looks at examples.
 """
+LABELS = ("label", "labels", "target", "targets", "y")
+"""Names of the labels in a batch that is a dict or a NamedTuple; the first that it has counts."""
 Loss = Callable[[Any, Batch], Array]
 """(outputs of the network, batch) -> scalar, by convention the mean over the examples."""
 
 
+def labels_or_none(batch: Batch) -> Any:
+    """The labels of a batch, or None."""
+    try:
+        return labels_of(batch)
+    except InputError:
+        return None
+
+
 def labels_of(batch: Batch) -> Any:
-    """The labels of a batch."""
-    if isinstance(batch, Mapping) and "label" in batch:
-        return batch["label"]
+    """The labels of a batch; raises InputError where it has none."""
+    if hasattr(batch, "_asdict"):
+        batch = batch._asdict()
+    found = [batch[name] for name in LABELS if name in batch] if isinstance(batch, Mapping) else []
+    if found:
+        return found[0]
     if isinstance(batch, tuple | list) and len(batch) > 1:
         return batch[1]
     raise InputError(
-        "batch has no labels, which this loss compares with; allowed: (inputs, labels), or 'image' "
-        "and 'label'"
+        "batch has no labels, which this loss compares with; allowed: (inputs, labels), or a dict "
+        f"with one of {', '.join(map(repr, LABELS))}"
     )
+
+
+def with_labels(batch: Batch, labels: Any) -> Batch:
+    """The batch with other labels."""
+    if hasattr(batch, "_replace"):
+        name = next(name for name in LABELS if name in batch._fields)
+        return batch._replace(**{name: labels})
+    if isinstance(batch, Mapping):
+        name = next(name for name in LABELS if name in batch)
+        return {**batch, name: labels}
+    return (batch[0], labels, *batch[2:])
 
 
 def takes_class_labels(loss: Loss) -> Loss:

@@ -6,7 +6,6 @@ where the parameters do, with the values of the real and imaginary parts. A grad
 is the direction of steepest ascent; `jax.grad` returns its conjugate.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ def params_of(tree: Any) -> Any:
 def by_path(tree: Any) -> dict[Path, Any]:
     """The unboxed leaves by path, in the order of `jax.tree.leaves`, also inside jit."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(unboxed(tree))
-    return {_names(path): leaf for path, leaf in leaves}
+    return {tuple(map(_name, path)): leaf for path, leaf in leaves}
 
 
 def replace_leaves(tree: Any, leaves: Mapping[Path, Any]) -> Any:
@@ -71,8 +70,9 @@ def is_within(path: Path, names: Iterable[str]) -> bool:
 
 def check_like(name: str, tree: Any, params: Any) -> dict[Path, Any]:
     """The leaves by path; raises InputError unless the tree is like the parameters."""
-    require(isinstance(tree, Mapping), name, type(tree).__name__, "a tree like the parameters")
     given, wanted = by_path(tree), by_path(params)
+    is_leaf = set(given) == {()} != set(wanted)
+    require(not is_leaf, name, type(tree).__name__, "a tree like the parameters")
     if set(given) != set(wanted):
         wrong = min(set(given) ^ set(wanted))
         fault = f"{'without' if wrong in wanted else 'with'} {path_string(wrong)!r}"
@@ -176,10 +176,6 @@ def _joined(leaf: Array) -> Array:
     return lax.complex(leaf[..., 0], leaf[..., 1])
 
 
-def _names(keys: tuple[Any, ...]) -> Path:
-    """Keys of the dicts; the path inside a parameter that is a tree joins its name: "pair[0]"."""
-    names = tuple(
-        str(key.key)
-        for key in itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), keys)
-    )
-    return (*names[:-1], "".join(names[-1:]) + jax.tree_util.keystr(keys[len(names) :]))
+def _name(key: Any) -> str:
+    """Of a dict's key, an attribute or an index: each is one part of a path."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))

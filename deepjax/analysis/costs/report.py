@@ -9,25 +9,35 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
-from deepjax.analysis.core.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
-from deepjax.analysis.core.module import (
-    Network,
-    apply_module,
-    as_static,
-    mode_text,
-    name_of,
-    shapes_of,
-)
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.mode import EVAL, Mode, require_mode
+from deepjax.analysis.core.result import Result
 from deepjax.analysis.costs.counts import (
     count_macs_by_layer,
     count_params_by_layer,
     describe_layer,
     uncounted_operations,
 )
-from deepjax.analysis.jaxpr.module_paths import OUTPUT, Step, computation, steps
+from deepjax.analysis.jaxpr.module_paths import (
+    OUTPUT,
+    OwnShapes,
+    Step,
+    computation,
+    own_shapes,
+    steps,
+)
 from deepjax.analysis.jaxpr.products import PRODUCTS
+from deepjax.analysis.network.input_shapes import InputShape, input_shapes, is_shape, typed_shapes
+from deepjax.analysis.network.module import (
+    Model,
+    Network,
+    apply_module,
+    mode_text,
+    name_of,
+    network_of,
+    shapes_of,
+)
 
 MAX_BARS = 28  # of the figure: the layers of most multiply-adds
 
@@ -42,8 +52,8 @@ class LayerCost:
     macs: int
     """Multiply-adds of convolutions and matrix products, padding included."""
     activation_bytes: int
-    """Bytes of the module's outputs, in their own dtype; an array that several modules pass on
-    counts for the innermost."""
+    """Bytes of the floats that the module returns, in their own dtype; an array that several
+    modules pass on counts for the innermost."""
     bytes_moved: int
     """Bytes of inputs, weights and outputs of its convolutions and matrix products, each read or
     written once."""
@@ -68,18 +78,22 @@ class CompilerCost:
     """Peak memory of intermediate values, without arguments and outputs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CostReport:
-    """Every module with a cost, in forward order, and the sums."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CostReport(Result):
+    """Every module with a cost, in forward order, and the sums.
+
+    Of a function all but its parameters are in the row "", and parameters have the path of the
+    subtree that they are in.
+    """
 
     model: str
     input_shape: Any
     """Of one example; or shapes and dtypes of inputs that were given as the network gets them."""
-    batch: int
+    examples: int
     """Number of examples of `input_shape`; 1 for inputs that were given as the network gets
     them."""
-    train: bool
-    mode: str
+    mode: Mode
+    mode_text: str
     """How the network was called: "evaluation mode (train=False)", or that it has no switch."""
     layers: tuple[LayerCost, ...]
     not_counted: tuple[str, ...]
@@ -93,7 +107,7 @@ class CostReport:
     def inputs(self) -> str:
         """The inputs as text: "2 x 8x8x3", or types and shapes as JAX writes them."""
         if is_shape(self.input_shape):
-            return f"{self.batch} x {'x'.join(map(str, self.input_shape))}"
+            return f"{self.examples} x {'x'.join(map(str, self.input_shape))}"
         return typed_shapes(self.input_shape)
 
     @property
@@ -103,11 +117,22 @@ class CostReport:
         sums = {name: sum(getattr(row, name) for row in self.layers) for name in names}
         return LayerCost("total", **sums)
 
+    def summary(self) -> dict[str, Any]:
+        """The sums over all layers."""
+        total = self.total
+        return {
+            "params": total.params,
+            "MACs": total.macs,
+            "activation bytes": total.activation_bytes,
+            "bytes moved": total.bytes_moved,
+            "FLOPs per byte": total.intensity,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per layer."""
         return [dataclasses.asdict(row) | {"intensity": row.intensity} for row in self.layers]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Multiply-adds by layer as bars labelled with the arithmetic intensity; returns the Axes.
 
         Of a deep network the `MAX_BARS` layers with most multiply-adds, in forward order.
@@ -119,22 +144,22 @@ class CostReport:
         rows = [row for row in self.layers if row.macs]
         shown = sorted(sorted(rows, key=lambda row: -row.macs)[:MAX_BARS], key=rows.index)
         right = 1.45 * max((row.macs for row in shown), default=1)
-        with canvas(ax, 6.4, 1.4 + 0.24 * len(shown)) as axes:
+        with canvas(ax, 6.4, 1.4 + 0.24 * len(shown), title) as axes:
             axes.barh(range(len(shown)), [row.macs for row in shown], color=COLORS[0], height=0.7)
             for i, row in enumerate(shown):
                 text = f" {format_si(row.macs)}MAC, {row.intensity:.3g} FLOP/B"
                 axes.text(row.macs, i, text, va="center", fontsize=8, color="0.3")
             names = [row.layer or "(network)" for row in shown]
             axes.set_yticks(range(len(shown)), names, fontsize=8)
-            title = self._plot_title(len(shown), len(rows))
-            axes.set(title=title, xlabel=f"multiply-adds, {self.inputs} (MAC)")
+            finding = self._plot_title(len(shown), len(rows))
+            axes.set(title=finding, xlabel=f"multiply-adds, {self.inputs} (MAC)")
             axes.set(ylim=(len(shown) - 0.4, -0.6), xlim=(0, right))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value).strip()))
             axes.grid(False, axis="y")
         return axes
 
-    def __str__(self) -> str:
-        """A table."""
+    def __repr__(self) -> str:
+        """A table with SI prefixes and the total, what is not counted, and XLA's count."""
         head = ("layer", "params", "MACs", "activations", "bytes moved", "FLOPs/byte")
         cells = [head, *(_cells(row) for row in (*self.layers, self.total))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -142,7 +167,7 @@ class CostReport:
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
             for line in cells
         ]
-        title = f"{self.model}: forward pass of {self.inputs}, {self.mode}"
+        title = f"{self.model}: forward pass of {self.inputs}, {self.mode_text}"
         missing = [f"not counted: {each}" for each in self.not_counted]
         return "\n".join([title, *lines, *missing, *self._xla_lines()])
 
@@ -171,35 +196,40 @@ class CostReport:
         )
 
 
+@instrument
 def cost(
-    model: nn.Module | Network,
+    model: Model,
     input_shape: InputShape,
     *,
-    batch: int = 1,
-    train: bool = False,
+    mode: Mode = EVAL,
+    examples: int = 1,
     xla: bool = False,
 ) -> CostReport:
     """Parameters, multiply-adds, activation memory and memory traffic of a forward pass, by layer.
 
-    input_shape: of one image, (height, width, channels), of which `batch` are taken; or inputs of
-    any kind as the network gets them, as `InputShape` says. `train`: the forward pass of a training
-    step, whose batch norm uses the batch and whose auxiliary heads run. At batch 1 in evaluation
-    the totals are those of `count_macs` and `count_params`. Multiply-adds are those of convolutions
-    and matrix products: padding counts, zeros that a transposed convolution inserts do not; every
-    iteration of a loop of known length counts, and the most expensive branch of a conditional. The
-    rest is in `CostReport.not_counted`. Activation memory: the outputs of all modules, each array
-    once, as a backward pass keeps them. What lies between modules, such as a ReLU that is a plain
-    function, is not included, since a compiler fuses it. What leaves nn.scan or nn.remat is a new
-    array.
+    input_shape: of one image, (height, width, channels), of which `examples` are taken; or inputs
+    of any kind as the network gets them, as `InputShape` says. mode: TRAIN is the forward pass of a
+    training step, whose batch norm uses the batch and whose auxiliary heads run; `Ghost(k)` costs
+    the same. At 1 example the totals are those of `count_macs` and `count_params`. A network of
+    `from_function` needs its `params=`.
+    Multiply-adds are those of convolutions and matrix products: padding counts, zeros that a
+    transposed convolution inserts do not; every iteration of a loop of known length counts, and the
+    most expensive branch of a conditional. The rest is in `CostReport.not_counted`. Activation
+    memory: the outputs of all modules, each array once, as a backward pass keeps them. What lies
+    between modules, such as a ReLU that is a plain function, is not included, since a compiler
+    fuses it. What leaves nn.scan or nn.remat is a new array.
     `xla`: also compile the pass and report the compiler's own analysis; kept for later calls with
     the same arguments.
-    Raises InputError for a batch below 1 and inputs that the network cannot take.
+    Raises InputError for no examples, inputs that the network cannot take, and a function
+    without `params=`.
     Cost: nothing is computed; with `xla` one compilation.
     Source: arithmetic; intensity as in the roofline model (Williams, Waterman and Patterson 2009).
     """
-    inputs = input_shapes(input_shape, batch)
+    network = network_of(model)
+    inputs = input_shapes(network, input_shape, examples)
     one = tuple(map(int, input_shape)) if is_shape(input_shape) else None
-    return _cost(as_static(model), one, batch, *shapes_of(inputs), train, xla)
+    own = own_shapes(network, inputs)
+    return _cost(network, own, one, examples, *shapes_of(inputs), require_mode(mode), xla)
 
 
 def format_si(value: float) -> str:
@@ -210,27 +240,28 @@ def format_si(value: float) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _cost(
-    model: nn.Module | Network,
+    model: Network,
+    own: OwnShapes,  # tells apart networks that are equal
     one: tuple[int, ...] | None,
-    batch: int,
+    examples: int,
     structure: Any,
     shapes: tuple[Any, ...],
-    train: bool,
+    mode: Mode,
     xla: bool,
 ) -> CostReport:
     inputs = jax.tree.unflatten(structure, shapes)
-    traced = computation(model, inputs, train=train)
+    traced = computation(model, inputs, train=mode.train)
     equations = list(steps(traced.jaxpr.jaxpr))
 
     def forward(variables: Any, inputs: Any) -> Any:
-        return apply_module(model, variables, (inputs, None), train)
+        return apply_module(model, variables, (inputs, None), mode.train)
 
     return CostReport(
         model=name_of(model),
-        input_shape=one or inputs,
-        batch=batch,
-        train=train,
-        mode=mode_text(model, traced.variables, (inputs, None), train),
+        input_shape=one or (inputs if inputs.kwargs else inputs.args),
+        examples=examples,
+        mode=mode,
+        mode_text=mode_text(model, traced.variables, (inputs, None), mode.train),
         layers=_rows(count_params_by_layer(traced.variables), traced.called, equations),
         not_counted=(*uncounted_operations(equations), *_unknown_outputs(equations)),
         xla=_compiler_cost(forward, traced.variables, inputs) if xla else None,

@@ -11,24 +11,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.batch import Batches
-from deepjax.analysis.core.module import Loss, cross_entropy
-from deepjax.analysis.core.options import BatchStatistics, Progress
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.core.result import Result
 from deepjax.analysis.curvature.lanczos import extreme_eigenpairs, norm
-from deepjax.analysis.curvature.operators import (
-    Layers,
+from deepjax.analysis.curvature.matrices import (
+    MatrixData,
     MatrixKind,
+    MatrixProduct,
     MatrixSpec,
-    Operator,
-    make_operator,
+    make_matrix,
 )
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.module import Loss, Model, cross_entropy
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class GradientSubspace:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class GradientSubspace(Result):
     """The fraction of the squared gradient in the space of a matrix's top eigenvectors."""
 
     matrix: MatrixSpec
@@ -50,6 +54,14 @@ class GradientSubspace:
         """The expected fraction of a random direction: k / parameters."""
         return len(self.fractions) / self.matrix.parameters
 
+    def summary(self) -> dict[str, Any]:
+        """The fraction in all eigenvectors, that of a random direction, and the gradient's norm."""
+        return {
+            "fraction of the squared gradient": self.fraction,
+            "of a random direction": self.random_fraction,
+            "gradient norm": self.gradient_norm,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per eigenvector."""
         columns = (self.eigenvalues, self.residuals, self.fractions)
@@ -59,7 +71,7 @@ class GradientSubspace:
             for index, (value, residual, fraction) in enumerate(lines, 1)
         ]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Fraction by number of eigenvectors, and that of a random direction; returns the Axes."""
         from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -67,14 +79,14 @@ class GradientSubspace:
 
         ranks, parameters = np.arange(1, len(self.fractions) + 1), self.matrix.parameters
         line: dict[str, Any] = {"color": COLORS[0], "ms": 4, "clip_on": False, "zorder": 3}
-        with canvas(ax, 5.2, 3.8) as axes:
+        with canvas(ax, 5.2, 3.8, title) as axes:
             axes.plot(ranks, self.fractions, "o-", **line)
             axes.plot(ranks, ranks / parameters, "--", color="0.5", linewidth=1.2)
             place: dict[str, Any] = {"color": "0.4", "ha": "right", "va": "bottom"}
             axes.text(ranks[-1], self.random_fraction + 0.015, "a random direction", **place)
             top = f"the top {len(ranks)} of {parameters:,} directions"
-            title = f"{format_percent(self.fraction)} of the squared gradient in {top}"
-            axes.set_title(f"{title}\n{self.matrix.short_name}, {self.matrix.data_text}")
+            finding = f"{format_percent(self.fraction)} of the squared gradient in {top}"
+            axes.set_title(f"{finding}\n{self.matrix.short_name}, {self.matrix.data_text}")
             axes.set_xlabel("eigenvectors, from the largest eigenvalue")
             axes.set_ylabel("fraction of the squared gradient")
             axes.set_ylim(0, 1)
@@ -83,19 +95,20 @@ class GradientSubspace:
         return axes
 
 
+@instrument
 def gradient_subspace_overlap(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     k: int = 10,
     *,
-    operator: MatrixKind = "hessian",
-    layers: Layers = None,
-    bn: BatchStatistics = "running",
     loss: Loss = cross_entropy,
-    steps: int = 80,
-    seed: int = 0,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
     progress: Progress = None,
+    operator: MatrixKind = "hessian",
+    steps: int = 80,
 ) -> GradientSubspace:
     """The fraction of the squared gradient norm in the span of the k top eigenvectors.
 
@@ -103,9 +116,11 @@ def gradient_subspace_overlap(
     as for `top_eigenvalues`. Cost: steps + k products and one gradient; memory (steps + k) x
     parameters. Source: Gur-Ari et al. 2018, section 2; Ghorbani et al. 2019, section 4.
     """
-    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_matrix(
+        model, variables, batch, operator=operator, loss=loss, mode=mode, layers=layers, key=key
+    )
     values, vectors, residuals, _ = extreme_eigenpairs(
-        product, data, matrix, k, "largest", steps, seed, progress
+        product, data, matrix, k, "largest", steps, progress
     )
     parts, length = jax.device_get(_project_gradient(data, vectors, product=product))
     fractions = np.full(k, math.nan)
@@ -115,7 +130,10 @@ def gradient_subspace_overlap(
 
 
 @functools.partial(jax.jit, static_argnames=("product",))
-def _project_gradient(data: Any, vectors: Array, *, product: Operator) -> tuple[Array, Array]:
+@canonicalize_conv_layouts
+def _project_gradient(
+    data: MatrixData, vectors: Array, *, product: MatrixProduct
+) -> tuple[Array, Array]:
     """(components of the gradient along the vectors, its norm)."""
     gradient = product.gradient(data)
     return jnp.matmul(vectors, gradient, precision="highest"), norm(gradient)

@@ -12,10 +12,20 @@ import numpy as np
 from jax import Array, lax
 
 from deepjax.analysis.core.options import Progress
-from deepjax.analysis.curvature.operators import MatrixSpec, Operator, apply, check_finite
+from deepjax.analysis.curvature.matrices import (
+    MatrixData,
+    MatrixProduct,
+    MatrixSpec,
+    apply,
+    check_finite,
+)
+from deepjax.analysis.network.module import stream_key
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 
 Which = Literal["magnitude", "largest", "smallest"]
+Start = Literal["random", "gradient"]
+"""Start vector: a Gaussian one, or the gradient, which needs fewer steps for the largest."""
 
 
 class Krylov(NamedTuple):
@@ -40,7 +50,12 @@ class Eigenpairs(NamedTuple):
 
 
 def lanczos(
-    product: Operator, data: Any, start: Array, steps: int, key: Array, progress: Progress
+    product: MatrixProduct,
+    data: MatrixData,
+    start: Array,
+    steps: int,
+    key: Array,
+    progress: Progress,
 ) -> Krylov:
     """Lanczos' method from a start vector. One compiled step is called `steps` times.
 
@@ -51,7 +66,7 @@ def lanczos(
     scale = jnp.zeros((), start.dtype)
     entries = []
     for index in range(steps):
-        basis, scale, a, b = _step(
+        basis, scale, a, b = lanczos_step(
             basis, data, scale, index, jax.random.fold_in(key, index), product=product
         )
         entries.append((check_finite(a), float(b)))
@@ -62,16 +77,16 @@ def lanczos(
 
 
 def extreme_eigenpairs(
-    product: Operator,
-    data: Any,
+    product: MatrixProduct,
+    data: MatrixData,
     matrix: MatrixSpec,
     k: int,
     which: Which,
     steps: int,
-    seed: int,
     progress: Progress,
+    start: Start = "random",
 ) -> Eigenpairs:
-    """The k most extreme eigenpairs, by Lanczos' method from a Gaussian vector."""
+    """The k most extreme eigenpairs, by Lanczos' method."""
     steps = limit_steps(steps, matrix)
     require(
         isinstance(k, int) and 1 <= k <= steps,
@@ -79,9 +94,12 @@ def extreme_eigenpairs(
         k,
         f"1 to {steps}: no more than steps, and than parameters",
     )
-    start, again = jax.random.split(jax.random.key(seed))
-    like, _ = product.flat(data[0])
-    vector = jax.random.normal(start, like.shape, like.dtype)
+    sampled, again = (stream_key(data.key, name) for name in ("start", "restart"))
+    like, _ = product.flat(data.variables)
+    vector = jax.random.normal(sampled, like.shape, like.dtype)
+    if start == "gradient":
+        gradient = gradient_of(data, product=product)
+        vector = jnp.where(norm(gradient) > 0, gradient, vector)
     krylov = lanczos(product, data, vector, steps, again, partial_progress(progress, 0, steps + k))
     values, vectors = np.linalg.eigh(krylov.tridiagonal)
     rank = {"magnitude": -np.abs(values), "largest": -values, "smallest": values}[which]
@@ -94,6 +112,13 @@ def extreme_eigenpairs(
         if progress:
             progress(steps + index + 1, steps + k)
     return Eigenpairs(values[best], units, np.array(residuals), steps)
+
+
+@functools.partial(jax.jit, static_argnames=("product",))
+@canonicalize_conv_layouts
+def gradient_of(data: MatrixData, *, product: MatrixProduct) -> Array:
+    """The gradient of the loss with respect to the matrix's parameters."""
+    return product.gradient(data)
 
 
 def limit_steps(steps: int, matrix: MatrixSpec) -> int:
@@ -113,8 +138,9 @@ def norm(vector: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("product",), donate_argnames=("basis",))
-def _step(
-    basis: Array, data: Any, scale: Array, index: Any, key: Array, *, product: Operator
+@canonicalize_conv_layouts
+def lanczos_step(
+    basis: Array, data: MatrixData, scale: Array, index: Any, key: Array, *, product: MatrixProduct
 ) -> tuple[Array, Array, Array, Array]:
     """(basis with its next vector, largest entry so far, diagonal entry, off-diagonal entry)."""
     vector = basis[index]

@@ -11,26 +11,29 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
+from jax import Array
 
-from deepjax.analysis.core.batch import Batches
-from deepjax.analysis.core.module import Loss, cross_entropy
-from deepjax.analysis.core.options import BatchStatistics, Progress
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.core.result import Result
 from deepjax.analysis.curvature.lanczos import (
+    Start,
     Which,
     extreme_eigenpairs,
     lanczos,
     limit_steps,
     partial_progress,
 )
-from deepjax.analysis.curvature.operators import (
-    Layers,
+from deepjax.analysis.curvature.matrices import (
     MatrixKind,
     MatrixSpec,
-    make_operator,
+    make_matrix,
     rademacher,
-    to_tree,
 )
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.module import Loss, Model, cross_entropy, stream_key
 from deepjax.errors import require
 
 ROUNDING = 1e-6  # relative to the largest eigenvalue: below it a value is float32 rounding
@@ -41,8 +44,8 @@ _ORDER = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Eigenvalues:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Eigenvalues(Result):
     """Extreme eigenvalues of a matrix, each with an error bound."""
 
     matrix: MatrixSpec
@@ -56,6 +59,11 @@ class Eigenvalues:
     vectors: tuple[Any, ...] | None
     """With keep=True the k unit eigenvectors, each a tree like the operator's parameters."""
 
+    def summary(self) -> dict[str, Any]:
+        """The extreme eigenvalues and the largest residual."""
+        ends = {"first eigenvalue": float(self.values[0]), "last": float(self.values[-1])}
+        return ends | {"largest residual": float(self.residuals.max()), "steps": self.steps}
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per eigenvalue."""
         pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
@@ -64,7 +72,7 @@ class Eigenvalues:
             for index, (value, residual) in enumerate(pairs, 1)
         ]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Eigenvalues by rank, with bars as long as their residuals; returns the Axes."""
         from matplotlib.ticker import MaxNLocator
 
@@ -78,7 +86,7 @@ class Eigenvalues:
             "capsize": 4,
             "ms": 5,
         }
-        with canvas(ax, 5.2, 3.8) as axes:
+        with canvas(ax, 5.2, 3.8, title) as axes:
             axes.axhline(0, color="0.5", linewidth=1)
             axes.vlines(ranks, 0, self.values, color=COLORS[0], linewidth=1.4)
             axes.errorbar(ranks, self.values, yerr=self.residuals, **bars)
@@ -93,28 +101,33 @@ class Eigenvalues:
         return axes
 
 
+@instrument
 def top_eigenvalues(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     k: int = 5,
     *,
+    loss: Loss = cross_entropy,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
+    progress: Progress = None,
     operator: MatrixKind = "hessian",
     which: Which = "magnitude",
-    layers: Layers = None,
-    bn: BatchStatistics = "running",
-    loss: Loss = cross_entropy,
     steps: int = 80,
+    start: Start = "random",
     keep: bool = False,
-    seed: int = 0,
-    progress: Progress = None,
 ) -> Eigenvalues:
     """The k eigenvalues of greatest magnitude, or the largest or smallest, by Lanczos' method.
 
+    operator: "hessian", "gauss_newton", "fisher", "empirical_fisher" or "covariance".
     Where a residual is not small relative to its eigenvalue, increase `steps`. Of equal
-    eigenvalues only one may be found. keep: return the eigenvectors. Other arguments as for `hvp`.
-    Raises InputError as `hvp`, for k above the number of steps or parameters, and where the
-    curvature is not finite. Cost: steps + k products (see `hvp`); memory (steps + k) x parameters.
+    eigenvalues only one may be found. start: with "gradient" about 8 steps find the largest of a
+    network in training. keep: return the eigenvectors. Other arguments as for `hessian`.
+    Raises InputError as `hessian`, for k above the number of steps or parameters, and where the
+    curvature is not finite.
+    Cost: steps + k products (see `hessian`); memory (steps + k) x parameters.
     Source: Golub and Van Loan, "Matrix computations", 10.1.
     """
     require(
@@ -123,16 +136,19 @@ def top_eigenvalues(
         which,
         "'magnitude', 'largest', 'smallest'",
     )
-    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
-    values, vectors, residuals, used = extreme_eigenpairs(
-        product, data, matrix, k, which, steps, seed, progress
+    require(start in ("random", "gradient"), "start", start, "'random', 'gradient'")
+    product, data, matrix = make_matrix(
+        model, variables, batch, operator=operator, loss=loss, mode=mode, layers=layers, key=key
     )
-    kept = tuple(to_tree(product, data[0], vector) for vector in vectors) if keep else None
+    values, vectors, residuals, used = extreme_eigenpairs(
+        product, data, matrix, k, which, steps, progress, start
+    )
+    kept = tuple(product.to_tree(data.variables, vector) for vector in vectors) if keep else None
     return Eigenvalues(matrix, which, values, residuals, used, kept)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Density:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Density(Result):
     """The eigenvalue density of a matrix, smoothed by a Gaussian."""
 
     matrix: MatrixSpec
@@ -176,6 +192,17 @@ class Density:
             total += weight * np.exp(-(((points - node) / self.sigma) ** 2) / 2)
         return total / (self.sigma * math.sqrt(2 * math.pi) * len(self.nodes))
 
+    def summary(self) -> dict[str, Any]:
+        """The range of the eigenvalues, the fraction below 0, and the outlier ratio."""
+        numbers = {
+            "largest eigenvalue": self.lambda_max,
+            "smallest": self.lambda_min,
+            "fraction below 0": self.negative_fraction,
+            "sigma": self.sigma,
+        }
+        ratio = {} if self.classes is None else {"outlier ratio": self.outlier_ratio}
+        return numbers | ratio
+
     def rows(self, points: int = 1001) -> list[dict[str, Any]]:
         """One dict per point of an even grid, to 5 sigma beyond the extreme eigenvalues."""
         margin = 5 * self.sigma
@@ -185,7 +212,7 @@ class Density:
             for x, y in zip(grid.tolist(), self.evaluate(grid).tolist(), strict=True)
         ]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """The density down to a tenth of a single eigenvalue's peak, and the extreme eigenvalues.
 
         Logarithmic; returns the matplotlib Axes.
@@ -200,7 +227,7 @@ class Density:
         floor = single / 10
         shown = np.maximum(y, floor)
         ends = [self.lambda_min, self.lambda_max]
-        with canvas(ax, 6.4, 4.0) as axes:
+        with canvas(ax, 6.4, 4.0, title) as axes:
             axes.set_yscale("log")
             axes.fill_between(x, floor, shown, color=COLORS[0], alpha=0.25, linewidth=0)
             axes.plot(x, shown, color=COLORS[0], linewidth=1.2)
@@ -209,6 +236,7 @@ class Density:
                 "ha": "right",
                 "va": "bottom",
                 "transform": axes.get_yaxis_transform(),
+                "bbox": {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
             }
             axes.text(0.99, single, "one eigenvalue", color="0.4", **place)
             axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
@@ -231,45 +259,50 @@ class Density:
         return f"{first}\n{self.matrix.data_text}, {below}"
 
 
+@instrument
 def spectral_density(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     *,
-    classes: int | None = None,
-    operator: MatrixKind = "hessian",
-    layers: Layers = None,
-    bn: BatchStatistics = "running",
     loss: Loss = cross_entropy,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
+    progress: Progress = None,
+    operator: MatrixKind = "hessian",
+    classes: int | None = None,
     steps: int = 90,
     probes: int = 10,
     sigma: float | None = None,
-    seed: int = 0,
-    progress: Progress = None,
 ) -> Density:
     """The eigenvalue density by stochastic Lanczos quadrature from `probes` random sign vectors.
 
     classes: K of the outlier ratio. sigma: of the Gaussian, in units of the eigenvalues; default
     sqrt(1e-5) = 0.32 % of the range from smallest to largest. (The reference code takes a variance
     of 1e-5 of the range: the same at range 1, but dependent on the unit of the loss.) All steps of
-    a probe use the same batches. Other arguments as for `hvp`.
-    Raises InputError as `hvp`, for no steps or probes, a sigma that is not above 0, and where the
-    curvature is not finite. Cost: steps x probes products (see `hvp`); memory steps x parameters.
+    a probe use the same batches. Other arguments as for `hessian`.
+    Raises InputError as `hessian`, for no steps or probes, a sigma that is not above 0, and where
+    the curvature is not finite.
+    Cost: steps x probes products (see `hessian`); memory steps x parameters.
     Source: Ghorbani et al. 2019, section 2 and appendix (90 steps, 10 probes, variance 1e-5);
     Yao et al. 2020, algorithm 3.
     """
     require(isinstance(probes, int) and probes >= 1, "probes", probes, "1 or more")
     require(sigma is None or sigma > 0, "sigma", sigma, "None, or above 0")
     require(classes is None or classes >= 1, "classes", classes, "None, or 1 or more")
-    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_matrix(
+        model, variables, batch, operator=operator, loss=loss, mode=mode, layers=layers, key=key
+    )
     steps = limit_steps(steps, matrix)
-    like, _ = product.flat(data[0])
+    like, _ = product.flat(data.variables)
+    signs, again = (stream_key(data.key, name) for name in ("probes", "restart"))
     nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))
     for probe in range(probes):
-        start = rademacher(seed, probe, like)
-        key = jax.random.fold_in(jax.random.key(seed + 1), probe)
+        start = rademacher(signs, probe, like)
+        own = jax.random.fold_in(again, probe)
         report = partial_progress(progress, probe * steps, probes * steps)
-        krylov = lanczos(product, data, start, steps, key, report)
+        krylov = lanczos(product, data, start, steps, own, report)
         nodes[probe], vectors = np.linalg.eigh(krylov.tridiagonal)
         weights[probe] = np.square(vectors[0])
     spread = float(nodes.max() - nodes.min()) or float(np.abs(nodes).max()) or 1.0

@@ -11,25 +11,28 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
+from jax import Array
 
-from deepjax.analysis.core.batch import Batches
-from deepjax.analysis.core.module import Loss, cross_entropy
-from deepjax.analysis.core.options import BatchStatistics, Progress
-from deepjax.analysis.curvature.operators import (
-    Layers,
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.core.result import Result
+from deepjax.analysis.curvature.matrices import (
     MatrixKind,
     MatrixSpec,
     apply,
     check_finite,
-    make_operator,
+    make_matrix,
     rademacher,
 )
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.module import Loss, Model, cross_entropy, stream_key
 from deepjax.errors import require
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class HessianTrace:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class HessianTrace(Result):
     """An estimate of the trace, which is the sum of the eigenvalues."""
 
     matrix: MatrixSpec
@@ -44,6 +47,11 @@ class HessianTrace:
         """The trace divided by the number of parameters."""
         return self.trace / self.matrix.parameters
 
+    def summary(self) -> dict[str, Any]:
+        """The trace, its standard error, and the mean eigenvalue."""
+        mean = {"mean eigenvalue": self.mean_eigenvalue, "probes": len(self.estimates)}
+        return {"trace": self.trace, "standard error": self.error} | mean
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per probe: its estimate, and trace and standard error up to this probe."""
         found = []
@@ -52,7 +60,7 @@ class HessianTrace:
             found.append({"probe": count, "estimate": estimate, "trace": trace, "error": error})
         return found
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Estimates of the probes, and their running mean with its standard error.
 
         Returns the matplotlib Axes.
@@ -66,45 +74,49 @@ class HessianTrace:
             np.array([row[key] for row in rows]) for key in ("probe", "estimate", "trace", "error")
         )
         low, high = (means - errors)[1:], (means + errors)[1:]
-        with canvas(ax, 5.2, 3.8) as axes:
+        with canvas(ax, 5.2, 3.8, title) as axes:
             axes.plot(probes, estimates, ".", color="0.7", label="one probe")
             axes.plot(probes, means, color=COLORS[0], label="mean so far")
             axes.fill_between(probes[1:], low, high, color=COLORS[0], alpha=0.2, linewidth=0)
             error = f" ± {format_number(self.error)}" if math.isfinite(self.error) else ""
-            title = f"{self.matrix.short_name}: trace {format_number(self.trace)}{error}"
+            finding = f"{self.matrix.short_name}: trace {format_number(self.trace)}{error}"
             data = f"{self.matrix.data_text}, {self.matrix.parameters:,} parameters"
-            axes.set_title(f"{title}\n{data}")
+            axes.set_title(f"{finding}\n{data}")
             axes.set(xlabel="probes", ylabel="trace")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend()
         return axes
 
 
+@instrument
 def hessian_trace(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     *,
-    probes: int = 32,
-    operator: MatrixKind = "hessian",
-    layers: Layers = None,
-    bn: BatchStatistics = "running",
     loss: Loss = cross_entropy,
-    seed: int = 0,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
     progress: Progress = None,
+    operator: MatrixKind = "hessian",
+    probes: int = 32,
 ) -> HessianTrace:
     """Unbiased estimate of the trace: the mean of v^T A v over probes v of random signs.
 
     The variance of one estimate is twice the sum of the squared off-diagonal entries.
-    Other arguments as for `hvp`. Raises InputError as `hvp`, for no probes, and where the
-    curvature is not finite. Cost: `probes` products (see `hvp`).
+    Other arguments as for `top_eigenvalues`. Raises InputError as `hessian`, for no probes, and
+    where the curvature is not finite. Cost: `probes` products (see `hessian`).
     Source: Hutchinson 1990; Yao et al. 2020, algorithm 2.
     """
     require(isinstance(probes, int) and probes >= 1, "probes", probes, "1 or more")
-    product, data, matrix = make_operator(model, variables, batch, operator, layers, bn, loss)
+    product, data, matrix = make_matrix(
+        model, variables, batch, operator=operator, loss=loss, mode=mode, layers=layers, key=key
+    )
     estimates: list[float] = []
+    own, (like, _) = stream_key(data.key, "probes"), product.flat(data.variables)
     for probe in range(probes):
-        signs = rademacher(seed, probe, product.flat(data[0])[0])
+        signs = rademacher(own, probe, like)
         image = apply(data, signs, product=product)
         estimates.append(check_finite(jnp.vdot(signs, image, precision="highest")))
         if progress:

@@ -2,25 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array, lax
 
-from deepjax.analysis.core.batch import Batches, stack
-from deepjax.analysis.core.module import (
-    Batch,
-    Loss,
-    apply_module,
-    base_key,
-    has_batch_norm,
-    validate_inputs,
-)
-from deepjax.analysis.core.options import BatchStatistics, Progress
+from deepjax.analysis.core.losses import labels_or_none
+from deepjax.analysis.core.mode import Mode
+from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.params import (
     check_like,
     from_real,
@@ -29,6 +20,10 @@ from deepjax.analysis.core.params import (
     sum_dtype,
     widened,
 )
+from deepjax.analysis.network.batch import Batches, mean_over_batches
+from deepjax.analysis.network.module import Batch, Loss, Model, apply_module
+from deepjax.analysis.network.task import Task, make_task
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import require
 
 LOG_RATIO = 20
@@ -39,33 +34,27 @@ LOG_RATIO = 20
 class LossPoints:
     """A network, data and loss, and how many points to evaluate at once."""
 
-    model: nn.Module
+    task: Task
     loss: Loss
-    bn: BatchStatistics
-    batches: Any
-    """Stacked along a leading axis."""
-    examples: int
-    has_batch_norm: bool
     chunk: int
     progress: Progress
 
 
 def prepare_interpolation(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
+    *,
     loss: Loss,
-    bn: BatchStatistics,
+    mode: Mode,
+    key: Array | None,
     chunk: int,
     progress: Progress,
 ) -> LossPoints:
     """Validate the arguments; raises InputError before anything is computed."""
-    require(bn in ("running", "batch"), "bn", bn, "'running', 'batch'")
     require(isinstance(chunk, int) and chunk >= 1, "chunk", chunk, "a number of points, 1 or more")
-    data = stack(batch)
-    validate_inputs(model, variables, data.first, loss, bn == "batch", every=data.stacked)
-    has_norm = has_batch_norm(variables)
-    return LossPoints(model, loss, bn, data.stacked, data.examples, has_norm, chunk, progress)
+    task = make_task(model, variables, batch, loss=loss, mode=mode, key=key)
+    return LossPoints(task, loss, chunk, progress)
 
 
 def with_directions(params: Any, **directions: Any) -> tuple[dict[str, Any], ...]:
@@ -80,56 +69,62 @@ def with_directions(params: Any, **directions: Any) -> tuple[dict[str, Any], ...
 
 
 def evaluate(
-    task: LossPoints, variables: Any, trees: Any, weights: np.ndarray
+    points: LossPoints, trees: Any, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(points,) losses, and accuracies or None, where the variables are weighted sums of trees.
 
     trees: dicts of collections, of one structure. weights: (points, trees).
     A loop on the host over chunks of points, so that progress can be reported.
     """
-    points, chunk = len(weights), min(task.chunk, len(weights))
-    padded = np.pad(weights, ((0, -points % chunk), (0, 0)), mode="edge")
+    task, count = points.task, len(weights)
+    chunk = min(points.chunk, count)
+    padded = np.pad(weights, ((0, -count % chunk), (0, 0)), mode="edge")
     padded = padded.astype(sum_dtype(*jax.tree.leaves(trees[0])))
-    options: dict[str, Any] = {"model": task.model, "loss": task.loss, "train": task.bn == "batch"}
+    options: dict[str, Any] = {"model": task.network, "loss": points.loss, "train": task.mode.train}
     found = []
     for start in range(0, len(padded), chunk):
-        part = _losses(variables, trees, padded[start : start + chunk], task.batches, **options)
+        part = _losses(
+            task.variables,
+            trees,
+            padded[start : start + chunk],
+            task.data.stacked,
+            task.key,
+            **options,
+        )
         found.append(part)
-        if task.progress:
+        if points.progress:
             jax.block_until_ready(part)
-            task.progress(min(start + chunk, points), points)
+            points.progress(min(start + chunk, count), count)
     losses, accuracies = zip(*jax.device_get(found), strict=True)
+    losses = np.concatenate(losses)[:count].astype(float)
     if accuracies[0] is None:
-        return np.concatenate(losses)[:points].astype(float), None
-    return (
-        np.concatenate(losses)[:points].astype(float),
-        np.concatenate(accuracies)[:points].astype(float),
-    )
+        return losses, None
+    return losses, np.concatenate(accuracies)[:count].astype(float)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train"))
+@canonicalize_conv_layouts
 def _losses(
     variables: Any,
     trees: tuple[Any, ...],
     weights: Array,
-    batches: Any,
+    stacked: Any,
+    key: Array,
     *,
-    model: nn.Module,
+    model: Model,
     loss: Loss,
     train: bool,
 ) -> tuple[Array, Array | None]:
     """(points,) mean losses, and accuracies or None. weights: (points, trees)."""
-    count = jax.tree.leaves(batches)[0].shape[0]
 
     def at(weights: Array) -> tuple[Array, Array | None]:
         moved = {**variables, **interpolate(trees, weights)}
 
-        def on(part: Any) -> tuple[Array, Array | None]:
-            index, batch = part
-            outputs, _ = apply_module(model, moved, batch, train, base_key(model, index))
+        def on(key: Array, batch: Batch) -> tuple[Array, Array | None]:
+            outputs, _ = apply_module(model, moved, batch, train, key)
             return widened(loss(outputs, batch)), _accuracy(outputs, batch)
 
-        return jax.tree.map(jnp.mean, lax.map(on, (jnp.arange(count), batches)))
+        return mean_over_batches(on, stacked, key)
 
     return lax.map(at, weights) if weights.shape[0] == 1 else jax.vmap(at)(weights)
 
@@ -155,7 +150,7 @@ def _weighted_sum(weights: Array, leaves: tuple[Array, ...]) -> Array:
 
 def _accuracy(outputs: Any, batch: Batch) -> Array | None:
     """None unless labels are integers, and outputs one number per class."""
-    labels = _labels(batch)
+    labels = labels_or_none(batch)
     if not isinstance(outputs, Array) or not isinstance(labels, Array):
         return None
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -164,12 +159,6 @@ def _accuracy(outputs: Any, batch: Batch) -> Array | None:
         return None
     hits = jnp.argmax(outputs, axis=-1).astype(labels.dtype) == labels
     return jnp.mean(hits.astype(jnp.float32))
-
-
-def _labels(batch: Batch) -> Any:
-    if isinstance(batch, Mapping):
-        return batch.get("label")
-    return batch[1] if len(batch) > 1 else None
 
 
 def validate_points(name: str, given: Any) -> np.ndarray:

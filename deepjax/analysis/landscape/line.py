@@ -12,12 +12,13 @@ import math
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
+from jax import Array
 
-from deepjax.analysis.core.batch import Batches, data_text
-from deepjax.analysis.core.module import Loss, cross_entropy, entry
-from deepjax.analysis.core.options import BatchStatistics, Progress
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.params import check_like, replace_leaves
+from deepjax.analysis.core.result import Result
 from deepjax.analysis.landscape.interpolate import (
     evaluate,
     finite_or_nan,
@@ -26,20 +27,22 @@ from deepjax.analysis.landscape.interpolate import (
     validate_points,
     with_directions,
 )
+from deepjax.analysis.network.batch import Batches, data_text
+from deepjax.analysis.network.module import Loss, Model, cross_entropy, entry
 from deepjax.errors import require
 
 VISIBLE_BARRIER = 0.02  # relative to the largest loss: a lower barrier is not marked in the figure
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LossLine:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LossLine(Result):
     """The loss along a straight line of parameters."""
 
-    bn: BatchStatistics
-    """Between two networks, "running" statistics are interpolated as the parameters are; those of
-    each "batch" are recomputed at every point."""
+    mode: Mode
+    """Between two networks, in EVAL the running statistics are interpolated as the parameters are;
+    in training those of each batch are recomputed at every point."""
     has_batch_norm: bool
-    examples: int
+    examples: int | None
     is_interpolation: bool
     """Whether it runs from one network (0) to another (1), rather than along a direction."""
     alphas: np.ndarray
@@ -82,13 +85,21 @@ class LossLine:
         first, last = (values[np.abs(self.alphas - end).argmin()] for end in (0, 1))
         return first, last
 
+    def summary(self) -> dict[str, Any]:
+        """The range of the loss; between two networks its barrier, and that of the error."""
+        known = finite_or_nan(self.loss)
+        ends = {"least loss": float(np.nanmin(known)), "greatest loss": float(np.nanmax(known))}
+        if not self.is_interpolation:
+            return ends
+        return ends | {"barrier": self.barrier, "error barrier": self.error_barrier}
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per point."""
         accuracy = [None] * len(self.alphas) if self.accuracy is None else self.accuracy.tolist()
         columns = zip(self.alphas.tolist(), self.loss.tolist(), accuracy, strict=True)
         return [{"alpha": a, "loss": loss, "accuracy": right} for a, loss, right in columns]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Loss, and accuracy on a second axis; between two networks also the barrier.
 
         Returns the matplotlib Axes.
@@ -97,7 +108,7 @@ class LossLine:
 
         from deepjax.analysis.plots import COLORS, canvas, plain_log_ticks
 
-        with canvas(ax, 5.6, 3.9) as axes:
+        with canvas(ax, 5.6, 3.9, title) as axes:
             axes.plot(self.alphas, finite_or_nan(self.loss), color=COLORS[0])
             if needs_log_scale(self.loss):
                 axes.set_yscale("log")
@@ -115,7 +126,7 @@ class LossLine:
                 axes.set_xlabel("weight of the second network")
             else:
                 axes.set_xlabel("multiple of the direction")
-            data = data_text(self.examples, self.bn, self.has_batch_norm)
+            data = data_text(self.examples, self.mode, self.has_batch_norm)
             axes.set_title(f"{self._title()}\n{data}")
             axes.set_xlim(self.alphas[0], self.alphas[-1])
         return axes
@@ -152,22 +163,24 @@ class LossLine:
         return f"No barrier of the loss{error}"
 
 
+@instrument
 def loss_line(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     direction: Any,
     *,
-    alphas: Any = None,
     loss: Loss = cross_entropy,
-    bn: BatchStatistics = "running",
+    mode: Mode = EVAL,
+    key: Array | None = None,
     chunk: int = 1,
     progress: Progress = None,
+    alphas: Any = None,
 ) -> LossLine:
     """Loss and accuracy at the parameters plus alpha x direction, a tree like them.
 
-    alphas: (points,), default 51 from -1 to 1. bn: "running" evaluates in evaluation mode, "batch"
-    in training mode, with fixed dropout masks (key 0, one mask per batch).
+    alphas: (points,), default 51 from -1 to 1. In training every point has the same dropout masks,
+    one per batch.
     chunk: points evaluated at once. Pass the same loss object again: a new lambda compiles anew.
     Raises InputError for a batch, direction or points that do not fit. Compiled once for each
     network, loss, shape and chunk. Cost: one forward pass over the data per point;
@@ -175,31 +188,33 @@ def loss_line(
     Source: Goodfellow et al. 2015, section 3; Li et al. 2018 (arXiv:1712.09913), section 3.
     """
     points = validate_points("alphas", alphas if alphas is not None else np.linspace(-1, 1, 51))
-    model, variables = entry(model, variables)
-    task = prepare_interpolation(model, variables, batch, loss, bn, chunk, progress)
-    trees = with_directions(variables["params"], direction=direction)
-    weights = np.stack([np.ones_like(points), points], axis=1)
-    found = evaluate(task, variables, trees, weights)
-    return LossLine(bn, task.has_batch_norm, task.examples, False, points, *found)
+    options: dict[str, Any] = {"loss": loss, "mode": mode, "key": key, "chunk": chunk}
+    prepared = prepare_interpolation(model, variables, batch, progress=progress, **options)
+    task = prepared.task
+    trees = with_directions(task.variables["params"], direction=direction)
+    found = evaluate(prepared, trees, np.stack([np.ones_like(points), points], axis=1))
+    return LossLine(mode, task.has_batch_norm, task.data.examples, False, points, *found)
 
 
+@instrument
 def linear_interpolation(
-    model: nn.Module,
+    model: Model,
     variables_a: Any,
     variables_b: Any,
     batch: Batches,
     *,
-    alphas: Any = None,
     loss: Loss = cross_entropy,
-    bn: BatchStatistics = "running",
+    mode: Mode = EVAL,
+    key: Array | None = None,
     chunk: int = 1,
     progress: Progress = None,
+    alphas: Any = None,
 ) -> LossLine:
     """Loss and accuracy on the straight line between two networks, and its barrier.
 
     alphas: weights of b, from a (0) to b (1), with both ends; default 25 from 0 to 1.
-    bn: "running" statistics are interpolated like the parameters, and do not fit the interpolated
-    networks; "batch" recomputes them. All other collections are those of a.
+    In EVAL the running statistics are interpolated like the parameters, and do not fit the
+    interpolated networks; TRAIN and Ghost(k) recompute them. All other collections are those of a.
     Other arguments, errors and cost as for `loss_line`.
     Source: Goodfellow et al. 2015, section 3; Frankle et al. 2020, section 2; Entezari et al. 2022,
     definition 1.
@@ -211,8 +226,10 @@ def linear_interpolation(
         "without 0 or 1",
         "points with both ends, 0 and 1",
     )
-    (model, variables_a), (_, variables_b) = entry(model, variables_a), entry(model, variables_b)
-    task = prepare_interpolation(model, variables_a, batch, loss, bn, chunk, progress)
+    options: dict[str, Any] = {"loss": loss, "mode": mode, "key": key, "chunk": chunk}
+    prepared = prepare_interpolation(model, variables_a, batch, progress=progress, **options)
+    task = prepared.task
+    variables_a, (_, variables_b) = task.variables, entry(model, variables_b)
     kept = [name for name in ("params", "batch_stats") if name in variables_a]
     require(
         all(name in variables_b for name in kept),
@@ -226,5 +243,5 @@ def linear_interpolation(
     ends = tuple(
         replace_leaves(first, check_like("variables_b", end, first)) for end in (first, last)
     )
-    found = evaluate(task, variables_a, ends, np.stack([1 - points, points], axis=1))
-    return LossLine(bn, task.has_batch_norm, task.examples, True, points, *found)
+    found = evaluate(prepared, ends, np.stack([1 - points, points], axis=1))
+    return LossLine(mode, task.has_batch_norm, task.data.examples, True, points, *found)

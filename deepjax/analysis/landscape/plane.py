@@ -9,32 +9,36 @@ import math
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
+from jax import Array
 
-from deepjax.analysis.core.batch import Batches, data_text
-from deepjax.analysis.core.module import Loss, cross_entropy, entry
-from deepjax.analysis.core.options import BatchStatistics, Progress
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.params import by_path, check_like
+from deepjax.analysis.core.result import Result
 from deepjax.analysis.landscape.interpolate import (
     evaluate,
+    finite_or_nan,
     needs_log_scale,
     prepare_interpolation,
     validate_points,
     with_directions,
 )
 from deepjax.analysis.landscape.trajectory import Trajectory, axis_labels, draw_path
+from deepjax.analysis.network.batch import Batches, data_text
+from deepjax.analysis.network.module import Loss, Model, cross_entropy
 from deepjax.errors import require
 
 ROUNDING = 1e-6  # relative precision of a loss in float32
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LossPlane:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LossPlane(Result):
     """The loss on a plane of parameters, with the network at (0, 0)."""
 
-    bn: BatchStatistics
+    mode: Mode
     has_batch_norm: bool
-    examples: int
+    examples: int | None
     x: np.ndarray
     """(columns,): multiples of the first direction."""
     y: np.ndarray
@@ -65,6 +69,15 @@ class LossPlane:
         known = np.isfinite(least)
         return float((least < -noise)[known].mean()) if known.any() else math.nan
 
+    def summary(self) -> dict[str, Any]:
+        """The range of the loss, and the fraction of the plane that curves down."""
+        known = finite_or_nan(self.loss)
+        return {
+            "least loss": float(np.nanmin(known)),
+            "greatest loss": float(np.nanmax(known)),
+            "fraction that curves down": self.concave_fraction,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per point, row by row."""
         x, y = (values.ravel().tolist() for values in np.meshgrid(self.x, self.y))
@@ -72,22 +85,22 @@ class LossPlane:
         columns = zip(x, y, self.loss.ravel().tolist(), accuracy, strict=True)
         return [{"x": x, "y": y, "loss": loss, "accuracy": right} for x, y, loss, right in columns]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Filled contours of the loss, the network as a cross, and the path of training.
 
         Logarithmic where the range is wide. Returns the matplotlib Axes.
         """
         from deepjax.analysis.plots import COLORS, canvas, format_percent
 
-        with canvas(ax, 5.6, 4.6) as axes:
+        with canvas(ax, 5.6, 4.6, title) as axes:
             low, high = self._draw_contours(axes)
             if self.path is not None:
                 draw_path(axes, self.path, "white")
             axes.plot([0], [0], "+", color=COLORS[1], markersize=11, markeredgewidth=2.2, zorder=5)
             concave = self.concave_fraction
             downward = "none" if concave == 0 else format_percent(concave)
-            title = f"Loss from {low:.3g} to {high:.3g}; {downward} of the plane curves down"
-            axes.set_title(f"{title}\n{data_text(self.examples, self.bn, self.has_batch_norm)}")
+            finding = f"Loss from {low:.3g} to {high:.3g}; {downward} of the plane curves down"
+            axes.set_title(f"{finding}\n{data_text(self.examples, self.mode, self.has_batch_norm)}")
             across, up = axis_labels(self.path)
             axes.set(xlabel=across, ylabel=up)
             axes.set(xlim=(self.x[0], self.x[-1]), ylim=(self.y[0], self.y[-1]))
@@ -119,19 +132,21 @@ class LossPlane:
         return low, high
 
 
+@instrument
 def loss_plane(
-    model: nn.Module,
+    model: Model,
     variables: Any,
     batch: Batches,
     x: Any,
     y: Any,
     *,
-    grid: tuple[Any, Any] | None = None,
-    path: Trajectory | None = None,
     loss: Loss = cross_entropy,
-    bn: BatchStatistics = "running",
+    mode: Mode = EVAL,
+    key: Array | None = None,
     chunk: int = 1,
     progress: Progress = None,
+    grid: tuple[Any, Any] | None = None,
+    path: Trajectory | None = None,
 ) -> LossPlane:
     """Loss and accuracy at the parameters plus multiples of two directions, trees like them.
 
@@ -147,9 +162,9 @@ def loss_plane(
         len(given) == 2, "grid", f"of {len(given)} parts", "a pair, the points along x and along y"
     )
     across, up = _evenly_spaced("grid's x", given[0]), _evenly_spaced("grid's y", given[1])
-    model, variables = entry(model, variables)
-    task = prepare_interpolation(model, variables, batch, loss, bn, chunk, progress)
-    params = variables["params"]
+    options: dict[str, Any] = {"loss": loss, "mode": mode, "key": key, "chunk": chunk}
+    prepared = prepare_interpolation(model, variables, batch, progress=progress, **options)
+    task, params = prepared.task, prepared.task.variables["params"]
     if path:
         last = check_like("path", path.origin, params)
         require(
@@ -160,12 +175,12 @@ def loss_plane(
         )
     columns, rows = (values.ravel() for values in np.meshgrid(across, up))
     weights = np.stack([np.ones_like(columns), columns, rows], axis=1)
-    losses, accuracy = evaluate(task, variables, with_directions(params, x=x, y=y), weights)
+    losses, accuracy = evaluate(prepared, with_directions(params, x=x, y=y), weights)
     shape = (len(up), len(across))
     return LossPlane(
-        bn,
+        mode,
         task.has_batch_norm,
-        task.examples,
+        task.data.examples,
         across,
         up,
         losses.reshape(shape),

@@ -23,14 +23,15 @@ from deepjax.analysis.core.params import (
     real_pairs,
     replace_leaves,
 )
+from deepjax.analysis.core.result import Result
 from deepjax.errors import require
 
 ROUNDING = 1e-12
 """Relative to the largest variance; a smaller one is rounding of float32, its direction noise."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trajectory:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trajectory(Result):
     """Coordinates of points of training along the path's two principal directions."""
 
     origin: Any
@@ -71,6 +72,14 @@ class Trajectory:
         x, y = (np.linspace(a - edge, b + edge, points) for a, b in zip(low, high, strict=True))
         return x, y
 
+    def summary(self) -> dict[str, Any]:
+        """The fraction of the path's variance in the plane, and that of a random walk."""
+        return {
+            "variance in the plane": self.plane_variance_ratio,
+            "of a random walk": self.random_walk_ratio,
+            "points": len(self.coordinates),
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per point."""
         return [
@@ -78,7 +87,7 @@ class Trajectory:
             for index, (x, y) in enumerate(self.coordinates.tolist())
         ]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """The path in its plane, coloured by time; returns the matplotlib Axes.
 
         With the loss as a background: `loss_plane(..., path=path)`.
@@ -87,15 +96,15 @@ class Trajectory:
 
         from deepjax.analysis.plots import canvas, format_percent
 
-        with canvas(ax, 5.2, 4.2) as axes:
+        with canvas(ax, 5.2, 4.2, title) as axes:
             x, y = self.coordinates.T
             draw_path(axes, self, "0.55")
             points = axes.scatter(x, y, c=np.arange(len(x)), cmap="viridis", s=22, zorder=4)
             ticks = MaxNLocator(5, integer=True)
             axes.figure.colorbar(points, ax=axes, shrink=0.85, label="point", ticks=ticks)
             found, walk = map(format_percent, (self.plane_variance_ratio, self.random_walk_ratio))
-            title = f"{found} of the path's variance lies in this plane"
-            axes.set_title(f"{title}\na random walk of {len(x)} points: {walk}")
+            finding = f"{found} of the path's variance lies in this plane"
+            axes.set_title(f"{finding}\na random walk of {len(x)} points: {walk}")
             across, up = axis_labels(self)
             axes.set(xlabel=across, ylabel=up)
             axes.margins(0.12)

@@ -9,75 +9,137 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from deepjax.analysis.core.calls import path_of
-from deepjax.analysis.core.module import (
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.network.adapter import Adapter
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.calls import intercept_network
+from deepjax.analysis.network.layer import Layer, Method
+from deepjax.analysis.network.module import (
     Model,
     apply_module,
-    entry,
+    batch_key,
+    network_of,
     no_loss,
     shapes_of,
-    validate_inputs,
 )
+from deepjax.analysis.network.nn_jit import sown_values_leave
+from deepjax.analysis.network.task import make_task
 
 
+@instrument
 def first_nonfinite_layer(
-    model: Model, variables: Any, images: Any, train: bool = False
+    model: Model, variables: Any, batch: Batches, *, mode: Mode = EVAL, key: Array | None = None
 ) -> str | None:
     """Path of the first module, in forward order, whose output is not finite; None if all are.
 
-    images: the network's input, an array or a tuple of arrays. "" is the network itself. Random
-    streams start from key 0. Blocks under nn.scan count as one; of a module under nn.vmap only the
-    stacked output is seen.
+    batch: also the inputs alone. Of several batches the first with such a layer counts. "" is the
+    network itself. Blocks under nn.scan count as one; of a module under nn.vmap only the stacked
+    output is seen, of one under nn.WeightNorm that of the norm, and of NNX modules under a
+    transform none, nor what the network calls inside jax.jvp or another transform of JAX.
     Raises InputError if the network cannot take the inputs.
     Cost: one forward pass, compiled once per network and shape.
     """
-    model, variables = entry(model, variables)
-    validate_inputs(model, variables, (images, None), no_loss, train)
-    finite = jax.device_get(_finite_by_layer(model, variables, images, train=train))
-    order = _layer_order(model, train, *shapes_of((variables, images)))
-    return next((path for path in order if path in finite and not finite[path]), None)
+    task = make_task(model, variables, batch, loss=no_loss, mode=mode, key=key)
+    order = _call_order(
+        task.network, mode.train, *shapes_of((task.variables, task.data.first, task.key))
+    )
+    for index in range(task.data.batches):
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], task.data.stacked)
+        own = batch_key(task.key, index, task.data.batches)
+        finite = jax.device_get(
+            _finite_by_layer(task.network, task.variables, one, own, train=mode.train)
+        )
+        for path, call in order:
+            if not all(finite.get(path, ())[call : call + 1]):
+                return path
+    return None
 
 
 @functools.lru_cache(maxsize=256)
-def _layer_order(
+def _call_order(
     model: Model, train: bool, structure: Any, shapes: tuple[Any, ...]
-) -> tuple[str, ...]:
-    """Paths of the modules in the order in which their first calls end; nothing is computed."""
-    variables, images = jax.tree.unflatten(structure, shapes)
-    order: dict[str, None] = {}
+) -> tuple[tuple[str, int], ...]:
+    """(path of the module, number of the call) in the order in which calls end, without running.
 
-    def note(
-        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        output = function(*arguments, **keywords)
-        if context.method_name == "__call__":
-            order[path_of(context.module)] = None
+    A module that is called again later must not count before those in between.
+    """
+    order: list[tuple[str, int]] = []
+
+    def around(layer: Layer, method: Method, call: Any, *arguments: Any) -> Any:
+        output = call()
+        if method.name == "__call__" and _is_seen(layer):
+            order.append((layer.label, sum(path == layer.label for path, _ in order)))
         return output
 
-    with nn.intercept_methods(note):
+    with intercept_network(around):
         jax.eval_shape(
-            lambda variables, images: _outputs(model, variables, images, train), variables, images
+            functools.partial(_outputs, model, train=train), *jax.tree.unflatten(structure, shapes)
         )
-    return tuple(order)
+    return (*order, ("", 0))
+
+
+def _is_seen(layer: Layer) -> bool:
+    is_linen = isinstance(layer.module, nn.Module)
+    return sown_values_leave(layer.module) if is_linen else not layer.in_transform
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))
-def _finite_by_layer(model: Model, variables: Any, images: Any, *, train: bool) -> dict[str, Array]:
-    outputs = _outputs(model, variables, images, train)
-    return {path: _is_finite(output) for path, output in outputs.items()}
+def _finite_by_layer(
+    model: Model, variables: Any, batch: Any, key: Array, *, train: bool
+) -> dict[str, list[Array]]:
+    """By path, for each call."""
+    outputs = _outputs(model, variables, batch, key, train)
+    return {path: [_is_finite(each) for each in calls] for path, calls in outputs.items()}
 
 
-def _outputs(model: Model, variables: Any, images: Any, train: bool) -> dict[str, Any]:
-    """The outputs of each module, from all its calls, by its path."""
+Calls = dict[str, tuple[Any, ...]]
+"""The outputs of each module's calls, by its path; of a scanned one those of its runs are one."""
+
+
+def _outputs(model: Model, variables: Any, batch: Any, key: Array, train: bool) -> Calls:
+    if isinstance(network_of(model).module, Adapter):
+        return _outputs_outside_transforms(model, variables, batch, key, train)
+    lost: list[Layer] = []  # open calls whose outputs cannot leave: in jax.jvp or the like
+
+    def around(layer: Layer, method: Method, call: Any, *arguments: Any) -> Any:
+        if _is_seen(layer):
+            return call()
+        lost.append(layer)
+        try:
+            return call()
+        finally:
+            lost.pop()
+
+    def captured(module: Any, method: str) -> bool:
+        return method == "__call__" and not lost and sown_values_leave(module)
+
     # Without the given "intermediates", to which sow would append.
     given = {name: tree for name, tree in variables.items() if name != "intermediates"}
-    outputs, changed = apply_module(
-        model, given, (images, None), train, sow=("intermediates",), capture=True
-    )
+    with intercept_network(around):
+        outputs, changed = apply_module(
+            model, given, batch, train, key, sow=("intermediates",), capture=captured
+        )
     flat: Any = flatten_dict(dict(changed.get("intermediates", {})))
-    inner = {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "__call__"}
-    # "" also for a network wrapped in nn.vmap, from which nothing is sown.
-    return inner | {"": outputs}
+    inner = {"/".join(path[:-1]): calls for path, calls in flat.items() if path[-1] == "__call__"}
+    # From a network wrapped in nn.vmap nothing is sown.
+    return {"": (outputs,)} | inner
+
+
+def _outputs_outside_transforms(
+    model: Model, variables: Any, batch: Any, key: Array, train: bool
+) -> Calls:
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def around(layer: Layer, method: Method, call: Any, *arguments: Any) -> Any:
+        output = call()
+        if method.name == "__call__" and _is_seen(layer):
+            found[layer.label] = (*found.get(layer.label, ()), output)
+        return output
+
+    with intercept_network(around):
+        outputs, _ = apply_module(model, variables, batch, train, key)
+    return {"": (outputs,)} | found
 
 
 def _is_finite(outputs: Any) -> Array:

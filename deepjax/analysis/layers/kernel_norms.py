@@ -4,12 +4,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import path_of
-from deepjax.analysis.core.module import Model, initialise
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.mode import EVAL, Mode, require_mode
 from deepjax.analysis.core.params import by_path, path_string, squares
+from deepjax.analysis.network.adapter import Adapter, Inputs
+from deepjax.analysis.network.calls import intercept_network
+from deepjax.analysis.network.input_shapes import InputShape, input_shapes, misfit_error
+from deepjax.analysis.network.layer import Layer, Method
+from deepjax.analysis.network.module import Model, apply_module, initialise, network_of
+from deepjax.analysis.network.taps import require_layers
+from deepjax.errors import InputError
 
 
 def kernel_norms(gradients: Any) -> dict[str, Array]:
@@ -27,24 +33,41 @@ def kernel_norms(gradients: Any) -> dict[str, Array]:
     }
 
 
-def kernel_order(model: Model, input_shape: tuple[int, ...]) -> list[str]:
-    """Paths of the layers that own a kernel, in forward order, for any unmodified linen module.
+@instrument
+def kernel_order(model: Model, input_shape: InputShape, *, mode: Mode = EVAL) -> list[str]:
+    """Paths of the layers that own a kernel, in forward order, of a network of linen or NNX.
 
-    input_shape: (height, width, channels). Nothing is computed.
+    input_shape: (height, width, channels), or as `InputShape` says. mode: of an NNX module the
+    layers that this mode calls; initialisation of a linen module calls all, also auxiliary heads.
+    Nothing is computed. Raises InputError for a wrong shape, and for a function, which has no
+    layers.
     """
+    network, train = network_of(model), require_mode(mode).train
+    require_layers(network, "kernel_order")
     called: dict[str, None] = {}
 
-    def note(
-        function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        output = function(*arguments, **keywords)
-        if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
-            called.setdefault(path_of(context.module))
+    def around(layer: Layer, method: Method, call: Any, *arguments: Any) -> Any:
+        output = call()
+        if method.name == "__call__":
+            called.setdefault(layer.label)
         return output
 
-    with nn.intercept_methods(note):
-        jax.eval_shape(
-            lambda images: initialise(model, images),
-            jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
-        )
-    return list(called)
+    def initialised(inputs: Inputs) -> Any:
+        with intercept_network(around):
+            variables = initialise(network, inputs)
+            if isinstance(network.module, Adapter):  # initialise does not call it
+                variables = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), variables)
+                apply_module(network, variables, (inputs, None), train)
+            return variables
+
+    inputs = input_shapes(network, input_shape)
+    try:
+        variables = jax.eval_shape(initialised, inputs)
+    except InputError:
+        raise
+    except Exception as error:  # anything that Flax, JAX or the network raises about shapes
+        raise misfit_error(network, inputs, error) from error
+    owners = {
+        path_string(path[:-1]) for path in by_path(variables["params"]) if path[-1] == "kernel"
+    }
+    return [path for path in called if path in owners]

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from deepjax.analysis.core.mode import Mode
+from deepjax.analysis.core.result import Result
+
 MAX_NAMES = 24  # of layers below the figure
 
 
@@ -61,42 +64,59 @@ class LayerRow:
         return (self.layer or ("" if self.output else "(network)")) + self.output
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerReport:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LayerReport(Result):
     """Statistics of every layer, in forward order, and the loss of the batch."""
 
     loss: float
-    train: bool
-    """Whether the network ran in training mode: batch norm with batch statistics, dropout
-    active."""
-    mode: str
+    mode: Mode
+    mode_text: str
     """The switch that selected the mode, or that the network has none."""
     layers: tuple[LayerRow, ...]
     not_measured: tuple[str, ...] = ()
     """Labels of the rows whose output was not measured, each with the reason."""
 
+    def summary(self) -> dict[str, Any]:
+        """Loss, norm of the gradient, its range over the layers, and dead channels."""
+        norms = [row.gradient_norm for row in self.layers if row.layer and row.gradient_norm > 0]
+        known = [row.parameter_gradient_norm or 0.0 for row in self.layers]
+        dead = [row.dead_fraction for row in self.layers if row.layer and row.runs]
+        return {
+            "loss": self.loss,
+            "gradient norm": math.hypot(*known),
+            "first / last layer's": norms[0] / norms[-1] if norms else math.nan,
+            "most dead": max(dead, default=math.nan),
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per row."""
         return [dataclasses.asdict(row) for row in self.layers]
 
-    def plot(self) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Four panels against depth: outputs, dead channels, gradients, residual branches.
 
-        Returns a matplotlib Figure.
+        Returns their matplotlib Figure; with `ax` the panel of the gradients, and its Axes.
         """
         import matplotlib.pyplot as plt
 
-        from deepjax.analysis.plots import STYLE, layer_ticks
+        from deepjax.analysis.plots import STYLE, canvas, layer_ticks
 
         rows = [row for row in self.layers if row.layer and row.runs]
+        if ax is not None:
+            with canvas(ax, 6.4, 4.2, title) as axes:
+                _plot_gradients(axes, rows)
+                layer_ticks(axes, [row.label for row in rows], MAX_NAMES)
+            return axes
         with plt.style.context(STYLE):
             figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
             _plot_outputs(axes[0, 0], rows)
             _plot_gradients(axes[0, 1], rows)
             _plot_dead(axes[1, 0], rows, [row.shape for row in self.layers if not row.layer])
             _plot_branches(axes[1, 1], rows)
-            for ax in axes[1]:
-                layer_ticks(ax, [row.label for row in rows], MAX_NAMES)
+            for each in axes[1]:
+                layer_ticks(each, [row.label for row in rows], MAX_NAMES)
+            if title is not None:
+                figure.suptitle(title)
         return figure
 
     def __repr__(self) -> str:
@@ -108,7 +128,7 @@ class LayerReport:
             for cells in zip(*columns, strict=True)
         ]
         notes = [f"not measured: {each}" for each in self.not_measured]
-        return "\n".join([f"loss {self.loss:.4f}, {self.mode}", *lines, *notes])
+        return "\n".join([f"loss {self.loss:.4f}, {self.mode_text}", *lines, *notes])
 
 
 def _columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:

@@ -13,11 +13,15 @@ from flax import linen as nn
 from jax import Array
 from jax.core import Tracer
 
-from deepjax.analysis.core.batch import require_one
-from deepjax.analysis.core.calls import is_float
-from deepjax.analysis.core.module import Batch, Loss, Model, Rngs, cross_entropy, entry, mode_text
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers, matching_layers
+from deepjax.analysis.core.mode import TRAIN, Mode
 from deepjax.analysis.core.params import Path, by_path, check_like, path_string, widened
-from deepjax.analysis.core.taps import (
+from deepjax.analysis.layers.report import LayerReport, LayerRow
+from deepjax.analysis.network.batch import Batches, mean_over_batches
+from deepjax.analysis.network.calls import is_float
+from deepjax.analysis.network.module import Batch, Loss, Model, Rngs, cross_entropy
+from deepjax.analysis.network.taps import (
     Measure,
     Site,
     labels,
@@ -25,35 +29,36 @@ from deepjax.analysis.core.taps import (
     select_sites,
     sites,
 )
-from deepjax.analysis.layers.report import LayerReport, LayerRow
+from deepjax.analysis.network.task import make_task
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError
 
 
+@instrument
 def trace(
     model: Model,
     variables: Any,
-    batch: Batch,
+    batch: Batches,
     *,
     loss: Loss = cross_entropy,
-    train: bool = True,
-    rngs: Rngs = None,
-    layers: Sequence[str] | None = None,
+    mode: Mode = TRAIN,
+    layers: Layers = None,
+    key: Array | None = None,
     updates: Any = None,
 ) -> LayerReport:
-    """Statistics of activations and gradients of every layer of any unmodified linen module.
+    """Statistics of activations and gradients of every layer of a network of linen or NNX.
 
-    batch: (inputs, labels), or a dict with "image" and "label"; `loss`: (outputs, batch) -> scalar.
-    `layers`: paths, default all. `updates`: what an optimizer would add to the parameters (its
-    second result), for the update-to-weight ratio.
+    batch: one, or several, whose mean loss is differentiated. layers: paths or patterns, default
+    all. updates: what an optimizer would add to the parameters (its second result), for the
+    update-to-weight ratio.
     Works under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`; a scanned block has one row for all
     its runs. A layer that returns several arrays, or whose other methods are called, has a row per
     output; parameters without a layer output have a row too, so that the norms of all rows add up
-    to those of all parameters and of their gradient. `LayerReport.not_measured` lists the outputs
-    that could not be measured.
+    to those of all parameters and of their gradient. A function has such rows only.
+    `LayerReport.not_measured` lists the outputs that could not be measured.
     Compiled once per network, loss and shapes: pass the same `loss` function, not a new lambda.
     Raises InputError for an unknown layer, a batch that does not fit, a loss that is not a scalar,
-    a list of batches, updates unlike the parameters, and inside `jax.jit`.
+    updates unlike the parameters, and inside `jax.jit`.
     Cost: one forward and one backward pass, and a few numbers per layer.
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
@@ -61,28 +66,37 @@ def trace(
             "trace gives numbers on the host and cannot run inside jax.jit; "
             "allowed there: taps, layer_statistics"
         )
-    require_one(batch, "trace")
-    model, variables = entry(model, variables)
-    updates = nn.meta.unbox(updates)
-    all_sites = sites(model, variables, batch, loss, train, rngs)
+    task = make_task(model, variables, batch, loss=loss, mode=mode, key=key)
+    params = task.variables["params"]
+    all_sites = sites(task.network, task.variables, task.data.first, loss, mode.train)
     if updates is not None:
-        check_like("updates", updates, variables["params"])
-    others = modules_without_output(all_sites, variables["params"])
-    at = select_sites(all_sites, layers, list(map(path_string, others)))
+        check_like("updates", updates, params)
+    others = modules_without_output(all_sites, params)
+    names = list(map(path_string, others))
+    at = select_sites(all_sites, layers, names)
     measured = _layer_statistics(
-        variables, batch, rngs, updates, model=model, loss=loss, train=train, at=at
+        task.variables,
+        task.data.stacked,
+        task.key,
+        nn.meta.unbox(updates),
+        model=task.network,
+        loss=loss,
+        train=mode.train,
+        at=at,
     )
-    selected = [path for path in others if layers is None or path_string(path) in layers]
-    mode = mode_text(model, variables, batch, train)  # while the devices compute
-    return build_report(jax.device_get(measured), at, selected, train, mode)
+    known = [*(site.layer + label for site, label in zip(at, labels(at), strict=True))]
+    chosen = matching_layers(layers, [*names, *known, *(site.layer for site in at)])
+    selected = [path for path in others if path_string(path) in chosen]
+    text = task.mode_text  # while the devices compute
+    return build_report(jax.device_get(measured), at, selected, mode, text)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "at"))
 @canonicalize_conv_layouts
 def _layer_statistics(
     variables: Any,
-    batch: Batch,
-    rngs: Rngs,
+    stacked: Any,
+    key: Array,
     updates: Any,
     *,
     model: Model,
@@ -90,9 +104,19 @@ def _layer_statistics(
     train: bool,
     at: tuple[Site, ...],
 ) -> dict[str, Any]:
-    return layer_statistics(
-        model, variables, batch, loss, train, rngs, at, lambda gradients: updates
-    )
+    count = jax.tree.leaves(stacked)[0].shape[0]
+
+    def one(key: Array, batch: Batch) -> Any:
+        return loss_grads_and_measurements(
+            model, variables, batch, loss, train, key, at, STATISTICS
+        )
+
+    value, gradients, outputs = mean_over_batches(one, stacked, key)
+    # Sums over all runs, and the squared gradient of the mean loss.
+    outputs = [
+        (jax.tree.map(lambda leaf: leaf * count, sums), square / count) for sums, square in outputs
+    ]
+    return _statistics(variables, value, gradients, outputs, updates)
 
 
 def layer_statistics(
@@ -112,7 +136,12 @@ def layer_statistics(
     value, gradients, outputs = loss_grads_and_measurements(
         model, variables, batch, loss, train, rngs, at, STATISTICS
     )
-    updates = updates_of(gradients)
+    return _statistics(variables, value, gradients, outputs, updates_of(gradients))
+
+
+def _statistics(
+    variables: Any, value: Array, gradients: Any, outputs: Any, updates: Any
+) -> dict[str, Any]:
     return {
         "loss": value,
         "outputs": outputs,
@@ -129,7 +158,11 @@ def modules_without_output(all_sites: Sequence[Site], params: Any) -> tuple[Path
 
 
 def build_report(
-    statistics: dict[str, Any], at: Sequence[Site], others: Sequence[Path], train: bool, mode: str
+    statistics: dict[str, Any],
+    at: Sequence[Site],
+    others: Sequence[Path],
+    mode: Mode,
+    mode_text: str,
 ) -> LayerReport:
     """The report of `layer_statistics` that are on the host.
 
@@ -153,8 +186,8 @@ def build_report(
             row = dataclasses.replace(row, gradient_norm=gradient_norm)
         rows.append(row)
     rows += [_parameters_row(path, statistics) for path in remaining]
-    not_measured += [f"{'/'.join(path)}: {_NOT_CALLED}" for path in others]
-    return LayerReport(float(statistics["loss"]), train, mode, tuple(rows), tuple(not_measured))
+    not_measured += [f"{path_string(path) or '(network)'}: {_NOT_CALLED}" for path in others]
+    return LayerReport(float(statistics["loss"]), mode, mode_text, tuple(rows), tuple(not_measured))
 
 
 def _output_statistics(arguments: tuple[Any, ...], output: Array) -> dict[str, Array]:

@@ -10,16 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax import Array
 
-from deepjax.analysis.core.module import Model, entry
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.mode import EVAL, Mode
 from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.params import check_like
-from deepjax.analysis.ntk.kernel import Output, TangentKernel, ntk
+from deepjax.analysis.core.result import Result
+from deepjax.analysis.network.batch import Batches, data_text
+from deepjax.analysis.network.module import Model, entry
+from deepjax.analysis.ntk.kernel import ntk
+from deepjax.analysis.ntk.tangent_kernel import Output, TangentKernel
 from deepjax.errors import require
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class KernelDrift:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class KernelDrift(Result):
     """The change of a network's kernel; 0 where training is that of the linearised network."""
 
     drift: float
@@ -31,18 +38,20 @@ class KernelDrift:
     kernel_0: TangentKernel
     kernel_t: TangentKernel
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict."""
-        return [
-            {
-                "drift": self.drift,
-                "alignment": self.alignment,
-                "growth": self.growth,
-                "examples": len(self.kernel_0.matrix),
-            }
-        ]
+    def summary(self) -> dict[str, Any]:
+        """The change, the alignment, the growth, and the number of examples."""
+        return {
+            "drift": self.drift,
+            "alignment": self.alignment,
+            "growth": self.growth,
+            "examples": len(self.kernel_0.matrix),
+        }
 
-    def plot(self, ax: Any = None) -> Any:
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict: the summary."""
+        return [self.summary()]
+
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """Every entry of K_t against that of K_0; returns the matplotlib Axes."""
         from deepjax.analysis.plots import COLORS, canvas, format_percent
 
@@ -51,27 +60,33 @@ class KernelDrift:
         low, high = float(min(before.min(), after.min())), float(max(before.max(), after.max()))
         pairs: dict[str, Any] = {"color": COLORS[0], "ms": 4, "alpha": 0.5, "label": "two examples"}
         singles: dict[str, Any] = {"color": COLORS[1], "ms": 4, "label": "an example with itself"}
-        with canvas(ax, 4.8, 4.4) as axes:
+        with canvas(ax, 4.8, 4.4, title) as axes:
             axes.plot([low, high], [low, high], "--", color="0.5", linewidth=1)
             axes.plot(before[~diagonal], after[~diagonal], ".", **pairs)
             axes.plot(before[diagonal], after[diagonal], "o", **singles)
-            title = f"The kernel moved by {format_percent(self.drift)}"
+            finding = f"The kernel moved by {format_percent(self.drift)}"
             change = f"alignment {self.alignment:.4g}, norm x {self.growth:.3g}"
-            axes.set_title(f"{title}\n{change}")
+            kernel = self.kernel_0
+            data = data_text(len(kernel.matrix), kernel.mode, kernel.has_batch_norm)
+            axes.set_title(f"{finding}\n{change}, {data}")
             axes.set(xlabel="$K_0$", ylabel="$K_t$ (dashed: no change)")
             axes.legend(loc="upper left")
         return axes
 
 
+@instrument
 def kernel_drift(
     model: Model,
     variables_0: Any,
     variables_t: Any,
-    inputs: Any,
+    batch: Batches,
     *,
-    output: Output = "mean",
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
     chunk: int = 16,
     progress: Progress = None,
+    output: Output = "mean",
 ) -> KernelDrift:
     """Relative change and alignment of the kernel between two moments of training.
 
@@ -83,8 +98,9 @@ def kernel_drift(
     model, variables_t = entry(model, variables_t)
     check_like("variables_t", variables_t["params"], variables_0["params"])
     halves = [progress and functools.partial(_half, progress, which) for which in (0, 1)]
+    options: dict[str, Any] = {"mode": mode, "layers": layers, "key": key, "chunk": chunk}
     first, last = (
-        ntk(model, variables, inputs, output=output, chunk=chunk, progress=half)
+        ntk(model, variables, batch, **options, progress=half, output=output)
         for variables, half in zip((variables_0, variables_t), halves, strict=True)
     )
     norm_0, norm_t = (float(np.linalg.norm(kernel.matrix)) for kernel in (first, last))

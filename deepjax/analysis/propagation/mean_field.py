@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from deepjax.analysis.core.result import Result
 from deepjax.errors import require
 
 Activation = Callable[[Array], Array]
@@ -23,8 +24,8 @@ Activation = Callable[[Array], Array]
 _TINY, _HUGE = 1e-24, 1e12  # variances that stand for 0 and for infinity
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanField:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MeanField(Result):
     """Layers z' = W activation(z) + b of infinite width.
 
     Weights have variance sigma_w^2 / width, biases sigma_b^2.
@@ -49,13 +50,17 @@ class MeanField:
     correlations: tuple[tuple[float, float], ...]
     """The correlation map at q_star: (correlation before, after a layer)."""
 
+    def summary(self) -> dict[str, Any]:
+        """Fixed points, chi_1 and depth scales."""
+        return {name: getattr(self, name) for name in ("q_star", "chi_1", "c_star", "xi_q", "xi_c")}
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict of all numbers but the map."""
         values = dataclasses.asdict(self)
         del values["correlations"]
         return [values]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """The correlation map with the diagonal and its stable fixed point; returns the Axes."""
         from deepjax.analysis.plots import COLORS, canvas
 
@@ -63,16 +68,16 @@ class MeanField:
         ordered = "ordered" if self.chi_1 < 1 else "chaotic"
         phase = "critical" if abs(self.chi_1 - 1) < 1e-6 else ordered
         settings = f"$\\sigma_w$ = {self.sigma_w:.3g}, $\\sigma_b$ = {self.sigma_b:.3g}"
-        title = f"{self.activation}, {settings}: {phase}, $\\chi_1$ = {self.chi_1:.3f}"
+        finding = f"{self.activation}, {settings}: {phase}, $\\chi_1$ = {self.chi_1:.3f}"
         layers = f"{self.xi_c:.3g}" if math.isfinite(self.xi_c) else "infinitely many"
         label = f"fixed point c* = {self.c_star:.3f}\napproached over {layers} layers"
-        with canvas(ax, 4.6, 4.4) as axes:
+        with canvas(ax, 4.6, 4.4, title) as axes:
             axes.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1)
             axes.plot(before, after, color=COLORS[0])
             axes.plot([self.c_star], [self.c_star], "o", color=COLORS[1], clip_on=False)
             axes.text(0.97, 0.12, label, color=COLORS[1], ha="right", va="bottom")
             axes.text(0.97, 0.04, "dashed: no change", color="0.45", ha="right", va="bottom")
-            axes.set(title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            axes.set(title=finding, xlim=(0, 1), ylim=(0, 1), aspect="equal")
             axes.set(xlabel="correlation between two inputs", ylabel="correlation one layer on")
         return axes
 

@@ -5,26 +5,41 @@ unnormalized ResNets", 2021 (arXiv:2101.08692), section 3.
 """
 
 import dataclasses
-import functools
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import Call, all_calls, is_float, is_sum, path_of, visit_calls
-from deepjax.analysis.core.module import Model, entry, mode_text, name_of
-from deepjax.errors import InputError, unknown_name_error
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers, matching_layers
+from deepjax.analysis.core.mode import TRAIN, Mode
+from deepjax.analysis.core.result import Result
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.calls import Call, all_calls
+from deepjax.analysis.network.module import Model, batch_key, name_of, no_loss
+from deepjax.analysis.network.taps import Site, require_layers, sites
+from deepjax.analysis.network.task import Task, make_task
+from deepjax.analysis.propagation.block_moments import (
+    Moments,
+    moments_in_transforms,
+    moments_of_calls,
+    pooled,
+    sum_of_floats,
+)
+from deepjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockSignal:
-    """One call of one block. Channels are the output's last axis; moments are over all others."""
+    """One call of one block. Channels are the output's last axis; moments are over all others.
 
-    block: str
+    Of several batches, over the examples of all.
+    """
+
+    layer: str
     """Path of the module."""
     shape: tuple[int, ...]
     """Shape of its output."""
@@ -36,17 +51,18 @@ class BlockSignal:
     """The variance of what the block adds to its shortcut in its last sum; None without a sum."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Propagation:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Propagation(Result):
     """Every block in the order in which the forward pass ends it."""
 
-    train: bool
-    """Whether batch norm used batch statistics."""
     blocks: tuple[BlockSignal, ...]
     skipped_blocks: tuple[str, ...]
-    """Blocks inside nn.scan or nn.remat, whose outputs cannot be read."""
-    mode: str = ""
+    """Blocks inside nn.scan, whose outputs cannot be read run by run."""
+    mode: Mode
+    mode_text: str
     """How the network was set to that mode, and what it samples and writes in evaluation."""
+    data_text: str
+    """Number of examples, and kind of batch statistics."""
 
     @property
     def growth(self) -> float:
@@ -59,11 +75,20 @@ class Propagation:
             return float("nan")
         return float(np.exp(np.polyfit(np.arange(len(variances)), np.log(variances), 1)[0]))
 
+    def summary(self) -> dict[str, Any]:
+        """Number of blocks, variance of the first and the last, and growth per block."""
+        return {
+            "blocks": len(self.blocks),
+            "first variance": self.blocks[0].variance,
+            "last variance": self.blocks[-1].variance,
+            "growth": self.growth,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per block."""
         return [dataclasses.asdict(block) for block in self.blocks]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """The three quantities against the block, on a logarithmic axis; returns the Axes."""
         from deepjax.analysis.plots import COLORS, canvas, label_line_ends, plain_log_ticks
 
@@ -74,8 +99,8 @@ class Propagation:
             ("branch variance", "^:", [block.branch_variance or np.nan for block in blocks]),
         )
         first, last = blocks[0].variance, blocks[-1].variance
-        title = f"Channel variance {first:.3g}, after {count} blocks {last:.3g}"
-        with canvas(ax, 6.0, 4.0) as axes:
+        finding = f"Channel variance {first:.3g}, after {count} blocks {last:.3g}"
+        with canvas(ax, 6.0, 4.0, title) as axes:
             axes.set_yscale("log")
             ends = {}
             for (label, style, values), color in zip(lines, COLORS, strict=False):
@@ -84,61 +109,107 @@ class Propagation:
                     axes.plot(*zip(*points, strict=True), style, color=color, markersize=4)
                     ends[label] = (points[-1][1], color)
             label_line_ends(axes, ends, count)
-            axes.set(title=title, xlabel="block", ylabel="mean over channels")
+            axes.set_title(f"{finding}\n{self.data_text}")
+            axes.set(xlabel="block", ylabel="mean over channels")
             plain_log_ticks(axes)
             axes.set_xticks(range(1, count + 1, max(1, count // 10)))
         return axes
 
 
+@instrument
 def signal_propagation(
     model: Model,
     variables: Any,
-    inputs: Array,
+    batch: Batches,
     *,
-    train: bool = True,
-    blocks: Sequence[str] | None = None,
+    mode: Mode = TRAIN,
+    layers: Layers = None,
+    key: Array | None = None,
 ) -> Propagation:
     """Per block: squared channel mean, channel variance, and the variance of the residual branch.
 
-    inputs: the network's input, (batch, height, width, channels) for example, or a tuple of such;
-    standard Gaussian in the paper. `blocks`: paths of modules; by default the outermost modules
+    batch: also the inputs alone, standard Gaussian in the paper; of several batches the moments are
+    those of all examples. layers: paths or patterns of the blocks; by default the outermost modules
     with "Block" in the name of their class, or if there are none all modules of the first level. A
-    block called several times has a row per call. A residual block shows its branch by a module
-    whose call is (shortcut, branch), as for `trace`.
-    Raises InputError for an unknown block (naming the nearest), inputs that do not fit, and blocks
-    inside nn.scan or nn.remat if they were named or are the only ones; otherwise they are listed in
-    `skipped_blocks`.
-    Cost: one forward pass, compiled once per network and shape.
+    block called several times has a row per call. A residual block shows its branch by a
+    module whose call is (shortcut, branch), as for `trace`.
+    Raises InputError for an unknown layer (naming the nearest), inputs that do not fit, a function,
+    which has no layers, and blocks inside nn.scan if they were named or are the only ones;
+    otherwise they are listed in `skipped_blocks`.
+    Cost: one forward pass, compiled once per network and shape; with blocks inside nn.remat, nn.jit
+    or the like one or two more.
     Source: Brock et al. 2021, section 3.
     """
-    model, variables = entry(model, variables)
-    calls = all_calls(model, variables, inputs, train)
-    paths = _default_blocks(calls) if blocks is None else tuple(blocks)
-    for path in paths:
-        if path not in {call.path for call in calls}:
-            raise unknown_name_error("block", path, {call.path for call in calls if call.path})
+    task = make_task(model, variables, batch, loss=no_loss, mode=mode, key=key)
+    require_layers(task.network, "signal_propagation")
+    calls = all_calls(task.network, task.variables, task.data.first, mode.train)
+    paths = _default_blocks(calls) if layers is None else _named_blocks(calls, layers)
     own = [call for call in calls if call.path in paths]
-    skipped = tuple(dict.fromkeys(call.path for call in own if call.in_transform))
-    measured = [call for call in own if not call.in_transform]
-    if skipped and (blocks is not None or not measured):
+    if not own:
         raise InputError(
-            f"blocks {', '.join(skipped)} run inside nn.scan or nn.remat, where their outputs "
-            "cannot be read; build the network without it (scan=False), or name blocks outside"
+            f"{name_of(task.network)} calls no modules that return arrays of floats; name its "
+            "blocks by layers="
         )
-    if not measured:
+    rest = {path: iter(each) for path, each in _moments(task, own).items()}
+    found = [(call, next(rest.get(call.path, iter(())), None)) for call in own]
+    rows = tuple(_row(call, moments) for call, moments in found if moments is not None)
+    skipped = tuple(dict.fromkeys(call.path for call, moments in found if moments is None))
+    if skipped and (layers is not None or not rows):
         raise InputError(
-            f"{name_of(model)} calls no modules that return arrays of floats; name its blocks"
+            f"layers {', '.join(skipped)} run inside nn.scan or another loop, where the output of "
+            "one run cannot be read, or nothing leads from them to the network's output; build the "
+            "network without it (scan=False), or name layers outside"
         )
-    moments = jax.device_get(
-        _block_moments(model, variables, inputs, paths=frozenset(paths), train=train)
-    )
-    rows = tuple(_row(call, *each) for call, each in zip(measured, moments, strict=True))
-    return Propagation(train, rows, skipped, mode_text(model, variables, (inputs, None), train))
+    return Propagation(rows, skipped, mode, task.mode_text, task.data_text)
 
 
-def _row(call: Call, squared_mean: Any, variance: Any, branch_variance: Any) -> BlockSignal:
-    branch = None if branch_variance is None else float(branch_variance)
-    return BlockSignal(call.path, call.shape, float(squared_mean), float(variance), branch)
+def _moments(task: Task, own: Sequence[Call]) -> dict[str, list[list[Moments]]]:
+    """Moments by path, call and batch, of the blocks whose outputs can be read."""
+    variables, data = task.variables, task.data
+    options: dict[str, Any] = {"model": task.network, "train": task.mode.train}
+    outside = [call.path for call in own if not call.in_transform]
+    inside = frozenset(call.path for call in own) - set(outside)
+    at = _sites_inside(task, inside) if inside else ()
+    found: dict[str, list[list[Moments]]] = defaultdict(list)
+    calls: list[list[Moments]] = [[] for _ in outside]
+    for path, each in zip(outside, calls, strict=True):
+        found[path].append(each)
+    for index in range(data.batches):
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], data.stacked)
+        key = batch_key(task.key, index, data.batches)
+        if outside:
+            measured = moments_of_calls(variables, one, key, paths=frozenset(outside), **options)
+            for each, moments in zip(calls, jax.device_get(measured), strict=True):
+                each.append(moments)
+        if at:
+            try:
+                runs = moments_in_transforms(variables, one, key, at=at, paths=inside, **options)
+            except (ValueError, NotImplementedError):
+                return found  # a loop without backward pass
+            for path, (count, moments) in jax.device_get(runs).items():
+                if count == 1:
+                    found.setdefault(path, [[]])[0].append(moments)
+    return found
+
+
+def _sites_inside(task: Task, inside: frozenset[str]) -> tuple[Site, ...]:
+    """The blocks at these paths, of one shape each, and the residual sums inside transforms."""
+    first, train = task.data.first, task.mode.train
+    every = sites(task.network, task.variables, first, sum_of_floats, train)
+    own = [site for site in every if site.in_transform and not site.output]
+    shapes = Counter(site.layer for site in own)
+    single = {path for path in inside if shapes[path] == 1}
+    return tuple(site for site in own if site.is_sum or site.layer in single)
+
+
+def _row(call: Call, batches: Sequence[Moments]) -> BlockSignal:
+    outputs, branches = zip(*batches, strict=True)
+    branch = None if branches[0] is None else pooled(branches)[1]
+    return BlockSignal(call.path, call.shape, *pooled(outputs), branch)
+
+
+def _named_blocks(calls: Sequence[Call], layers: Layers) -> tuple[str, ...]:
+    return tuple(matching_layers(layers, dict.fromkeys(call.path for call in calls if call.path)))
 
 
 def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
@@ -147,38 +218,3 @@ def _default_blocks(calls: Sequence[Call]) -> tuple[str, ...]:
     first = dict.fromkeys(call.path for call in calls if call.path and "/" not in call.path)
     inside = dict.fromkeys(call.path for call in calls if call.in_transform)
     return tuple(outermost or first or inside)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "paths", "train"))
-def _block_moments(
-    model: Model, variables: Any, inputs: Any, *, paths: frozenset[str], train: bool
-) -> list[tuple[Array, Array, Array | None]]:
-    """(squared mean, variance, branch variance) of each call of the blocks at these paths."""
-    ended: list[tuple[str, bool, tuple[Array, Array]]] = []  # (path, whether a block, moments)
-
-    def record(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> None:
-        path = path_of(module)
-        if inside:
-            return
-        if is_sum(module) and is_float(arguments[1]):
-            ended.append((path, False, _moments(arguments[1])))
-        if path in paths:
-            ended.append((path, True, _moments(output)))
-
-    visit_calls(model, variables, inputs, train, record)
-    rows: list[tuple[Array, Array, Array | None]] = []
-    sums: list[tuple[str, Array]] = []  # path and branch variance of those since the last block
-    for path, is_block, (squared_mean, variance) in ended:
-        if is_block:
-            own = [branch for at, branch in sums if f"{at}/".startswith(f"{path}/")]
-            rows.append((squared_mean, variance, own[-1] if own else None))
-            sums = []
-        else:
-            sums.append((path, variance))
-    return rows
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-    """Means over channels of the squared channel mean and of the channel variance, in float32."""
-    x, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    return jnp.mean(jnp.square(jnp.mean(x, axis=axes))), jnp.mean(jnp.var(x, axis=axes))

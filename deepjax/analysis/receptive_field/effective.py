@@ -5,135 +5,76 @@ Neural Networks", 2016 (arXiv:1701.04128): a gradient of 1 at the centre unit of
 back-propagated to the input (section 3.1).
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import all_calls, is_float, path_of, visit_calls
-from deepjax.analysis.core.module import (
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers, matching_layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.network.adapter import Inputs
+from deepjax.analysis.network.batch import Batches, count_examples, mean_over_batches
+from deepjax.analysis.network.calls import all_calls, visit_calls
+from deepjax.analysis.network.inputs import floats_of, inputs_of, is_floating, with_floats
+from deepjax.analysis.network.layer import Layer
+from deepjax.analysis.network.module import (
+    Batch,
+    Model,
     Network,
     apply_module,
-    as_static,
     describe_outputs,
     name_of,
+    no_loss,
     shapes_of,
 )
-from deepjax.analysis.receptive_field.theoretical import ReceptiveField, receptive_fields
-from deepjax.errors import InputError, require, unknown_name_error
-
-THRESHOLD = 1 - 0.9545  # relative to the peak (Luo et al. 2016, section 3)
-Power = Literal["absolute", "square"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EffectiveField:
-    """The influence of each pixel on the centre unit of a layer. Lengths in pixels of the input."""
-
-    layer: str
-    """Path of the module; "" is the network."""
-    unit: tuple[int, int]
-    """Row and column of the centre unit in the output."""
-    power: Power
-    map: np.ndarray
-    """(height, width): |gradient| or its square, averaged over channels and inputs."""
-    size: float
-    """Square root of the number of pixels above 4.55 % of the peak of the map."""
-    sigma: tuple[float, float]
-    """Standard deviations of the map as a distribution over rows and over columns."""
-    r2: float
-    """R^2 of the Gaussian with those moments, its height by least squares."""
-    theoretical: tuple[int, int] | None
-    """Rows and columns of the theoretical field in evaluation; None: the full image, or unknown."""
-
-    @property
-    def ratio(self) -> float | None:
-        """Effective over theoretical size: about 1 / sqrt(layers) in a plain stack."""
-        return self.theoretical and self.size / math.sqrt(math.prod(self.theoretical))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict of all values except the map."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "map"
-        }
-        return [fields | {"ratio": self.ratio}]
-
-    def plot(self, ax: Any = None) -> Any:
-        """The map with a scale bar, and the theoretical field as a square; returns the Axes."""
-        from deepjax.analysis.plots import COLORS, canvas
-
-        with canvas(ax, 4.8, 4.4) as axes:
-            rows, columns = self.map.shape
-            image = axes.imshow(
-                self.map / self.map.max(), cmap="magma", vmin=0, vmax=1, interpolation="nearest"
-            )
-            kind = "|gradient|" if self.power == "absolute" else "gradient²"
-            axes.figure.colorbar(image, ax=axes, shrink=0.85, label=f"mean {kind} / its peak")
-            _outline(axes, self, COLORS[5])
-            left, bottom = 0.04 * columns, 0.95 * rows
-            axes.plot(
-                [left, left + self.size],
-                [bottom, bottom],
-                color="white",
-                linewidth=3,
-                solid_capstyle="butt",
-            )
-            axes.text(
-                left,
-                bottom - 0.02 * rows,
-                f"{self.size:.1f} pixels",
-                color="white",
-                va="bottom",
-                fontsize=9,
-            )
-            axes.set(title=_field_title(self), xlabel="column (pixels)", ylabel="row (pixels)")
-            axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-            axes.grid(False)
-        return axes
+from deepjax.analysis.network.taps import require_layers
+from deepjax.analysis.network.task import Task, make_task
+from deepjax.analysis.receptive_field.field_map import EffectiveField, Power, measure_field
+from deepjax.analysis.receptive_field.theoretical import ReceptiveField, fields_of
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
+from deepjax.backend.lowering import reference_lowering
+from deepjax.errors import InputError, require
 
 
+@instrument
 def effective_field(
-    model: nn.Module | Network,
+    model: Model,
     variables: Any,
-    inputs: Array,
+    batch: Batches,
     *,
-    layer: str | None = None,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
     channel: int | None = None,
     power: Power = "absolute",
-    train: bool = False,
 ) -> EffectiveField:
     """The influence of each pixel on the centre unit of a map, and the size of this field.
 
-    inputs: (batch, height, width, channels) floats; about 100 images for a nonlinear network.
-    layer: path of a module that returns (batch, height, width, channels), default the network; of a
-    shared module the last call. channel: of the output, default their sum. power: in a random
-    network theory gives the width of the mean of "square", sqrt(n (k^2 - 1) / 12) for n k x k
-    convolutions; that of "absolute" is up to sqrt(2) times as large.
-    train: batch norm uses the statistics of the batch, which couples the inputs.
-    Raises InputError for an unknown layer (with the nearest name), one inside nn.scan or nn.remat,
-    one that does not return a map, inputs that do not fit, and a unit without influence.
-    Cost: one forward and one backward pass over the inputs, with all activations in memory;
-    compiled once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
+    batch: also the inputs alone, among which one is an image (batch, height, width, channels) of
+    floats; about 100 images for a nonlinear network; of several batches the maps are averaged.
+    mode: in training the statistics of a batch couple its images. layers: the path of one layer
+    that returns (batch, height, width, channels), or a pattern that selects only one, default the
+    network; of a shared module the last call. channel: of the output, default their sum. power: in
+    a random network theory gives the width of the mean of "square", sqrt(n (k^2 - 1) / 12) for n
+    k x k convolutions; that of "absolute" is up to sqrt(2) times as large.
+    Raises InputError for an unknown layer (with the nearest name), a pattern that selects several,
+    a layer inside nn.scan or nn.remat, one that does not return a map, any layer of a function,
+    inputs that do not fit, and a unit without influence.
+    Cost: one forward and one backward pass over the inputs, with all activations of a batch in
+    memory; compiled once for each network and shape. Source: Luo et al. 2016, sections 2 and 3.1.
     """
-    model = as_static(model)
-    require(
-        jnp.ndim(inputs) == 4 and is_float(jnp.asarray(inputs)),
-        "inputs",
-        _described(inputs),
-        "floats (batch, height, width, channels)",
-    )
+    task = make_task(model, variables, batch, loss=no_loss, mode=mode, key=key)
+    if layers is not None:
+        require_layers(task.network, "effective_field with layers=")
     require(power in ("absolute", "square"), "power", power, "'absolute' or 'square'")
-    path = layer or ""
-    shape = _shape_of(model, variables, inputs, path, train)
+    inputs = inputs_of(task.network, task.data.first)
+    image = _image_of(inputs)
+    path, shape = _layer_and_shape(task, layers)
     require(
         channel is None or 0 <= channel < shape[3],
         "channel",
@@ -141,203 +82,202 @@ def effective_field(
         f"None, or 0 to {shape[3] - 1}",
     )
     found = _field_map(
-        model, variables, inputs, layer=path, channel=channel, square=power == "square", train=train
+        task.variables,
+        task.data.stacked,
+        task.key,
+        model=task.network,
+        image=image,
+        layer=path,
+        channel=channel,
+        square=power == "square",
+        train=mode.train,
     )
-    field = _theory(model, variables, inputs, path)
-    return _measured(
+    field = _theory(task.network, task.variables, inputs, image, path)
+    return measure_field(
         np.asarray(found, np.float64),
         path,
         (shape[1] // 2, shape[2] // 2),
         power,
         field and field.size,
+        mode,
+        task.mode_text,
     )
 
 
 def average_fields(fields: Sequence[EffectiveField]) -> EffectiveField:
     """The field of the mean of several maps of one layer, such as over random initialisations.
 
-    Raises InputError for none, or for fields of different layers, shapes or powers.
+    Raises InputError for none, or for fields of different layers, shapes, powers or modes.
     Source: Luo et al. 2016, section 3.1, whose figures are averages over 20 initialisations.
     """
-    kinds = {(field.layer, field.unit, field.power, field.map.shape) for field in fields}
+    kinds = {
+        (field.layer, field.unit, field.power, field.mode, field.map.shape) for field in fields
+    }
     require(
         len(kinds) == 1,
         "fields",
         f"{len(kinds)} kinds of fields",
-        "fields of one layer, unit, power and image shape",
+        "fields of one layer, unit, power, mode and image shape",
     )
     first = fields[0]
     mean = np.mean([field.map for field in fields], axis=0)
-    return _measured(mean, first.layer, first.unit, first.power, first.theoretical)
+    return measure_field(
+        mean,
+        first.layer,
+        first.unit,
+        first.power,
+        first.theoretical,
+        first.mode,
+        first.mode_text,
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "layer", "channel", "square", "train"))
+@functools.partial(
+    jax.jit, static_argnames=("model", "image", "layer", "channel", "square", "train")
+)
+@canonicalize_conv_layouts
 def _field_map(
-    model: nn.Module | Network,
     variables: Any,
-    inputs: Array,
+    stacked: Any,
+    key: Array,
     *,
+    model: Network,
+    image: int,
     layer: str,
     channel: int | None,
     square: bool,
     train: bool,
 ) -> Array:
-    def centre(inputs: Array) -> Array:
-        plane = _output_of(model, variables, inputs, layer, train)
-        units = plane[:, plane.shape[1] // 2, plane.shape[2] // 2].astype(jnp.float32)
-        # A sum over the inputs has the gradient of each with respect to itself.
-        return jnp.sum(units if channel is None else units[:, channel])
+    """(height, width). image: index of the image among the floats of the inputs."""
 
-    gradient = jax.grad(centre)(inputs).astype(jnp.float32)
-    return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
+    def of_batch(key: Array, batch: Batch) -> Array:
+        inputs = inputs_of(model, batch)
+        floats = floats_of(inputs)
+
+        def centre(value: Array) -> Array:
+            given = with_floats(inputs, [*floats[:image], value, *floats[image + 1 :]])
+            plane = _output_of(model, variables, given, layer, train, key)
+            units = plane[:, plane.shape[1] // 2, plane.shape[2] // 2].astype(jnp.float32)
+            # A sum over the images has the gradient of each with respect to itself.
+            return jnp.sum(units if channel is None else units[:, channel])
+
+        gradient = jax.grad(centre)(floats[image]).astype(jnp.float32)
+        return jnp.mean(jnp.square(gradient) if square else jnp.abs(gradient), axis=(0, 3))
+
+    return mean_over_batches(of_batch, stacked, key)
 
 
 def _output_of(
-    model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool
+    model: Network,
+    variables: Any,
+    inputs: Inputs,
+    layer: str,
+    train: bool,
+    key: Array | None = None,
 ) -> Array:
     """The output of the last call of the layer."""
     found: dict[str, Array] = {}
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Array, inside: bool) -> None:
-        if path_of(module) == layer:
+    def keep(at: Layer, arguments: tuple[Any, ...], output: Array) -> None:
+        if at.label == layer:
             found[layer] = output
 
-    outputs = visit_calls(model, variables, inputs, train, keep)
+    outputs = visit_calls(model, variables, (inputs, None), train, keep, key)
     return found[layer] if layer else outputs
 
 
-def _shape_of(
-    model: nn.Module | Network, variables: Any, inputs: Array, layer: str, train: bool
-) -> tuple[int, ...]:
-    calls = {call.path: call for call in all_calls(model, variables, inputs, train)}
-    if layer and layer not in calls:
-        raise unknown_name_error("layer", layer, filter(None, calls))
+def _image_of(inputs: Inputs) -> int:
+    """Index of the image among the floats; raises InputError unless there is one."""
+    images = [index for index, each in enumerate(floats_of(inputs)) if jnp.ndim(each) == 4]
+    if len(images) == 1:
+        return images[0]
+    given = [f"{jnp.result_type(each)} {jnp.shape(each)}" for each in jax.tree.leaves(inputs)]
+    raise InputError(
+        f"batch has the inputs {', '.join(given)}; allowed: inputs of which one is an image of "
+        "floats (batch, height, width, channels)"
+    )
+
+
+def _layer_and_shape(task: Task, layers: Layers) -> tuple[str, tuple[int, ...]]:
+    """(the path of the layer, the shape of its output)."""
+    first, train = task.data.first, task.mode.train
+    calls = {call.path: call for call in all_calls(task.network, task.variables, first, train)}
+    layer = "" if layers is None else _one_layer(layers, [path for path in calls if path])
     if layer and calls[layer].in_transform:
         raise InputError(
             f"layer {layer!r} runs inside nn.scan or nn.remat, or nn.jit or the like, where its "
             "output cannot be read; allowed: layers outside"
         )
     shape = (
-        calls[layer].shape if layer else _own_shape(model, train, *shapes_of((variables, inputs)))
+        calls[layer].shape
+        if layer
+        else _own_shape(task.network, train, *shapes_of((task.variables, first)))
     )
     if len(shape) != 4:
         name = repr(layer) if layer else "the network's own output"
         maps = [
-            path for path, call in calls.items() if len(call.shape) == 4 and not call.in_transform
+            path
+            for path, call in calls.items()
+            if path and len(call.shape) == 4 and not call.in_transform
         ]
         raise InputError(
             f"layer is {name}, of shape {shape}; allowed: one that returns a map, such as "
             f"{maps[-1:] or 'none here'}"
         )
-    return shape
+    return layer, shape
+
+
+def _one_layer(layers: Layers, known: Sequence[str]) -> str:
+    selected = matching_layers(layers, known)
+    found = [path for path in known if path in selected]
+    if len(found) > 1:
+        raise InputError(
+            f"layers is {layers!r}, which selects {len(found)} layers: {', '.join(found[:8])}"
+            f"{', ...' if len(found) > 8 else ''}; allowed: one layer"
+        )
+    return found[0]
 
 
 @functools.lru_cache(maxsize=256)
 def _own_shape(
-    model: nn.Module | Network, train: bool, structure: Any, shapes: tuple[Any, ...]
+    model: Network, train: bool, structure: Any, shapes: tuple[Any, ...]
 ) -> tuple[int, ...]:
-    variables, inputs = jax.tree.unflatten(structure, shapes)
+    variables, batch = jax.tree.unflatten(structure, shapes)
     outputs, _ = jax.eval_shape(
-        lambda *given: apply_module(model, given[0], (given[1], None), train), variables, inputs
+        lambda variables, batch: apply_module(model, variables, batch, train), variables, batch
     )
     if not (
         isinstance(outputs, jax.ShapeDtypeStruct) and jnp.issubdtype(outputs.dtype, jnp.floating)
     ):
         raise InputError(
             f"{name_of(model)} returns {describe_outputs(outputs)}; allowed: one array of floats, "
-            "which Network(module, output=...) selects, or layer="
+            "which Network(module, output=...) selects, or layers="
         )
     return outputs.shape
 
 
 def _theory(
-    model: nn.Module | Network, variables: Any, inputs: Array, layer: str
+    model: Network, variables: Any, inputs: Inputs, image: int, layer: str
 ) -> ReceptiveField | None:
-    leaves, structure = jax.tree.flatten(variables)
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _kept_theory(model, structure, shapes, jnp.shape(inputs)[1:], layer)
+    """The theoretical field in evaluation, for one example where inputs have examples."""
+    one = inputs
+    if count_examples(inputs) is not None:
+        one = jax.tree.map(lambda leaf: leaf[:1] if jnp.ndim(leaf) else leaf, inputs)
+    return _kept_theory(model, *shapes_of((variables, one)), image, layer)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept_theory(
-    model: nn.Module | Network,
-    structure: Any,
-    shapes: tuple[Any, ...],
-    input_shape: tuple[int, ...],
-    layer: str,
+    model: Network, structure: Any, shapes: tuple[Any, ...], image: int, layer: str
 ) -> ReceptiveField | None:
-    variables = jax.tree.unflatten(structure, shapes)
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    if layer and layer not in {call.path for call in all_calls(model, variables, images, False)}:
+    variables, inputs = jax.tree.unflatten(structure, shapes)
+    calls = all_calls(model, variables, (inputs, None), False)
+    if layer and layer not in {call.path for call in calls}:
         return None  # an auxiliary head, which runs in training only
-    return receptive_fields(
-        lambda images, variables: _output_of(model, variables, images, layer, False),
-        input_shape,
-        variables,
-    )
-
-
-def _measured(
-    found: np.ndarray,
-    layer: str,
-    unit: tuple[int, int],
-    power: Power,
-    theoretical: tuple[int, int] | None,
-) -> EffectiveField:
-    if not (np.isfinite(found).all() and found.max() > 0):
-        what = "no pixel influences"
-        if not np.isfinite(found).all():
-            what = "the gradient is not finite for"
-        raise InputError(
-            f"layer {layer!r}: {what} its centre unit {unit} in these inputs; use other variables, "
-            "inputs or layer"
-        )
-    size = math.sqrt(np.count_nonzero(found > THRESHOLD * found.max()))
-    sigma, r2 = _gaussian(found)
-    return EffectiveField(layer, unit, power, found, size, sigma, r2, theoretical)
-
-
-def _gaussian(found: np.ndarray) -> tuple[tuple[float, float], float]:
-    """(standard deviations over rows and columns, R^2 of the Gaussian that has them)."""
-    bells, sigma = [], []
-    for axis in (0, 1):
-        profile = found.sum(axis=1 - axis) / found.sum()
-        places = np.arange(len(profile))
-        mean = profile @ places
-        sigma.append(math.sqrt(profile @ (places - mean) ** 2))
-        bells.append(np.exp(-0.5 * ((places - mean) / max(sigma[-1], 1e-6)) ** 2))
-    bell = np.outer(*bells)
-    height = (found * bell).sum() / (bell**2).sum() if bell.any() else 0.0
-    spread = ((found - found.mean()) ** 2).sum()
-    r2 = 1 - ((found - height * bell) ** 2).sum() / spread if spread else math.nan
-    return (sigma[0], sigma[1]), float(r2)
-
-
-def _described(inputs: Any) -> str:
-    return f"{jnp.result_type(inputs)} {jnp.shape(inputs)}"
-
-
-def _outline(ax: Any, field: EffectiveField, color: str) -> None:
-    """The theoretical field, as a square around the map's centre of mass.
-
-    The position of a unit's field depends on strides and padding, its size does not.
-    """
-    from matplotlib.patches import Rectangle
-
-    if field.theoretical is None:
-        return
-    weights = field.map / field.map.sum()
-    row, column = (weights.sum(axis=1 - axis) @ np.arange(weights.shape[axis]) for axis in (0, 1))
-    height, width = field.theoretical
-    corner = (round(2 * (column - width / 2)) / 2, round(2 * (row - height / 2)) / 2)
-    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.4))
-    text = f"theoretical {height} x {width}"
-    ax.text(
-        max(corner[0], 0) + 0.5, max(corner[1], 0) + 0.5, text, color=color, fontsize=9, va="top"
-    )
-
-
-def _field_title(field: EffectiveField) -> str:
-    of = "" if field.ratio is None else f", {100 * field.ratio:.0f} % of the theoretical"
-    spread = f"$\\sigma$ = {np.mean(field.sigma):.2f} pixels, $R^2$ of a Gaussian {field.r2:.3f}"
-    return f"Effective field: {field.size:.1f} pixels wide{of}\n{spread}"
+    with reference_lowering():
+        jaxpr = jax.make_jaxpr(
+            lambda inputs, variables: _output_of(model, variables, inputs, layer, False)
+        )(inputs, variables)
+    leaves = jax.tree.leaves(inputs)
+    place = [index for index, leaf in enumerate(leaves) if is_floating(leaf)][image]
+    return fields_of(jaxpr, place)[0]

@@ -1,8 +1,8 @@
 """Gates at a network's residual branches, which remove them from the forward or the backward pass.
 
-A residual sum is a module whose call takes (shortcut, branch), two arrays of the output's shape, as
-in `trace`. A gate is an argument of the compiled program, so that every choice of branches runs the
-same program; the network is unmodified.
+A residual sum is a module of linen or NNX whose call takes (shortcut, branch), two arrays of the
+output's shape, as in `trace`. A gate is an argument of the compiled program, so that every choice
+of branches runs the same program; the network is unmodified.
 """
 
 import functools
@@ -15,25 +15,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
-from deepjax.analysis.core.calls import bind_sum_arguments, path_of
-from deepjax.analysis.core.module import (
+from deepjax.analysis.core.layers import Layers, matching_layers
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.jaxpr.module_paths import steps
+from deepjax.analysis.network.calls import bind_sum_arguments, intercept_network
+from deepjax.analysis.network.layer import Layer, Method
+from deepjax.analysis.network.module import (
     Batch,
     Loss,
     Model,
     apply_module,
-    as_static,
     name_of,
+    network_of,
     shapes_of,
+    stream_key,
 )
-from deepjax.analysis.core.taps import Site, sites
-from deepjax.analysis.jaxpr.module_paths import steps
-from deepjax.errors import InputError, require, unknown_name_error
-
-Progress = Callable[[int, int], None] | None
-"""Called with (number of evaluations done, total number)."""
+from deepjax.analysis.network.taps import Site, sites
+from deepjax.errors import InputError, require
 
 
 def residual_sites(
@@ -42,19 +42,20 @@ def residual_sites(
     batch: Batch,
     loss: Loss,
     train: bool,
-    modules: Sequence[str] | None = None,
+    layers: Layers = None,
 ) -> tuple[Site, ...]:
-    """The residual sums, or the named modules, in forward order; nothing is computed.
+    """The residual sums, or the given layers, in forward order; nothing is computed.
 
-    Raises InputError if there are none, if a module does not keep its input's shape, and if a gate
-    cannot reach them.
+    layers: residual sums, and modules that keep their input's shape; a pattern selects from these.
+    Raises InputError if there are none, if a named layer is neither, and if a gate cannot reach
+    them.
     """
     found = [
         site
         for site in sites(model, variables, batch, loss, train)
         if site.path and not site.output
     ]
-    selected = _residual_sums(model, found) if modules is None else _shape_keeping(found, modules)
+    selected = _residual_sums(model, found) if layers is None else _named(found, layers)
     calls = Counter(site.layer for site in found)
     if ambiguous := [site.layer for site in selected if calls[site.layer] > 1]:
         raise InputError(
@@ -63,48 +64,50 @@ def residual_sites(
         )
     inside = tuple(site.layer for site in selected if site.in_transform)
     if inside:
-        repeated = _repeated(as_static(model), train, inside, *shapes_of((variables, batch)))
+        repeated = _repeated(network_of(model), train, inside, *shapes_of((variables, batch)))
         if repeated:
             raise InputError(
-                f"{', '.join(repeated)} runs several times inside nn.scan or a loop, where all "
-                "runs would have one gate; allowed: unrolled blocks, in deepjax.models scan=False"
+                f"{', '.join(repeated)} runs several times inside nn.scan, nnx.scan or a loop, "
+                "where all runs would have one gate; allowed: unrolled blocks, in deepjax.models "
+                "scan=False"
             )
     return selected
 
 
 def _residual_sums(model: Model, found: Sequence[Site]) -> tuple[Site, ...]:
-    selected = tuple(site for site in found if site.is_sum and set(site.arguments) <= {site.shape})
+    selected = tuple(site for site in found if _is_residual_sum(site))
     if not selected:
-        names = _shape_keepers(found)
+        names = [path for path, site in _last(found).items() if _keeps_shape(site)]
         such = f", such as {', '.join(names[:3])}" if names else ""
         raise InputError(
             f"{name_of(model)} has no residual sums: no module's call takes (shortcut, branch) of "
-            "one shape; allowed: a residual network, or for lesions modules= that keep their "
+            "one shape; allowed: a residual network, or for lesions layers= that keep their "
             f"input's shape{such}"
         )
     return selected
 
 
-def _shape_keeping(found: Sequence[Site], modules: Sequence[str]) -> tuple[Site, ...]:
-    allowed = "paths of modules that keep their input's shape"
-    require(len(modules) > 0, "modules", modules, allowed)
-    layers, names = {site.layer for site in found}, _shape_keepers(found)
-    for name in modules:
-        if name not in layers:
-            raise unknown_name_error("module", name, names)
+def _named(found: Sequence[Site], layers: Layers) -> tuple[Site, ...]:
+    known = _last(found)
+    fit = [path for path, site in known.items() if _is_residual_sum(site) or _keeps_shape(site)]
+    for name in (layers,) if isinstance(layers, str) else layers or ():
         allowed = "one that keeps its input's shape, unlike this one"
-        require(name in names, "module", name, allowed)
-    return tuple(site for site in found if site.layer in modules)
+        require(name in fit or name not in known, "layer", name, allowed)
+    selected = matching_layers(layers, fit)
+    return tuple(site for site in found if site.layer in selected)
 
 
-def _shape_keepers(found: Sequence[Site]) -> list[str]:
-    """Paths of the modules, other than sums, that return an array of their input's shape."""
-    last = {site.layer: site for site in found}
-    return [
-        path
-        for path, site in last.items()
-        if site.arguments[:1] == (site.shape,) and not site.is_sum
-    ]
+def _last(found: Sequence[Site]) -> dict[str, Site]:
+    return {site.layer: site for site in found}
+
+
+def _is_residual_sum(site: Site) -> bool:
+    return site.is_sum and set(site.arguments) <= {site.shape}
+
+
+def _keeps_shape(site: Site) -> bool:
+    """Whether it is a module, other than a sum, that returns an array of its input's shape."""
+    return site.arguments[:1] == (site.shape,) and not site.is_sum
 
 
 @functools.lru_cache(maxsize=256)
@@ -117,13 +120,11 @@ def _repeated(
     """
     variables, batch = jax.tree.unflatten(structure, shapes)
 
-    def mark(
-        function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        with jax.named_scope(f"<{path_of(context.module)}>"):
-            return function(*positional, **keywords)
+    def mark(layer: Layer, method: Method, call: Any, *arguments: Any) -> Any:
+        with jax.named_scope(f"<{layer.label}>"):
+            return call()
 
-    with nn.intercept_methods(mark):
+    with intercept_network(mark):
         traced = jax.make_jaxpr(
             lambda variables, batch: apply_module(model, variables, batch, train)[0]
         )(variables, batch)
@@ -165,6 +166,12 @@ def route_gradient(gated: tuple[Site, ...], passes: Any) -> Any:
     it once.
     """
     return _gated(gated, passes, _routed)
+
+
+def subset_generator(key: Array) -> np.random.Generator:
+    """For `sample_subsets`; independent of the network's random streams, which `key` starts too."""
+    own = stream_key(key, "subsets of residual branches")
+    return np.random.default_rng(np.asarray(jax.random.key_data(own)))
 
 
 def sample_subsets(
@@ -211,20 +218,18 @@ def _gated(gated: tuple[Site, ...], gates: Any, act: Act) -> Any:
     known = {site.layer: (site, start) for site, start in zip(gated, starts, strict=False)}
     calls: Counter[str] = Counter()
 
-    def intercept(
-        function: Any, positional: Any, keywords: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        path = path_of(context.module)
-        if path not in known or context.method_name != "__call__":
-            return function(*positional, **keywords)
+    def around(layer: Layer, method: Method, call: Any, positional: Any, keywords: Any) -> Any:
+        path = layer.label
+        if path not in known or method.name != "__call__":
+            return call()
         site, start = known[path]
         number = calls[path] % site.calls  # inside nn.remat a body may be traced again
         calls[path] += 1
         if site.is_sum:
-            positional, keywords = bind_sum_arguments(context.module, positional, keywords), {}
-        return act(function, positional, keywords, gates[start + number], site.is_sum)
+            positional, keywords = bind_sum_arguments(layer, positional, keywords), {}
+        return act(call.func, positional, keywords, gates[start + number], site.is_sum)
 
-    return nn.intercept_methods(intercept)
+    return intercept_network(around)
 
 
 def _ablated(

@@ -14,26 +14,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from deepjax.analysis.core.module import (
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.core.result import Result
+from deepjax.analysis.network.batch import Batches, mean_over_batches
+from deepjax.analysis.network.module import (
     Batch,
     Loss,
     Model,
     apply_module,
     cross_entropy,
-    entry,
     labels_of,
-    mode_text,
     takes_class_labels,
     validate_inputs,
 )
-from deepjax.analysis.core.taps import Site
+from deepjax.analysis.network.taps import Site, require_layers
+from deepjax.analysis.network.task import make_task
 from deepjax.analysis.residual.gates import (
-    Progress,
     ablate_branches,
     gate_names,
     map_gates,
     residual_sites,
     sample_subsets,
+    subset_generator,
     subset_masks,
 )
 from deepjax.errors import require
@@ -65,14 +70,13 @@ class Lesion:
     """Difference from the intact network."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Lesions:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Lesions(Result):
     """The intact network, the network without each block in turn, and without several at once."""
 
-    train: bool
-    kind: Literal["branch", "module"]
+    kind: Literal["branch", "module", "layer"]
     """What was removed: the branch of a residual sum, or a module, whose input then replaces its
-    output."""
+    output; "layer": some of both."""
     loss: float
     error: float
     """Of the intact network."""
@@ -80,8 +84,22 @@ class Lesions:
     """Without one block, in the order of the forward pass."""
     several: tuple[Lesion, ...]
     """Without random sets of blocks, the smallest sets first."""
-    mode: str = ""
+    mode: Mode
+    mode_text: str
     """How the network was set to that mode, and what it samples and writes in evaluation."""
+    data_text: str
+    """Number of examples, and kind of batch statistics."""
+
+    def summary(self) -> dict[str, Any]:
+        """Loss and error of the intact network, and the changes of the error without one block."""
+        changes = [lesion.error_change for lesion in self.blocks]
+        return {
+            "loss": self.loss,
+            "error": self.error,
+            "blocks": len(self.blocks),
+            "median change of the error": float(np.median(changes)),
+            "largest": max(changes),
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per lesion, single blocks first; `count` is how many were removed."""
@@ -90,7 +108,7 @@ class Lesions:
             for lesion in (*self.blocks, *self.several)
         ]
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, title: str | None = None) -> Any:
         """The error without each block (Veit et al. 2016, Figure 3); returns the Axes."""
         from deepjax.analysis.plots import COLORS, canvas, layer_ticks
 
@@ -98,26 +116,26 @@ class Lesions:
         errors = np.array([lesion.error for lesion in self.blocks])
         worst = int(errors.argmax())
         median, most = np.median(errors - self.error), errors[worst] - self.error
-        title = (
+        finding = (
             f"Without one {self.kind}: error {median:+.2g} in the median, "
             f"{most:+.2g} at most ({names[worst]})"
         )
         intact = f"dashed: with all {len(names)}, {self.error:.3g}"
         x = range(len(names))
-        with canvas(ax, 6.4, 4.0) as axes:
+        with canvas(ax, 6.4, 4.0, title) as axes:
             axes.axhline(self.error, color="0.5", linestyle="--", linewidth=1)
             axes.vlines(x, self.error, errors, color=COLORS[0], linewidth=1.2, alpha=0.6)
             axes.plot(x, errors, "o", color=COLORS[0], markersize=4.5)
             axes.text(
                 0.98, 0.96, intact, color="0.4", ha="right", va="top", transform=axes.transAxes
             )
-            axes.set_title(title)
+            axes.set_title(f"{finding}\n{self.data_text}")
             limits = _padded_limits([self.error, *errors])
             axes.set(ylabel="error", ylim=limits, xlabel=f"{self.kind} removed")
             layer_ticks(axes, names)
         return axes
 
-    def plot_several(self, ax: Any = None) -> Any:
+    def plot_several(self, ax: Any = None, title: str | None = None) -> Any:
         """The error against the number of removed blocks (Veit et al. 2016, Figure 5a).
 
         Returns the matplotlib Axes.
@@ -131,75 +149,88 @@ class Lesions:
         errors = np.array([self.error, *(lesion.error for lesion in lesions)])
         x = np.unique(counts)
         means = [errors[counts == count].mean() for count in x]
-        what = {"branch": "branches", "module": "modules"}[self.kind]
-        title = (
+        what = "branches" if self.kind == "branch" else f"{self.kind}s"
+        finding = (
             f"{x[-1]} of {len(self.blocks)} {what} removed: "
             f"error {means[-1]:.3g}, from {self.error:.3g}"
         )
         one = {"alpha": 0.3, "markersize": 4, "markeredgewidth": 0, "label": "one set"}
-        with canvas(ax, 5.2, 3.8) as axes:
+        with canvas(ax, 5.2, 3.8, title) as axes:
             axes.plot(counts, errors, "o", color=COLORS[0], **one)
             axes.plot(x, means, "o-", color=COLORS[0], markersize=5, label="mean")
-            axes.set(title=title, xlabel=f"{what} removed", ylabel="error")
+            axes.set_title(f"{finding}\n{self.data_text}")
+            axes.set(xlabel=f"{what} removed", ylabel="error")
             axes.set(ylim=_padded_limits(errors))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend()
         return axes
 
 
+@instrument
 def lesions(
     model: Model,
     variables: Any,
-    batch: Batch,
+    batch: Batches,
     *,
     loss: Loss = cross_entropy,
+    mode: Mode = EVAL,
+    layers: Layers = None,
+    key: Array | None = None,
+    chunk: int = 1,
+    progress: Progress = None,
     metric: Loss = error_rate,
-    modules: Sequence[str] | None = None,
     removed: Sequence[int] = (),
     draws: int = 8,
-    seed: int = 0,
-    train: bool = False,
-    progress: Progress = None,
 ) -> Lesions:
     """Loss and error of the network without each of its residual branches; nothing is retrained.
 
-    batch: as in `trace`. `metric`: the error, (outputs, batch) -> scalar. `removed`: numbers of
-    blocks to remove at once, each in `draws` random sets sampled from `seed` (all sets if there are
-    no more).
-    `modules`: paths of modules that keep their input's shape, to bypass instead of removing
-    branches, so that a plain network can be compared.
-    Raises InputError for a network without residual sums (unless `modules` are given), sums inside
-    nn.scan, unknown modules, modules that change their input's shape, and counts that do not fit.
-    Cost: 1 + blocks + len(removed) x draws forward passes, compiled once per network and shape.
+    batch: loss and error are means over the batches. layers: paths or patterns of residual sums,
+    whose branch is removed, and of modules that keep their input's shape, which are bypassed, so
+    that a plain network can be compared; default all sums. All lesions have the same random
+    streams. metric: the error, (outputs, batch) -> scalar. removed: numbers of blocks to remove at
+    once, each in `draws` random sets (all sets if there are no more). chunk: lesions evaluated at
+    once.
+    Raises InputError for a network without residual sums (unless `layers` are given), sums inside
+    nn.scan, unknown layers, layers that change their input's shape, counts that do not fit, and a
+    function, which has no layers.
+    Cost: 1 + blocks + len(removed) x draws forward passes, compiled once per network and shape;
+    memory of `chunk` forward passes.
     Source: Veit et al. 2016, sections 4.1 and 4.2.
     """
-    model, variables = entry(model, variables)
-    gated = residual_sites(model, variables, batch, loss, train, modules)
-    validate_inputs(model, variables, batch, metric, train, what="metric")
+    task = make_task(model, variables, batch, loss=loss, mode=mode, key=key)
+    require_layers(task.network, "lesions")
+    network, variables, data, train = task.network, task.variables, task.data, mode.train
+    validate_inputs(
+        network, variables, data.first, metric, train, every=data.stacked, what="metric"
+    )
+    for name, value in {"draws": draws, "chunk": chunk}.items():
+        require(isinstance(value, int) and value >= 1, name, value, "1 or more")
+    gated = residual_sites(network, variables, data.first, loss, train, layers)
     names = gate_names(gated)
-    require(isinstance(draws, int) and draws >= 1, "draws", draws, "a number of sets, 1 or more")
     for count in removed:
         fits = isinstance(count, int) and 1 <= count <= len(names)
         require(fits, "removed", count, f"1 to the {len(names)} blocks there are")
-    rng = np.random.default_rng(seed)
+    rng = subset_generator(task.key)
     single = [(i,) for i in range(len(names))]
     several = [
         subset
         for count in sorted(removed)
         for subset in sample_subsets(len(names), count, draws, rng)
     ]
-
-    def evaluate(keep: np.ndarray) -> np.ndarray:
-        values = _evaluate(
-            model, variables, batch, keep[0], loss=loss, metric=metric, train=train, gated=gated
-        )
-        return np.array([jax.device_get(values)])
-
+    evaluate = functools.partial(
+        _evaluate,
+        variables,
+        data.stacked,
+        task.key,
+        model=network,
+        loss=loss,
+        metric=metric,
+        train=train,
+        gated=gated,
+    )
     subsets = [(), *single, *several]
     keep = ~subset_masks(subsets, len(names))
-    (intact, *values) = (
-        (float(loss), float(error)) for loss, error in map_gates(evaluate, keep, 1, progress)
-    )
+    (intact, *values) = map_gates(evaluate, keep, chunk, progress).tolist()
     rows = tuple(
         Lesion(
             removed=tuple(names[i] for i in subset),
@@ -211,31 +242,47 @@ def lesions(
         for subset, (loss, error) in zip(subsets[1:], values, strict=True)
     )
     return Lesions(
-        train=train,
-        kind="branch" if modules is None else "module",
+        kind=_kind(gated),
         loss=intact[0],
         error=intact[1],
         blocks=rows[: len(single)],
         several=rows[len(single) :],
-        mode=mode_text(model, variables, batch, train),
+        mode=mode,
+        mode_text=task.mode_text,
+        data_text=task.data_text,
     )
+
+
+def _kind(gated: Sequence[Site]) -> Literal["branch", "module", "layer"]:
+    sums = [site.is_sum for site in gated]
+    return "branch" if all(sums) else "layer" if any(sums) else "module"
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "metric", "train", "gated"))
 def _evaluate(
-    model: Model,
     variables: Any,
-    batch: Batch,
-    keep: Any,
+    stacked: Any,
+    key: Array,
+    keep: Array,
     *,
+    model: Model,
     loss: Loss,
     metric: Loss,
     train: bool,
     gated: tuple[Site, ...],
-) -> tuple[Array, Array]:
-    with ablate_branches(gated, keep):
-        outputs, _ = apply_module(model, variables, batch, train)
-    return loss(outputs, batch).astype(jnp.float32), metric(outputs, batch).astype(jnp.float32)
+) -> Array:
+    """keep: (lesions, gates) booleans -> (lesions, 2), loss and error."""
+
+    def one(keep: Array) -> Array:
+        def measured(key: Array, batch: Batch) -> Array:
+            with ablate_branches(gated, keep):
+                outputs, _ = apply_module(model, variables, batch, train, key)
+            values = (loss(outputs, batch), metric(outputs, batch))
+            return jnp.stack([value.astype(jnp.float32) for value in values])
+
+        return mean_over_batches(measured, stacked, key)
+
+    return one(keep[0])[None] if keep.shape[0] == 1 else jax.vmap(one)(keep)
 
 
 def _without_common_end(names: Sequence[str]) -> list[str]:

@@ -6,11 +6,9 @@ the input, each of which takes the shortcut or the branch at every sum; whatever
 computes, such as a projection, belongs to the shortcut.
 """
 
-import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,246 +16,162 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from deepjax.analysis.core.module import (
+from deepjax.analysis.core.instrument import instrument
+from deepjax.analysis.core.layers import Layers, matching_layers
+from deepjax.analysis.core.mode import EVAL, Mode
+from deepjax.analysis.core.options import Progress
+from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.inputs import floats_of, inputs_of, with_floats
+from deepjax.analysis.network.module import (
     Batch,
     Loss,
     Model,
     apply_module,
+    batch_key,
     cross_entropy,
-    entry,
-    inputs_of,
-    mode_text,
 )
-from deepjax.analysis.core.taps import Site
+from deepjax.analysis.network.taps import Site, require_layers
+from deepjax.analysis.network.task import Task, make_task
 from deepjax.analysis.residual.gates import (
-    Progress,
     gate_names,
     map_gates,
     residual_sites,
     route_gradient,
     sample_subsets,
+    subset_generator,
     subset_masks,
 )
-from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.analysis.residual.path_report import PathLengths, length_rows
+from deepjax.backend.conv_layouts import canonicalize_conv_layouts
+from deepjax.errors import require
 
 
-@dataclasses.dataclass(frozen=True)
-class PathLength:
-    """All paths that take the branch at exactly `length` sums."""
-
-    length: int
-    paths: int
-    """Number of such paths: n choose length."""
-    sampled: int
-    norm: float
-    """Mean over the sampled paths of the L2 norm of the loss's gradient with respect to the inputs
-    of all examples, along one path."""
-    standard_error: float
-    """Of the norm; 0 if all paths were taken, NaN if one of several was sampled."""
-    fraction: float
-    """paths x norm, divided by the sum of that over all lengths."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PathLengths:
-    """Distribution of the gradient over path lengths."""
-
-    train: bool
-    sums: tuple[str, ...]
-    """Paths of the residual sums in the order of the forward pass."""
-    gradient_norm: float
-    """L2 norm of the full gradient with respect to the inputs: of the sum over all paths, which may
-    cancel."""
-    lengths: tuple[PathLength, ...]
-    """0 to n branches."""
-    mode: str = ""
-    """How the network was set to that mode, and what it samples and writes in evaluation."""
-
-    @property
-    def mean_length(self) -> float:
-        """Mean length, weighted by the fraction of the gradient."""
-        return sum(row.length * row.fraction for row in self.lengths)
-
-    @property
-    def interval(self) -> tuple[int, int]:
-        """Shortest and longest length of the central 95 % of the gradient."""
-        sums = np.cumsum([row.fraction for row in self.lengths])
-        low, high = np.searchsorted(sums, [0.025, 0.975])
-        return int(low), min(int(high), len(self.sums))
-
-    @property
-    def fraction_of_paths(self) -> float:
-        """Fraction of all paths whose length lies in the interval."""
-        low, high = self.interval
-        return sum(row.paths for row in self.lengths[low : high + 1]) / 2 ** len(self.sums)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One plain dict per length."""
-        return [dataclasses.asdict(row) for row in self.lengths]
-
-    def plot(self, ax: Any = None) -> Any:
-        """Number of paths by length, gradient norm of one path, and their product (Figure 6).
-
-        Returns the matplotlib Axes.
-        """
-        from matplotlib.ticker import MaxNLocator
-
-        from deepjax.analysis.plots import COLORS, canvas
-
-        lengths = [row.length for row in self.lengths]
-        paths = [row.paths / 2 ** len(self.sums) for row in self.lengths]
-        norms = np.array([row.norm for row in self.lengths])
-        fractions = np.array([row.fraction for row in self.lengths])
-        errors = [row.standard_error for row in self.lengths]
-        error = fractions * np.divide(errors, norms, out=np.zeros_like(norms), where=norms > 0)
-        low, high = self.interval
-        span = f"{low} to {high}" if low < high else f"{low}"
-        title = (
-            f"95 % of the gradient takes {span} of {len(self.sums)} branches, "
-            f"{self.mean_length:.1f} on average"
-        )
-        blue, red = COLORS[:2]
-        with canvas(ax, 6.0, 4.0) as axes:
-            axes.axvspan(low - 0.5, high + 0.5, color=blue, alpha=0.08, linewidth=0)
-            label = "fraction of the paths"
-            axes.plot(lengths, paths, "s--", color="0.5", markersize=3.5, label=label)
-            label = "fraction of the gradient"
-            axes.plot(lengths, fractions, "o-", color=blue, markersize=4, label=label)
-            bottom, top = np.maximum(fractions - error, 0), fractions + error
-            axes.vlines(lengths, bottom, top, color=blue, linewidth=1, alpha=0.6)
-            right = axes.twinx()
-            right.set_yscale("log")
-            shown, label = np.where(norms > 1e-30, norms, np.nan), "gradient of one path"
-            right.plot(lengths, shown, "^:", color=red, markersize=4, label=label)
-            right.set_ylabel("gradient norm of one path", color=red)
-            right.tick_params(axis="y", colors=red)
-            right.spines["right"].set_visible(True)
-            right.grid(False)
-            axes.set(title=title, xlabel="branches on the path", ylabel="fraction", ylim=(0, None))
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            lines = [*axes.lines, *right.lines]
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3}
-            labels = [str(line.get_label()) for line in lines]
-            axes.legend(lines, labels, columnspacing=1.2, **below)
-        return axes
-
-
+@instrument
 def path_lengths(
     model: Model,
     variables: Any,
-    batch: Batch,
+    batch: Batches,
     *,
     loss: Loss = cross_entropy,
-    samples: int = 16,
-    seed: int = 0,
-    train: bool = False,
+    mode: Mode = EVAL,
+    key: Array | None = None,
     chunk: int = 8,
     progress: Progress = None,
+    samples: int = 16,
 ) -> PathLengths:
     """How much of the gradient takes paths of each length: number of paths x gradient of one.
 
-    batch: as in `trace`, with inputs of floats. For each length k, `samples` sets of k sums are
-    sampled from `seed` (all sets if there are no more); at these the backward pass goes through the
-    branch only, at all others through the shortcut only, and the forward pass is the network's own.
-    The gradients of all 2^n paths add up to the full gradient, as the backward pass is linear.
+    batch: with inputs of floats; of several batches the gradient is that of the mean loss with
+    respect to the inputs of all. For each length k, `samples`
+    random sets of k sums are taken (all sets if there are no more); at these the backward pass goes
+    through the branch only, at all others through the shortcut only, and the forward pass is the
+    network's own. The gradients of all 2^n paths add up to the full gradient, as the backward pass
+    is linear. chunk: paths per forward pass.
     Raises InputError for a network without residual sums, sums inside nn.scan, inputs without
-    floats, and if no path carries any gradient.
+    floats, a function, which has no layers, and if no path carries any gradient.
     Cost: at most (n + 1) x samples backward passes, and a forward pass for each `chunk` of them,
     compiled once per network and shape; memory of one forward and `chunk` backward passes.
     Source: Veit et al. 2016, section 4.3.
     """
-    model, variables = entry(model, variables)
+    task, gated = _prepared(model, variables, batch, loss, mode, key, "path_lengths")
     for name, value in {"samples": samples, "chunk": chunk}.items():
         require(isinstance(value, int) and value >= 1, name, value, "1 or more")
-    gated = _gated_sums(model, variables, batch, loss, train)
     names = gate_names(gated)
     n = len(names)
-    rng = np.random.default_rng(seed)
+    rng = subset_generator(task.key)
     subsets = [sample_subsets(n, length, samples, rng) for length in range(n + 1)]
     branch = subset_masks(itertools.chain(*subsets), n)
     # The first row opens every gate: the full gradient.
     passes = np.concatenate([np.ones((1, n, 2), bool), np.stack([~branch, branch], axis=-1)])
-    path_norms = functools.partial(
-        _path_norms, model, variables, batch, loss=loss, train=train, gated=gated
-    )
-    norms = map_gates(path_norms, passes, chunk, progress).astype(np.float64)
+
+    options = _options(task, loss, gated)
+
+    def path_norms(passes: np.ndarray) -> np.ndarray:
+        norms = [_path_norms(*given, passes, **options) for given in _each_batch(task)]
+        # Of the gradient of the mean loss with respect to the inputs of all batches.
+        squares = np.square(np.asarray(jax.device_get(norms), np.float64))
+        return np.sqrt(squares.sum(axis=0)) / len(norms)
+
+    norms = map_gates(path_norms, passes, chunk, progress)
     by_length = np.split(norms[1:], np.cumsum([len(group) for group in subsets])[:-1])
-    mode = mode_text(model, variables, batch, train)
-    return PathLengths(train, names, float(norms[0]), _length_rows(by_length), mode)
+    lengths = length_rows(by_length)
+    return PathLengths(names, float(norms[0]), lengths, mode, task.mode_text, task.data_text)
 
 
+@instrument
 def path_gradient(
     model: Model,
     variables: Any,
-    batch: Batch,
-    branches: Sequence[str],
+    batch: Batches,
+    branches: Layers,
     *,
     loss: Loss = cross_entropy,
-    train: bool = False,
+    mode: Mode = EVAL,
+    key: Array | None = None,
 ) -> tuple[Array, ...]:
-    """The loss's gradient along one path: the branch at the named sums, else the shortcut.
+    """The loss's gradient along one path: the branch at the given sums, else the shortcut.
 
-    Returns an array for each input of floats, of its shape; over all 2^n paths they add up to the
-    full gradient. Raises InputError as `path_lengths`, and for an unknown sum.
+    branches: paths or patterns; () for none. Returns an array for each input of floats, of its
+    shape; over all 2^n paths they add up to the full gradient. Of several batches the arrays are
+    joined along the first axis, and the gradient is that of the mean loss. Raises InputError as
+    `path_lengths`, and for an unknown sum.
     Cost: one forward and one backward pass. Source: Veit et al. 2016, section 4.3.
     """
-    model, variables = entry(model, variables)
-    gated = _gated_sums(model, variables, batch, loss, train)
-    names = gate_names(gated)
-    for name in branches:
-        if name not in names:
-            raise unknown_name_error("residual sum", name, names)
-    branch = np.isin(names, list(branches))
+    task, gated = _prepared(model, variables, batch, loss, mode, key, "path_gradient")
+    names, count = gate_names(gated), task.data.batches
+    chosen = set() if branches in ((), []) else matching_layers(branches, names)
+    branch = np.isin(names, list(chosen))
     passes = np.stack([~branch, branch], axis=-1)
-    return _path_gradient(model, variables, batch, passes, loss=loss, train=train, gated=gated)
-
-
-def _length_rows(norms: list[np.ndarray]) -> tuple[PathLength, ...]:
-    """norms: those of the sampled paths, for each length."""
-    longest = len(norms) - 1
-    counts = [math.comb(longest, length) for length in range(longest + 1)]
-    means = [float(values.mean()) for values in norms]
-    invalid = [length for length, mean in enumerate(means) if not math.isfinite(mean)]
-    if invalid or not any(means):
-        problem = (
-            f"paths of {invalid[0]} branches carry a gradient that is not finite"
-            if invalid
-            else "no path carries any gradient"
-        )
-        raise InputError(f"{problem} to the inputs; allowed: a network and a loss that have one")
-    # By logarithms: from a thousand sums on the number of paths exceeds any float.
-    logs = [
-        math.log(n) + math.log(mean) if mean > 0 else -math.inf
-        for n, mean in zip(counts, means, strict=True)
+    found = [
+        _path_gradient(*given, passes, **_options(task, loss, gated)) for given in _each_batch(task)
     ]
-    sizes = np.exp(np.array(logs) - max(logs))
-    fractions = sizes / sizes.sum()
-    return tuple(
-        PathLength(
-            length=length,
-            paths=counts[length],
-            sampled=len(norms[length]),
-            norm=means[length],
-            standard_error=_standard_error(norms[length], counts[length]),
-            fraction=float(fractions[length]),
-        )
-        for length in range(longest + 1)
-    )
+    if count == 1:
+        return found[0]
+    joined = (jnp.concatenate(list(map(jnp.atleast_1d, each))) for each in zip(*found, strict=True))
+    return tuple(each / count for each in joined)
 
 
-def _standard_error(values: np.ndarray, paths: int) -> float:
-    if len(values) == paths:
-        return 0.0
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def _each_batch(task: Task) -> Iterator[tuple[Any, Batch, Array]]:
+    """(variables, batch, its key)."""
+    for index in range(task.data.batches):
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], task.data.stacked)
+        yield task.variables, one, batch_key(task.key, index, task.data.batches)
+
+
+def _options(task: Task, loss: Loss, gated: tuple[Site, ...]) -> dict[str, Any]:
+    return {"model": task.network, "loss": loss, "train": task.mode.train, "gated": gated}
+
+
+def _prepared(
+    model: Model,
+    variables: Any,
+    batch: Batches,
+    loss: Loss,
+    mode: Mode,
+    key: Array | None,
+    taker: str,
+) -> tuple[Task, tuple[Site, ...]]:
+    """(the task, the residual sums); raises InputError where there are no gradients."""
+    task = make_task(model, variables, batch, loss=loss, mode=mode, key=key)
+    require_layers(task.network, taker)
+    first = task.data.first
+    gated = residual_sites(task.network, task.variables, first, loss, mode.train)
+    inputs = inputs_of(task.network, first)
+    dtypes = ", ".join(str(jnp.result_type(each)) for each in jax.tree.leaves(inputs))
+    allowed = "inputs of floats, which have gradients"
+    require(len(floats_of(inputs)) > 0, "batch", f"inputs of {dtypes}", allowed)
+    return task, gated
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "gated"))
+@canonicalize_conv_layouts
 def _path_norms(
-    model: Model,
     variables: Any,
     batch: Batch,
-    passes: Any,
+    key: Array,
+    passes: Array,
     *,
+    model: Model,
     loss: Loss,
     train: bool,
     gated: tuple[Site, ...],
@@ -265,61 +179,52 @@ def _path_norms(
     """passes: (paths, sums, 2) booleans, as for `route_gradient` -> (paths,) norms."""
 
     def norm(passes: Array) -> Array:
-        gradients = _gradient(model, variables, batch, passes, loss, train, gated)
-        flat = jnp.concatenate([jnp.ravel(gradient).astype(jnp.float32) for gradient in gradients])
-        # Long paths carry 1e-25 and less, whose square underflows in float32.
-        largest = jnp.max(jnp.abs(flat))
-        return largest * jnp.linalg.norm(flat / jnp.where(largest > 0, largest, 1))
+        return _norm(_gradient(model, variables, batch, key, passes, loss, train, gated))
 
     return jax.vmap(norm)(passes)
 
 
+def _norm(gradients: tuple[Array, ...]) -> Array:
+    flat = jnp.concatenate([jnp.ravel(gradient).astype(jnp.float32) for gradient in gradients])
+    # Long paths carry 1e-25 and less, whose square underflows in float32.
+    largest = jnp.max(jnp.abs(flat))
+    return largest * jnp.linalg.norm(flat / jnp.where(largest > 0, largest, 1))
+
+
 @functools.partial(jax.jit, static_argnames=("model", "loss", "train", "gated"))
+@canonicalize_conv_layouts
 def _path_gradient(
-    model: Model,
     variables: Any,
     batch: Batch,
-    passes: Any,
+    key: Array,
+    passes: Array,
     *,
+    model: Model,
     loss: Loss,
     train: bool,
     gated: tuple[Site, ...],
 ) -> tuple[Array, ...]:
-    return _gradient(model, variables, batch, passes, loss, train, gated)
+    return _gradient(model, variables, batch, key, passes, loss, train, gated)
 
 
 def _gradient(
     model: Model,
     variables: Any,
     batch: Batch,
-    passes: Any,
+    key: Array,
+    passes: Array,
     loss: Loss,
     train: bool,
     gated: tuple[Site, ...],
 ) -> tuple[Array, ...]:
     """With respect to the inputs that are floats. passes: (sums, 2)."""
-    inputs = inputs_of(batch)
+    inputs = inputs_of(model, batch)
 
-    def value(floats: tuple[Array, ...]) -> Array:
-        rest = iter(floats)
-        given = tuple(next(rest) if _is_floating(each) else each for each in inputs)
+    def value(floats: list[Array]) -> Array:
+        given = with_floats(inputs, floats)
         with route_gradient(gated, passes):
-            outputs, _ = apply_module(model, variables, (given, None), train)
+            outputs, _ = apply_module(model, variables, (given, None), train, key)
         # What the loss itself reads from the inputs is on no path: it gets the original batch.
         return loss(outputs, batch)
 
-    return jax.grad(value)(tuple(jnp.asarray(each) for each in inputs if _is_floating(each)))
-
-
-def _gated_sums(
-    model: Model, variables: Any, batch: Batch, loss: Loss, train: bool
-) -> tuple[Site, ...]:
-    gated = residual_sites(model, variables, batch, loss, train)
-    inputs = inputs_of(batch)
-    dtypes = ", ".join(str(jnp.result_type(each)) for each in inputs)
-    require(any(map(_is_floating, inputs)), "inputs", dtypes, "floats, which have gradients")
-    return gated
-
-
-def _is_floating(value: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
+    return tuple(jax.grad(value)(floats_of(inputs)))

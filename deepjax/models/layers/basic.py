@@ -19,6 +19,8 @@ from deepjax.models.layers.initializers import Initialization, Initializer
 from deepjax.models.layers.input_checks import check_dtype
 
 ModuleDef = Callable[..., Any]
+Padding = Literal["symmetric", "SAME"]
+"""Of 3x3 windows with a stride: 1 on every side, or as XLA's "SAME", 0 and 1 for even sizes."""
 
 SIZE_FIELDS = ("num_classes", "width", "stem_width", "groups", "group_width")
 
@@ -93,13 +95,17 @@ def check_channels(layer: nn.Module, groups: int, x: Array) -> None:
 
 
 def conv_factory(
-    init: Initializer, dtype: DTypeLike, param_dtype: DTypeLike, use_bias: bool = False
+    init: Initializer,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    use_bias: bool = False,
+    strided_3x3: Padding = "symmetric",
 ) -> ModuleDef:
     """conv(features, kernel=3, stride=1, groups=1, padding=None, name=None) -> module.
 
     `kernel`: a number or (rows, columns). The default padding is symmetric and keeps the map's size
-    at stride 1, as in the papers and torchvision; `"SAME"` would pad strided layers on one side
-    only.
+    at stride 1, as in the papers and torchvision. `strided_3x3`: of 3x3 convolutions with a stride;
+    "SAME" pads maps of even size on one side only, as in flax's examples.
     """
 
     def conv(
@@ -112,10 +118,11 @@ def conv_factory(
     ) -> Conv:
         size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
         sides = [(side - 1) // 2 if padding is None else padding for side in size]
+        same = strided_3x3 == "SAME" and stride > 1 and size == (3, 3)
         defaults = {
             "strides": (stride, stride),
             "feature_group_count": groups,
-            "padding": tuple((side, side) for side in sides),
+            "padding": "SAME" if same else tuple((side, side) for side in sides),
             "biased": use_bias,
             "kernel_init": init,
             "conv_general_dilated": convolve,

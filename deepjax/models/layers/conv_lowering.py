@@ -8,18 +8,23 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from deepjax.backend.lowering import in_reference_lowering
+from deepjax.errors import require
 from deepjax.models.layers import valid_region
 
 Padding = Sequence[tuple[int, int]]
 
 
 def convolve(
-    x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any
+    x: Array, kernel: Array, strides: Sequence[int], padding: Padding | str, **options: Any
 ) -> Array:
     """lax.conv_general_dilated, as a matrix product on CPU or space-to-depth on GPU where faster.
 
-    x: (batch, height, width, in), kernel: (rows, columns, in, out).
+    x: (batch, height, width, in), kernel: (rows, columns, in, out). Raises InputError for the
+    padding "SAME" where images are smaller than their array, whose own size it depends on.
     """
+    if isinstance(padding, str):
+        require(not valid_region.is_active(), "padding", padding, "symmetric for dense evaluation")
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     if valid_region.is_active():
         return _convolve_valid_region(x, kernel, strides, padding, **options)
     if not in_reference_lowering() and _is_plain(options):

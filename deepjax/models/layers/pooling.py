@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.models.layers import valid_region
 from deepjax.models.layers.input_checks import at_least_float32
 
@@ -35,6 +35,14 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0, ceil: bool = 
         given, y, lambda size, axis: _output_extent(size, window, stride, padding, ceil)[0]
     )
     return y
+
+
+def max_pool_same(x: Array, window: int, stride: int) -> Array:
+    """`max_pool` with the padding "SAME" of XLA, on one side only for a map of even size."""
+    require(not valid_region.is_active(), "padding", "SAME", "symmetric for dense evaluation")
+    pads = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), "SAME")
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    return max_pool(padded, window, stride)
 
 
 def is_faster_with_argmax(window: int, stride: int) -> bool:

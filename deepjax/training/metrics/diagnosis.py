@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from deepjax.analysis import first_nonfinite_layer
+from deepjax.analysis import TRAIN, first_nonfinite_layer
 from deepjax.analysis.core.params import Path, by_path, path_string
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.training.build import CompiledTraining, step_options
@@ -34,7 +34,7 @@ def explain(
     ).image_size
     images = resize(normalize(jnp.asarray(batch["image"]), programs.dataset), size)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    layer = first_nonfinite_layer(programs.model, variables, images, train=True)
+    layer = first_nonfinite_layer(programs.model, variables, images, mode=TRAIN)
     if layer is not None:
         return f"an output that is not finite, first of {layer or 'the network'}"
     return "finite outputs: the loss, a gradient or a batch statistic is not finite, or jumped"

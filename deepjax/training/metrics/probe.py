@@ -1,8 +1,9 @@
 """Probes during training: what the instruments measure on the state and batch of the next step.
 
-In three levels of detail, after Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool
+In four levels of detail, after Schneider, Dangel and Hennig, "Cockpit: a practical debugging tool
 for the training of deep neural networks", 2021 (arXiv:2102.06604): "top" measures the network's
-top-level modules, "layers" every layer, "full" curvature and gradient noise too.
+top-level modules, "sharpness" also the largest eigenvalue of the Hessian, "layers" every layer,
+"full" curvature and gradient noise too.
 """
 
 import dataclasses
@@ -13,9 +14,8 @@ from typing import Any
 
 import jax
 
-from deepjax.analysis.core.module import has_batch_norm, mode_text
-from deepjax.analysis.core.taps import Site, sites
-from deepjax.analysis.curvature.spectrum import spectral_density
+from deepjax.analysis.core.mode import TRAIN, Mode
+from deepjax.analysis.curvature.spectrum import spectral_density, top_eigenvalues
 from deepjax.analysis.curvature.trace import hessian_trace
 from deepjax.analysis.gradients.noise_scale import noise_scale
 from deepjax.analysis.layers.report import LayerReport, LayerRow
@@ -24,14 +24,20 @@ from deepjax.analysis.layers.trace import (
     layer_statistics,
     modules_without_output,
 )
+from deepjax.analysis.network.module import mode_text
+from deepjax.analysis.network.taps import Site, sites
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
+from deepjax.data import sample
 from deepjax.errors import require
 from deepjax.training.build import CompiledTraining, step_options
-from deepjax.training.run_options import ProbeDetail
+from deepjax.training.distributed.sharding import replicated_sharding
+from deepjax.training.run_options import ProbeDetail, RunOptions
+from deepjax.training.step.losses import smooth_labels
 from deepjax.training.step.preprocess import preprocess_batch
 from deepjax.training.step.state import TrainState
 from deepjax.training.step.step import DROPOUT, classifier_loss
 
+SHARPNESS_EXAMPLES, SHARPNESS_STEPS = 128, 8
 LANCZOS, PROBES = 15, 4  # products with the Hessian: for its extreme eigenvalues, for its trace
 
 
@@ -60,19 +66,30 @@ class LayerProbe:
 Probe = Callable[[TrainState, Any], LayerProbe]
 
 
-def make_probe(programs: CompiledTraining, tier: ProbeDetail) -> Probe:
+def requested_probe(programs: CompiledTraining, options: RunOptions) -> Probe | None:
+    """The probe that the options ask for, or None."""
+    if not options.probe_every:
+        return None
+    return make_probe(programs, options.probe, options.data_dir)
+
+
+def make_probe(programs: CompiledTraining, tier: ProbeDetail, data_dir: str | None = None) -> Probe:
     """(state, batch on the devices) -> measurements; the state is not donated.
 
-    Compiled at the first call. Gradients are the main classifier's over the global batch: without
-    auxiliary heads, accumulation and rematerialisation. Cost: one forward and one backward pass;
-    "full" adds 19 products with the Hessian, each about four passes, and one more forward
-    and backward pass. Raises InputError for "full" in several processes.
+    data_dir: of the data set, for the sample of "sharpness". Compiled at the first call. Gradients
+    are the main classifier's over the global batch: without auxiliary heads, accumulation and
+    rematerialisation. Cost: one forward and one backward pass; "sharpness" adds nine products with
+    the Hessian, each about four passes, and a gradient on 128 examples; "full" adds 19 products on
+    the batch and one more forward and backward pass. Raises InputError for both in several
+    processes.
     """
     layers = _layer_tracer(programs, tier)
-    if tier != "full":
+    if tier in ("top", "layers"):
         return lambda state, batch: LayerProbe(layers(state, batch), {})
-    require(jax.process_count() == 1, "probe", "full", "'top', 'layers' in several processes")
-    loss_statistics = _whole_tracer(programs)
+    require(jax.process_count() == 1, "probe", tier, "'top', 'layers' in several processes")
+    loss_statistics = (
+        _whole_tracer(programs) if tier == "full" else _sharpness_tracer(programs, data_dir)
+    )
     return lambda state, batch: LayerProbe(layers(state, batch), loss_statistics(state, batch))
 
 
@@ -82,7 +99,7 @@ def _layer_tracer(
     config, model, dataset = programs.config, programs.model, programs.dataset
     loss = functools.partial(classifier_loss, kind=config.objective.loss)
     # The arguments of `build_report`, by image size.
-    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], bool, str]] = {}
+    seen_at: dict[int, tuple[list[Site], list[tuple[str, ...]], Mode, str]] = {}
 
     def statistics(state: TrainState, batch: Any, size: int) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -92,10 +109,10 @@ def _layer_tracer(
         rate = state.learning_rate * programs.schedule(state.step)
         known = sites(model, variables, seen, loss, True, rngs)
         others = modules_without_output(known, state.params)
-        depth = 1 if tier == "top" else math.inf
+        depth = 1 if tier in ("top", "sharpness") else math.inf
         at = [site for site in known if len(site.path) <= depth]
-        mode = mode_text(model, variables, seen, True)
-        seen_at[size] = at, [path for path in others if len(path) <= depth], True, mode
+        text = mode_text(model, variables, seen, train=True)
+        seen_at[size] = at, [path for path in others if len(path) <= depth], TRAIN, text
 
         def updates_of(gradients: Any) -> Any:
             updates, _ = programs.optimizer.update(
@@ -118,6 +135,67 @@ def _layer_tracer(
     return tracer
 
 
+def _sharpness_tracer(
+    programs: CompiledTraining, data_dir: str | None
+) -> Callable[[TrainState, Any], dict[str, float]]:
+    """The largest eigenvalue of the Hessian on a fixed sample, and the edge of stability.
+
+    The sample is of training images without augmentation. Lanczos' method starts at the gradient,
+    so that a row is a function of the state alone.
+    """
+    config, loss = (
+        programs.config,
+        functools.partial(classifier_loss, kind=programs.config.objective.loss),
+    )
+    count = min(SHARPNESS_EXAMPLES, programs.dataset.train_size)
+
+    @functools.cache
+    def sampled(size: int) -> Any:
+        seen = sample(programs.dataset, count, 0, "train", size, data_dir, config.data.eval_crop)
+        target = seen["label"]
+        if config.objective.loss == "sigmoid" or config.objective.label_smoothing:
+            classes, smoothing = programs.dataset.num_classes, config.objective.label_smoothing
+            target = smooth_labels(target, classes, smoothing)
+        return seen | {"target": target}
+
+    def tracer(state: TrainState, batch: Any) -> dict[str, float]:
+        seen = sampled(config.shape_at(int(state.step))[0])
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        with jax.set_mesh(programs.partitioner.mesh):
+            seen = jax.device_put(seen, replicated_sharding(programs.partitioner.mesh))
+            found = top_eigenvalues(
+                programs.model,
+                variables,
+                seen,
+                1,
+                loss=loss,
+                mode=TRAIN,
+                which="largest",
+                steps=SHARPNESS_STEPS,
+                start="gradient",
+            )
+        rate = float(state.learning_rate * programs.schedule(state.step))
+        values = {"lambda_max": float(found.values[0]), "residual": float(found.residuals[0])}
+        optimization = config.optimization
+        if optimization.optimizer == "sgd" and rate > 0:
+            values["edge_of_stability"] = edge_of_stability(
+                rate, optimization.momentum, optimization.nesterov
+            )
+        return values | {"learning_rate": rate}
+
+    return tracer
+
+
+def edge_of_stability(learning_rate: float, momentum: float, nesterov: bool) -> float:
+    """The eigenvalue of the Hessian above which gradient descent on a quadratic diverges.
+
+    Source: Cohen, Kaur, Li, Kolter and Talwalkar, "Gradient descent on neural networks typically
+    occurs at the edge of stability", 2021 (arXiv:2103.00065), section 2 and appendix B.
+    """
+    lookahead = 1 + 2 * momentum if nesterov else 1
+    return 2 * (1 + momentum) / (learning_rate * lookahead)
+
+
 def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:
     """The Hessian with batch statistics, as in training, and the gradient at two batch sizes."""
     config, model = programs.config, programs.model
@@ -133,13 +211,12 @@ def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dic
         with jax.set_mesh(programs.partitioner.mesh):
             seen = prepare(state, batch, config.shape_at(int(state.step))[0])
             ends = spectral_density(
-                model, variables, seen, bn="batch", loss=loss, steps=LANCZOS, probes=1
+                model, variables, seen, mode=TRAIN, loss=loss, steps=LANCZOS, probes=1
             )
-            trace = hessian_trace(model, variables, seen, probes=PROBES, bn="batch", loss=loss)
+            trace = hessian_trace(model, variables, seen, probes=PROBES, mode=TRAIN, loss=loss)
             small = _part_of(len(seen["label"]))
-            ghost = small if has_batch_norm(variables) else "running"
             noise = (
-                noise_scale(model, variables, [seen], small=small, bn=ghost, train=True, loss=loss)
+                noise_scale(model, variables, seen, small=small, mode=TRAIN, loss=loss)
                 if small
                 else None
             )

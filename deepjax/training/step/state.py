@@ -12,7 +12,7 @@ from flax import struct
 from jax import Array
 
 from deepjax.analysis import kernel_norms
-from deepjax.analysis.core.module import init_variables
+from deepjax.analysis.network.module import init_variables
 from deepjax.training.step.guard import GuardState, init_guard
 
 

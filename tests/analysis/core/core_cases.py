@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deepjax.analysis.core.module import initialise
+from deepjax.analysis.network.module import initialise
 
 EXAMPLES, FEATURES, CLASSES = 8, 5, 3
 

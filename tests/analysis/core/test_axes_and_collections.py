@@ -17,7 +17,8 @@ from deepjax.analysis import (
     taps,
     trace,
 )
-from deepjax.analysis.core.module import apply_module, initialise, loss_of, mode_text
+from deepjax.analysis.core.mode import EVAL, TRAIN, Ghost
+from deepjax.analysis.network.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, loss_of_logits
 
@@ -36,7 +37,7 @@ class Normed(nn.Module):
 def _numbers(model: Any, v: Any) -> tuple[float, ...]:
     return (
         signal_propagation(model, v, X).blocks[0].variance,
-        per_example_gradients(model, v, (X, Y), bn=4).layers[0].mean_norm,
+        per_example_gradients(model, v, (X, Y), mode=Ghost(4)).layers[0].mean_norm,
         float(taps(model, v, (X, Y), ["sum"])["sum"].gradient.sum()),
     )
 
@@ -104,7 +105,7 @@ def test_evaluation_that_writes_batch_statistics_is_refused():
         InputError, match=r"evaluation writes the batch statistics.*Network\(module, eval_kwargs"
     ):
         per_example_gradients(AlwaysTrains(), v, (X, Y))
-    assert np.isfinite(trace(AlwaysTrains(), v, (X, Y), train=True).loss)
+    assert np.isfinite(trace(AlwaysTrains(), v, (X, Y), mode=TRAIN).loss)
 
 
 class Counting(nn.Module):
@@ -118,10 +119,8 @@ class Counting(nn.Module):
 def test_collections_that_evaluation_writes():
     v = initialise(Counting(), X)
     expected = loss_of_logits(Counting().apply(v, X, mutable=["counts"])[0])
-    assert trace(Counting(), v, (X, Y), train=False).loss == pytest.approx(
-        float(expected), rel=1e-6
-    )
+    assert trace(Counting(), v, (X, Y), mode=EVAL).loss == pytest.approx(float(expected), rel=1e-6)
     assert mode_text(Counting(), v, (X, Y), False).endswith(
         "; writes the collection 'counts' in evaluation"
     )
-    assert ntk(Counting(), v, X).mode == mode_text(Counting(), v, (X, Y), False)
+    assert ntk(Counting(), v, X).mode_text == mode_text(Counting(), v, (X, Y), False)

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from deepjax.analysis import trace
-from deepjax.analysis.core.image_scale import warn_of_images
+from deepjax.analysis.network.image_scale import warn_of_images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (2, 8, 8, 3)).astype(np.float32)

@@ -18,7 +18,8 @@ from deepjax.analysis import (
     per_example_gradients,
     trace,
 )
-from deepjax.analysis.core.module import initialise
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import initialise
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import CLASSES, EXAMPLES, ByField, X, Y, loss_of_logits
 
@@ -52,15 +53,15 @@ def test_output_selects_one_array(form, output):
     kernel = v["params"]["head"]["kernel"]
     expected = loss_of_logits(jnp.dot(X, kernel) + v["params"]["head"]["bias"][None])
     network = Network(several, output=output)
-    assert trace(network, v, (X, Y), train=False).loss == pytest.approx(float(expected), rel=1e-6)
+    assert trace(network, v, (X, Y), mode=EVAL).loss == pytest.approx(float(expected), rel=1e-6)
     # The kernel of a linear map: x . x', and 1 for the bias.
     np.testing.assert_allclose(ntk(network, v, X).matrix, X @ X.T + 1, rtol=1e-5)
     with pytest.raises(InputError, match=r"returns a .*output="):
-        trace(several, v, (X, Y), train=False)
+        trace(several, v, (X, Y), mode=EVAL)
     with pytest.raises(InputError, match=r"choose by Network\(..., output=\)"):
         ntk(several, v, X)
     with pytest.raises(InputError, match="output is 'nothing'; Several returns"):
-        trace(Network(several, output="nothing"), v, (X, Y), train=False)
+        trace(Network(several, output="nothing"), v, (X, Y), mode=EVAL)
 
 
 class Keyed(nn.Module):
@@ -81,7 +82,7 @@ def test_scalars_among_the_inputs_belong_to_all_examples():
     jacobian = jax.tree.leaves(jax.jacrev(outputs)(v["params"]))
     flat = jnp.concatenate([leaf.reshape(EXAMPLES, CLASSES, -1) for leaf in jacobian], axis=-1)
     np.testing.assert_allclose(
-        ntk(Keyed(), v, batch[0], output="trace", chunk=3).matrix,
+        ntk(Keyed(), v, batch, output="trace", chunk=3).matrix,
         jnp.einsum("iap,jap->ij", flat, flat),
         rtol=1e-4,
     )
@@ -103,8 +104,8 @@ class TwoInputs(nn.Module):
 
 def test_first_not_finite_of_several_inputs_and_under_vmap():
     v = initialise(TwoInputs(), (X, X))
-    assert first_nonfinite_layer(TwoInputs(), v, (X, X)) is None
-    assert first_nonfinite_layer(TwoInputs(), v, (X, X / 0)) == "first"
+    assert first_nonfinite_layer(TwoInputs(), v, ((X, X), None)) is None
+    assert first_nonfinite_layer(TwoInputs(), v, ((X, X / 0), None)) == "first"
 
     each = nn.vmap(
         ByField, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True}

@@ -17,7 +17,8 @@ from deepjax.analysis import (
     kernel_order,
     trace,
 )
-from deepjax.analysis.core.module import apply_module, initialise, loss_of, mode_text
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import (
     CLASSES,
@@ -253,7 +254,7 @@ def test_a_switch_that_does_not_reach_the_network_is_said():
         ByFlag, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True}
     )()
     v = initialise(each, X)
-    trace(each, v, (X, Y), train=False)
+    trace(each, v, (X, Y), mode=EVAL)
     assert mode_text(each, v, (X, Y), False) == (
         "no training switch found; called as it is; draws from the random stream 'dropout' in "
         "evaluation; enable_dropout does not reach it through nn.vmap or nn.scan"
@@ -307,11 +308,13 @@ def test_a_switch_that_is_refused_on_its_way_inside_is_left_out_and_said(model, 
     np.testing.assert_allclose(
         apply_module(model, v, (X, None), False)[0], model.apply(v, X, **kwargs), rtol=1e-6
     )
-    assert trace(model, v, (X, Y), train=False).mode == mode_text(model, v, (X, Y), False) == said
+    assert (
+        trace(model, v, (X, Y), mode=EVAL).mode_text == mode_text(model, v, (X, Y), False) == said
+    )
     assert initialise(model, X).keys() == model.init(jax.random.key(0), X).keys()
     by_name = Network(model, eval_kwargs={"nothing": 1})
     with pytest.raises(InputError, match="unexpected keyword argument 'nothing'"):
-        trace(by_name, v, (X, Y), train=False)
+        trace(by_name, v, (X, Y), mode=EVAL)
 
 
 def test_kernels_of_a_network_whose_switch_is_required():
@@ -327,5 +330,5 @@ def test_a_switch_that_is_traced_at_the_top_is_named(transform):
         r"static_argnames of nn.jit\)"
     )
     with pytest.raises(InputError, match=message) as error:
-        trace(transform(Branching)(), v, (X, Y), train=False)
+        trace(transform(Branching)(), v, (X, Y), mode=EVAL)
     assert "\n" not in str(error.value)

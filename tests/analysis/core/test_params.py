@@ -31,6 +31,7 @@ from deepjax.analysis import (
     trace,
     trajectory,
 )
+from deepjax.analysis.core.mode import EVAL
 from deepjax.errors import InputError
 from tests.zoo import Attention, Odd, Typed
 
@@ -223,7 +224,7 @@ def test_kernels_and_linearised_networks(case):
 
 def test_layers(case):
     this, same = case
-    rows = trace(this.model, this.variables, this.batch, train=False).layers
+    rows = trace(this.model, this.variables, this.batch, mode=EVAL).layers
     same(np.linalg.norm([row.weight_norm or 0 for row in rows]), np.linalg.norm(this.vector))
     same(
         np.linalg.norm([row.parameter_gradient_norm or 0 for row in rows]),

@@ -12,7 +12,6 @@ import pytest
 from flax import linen as nn
 
 from deepjax.analysis import (
-    Network,
     cross_entropy,
     first_nonfinite_layer,
     gradient_line,
@@ -41,7 +40,8 @@ from deepjax.analysis import (
     top_eigenvalues,
     trace,
 )
-from deepjax.analysis.core.module import apply_module, mode_text
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import apply_module, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, params_only
 
@@ -69,7 +69,7 @@ def direction_of(v: Any, seed: int) -> Any:
 
 # Every instrument on a batch with labels, of (network, variables, batch), and on inputs alone.
 LABELLED: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "trace": lambda m, v, b: trace(m, v, b, train=False),
+    "trace": lambda m, v, b: trace(m, v, b, mode=EVAL),
     "taps": lambda m, v, b: taps(m, v, b, ["first"]),
     "hvp": lambda m, v, b: hvp(m, v, b, v["params"]),
     "hessian_trace": lambda m, v, b: hessian_trace(m, v, b, probes=1),
@@ -77,7 +77,7 @@ LABELLED: dict[str, Callable[[Any, Any, Any], Any]] = {
     "gradient_subspace_overlap": lambda m, v, b: gradient_subspace_overlap(m, v, b, k=1, steps=2),
     "spectral_density": lambda m, v, b: spectral_density(m, v, b, steps=2, probes=1),
     "per_example_gradients": lambda m, v, b: per_example_gradients(m, v, b),
-    "noise_scale": lambda m, v, b: noise_scale(m, v, [(X, Y), b], small=4),
+    "noise_scale": lambda m, v, b: noise_scale(m, v, b, small=4),
     "loss_line": lambda m, v, b: loss_line(m, v, b, direction_of(v, 0), alphas=[0, 1]),
     "linear_interpolation": lambda m, v, b: linear_interpolation(m, v, v, b, alphas=[0, 1]),
     "loss_plane": lambda m, v, b: loss_plane(
@@ -147,10 +147,10 @@ def test_streams_that_are_not_given_start_from_key_0_by_name(train):
     assert mode_text(Sampled(), v, (X, None), train) == mode
 
 
-def test_a_seed_gives_other_streams():
+def test_a_key_gives_other_streams():
     v = params_only(Sampled())
-    models = (Network(Sampled(), seed=0), Network(Sampled(), seed=1), Sampled())
-    first, second, default = (apply_module(model, v, (X, None), False)[0] for model in models)
+    keys = (jax.random.key(0), jax.random.key(1), None)
+    first, second, default = (apply_module(Sampled(), v, (X, None), False, key)[0] for key in keys)
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(first, default)
 

@@ -23,7 +23,8 @@ from deepjax.analysis import (
     taps,
     trace,
 )
-from deepjax.analysis.core.module import apply_module, initialise, mode_text
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import apply_module, initialise, mode_text
 from deepjax.errors import InputError
 from tests.analysis.core.core_cases import (
     CLASSES,
@@ -58,15 +59,15 @@ def test_what_a_call_needs_does_not_depend_on_earlier_calls():
     np.testing.assert_array_equal(apply_module(model, v, small, False)[0], model.apply(v, X[:2]))
     assert (
         "'noise'" in mode_text(model, v, large, False)
-        and "noise" not in trace(model, v, small, train=False).mode
+        and "noise" not in trace(model, v, small, mode=EVAL).mode_text
     )
 
     decoder = nn.MultiHeadDotProductAttention(2, decode=True)
     full, token = decoder.init(jax.random.key(0), jnp.ones((1, 3, 4))), jnp.ones((1, 1, 4))
     for _ in range(2):
         with pytest.raises(InputError, match="cannot take a batch"):
-            trace(decoder, {"params": full["params"]}, (token, None), train=False, loss=_summed)
-        trace(decoder, full, (token, None), train=False, loss=_summed)
+            trace(decoder, {"params": full["params"]}, (token, None), mode=EVAL, loss=_summed)
+        trace(decoder, full, (token, None), mode=EVAL, loss=_summed)
 
 
 def _summed(outputs: Any, batch: Any) -> Any:
@@ -89,10 +90,10 @@ def test_nothing_is_traced_again():
 
     def look() -> None:
         for model in (Network(Noting(), eval_kwargs={"noisy": False}), Noting()):
-            trace(model, v, (X, Y), train=False)
+            trace(model, v, (X, Y), mode=EVAL)
             hessian_trace(model, v, (X, Y), probes=1)
             shattering(model, v, X)
-            lesions(model, v, (X, Y), modules=["Dropout_0"])
+            lesions(model, v, (X, Y), layers=["Dropout_0"])
 
     look()
     before = len(TRACES)
@@ -103,8 +104,11 @@ def test_nothing_is_traced_again():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda: Network(ByField), "module is 'type'; allowed: an instance of flax.linen.Module"),
-        (lambda: Network(ByFlag(), eval_kwargs={"mask": X}), "field eval_kwargs of Network"),
+        (lambda: Network(ByField), "model is a type; allowed: an instance of flax.linen.Module"),
+        (
+            lambda: jax.jit(lambda x: Network(ByFlag(), eval_kwargs={"mask": x}))(X),
+            "is a traced array; allowed: fields that are known",
+        ),
         (
             lambda: trace(ByFlag(), {"batch_stats": {}}, (X, Y)),
             "'params' is missing|allowed: a dict with 'params'",
@@ -114,7 +118,7 @@ def test_nothing_is_traced_again():
                 Network(ByFlag(), eval_kwargs={"nothing": 1}),
                 params_only(ByFlag()),
                 (X, Y),
-                train=False,
+                mode=EVAL,
             ),
             "unexpected keyword",
         ),
@@ -142,7 +146,7 @@ REPEATED: dict[str, Callable[[Any], Any]] = {
     "count_params": lambda v: count_params(Jitting(), (FEATURES,)),
     "count_macs": lambda v: count_macs(Jitting(), (FEATURES,)),
     "cost": lambda v: cost(Jitting(), (FEATURES,)),
-    "trace": lambda v: trace(Jitting(), v, (X, Y), train=False),
+    "trace": lambda v: trace(Jitting(), v, (X, Y), mode=EVAL),
 }
 
 
@@ -156,13 +160,28 @@ def test_a_second_call_traces_nothing(name):
     assert len(TRACES) == before > 0
 
 
-def test_a_list_of_batches_is_refused():
-    v, batches = initialise(Branching(), X), [(X, Y), (X, Y)]
-    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; trace takes one$"):
-        trace(Branching(), v, batches)
-    with pytest.raises(InputError, match=r"^batch is a list of 2 batches; taps takes one$"):
-        taps(Branching(), v, batches, ["Dense_0"])
-    assert (
-        trace(Branching(), v, [X, Y], train=False).loss
-        == trace(Branching(), v, (X, Y), train=False).loss
+def test_a_batch_that_is_a_list_is_one_batch():
+    v = initialise(Branching(), X)
+    one = trace(Branching(), v, (X, Y), mode=EVAL)
+    assert trace(Branching(), v, [X, Y], mode=EVAL).loss == one.loss
+
+
+def test_layers_of_several_batches_are_those_of_the_joined_batch():
+    """In evaluation, where examples do not see each other."""
+    v = initialise(Branching(), X)
+    parts = [(X[:4], Y[:4]), (X[4:], Y[4:])]
+    several, joined = (trace(Branching(), v, batch, mode=EVAL) for batch in (parts, (X, Y)))
+    assert several.loss == pytest.approx(joined.loss, rel=1e-6)
+    for found, wanted in zip(several.layers, joined.layers, strict=True):
+        assert found.runs == 2 * wanted.runs
+        for name in ("mean", "std", "gradient_norm", "parameter_gradient_norm"):
+            value = getattr(wanted, name)
+            assert getattr(found, name) == (
+                value if value is None else pytest.approx(value, rel=1e-4, abs=1e-7)
+            )
+    layer = next(row.layer for row in joined.layers if row.parameter_gradient_norm)
+    taken, wanted = (
+        taps(Branching(), v, each, layer, mode=EVAL)[layer] for each in (parts, (X, Y))
     )
+    np.testing.assert_allclose(taken.activation, wanted.activation, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(taken.gradient, wanted.gradient, rtol=1e-5, atol=1e-7)

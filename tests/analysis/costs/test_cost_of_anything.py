@@ -11,11 +11,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
 
-from deepjax.analysis import Network, cost, count_macs, count_params, macs_by_layer, stage_table
-from deepjax.analysis.core.input_shapes import input_shapes
-from deepjax.analysis.core.module import apply_module
+from deepjax.analysis import (
+    TRAIN,
+    Network,
+    cost,
+    count_macs,
+    count_params,
+    macs_by_layer,
+    stage_table,
+)
 from deepjax.analysis.costs.counts import count_macs_by_layer
 from deepjax.analysis.jaxpr.module_paths import steps
+from deepjax.analysis.network.input_shapes import input_shapes
+from deepjax.analysis.network.module import apply_module
 from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import create_model, model_info
@@ -239,7 +247,7 @@ NETWORKS = {
 def test_rows_add_up_to_the_whole(name):
     """To all leaves of init's parameters, and to the products of a jaxpr without interception."""
     model, given = NETWORKS[name]
-    inputs = input_shapes(given)
+    inputs = input_shapes(model, given).args
     variables = jax.eval_shape(lambda inputs: model.init(jax.random.key(0), *inputs), inputs)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     with reference_lowering():
@@ -290,14 +298,14 @@ def test_tokens_and_several_inputs_by_hand():
     report = cost(zoo.Tokens(), TOKENS)
     assert str(report).startswith("Tokens: forward pass of int32[2,5], no training switch found")
     both = ((6, 6, 3), jax.ShapeDtypeStruct((4, 5), jnp.int32))
-    assert cost(zoo.TwoInputs(), both, batch=4).total.macs == 4 * (36 * 27 * 4 + 8 * 2)
+    assert cost(zoo.TwoInputs(), both, examples=4).total.macs == 4 * (36 * 27 * 4 + 8 * 2)
 
 
 def test_the_network_that_evaluation_calls():
     """As `Network` says, and in evaluation where the call's default is training."""
     assert count_macs(zoo.TrainsByDefault(), (4,)) == 12
     assert "evaluation mode (train=False)" in str(cost(zoo.TrainsByDefault(), (4,)))
-    assert "training mode (train=True)" in str(cost(zoo.TrainsByDefault(), (4,), train=True))
+    assert "training mode (train=True)" in str(cost(zoo.TrainsByDefault(), (4,), mode=TRAIN))
     assert count_macs(Network(zoo.TrainsByDefault()), (4,)) == 12
 
 
@@ -307,7 +315,7 @@ def test_the_network_that_evaluation_calls():
         (None, {}, r"input_shape is None; allowed: \(height, width, channels\)"),
         ((0, 3), {}, r"input_shape is \(0, 3\); allowed"),
         ("image", {}, "input_shape is 'image'; allowed"),
-        (TOKENS, {"batch": 2}, "batch is 2; allowed: 1 where inputs are given"),
+        (TOKENS, {"examples": 2}, "examples is 2; allowed: 1 where inputs are given"),
         (
             (5,),
             {},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis import count_macs, count_params
+from deepjax.analysis import TRAIN, count_macs, count_params
 from deepjax.analysis.costs.report import cost
 from deepjax.errors import InputError
 from deepjax.models import create_model
@@ -81,7 +81,7 @@ def numbers(report):
 
 
 def test_convolutions_by_hand():
-    report = cost(Cnn(), (8, 8, 3), batch=BATCH)
+    report = cost(Cnn(), (8, 8, 3), examples=BATCH)
     assert numbers(report) == BY_HAND
     total = report.total
     assert (total.params, total.macs, total.activation_bytes, total.bytes_moved) == tuple(
@@ -100,7 +100,7 @@ def test_half_precision_halves_what_is_stored_and_moved():
 def test_scans_remat_and_heads_that_only_train():
     evaluated, trained = (
         numbers(cost(Lifted(), (2, 2, 4))),
-        numbers(cost(Lifted(), (2, 2, 4), train=True)),
+        numbers(cost(Lifted(), (2, 2, 4), mode=TRAIN)),
     )
     # A cell returns its ReLU's output beside the layer's own: three runs of 4 numbers each.
     assert evaluated["cells/dense"] == (3 * 20, 3 * 16, 3 * 16, 3 * 4 * (4 + 16 + 4))
@@ -128,7 +128,7 @@ def test_the_compiler_counts_as_we_do():
                 x = nn.relu(nn.Conv(16, (3, 3), name=f"conv{i}")(x))
             return x
 
-    report = cost(Deep(), (32, 32, 3), batch=2, xla=True)
+    report = cost(Deep(), (32, 32, 3), examples=2, xla=True)
     assert report.xla is not None
     assert 0.93 < report.xla.flops / (2 * report.total.macs) < 1.03
     assert report.xla.output_bytes == 4 * 2 * 32 * 32 * 16
@@ -136,7 +136,7 @@ def test_the_compiler_counts_as_we_do():
     # It reads and writes what the products do, and again for kernels not fused with them.
     assert 0.8 < report.xla.bytes_accessed / report.total.bytes_moved < 4
     assert "XLA:" in str(report)
-    assert cost(Deep(), (32, 32, 3), batch=2, xla=True) is report  # not compiled again
+    assert cost(Deep(), (32, 32, 3), examples=2, xla=True) is report  # not compiled again
 
 
 def test_the_table_and_the_figure():
@@ -170,7 +170,7 @@ def test_a_network_without_products():
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((8, 8, 3), {"batch": 0}, "batch is 0; allowed: an integer from 1 up"),
+        ((8, 8, 3), {"examples": 0}, "examples is 0; allowed: an integer from 1 up"),
         ((), {}, "input_shape is"),
         ((8,), {}, r"input_shape is float32\[1,8\], batch included; allowed: what Cnn takes"),
     ],

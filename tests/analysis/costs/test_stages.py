@@ -39,7 +39,7 @@ def test_rows_of_a_foreign_module_by_hand():
         5 * 3 + 3,
     ]
     assert [row.macs for row in rows] == [12 * 72, 0, 12 * (20 + 225), 15]
-    assert [row.runs_in_evaluation for row in rows] == [True, False, True, True]
+    assert [row.runs for row in rows] == [True, False, True, True]
     fields = [
         ReceptiveField((3, 3), (2, 2), (1, 1)),
         None,
@@ -52,8 +52,8 @@ def test_rows_of_a_foreign_module_by_hand():
 def test_a_module_that_sows_nothing_has_costs_alone():
     rows, sown = (stage_table(Foreign(sows), (8, 6, 2)) for sows in (False, True))
     assert all(row.output_shape is None and row.receptive_field is None for row in rows)
-    assert [(row.name, row.params, row.macs, row.runs_in_evaluation) for row in rows] == [
-        (r.name, r.params, r.macs, r.runs_in_evaluation) for r in sown
+    assert [(row.name, row.params, row.macs, row.runs) for row in rows] == [
+        (r.name, r.params, r.macs, r.runs) for r in sown
     ]
 
 
@@ -126,4 +126,4 @@ def test_rows_add_up(name, fields):
     rows = stage_table(model, shape)
     assert sum(row.params for row in rows) == model_info(name).params == count_params(model, shape)
     assert sum(row.macs for row in rows) == model_info(name).macs == count_macs(model, shape)
-    assert all(row.output_shape and row.receptive_field and row.runs_in_evaluation for row in rows)
+    assert all(row.output_shape and row.receptive_field and row.runs for row in rows)

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
+from deepjax.analysis.core.mode import EVAL, TRAIN
 from deepjax.analysis.curvature.gradient_subspace import gradient_subspace_overlap
 from deepjax.analysis.curvature.operators import gnvp, hvp
 from deepjax.analysis.curvature.spectrum import spectral_density, top_eigenvalues
@@ -101,10 +102,10 @@ def init(model):
     }
 
 
-def functions(model, variables, batch, bn):
+def functions(model, variables, batch, mode):
     """(outputs, loss of outputs, flat parameters), without the instrument."""
     flat, unravel = ravel_pytree(variables["params"])
-    switch = {} if not isinstance(model, Cnn) else {"train": bn == "batch"}
+    switch = {} if not isinstance(model, Cnn) else {"train": mode.train}
 
     def outputs(flat):
         return model.apply(
@@ -117,9 +118,9 @@ def functions(model, variables, batch, bn):
     return outputs, loss, flat
 
 
-def full_matrix(model, variables, batch, operator="hessian", bn="running"):
+def full_matrix(model, variables, batch, operator="hessian", mode=EVAL):
     """The matrix, formed."""
-    outputs, loss, flat = functions(model, variables, batch, bn)
+    outputs, loss, flat = functions(model, variables, batch, mode)
     if operator == "hessian":
         return np.asarray(jax.jit(jax.hessian(lambda flat: loss(outputs(flat))))(flat), float)
     jacobian = jax.jit(jax.jacrev(outputs))(flat).reshape(-1, flat.size)
@@ -144,9 +145,9 @@ def squared(outputs, batch):
     return jnp.mean(jnp.sum(jnp.square(outputs - jax.nn.one_hot(batch[1], 3)), axis=1))
 
 
-CASES = [(Mlp(), "running"), (Cnn(), "running"), (Cnn(), "batch"), (Scanned(), "running")]
+CASES = [(Mlp(), EVAL), (Cnn(), EVAL), (Cnn(), TRAIN), (Scanned(), EVAL)]
 each_case = pytest.mark.parametrize(
-    ("model", "bn"),
+    ("model", "mode"),
     CASES,
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -154,16 +155,16 @@ each_case = pytest.mark.parametrize(
 
 @each_case
 @pytest.mark.parametrize("operator", ["hessian", "gauss_newton"])
-def test_products_eigenvalues_and_trace_are_those_of_the_full_matrix(model, bn, operator):
+def test_products_eigenvalues_and_trace_are_those_of_the_full_matrix(model, mode, operator):
     variables, batch = init(model), batch_of()
-    matrix = full_matrix(model, variables, batch, operator, bn)
+    matrix = full_matrix(model, variables, batch, operator, mode)
     vector = random_like(variables["params"])
     product = {"hessian": hvp, "gauss_newton": gnvp}[operator](
-        model, variables, batch, vector, bn=bn
+        model, variables, batch, vector, mode=mode
     )
     close(flat_of(product), matrix @ flat_of(vector))
 
-    true, options = np.linalg.eigvalsh(matrix), {"operator": operator, "bn": bn}
+    true, options = np.linalg.eigvalsh(matrix), {"operator": operator, "mode": mode}
     found = top_eigenvalues(model, variables, batch, 3, keep=True, **options)
     np.testing.assert_allclose(found.values, true[np.argsort(-np.abs(true))[:3]], rtol=1e-4)
     assert (found.residuals < 1e-4 * abs(found.values[0])).all()
@@ -178,18 +179,18 @@ def test_products_eigenvalues_and_trace_are_those_of_the_full_matrix(model, bn, 
     assert trace.error == pytest.approx(
         np.sqrt(2 * (np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2)) / 64), rel=0.4
     )
-    assert trace.matrix.bn == bn and trace.matrix.has_batch_norm == isinstance(model, Cnn)
+    assert trace.matrix.mode == mode and trace.matrix.has_batch_norm == isinstance(model, Cnn)
 
 
 def test_batch_statistics_add_curvature():
     variables, batch = init(Cnn()), batch_of()
-    running, own = (full_matrix(Cnn(), variables, batch, bn=bn) for bn in ("running", "batch"))
+    running, own = (full_matrix(Cnn(), variables, batch, mode=mode) for mode in (EVAL, TRAIN))
     assert np.linalg.norm(running - own) > 0.1 * np.linalg.norm(own)
     # With batch statistics the loss does not depend on the norm of the kernel w: w^T H w = 0.
     kernel = {"conv": variables["params"]["conv"]}
     of_batch, of_running = (
-        flat_of(kernel) @ flat_of(hvp(Cnn(), variables, batch, kernel, bn=bn, layers="conv"))
-        for bn in ("batch", "running")
+        flat_of(kernel) @ flat_of(hvp(Cnn(), variables, batch, kernel, mode=mode, layers="conv"))
+        for mode in (TRAIN, EVAL)
     )
     assert abs(of_batch) < 1e-3 * abs(of_running)
 
@@ -199,7 +200,7 @@ def test_the_matrices_are_symmetric(product):
     variables, batch = init(Cnn()), batch_of()
     v, w = (random_like(variables["params"], seed) for seed in (1, 2))
     left, right = (
-        flat_of(a) @ flat_of(product(Cnn(), variables, batch, b, bn="batch"))
+        flat_of(a) @ flat_of(product(Cnn(), variables, batch, b, mode=TRAIN))
         for a, b in ((v, w), (w, v))
     )
     assert left == pytest.approx(right, rel=1e-4)
@@ -221,7 +222,7 @@ def test_gauss_newton_is_the_fisher_matrix_under_cross_entropy():
     g(c) is the gradient of -log p(c).
     """
     variables, batch = init(Mlp()), batch_of(4)
-    outputs, _, flat = functions(Mlp(), variables, batch, "running")
+    outputs, _, flat = functions(Mlp(), variables, batch, EVAL)
     # (examples, classes, parameters)
     scores = jax.jacrev(lambda flat: jax.nn.log_softmax(outputs(flat)))(flat)
     fisher = jnp.einsum("nc,ncp,ncq->pq", jax.nn.softmax(outputs(flat)), scores, scores) / 4
@@ -246,26 +247,28 @@ def test_layers_give_the_block_of_the_matrix(layers):
     assert found.matrix.parameters == len(block) and found.matrix.layers == names
 
 
-@pytest.mark.parametrize("bn", ["running", "batch"])
-def test_a_list_of_batches_is_their_mean(bn):
+@pytest.mark.parametrize("mode", [EVAL, TRAIN])
+def test_a_list_of_batches_is_their_mean(mode):
     variables, batches = init(Cnn()), [batch_of(6, seed) for seed in range(3)]
     vector = random_like(variables["params"])
-    found = flat_of(hvp(Cnn(), variables, batches, vector, bn=bn))
+    found = flat_of(hvp(Cnn(), variables, batches, vector, mode=mode))
     close(
         found,
-        sum(full_matrix(Cnn(), variables, batch, bn=bn) for batch in batches) / 3 @ flat_of(vector),
+        sum(full_matrix(Cnn(), variables, each, mode=mode) for each in batches)
+        / 3
+        @ flat_of(vector),
     )
     joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
-    all_at_once = flat_of(hvp(Cnn(), variables, joined, vector, bn=bn))
-    assert np.allclose(found, all_at_once, rtol=1e-3, atol=1e-5) == (bn == "running")
+    all_at_once = flat_of(hvp(Cnn(), variables, joined, vector, mode=mode))
+    assert np.allclose(found, all_at_once, rtol=1e-3, atol=1e-5) == (mode == EVAL)
 
 
 def test_dropout_is_off_in_evaluation_and_its_masks_are_fixed_in_training():
     variables, batch = init(Dropped()), batch_of()
     vector = random_like(variables["params"])
     still, first, again = (
-        flat_of(hvp(Dropped(), variables, batch, vector, bn=bn))
-        for bn in ("running", "batch", "batch")
+        flat_of(hvp(Dropped(), variables, batch, vector, mode=mode))
+        for mode in (EVAL, TRAIN, TRAIN)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, still, rtol=0.01)
@@ -313,9 +316,9 @@ def test_nothing_compiles_twice():
     ("options", "message"),
     [
         ({"layers": "haed"}, "layer 'haed' is unknown; did you mean 'head'"),
-        ({"layers": ()}, r"layers is \(\); allowed: None, or a path"),
-        ({"bn": "frozen"}, "bn is 'frozen'; allowed: 'running', 'batch'"),
-        ({"operator": "fisher"}, "operator is 'fisher'; allowed: 'hessian', 'gauss_newton'"),
+        ({"layers": ()}, r"layers is \(\); allowed: None, or the path"),
+        ({"mode": "frozen"}, "mode is 'frozen'; allowed: EVAL, TRAIN or Ghost"),
+        ({"operator": "kfac"}, "operator is 'kfac'; allowed: 'hessian', 'gauss_newton'"),
         ({"probes": 0}, "probes is 0; allowed: 1 or more"),
         (
             {"loss": lambda outputs, batch: outputs},

@@ -38,9 +38,19 @@ def initialised(model, seed=0):
 def loop(model, variables, batch, size, dropout):
     """The gradient of each group of `size` examples in turn, as (groups, ...) arrays.
 
-    size 0: of each example, in evaluation.
+    size 0: of each example, in evaluation and in float64; else in float32, because dropout would
+    have other masks, and flax's batch norm takes no float64 in training.
     """
+    with jax.enable_x64(size == 0):
+        given = (variables, batch) if size else jax.tree.map(_doubled, (variables, batch))
+        return _loop(model, *given, size, dropout)
 
+
+def _doubled(leaf):
+    return jnp.asarray(leaf, float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _loop(model, variables, batch, size, dropout):
     @jax.jit
     def gradient(params, x, labels, key):
         def value(params):

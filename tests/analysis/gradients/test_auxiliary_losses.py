@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis import EVAL, TRAIN, from_function, from_nnx
 from deepjax.analysis.gradients.auxiliary_losses import loss_contributions
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
 
@@ -74,7 +76,7 @@ def separately(variables, batch, train):
     return found
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("mode", [TRAIN, EVAL])
 @pytest.mark.parametrize(
     ("weights", "scales"),
     [
@@ -84,11 +86,11 @@ def separately(variables, batch, train):
         ({"alpha": 2.0, "zeta": 0.0}, {"main": 1, "zeta": 0, "alpha": 2}),
     ],
 )
-def test_each_loss_by_its_own_gradient(weights, scales, train):
+def test_each_loss_by_its_own_gradient(weights, scales, mode):
     batch = batch_of()
     variables = initialised(Net())
-    expected = separately(variables, batch, train)
-    found = loss_contributions(Net(), variables, batch, weights=weights, train=train)
+    expected = separately(variables, batch, mode.train)
+    found = loss_contributions(Net(), variables, batch, weights=weights, mode=mode)
     assert found.weights == pytest.approx(scales) and list(found.losses) == [
         "main",
         "zeta",
@@ -167,7 +169,8 @@ def test_what_initialisation_has_sown_does_not_count():
         (Net(), {"weights": {"main": 0.3}}, "head 'main' is unknown"),
         (Net(), {"weights": {"alpha": -1}}, "weight of alpha is -1; allowed: 0 or more"),
         (Net(), {"weights": -0.3}, "weight of zeta is -0.3"),
-        (Net(), {"batch": batch_of()[0]}, "batch is a"),
+        (Net(), {"batch": batch_of()[0]}, "batch has no labels"),
+        (Net(), {"layers": "frst"}, "layer 'frst' is unknown; did you mean 'first'"),
         (Net(), {"batch": (jnp.zeros((6, 4)), batch_of()[1])}, "Net cannot take a batch"),
         (Net(), {"loss": lambda outputs, batch: outputs}, r"loss returned the shape \(6, 3\)"),
     ],
@@ -196,6 +199,69 @@ def test_a_loss_that_is_no_scalar_for_a_head():
         )
 
 
+class Auxiliary(nnx.Variable):
+    """A collection of its own, as an alternative to its name."""
+
+
+class NnxNet(nnx.Module):
+    """`Net` in NNX, with the parameters of linen."""
+
+    def __init__(self, variables):
+        rngs, params = nnx.Rngs(0), variables["params"]
+        self.first, self.second, self.third, self.last, self.head_zeta, self.head_alpha = (
+            nnx.Linear(*params[name]["kernel"].shape, rngs=rngs)
+            for name in ("first", "second", "third", "last", "head_zeta", "head_alpha")
+        )
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        for name, layer in params.items():
+            for part, value in layer.items():
+                getattr(getattr(self, name), part).set_value(value)
+
+    def __call__(self, x):
+        x = nnx.relu(self.first(x))
+        self.sow("auxiliary", "zeta", self.head_zeta(x))
+        x = self.norm(self.second(x))
+        self.sow(Auxiliary, "alpha", self.head_alpha(x))
+        return self.last(nnx.relu(self.third(x)))
+
+
+@pytest.mark.parametrize("mode", [TRAIN, EVAL])
+def test_heads_of_an_nnx_module(mode):
+    """Its names come sorted by kind of variable, so that losses are compared by name."""
+    variables, batch = initialised(Net()), batch_of()
+    module = NnxNet(variables)
+    found = loss_contributions(*from_nnx(module), batch, mode=mode)
+    wanted = loss_contributions(Net(), variables, batch, mode=mode)
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    rows = {(row.layer, row.loss): row for row in found.layers}
+    assert len(rows) == len(wanted.layers)
+    for row in wanted.layers:
+        other = rows[row.layer, row.loss]
+        assert other.norm == pytest.approx(row.norm, rel=1e-4, abs=1e-6)
+        assert other.fraction == pytest.approx(row.fraction, rel=1e-4, abs=1e-6)
+    with pytest.warns(DeprecationWarning, match="sow"):
+        module(batch[0])  # leaves what it has sown in the module
+    again = loss_contributions(*from_nnx(module), batch, mode=EVAL)
+    assert set(again.losses) == set(wanted.losses)
+
+
+def test_several_batches_selected_layers_and_functions():
+    """In evaluation, where the mean over batches is the joined batch."""
+    variables, (x, y) = initialised(Net()), batch_of()
+    joined = loss_contributions(Net(), variables, (x, y), mode=EVAL)
+    parts = [{"image": x[:3], "label": y[:3]}, {"image": x[3:], "label": y[3:]}]
+    several = loss_contributions(Net(), variables, parts, mode=EVAL, layers=["f*", "norm"])
+    assert several.losses == pytest.approx(joined.losses, rel=1e-5)
+    wanted = [row for row in joined.layers if row.layer in ("first", "norm")]
+    assert len(several.layers) == len(wanted) == 6
+    for one, other in zip(several.layers, wanted, strict=True):
+        assert (one.layer, one.loss) == (other.layer, other.loss)
+        assert one.norm == pytest.approx(other.norm, rel=1e-4, abs=1e-6)
+        assert one.cosine == pytest.approx(other.cosine, abs=1e-4, nan_ok=True)
+    with pytest.raises(InputError, match="which has no layers; loss_contributions takes"):
+        loss_contributions(from_function(lambda w, x: x @ w), jnp.ones((5, 3)), (x, y))
+
+
 def test_nothing_compiles_twice_and_the_figure_shows_the_finding():
     loss = CountCalls(cross_entropy)
     found = loss_contributions(Net(), initialised(Net()), batch_of(), loss=loss)
@@ -215,3 +281,7 @@ def test_nothing_compiles_twice_and_the_figure_shows_the_finding():
     np.testing.assert_allclose(
         [bar.get_y() + bar.get_height() for bar in ax.patches[-3:]], 1, rtol=1e-5
     )
+    assert ax.get_title("left").endswith("6 examples, batch statistics")
+    assert found.plot(title="Mine").get_title("left") == "Mine"
+    assert repr(found).startswith("LossContributions: main loss ")
+    assert found.summary()["greatest fraction"] == pytest.approx(1 - min(main))

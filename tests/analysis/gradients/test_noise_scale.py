@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis import EVAL, TRAIN, Ghost
 from deepjax.analysis.gradients.noise_scale import noise_scale
 from deepjax.analysis.gradients.per_example import per_example_gradients
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
 from tests.analysis.gradients.gradient_networks import Net, images, initialised, layers_of, loop
@@ -85,8 +86,8 @@ def test_small_batches_of_one_example_give_the_trace_of_the_full_covariance():
     assert math.isnan(found.standard_error)
 
 
-@pytest.mark.parametrize(("bn", "ghost"), [("running", 0), (2, 2), (4, 4)])
-def test_the_estimators_of_mccandlish_appendix_a1(bn, ghost):
+@pytest.mark.parametrize(("mode", "ghost"), [(EVAL, 0), (Ghost(2), 2), (Ghost(4), 4), (TRAIN, 4)])
+def test_the_estimators_of_mccandlish_appendix_a1(mode, ghost):
     model, batches = Net(), [images(16, seed) for seed in range(2)]
     variables = initialised(model)
     expected = []
@@ -98,7 +99,7 @@ def test_the_estimators_of_mccandlish_appendix_a1(bn, ghost):
         small = np.mean(np.sum(flat.reshape(4, -1, flat.shape[1]).mean(1) ** 2, axis=1))
         big = np.sum(flat.mean(0) ** 2)
         expected.append(((16 * big - 4 * small) / (16 - 4), (small - big) / (1 / 4 - 1 / 16)))
-    found = noise_scale(model, variables, batches, small=4, bn=bn)
+    found = noise_scale(model, variables, batches, small=4, mode=mode)
     np.testing.assert_allclose(found.estimates, expected, rtol=1e-3)
     g2, trace = np.mean(expected, axis=0)
     assert found.scale == pytest.approx(trace / g2, rel=1e-3) if g2 > 0 else math.isnan(found.scale)
@@ -110,21 +111,21 @@ def test_the_estimators_of_mccandlish_appendix_a1(bn, ghost):
         ({"small": 16}, "small is 16; allowed: below 16, and a divisor"),
         ({"small": 3}, "small is 3; allowed: below 16, and a divisor"),
         ({"small": 0}, "small is 0"),
-        ({"batches": []}, "batches is 'empty'; allowed: one batch or more"),
+        ({"batch": []}, "batch is 'without arrays'; allowed: a batch, or a list"),
+        ({"batch": [images(16), images(8)]}, "allowed: batches of one size"),
+        ({"train": True}, "no longer takes train=; use mode="),
+        ({"mode": Ghost(3)}, "a number of examples that divides the batch of 16"),
         (
-            {"batches": [images(16), images(8)]},
-            "batches is 'of 16 and 8 examples'; allowed: batches of one size",
+            {"mode": Ghost(8)},
+            r"mode is Ghost\(8\); allowed: a number of examples that divides small=4",
         ),
-        ({"train": True}, "train is True; allowed: False where batch norm's statistics are frozen"),
-        ({"bn": 3}, "bn is 3; allowed: 'running', or a number of examples that divides small=4"),
-        ({"bn": "ghost"}, "bn is 'ghost'"),
     ],
 )
 def test_bad_arguments_of_noise_scale(options, message):
     model = Net()
-    given = {"batches": [images(16)], "small": 4} | options
+    given = {"batch": [images(16)], "small": 4} | options
     with pytest.raises(InputError, match=message):
-        noise_scale(model, initialised(model), given.pop("batches"), **given)
+        noise_scale(model, initialised(model), given.pop("batch"), **given)
 
 
 def test_nothing_compiles_twice_and_the_figure_shows_the_finding():

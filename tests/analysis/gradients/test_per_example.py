@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis import EVAL, TRAIN, Ghost
 from deepjax.analysis.gradients.per_example import per_example_gradients
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
 from tests.analysis.gradients.gradient_networks import Net, images, initialised, layers_of, loop
@@ -39,27 +40,28 @@ class Lifted(nn.Module):
 
 
 CASES = {
-    "frozen statistics": (Net(), "running", 4),  # chunks of 4, 4 and 2
-    "ghost batches": (Net(), 2, 16),
-    "ghost batches with dropout": (Net(rate=0.5), 2, 2),  # chunks of 2, 2 and 1
-    "no norm, dropout": (Net(normalised=False, rate=0.5), 1, 3),
-    "no norm": (Net(normalised=False), "running", 10),
-    "scan": (Lifted("scan"), "running", 4),
-    "remat": (Lifted("remat"), "running", 4),
+    "frozen statistics": (Net(), EVAL, 4),  # chunks of 4, 4 and 2
+    "ghost batches": (Net(), Ghost(2), 16),
+    "ghost batches with dropout": (Net(rate=0.5), Ghost(2), 2),  # chunks of 2, 2 and 1
+    "no norm, dropout": (Net(normalised=False, rate=0.5), TRAIN, 3),
+    "no norm": (Net(normalised=False), EVAL, 10),
+    "scan": (Lifted("scan"), EVAL, 4),
+    "remat": (Lifted("remat"), EVAL, 4),
 }
 
 
-@pytest.mark.parametrize(("model", "bn", "chunk"), CASES.values(), ids=CASES)
-def test_a_loop_over_the_examples(model, bn, chunk):
+@pytest.mark.parametrize(("model", "mode", "chunk"), CASES.values(), ids=CASES)
+def test_a_loop_over_the_examples(model, mode, chunk):
     variables, batch = initialised(model), images()
-    found = per_example_gradients(model, variables, batch, bn=bn, chunk=chunk, keep=True)
-    expected = loop(model, variables, batch, 0 if bn == "running" else bn, jax.random.key(0))
+    found = per_example_gradients(model, variables, batch, mode=mode, chunk=chunk, keep=True)
+    size = (mode.ghost or 1) if mode.train else 0
+    expected = loop(model, variables, batch, size, jax.random.key(0))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         found.gradients,
         expected,
     )
-    assert found.count == 10 // (1 if bn == "running" else bn) and found.has_batch_norm == (
+    assert found.count == 10 // (mode.ghost or 1) and found.has_batch_norm == (
         "norm" in variables["params"]
     )
     by_layer = layers_of(expected)
@@ -112,23 +114,21 @@ def test_order_is_the_forward_pass_and_gradients_are_kept_on_request_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bn": 0}, "bn is 0; allowed: 'running', or a number of examples"),
-        ({"bn": True}, "bn is True; allowed: 'running'"),
-        ({"bn": "batch"}, "bn is 'batch'; allowed: 'running'"),
+        ({"bn": 2}, "no longer takes bn=; use mode=EVAL, TRAIN or Ghost"),
+        ({"mode": "batch"}, "mode is 'batch'; allowed: EVAL, TRAIN or Ghost"),
+        ({"mode": TRAIN}, r"mode is TRAIN; allowed: EVAL or Ghost\(k\), because under batch stat"),
+        ({"mode": Ghost(3)}, "a number of examples that divides the batch of 10"),
         (
-            {"bn": 3},
-            "bn is 3; allowed: 'running', or a number of examples that divides the batch of 10",
+            {"mode": Ghost(10)},
+            r"batch is 'of 10 examples in Ghost\(10\)'; allowed: what leaves two gradients or more",
         ),
-        (
-            {"bn": 10},
-            "bn is 10; allowed: what leaves two gradients or more; the batch of 10 leaves 1",
-        ),
+        ({"layers": "hed"}, "layer 'hed' is unknown; did you mean 'head'"),
         ({"chunk": 0}, "chunk is 0; allowed: a number of gradients"),
-        ({"batch": (images(10)[0], images(8)[1])}, "batch has arrays of the shapes"),
+        ({"batch": (images(10)[0], images(8)[1])}, r"labels have the shape \(8,\)"),
         ({"batch": (jnp.zeros((4, 4, 4, 3)), jnp.zeros(4, jnp.int32))}, "Net cannot take a batch"),
         (
             {"loss": lambda outputs, batch: outputs[:, 0]},
-            r"loss returned the shape \(1,\); allowed: a scalar",
+            r"loss returned the shape \(10,\); allowed: a scalar",
         ),
         ({"variables": {}}, "'params' is missing"),
     ],
@@ -147,5 +147,16 @@ def test_nothing_compiles_twice_and_the_figure_shows_the_finding():
     per_example_gradients(model, initialised(model, 1), images(seed=3), loss=loss)
     assert loss.calls == traces
     ax = found.plot()
-    assert ax.get_title("left").startswith("10 gradients: ") and ax.get_yscale() == "log"
-    assert found.plot(ax) is ax
+    title = ax.get_title("left")
+    assert title.startswith("10 gradients: ") and title.endswith("10 examples, running statistics")
+    assert ax.get_yscale() == "log"
+    assert found.plot(ax, title="Mine") is ax and ax.get_title("left") == "Mine"
+    assert repr(found).startswith("PerExampleGradients: gradients 10, mean gradient's norm ")
+
+
+def test_progress_by_chunk_of_equal_size():
+    seen = []
+    per_example_gradients(
+        Net(), initialised(Net()), images(), chunk=8, progress=lambda *done: seen.append(done)
+    )
+    assert seen == [(1, 2), (2, 2)]  # of 5

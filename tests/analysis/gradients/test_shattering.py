@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from deepjax.analysis import EVAL, TRAIN
 from deepjax.analysis.gradients.shattering import (
     autocorrelation,
     gradient_line,
@@ -120,28 +121,29 @@ def by_hand(variables, x, train):
     return gradient
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_a_backward_pass_written_out(train):
+@pytest.mark.parametrize("mode", [TRAIN, EVAL])
+def test_a_backward_pass_written_out(mode):
     x = 3 * gaussian((12, 5)) + 1
     draw = np.random.default_rng(1)
     variables = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(draw.uniform(-0.4, 0.6, leaf.shape), jnp.float32),
         Small().init(jax.random.key(0), x),
     )
-    expected = by_hand(variables, x, train)
-    found = shattering(Small(), variables, x, train=train)
+    expected = by_hand(variables, x, mode.train)
+    found = shattering(Small(), variables, x, mode=mode)
     above = np.triu_indices(12, 1)
     units = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found.cosines, units @ units.T, atol=1e-4)
     assert found.cosine == pytest.approx((units @ units.T)[above].mean(), abs=1e-4)
     assert found.correlation == pytest.approx(np.corrcoef(expected)[above].mean(), abs=1e-4)
-    (row,) = found.rows()
-    assert (
-        row["cosine"] == found.cosine
-        and "cosines" not in row
-        and row["zero_gradients"] == 0
-        and row["train"] == train
-    )
+    assert found.summary()["cosine"] == found.cosine and found.zero_gradients == 0
+    rest = found.cosines[0, 1:]
+    assert found.rows()[0] == {
+        "example": 0,
+        "mean cosine": pytest.approx(rest.mean()),
+        "min cosine": rest.min(),
+        "max cosine": rest.max(),
+    }
 
 
 def test_dropout_is_off():
@@ -231,14 +233,14 @@ def test_white_noise_stays_in_its_band():
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (gaussian((1, 5)), {}, "inputs is '1 examples'; allowed: two or more"),
-        (jnp.ones((4, 5), jnp.int32), {}, "int32.*; allowed: one array of floats"),
-        ([1.0, 2.0], {}, "inputs is 'list'; allowed: one array of floats"),
+        (gaussian((1, 5)), {}, "batch is 'of 1 example'; allowed: two or more"),
+        (gaussian((4, 5)), {"train": False}, "shattering no longer takes train=; use mode=EVAL"),
+        ([1.0, 2.0], {}, r"Small cannot take a batch with inputs of shape \(\)"),
         (gaussian((4, 7)), {}, r"Small cannot take a batch with inputs of shape \(4, 7\)"),
         (
             gaussian((4, 5)),
             {"output": lambda outputs: outputs},
-            r"loss returned the shape \(4, 1\)",
+            r"output returned the shape \(4, 1\)",
         ),
     ],
 )

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from deepjax.analysis.core.mode import EVAL
+
 
 class Point(nn.Module):
     """Returns its parameters, so that a loss is a function of them that can be written down."""
@@ -73,9 +75,9 @@ def init(seed=0):
     )
 
 
-def by_hand(variables, batch, bn="running"):
+def by_hand(variables, batch, mode=EVAL):
     """(loss, accuracy), without the instrument."""
-    logits, _ = Cnn().apply(variables, batch[0], train=bn == "batch", mutable=["batch_stats"])
+    logits, _ = Cnn().apply(variables, batch[0], train=mode.train, mutable=["batch_stats"])
     loss = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(batch[1])), batch[1]].mean()
     return float(loss), float((np.asarray(logits).argmax(1) == np.asarray(batch[1])).mean())
 

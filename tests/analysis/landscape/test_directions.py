@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepjax.analysis.core.mode import TRAIN
 from deepjax.analysis.landscape.directions import random_direction
 from deepjax.analysis.landscape.line import loss_line
 from tests.analysis.landscape.landscape_cases import Cnn, batch_of, init, moved, norms
@@ -60,7 +61,7 @@ def test_filter_normalised_lines_do_not_depend_on_the_scale_before_batch_norm():
             batch,
             random_direction(variables, key, kind),
             alphas=[-1, -0.5, 0.5, 1],
-            bn="batch",
+            mode=TRAIN,
         ).loss
 
     np.testing.assert_allclose(line(variables, "filter"), line(large, "filter"), rtol=1e-4)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from deepjax.analysis.core.mode import EVAL, TRAIN
 from deepjax.analysis.landscape.directions import random_direction
 from deepjax.analysis.landscape.line import linear_interpolation, loss_line
 from deepjax.analysis.landscape.plane import LossPlane, loss_plane
@@ -80,28 +81,28 @@ def test_a_flat_plane_curves_nowhere_and_infinities_are_ignored():
     assert np.isnan(flat.concave_fraction) and flat.plot().get_title("left").startswith("Loss from")
 
 
-@pytest.mark.parametrize("bn", ["running", "batch"])
-def test_loss_and_accuracy_are_those_of_the_network(bn):
+@pytest.mark.parametrize("mode", [EVAL, TRAIN])
+def test_loss_and_accuracy_are_those_of_the_network(mode):
     variables, batch = init(), batch_of()
     x, y = (random_direction(variables, jax.random.key(seed)) for seed in (1, 2))
-    line = loss_line(Cnn(), variables, batch, x, alphas=[-0.5, 0, 0.7], bn=bn)
+    line = loss_line(Cnn(), variables, batch, x, alphas=[-0.5, 0, 0.7], mode=mode)
     plane = loss_plane(
-        Cnn(), variables, batch, x, y, grid=([-0.5, 0, 0.5], [-1, 0, 1]), bn=bn, chunk=2
+        Cnn(), variables, batch, x, y, grid=([-0.5, 0, 0.5], [-1, 0, 1]), mode=mode, chunk=2
     )
     for step, loss, accuracy in zip(line.alphas, line.loss, line.accuracy, strict=True):
         assert (loss, accuracy) == pytest.approx(
-            by_hand(moved(variables, x, step), batch, bn), rel=1e-5
+            by_hand(moved(variables, x, step), batch, mode), rel=1e-5
         )
     assert (plane.loss[1, 1], plane.accuracy[1, 1]) == pytest.approx(
-        by_hand(variables, batch, bn), rel=1e-5
+        by_hand(variables, batch, mode), rel=1e-5
     )
-    corner = by_hand(moved(moved(variables, x, 0.5), y, -1.0), batch, bn)
+    corner = by_hand(moved(moved(variables, x, 0.5), y, -1.0), batch, mode)
     assert (plane.loss[0, 2], plane.accuracy[0, 2]) == pytest.approx(corner, rel=1e-5)
-    assert line.has_batch_norm and line.bn == plane.bn == bn and line.examples == 12
+    assert line.has_batch_norm and line.mode == plane.mode == mode and line.examples == 12
 
 
-@pytest.mark.parametrize("bn", ["running", "batch"])
-def test_a_list_of_batches_is_their_mean_whatever_the_chunk(bn):
+@pytest.mark.parametrize("mode", [EVAL, TRAIN])
+def test_a_list_of_batches_is_their_mean_whatever_the_chunk(mode):
     variables, batches, seen = init(), [batch_of(4, seed) for seed in range(3)], []
     direction = random_direction(variables, jax.random.key(1))
     one, many = (
@@ -111,7 +112,7 @@ def test_a_list_of_batches_is_their_mean_whatever_the_chunk(bn):
             batches,
             direction,
             alphas=np.linspace(-1, 1, 5),
-            bn=bn,
+            mode=mode,
             chunk=chunk,
             progress=progress,
         )
@@ -119,7 +120,9 @@ def test_a_list_of_batches_is_their_mean_whatever_the_chunk(bn):
     )
     np.testing.assert_allclose(one.loss, many.loss, rtol=1e-5)
     assert seen == [(2, 5), (4, 5), (5, 5)] and one.examples == 12
-    hand = np.mean([by_hand(moved(variables, direction, -0.5), batch, bn) for batch in batches], 0)
+    hand = np.mean(
+        [by_hand(moved(variables, direction, -0.5), batch, mode) for batch in batches], 0
+    )
     assert (one.loss[1], one.accuracy[1]) == pytest.approx(hand, rel=1e-5)
 
 
@@ -133,12 +136,12 @@ def test_the_barrier_of_a_double_well():
     ).barrier == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("bn", ["running", "batch"])
-def test_the_line_between_two_networks_evaluated_by_hand(bn):
+@pytest.mark.parametrize("mode", [EVAL, TRAIN])
+def test_the_line_between_two_networks_evaluated_by_hand(mode):
     a, b, batch = init(0), init(1), batch_of()
-    line = linear_interpolation(Cnn(), a, b, batch, alphas=[0, 0.25, 0.5, 1], bn=bn)
+    line = linear_interpolation(Cnn(), a, b, batch, alphas=[0, 0.25, 0.5, 1], mode=mode)
     hand = [
-        by_hand(jax.tree.map(lambda x, y, t=t: (1 - t) * x + t * y, a, b), batch, bn)
+        by_hand(jax.tree.map(lambda x, y, t=t: (1 - t) * x + t * y, a, b), batch, mode)
         for t in line.alphas.tolist()
     ]
     np.testing.assert_allclose(list(zip(line.loss, line.accuracy, strict=True)), hand, rtol=1e-5)
@@ -152,7 +155,7 @@ def test_the_line_between_two_networks_evaluated_by_hand(bn):
         for t, (_, accuracy) in zip(line.alphas, hand, strict=True)
     ]
     assert line.error_barrier == pytest.approx(max(errors), abs=1e-5)
-    if bn == "running":  # the statistics are interpolated: with b's the middle is another network
+    if mode == EVAL:  # the statistics are interpolated: with b's the middle is another network
         middle = jax.tree.map(lambda x, y: 0.5 * x + 0.5 * y, a, b)
         other, _ = by_hand({**middle, "batch_stats": b["batch_stats"]}, batch)
         assert abs(other - line.loss[2]) > 1e-3

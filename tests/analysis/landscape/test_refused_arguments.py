@@ -16,7 +16,7 @@ from tests.analysis.landscape.landscape_cases import Cnn, batch_of, init
     ("options", "message"),
     [
         ({"alphas": [0.0]}, "alphas is 'of shape \\(1,\\)'; allowed: two or more finite numbers"),
-        ({"bn": "frozen"}, "bn is 'frozen'; allowed: 'running', 'batch'"),
+        ({"mode": "frozen"}, "mode is 'frozen'; allowed: EVAL, TRAIN or Ghost"),
         ({"chunk": 0}, "chunk is 0; allowed: a number of points"),
         (
             {"loss": lambda outputs, batch: outputs},

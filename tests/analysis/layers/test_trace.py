@@ -12,7 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import deepjax
 from deepjax.analysis import taps, trace
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
 from tests.numpy_variables import numpy_variables
@@ -238,7 +239,7 @@ def test_the_rows_of_foreign_networks(model):
 def test_activations_and_gradients_are_those_of_a_perturbation_by_hand():
     model, batch = WithState(), batch_of()
     variables, rngs = init(model), {"dropout": jax.random.key(5)}
-    seen = taps(model, variables, batch, ["branch", "BatchNorm_0"], rngs=rngs)
+    seen = taps(model, variables, batch, ["branch", "BatchNorm_0"], key=rngs["dropout"])
 
     def loss(zeros):
         def add(function, arguments, keywords, context):
@@ -369,7 +370,7 @@ def test_each_residual_block_of_ours_shows_its_sum(kind):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     sums = [
         row
-        for row in trace(model, variables, (images, jnp.zeros(2, jnp.int32)), train=False).layers
+        for row in trace(model, variables, (images, jnp.zeros(2, jnp.int32)), mode=EVAL).layers
         if row.shortcut_norm
     ]
     assert len(sums) == sum(model.stages) and all(row.layer.endswith("/sum") for row in sums)
@@ -459,7 +460,7 @@ def test_a_report_is_a_table_and_a_figure():
             {"batch": (jnp.zeros((6, 8, 8, 2)), jnp.zeros(5, jnp.int32))},
             r"labels have the shape \(5,\), outputs \(6, 10\)",
         ),
-        ({"batch": {"pixels": 1}}, "batch has the keys"),
+        ({"batch": {"pixels": 1, "other": 2}}, "batch has the keys"),
         ({"batch": 3}, "batch is a int; allowed"),
     ],
 )

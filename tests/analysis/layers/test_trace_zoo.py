@@ -11,7 +11,8 @@ from flax import linen as nn
 
 import deepjax
 from deepjax.analysis import taps, trace
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis.core.mode import EVAL
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.analysis.residual.gates import residual_sites
 from deepjax.errors import InputError
 from deepjax.training.metrics.probe import LayerProbe
@@ -58,7 +59,7 @@ def norm(leaves):
 def traced(model):
     """(variables, report) of a network of the zoo."""
     variables = variables_of(model)
-    return variables, trace(model, variables, batch_of(), train=False)
+    return variables, trace(model, variables, batch_of(), mode=EVAL)
 
 
 def require_that_rows_add_up(model, variables, batch, report):
@@ -100,7 +101,7 @@ def test_the_rows_of_our_networks_add_up_to_the_whole(name, options, pixels):
     model = deepjax.create_model(name, num_classes=3, width=2, **options)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, pixels, pixels, 3)), jnp.float32)
     variables, batch = numpy_variables(model, images.shape[1:]), (images, jnp.arange(2))
-    require_that_rows_add_up(model, variables, batch, trace(model, variables, batch, train=False))
+    require_that_rows_add_up(model, variables, batch, trace(model, variables, batch, mode=EVAL))
 
 
 def test_under_nn_jit_every_layer_has_the_numbers_that_it_has_without(monkeypatch):
@@ -108,7 +109,7 @@ def test_under_nn_jit_every_layer_has_the_numbers_that_it_has_without(monkeypatc
     variables, report = traced(Jitted())
     with monkeypatch.context() as patched:
         patched.setattr(nn, "jit", lambda each: each)
-        plain = trace(type("Plain", (Jitted,), {})(), variables, batch_of(), train=False)
+        plain = trace(type("Plain", (Jitted,), {})(), variables, batch_of(), mode=EVAL)
     assert [row.layer for row in plain.layers] == [
         "b0/Dense_0",
         "b0",
@@ -119,7 +120,7 @@ def test_under_nn_jit_every_layer_has_the_numbers_that_it_has_without(monkeypatc
         "Dense_0",
         "",
     ]
-    at_the_top = trace(nn.jit(Jitted)(), variables, batch_of(), train=False)
+    at_the_top = trace(nn.jit(Jitted)(), variables, batch_of(), mode=EVAL)
     for a, b in zip((*report.layers, *at_the_top.layers), plain.layers * 2, strict=True):
         assert (a.layer, a.shape, a.runs) == (b.layer, b.shape, b.runs)
         close([a.mean, a.std, a.gradient_norm], [b.mean, b.std, b.gradient_norm], rtol=1e-4)
@@ -286,7 +287,7 @@ def test_modules_of_an_inner_apply_are_no_layers_and_their_parameters_have_rows(
     assert report.not_measured == (
         f"inner/Dense_0: {reason}",
     ) and f"not measured: inner/Dense_0: {reason}" in repr(report)
-    (only,) = trace(model, variables, batch, layers=["inner/Dense_0"], train=False).layers
+    (only,) = trace(model, variables, batch, layers=["inner/Dense_0"], mode=EVAL).layers
     close(only.weight_norm, rows["inner/Dense_0"].weight_norm)
     in_training = LayerProbe(report, {}).row()["layers"]
     assert set(in_training) == {"Dense_0", "inner/Dense_0", "network"}
@@ -349,7 +350,7 @@ def test_a_layer_inside_custom_vjp_is_not_measured():
     """Expected: the gradients of `jax.grad` of the network as it is, of which one is of signs."""
     model, batch = Signs(), batch_of()
     variables = variables_of(model)
-    report = trace(model, variables, batch, train=False)
+    report = trace(model, variables, batch, mode=EVAL)
     require_that_rows_add_up(model, variables, batch, report)
     assert report.not_measured == ("signed: inside nn.custom_vjp, whose backward pass is its own",)
     row = rows_of(report)["signed"]

@@ -69,7 +69,7 @@ def test_networks_of_two_inputs():
     x, y = gaussian((4, 3)), gaussian((4, 2), 1)
     variables = Two(False).init(jax.random.key(0), x, y)
     np.testing.assert_allclose(
-        ntk(Two(False), variables, (x, y)).matrix,
+        ntk(Two(False), variables, ((x, y), None)).matrix,
         np.asarray(x @ x.T + y @ y.T, float) + 2,
         rtol=1e-5,
     )

@@ -12,6 +12,8 @@ from tests.zoo import no_compilation
 
 
 def test_nothing_compiles_twice_and_progress_is_shown():
+    """A kernel of other examples reuses the chunks' programs."""
+
     def given(seed, size):
         x, y = gaussian((size, 3), seed), gaussian((4, 2), seed)
         return init(Mlp(), x, seed), x, x[:4], y
@@ -26,6 +28,7 @@ def test_nothing_compiles_twice_and_progress_is_shown():
 
     everything(*given(0, 4), 2)
     other, seen = given(1, 5), []
+    ntk(Mlp(), *other[:2], chunk=5)  # compiles how five examples are stacked
     with no_compilation():  # the last chunk of 5 is padded to 2
         everything(*other, 3, lambda *done: seen.append(done))
     assert seen == [
@@ -50,11 +53,18 @@ def test_figures_state_the_result():
     )
     run = linearised_training(Mlp(), variables, (x, y), steps=5, learning_rate=0.3)
     assert run.plot().get_title("left").startswith("After 5 steps the linearisation is off by")
+    assert run.plot(title="Mine").get_title("left") == "Mine"
+    assert repr(run).startswith("LinearisedRun: first loss ")
     drift = kernel_drift(Mlp(), variables, {"params": run.params}, x)
+    assert drift.plot(title="Mine").get_title("left") == "Mine"
+    assert repr(drift).startswith("KernelDrift: drift ")
     assert f"moved by {100 * drift.drift:.3g} %" in drift.plot().get_title("left")
     assert drift.rows() == [
         {"drift": drift.drift, "alignment": drift.alignment, "growth": drift.growth, "examples": 6}
     ]
+    assert repr(kernel).startswith("TangentKernel: mean of the diagonal ")
+    assert ntk(Mlp(), variables, x, x[:2]).summary()["others"] == 2
+    assert kernel.plot(title="Mine").get_title("left") == "Mine"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +74,11 @@ def test_figures_state_the_result():
             lambda v, x: ntk(Mlp(), v, x, output="sum"),
             "output is 'sum'; allowed: 'mean', 'trace', 'full'",
         ),
+        (
+            lambda v, x: ntk(Mlp(), v, x, layers="frst"),
+            "layer 'frst' is unknown; did you mean 'first'",
+        ),
+        (lambda v, x: ntk(Mlp(), v, inputs=x), "ntk no longer takes inputs=; use batch="),
         (lambda v, x: ntk(Mlp(), v, x, chunk=0), "chunk is 0; allowed: a number of examples"),
         (lambda v, x: ntk(Mlp(), v, x[:, :2]), "Mlp cannot take a batch with inputs of shape"),
         (lambda v, x: ntk(Mlp(), v, x, x[:, :2]), "Mlp cannot take a batch with inputs of shape"),
@@ -107,5 +122,5 @@ def test_networks_that_return_no_single_array():
     x = gaussian((4, 3))
     variables = Two(True).init(jax.random.key(0), x, x)
     with pytest.raises(InputError, match="the network's output is"):
-        ntk(Two(True), variables, (x, x))
+        ntk(Two(True), variables, ((x, x), None))
     assert float(half_mse(x, (x, x))) == 0

@@ -131,6 +131,8 @@ def test_mean_field_compiles_once():
 def test_the_figure_shows_the_finding():
     found = mean_field(jnp.tanh, 1.5, 0.3)
     assert "chaotic" in found.plot().get_title("left") and "correlations" not in found.rows()[0]
+    assert found.plot(title="Mine").get_title("left") == "Mine"
+    assert repr(found).startswith("MeanField: q_star ") and "array" not in repr(found)
 
 
 @pytest.mark.parametrize(

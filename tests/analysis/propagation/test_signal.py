@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
+from deepjax.analysis import EVAL, TRAIN, Ghost, from_function, from_nnx
 from deepjax.analysis.propagation.signal import signal_propagation
 from deepjax.errors import InputError
 from deepjax.models import create_model
+from tests.zoo import Halting
 
 WIDTH = 128
 
@@ -132,7 +135,7 @@ def test_variance_doubles_without_norm():
     np.testing.assert_allclose(
         [block.branch_variance for block in found.blocks], 2.0 ** np.arange(8), rtol=1e-5
     )
-    assert [block.block for block in found.blocks] == [f"block{i}" for i in range(8)]
+    assert [block.layer for block in found.blocks] == [f"block{i}" for i in range(8)]
 
 
 def test_second_moment_doubles_behind_relu():
@@ -146,7 +149,7 @@ def test_variance_grows_by_one_with_batch_norm():
     np.testing.assert_allclose(variances(found), 1 + np.arange(1, 9), rtol=0.01)
     np.testing.assert_allclose([block.branch_variance for block in found.blocks], 1, rtol=1e-3)
     # With running variances of 1 the norm is the identity.
-    evaluated = signal(Stack(8, normalised=True), train=False)
+    evaluated = signal(Stack(8, normalised=True), mode=EVAL)
     assert evaluated.growth == pytest.approx(2, rel=1e-4)
 
 
@@ -187,15 +190,15 @@ def test_the_branch_is_what_enters_the_sum_whatever_follows_on_it():
 def test_which_blocks_are_shown():
     x = gaussian((16, 8))
     variables = Plain().init(jax.random.key(0), x)
-    assert [block.block for block in signal_propagation(Plain(), variables, x).blocks] == [
+    assert [block.layer for block in signal_propagation(Plain(), variables, x).blocks] == [
         "first",
         "again",
         "again",
     ]
-    chosen = signal_propagation(Plain(), variables, x, blocks=["first/held"])
-    assert [block.block for block in chosen.blocks] == ["first/held"]
-    with pytest.raises(InputError, match="block 'agan' is unknown; did you mean 'again'"):
-        signal_propagation(Plain(), variables, x, blocks=["agan"])
+    chosen = signal_propagation(Plain(), variables, x, layers=["first/held"])
+    assert [block.layer for block in chosen.blocks] == ["first/held"]
+    with pytest.raises(InputError, match="layer 'agan' is unknown; did you mean 'again'"):
+        signal_propagation(Plain(), variables, x, layers=["agan"])
     with pytest.raises(InputError, match="cannot take a batch"):
         signal_propagation(Plain(), variables, gaussian((16, 7)))
 
@@ -204,10 +207,10 @@ def test_blocks_inside_a_scan_are_named():
     x = gaussian((16, 8))
     mixed, hidden = Scanned(True), Scanned(False)
     variables = mixed.init(jax.random.key(0), x)
-    assert signal_propagation(mixed, variables, x).blocks[0].block == "first"
-    with pytest.raises(InputError, match="blocks blocks/dense run inside nn"):
-        signal_propagation(mixed, variables, x, blocks=["first", "blocks/dense"])
-    with pytest.raises(InputError, match="blocks blocks/dense run inside nn"):
+    assert signal_propagation(mixed, variables, x).blocks[0].layer == "first"
+    with pytest.raises(InputError, match="layers blocks/dense run inside nn"):
+        signal_propagation(mixed, variables, x, layers=["first", "blocks/dense"])
+    with pytest.raises(InputError, match="layers blocks/dense run inside nn"):
         signal_propagation(hidden, hidden.init(jax.random.key(0), x), x)
 
 
@@ -239,5 +242,99 @@ def test_propagation_compiles_once():
 def test_the_figure_shows_the_finding():
     found = signal(Stack(8))
     ax = found.plot()
-    assert ax.get_title("left") == "Channel variance 2, after 8 blocks 256"
+    assert ax.get_title("left") == "Channel variance 2, after 8 blocks 256\n512 examples"
     assert ax.get_yscale() == "log" and found.plot(ax) is ax
+
+
+class Lifted(nn.Module):
+    """Residual blocks under a transform that hides their outputs."""
+
+    transform: str
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        kinds = {"remat": nn.remat, "jit": nn.jit, "none": lambda block: block}
+        block = kinds[self.transform](ResidualBlock)
+        for i in range(3):
+            x = block(True, 0.5, name=f"block{i}")(x)
+        return nn.Dense(4, name="head")(x)
+
+
+@pytest.mark.parametrize("transform", ["remat", "jit"])
+def test_blocks_inside_remat_and_jit_are_measured(transform):
+    x = 1 + gaussian((16, 8))
+    variables = Lifted("none").init(jax.random.key(0), x)
+    plain, lifted = (signal_propagation(Lifted(kind), variables, x) for kind in ("none", transform))
+    for a, b in zip(plain.rows(), lifted.rows(), strict=True):
+        assert a["layer"] == b["layer"] and b["branch_variance"] is not None
+        assert list(b.values())[2:] == pytest.approx(list(a.values())[2:], rel=1e-5)
+
+
+def test_a_block_in_a_loop_without_backward_pass_is_skipped():
+    x = jnp.ones((2, 4))
+    found = signal_propagation(Halting(), Halting().init(jax.random.key(0), x), x)
+    assert [block.layer for block in found.blocks] == ["head"]
+    assert found.skipped_blocks == ("cell",)
+
+
+def test_moments_of_batches_are_those_of_all_examples():
+    model = Stack(3, normalised=True)
+    x = 1 + gaussian((32, 8)) * jnp.linspace(1, 2, 32)[:, None]
+    variables = model.init(jax.random.key(0), x)
+    halves = [(x[:16],), (x[16:],)]
+    one, several = (signal_propagation(model, variables, each, mode=EVAL) for each in (x, halves))
+    for a, b in zip(one.rows(), several.rows(), strict=True):
+        assert list(b.values())[2:] == pytest.approx(list(a.values())[2:], rel=1e-5)
+    ghosts = signal_propagation(model, variables, x, mode=Ghost(16))
+    in_training = signal_propagation(model, variables, halves, mode=TRAIN)
+    assert ghosts.rows() == in_training.rows() != signal_propagation(model, variables, x).rows()
+
+
+class NnxSum(nnx.Module):
+    def __call__(self, shortcut, branch):
+        return shortcut + branch
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.sum = nnx.Linear(8, 8, rngs=rngs), NnxSum()
+
+    def __call__(self, x):
+        return self.sum(x, self.dense(x))
+
+
+class NnxStack(nnx.Module):
+    def __init__(self, lift):
+        self.lift, rngs = lift, nnx.Rngs(0)
+        self.blocks = nnx.List([NnxBlock(rngs) for _ in range(2)])
+
+    def __call__(self, x):
+        for block in self.blocks:
+            call = nnx.remat(lambda block, x: block(x)) if self.lift else lambda block, x: block(x)
+            x = call(block, x)
+        return x
+
+
+@pytest.mark.parametrize("lift", [False, True])
+def test_blocks_of_an_nnx_module_written_out(lift):
+    module, x = NnxStack(lift), gaussian((16, 8))
+    found = signal_propagation(*from_nnx(module), x)
+    assert [block.layer for block in found.blocks] == ["blocks/0", "blocks/1"]
+    for block, row in zip(module.blocks, found.blocks, strict=True):
+        branch = block.dense(x)
+        x = x + branch
+        assert row.branch_variance == pytest.approx(float(branch.var(0).mean()), rel=1e-4)
+        assert row.variance == pytest.approx(float(x.var(0).mean()), rel=1e-4)
+
+
+def test_layers_by_pattern_and_what_has_none():
+    x = gaussian((16, 8))
+    found = signal_propagation(Stack(3), Stack(3).init(jax.random.key(0), x), x, layers="block[12]")
+    assert [block.layer for block in found.blocks] == ["block1", "block2"]
+    assert found.summary()["blocks"] == 2 and found.mode is TRAIN
+    assert repr(found).splitlines()[1].split()[:2] == ["layer", "shape"]
+    assert found.plot(title="Mine").get_title("left") == "Mine"
+    with pytest.raises(InputError, match="is a function, which has no layers"):
+        signal_propagation(from_function(lambda params, x: x @ params), jnp.ones((8, 2)), x)
+    with pytest.raises(InputError, match="no longer takes blocks=; use layers="):
+        signal_propagation(Stack(3), {}, x, blocks=["block1"])

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from flax import nnx
 
-from deepjax.analysis import layer_fields
+from deepjax.analysis import TRAIN, from_function, from_nnx, layer_fields
 from deepjax.errors import InputError
 from deepjax.models import create_model
 
@@ -133,3 +134,52 @@ def test_queries_keys_and_values_of_attention_are_no_maps():
         "last": None,
         "": None,
     }
+
+
+class Normed(nn.Module):
+    """A norm between two layers, and a vector beside the image."""
+
+    @nn.compact
+    def __call__(self, image, vector, train=False):
+        x = nn.Conv(2, (3, 3), name="first")(image) + vector[:, None, None]
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        return nn.Conv(2, (3, 3), name="last")(x)
+
+
+def test_an_image_among_several_inputs_in_both_modes():
+    shapes = {"vector": (2,), "image": (12, 12, 3)}
+    evaluated, trained = (
+        layer_fields(Normed(), shapes, **options) for options in ({}, {"mode": TRAIN})
+    )
+    sizes = {layer.layer: layer.size for layer in evaluated.layers}
+    assert sizes == {"first": (3, 3), "norm": (3, 3), "last": (5, 5), "": (5, 5)}
+    assert [layer.size for layer in trained.layers] == [(3, 3), None, None, None]
+    assert evaluated.image_shape == (12, 12, 3)
+    assert evaluated.summary()["largest field"] == 5
+    assert repr(trained).splitlines()[1].split()[:2] == ["layer", "shape"]
+    assert evaluated.plot(title="Mine").get_title("left") == "Mine"
+
+
+class NnxPatches(nnx.Module):
+    """As `Patches`, by linear layers of several features."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.patches = nnx.Conv(3, 4, (2, 2), strides=2, rngs=rngs)
+        self.query = nnx.LinearGeneral(4, (2, 2), rngs=rngs)
+        self.last = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        x = self.patches(x)
+        return self.last(x + self.query(x.reshape(len(x), -1, 4)).mean(2).sum() * 0)
+
+
+def test_layers_of_an_nnx_module_and_what_has_none():
+    layers = by_layer(from_nnx(NnxPatches())[0], (12, 12, 3))
+    assert {name: layer.size for name, layer in layers.items()} == {
+        "patches": (2, 2),
+        "last": None,
+        "": None,
+    }
+    with pytest.raises(InputError, match="is a function, which has no layers"):
+        layer_fields(from_function(lambda params, x: x), (12, 12, 3))

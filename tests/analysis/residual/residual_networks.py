@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import nnx
 
 WIDTH, CLASSES = 6, 3
 
@@ -101,3 +102,39 @@ def rewired(variables, names, kernel):
             else {**params, name: {"kernel": kernel}}
         )
     return {**variables, "params": params}
+
+
+class NnxAdd(nnx.Module):
+    def __call__(self, shortcut, branch):
+        return shortcut + branch
+
+
+class NnxBlock(nnx.Module):
+    """x + relu(W norm(x)), with dropout behind."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(WIDTH, rngs=rngs)
+        self.dense = nnx.Linear(WIDTH, WIDTH, use_bias=False, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.sum = NnxAdd()
+
+    def __call__(self, x):
+        return self.sum(branch=self.dropout(nnx.relu(self.dense(self.norm(x)))), shortcut=x)
+
+
+class NnxNet(nnx.Module):
+    """Blocks one by one, or under remat."""
+
+    def __init__(self, how="plain", depth=3):
+        rngs = nnx.Rngs(0)
+        self.how = how
+        self.blocks = nnx.List([NnxBlock(rngs) for _ in range(depth)])
+        self.head = nnx.Linear(WIDTH, CLASSES, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        def call(block, x):
+            return block(x)
+
+        for block in self.blocks:
+            x = (nnx.remat(call) if self.how == "remat" else call)(block, x)
+        return self.head(x)

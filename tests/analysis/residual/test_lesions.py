@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis import EVAL, TRAIN
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.analysis.residual.lesions import error_rate, lesions
 from deepjax.errors import InputError
 from deepjax.models.resnet import ResNet
@@ -23,22 +24,22 @@ from tests.analysis.residual.residual_networks import (
 from tests.zoo import Halting
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("mode", [EVAL, TRAIN])
 @pytest.mark.parametrize(
     "model", [Net(), Net(linear=True), Net(how="remat")], ids=["plain", "linear", "remat"]
 )
-def test_a_branch_of_zeros_written_out(model, train):
+def test_a_branch_of_zeros_written_out(model, mode):
     variables, batch = initialised(model), batch_of()
-    found = lesions(model, variables, batch, removed=[2, 4], draws=3, train=train)
+    found = lesions(model, variables, batch, removed=[2, 4], draws=3, mode=mode)
     assert (found.loss, found.error) == pytest.approx(
-        [float(each) for each in entropy(model, variables, batch, train)], rel=1e-5
+        [float(each) for each in entropy(model, variables, batch, mode.train)], rel=1e-5
     )
     assert [row.removed for row in found.blocks] == [(f"block{i}/sum",) for i in range(4)]
     assert [len(row.removed) for row in found.several] == [2, 2, 2, 4]  # of four there is one set
     for row in (*found.blocks, *found.several):
         dense = [name.replace("/sum", "/dense") for name in row.removed]
         loss, error = entropy(
-            model, rewired(variables, dense, jnp.zeros((WIDTH, WIDTH))), batch, train
+            model, rewired(variables, dense, jnp.zeros((WIDTH, WIDTH))), batch, mode.train
         )
         assert (row.loss, row.error) == pytest.approx((float(loss), error), rel=1e-5)
         assert (row.loss_change, row.error_change) == (
@@ -51,7 +52,7 @@ def test_modules_of_a_plain_network_are_bypassed():
     model, batch = Net(linear=True, residual=False), batch_of()
     variables = initialised(model)
     names = ["block0/dense", "block2/dense"]
-    found = lesions(model, variables, batch, modules=names, removed=[2])
+    found = lesions(model, variables, batch, layers=names, removed=[2])
     assert found.kind == "module" and [row.removed for row in found.blocks] == [
         (name,) for name in names
     ]
@@ -96,11 +97,11 @@ def test_our_residual_network_starts_as_its_shortcuts():
         assert all((row.loss_change == 0) == zero_init for row in found.blocks)
 
 
-def test_sets_are_sampled_from_the_seed():
+def test_sets_are_sampled_from_the_key():
     model, batch = Net(depth=6), batch_of()
     variables = initialised(model)
     first, again, other = (
-        lesions(model, variables, batch, removed=[3, 2], draws=5, seed=seed).several
+        lesions(model, variables, batch, removed=[3, 2], draws=5, key=jax.random.key(seed)).several
         for seed in (0, 0, 1)
     )
     assert first == again != other
@@ -123,18 +124,18 @@ def by_example(outputs, batch):
         (Net(how="scan"), {}, "blocks/sum runs several times inside nn.scan"),
         (
             Net(),
-            {"modules": ["block0/dens"]},
-            "module 'block0/dens' is unknown; did you mean 'block0/dense'",
+            {"layers": ["block0/dens"]},
+            "layer 'block0/dens' is unknown; did you mean 'block0/dense'",
         ),
         (
             Net(),
-            {"modules": ["head"]},
-            "module is 'head'; allowed: one that keeps its input's shape",
+            {"layers": ["head"]},
+            "layer is 'head'; allowed: one that keeps its input's shape",
         ),
-        (Net(), {"modules": []}, "modules is "),
+        (Net(), {"layers": []}, "layers is "),
         (
             Net(how="scan"),
-            {"modules": ["blocks/dense"]},
+            {"layers": ["blocks/dense"]},
             "blocks/dense runs several times inside nn.scan",
         ),
         (Net(), {"removed": [5]}, "removed is 5; allowed: 1 to the 4 blocks"),
@@ -159,8 +160,8 @@ def test_bad_arguments_of_lesions(model, options, message):
 def test_a_block_in_a_loop_of_unknown_length_has_no_gate_of_its_own():
     x = jnp.ones((2, 4))
     variables = Halting().init(jax.random.key(0), x)
-    with pytest.raises(InputError, match="cell runs several times inside nn\\.scan or a loop"):
-        lesions(Halting(), variables, (x, jnp.zeros(2, jnp.int32)), modules=["cell"])
+    with pytest.raises(InputError, match="cell runs several times inside nn"):
+        lesions(Halting(), variables, (x, jnp.zeros(2, jnp.int32)), layers="cell")
 
 
 def test_an_error_rate():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from deepjax.analysis.core.module import cross_entropy
+from deepjax.analysis import EVAL, TRAIN
+from deepjax.analysis.network.module import cross_entropy
 from deepjax.analysis.residual.paths import path_gradient, path_lengths
 from deepjax.errors import InputError
 from tests.analysis.counting import CountCalls
@@ -31,27 +32,27 @@ def every_path(names):
 
 
 CASES = {
-    "linear": (Net(linear=True), False),
-    "relu": (Net(), False),
-    "batch statistics": (Net(), True),
-    "remat": (Net(how="remat"), True),
+    "linear": (Net(linear=True), EVAL),
+    "relu": (Net(), EVAL),
+    "batch statistics": (Net(), TRAIN),
+    "remat": (Net(how="remat"), TRAIN),
 }
 
 
-@pytest.mark.parametrize(("model", "train"), CASES.values(), ids=CASES)
-def test_the_paths_add_up_to_the_gradient(model, train):
+@pytest.mark.parametrize(("model", "mode"), CASES.values(), ids=CASES)
+def test_the_paths_add_up_to_the_gradient(model, mode):
     variables, (x, labels) = initialised(model), batch_of()
-    whole = jax.jit(jax.grad(lambda x: entropy_of(model, variables, x, labels, train)))(x)
+    whole = jax.jit(jax.grad(lambda x: entropy_of(model, variables, x, labels, mode.train)))(x)
     paths = every_path([f"block{i}/sum" for i in range(4)])
     gradients = [
-        np.asarray(path_gradient(model, variables, (x, labels), path, train=train)[0], np.float64)
+        np.asarray(path_gradient(model, variables, (x, labels), path, mode=mode)[0], np.float64)
         for path in paths
     ]
     assert len(paths) == 16
     np.testing.assert_allclose(sum(gradients), whole, rtol=1e-4, atol=1e-6)
 
     # No length has more than 6 paths over 4 sums, so every path is used.
-    found = path_lengths(model, variables, (x, labels), samples=6, train=train)
+    found = path_lengths(model, variables, (x, labels), samples=6, mode=mode)
     assert found.gradient_norm == pytest.approx(np.linalg.norm(whole), rel=1e-5)
     norms = np.array([np.linalg.norm(gradient) for gradient in gradients])
     sizes = np.array([len(path) for path in paths])
@@ -173,12 +174,11 @@ def test_inputs_without_gradient_and_unknown_sums():
 
     words = jnp.arange(4)
     with pytest.raises(
-        InputError, match="inputs is 'int32'; allowed: floats, which have gradients"
+        InputError,
+        match="batch is 'inputs of int32'; allowed: inputs of floats, which have",
     ):
         path_lengths(Words(), Words().init(jax.random.key(0), words), (words, words % CLASSES))
-    with pytest.raises(
-        InputError, match="residual sum 'block1/su' is unknown; did you mean 'block1/sum'"
-    ):
+    with pytest.raises(InputError, match="layer 'block1/su' is unknown; did you mean 'block1/sum'"):
         path_gradient(Net(), initialised(Net()), batch_of(), ["block1/su"])
 
 
@@ -204,7 +204,7 @@ def test_the_figure_shows_the_finding():
     ax, (low, high) = found.plot(), found.interval
     assert ax.get_title("left") == (
         f"95 % of the gradient takes {low} to {high} of 4 branches, "
-        f"{found.mean_length:.1f} on average"
+        f"{found.mean_length:.1f} on average\n8 examples, running statistics"
     )
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.array([1, 4, 6, 4, 1]) / 16)
     assert found.rows()[1]["paths"] == 4

@@ -1,22 +1,25 @@
 """The layer probe during training: the rows, their numbers, and no effect on the training."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from deepjax.analysis import trace
+from deepjax.analysis import TRAIN, hessian, trace
+from deepjax.data import sample
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.build import step_options
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import replace_options, train_config
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
-from deepjax.training.metrics.probe import make_probe
+from deepjax.training.metrics.probe import edge_of_stability, make_probe
 from deepjax.training.step.step import DROPOUT, classifier_loss, preprocess_batch
 
 # 5 steps per epoch.
@@ -73,7 +76,7 @@ def test_the_numbers_are_those_of_trace_and_of_the_optimizer(programs):
         {"params": state.params, "batch_stats": state.batch_stats},
         preprocess_batch(key, batch, programs.dataset, step_options(CONFIG)),
         loss=classifier_loss,
-        rngs={"dropout": jax.random.fold_in(key, DROPOUT)},
+        key=jax.random.fold_in(key, DROPOUT),
     )
     before = jax.tree.map(np.asarray, state.params)
     after, metrics = programs.train_step(state, batch)
@@ -156,6 +159,41 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     small, big = np.square(gradients).sum(1).mean(), np.square(gradients.mean(0)).sum()
     np.testing.assert_allclose(found["g2"], (240 * big - 60 * small) / 180, rtol=1e-3)
     np.testing.assert_allclose(found["trace_sigma"], (small - big) / (1 / 60 - 1 / 240), rtol=1e-3)
+
+
+@pytest.mark.reference
+def test_sharpness_is_the_largest_eigenvalue_on_a_fixed_sample(programs):
+    """Validated against ARPACK; a function of the state alone, whatever the batch."""
+    state = programs.fresh_state(CONFIG)
+    images, labels = programs.train_split.images, programs.train_split.labels
+    batches = [
+        programs.partitioner.put_batch({"image": images[a : a + 240], "label": labels[a : a + 240]})
+        for a in (0, 240)
+    ]
+    probe = make_probe(programs, "sharpness")
+    rows = [probe(state, batch).row()["curvature_and_noise"] for batch in batches]
+    assert rows[0] == rows[1]
+    seen = sample(programs.dataset, 128, 0, "train", CONFIG.data.image_size)
+    seen["target"] = optax.smooth_labels(jax.nn.one_hot(seen["label"], 10), 0.1)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    loss = functools.partial(classifier_loss, kind=CONFIG.objective.loss)
+    matrix = hessian(programs.model, variables, seen, loss=loss, mode=TRAIN)
+    (true,) = eigsh(matrix.to_scipy(), 1, which="LA", return_eigenvectors=False, tol=1e-3)
+    assert 0.85 <= rows[0]["lambda_max"] / true <= 1.001
+    assert rows[0]["learning_rate"] > 0 and rows[0]["edge_of_stability"] > 0
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_the_edge_of_stability_on_a_quadratic(momentum, nesterov):
+    edge = edge_of_stability(0.1, momentum, nesterov)
+    optimizer = optax.sgd(0.1, momentum, nesterov)
+    for curvature, diverges in ((0.98 * edge, False), (1.02 * edge, True)):
+        x, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
+        for _ in range(600):
+            step, state = optimizer.update(curvature * x, state)
+            x = x + step
+        assert (not abs(float(x)) <= 1.0) == diverges
 
 
 def test_pmap_cannot_be_traced():

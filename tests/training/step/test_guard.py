@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.analysis import first_nonfinite_layer
+from deepjax.analysis import TRAIN, first_nonfinite_layer
 from deepjax.errors import NonFiniteError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, TrainConfig, compile_training, train
@@ -162,7 +162,7 @@ def test_the_first_layer_that_is_not_finite_is_named():
     assert first_nonfinite_layer(model, variables, images) is None
     kernel = variables["params"]["stage2_block1"]["conv2"]["kernel"]
     variables["params"]["stage2_block1"]["conv2"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
-    assert first_nonfinite_layer(model, variables, images, train=True) == "stage2_block1/conv2"
+    assert first_nonfinite_layer(model, variables, images, mode=TRAIN) == "stage2_block1/conv2"
 
 
 def test_one_number_that_is_not_finite_is_found_wherever_it_is():

@@ -1,0 +1,1 @@
+"""Which parts of an input a network's output depends on."""

@@ -1,0 +1,1 @@
+"""How a network of any kind is called, and what its layers compute."""

@@ -1,0 +1,46 @@
+"""The networks as NNX modules: `to_nnx`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+
+
+class NnxNetwork(nnx.bridge.ToNNX):
+    """A linen network of deepjax with its variables, by the conventions of NNX."""
+
+    def __init__(self, module: nn.Module, rngs: nnx.Rngs) -> None:
+        super().__init__(module, rngs)
+        self.to_nnx__deterministic = False  # the bridge takes other names for variables
+
+    @property
+    def deterministic(self) -> bool:
+        """Set by `train()` and `eval()`; new modules are in training mode, as in NNX."""
+        return self.to_nnx__deterministic
+
+    @deterministic.setter
+    def deterministic(self, value: bool) -> None:
+        """Set the mode."""
+        self.to_nnx__deterministic = value
+
+    def __call__(self, images: Array, train: bool | None = None, **options: Any) -> Any:
+        """Logits; in training mode the batch statistics are updated. train: overrides the mode."""
+        train = not self.deterministic if train is None else train
+        if train and "mutable" not in options and not self._pytree__state.initializing:
+            options["mutable"] = ["batch_stats"]
+        return super().__call__(images, train=train, **options)
+
+
+def to_nnx(model: nn.Module, images: Any, rngs: nnx.Rngs) -> NnxNetwork:
+    """A network of `create_model` as an NNX module with initialised parameters.
+
+    images: an array or `jax.ShapeDtypeStruct` of the shape that it will be called with, batch
+    included. "batch_stats" are state of the module, dropout samples from `rngs`, and `train()` and
+    `eval()` set the mode; it serves `nnx.Optimizer`, `nnx.jit` and `nnx.split` like any other.
+    Its layers stay those of linen, so that `trace` and the like see them in the linen module only.
+    """
+    module = NnxNetwork(model, rngs)
+    nnx.bridge.lazy_init(module, jnp.zeros(images.shape, images.dtype), train=False)
+    return module
