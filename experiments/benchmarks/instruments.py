@@ -22,6 +22,10 @@ from harness import format_ratio, ratio_interval, write_result
 from deepjax import command_line
 from deepjax.analysis import (
     TRAIN,
+    empirical_fisher,
+    fisher,
+    gauss_newton,
+    gradient_covariance,
     hessian,
     hessian_trace,
     hvp,
@@ -35,6 +39,7 @@ from deepjax.analysis import (
     trace,
 )
 from deepjax.analysis.curvature.lanczos import lanczos_step
+from deepjax.analysis.curvature.matrices import apply
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import require
 from deepjax.models import create_model, stack_blocks
@@ -82,6 +87,7 @@ def main() -> None:
         (f"eigenvalues of {options.curvature_model}", eigenvalues(options), "products"),
     ):
         result[title] = report(title, times, {name: against for name in times if name != against})
+    result["memory"] = memory(options)
     title = f"{SCANNED}, width {WIDTH}: scanned against unrolled"
     times = scanned(options.rounds)
     pairs = {name: name.replace("scanned", "unrolled") for name in times if "scanned" in name}
@@ -151,7 +157,7 @@ def probes(options: Options) -> Seconds:
 
 
 def eigenvalues(options: Options) -> Seconds:
-    """The largest eigenvalues, and as many products with the Hessian; prints the memory."""
+    """The largest eigenvalues, and as many products with the Hessian."""
     model, variables, batch = small_network(options.curvature_model)
     matrix = hessian(model, variables, batch)
     steps, k = options.lanczos_steps, options.eigenvalues
@@ -163,22 +169,44 @@ def eigenvalues(options: Options) -> Seconds:
             found = matrix @ vector
         return found
 
-    data, product = matrix.data, matrix.product
-    basis = jnp.zeros((steps, vector.size), vector.dtype)
-    lowered = lanczos_step.lower(
-        basis, data, vector[0], 0, jax.random.key(0), product=product
-    ).compile()
-    memory: Any = lowered.memory_analysis()
-    one = 4 * vector.size
-    print(
-        f"memory of a Lanczos step: {memory.temp_size_in_bytes / one:.1f} x the parameters beside "
-        f"the basis of {steps} ({memory.argument_size_in_bytes / one:.1f} x with the data)"
-    )
     runs = {
         "products": products,
         f"top {k}": lambda: top_eigenvalues(model, variables, batch, k, steps=steps).values,
     }
     return in_turns(runs, options.rounds)
+
+
+def memory(options: Options) -> dict[str, float]:
+    """Print and return temporary bytes of programs, in multiples of those of a gradient."""
+    model, variables, batch = small_network(options.curvature_model)
+    operators = (hessian, gauss_newton, fisher, empirical_fisher, gradient_covariance)
+    matrices = {make.__name__: make(model, variables, batch) for make in operators}
+    one = matrices["hessian"]
+    vector = jnp.ones(one.shape[0], one.dtype)
+    basis = jnp.zeros((options.lanczos_steps, vector.size), vector.dtype)
+    programs = {
+        "gradient": jax.jit(one.product.gradient).lower(one.data),
+        **{
+            f"product with {name}": apply.lower(each.data, vector, product=each.product)
+            for name, each in matrices.items()
+        },
+        "Lanczos step": lanczos_step.lower(
+            basis, one.data, vector[0], 0, jax.random.key(0), product=one.product
+        ),
+    }
+    used = {name: temporary_bytes(program) for name, program in programs.items()}
+    print(f"temporary memory with {options.curvature_model}, in addition to the arguments")
+    for name, size in used.items():
+        parts = f"{size / used['gradient']:5.2f} of gradient", f"{size / vector.nbytes:6.1f}"
+        print(f"  {name:34} {size / 2**20:9.1f} MiB  {parts[0]}, {parts[1]} x the parameters")
+    print(f"  {'basis of Lanczos (an argument)':34} {basis.nbytes / 2**20:9.1f} MiB")
+    return {name: size / used["gradient"] for name, size in used.items()}
+
+
+def temporary_bytes(program: Any) -> int:
+    """Of a lowered program, as its compiler plans them."""
+    plan: Any = program.compile().memory_analysis()
+    return plan.temp_size_in_bytes
 
 
 def scanned(rounds: int) -> Seconds:

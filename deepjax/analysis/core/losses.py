@@ -41,8 +41,8 @@ def labels_of(batch: Batch) -> Any:
     if isinstance(batch, tuple | list) and len(batch) > 1:
         return batch[1]
     raise InputError(
-        "batch has no labels, which this loss compares with; allowed: (inputs, labels), or a dict "
-        f"with one of {', '.join(map(repr, LABELS))}"
+        "batch has no labels, which a loss such as softmax cross-entropy needs; allowed: "
+        f"(inputs, labels), or a dict with one of {', '.join(map(repr, LABELS))}"
     )
 
 

@@ -128,7 +128,8 @@ def _recalibrate_batch_norm(
 
     A running average moves from s to m s + (1 - m) b. At s = 0 that is (1 - m) b, and a second
     value gives m (its derivative is 0 in NNX, which stops the gradient): this gives the batch's b
-    whatever module normalises. What does not move (m = 1) stays.
+    whatever module normalises. What does not move (m = 1) stays. By vmap over both values, since
+    the batch's statistics depend on neither: a scanned network would run twice otherwise.
     """
     old = variables["batch_stats"]
 
@@ -143,16 +144,22 @@ def _recalibrate_batch_norm(
             )
         return changed["batch_stats"]
 
-    new = moved(jax.tree.map(jnp.zeros_like, old))
-    probe = jax.tree.map(lambda leaf: jnp.where(leaf == 0, jnp.ones_like(leaf), leaf), new)
-    return {
-        **variables,
-        "batch_stats": jax.tree.map(_statistics_of_batch, old, new, probe, moved(probe)),
-    }
+    both = jax.vmap(moved)(jax.tree.map(_zero_and_large, old))
+    return {**variables, "batch_stats": jax.tree.map(_statistics_of_batch, old, both)}
 
 
-def _statistics_of_batch(old: Array, new: Array, probe: Array, moved: Array) -> Array:
-    momentum = (moved - new) / probe
+def _zero_and_large(old: Array) -> Array:
+    return jnp.stack([jnp.zeros_like(old), jnp.full_like(old, _large(old.dtype))])
+
+
+def _large(dtype: Any) -> float:
+    """A power of two, in float32 larger than any statistic, whose rounding then does not matter."""
+    return 2.0 ** (jnp.finfo(dtype).maxexp // 2) if jnp.issubdtype(dtype, jnp.inexact) else 1.0
+
+
+def _statistics_of_batch(old: Array, both: Array) -> Array:
+    new, moved = both
+    momentum = (moved - new) / _large(old.dtype)
     # Channels have one momentum, but for rounding.
     common = jnp.median(momentum)
     near = jnp.abs(momentum - common) < 16 * jnp.finfo(momentum.dtype).eps

@@ -57,7 +57,7 @@ class Propagation(Result):
 
     blocks: tuple[BlockSignal, ...]
     skipped_blocks: tuple[str, ...]
-    """Blocks inside nn.scan, whose outputs cannot be read run by run."""
+    """Blocks inside nn.scan, nn.vmap or jax.jvp, whose outputs cannot be read run by run."""
     mode: Mode
     mode_text: str
     """How the network was set to that mode, and what it samples and writes in evaluation."""
@@ -156,9 +156,9 @@ def signal_propagation(
     skipped = tuple(dict.fromkeys(call.path for call, moments in found if moments is None))
     if skipped and (layers is not None or not rows):
         raise InputError(
-            f"layers {', '.join(skipped)} run inside nn.scan or another loop, where the output of "
-            "one run cannot be read, or nothing leads from them to the network's output; build the "
-            "network without it (scan=False), or name layers outside"
+            f"layers {', '.join(skipped)} run inside nn.scan, nn.vmap, jax.jvp or the like, "
+            "where the output of one run cannot be read, or nothing leads from them to the "
+            "network's output; build the network without it (scan=False), or name layers outside"
         )
     return Propagation(rows, skipped, mode, task.mode_text, task.data_text)
 

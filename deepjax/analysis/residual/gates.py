@@ -77,7 +77,8 @@ def residual_sites(
 def _residual_sums(model: Model, found: Sequence[Site]) -> tuple[Site, ...]:
     selected = tuple(site for site in found if _is_residual_sum(site))
     if not selected:
-        names = [path for path, site in _last(found).items() if _keeps_shape(site)]
+        outside = [site for site in _last(found).values() if not site.in_transform]
+        names = [site.layer for site in outside if _keeps_shape(site)]
         such = f", such as {', '.join(names[:3])}" if names else ""
         raise InputError(
             f"{name_of(model)} has no residual sums: no module's call takes (shortcut, branch) of "

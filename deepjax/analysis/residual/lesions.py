@@ -207,16 +207,8 @@ def lesions(
         require(isinstance(value, int) and value >= 1, name, value, "1 or more")
     gated = residual_sites(network, variables, data.first, loss, train, layers)
     names = gate_names(gated)
-    for count in removed:
-        fits = isinstance(count, int) and 1 <= count <= len(names)
-        require(fits, "removed", count, f"1 to the {len(names)} blocks there are")
-    rng = subset_generator(task.key)
-    single = [(i,) for i in range(len(names))]
-    several = [
-        subset
-        for count in sorted(removed)
-        for subset in sample_subsets(len(names), count, draws, rng)
-    ]
+    single, several = _subsets(len(names), removed, draws, task.key)
+    subsets = [(), *single, *several]
     evaluate = functools.partial(
         _evaluate,
         variables,
@@ -228,7 +220,6 @@ def lesions(
         train=train,
         gated=gated,
     )
-    subsets = [(), *single, *several]
     keep = ~subset_masks(subsets, len(names))
     (intact, *values) = map_gates(evaluate, keep, chunk, progress).tolist()
     rows = tuple(
@@ -251,6 +242,20 @@ def lesions(
         mode_text=task.mode_text,
         data_text=task.data_text,
     )
+
+
+def _subsets(
+    blocks: int, removed: Sequence[int], draws: int, key: Array
+) -> tuple[list[tuple[int, ...]], ...]:
+    """The blocks that each lesion removes: each block alone, and random sets of several."""
+    for count in removed:
+        fits = isinstance(count, int) and 1 <= count <= blocks
+        require(fits, "removed", count, f"1 to the {blocks} blocks there are")
+    rng = subset_generator(key)
+    several = [
+        subset for count in sorted(removed) for subset in sample_subsets(blocks, count, draws, rng)
+    ]
+    return [(i,) for i in range(blocks)], several
 
 
 def _kind(gated: Sequence[Site]) -> Literal["branch", "module", "layer"]:

@@ -21,7 +21,7 @@ from deepjax.analysis import (
 from deepjax.analysis.core.mode import EVAL
 from deepjax.analysis.network.module import initialise
 from deepjax.errors import InputError
-from tests.analysis.core.core_cases import CLASSES, EXAMPLES, ByField, X, Y, loss_of_logits
+from tests.analysis.network.network_cases import CLASSES, EXAMPLES, ByField, X, Y, loss_of_logits
 
 
 class Pair(NamedTuple):

@@ -20,7 +20,7 @@ from deepjax.analysis import (
 from deepjax.analysis.core.mode import EVAL
 from deepjax.analysis.network.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
-from tests.analysis.core.core_cases import (
+from tests.analysis.network.network_cases import (
     CLASSES,
     FEATURES,
     Branching,

@@ -43,7 +43,7 @@ from deepjax.analysis import (
 from deepjax.analysis.core.mode import EVAL
 from deepjax.analysis.network.module import apply_module, mode_text
 from deepjax.errors import InputError
-from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, params_only
+from tests.analysis.network.network_cases import CLASSES, FEATURES, Sum, X, Y, params_only
 
 
 class Sampled(nn.Module):

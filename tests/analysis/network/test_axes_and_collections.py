@@ -20,7 +20,7 @@ from deepjax.analysis import (
 from deepjax.analysis.core.mode import EVAL, TRAIN, Ghost
 from deepjax.analysis.network.module import apply_module, initialise, loss_of, mode_text
 from deepjax.errors import InputError
-from tests.analysis.core.core_cases import CLASSES, FEATURES, Sum, X, Y, loss_of_logits
+from tests.analysis.network.network_cases import CLASSES, FEATURES, Sum, X, Y, loss_of_logits
 
 
 class Normed(nn.Module):
