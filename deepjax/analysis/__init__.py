@@ -24,6 +24,12 @@ from deepjax.analysis.curvature.operators import (
     hessian,
     hvp,
 )
+from deepjax.analysis.curvature.sharpness import (
+    SharpnessPath,
+    edge_of_stability,
+    logged_sharpness,
+    sharpness_path,
+)
 from deepjax.analysis.curvature.spectrum import (
     Density,
     Eigenvalues,
@@ -107,6 +113,7 @@ __all__ = [
     "Propagation",
     "ReceptiveField",
     "Result",
+    "SharpnessPath",
     "Shattering",
     "StageRow",
     "StageTable",
@@ -120,6 +127,7 @@ __all__ = [
     "count_params",
     "critical_sigma_w",
     "cross_entropy",
+    "edge_of_stability",
     "effective_field",
     "empirical_fisher",
     "error_rate",
@@ -149,6 +157,7 @@ __all__ = [
     "linear_interpolation",
     "linearised",
     "linearised_training",
+    "logged_sharpness",
     "loss_contributions",
     "loss_line",
     "loss_plane",
@@ -162,6 +171,7 @@ __all__ = [
     "per_example_gradients",
     "random_direction",
     "receptive_fields",
+    "sharpness_path",
     "shattering",
     "signal_propagation",
     "spectral_density",

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from deepjax.analysis.core.mode import TRAIN, Mode
+from deepjax.analysis.curvature.sharpness import edge_of_stability
 from deepjax.analysis.curvature.spectrum import spectral_density, top_eigenvalues
 from deepjax.analysis.curvature.trace import hessian_trace
 from deepjax.analysis.gradients.noise_scale import noise_scale
@@ -143,10 +144,8 @@ def _sharpness_tracer(
     The sample is of training images without augmentation. Lanczos' method starts at the gradient,
     so that a row is a function of the state alone.
     """
-    config, loss = (
-        programs.config,
-        functools.partial(classifier_loss, kind=programs.config.objective.loss),
-    )
+    config = programs.config
+    loss = functools.partial(classifier_loss, kind=config.objective.loss)
     count = min(SHARPNESS_EXAMPLES, programs.dataset.train_size)
 
     @functools.cache
@@ -184,16 +183,6 @@ def _sharpness_tracer(
         return values | {"learning_rate": rate}
 
     return tracer
-
-
-def edge_of_stability(learning_rate: float, momentum: float, nesterov: bool) -> float:
-    """The eigenvalue of the Hessian above which gradient descent on a quadratic diverges.
-
-    Source: Cohen, Kaur, Li, Kolter and Talwalkar, "Gradient descent on neural networks typically
-    occurs at the edge of stability", 2021 (arXiv:2103.00065), section 2 and appendix B.
-    """
-    lookahead = 1 + 2 * momentum if nesterov else 1
-    return 2 * (1 + momentum) / (learning_rate * lookahead)
 
 
 def _whole_tracer(programs: CompiledTraining) -> Callable[[TrainState, Any], dict[str, float]]:

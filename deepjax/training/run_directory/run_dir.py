@@ -16,6 +16,7 @@ from deepjax.paths import run_directory
 from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
+from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.run_directory.config_file import read_config
 
 
@@ -34,6 +35,10 @@ class OpenRun:
     variables: dict[str, Any]
     """"params" and, where the network has some, "batch_stats"."""
     data_dir: str | None = None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of the run's metrics.jsonl, such as for `logged_sharpness`."""
+        return read_rows(self.path / METRICS)
 
     def batch(self, size: int = 128, split: SplitName = "train", seed: int = 0) -> dict[str, Array]:
         """`size` random images of a split, normalised and resized but not augmented, and labels.
