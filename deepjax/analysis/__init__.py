@@ -5,6 +5,7 @@ from deepjax.analysis.attribution.integrated_gradients import (
     IntegratedGradients,
     integrated_gradients,
 )
+from deepjax.analysis.core.linear_operator import LinearOperator
 from deepjax.analysis.core.mode import EVAL, TRAIN, Ghost, Mode
 from deepjax.analysis.core.result import Result
 from deepjax.analysis.costs.counts import count_macs, count_params, macs_by_layer, params_by_layer
@@ -15,7 +16,7 @@ from deepjax.analysis.curvature.gradient_subspace import (
     gradient_subspace_overlap,
 )
 from deepjax.analysis.curvature.operators import (
-    LinearOperator,
+    ParameterOperator,
     empirical_fisher,
     fisher,
     gauss_newton,
@@ -65,6 +66,7 @@ from deepjax.analysis.network.nnx_module import from_nnx
 from deepjax.analysis.ntk.drift import KernelDrift, kernel_drift
 from deepjax.analysis.ntk.kernel import TangentKernel, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training
+from deepjax.analysis.ntk.operator import KernelOperator, ntk_operator
 from deepjax.analysis.propagation.mean_field import MeanField, critical_sigma_w, mean_field
 from deepjax.analysis.propagation.signal import Propagation, signal_propagation
 from deepjax.analysis.receptive_field.effective import (
@@ -94,6 +96,7 @@ __all__ = [
     "Histograms",
     "IntegratedGradients",
     "KernelDrift",
+    "KernelOperator",
     "LayerField",
     "LayerFields",
     "LayerReport",
@@ -108,6 +111,7 @@ __all__ = [
     "Mode",
     "Network",
     "NoiseScale",
+    "ParameterOperator",
     "PathLengths",
     "PerExampleGradients",
     "Propagation",
@@ -165,6 +169,7 @@ __all__ = [
     "mean_field",
     "noise_scale",
     "ntk",
+    "ntk_operator",
     "params_by_layer",
     "path_gradient",
     "path_lengths",

@@ -42,7 +42,8 @@ from deepjax.analysis.network.module import (
     stream_key,
     validate_inputs,
 )
-from deepjax.analysis.network.task import make_task
+from deepjax.analysis.network.run import batch_key
+from deepjax.analysis.network.task import Task, make_task
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError, require
 
@@ -119,16 +120,13 @@ class MatrixProduct:
         # The default precision of TPUs and recent GPUs rounds factors to 8 or 10 bits; the matrix
         # would not be symmetric.
         with jax.default_matmul_precision("highest"):
-            product = mean_over_batches(
+            if self.kind == "covariance":
+                return self._covariance(data, vector)
+            return mean_over_batches(
                 lambda key, batch: self._products[self.kind](self, data, vector, key, batch),
                 data.batches,
                 data.key,
             )
-            if self.kind != "covariance":
-                return product
-            mean = self._mean_of_examples(data)
-            centred = product - mean * jnp.vdot(mean, vector)
-            return centred * (self.examples / (self.examples - 1))
 
     def gradient(self, data: MatrixData) -> Array:
         """The gradient of the loss with respect to the same parameters, (parameters,)."""
@@ -142,34 +140,47 @@ class MatrixProduct:
 
     def diagonal(self, data: MatrixData) -> Array:
         """The exact diagonal of a matrix of per-example gradients, (parameters,)."""
+        flat, _ = self.flat(data.variables)
 
         def squares(key: Array, batch: Batch) -> Array:
-            flat, _ = self.flat(data.variables)
             count = batch_size(batch)
 
             def add(total: Array, index: Array) -> tuple[Array, None]:
                 one = jax.grad(lambda flat: self._loss(data, key, batch, index, flat))(flat)
-                return total + jnp.square(one) / count, None
+                return total + jnp.square(one - mean) / count, None
 
             return jax.lax.scan(add, jnp.zeros_like(flat), jnp.arange(count))[0]
 
-        found = mean_over_batches(squares, data.batches, data.key)
-        if self.kind != "covariance":
-            return found
-        centred = found - jnp.square(self._mean_of_examples(data))
-        return centred * (self.examples / (self.examples - 1))
+        with jax.default_matmul_precision("highest"):
+            is_covariance = self.kind == "covariance"
+            mean = self._mean_of_examples(data) if is_covariance else jnp.zeros_like(flat)
+            found = mean_over_batches(squares, data.batches, data.key)
+        return found * (self.examples / (self.examples - 1) if is_covariance else 1.0)
+
+    def _covariance(self, data: MatrixData, vector: Array) -> Array:
+        """The mean of (g - mean) (g - mean)^T v, unbiased.
+
+        Centred before the sum: the mean of g g^T less that of the mean cancels where it is large.
+        """
+        mean = self._mean_of_examples(data)
+        centre = jnp.vdot(mean, vector)
+        product, rest = mean_over_batches(
+            lambda key, batch: self._centred(data, vector, key, batch, centre),
+            data.batches,
+            data.key,
+        )
+        return (product - mean * rest) * (self.examples / (self.examples - 1))
 
     def _mean_of_examples(self, data: MatrixData) -> Array:
         """The mean of the examples' gradients: each has random streams of its own."""
         flat, _ = self.flat(data.variables)
-        with jax.default_matmul_precision("highest"):
-            return mean_over_batches(
-                lambda key, batch: jax.grad(
-                    lambda flat: jnp.mean(self._losses(data, key, batch, flat))
-                )(flat),
-                data.batches,
-                data.key,
-            )
+        return mean_over_batches(
+            lambda key, batch: jax.grad(
+                lambda flat: jnp.mean(self._losses(data, key, batch, flat))
+            )(flat),
+            data.batches,
+            data.key,
+        )
 
     def flat(self, variables: Any) -> tuple[Array, Callable[[Array], dict[Path, Array]]]:
         """(parameters as one vector of real numbers, inverse: vector -> `real_leaves` by path)."""
@@ -214,10 +225,17 @@ class MatrixProduct:
 
     def _empirical(self, data: MatrixData, vector: Array, key: Array, batch: Batch) -> Array:
         """J^T J v / examples, where J are the gradients of the examples' losses."""
+        return self._centred(data, vector, key, batch, 0.0)[0]
+
+    def _centred(
+        self, data: MatrixData, vector: Array, key: Array, batch: Batch, centre: Any
+    ) -> tuple[Array, Array]:
+        """(J^T c / examples, mean of c), with c = J v - centre."""
         flat, _ = self.flat(data.variables)
         losses, pull = jax.vjp(lambda flat: self._losses(data, key, batch, flat), flat)
         (moved,) = jax.vjp(lambda cotangent: pull(cotangent)[0], losses)[1](vector)
-        return pull(moved)[0] / losses.shape[0]
+        centred = moved - centre
+        return pull(centred)[0] / losses.shape[0], jnp.mean(centred)
 
     def _losses(self, data: MatrixData, key: Array, batch: Batch, flat: Array) -> Array:
         """(examples,): the loss of each example alone."""
@@ -226,8 +244,7 @@ class MatrixProduct:
 
     def _loss(self, data: MatrixData, key: Array, batch: Batch, index: Array, flat: Array) -> Array:
         """The loss of one example alone."""
-        one = jax.tree.map(lambda leaf: leaf[index][None] if jnp.ndim(leaf) else leaf, batch)
-        own = jax.random.fold_in(key, index)
+        one, own = single_example(batch, index), jax.random.fold_in(key, index)
         return self._functions(data.variables, own, one)[1](flat)
 
     @property
@@ -238,7 +255,6 @@ class MatrixProduct:
             "gauss_newton": product._gauss_newton,
             "fisher": product._gauss_newton,  # equal for softmax cross-entropy
             "empirical_fisher": product._empirical,
-            "covariance": product._empirical,
         }
 
 
@@ -247,6 +263,13 @@ class MatrixProduct:
 def apply(data: MatrixData, vector: Array, *, product: MatrixProduct) -> Array:
     """`product(data, vector)`, compiled once for each network, loss, set of layers and shape."""
     return product(data, vector)
+
+
+@functools.partial(jax.jit, static_argnames=("product",))
+@canonicalize_conv_layouts
+def exact_diagonal(data: MatrixData, *, product: MatrixProduct) -> Array:
+    """`product.diagonal(data)`, compiled as `apply` is."""
+    return product.diagonal(data)
 
 
 def make_matrix(
@@ -291,7 +314,7 @@ def make_matrix(
             f"of {examples} example",
             "two examples or more, for a covariance",
         )
-        one = jax.tree.map(lambda leaf: leaf[:1] if jnp.ndim(leaf) else leaf, task.data.first)
+        one = single_example(task.data.first, 0)
         validate_inputs(task.network, task.variables, one, loss, mode.train)
     names = parameter_layers(layers, task.variables["params"])
     product = MatrixProduct(task.network, loss, kind, mode.train, names, examples or 0)
@@ -308,32 +331,52 @@ def make_matrix(
     return product, MatrixData(task.variables, stacked, task.key), spec
 
 
-def _sampled(task: Any, samples: int) -> tuple[Any, int]:
+def _sampled(task: Task, samples: int) -> tuple[Any, int]:
     """(batches with labels that the network's own distribution samples, their examples)."""
     require(isinstance(samples, int) and samples >= 1, "samples", samples, "None, or 1 or more")
     size, batches = batch_size(task.data.first), task.data.batches
-    key = stream_key(task.key, "labels")
+    parts = []
+    for index in range(batches):
+        batch = jax.tree.map(lambda leaf, i=index: leaf[i], task.data.stacked)
+        repeated = jax.tree.map(
+            lambda leaf: jnp.concatenate([leaf] * samples) if jnp.ndim(leaf) else leaf, batch
+        )
+        labels = _sample_labels(
+            task.variables,
+            repeated,
+            batch_key(task.key, index, batches),
+            jax.random.fold_in(stream_key(task.key, "labels"), index),
+            network=task.network,
+            train=task.mode.train,
+        )
+        parts.append(with_labels(repeated, labels))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts), size * batches * samples
 
-    def one(index: Any, batch: Batch) -> Any:
-        outputs, _ = apply_module(task.network, task.variables, batch, task.mode.train, task.key)
+
+@functools.partial(jax.jit, static_argnames=("network", "train"))
+@canonicalize_conv_layouts
+def _sample_labels(
+    variables: Any, batch: Batch, key: Array, of_labels: Array, *, network: Network, train: bool
+) -> Array:
+    """(examples,): a label for each from its own outputs, with the random streams of `_loss`."""
+
+    def logits(index: Array) -> Array:
+        one, own = single_example(batch, index), jax.random.fold_in(key, index)
+        outputs, _ = apply_module(network, variables, one, train, own)
         require(
             jnp.ndim(outputs) == 2,
             "outputs",
             describe_outputs(outputs),
             "(examples, classes), to sample one label per example",
         )
-        own = jax.random.fold_in(key, index)
-        labels = jax.random.categorical(own, widened(outputs), shape=(samples, outputs.shape[0]))
-        repeated = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf] * samples) if jnp.ndim(leaf) else leaf, batch
-        )
-        return with_labels(repeated, jnp.ravel(labels))
+        return widened(outputs[0])
 
-    parts = [
-        one(index, jax.tree.map(lambda leaf, i=index: leaf[i], task.data.stacked))
-        for index in range(batches)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts), size * batches * samples
+    return jax.random.categorical(of_labels, jax.vmap(logits)(jnp.arange(batch_size(batch))))
+
+
+def single_example(batch: Batch, index: Any) -> Batch:
+    """The batch of one example; scalars belong to all."""
+    return jax.tree.map(lambda leaf: leaf[index][None] if jnp.ndim(leaf) else leaf, batch)
 
 
 def check_finite(value: Array) -> float:
@@ -346,11 +389,3 @@ def check_finite(value: Array) -> float:
         "finite values; `first_nonfinite_layer` finds the layer",
     )
     return number
-
-
-def rademacher(key: Array, probe: int, like: Array) -> Array:
-    """Random signs of the shape and dtype of an array."""
-    # Not jax.random.rademacher, which under jax_enable_x64 samples in float64: other signs.
-    own = jax.random.fold_in(key, probe)
-    signs = jax.random.bernoulli(own, jnp.float32(0.5), like.shape)
-    return jnp.where(signs, 1, -1).astype(like.dtype)

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.core.instrument import instrument
 from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.linear_operator import LinearOperator
 from deepjax.analysis.core.mode import EVAL, Mode
 from deepjax.analysis.core.params import check_like, real_pairs, subtree
 from deepjax.analysis.curvature.matrices import (
@@ -18,20 +19,22 @@ from deepjax.analysis.curvature.matrices import (
     MatrixProduct,
     MatrixSpec,
     apply,
+    exact_diagonal,
     make_matrix,
-    rademacher,
 )
 from deepjax.analysis.network.batch import Batches
-from deepjax.analysis.network.module import Loss, Model, cross_entropy, stream_key
-from deepjax.errors import InputError, require
+from deepjax.analysis.network.module import Loss, Model, cross_entropy
+from deepjax.errors import InputError
 
 
-class LinearOperator:
-    """A symmetric matrix over the parameters that is known by its products with vectors.
+class ParameterOperator(LinearOperator):
+    """A symmetric matrix over the parameters, known by its products with vectors.
 
     A vector is an array (parameters,), several are columns (parameters, k), or a tree like the
     parameters; the product has the same form. Parameters are real numbers in the order of
-    `jax.tree.leaves`, two for a complex one. Memory: a few times the parameters.
+    `jax.tree.leaves`, two for a complex one. Memory: the activations of one batch, and a few
+    times the parameters. The diagonal is exact for matrices of per-example gradients, by one
+    backward pass per example.
     """
 
     def __init__(self, product: MatrixProduct, data: MatrixData, spec: MatrixSpec) -> None:
@@ -40,26 +43,21 @@ class LinearOperator:
         """Which matrix it is."""
         self.shape = (spec.parameters, spec.parameters)
         self.dtype = np.dtype(jax.eval_shape(lambda: product.flat(data.variables)[0]).dtype)
-
-    @property
-    def T(self) -> "LinearOperator":
-        """The transpose: itself, as it is symmetric."""
-        return self
+        self.key = data.key
 
     def __matmul__(self, vector: Any) -> Any:
         """The product with a vector, columns, or a tree; raises InputError for other shapes."""
-        if not hasattr(vector, "shape"):
-            return self.to_tree(self @ self.to_vector(vector))
-        if len(vector.shape) == 2 and vector.shape[0] == self.shape[1]:
-            columns = [self @ column for column in jnp.asarray(vector).T]
-            return jnp.stack(columns, axis=1) if columns else jnp.zeros_like(vector)
-        require(
-            vector.shape == self.shape[1:],
-            "vector",
-            f"of shape {vector.shape}",
-            f"({self.shape[1]},), ({self.shape[1]}, k), or a tree like the parameters",
-        )
-        return apply(self.data, jnp.asarray(vector, self.dtype), product=self.product)
+        if hasattr(vector, "shape"):
+            return super().__matmul__(vector)
+        return self.to_tree(self @ self.to_vector(vector))
+
+    def multiply(self, vector: Array) -> Array:
+        """The product with a vector (parameters,)."""
+        return apply(self.data, vector, product=self.product)
+
+    @property
+    def _allowed(self) -> str:
+        return f"{super()._allowed}, or a tree like the parameters"
 
     def to_vector(self, tree: Any) -> Array:
         """A tree like the parameters as a vector; raises InputError for another tree."""
@@ -73,42 +71,19 @@ class LinearOperator:
         """A vector as a tree like the parameters, complex where they are."""
         return self.product.to_tree(self.data.variables, jnp.asarray(vector, self.dtype))
 
-    def to_scipy(self) -> Any:
-        """A `scipy.sparse.linalg.LinearOperator`, for its eigenvalue and linear solvers."""
-        from scipy.sparse.linalg import LinearOperator as ScipyOperator
-
-        def matvec(vector: Any) -> np.ndarray:
-            return np.asarray(self @ np.ravel(vector))
-
-        options: dict[str, Any] = {"matvec": matvec, "rmatvec": matvec, "dtype": self.dtype}
-        return ScipyOperator(self.shape, **options)
-
     def diagonal(self, key: Array | None = None, *, probes: int = 32) -> Array:
-        """The diagonal, (parameters,).
+        """The diagonal, (parameters,): exact for matrices of per-example gradients.
 
-        Exact for matrices of per-example gradients, by one backward pass per example. Else the mean
-        of v * (A v) over `probes` vectors of random signs, whose variance is the sum of the squared
-        off-diagonal entries of the row, divided by the probes.
-        Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", 2007.
+        Else an estimate by `probes` products with random signs, as in `LinearOperator`.
         """
         if self.product.kind in PER_EXAMPLE:
-            return jax.jit(self.product.diagonal)(self.data)
-        require(isinstance(probes, int) and probes >= 1, "probes", probes, "1 or more")
-        own = stream_key(self.data.key if key is None else key, "diagonal")
-        total = jnp.zeros(self.shape[:1], self.dtype)
-        for probe in range(probes):
-            signs = rademacher(own, probe, total)
-            total = total + signs * (self @ signs)
-        return total / probes
-
-    def todense(self) -> np.ndarray:
-        """The matrix, for small networks: one product per row."""
-        return np.asarray(self @ jnp.eye(self.shape[0], dtype=self.dtype))
+            return exact_diagonal(self.data, product=self.product)
+        return super().diagonal(key, probes=probes)
 
     def __repr__(self) -> str:
         """Name and size."""
         rows = f"{self.shape[0]:,}"
-        return f"LinearOperator: {self.spec.name}, {rows} x {rows}, {self.spec.data_text}"
+        return f"{type(self).__name__}: {self.spec.name}, {rows} x {rows}, {self.spec.data_text}"
 
 
 @instrument
@@ -121,7 +96,7 @@ def hessian(
     mode: Mode = EVAL,
     layers: Layers = None,
     key: Array | None = None,
-) -> LinearOperator:
+) -> ParameterOperator:
     """The Hessian of the mean loss over the batches, as a linear operator.
 
     mode: in training, batch statistics are recomputed inside the loss and contribute curvature;
@@ -132,7 +107,7 @@ def hessian(
     differentiation; memory: activations of one batch, twice. Source: Pearlmutter 1994.
     """
     given = {"loss": loss, "mode": mode, "layers": layers, "key": key}
-    return LinearOperator(*make_matrix(model, variables, batch, operator="hessian", **given))
+    return ParameterOperator(*make_matrix(model, variables, batch, operator="hessian", **given))
 
 
 @instrument
@@ -145,7 +120,7 @@ def gauss_newton(
     mode: Mode = EVAL,
     layers: Layers = None,
     key: Array | None = None,
-) -> LinearOperator:
+) -> ParameterOperator:
     """The Gauss-Newton matrix J^T H J of the mean loss, as a linear operator.
 
     J is the Jacobian of the network's outputs, H the Hessian of the loss with respect to them:
@@ -154,7 +129,9 @@ def gauss_newton(
     `hessian`. Source: Schraudolph 2002; Martens 2020 (arXiv:1412.1193), section 8.
     """
     given = {"loss": loss, "mode": mode, "layers": layers, "key": key}
-    return LinearOperator(*make_matrix(model, variables, batch, operator="gauss_newton", **given))
+    return ParameterOperator(
+        *make_matrix(model, variables, batch, operator="gauss_newton", **given)
+    )
 
 
 @instrument
@@ -167,7 +144,7 @@ def fisher(
     layers: Layers = None,
     key: Array | None = None,
     samples: int | None = None,
-) -> LinearOperator:
+) -> ParameterOperator:
     """The Fisher matrix of a classifier by softmax cross-entropy, as a linear operator.
 
     The mean over examples of the covariance of the gradient of log p(y), with y from the network's
@@ -178,7 +155,7 @@ def fisher(
     """
     given = {"loss": cross_entropy, "mode": mode, "layers": layers, "key": key}
     matrix = make_matrix(model, variables, batch, operator="fisher", samples=samples, **given)
-    return LinearOperator(*matrix)
+    return ParameterOperator(*matrix)
 
 
 @instrument
@@ -191,7 +168,7 @@ def empirical_fisher(
     mode: Mode = EVAL,
     layers: Layers = None,
     key: Array | None = None,
-) -> LinearOperator:
+) -> ParameterOperator:
     """The mean of g g^T over the gradients g of the single examples, as a linear operator.
 
     With the labels of the data; it is not the Fisher matrix. Raises InputError also for training
@@ -201,7 +178,7 @@ def empirical_fisher(
     """
     given = {"loss": loss, "mode": mode, "layers": layers, "key": key}
     matrix = make_matrix(model, variables, batch, operator="empirical_fisher", **given)
-    return LinearOperator(*matrix)
+    return ParameterOperator(*matrix)
 
 
 @instrument
@@ -214,14 +191,14 @@ def gradient_covariance(
     mode: Mode = EVAL,
     layers: Layers = None,
     key: Array | None = None,
-) -> LinearOperator:
+) -> ParameterOperator:
     """The unbiased covariance of the gradients of single examples, as a linear operator.
 
     Its trace is that of the noise scale. Arguments, errors and cost as for `empirical_fisher`; a
     product also takes one gradient. Raises InputError for a single example.
     """
     given = {"loss": loss, "mode": mode, "layers": layers, "key": key}
-    return LinearOperator(*make_matrix(model, variables, batch, operator="covariance", **given))
+    return ParameterOperator(*make_matrix(model, variables, batch, operator="covariance", **given))
 
 
 @instrument

@@ -15,6 +15,7 @@ from jax import Array
 
 from deepjax.analysis.core.instrument import instrument
 from deepjax.analysis.core.layers import Layers
+from deepjax.analysis.core.linear_operator import rademacher
 from deepjax.analysis.core.mode import EVAL, Mode
 from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.result import Result
@@ -30,7 +31,6 @@ from deepjax.analysis.curvature.matrices import (
     MatrixKind,
     MatrixSpec,
     make_matrix,
-    rademacher,
 )
 from deepjax.analysis.network.batch import Batches
 from deepjax.analysis.network.module import Loss, Model, cross_entropy, stream_key

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import deepjax.analysis as instruments
-from deepjax.analysis import EVAL, TRAIN, Ghost, Network, Result, trace
+from deepjax.analysis import EVAL, TRAIN, Ghost, Network, Result, from_nnx, trace
 from deepjax.analysis.core.content import content_key
 from deepjax.analysis.core.layers import matching_layers
 from deepjax.analysis.network.batch import mean_over_batches, stack
@@ -199,3 +200,49 @@ def test_the_content_of_a_config():
     assert content_key(Config(a=1, b=[2])) == content_key(Config(a=1, b=[2]))
     assert content_key(Config(a=1)) != content_key(Config(a=2))
     assert content_key({"a": {1, 2}}) == content_key({"a": {2, 1}})
+
+
+class Settings:
+    """A config that is hashed by identity."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+
+class ScaledInLinen(nn.Module):
+    settings: Settings
+
+    @nn.compact
+    def __call__(self, x):
+        return self.settings.scale * nn.Dense(3)(x)
+
+
+class ScaledInNnx(nnx.Module):
+    def __init__(self, settings):
+        self.settings = settings
+        self.dense = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.settings.scale * self.dense(x)
+
+
+def squared_outputs(outputs, batch):
+    return jnp.sum(jnp.square(outputs))
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_a_config_that_is_changed_in_place_is_another_network(kind):
+    settings, x = Settings(1.0), jnp.ones((2, 4))
+
+    def measured():
+        if kind == "nnx":
+            network, variables = from_nnx(ScaledInNnx(settings))
+        else:
+            network = ScaledInLinen(settings)
+            variables = network.init(jax.random.key(0), x)
+        batch = (x, jnp.zeros(2, int))
+        return trace(network, variables, batch, mode=EVAL, loss=squared_outputs).loss
+
+    first = measured()
+    settings.scale = 10.0
+    np.testing.assert_allclose(measured(), 100 * first, rtol=1e-5)

@@ -203,3 +203,41 @@ def test_examples_have_dropout_of_their_own():
     wanted = np.cov(np.asarray(by_hand, float).T)
     np.testing.assert_allclose(operator.todense(), wanted, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(operator.diagonal(), np.diag(wanted), rtol=1e-4, atol=1e-6)
+
+
+def test_labels_are_sampled_under_the_masks_of_their_gradients():
+    """Validated against the mean of the exact matrix over masks, one per example."""
+    variables = Noisy().init(jax.random.key(0), INPUTS)
+    flat, unravel = ravel_pytree(variables["params"])
+
+    def exact(index, key):
+        def logs(flat):
+            given, rngs = {"params": unravel(flat)}, {"dropout": key}
+            logits = Noisy().apply(given, INPUTS[index][None], train=True, rngs=rngs)[0]
+            return jax.nn.log_softmax(logits)
+
+        squares = jnp.square(jax.jacrev(logs)(flat)).sum(1)
+        return jnp.sum(jnp.exp(logs(flat)) * squares)
+
+    keys = jax.random.split(jax.random.key(3), 2000)
+    wanted = np.mean([jax.vmap(exact, (None, 0))(index, keys).mean() for index in range(9)])
+    sampled = fisher(Noisy(), variables, (INPUTS, LABELS), mode=TRAIN, samples=500)
+    assert float(sampled.diagonal().sum()) == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_covariance_does_not_cancel_where_the_mean_is_large():
+    """Gradients x + noise of a linear function, with a signal of 300 times the noise."""
+
+    def linear(params, x):
+        return x @ params
+
+    def mean_output(outputs, batch):
+        return outputs.mean()
+
+    x = 1.0 + jax.random.normal(jax.random.key(1), (8, 5)) / 300
+    options = {"loss": mean_output, "layers": None}
+    parts = [(x[:4], jnp.zeros(4)), (x[4:], jnp.zeros(4))]
+    operator = gradient_covariance(from_function(linear), jnp.ones(5), parts, **options)
+    wanted = np.cov(np.asarray(x, float).T)
+    np.testing.assert_allclose(operator.todense(), wanted, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(operator.diagonal(), np.diag(wanted), rtol=1e-3)
