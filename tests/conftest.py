@@ -3,6 +3,7 @@
 tests/README.md describes the tiers and the compilation cache.
 """
 
+import itertools
 import os
 import shutil
 import sys
@@ -27,6 +28,10 @@ DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
 # XLA compiles for the processor that it finds; CI may restore the cache on another one.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax-tests" / processor_id()
 CACHE_BYTES = 2**30
+# A compiled program has about three memory maps. At Linux's 65,530 (vm.max_map_count) a process
+# dies with a segmentation fault.
+MAX_MAPS = 40_000
+_tests = itertools.count(1)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", DEVICES)
@@ -59,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(tier)
         if DEVICES < 8 and item.get_closest_marker("eight_devices"):
             item.add_marker(skip)
+
+
+def pytest_runtest_teardown() -> None:
+    maps = Path("/proc/self/maps")
+    if next(_tests) % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAX_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
