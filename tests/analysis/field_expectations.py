@@ -101,6 +101,13 @@ def kernel(case: FieldCase, scale: float = 1.0) -> np.ndarray:
     return np.einsum("nap,map->nm", j, j)
 
 
+def kernel_times_ones(case: FieldCase) -> np.ndarray:
+    """The kernel of all outputs of all examples, times a vector of ones."""
+    rows = jacobian(case, 1.0)
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows @ rows.sum(0)
+
+
 @functools.cache
 def gauss_newton(case: FieldCase) -> np.ndarray:
     """J^T H J, with H the Hessian of the loss with respect to all outputs."""

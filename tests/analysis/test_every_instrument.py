@@ -65,6 +65,12 @@ def gauss_newton() -> np.ndarray:
     return np.einsum("nap,nab,nbq->pq", jacobian(), inner, jacobian()) / len(p)
 
 
+def full_kernel() -> np.ndarray:
+    """(examples x logits, examples x logits)"""
+    rows = jacobian().reshape(-1, FLAT.size)
+    return rows @ rows.T
+
+
 def moved(step: float) -> jax.Array:
     """The loss at (1 + step) times the parameters."""
     return losses(FLAT * (1 + step)).mean()
@@ -214,6 +220,10 @@ CALLS: dict[str, tuple[Callable[[Case], Any], Numbers]] = {
     "ntk": (
         lambda c: spectrum(by("ntk", output="trace")(c).matrix),
         lambda: spectrum(np.einsum("nap,map->nm", jacobian(), jacobian())),
+    ),
+    "ntk_operator": (
+        lambda c: spectrum(by("ntk_operator", chunk=3)(c).todense()),
+        lambda: spectrum(full_kernel()),
     ),
     "kernel_drift": (
         lambda c: i.kernel_drift(c.network, c.variables, c.variables, c.batch).drift,
@@ -366,6 +376,9 @@ def test_every_public_instrument_is_here():
         "random_direction": "takes variables",
         "receptive_fields": "takes a function of images",
         "stage_table": "the rows of `cost` by stage",
+        "edge_of_stability": "a formula",
+        "logged_sharpness": "takes rows of a log",
+        "sharpness_path": "takes numbers",
         "takes_class_labels": "marks a loss",
         "trajectory": "takes variables",
     }

@@ -36,6 +36,10 @@ def without_loss(name: str, *extra: Any, **options: Any) -> Cell:
     )
 
 
+def with_ones(operator: i.LinearOperator) -> Any:
+    return operator @ np.ones(operator.shape[0])
+
+
 def of_shape(name: str, number: Callable[[Any], Any]) -> Cell:
     return lambda c: number(getattr(i, name)(c.network, c.shape))
 
@@ -287,6 +291,10 @@ CALLS: dict[str, tuple[Cell, Cell]] = {
         lambda c: without_loss("ntk", output="trace")(c).matrix,
         by_hand.kernel,
     ),
+    "ntk_operator": (
+        lambda c: with_ones(without_loss("ntk_operator", chunk=3)(c)),
+        by_hand.kernel_times_ones,
+    ),
     "kernel_drift": (
         lambda c: (
             (
@@ -397,7 +405,7 @@ PER_EXAMPLE = (
     "gradient_confusion",
     "noise_scale",
 )
-KERNELS = ("ntk", "kernel_drift")
+KERNELS = ("ntk", "ntk_operator", "kernel_drift")
 LINEARISED = ("linearised", "linearised_training")
 OF_INPUTS = ("shattering", "gradient_line")
 
@@ -458,7 +466,15 @@ QUICK: dict[str, tuple[str, ...]] = {
     "unet": ("loss_contributions", "layer_fields"),
     "pixelcnn": ("random_direction", "trajectory", "kernel_norms", "effective_field"),
     "actor_critic": ("cost", "integrated_gradients"),
-    "shared": ("fisher", "ntk", "kernel_drift", "linearised", "linearised_training", "lesions"),
+    "shared": (
+        "fisher",
+        "ntk",
+        "ntk_operator",
+        "kernel_drift",
+        "linearised",
+        "linearised_training",
+        "lesions",
+    ),
     "ensemble": (
         *("hessian", "gauss_newton", "hvp", "gnvp", "top_eigenvalues", "spectral_density"),
         *("hessian_trace", "gradient_subspace_overlap"),
@@ -549,6 +565,7 @@ def test_every_public_instrument_is_here():
         *("average_fields", "critical_sigma_w", "mean_field", "receptive_fields"),
         *("cross_entropy", "error_rate", "half_mse", "takes_class_labels"),
         *("from_function", "from_nnx"),
+        *("sharpness_path", "logged_sharpness", "edge_of_stability"),
     }
     functions = {name for name in i.__all__ if callable(getattr(i, name)) and name[0].islower()}
     assert functions == set(CALLS) | others

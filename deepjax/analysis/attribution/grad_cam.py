@@ -154,12 +154,12 @@ def grad_cam(
     if len(found) != 1:
         raise InputError(f"layers selects {', '.join(found)}; allowed: one output of a layer")
     ((name, tap),) = found.items()
-    require(
-        tap.activation.ndim >= 3,
-        "layers",
-        f"{name!r}, which returns {tap.activation.shape}",
-        "a layer that returns (examples, places..., channels)",
-    )
+    shape = tap.activation.shape
+    if len(shape) < 3 or shape[0] != len(chosen):
+        raise InputError(
+            f"layer {name!r} returns {shape} for {len(chosen)} examples; allowed: a layer that "
+            "returns (examples, places..., channels)"
+        )
     maps = _maps(tap.activation, tap.gradient * len(parts))
     images = _images(scores, maps.ndim + 1)
     return GradCam(

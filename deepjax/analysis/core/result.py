@@ -62,15 +62,20 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     """(names of the columns that have a value, cells); the middle of a long table is left out."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
     names = names[:MAX_COLUMNS]
-    lines = [[_text(row[name]) for name in names] for row in _ends(rows)]
-    if len(rows) > MAX_ROWS:
-        lines.insert(MAX_ROWS // 2, ["..."] * len(names))
-    return names, lines
+    lines = [[_text(row[name]) for name in names] for row in ends(rows)]
+    return names, shortened(lines, len(rows), ["..."] * len(names))
 
 
-def _ends(rows: Sequence[Any]) -> list[Any]:
+def ends(rows: Sequence[Any]) -> list[Any]:
+    """The rows that a short table shows: of more than MAX_ROWS the first and the last."""
     half = MAX_ROWS // 2
     return list(rows) if len(rows) <= MAX_ROWS else [*rows[:half], *rows[-half:]]
+
+
+def shortened(lines: list[Any], rows: int, gap: Any) -> list[Any]:
+    """The lines of `ends(rows)`, with `gap` where rows are left out."""
+    half = MAX_ROWS // 2
+    return lines if rows <= MAX_ROWS else [*lines[:half], gap, *lines[half:]]
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from deepjax.analysis.core.instrument import instrument
 from deepjax.analysis.core.mode import EVAL, Mode, require_mode
-from deepjax.analysis.core.result import Result
+from deepjax.analysis.core.result import Result, ends, shortened
 from deepjax.analysis.costs.counts import (
     count_macs_by_layer,
     count_params_by_layer,
@@ -158,18 +158,28 @@ class CostReport(Result):
             axes.grid(False, axis="y")
         return axes
 
+    def __str__(self) -> str:
+        """A table of every layer with SI prefixes, the total, what is not counted, XLA's count."""
+        return self._table(self.layers)
+
     def __repr__(self) -> str:
-        """A table with SI prefixes and the total, what is not counted, and XLA's count."""
-        head = ("layer", "params", "MACs", "activations", "bytes moved", "FLOPs/byte")
-        cells = [head, *(_cells(row) for row in (*self.layers, self.total))]
+        """The same of the first and the last layers where there are many."""
+        return self._table(ends(self.layers))
+
+    def _table(self, rows: Sequence[LayerCost]) -> str:
+        names = ("layer", "params", "MACs", "activations", "bytes moved", "FLOPs/byte")
+        cells = [names, *(_cells(row) for row in (*rows, self.total))]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
             for line in cells
         ]
+        head, *lines, total = lines
+        if len(rows) < len(self.layers):
+            lines = shortened(lines, len(self.layers), f"... {len(self.layers) - len(rows)} more")
         title = f"{self.model}: forward pass of {self.inputs}, {self.mode_text}"
         missing = [f"not counted: {each}" for each in self.not_counted]
-        return "\n".join([title, *lines, *missing, *self._xla_lines()])
+        return "\n".join([title, head, *lines, total, *missing, *self._xla_lines()])
 
     def _xla_lines(self) -> list[str]:
         if self.xla is None:

@@ -18,7 +18,6 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from deepjax.analysis.core.layers import Layers, parameter_layers, selected_leaves
-from deepjax.analysis.core.losses import with_labels
 from deepjax.analysis.core.mode import Mode
 from deepjax.analysis.core.params import (
     Path,
@@ -30,7 +29,14 @@ from deepjax.analysis.core.params import (
     subtree,
     widened,
 )
-from deepjax.analysis.network.batch import Batches, batch_size, data_text, mean_over_batches
+from deepjax.analysis.curvature.sampled_labels import sample_labels
+from deepjax.analysis.network.batch import (
+    Batches,
+    batch_size,
+    data_text,
+    mean_over_batches,
+    single_example,
+)
 from deepjax.analysis.network.module import (
     Batch,
     Loss,
@@ -38,12 +44,9 @@ from deepjax.analysis.network.module import (
     Network,
     apply_module,
     cross_entropy,
-    describe_outputs,
-    stream_key,
     validate_inputs,
 )
-from deepjax.analysis.network.run import batch_key
-from deepjax.analysis.network.task import Task, make_task
+from deepjax.analysis.network.task import make_task
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError, require
 
@@ -217,10 +220,11 @@ class MatrixProduct:
     def _gauss_newton(self, data: MatrixData, vector: Array, key: Array, batch: Batch) -> Array:
         flat, _ = self.flat(data.variables)
         outputs, _ = self._functions(data.variables, key, batch)
-        found, pull = jax.vjp(outputs, flat)
+        found, pull, others = jax.vjp(lambda flat: _by_float(outputs(flat)), flat, has_aux=True)
         # J v as the transpose of u -> J^T u: jax.jvp refuses networks with a custom_vjp.
         (moved,) = jax.vjp(lambda cotangent: pull(cotangent)[0], found)[1](vector)
-        curved = jax.jvp(jax.grad(lambda found: self.loss(found, batch)), (found,), (moved,))[1]
+        slope = jax.grad(lambda found: self.loss(_joined(found, others), batch))
+        curved = jax.jvp(slope, (found,), (moved,))[1]
         return pull(curved)[0]
 
     def _empirical(self, data: MatrixData, vector: Array, key: Array, batch: Batch) -> Array:
@@ -300,7 +304,7 @@ def make_matrix(
         )
     kind: MatrixKind = operator
     if samples is not None:
-        kind, (stacked, examples) = "empirical_fisher", _sampled(task, samples)
+        kind, (stacked, examples) = "empirical_fisher", sample_labels(task, samples)
     if kind in PER_EXAMPLE:
         batch_size(task.data.first)
         if task.has_batch_norm and mode.train:
@@ -331,52 +335,25 @@ def make_matrix(
     return product, MatrixData(task.variables, stacked, task.key), spec
 
 
-def _sampled(task: Task, samples: int) -> tuple[Any, int]:
-    """(batches with labels that the network's own distribution samples, their examples)."""
-    require(isinstance(samples, int) and samples >= 1, "samples", samples, "None, or 1 or more")
-    size, batches = batch_size(task.data.first), task.data.batches
-    parts = []
-    for index in range(batches):
-        batch = jax.tree.map(lambda leaf, i=index: leaf[i], task.data.stacked)
-        repeated = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf] * samples) if jnp.ndim(leaf) else leaf, batch
+def _by_float(outputs: Any) -> tuple[Any, Any]:
+    """(the floats of the outputs, the others), each with None in place of the rest."""
+
+    def where(wanted: bool) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) == wanted else None,
+            outputs,
         )
-        labels = _sample_labels(
-            task.variables,
-            repeated,
-            batch_key(task.key, index, batches),
-            jax.random.fold_in(stream_key(task.key, "labels"), index),
-            network=task.network,
-            train=task.mode.train,
-        )
-        parts.append(with_labels(repeated, labels))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts), size * batches * samples
+
+    return where(True), where(False)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "train"))
-@canonicalize_conv_layouts
-def _sample_labels(
-    variables: Any, batch: Batch, key: Array, of_labels: Array, *, network: Network, train: bool
-) -> Array:
-    """(examples,): a label for each from its own outputs, with the random streams of `_loss`."""
-
-    def logits(index: Array) -> Array:
-        one, own = single_example(batch, index), jax.random.fold_in(key, index)
-        outputs, _ = apply_module(network, variables, one, train, own)
-        require(
-            jnp.ndim(outputs) == 2,
-            "outputs",
-            describe_outputs(outputs),
-            "(examples, classes), to sample one label per example",
-        )
-        return widened(outputs[0])
-
-    return jax.random.categorical(of_labels, jax.vmap(logits)(jnp.arange(batch_size(batch))))
-
-
-def single_example(batch: Batch, index: Any) -> Batch:
-    """The batch of one example; scalars belong to all."""
-    return jax.tree.map(lambda leaf: leaf[index][None] if jnp.ndim(leaf) else leaf, batch)
+def _joined(floats: Any, others: Any) -> Any:
+    return jax.tree.map(
+        lambda one, other: other if one is None else one,
+        floats,
+        others,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 def check_finite(value: Array) -> float:

@@ -157,7 +157,8 @@ def _accuracy(outputs: Any, batch: Batch) -> Array | None:
         return None
     if outputs.ndim < 1 or outputs.shape[:-1] != labels.shape:
         return None
-    hits = jnp.argmax(outputs, axis=-1).astype(labels.dtype) == labels
+    # Compared as the wider type: in 8 bits class 256 would be class 0.
+    hits = jnp.argmax(outputs, axis=-1) == labels.astype(jnp.int32)
     return jnp.mean(hits.astype(jnp.float32))
 
 

@@ -122,10 +122,10 @@ class LossPlane(Result):
             levels = np.linspace(low, high + (high == low), 25)
             norm, label = Normalize(levels[0], levels[-1]), "loss"
             ticks = MaxNLocator(6).tick_values(low, high)
-        replace_leaves = ax.contourf(self.x, self.y, losses, levels, cmap="viridis", norm=norm)
+        filled = ax.contourf(self.x, self.y, losses, levels, cmap="viridis", norm=norm)
         lines: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.7}
         ax.contour(self.x, self.y, losses, levels[::2], **lines)
-        bar = ax.figure.colorbar(replace_leaves, ax=ax, shrink=0.9, label=label)
+        bar = ax.figure.colorbar(filled, ax=ax, shrink=0.9, label=label)
         bar.set_ticks([tick for tick in ticks if low <= tick <= high])
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())

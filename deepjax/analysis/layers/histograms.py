@@ -186,7 +186,7 @@ def histograms(
     depend on the data: so no second pass is needed, and counts of batches, runs of a scanned block
     and steps of training add up. Complex numbers count as pairs of real ones.
     Works under `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`. Compiled once for each network, loss
-    and shape: pass the same `loss` function. Counts of a bin are exact below 2^24, and to 7 digits
+    and shape: pass the same `loss` function. Counts of a bin are exact below 2^23, and to 7 digits
     above.
     Raises InputError for an unknown layer, inputs that do not fit, and a function, which has no
     layers. Cost: one forward and one backward pass, and a count over each output and its gradient.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.analysis.core.mode import Mode
-from deepjax.analysis.core.result import Result
+from deepjax.analysis.core.result import Result, ends, shortened
 
 MAX_NAMES = 24  # of layers below the figure
 
@@ -119,16 +119,25 @@ class LayerReport(Result):
                 figure.suptitle(title)
         return figure
 
+    def __str__(self) -> str:
+        """A table of every layer, without the columns that none fills."""
+        return self._table(self.layers)
+
     def __repr__(self) -> str:
-        """A table without the columns that no layer fills."""
-        columns = [[name, *cells] for name, cells in _columns(self.layers).items() if any(cells)]
+        """The same of the first and the last layers where there are many."""
+        return self._table(ends(self.layers))
+
+    def _table(self, rows: Sequence[LayerRow]) -> str:
+        columns = [[name, *cells] for name, cells in _columns(rows).items() if any(cells)]
         widths = [max(map(len, column)) for column in columns]
-        lines = [
+        head, *lines = [
             "  ".join(map(_align, cells, widths, range(len(cells))))
             for cells in zip(*columns, strict=True)
         ]
+        if len(rows) < len(self.layers):
+            lines = shortened(lines, len(self.layers), f"... {len(self.layers) - len(rows)} more")
         notes = [f"not measured: {each}" for each in self.not_measured]
-        return "\n".join([f"loss {self.loss:.4f}, {self.mode_text}", *lines, *notes])
+        return "\n".join([f"loss {self.loss:.4f}, {self.mode_text}", head, *lines, *notes])
 
 
 def _columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:

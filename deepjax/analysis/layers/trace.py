@@ -63,8 +63,7 @@ def trace(
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
         raise InputError(
-            "trace gives numbers on the host and cannot run inside jax.jit; "
-            "allowed there: taps, layer_statistics"
+            "trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps"
         )
     task = make_task(model, variables, batch, loss=loss, mode=mode, key=key)
     params = task.variables["params"]

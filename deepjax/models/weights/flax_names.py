@@ -61,5 +61,10 @@ def _renamed(path: tuple[str, ...], blocks: list[str]) -> tuple[str, ...]:
             f"'BottleneckResNetBlock_0' up to number {len(blocks) - 1}"
         )
     kind, _, index = path[1].partition("_")
+    if path[1] not in _SHORTCUT and (kind not in _PARTS or not index.isdigit()):
+        raise InputError(
+            f"variables have {path[1]!r} in {path[0]}; allowed: {', '.join(_SHORTCUT)}, and layers "
+            f"such as {', '.join(f'{name}_0' for name in _PARTS)}"
+        )
     layer = _SHORTCUT.get(path[1]) or f"{_PARTS[kind]}{int(index) + 1}"
     return (blocks[int(number[1])], layer, *path[2:])

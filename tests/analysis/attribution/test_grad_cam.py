@@ -183,11 +183,26 @@ def test_the_result():
     assert axes.get_title(loc="left") == "mine" and len(axes.images) == 3 * EXAMPLES
 
 
+class PlacesFirst(nn.Module):
+    """Its layer has the places before the examples."""
+
+    @nn.compact
+    def __call__(self, images):
+        places = jnp.moveaxis(images[:, :6, 0], 1, 0)
+        return nn.Dense(3, name="conv")(places).mean(0)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: grad_cam(FUNCTION, PAIRS, X, "head"), "no layers; grad_cam takes"),
         (lambda: grad_cam(LINEN, VARIABLES, X, "first"), r"places\.\.\., channels"),
+        (
+            lambda: grad_cam(
+                PlacesFirst(), PlacesFirst().init(jax.random.key(0), IMAGES), IMAGES, "conv"
+            ),
+            r"layer 'conv' returns \(6, 8, 3\) for 8 examples",
+        ),
         (lambda: grad_cam(CNN, CNN_VARIABLES, IMAGES, "conv3"), "did you mean 'conv"),
         (lambda: grad_cam(CNN, CNN_VARIABLES, IMAGES, "conv*"), "layers selects conv1, conv2"),
         (lambda: grad_cam(CNN, CNN_VARIABLES, IMAGES, "conv1", classes=3), "0 to 2"),

@@ -170,6 +170,22 @@ def test_examples_that_share_statistics_are_complete_together():
     assert row["batch"] == 0 and row["class"] is None
 
 
+class Scored(nn.Module):
+    """One score for each example, by the statistics of the batch."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(x))[:, 0]
+
+
+def test_rows_of_scores_without_classes_are_of_examples_or_batches():
+    variables = Scored().init(jax.random.key(0), X)
+    rows = integrated_gradients(Scored(), variables, X).rows()
+    assert [row["example"] for row in rows] == list(range(EXAMPLES))
+    rows = integrated_gradients(Scored(), variables, [(X,), (X,)], mode=TRAIN).rows()
+    assert [row["batch"] for row in rows] == [0, 1]
+
+
 class Dropped(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):

@@ -47,6 +47,15 @@ def test_one_signature(function):
         assert name not in parameters
         with pytest.raises(InputError, match=rf"{function.__name__} no longer takes {name}=; use"):
             function(**{name: None})
+    with pytest.raises(InputError, match=r"9 positional arguments; allowed: model,.* mode"):
+        function(*range(9))
+
+
+def test_a_retired_name_is_explained_only_where_it_has_a_replacement():
+    with pytest.raises(InputError, match="cost no longer takes batch=; use examples="):
+        instruments.cost(None, batch=None)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batch'"):
+        instruments.linearised(None, None, batch=None)
 
 
 RESULTS = [

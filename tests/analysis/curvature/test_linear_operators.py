@@ -241,3 +241,18 @@ def test_a_covariance_does_not_cancel_where_the_mean_is_large():
     wanted = np.cov(np.asarray(x, float).T)
     np.testing.assert_allclose(operator.todense(), wanted, rtol=1e-3, atol=1e-9)
     np.testing.assert_allclose(operator.diagonal(), np.diag(wanted), rtol=1e-3)
+
+
+def test_a_gauss_newton_matrix_with_an_integer_output():
+    def apply(params, x):
+        logits = x @ params
+        return {"logits": logits, "predicted": logits.argmax(-1)}
+
+    def loss(outputs, batch):
+        weights = outputs["predicted"].astype(jnp.float32) + 1.0
+        return jnp.mean(jnp.square(outputs["logits"]) * weights[:, None])
+
+    params = jax.random.normal(jax.random.key(2), (5, 3))
+    operator = gauss_newton(from_function(apply), params, (INPUTS, LABELS), loss=loss)
+    wanted = hessian(from_function(apply), params, (INPUTS, LABELS), loss=loss).todense()
+    np.testing.assert_allclose(operator.todense(), wanted, rtol=1e-4, atol=1e-6)

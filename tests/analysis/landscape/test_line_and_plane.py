@@ -1,6 +1,7 @@
 """Losses on lines, between networks and on planes: closed forms, and networks evaluated by hand."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from deepjax.analysis.landscape.directions import random_direction
 from deepjax.analysis.landscape.line import linear_interpolation, loss_line
 from deepjax.analysis.landscape.plane import LossPlane, loss_plane
 from deepjax.analysis.landscape.trajectory import trajectory
+from deepjax.analysis.network.function import from_function
 from tests.analysis.landscape.landscape_cases import (
     HESSIAN,
     NOTHING,
@@ -99,6 +101,14 @@ def test_loss_and_accuracy_are_those_of_the_network(mode):
     corner = by_hand(moved(moved(variables, x, 0.5), y, -1.0), batch, mode)
     assert (plane.loss[0, 2], plane.accuracy[0, 2]) == pytest.approx(corner, rel=1e-5)
     assert line.has_batch_norm and line.mode == plane.mode == mode and line.examples == 12
+
+
+def test_labels_in_8_bits_are_compared_as_they_are():
+    """Class 256 is not class 0."""
+    network = from_function(lambda params, x: x * params)
+    outputs = jax.nn.one_hot(jnp.full(2, 256), 300)
+    batch = (outputs, jnp.zeros(2, jnp.uint8))
+    assert loss_line(network, jnp.ones(()), batch, jnp.ones(()), alphas=[0.0, 1.0]).accuracy[0] == 0
 
 
 @pytest.mark.parametrize("mode", [EVAL, TRAIN])

@@ -437,8 +437,24 @@ def test_a_report_is_a_table_and_a_figure():
     lines = repr(report).splitlines()
     assert lines[0].startswith("loss ") and len(lines) == 2 + len(report.layers)
     assert "update ratio" not in lines[1] and "branch ratio" in lines[1]
-    assert len(report.plot().axes) == 4
+    assert str(report) == repr(report) and len(report.plot().axes) == 4
     assert {"layer", "mean", "gradient_norm"} <= set(report.rows()[0])
+
+
+def test_the_text_of_many_layers_is_short_and_all_are_printed():
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(40):
+                x = nn.Dense(3)(x)
+            return x
+
+    report = trace(
+        Deep(), Deep().init(jax.random.key(0), jnp.ones((2, 3))), (jnp.ones((2, 3)), jnp.arange(2))
+    )
+    assert len(report.layers) == 41 and len(str(report).splitlines()) == 2 + 41
+    short = repr(report).splitlines()
+    assert len(short) == 2 + 24 + 1 and short[14] == "... 17 more"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,17 @@ from deepjax.analysis import (
     TRAIN,
     cost,
     cross_entropy,
+    empirical_fisher,
     from_function,
+    gradient_confusion,
+    gradient_covariance,
     hessian,
+    integrated_gradients,
+    linear_interpolation,
+    noise_scale,
     ntk,
     per_example_gradients,
+    shattering,
     top_eigenvalues,
     trace,
 )
@@ -108,6 +115,111 @@ def test_collections_and_the_whole_of_the_variables():
         np.testing.assert_allclose(
             outputs(from_function(function), variables), 3 * X @ W, rtol=1e-4
         )
+
+
+def shifted(params, x, scale=1.0, key=None):
+    return scale * (x @ params) + jax.random.normal(key, (1, 3))
+
+
+def stateful(params, x, scale=1.0, state=None):
+    return scale * (x @ params) * state
+
+
+def moded(params, x, train, key):
+    return x @ params + train * jax.random.normal(key, (1, 3))
+
+
+def two(params, a, b, key):
+    return (a - b) @ params + jax.random.normal(key, (1, 3))
+
+
+def alone(params, x, scale=2.0, key=None, /):
+    return shifted(params, x, scale, key)
+
+
+def many(params, train, *inputs, key):
+    return train * sum(inputs) @ params + jax.random.normal(key, (1, 3))
+
+
+KEY = jax.random.key(7)
+NORMAL = jax.random.normal(KEY, (1, 3))
+VARIABLES = {"params": W, "state": jnp.float32(3)}
+
+
+@pytest.mark.parametrize(
+    ("function", "variables", "batch", "wanted"),
+    [
+        (shifted, W, (X, Y), X @ W + NORMAL),
+        (shifted, W, {"x": X, "scale": jnp.float32(2), "label": Y}, 2 * X @ W + NORMAL),
+        (stateful, VARIABLES, (X, Y), 3 * X @ W),
+        (moded, W, (X, Y), X @ W + NORMAL),
+        (moded, W, {"x": X, "label": Y}, X @ W + NORMAL),
+        (two, W, {"a": X, "b": 3 * X, "label": Y}, -2 * X @ W + NORMAL),
+        (two, W, ((X, 3 * X), Y), -2 * X @ W + NORMAL),
+        (alone, W, (X, Y), 2 * X @ W + NORMAL),
+        (many, W, ((X, 2 * X), Y), 3 * X @ W + NORMAL),
+    ],
+)
+def test_keys_and_collections_after_what_is_left_out_or_named(function, variables, batch, wanted):
+    found = outputs(from_function(function), variables, batch, train=True, key=KEY)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def centred(params, state, x, is_training):
+    """Normalised by the batch, with state of another name than flax's."""
+    mean = x.mean(0, keepdims=True) if is_training else state["mean"][None]
+    return (x - mean) @ params
+
+
+SINGLES = {
+    "per_example_gradients": per_example_gradients,
+    "ntk": ntk,
+    "empirical_fisher": empirical_fisher,
+    "gradient_covariance": gradient_covariance,
+    "gradient_confusion": gradient_confusion,
+    "shattering": shattering,
+}
+
+
+@pytest.mark.parametrize("name", SINGLES)
+def test_single_examples_in_training_are_refused_for_a_function_with_state(name):
+    variables = {"params": W, "state": {"mean": jnp.ones(4), "count": jnp.zeros((), jnp.int32)}}
+    network = from_function(centred)
+    SINGLES[name](network, variables, (X, Y), mode=EVAL)
+    with pytest.raises(InputError, match="batch statistics"):
+        SINGLES[name](network, variables, (X, Y), mode=TRAIN)
+
+
+def test_a_function_with_state_on_whole_batches_in_training():
+    variables = {"params": W, "state": {"mean": jnp.ones(4), "count": jnp.zeros((), jnp.int32)}}
+    network, batch = from_function(centred), (X, Y)
+
+    def loss(params, x=X, y=Y):
+        return cross_entropy((x - x.mean(0, keepdims=True)) @ params, (x, y))
+
+    assert trace(network, variables, batch).loss == pytest.approx(float(loss(W)), rel=1e-5)
+    found = linear_interpolation(network, variables, variables, batch, alphas=[0, 1], mode=TRAIN)
+    np.testing.assert_allclose(found.loss, loss(W), rtol=1e-5)
+    full = jax.hessian(loss)(W).reshape(12, 12)
+    found = hessian(network, variables, batch, mode=TRAIN).todense()
+    np.testing.assert_allclose(found, full, rtol=1e-4, atol=1e-6)
+    small = [jax.grad(loss)(W, X[at : at + 3], Y[at : at + 3]) for at in (0, 3)]
+    squares = [float(jnp.sum(jnp.square(each))) for each in (*small, (small[0] + small[1]) / 2)]
+    found = noise_scale(network, variables, batch, mode=TRAIN, small=3)
+    g2 = (6 * squares[2] - 3 * (squares[0] + squares[1]) / 2) / 3
+    assert found.g2 == pytest.approx(g2, rel=1e-3, abs=1e-5)
+    found = integrated_gradients(network, variables, X, mode=TRAIN, classes=0)
+    assert list(found.attributions) == ["x"] and found.rows()[0]["batch"] == 0
+
+
+def scored(params, state, rng, images, is_training):
+    return jnp.tanh((images - is_training * images.mean(0, keepdims=True)) @ params) @ state
+
+
+def test_attributions_have_the_name_of_the_input():
+    variables = {"params": W, "state": jnp.ones(3)}
+    found = integrated_gradients(from_function(scored), variables, X)
+    assert list(found.attributions) == ["images"]
 
 
 def test_an_output_of_several():
@@ -209,6 +321,15 @@ def test_a_haiku_function():
             "parameter '1' is 'int32'; allowed: real or complex floats",
         ),
         (lambda: outputs(from_function(keyword), W, {"a": X, "b": X}), "arguments, which are x"),
+        (
+            lambda: outputs(from_function(moded), W, {"a": X, "b": X}),
+            r"arguments, which are x; or \(inputs, labels\)",
+        ),
+        (
+            lambda: trace(from_function(moded), W, ((X, X), Y)),
+            "batch has 2 inputs; allowed for moded: 1, x",
+        ),
+        (lambda: trace(from_function(two), W, {"a": X, "label": Y}), "argument: 'b'"),
     ],
 )
 def test_what_is_refused(call, message):

@@ -11,15 +11,21 @@ from flax import linen as nn
 
 from deepjax.analysis import (
     Network,
+    cka,
     first_nonfinite_layer,
+    from_function,
+    gradient_line,
+    half_mse,
+    hessian_trace,
     init_variables,
     linear_interpolation,
     ntk,
     per_example_gradients,
+    shattering,
     trace,
 )
-from deepjax.analysis.core.mode import EVAL
-from deepjax.analysis.network.module import initialise
+from deepjax.analysis.core.mode import EVAL, TRAIN
+from deepjax.analysis.network.module import apply_module, initialise
 from deepjax.errors import InputError
 from tests.analysis.network.network_cases import CLASSES, EXAMPLES, ByField, X, Y, loss_of_logits
 
@@ -133,6 +139,115 @@ def test_initialisation_of_tokens_and_several_inputs():
         match=r"Embed cannot take inputs float32\[2, 6\]: .*integer; for other dtypes give a jax",
     ):
         init_variables(nn.Embed(7, 4), jax.random.key(4), (2, 6))
+
+
+class Named(nn.Module):
+    """Inputs with the names of labels."""
+
+    @nn.compact
+    def __call__(self, inputs, targets, *, train):
+        return nn.Dense(CLASSES, use_bias=False)(inputs - targets * (2 if train else 1))
+
+
+class Moded(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(CLASSES, use_bias=False)(x) * (2 if train else 1)
+
+
+class Conditional(nn.Module):
+    @nn.compact
+    def __call__(self, x, label):
+        return nn.Dense(CLASSES, use_bias=False)(x) + nn.Embed(CLASSES, CLASSES)(label)
+
+
+TOKENS, MASK = jnp.arange(16).reshape(8, 2) % 7, jnp.ones((8, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "arguments"),
+    [
+        (Moded(), {"x": X, "label": Y}, (X, False)),
+        (Moded(), {"anything": X, "label": Y}, (X, False)),
+        (Tokens(), {"tokens": TOKENS, "mask": MASK, "label": Y}, (TOKENS, MASK, False)),
+        (Named(), {"inputs": X, "targets": 3 * X, "label": Y}, (X, 3 * X)),
+        (Conditional(), {"x": X, "label": Y}, (X, Y)),
+        (Conditional(), {"anything": X, "label": Y}, (X, Y)),
+    ],
+)
+def test_batches_by_the_names_of_the_arguments(model, batch, arguments):
+    named = {"train": False} if isinstance(model, Named) else {}
+    v = model.init(jax.random.key(0), *arguments, **named)
+    wanted = model.apply(v, *arguments, **named)
+    np.testing.assert_allclose(apply_module(model, v, batch, False)[0], wanted, rtol=1e-6)
+    assert trace(model, v, batch, mode=EVAL).loss == pytest.approx(
+        float(loss_of_logits(wanted)), rel=1e-5
+    )
+
+
+def test_arguments_that_are_missing_are_named_without_modes():
+    v = Tokens().init(jax.random.key(0), TOKENS, MASK, False)
+    with pytest.raises(InputError, match="arguments, which are tokens, mask; or"):
+        trace(Tokens(), v, {"tokens": TOKENS, "label": Y}, mode=EVAL)
+
+
+def test_a_line_between_inputs_by_name():
+    """The derivative of sum(x * y) along the line, at its points."""
+    network = from_function(lambda w, x, y: w * x * y)
+    start, end = ({"x": jnp.full(1, a), "y": jnp.full(1, b)} for a, b in ((0.0, 1.0), (3.0, 5.0)))
+    t = np.linspace(0, 1, 5)
+    found = gradient_line(network, jnp.ones(()), start, end, 5, mode=EVAL)
+    np.testing.assert_allclose(found.gradient, (3 * (1 + 4 * t) + 4 * 3 * t) / 5, rtol=1e-5)
+
+
+BOTH = [X, 2 * X]
+
+
+@pytest.mark.parametrize("mode", [EVAL, TRAIN], ids=repr)
+def test_a_list_of_inputs_is_a_list_of_batches(mode):
+    v = initialise(Moded(), X)
+    pairs = [(each, None) for each in BOTH]
+    np.testing.assert_array_equal(ntk(Moded(), v, BOTH, mode=mode).matrix.shape, (16, 16))
+    for instrument in (ntk, cka, shattering):
+        found, wanted = (
+            instrument(Moded(), v, each, mode=mode).summary() for each in (BOTH, pairs)
+        )
+        assert found == pytest.approx(wanted, nan_ok=True)
+    assert first_nonfinite_layer(Moded(), v, [X, X / 0]) == "Dense_0"
+
+
+def test_a_list_of_inputs_and_labels_is_one_batch():
+    network, w, labels = from_function(lambda w, x: x @ w), jnp.ones((5, 3)), jnp.ones((8, 3))
+    for batch in ((X, labels), [X, labels]):
+        found = trace(network, w, batch, loss=half_mse).loss
+        assert found == pytest.approx(float(half_mse(X @ w, (X, labels))), rel=1e-5)
+
+
+def of_second(outputs, batch):
+    return jnp.mean(jnp.square(outputs - batch[1]))
+
+
+@pytest.mark.parametrize(
+    ("batch", "loss", "message"),
+    [
+        ([X, X], half_mse, r"no labels.*give inputs and labels as a tuple"),
+        ([X, X], of_second, r"loss cannot take.*give inputs and labels as a tuple"),
+        ([X, X[:2]], half_mse, "batches of one size"),
+        ({"x": X, "label": Y, "file": "a.png"}, half_mse, r"batch\['file'\] is a str; allowed"),
+        ([(X, np.array(["cat"] * 8))], half_mse, r"batch\[0\]\[1\] is a ndarray of <U3; allowed"),
+        ((each for each in [(X, X)]), half_mse, r"batch is a generator.*give list\(batch\)"),
+    ],
+)
+def test_what_is_no_batch(batch, loss, message):
+    network = from_function(lambda w, x: x @ w)
+    with pytest.raises(InputError, match=message) as error:
+        hessian_trace(network, jnp.eye(5), batch, loss=loss, probes=1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_of_inputs_where_one_batch_is_taken():
+    with pytest.raises(InputError, match="batch is a list of 2 inputs"):
+        apply_module(Moded(), initialise(Moded(), X), BOTH, False)
 
 
 class Partitioned(nn.Module):

@@ -85,6 +85,7 @@ def test_what_does_not_fit():
         ("vgg16", params, "allowed: a ResNet"),
         ("resnet50", params, "variables have 1 blocks; resnet50 has 16"),
         ("resnet50", {"conv1": {"kernel": jnp.ones(1)}}, "variables have 'conv1'; allowed"),
+        ("resnet50", {"BottleneckResNetBlock_0": {"SE_0": {"kernel": 0}}}, "'SE_0' in Bottleneck"),
         ("resnet18", {"ResNetBlock_9": {"Conv_0": {"kernel": jnp.ones(1)}}}, "up to number 7"),
     ):
         with pytest.raises(InputError, match=message):
