@@ -66,6 +66,11 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_plain_networks_halve_it_with_every_layer": (),
     "test_residual_networks_follow_a_power_law": (),
     "test_the_rows_of_foreign_modules_add_up_to_the_whole": (),
+    "test_resnet20_written_both_ways": ("trace",),
+    "test_logits_and_statistics_are_equal": ("64",),
+    "test_what_a_call_needs_does_not_depend_on_earlier_calls": (),
+    "test_labels_are_sampled_under_the_masks_of_their_gradients": (),
+    "test_what_a_refusal_advises": ("graph",),
     "test_examples_print_what_their_page_shows": (
         *("networks", "residual", "receptive_field", "ntk", "cost"),
     ),

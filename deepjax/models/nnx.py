@@ -39,7 +39,7 @@ def to_nnx(model: nn.Module, images: Any, rngs: nnx.Rngs) -> NnxNetwork:
     images: an array or `jax.ShapeDtypeStruct` of the shape that it will be called with, batch
     included. "batch_stats" are state of the module, dropout samples from `rngs`, and `train()` and
     `eval()` set the mode; it serves `nnx.Optimizer`, `nnx.jit` and `nnx.split` like any other.
-    Its layers stay those of linen, so that `trace` and the like see them in the linen module only.
+    The instruments see its layers as those of the linen network: `from_nnx(module)`.
     """
     module = NnxNetwork(model, rngs)
     nnx.bridge.lazy_init(module, jnp.zeros(images.shape, images.dtype), train=False)

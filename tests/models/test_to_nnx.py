@@ -7,6 +7,7 @@ import optax
 from flax import nnx
 
 from deepjax import create_model
+from deepjax.analysis import TRAIN, from_nnx, trace
 from deepjax.models import to_nnx
 
 IMAGES = jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
@@ -25,6 +26,18 @@ def test_it_is_the_same_network():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     module.eval()
     np.testing.assert_array_equal(module(IMAGES), module(IMAGES, train=False))
+
+
+def test_instruments_see_the_layers_and_leave_the_module_alone():
+    module = to_nnx(LINEN, IMAGES, nnx.Rngs(0))
+    graph, state, _ = nnx.split(module, nnx.Not(nnx.RngState), ...)
+    report = trace(*from_nnx(module), (IMAGES, LABELS), mode=TRAIN)
+    rows = {row.layer: row for row in report.layers}
+    assert rows["stage3_block1/conv2"].runs == 1
+    assert "to_nnx__deepjax" not in vars(module) and module.to_nnx__module is LINEN
+    assert nnx.graphdef(module) == graph
+    after = nnx.state(module, nnx.Not(nnx.RngState))
+    jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
 def test_a_plain_loop_of_nnx_trains_it():

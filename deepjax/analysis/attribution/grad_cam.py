@@ -154,10 +154,10 @@ def grad_cam(
     if len(found) != 1:
         raise InputError(f"layers selects {', '.join(found)}; allowed: one output of a layer")
     ((name, tap),) = found.items()
-    shape = tap.activation.shape
-    if len(shape) < 3 or shape[0] != len(chosen):
+    shape, examples = tap.activation.shape, sum(len(each.values) for each in scores)
+    if len(shape) < 3 or shape[0] != examples:
         raise InputError(
-            f"layer {name!r} returns {shape} for {len(chosen)} examples; allowed: a layer that "
+            f"layer {name!r} returns {shape} for {examples} examples; allowed: a layer that "
             "returns (examples, places..., channels)"
         )
     maps = _maps(tap.activation, tap.gradient * len(parts))

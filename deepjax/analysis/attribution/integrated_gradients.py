@@ -29,9 +29,10 @@ from deepjax.analysis.core.options import Progress
 from deepjax.analysis.core.params import widened
 from deepjax.analysis.core.result import Result
 from deepjax.analysis.network.batch import Batches
+from deepjax.analysis.network.function import Function, with_own_names
 from deepjax.analysis.network.inputs import floats_of, is_floating, with_floats
 from deepjax.analysis.network.module import Model, Network, apply_module, inputs_of, name_of
-from deepjax.analysis.network.network import call_parameters
+from deepjax.analysis.network.network import call_parameters, mode_of
 from deepjax.analysis.network.task import Task, make_task
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError, require
@@ -57,6 +58,8 @@ class IntegratedGradients(Result):
     mode: Mode
     mode_text: str
     data_text: str
+    of_examples: bool
+    """Whether differences and sums are of single examples, rather than of batches."""
 
     @property
     def attribution(self) -> np.ndarray:
@@ -84,12 +87,12 @@ class IntegratedGradients(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per example, or per batch: class, difference of scores, sum and gap."""
-        known = self.classes is not None and len(self.classes) == len(self.sums)
         parts = zip(self.differences, self.sums, self.gaps, strict=True)
+        classes = self.classes if self.of_examples else None
         return [
             {
-                "example" if known or self.classes is None else "batch": index,
-                "class": int(self.classes[index]) if known else None,  # type: ignore[index]
+                "example" if self.of_examples else "batch": index,
+                "class": None if classes is None else int(classes[index]),
                 "difference": float(difference),
                 "sum": float(total),
                 "gap": float(gap),
@@ -181,7 +184,7 @@ def integrated_gradients(
         for value in floats_of(each.inputs)
     )
     inputs = [floats_of(each.inputs) for each in scores]
-    names = _names(task.network, scores[0].inputs)
+    names = _names(task, scores[0].inputs)
     return IntegratedGradients(
         _joined(names, [values for values, _ in found]),
         chosen,
@@ -192,6 +195,7 @@ def integrated_gradients(
         mode,
         task.mode_text,
         task.data_text,
+        single,
     )
 
 
@@ -295,9 +299,12 @@ def _weighted_gradients(
     ]
 
 
-def _names(network: Network, inputs: Any) -> list[str]:
+def _names(task: Task, inputs: Any) -> list[str]:
     """Names of the inputs of floats: those of the call's arguments, with the place in a tree."""
-    positions = list(call_parameters(network))
+    others = {*inputs.kwargs, *mode_of(task.network, task.mode.train).kwargs}
+    if isinstance(task.network.module, Function):
+        others |= {*with_own_names(task.variables)}
+    positions = [name for name in call_parameters(task.network) if name not in others]
     leaves, _ = jax.tree_util.tree_flatten_with_path(inputs)
     names = []
     for (_, at, *inside), leaf in leaves:

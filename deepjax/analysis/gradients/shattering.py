@@ -227,10 +227,10 @@ def gradient_line(
 
     It resembles brown noise in shallow networks, white noise in deep plain ones. start, end: one
     example each, in the form of a batch without the examples' axis: an array, or for networks with
-    several inputs such as ((x, y), None) or {"x": x, "y": y}; `points` inputs lie evenly between
-    their floats, and the other inputs are those of the start. The gradient is the derivative along
-    the line; for inputs of one number the gradient itself. mode and `output` as in `shattering`,
-    with the points as its batch.
+    several inputs such as ((x, y), None), or {"x": x, "y": y} by the names of the call's arguments;
+    `points` inputs lie evenly between their floats, and the other inputs are those of the start.
+    The gradient is the derivative along the line; for inputs of one number the gradient itself.
+    mode and `output` as in `shattering`, with the points as its batch.
     Raises InputError for ends of different shapes or at one point, fewer than three points, and
     inputs that do not fit.
     Cost: as `shattering` with `points` examples.

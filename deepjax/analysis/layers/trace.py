@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -61,7 +61,8 @@ def trace(
     updates unlike the parameters, and inside `jax.jit`.
     Cost: one forward and one backward pass, and a few numbers per layer.
     """
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, batch))):
+    given = jax.tree.leaves((variables, batch), is_leaf=lambda leaf: isinstance(leaf, Iterator))
+    if any(isinstance(leaf, Tracer) for leaf in given):
         raise InputError(
             "trace gives numbers on the host and cannot run inside jax.jit; allowed there: taps"
         )

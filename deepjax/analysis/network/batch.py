@@ -1,7 +1,7 @@
 """Batches: one or several, ghost batches, and their number of examples."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from deepjax.analysis.core.losses import Batch
 from deepjax.analysis.core.mode import Mode
+from deepjax.analysis.network.inputs import are_inputs_alone
 from deepjax.analysis.network.run import batch_key
 from deepjax.backend.conv_layouts import canonicalize_conv_layouts
 from deepjax.errors import InputError, require
@@ -36,8 +37,10 @@ class BatchStack:
 def stack(batch: Batches, mode: Mode) -> BatchStack:
     """Stack one or several batches, in the mode `Ghost` their ghost batches.
 
-    Raises InputError where the sizes of the batches differ, or ghost batches do not divide them.
+    Raises InputError where the sizes of the batches differ, or ghost batches do not divide them,
+    and for what is not made of arrays.
     """
+    _require_arrays(batch)
     batches = list_of(batch)
     shapes = {str(jax.tree.map(jnp.shape, each)) for each in batches}
     require(
@@ -112,6 +115,11 @@ def batch_size(batch: Batch) -> int:
     return examples
 
 
+def single_example(batch: Batch, index: Any) -> Batch:
+    """The batch of one example; scalars belong to all."""
+    return jax.tree.map(lambda leaf: leaf[index][None] if jnp.ndim(leaf) else leaf, batch)
+
+
 def split_examples(batch: Batch, *sizes: int) -> Any:
     """The batch with its first axis split into these; a scalar is repeated for every group."""
 
@@ -124,13 +132,44 @@ def split_examples(batch: Batch, *sizes: int) -> Any:
 
 
 def list_of(batch: Batches) -> list[Batch]:
-    """The batches: those of a list of batches, rather than of one batch given as a list."""
+    """The batches: those of a list of batches, rather than of one batch given as a list.
+
+    Of a list of inputs alone each is a batch (inputs,), which has no labels.
+    """
+    if are_inputs_alone(batch):
+        return [(each,) for each in batch]
     several = (
         isinstance(batch, list)
         and len(batch) > 0
         and all(isinstance(each, Mapping | tuple | list) for each in batch)
     )
     return list(batch) if several else [batch]
+
+
+def _require_arrays(batch: Batches) -> None:
+    """Raise InputError, naming the entry, for a leaf that is not an array or a number."""
+    # JAX warns of a generator in a tree unless it is a leaf.
+    leaves = jax.tree_util.tree_leaves_with_path(batch, lambda each: isinstance(each, Iterator))
+    for path, leaf in leaves:
+        if _is_array(leaf):
+            continue
+        name, dtype = f"batch{jax.tree_util.keystr(path)}", getattr(leaf, "dtype", None)
+        given = type(leaf).__name__ if dtype is None else f"{type(leaf).__name__} of {dtype}"
+        hint = "JAX or NumPy arrays of numbers: convert it, or leave it out"
+        is_series = isinstance(leaf, Iterable) and not isinstance(leaf, str | bytes)
+        if is_series and dtype is None and not path:
+            hint = "a batch of arrays, or a list of such batches: give list(batch)"
+        raise InputError(f"{name} is a {given}; allowed: {hint}")
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, str | bytes):
+        return False
+    try:
+        jnp.result_type(leaf)
+    except TypeError:  # also for arrays of strings
+        return False
+    return True
 
 
 def _ghosts(batch: Batch, ghost: int) -> Batch:

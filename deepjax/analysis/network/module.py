@@ -21,7 +21,12 @@ from deepjax.analysis.core.losses import (
 )
 from deepjax.analysis.network.adapter import Adapter
 from deepjax.analysis.network.batch import count_examples
-from deepjax.analysis.network.function import Function, collections_of
+from deepjax.analysis.network.function import (
+    Function,
+    collections_of,
+    with_own_names,
+    with_statistics,
+)
 from deepjax.analysis.network.image_scale import warn_of_images
 from deepjax.analysis.network.inputs import inputs_of
 from deepjax.analysis.network.network import (
@@ -82,12 +87,13 @@ __all__ = [
 def entry(model: Model, variables: Any) -> tuple[Network, dict[str, Any]]:
     """(the network, which can be a static argument of jit; its variables without boxes).
 
-    Boxes are those of `nn.with_partitioning` and the like. Raises InputError for a model of another
-    kind, and for variables of a module without "params".
+    Boxes are those of `nn.with_partitioning` and the like. Of a function all collections but the
+    parameters count as statistics that the examples of a batch may share in training.
+    Raises InputError for a model of another kind, and for variables of a module without "params".
     """
     network = network_of(model)
     if isinstance(network.module, Function):
-        return network, collections_of(variables)
+        return network, with_statistics(collections_of(variables))
     if not isinstance(variables, Mapping) or "params" not in variables:
         given = (
             f"have the collections {sorted(variables)}"
@@ -261,12 +267,15 @@ def _check(
             trace = functools.partial(trace_call, network, variables, inputs, train)
             _, known = find_requirements(trace, known, refusable)
         _, memo[0] = find_requirements(attempt, known, refusable)
-    except InputError:
+    except InputError as error:
+        if str(error) == _fault_of_labels(batch):
+            raise InputError(f"{error}{_pair_hint(batch)}") from error
         raise
     except Exception as error:  # anything that linen, JAX or the network raises about the inputs
         if classes:
+            hint = _pair_hint(batch) if isinstance(error, IndexError) else ""
             raise InputError(
-                f"{what} cannot take what {name_of(network)} returns: {reason(error)}"
+                f"{what} cannot take what {name_of(network)} returns: {reason(error)}{hint}"
             ) from error
         given = ", ".join(f"{jnp.shape(value)}" for value in jax.tree.leaves(inputs))
         why, hint = reason(error), _state_hint(variables, inputs)
@@ -277,12 +286,30 @@ def _check(
     return classes[-1]
 
 
+def _fault_of_labels(batch: Batch) -> str:
+    try:
+        labels_of(batch)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _pair_hint(batch: Batch) -> str:
+    """Where it may be one of a list [inputs, labels] that was read as a list of inputs."""
+    if not isinstance(batch, tuple) or len(batch) != 1:
+        return ""
+    return (
+        "; a list of arrays of floats of one shape is read as batches of inputs, [(x1,), (x2,)]: "
+        "give inputs and labels as a tuple, and several batches as a list of tuples"
+    )
+
+
 def _state_hint(variables: Any, inputs: Any) -> str:
     """Where a collection, such as a cache, is of another number of examples than the inputs."""
     examples = count_examples(inputs)
-    for name, tree in variables.items():
+    for name, tree in with_own_names(variables).items():
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree) if leaf.ndim}
-        if name in ("params", "batch_stats") or examples is None or sizes <= {examples}:
+        if name in ("params", "batch_stats", "constants") or examples is None or sizes <= {examples}:
             continue
         return (
             f"; its collection {name!r} is of {', '.join(map(str, sorted(sizes)))} examples: for "
@@ -319,5 +346,5 @@ _STATIC = (
 
 
 def has_batch_norm(variables: Any) -> bool:
-    """Whether the network keeps running statistics."""
+    """Whether the network keeps running statistics; a function: any state, see `entry`."""
     return bool(jax.tree.leaves(dict(variables).get("batch_stats", {})))

@@ -8,9 +8,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from flax import nnx
-from flax.core import tracers
 
 from deepjax.analysis.network.layer import Around, Layer, Method
+from deepjax.analysis.network.nnx_run import Run, is_inside_transform, mark, place_of
 
 _active: ContextVar[tuple[Around, ...]] = ContextVar("deepjax_nnx_interceptors", default=())
 
@@ -25,25 +25,39 @@ def intercept_nnx(around: Around) -> Iterator[None]:
         _active.reset(token)
 
 
-def see_calls(module: nnx.Module) -> None:
+def see_calls(module: nnx.Module, run: Run) -> None:
     """Let interceptors see the calls of all modules inside, if there are any now.
 
-    Each module gets a class of its own, derived from its class, which knows its path. nnx.scan and
-    nnx.jit rebuild modules from their class, so that it is known inside of them too; as it is new,
-    nnx.jit traces anew rather than reuse a trace without interceptors. `module` must belong to
-    nobody else.
+    Each module gets a class derived from its own, one for each class. nnx.scan and nnx.jit rebuild
+    modules from their class, so that it is known inside of them too. `module` must belong to nobody
+    else. A linen module in nnx.bridge.ToNNX stands for it.
     """
     if not _active.get():
         return
-    trace = tracers.current_trace()
     for path, each in list(nnx.iter_modules(module)):
-        if not isinstance(each, nnx.List | nnx.Dict):
-            each.__class__ = _seen_class(type(each), tuple(map(str, path)), trace)
+        if not isinstance(each, nnx.List | nnx.Dict | nnx.bridge.ToNNX):
+            each.__class__ = _seen_class(type(each))
+            mark(each, run, path)
 
 
-def _seen_class(base: type, path: tuple[str, ...], trace: Any) -> type:
+def is_intercepted() -> bool:
+    """Whether there are interceptors now."""
+    return bool(_active.get())
+
+
+def call_intercepted(
+    function: Any, layer: Layer, method: Method, arguments: Any, keywords: Any
+) -> Any:
+    """The result of a method's call by way of all interceptors."""
+    for around in _active.get():
+        function = _intercepted(function, around, layer, method)
+    return function(*arguments, **keywords)
+
+
+@functools.cache  # flax keeps every class for ever
+def _seen_class(base: type) -> type:
     methods = {
-        name: _wrapped(method, name, path, trace)
+        name: _wrapped(method, name)
         for kind in reversed(base.__mro__)
         if issubclass(kind, nnx.Module) and kind is not nnx.Module
         for name, method in vars(kind).items()
@@ -52,19 +66,22 @@ def _seen_class(base: type, path: tuple[str, ...], trace: Any) -> type:
         and not isinstance(method, staticmethod | classmethod | type)
         and not hasattr(nnx.Module, name if name != "__call__" else "")
     }
-    return type(base.__name__, (base,), {**methods, "__module__": base.__module__})
+    body = {**methods, "__module__": base.__module__}
+    # flax would make a pytree of a class derived from one that is none.
+    keywords = {} if getattr(base, "_pytree__is_pytree", True) else {"pytree": False}
+    return types.new_class(base.__name__, (base,), keywords, lambda names: names.update(body))
 
 
-def _wrapped(method: Any, name: str, path: tuple[str, ...], trace: Any) -> Any:
+def _wrapped(method: Any, name: str) -> Any:
     @functools.wraps(method)
     def seen(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        inside = tracers.current_trace() != trace
+        function, place = types.MethodType(method, self), place_of(self)
+        if place is None:
+            return function(*arguments, **keywords)
+        run, path = place
         kind = type(self).__mro__[1]
-        layer = Layer(path, kind, path[-1] if path else None, inside, self)
-        function: Any = types.MethodType(method, self)
-        for around in _active.get():
-            function = _intercepted(function, around, layer, Method(name, method))
-        return function(*arguments, **keywords)
+        layer = Layer(path, kind, path[-1] if path else None, is_inside_transform(run), self)
+        return call_intercepted(function, layer, Method(name, method), arguments, keywords)
 
     return seen
 

@@ -13,14 +13,19 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from deepjax.analysis.network.adapter import Adapter, Inputs, MissingStream, UnexpectedWrite
-from deepjax.analysis.network.network import Network, Output, wanted_value
+from deepjax.analysis.network.adapter import Adapter, Inputs
+from deepjax.analysis.network.network import Network, Output, mode_of, wanted_value
 from deepjax.analysis.network.nnx_calls import see_calls
+from deepjax.analysis.network.nnx_linen import call_linen, call_of, is_plain
+from deepjax.analysis.network.nnx_run import Sown, running
 from deepjax.analysis.network.nnx_sow import call_and_capture, collection_name
+from deepjax.analysis.network.nnx_writes import refuse_writes
 from deepjax.errors import InputError
 
 Key = tuple[Any, ...]
 """Path of a variable in NNX: attribute names, and indices of lists."""
+CONSTANTS = "constants"
+"""The collection of arrays that are in no nnx.Variable; they are never differentiated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ class NnxModule(Adapter):
     sown: tuple[Key, ...]
     """Variables that an earlier call has sown, which are no inputs of this one."""
     call: Any
-    """The function `__call__` of the module's class."""
+    """The function that takes the inputs, without a `self`."""
     shapes: Any = dataclasses.field(compare=False)
     train: bool | None = None
     """None: as the module was."""
@@ -79,16 +84,18 @@ class NnxModule(Adapter):
         module = self._merged({at: given[at[0]][_names(at[1])] for at in self.paths}, keys)
         if self.train is not None:
             _set_mode(module, self.train)
-        see_calls(module)
-        before = _arrays(module)
-        outputs, sown = call_and_capture(
-            module,
-            lambda: module(*inputs.args, **inputs.kwargs, **kwargs),
-            [name for name in mutable if name not in given],
-        )
-        after = _arrays(module)
-        self._require_keys(before, after, keys)
-        return outputs, self._changed(before, after, given, mutable) | sown
+        sown: Sown = {name: {} for name in mutable if name not in given}
+        kept = [name for name in mutable if name in given]
+        kwargs = {**kwargs, **({"mutable": kept} if is_plain(module) else {})}
+        with running(keys, kept, sown) as run:
+            refuse_writes(module, kept, keys)
+            see_calls(module, run)
+            call_linen(module, run)
+            outputs = call_and_capture(
+                module, lambda: module(*inputs.args, **inputs.kwargs, **kwargs), sown
+            )
+        changed = self._state(module, kept) | sown
+        return outputs, {name: unflatten_dict(flat) for name, flat in changed.items()}
 
     def variables_for(self, inputs: Any) -> dict[str, Any]:
         """Those of the module."""
@@ -109,23 +116,13 @@ class NnxModule(Adapter):
         flat |= dict.fromkeys(self.sown, ())
         return nnx.merge(self.graph, unflatten_dict(flat))
 
-    def _require_keys(self, before: Any, after: Any, keys: Mapping[str, Array]) -> None:
-        for stream in self.streams:
-            count = (*stream.path, "count")
-            if stream.tag not in keys and after[count] is not before[count]:
-                raise MissingStream(stream.tag)
-
-    def _changed(
-        self, before: Any, after: Any, given: Mapping[str, Any], mutable: Sequence[str]
-    ) -> dict[str, Any]:
-        found: dict[str, dict[Any, Any]] = {name: dict(given.get(name, {})) for name in mutable}
+    def _state(self, module: nnx.Module, names: Sequence[str]) -> Sown:
+        """The arrays of these collections."""
+        arrays, found = _arrays(module), {name: {} for name in names}
         for collection, path in self.paths:
-            if collection == "params" or after[path] is before[path]:
-                continue
-            if collection not in mutable:
-                raise UnexpectedWrite(collection)
-            found[collection][_names(path)] = after[path]
-        return {name: unflatten_dict(tree) for name, tree in found.items()}
+            if collection in found:
+                found[collection][_names(path)] = arrays[path]
+        return found
 
 
 def from_nnx(
@@ -134,11 +131,12 @@ def from_nnx(
     """(network, variables) of an NNX module, for every instrument; the module is not changed.
 
     variables: {"params": ..., "batch_stats": ...} as nested dicts, with the indices of lists as
-    names: "blocks/0/conv". Call it again after training steps for new arrays: the network is equal
-    to the earlier one, so that nothing compiles anew. `mode=` sets `deterministic`,
-    `use_running_average`, `training` and the like in all modules, and such arguments of its call;
-    random streams start from `key=`, not from the module's own state. output, mode_argument: as in
-    `Network`.
+    names: "blocks/0/conv"; arrays that are in no nnx.Variable are in "constants". Call it again
+    after training steps for new arrays: the network is equal to the earlier one, so that nothing
+    compiles anew. `mode=` sets `deterministic`, `use_running_average`, `training` and the like in
+    all modules, and such arguments of its call; random streams start from `key=`, not from the
+    module's own state. Linen modules in nnx.bridge.ToNNX run as linen networks do. output,
+    mode_argument: as in `Network`.
     Raises InputError for anything but a callable NNX module.
     """
     if not isinstance(module, nnx.Module) or not callable(module):
@@ -149,19 +147,20 @@ def from_nnx(
     graph, state = nnx.split(module)
     variables: dict[str, dict[Any, Any]] = {"params": {}}
     paths, streams, sown = [], [], []
-    for path, variable in nnx.to_flat_state(state):
-        if isinstance(variable, nnx.RngKey):
-            streams.append(_Stream(path[:-1], variable.tag, variable.get_value().shape))
-        elif isinstance(variable.get_value(), tuple):
+    for path, leaf in nnx.to_flat_state(state):
+        if isinstance(leaf, nnx.RngKey):
+            streams.append(_Stream(path[:-1], leaf.tag, leaf.get_value().shape))
+        elif isinstance(_value(leaf), tuple):
             sown.append(path)
-        elif not isinstance(variable, nnx.RngState):
-            collection = collection_name(type(variable))
+        elif not isinstance(leaf, nnx.RngState):
+            is_variable = isinstance(leaf, nnx.Variable)
+            collection = collection_name(type(leaf)) if is_variable else CONSTANTS
             paths.append((collection, path))
-            variables.setdefault(collection, {})[_names(path)] = variable.get_value()
+            variables.setdefault(collection, {})[_names(path)] = _value(leaf)
     trees = {name: unflatten_dict(flat) for name, flat in variables.items()}
     shapes = jax.eval_shape(lambda: trees)
     parts = (graph, type(module).__name__, tuple(paths), tuple(streams), tuple(sown))
-    adapter = NnxModule(*parts, type(module).__call__, shapes)
+    adapter = NnxModule(*parts, call_of(module), shapes)
     return Network(adapter, output=output, mode_argument=mode_argument), trees
 
 
@@ -170,19 +169,32 @@ def _names(path: Key) -> tuple[str, ...]:
 
 
 def _arrays(module: nnx.Module) -> dict[Key, Any]:
-    return {path: each.get_value() for path, each in nnx.to_flat_state(nnx.state(module))}
+    return {path: _value(each) for path, each in nnx.to_flat_state(nnx.state(module))}
+
+
+def _value(leaf: Any) -> Any:
+    """Of a variable or of an array; numbers become arrays, as in nnx.jit."""
+    if isinstance(leaf, nnx.Variable):
+        return leaf.get_value()
+    return leaf if isinstance(leaf, Array) else jnp.asarray(leaf)
 
 
 def _set_mode(module: nnx.Module, train: bool) -> tuple[str, ...]:
     """Set the mode attributes of all modules; returns which, without repetition."""
     found: dict[str, None] = {}
     for _, each in nnx.iter_modules(module):
-        for name, value in list(vars(each).items()):
+        for attribute, value in list(vars(each).items()):
+            name = attribute.removeprefix("to_nnx__")
             wanted = wanted_value(name, train)
             if wanted is None or not isinstance(value, bool | None):
                 continue
             if value is None and name not in ("deterministic", "use_running_average"):
                 continue
-            setattr(each, name, wanted)
+            setattr(each, attribute, wanted)
             found[f"{name}={wanted}"] = None
+        if isinstance(each, nnx.bridge.ToNNX):
+            mode: Any = mode_of(Network(each.to_nnx__module), train)
+            each.to_nnx__module = mode.module
+            fields = [text for text in mode.switches if text.partition("=")[0] not in mode.kwargs]
+            found |= dict.fromkeys(fields)
     return tuple(found)

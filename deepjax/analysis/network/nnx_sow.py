@@ -1,10 +1,13 @@
 """What an NNX module sows in a call, and the names of its collections."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from flax import nnx
-from flax.traverse_util import unflatten_dict
+from flax.nnx import variablelib
+
+from deepjax.analysis.network.nnx_run import Sown
 
 COLLECTIONS = ((nnx.Param, "params"), (nnx.BatchStat, "batch_stats"), (nnx.Cache, "cache"))
 
@@ -17,42 +20,59 @@ def collection_name(kind: type[nnx.Variable]) -> str:
     return kind.__name__.lower()
 
 
-def call_and_capture(
-    module: nnx.Module, call: Callable[[], Any], names: Sequence[str]
-) -> tuple[Any, dict[str, Any]]:
-    """(what the call returns, {collection: what was sown into it}); others are dropped.
+def call_and_capture(module: nnx.Module, call: Callable[[], Any], sown: Sown) -> Any:
+    """What the call returns; what it sows into the collections of `sown` is put there.
 
-    As nnx.capture, which adds an entry to each nnx.Dict, so that a loop over it fails.
+    As nnx.capture, which adds an entry to each nnx.Dict, so that a loop over it fails, and to
+    nnx.bridge.ToNNX, which takes it for a variable.
     """
     modules = [
         (path, each)
         for path, each in nnx.iter_modules(module)
-        if not isinstance(each, nnx.List | nnx.Dict)
+        if not isinstance(each, nnx.List | nnx.Dict | nnx.bridge.ToNNX)
     ]
-    kinds = [kind for name in names for kind in _kinds(name)]
-    for _, each in modules:
-        setattr(each, _CAPTURES, nnx.data(tuple(kind({}) for kind in kinds)))
-    try:
-        outputs = call()
-        sown: dict[str, dict[Any, Any]] = {name: {} for name in names}
-        for path, each in modules:
-            for captured in getattr(each, _CAPTURES):
-                into = sown[collection_name(type(captured))]
-                into |= {(*map(str, path), name): value for name, value in captured.items()}
-    finally:
+    with _kinds(sown) as kinds:
         for _, each in modules:
-            delattr(each, _CAPTURES)
-    return outputs, {name: unflatten_dict(flat) for name, flat in sown.items()}
+            setattr(each, _CAPTURES, nnx.data(tuple(kind({}) for kind in kinds)))
+        try:
+            outputs = call()
+            for path, each in modules:
+                for captured in getattr(each, _CAPTURES):
+                    into = sown[kinds[type(captured)]]
+                    into |= {(*map(str, path), name): value for name, value in captured.items()}
+        finally:
+            for _, each in modules:
+                delattr(each, _CAPTURES)
+    return outputs
 
 
 _CAPTURES = "__captures__"  # where nnx.Module.sow looks; without it sow adds a variable, and warns
 
 
-def _kinds(name: str) -> list[type[nnx.Variable]]:
-    """The kinds of variables of that collection: of `self.sow(name, ...)`, and of classes."""
-    named = nnx.variable_type_from_name(name, allow_register=True)
-    found = [kind for kind in _subclasses(nnx.Variable) if collection_name(kind) == name]
-    return list(dict.fromkeys([named, *found]))
+@contextlib.contextmanager
+def _kinds(names: Collection[str]) -> Iterator[dict[type[nnx.Variable], str]]:
+    """{kind of variables: its collection}: of `self.sow(name, ...)`, and of classes.
+
+    In the context all names are in flax's registry. Kinds that it, or flax in `self.sow`, has made
+    are removed at its end, for whoever registers their names later.
+    """
+    registry = variablelib.VariableTypeCache
+    before = set(registry)
+    for name in names:
+        if name not in registry and name not in _made:
+            _made[name] = type(name, (nnx.Variable,), {})
+    registry.update({name: kind for name, kind in _made.items() if name not in before})
+    try:
+        named = {registry[name]: name for name in names}
+        kinds = {kind: collection_name(kind) for kind in _subclasses(nnx.Variable)}
+        yield {kind: name for kind, name in kinds.items() if name in names} | named
+    finally:
+        for name in set(registry) - before:
+            if registry[name].__module__ in (__name__, variablelib.__name__):
+                _made[name] = registry.pop(name)
+
+
+_made: dict[str, type[nnx.Variable]] = {}  # used again, since flax keeps every class for ever
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -87,7 +87,7 @@ def _with_missing(
             or (kind == "refused" and found[1] not in refusable)
         ):
             continue
-        if found[1] == "batch_stats" and raised is not UnexpectedWrite:
+        if found[1] == "batch_stats":
             raise InputError(
                 "evaluation writes the batch statistics, so that some batch norm is in training; "
                 "its switch was not found: set it by Network(module, eval_kwargs={...}, "

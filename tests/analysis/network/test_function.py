@@ -126,7 +126,7 @@ def stateful(params, x, scale=1.0, state=None):
 
 
 def moded(params, x, train, key):
-    return x @ params + train * jax.random.normal(key, (1, 3))
+    return x @ params + int(train) * jax.random.normal(key, (1, 3))
 
 
 def two(params, a, b, key):
@@ -138,7 +138,7 @@ def alone(params, x, scale=2.0, key=None, /):
 
 
 def many(params, train, *inputs, key):
-    return train * sum(inputs) @ params + jax.random.normal(key, (1, 3))
+    return int(train) * sum(inputs) @ params + jax.random.normal(key, (1, 3))
 
 
 KEY = jax.random.key(7)
@@ -197,7 +197,8 @@ def test_a_function_with_state_on_whole_batches_in_training():
     def loss(params, x=X, y=Y):
         return cross_entropy((x - x.mean(0, keepdims=True)) @ params, (x, y))
 
-    assert trace(network, variables, batch).loss == pytest.approx(float(loss(W)), rel=1e-5)
+    for each in (batch, {"x": X, "label": Y}):
+        assert trace(network, variables, each).loss == pytest.approx(float(loss(W)), rel=1e-5)
     found = linear_interpolation(network, variables, variables, batch, alphas=[0, 1], mode=TRAIN)
     np.testing.assert_allclose(found.loss, loss(W), rtol=1e-5)
     full = jax.hessian(loss)(W).reshape(12, 12)
@@ -213,7 +214,7 @@ def test_a_function_with_state_on_whole_batches_in_training():
 
 
 def scored(params, state, rng, images, is_training):
-    return jnp.tanh((images - is_training * images.mean(0, keepdims=True)) @ params) @ state
+    return jnp.tanh((images - int(is_training) * images.mean(0, keepdims=True)) @ params) @ state
 
 
 def test_attributions_have_the_name_of_the_input():
