@@ -62,7 +62,7 @@ from deepjax.analysis.layers.trace import trace
 from deepjax.analysis.network.function import from_function
 from deepjax.analysis.network.module import cross_entropy, init_variables, takes_class_labels
 from deepjax.analysis.network.network import Network
-from deepjax.analysis.network.nnx_module import from_nnx
+from deepjax.analysis.network.nnx.module import from_nnx
 from deepjax.analysis.ntk.drift import KernelDrift, kernel_drift
 from deepjax.analysis.ntk.kernel import TangentKernel, ntk
 from deepjax.analysis.ntk.linearised import LinearisedRun, half_mse, linearised, linearised_training

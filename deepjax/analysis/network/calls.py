@@ -26,7 +26,7 @@ from deepjax.analysis.network.module import (
 )
 from deepjax.analysis.network.network import Network
 from deepjax.analysis.network.nn_jit import is_in_network, is_in_transform
-from deepjax.analysis.network.nnx_calls import intercept_nnx
+from deepjax.analysis.network.nnx.calls import intercept_nnx
 
 Visit = Callable[[Layer, tuple[Any, ...], Any], None]
 """(layer, positional arguments, output), at a call's end."""

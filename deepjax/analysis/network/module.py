@@ -309,7 +309,11 @@ def _state_hint(variables: Any, inputs: Any) -> str:
     examples = count_examples(inputs)
     for name, tree in with_own_names(variables).items():
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree) if leaf.ndim}
-        if name in ("params", "batch_stats", "constants") or examples is None or sizes <= {examples}:
+        if (
+            name in ("params", "batch_stats", "constants")
+            or examples is None
+            or sizes <= {examples}
+        ):
             continue
         return (
             f"; its collection {name!r} is of {', '.join(map(str, sorted(sizes)))} examples: for "

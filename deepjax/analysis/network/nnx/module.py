@@ -15,11 +15,11 @@ from jax import Array
 
 from deepjax.analysis.network.adapter import Adapter, Inputs
 from deepjax.analysis.network.network import Network, Output, mode_of, wanted_value
-from deepjax.analysis.network.nnx_calls import see_calls
-from deepjax.analysis.network.nnx_linen import call_linen, call_of, is_plain
-from deepjax.analysis.network.nnx_run import Sown, running
-from deepjax.analysis.network.nnx_sow import call_and_capture, collection_name
-from deepjax.analysis.network.nnx_writes import refuse_writes
+from deepjax.analysis.network.nnx.calls import see_calls
+from deepjax.analysis.network.nnx.linen import call_linen, call_of, is_plain
+from deepjax.analysis.network.nnx.run import Sown, running
+from deepjax.analysis.network.nnx.sow import call_and_capture, collection_name
+from deepjax.analysis.network.nnx.writes import refuse_writes
 from deepjax.errors import InputError
 
 Key = tuple[Any, ...]

@@ -10,7 +10,7 @@ from typing import Any
 from flax import nnx
 
 from deepjax.analysis.network.adapter import MissingStream, UnexpectedWrite
-from deepjax.analysis.network.nnx_sow import collection_name
+from deepjax.analysis.network.nnx.sow import collection_name
 
 
 @dataclasses.dataclass(frozen=True)

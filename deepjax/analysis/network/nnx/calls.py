@@ -10,7 +10,7 @@ from typing import Any
 from flax import nnx
 
 from deepjax.analysis.network.layer import Around, Layer, Method
-from deepjax.analysis.network.nnx_run import Run, is_inside_transform, mark, place_of
+from deepjax.analysis.network.nnx.run import Run, is_inside_transform, mark, place_of
 
 _active: ContextVar[tuple[Around, ...]] = ContextVar("deepjax_nnx_interceptors", default=())
 

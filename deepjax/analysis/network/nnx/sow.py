@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 from flax.nnx import variablelib
 
-from deepjax.analysis.network.nnx_run import Sown
+from deepjax.analysis.network.nnx.run import Sown
 
 COLLECTIONS = ((nnx.Param, "params"), (nnx.BatchStat, "batch_stats"), (nnx.Cache, "cache"))
 

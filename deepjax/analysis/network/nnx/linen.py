@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from deepjax.analysis.network.layer import Layer, Method
-from deepjax.analysis.network.nnx_calls import call_intercepted, is_intercepted
-from deepjax.analysis.network.nnx_run import Run, current_run, is_inside_transform, mark
+from deepjax.analysis.network.nnx.calls import call_intercepted, is_intercepted
+from deepjax.analysis.network.nnx.run import Run, current_run, is_inside_transform, mark
 
 Path = tuple[str, ...]
 _FLAG = "deepjax_nnx_run"

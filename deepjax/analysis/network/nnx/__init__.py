@@ -1,0 +1,1 @@
+"""NNX modules as networks."""
