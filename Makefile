@@ -45,12 +45,12 @@ PYTEST = $(BIN)/python -m pytest -q
 PARALLEL = -n 2 --dist worksteal
 
 # The tiers: tests/README.md. `test` is what every change must pass: one case of each kind. Its
-# programs are compiled without LLVM's optimisation, which saves a third of the time;
+# programs are compiled without most optimisations, which saves about half of the time;
 # `test-optimized` compiles them as in use.
 EVERY_CHANGE = "not (reference or system or eight_devices or slow)"
 
 test: install
-	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
+	DEEPJAX_TEST_FAST_COMPILATION=1 $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
 
 test-optimized: install
 	$(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)

@@ -24,6 +24,13 @@ import pytest  # noqa: E402
 from deepjax.backend.compilation_cache import evict_oldest, processor_id  # noqa: E402
 from tests.tiers import tier_of  # noqa: E402
 
+# `make test` asks for programs that compile fast: most run for milliseconds.
+if os.environ.get("DEEPJAX_TEST_FAST_COMPILATION"):
+    flags = "--xla_backend_optimization_level=0"
+    if jax.__version_info__ < (0, 11):  # later versions abort, because they do not know it
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
 DEVICES = int(os.environ.get("DEEPJAX_TEST_DEVICES", "2"))
 # XLA compiles for the processor that it finds; CI may restore the cache on another one.
 CACHE = Path(__file__).parents[1] / ".cache" / "jax-tests" / processor_id()

@@ -157,9 +157,9 @@ def _accuracy(outputs: Any, batch: Batch) -> Array | None:
         return None
     if outputs.ndim < 1 or outputs.shape[:-1] != labels.shape:
         return None
-    # Compared as the wider type: in 8 bits class 256 would be class 0.
-    hits = jnp.argmax(outputs, axis=-1) == labels.astype(jnp.int32)
-    return jnp.mean(hits.astype(jnp.float32))
+    predicted = jnp.argmax(outputs, axis=-1)
+    # As the type of the prediction: in 8 bits class 256 would be class 0.
+    return jnp.mean((predicted == labels.astype(predicted.dtype)).astype(jnp.float32))
 
 
 def validate_points(name: str, given: Any) -> np.ndarray:

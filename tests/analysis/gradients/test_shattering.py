@@ -235,7 +235,7 @@ def test_white_noise_stays_in_its_band():
     [
         (gaussian((1, 5)), {}, "batch is 'of 1 example'; allowed: two or more"),
         (gaussian((4, 5)), {"train": False}, "shattering no longer takes train=; use mode=EVAL"),
-        ([1.0, 2.0], {}, r"Small cannot take a batch with inputs of shape \(\)"),
+        ([1.0, 2.0], {}, "batch is a list of 2 inputs of like shapes"),
         (gaussian((4, 7)), {}, r"Small cannot take a batch with inputs of shape \(4, 7\)"),
         (
             gaussian((4, 5)),
