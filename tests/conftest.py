@@ -17,6 +17,9 @@ if _OWNS_CHILD_CACHE:
     os.environ["DEEPJAX_TEST_CHILD_CACHE"] = tempfile.mkdtemp(prefix="deepjax-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DEEPJAX_TEST_CHILD_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+# Threads of XLA, by default one per core. A simulated device that waits in a collective holds one;
+# on two busy cores none was left for the other device, and XLA aborted the process after a minute.
+os.environ.setdefault("NPROC", "8")
 
 import jax  # noqa: E402  # reads the environment when it is imported
 import pytest  # noqa: E402
