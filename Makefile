@@ -47,17 +47,18 @@ PARALLEL = -n 2 --dist worksteal
 # The tiers: tests/README.md. `test` is what every change must pass: one case of each kind. Its
 # programs are compiled without most optimisations, which saves about half of the time;
 # `test-optimized` compiles them as in use.
+FAST = DEEPJAX_TEST_FAST_COMPILATION=1
 EVERY_CHANGE = "not (reference or system or eight_devices or slow)"
 
 test: install
-	DEEPJAX_TEST_FAST_COMPILATION=1 $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
+	$(FAST) $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
 
 test-optimized: install
-	$(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
+	$(PYTEST) $(PARALLEL) -m "not (system or eight_devices or slow)"
 
 # Against PyTorch, which `make reference` installs, and long exact numerics.
 test-reference: install
-	$(PYTEST) $(PARALLEL) -m "reference and not (system or eight_devices or slow)"
+	$(FAST) $(PYTEST) $(PARALLEL) -m "reference and not (system or eight_devices or slow)"
 
 # Processes, signals, launchers, interrupted runs; then what needs eight devices.
 test-system: install

@@ -141,7 +141,7 @@ def test_a_bad_step_is_explained_with_images_of_its_own_size(programs, monkeypat
     monkeypatch.setattr(
         diagnosis,
         "first_nonfinite_layer",
-        lambda model, variables, images, train: seen.append(images.shape[1]),
+        lambda model, variables, images, mode: seen.append(images.shape[1]),
     )
     resizing = dataclasses.replace(
         programs, config=replace_options(CONFIG, progressive_sizes=(8, 12))
