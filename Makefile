@@ -45,8 +45,8 @@ PYTEST = $(BIN)/python -m pytest -q
 PARALLEL = -n 2 --dist worksteal
 
 # The tiers: tests/README.md. `test` is what every change must pass: one case of each kind. Its
-# programs are compiled without most optimisations, which saves about half of the time;
-# `test-optimized` compiles them as in use.
+# programs, and those of `test-reference`, are compiled without most optimisations, which saves
+# about half of the time; `test-optimized` compiles them as in use.
 FAST = DEEPJAX_TEST_FAST_COMPILATION=1
 EVERY_CHANGE = "not (reference or system or eight_devices or slow)"
 
