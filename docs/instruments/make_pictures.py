@@ -73,7 +73,7 @@ def _without_type(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def refresh(name: str, names: dict[str, Any]) -> None:
-    """Write a page anew, with what its examples print now, and its picture."""
+    """Rewrite a page with what its examples print now, and its picture."""
     import matplotlib.pyplot as plt
 
     from deepjax.analysis.plots import STYLE

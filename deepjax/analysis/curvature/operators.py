@@ -101,7 +101,7 @@ def hessian(
 
     mode: in training, batch statistics are recomputed inside the loss and contribute curvature;
     dropout has one mask per batch. layers: the diagonal block of these modules' parameters.
-    Pass the same loss object again: a new lambda compiles anew.
+    Pass the same loss object again: a new lambda recompiles.
     Raises InputError for inputs or layers that do not fit.
     Cost of a product: about two forward and two backward passes, by forward-over-reverse
     differentiation; memory: activations of one batch, twice. Source: Pearlmutter 1994.

@@ -181,7 +181,7 @@ def loss_line(
 
     alphas: (points,), default 51 from -1 to 1. In training every point has the same dropout masks,
     one per batch.
-    chunk: points evaluated at once. Pass the same loss object again: a new lambda compiles anew.
+    chunk: points evaluated at once. Pass the same loss object again: a new lambda recompiles.
     Raises InputError for a batch, direction or points that do not fit. Compiled once for each
     network, loss, shape and chunk. Cost: one forward pass over the data per point;
     memory: chunk x (parameters + activations of a batch), and the data.

@@ -139,7 +139,7 @@ def from_function(
     An argument named "key" or "rng" receives a random key; one with the usual name of a mode
     (`train`, `deterministic`, ...), or that of `mode_argument`, is set by `mode=`.
     params: for instruments that take no variables, such as `cost`. output: as in `Network`.
-    Pass the same function again: a new lambda compiles anew.
+    Pass the same function again: a new lambda recompiles.
     Raises InputError for what is not a function of one argument or more.
     """
     require(callable(function), "function", type(function).__name__, "a function")

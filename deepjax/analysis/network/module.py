@@ -37,7 +37,7 @@ from deepjax.analysis.network.network import (
     refusable_kwargs,
     required_mode_kwargs,
 )
-from deepjax.analysis.network.nn_jit import traced_anew
+from deepjax.analysis.network.nn_jit import retraced
 from deepjax.analysis.network.requirements import Requirements, bind_axes, find_requirements
 from deepjax.analysis.network.run import (
     Rngs,
@@ -128,7 +128,7 @@ def initialise(model: Model, inputs: Any, key: Array | None = None) -> Any:
             name: value for name, value in required.items() if name not in requirements.refused
         }
         return bind_axes(
-            lambda: nn.init(traced_anew, module)(keys, *given.args, **given.kwargs, **kwargs),
+            lambda: nn.init(retraced, module)(keys, *given.args, **given.kwargs, **kwargs),
             requirements.axes,
         )
 

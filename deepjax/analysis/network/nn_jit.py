@@ -29,7 +29,7 @@ class _Run:
         return next(self._hashes)
 
 
-def traced_anew(module: Any, *args: Any, **kwargs: Any) -> Any:
+def retraced(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a module with the flag set in its scope, before its submodules are bound to it."""
     module.scope.flags = {**module.scope.flags, FLAG: _Run()}
     return module.copy(parent=module.scope.rewound())(*args, **kwargs)

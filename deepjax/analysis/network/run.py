@@ -21,7 +21,7 @@ from deepjax.analysis.network.network import (
     network_of,
     refusable_kwargs,
 )
-from deepjax.analysis.network.nn_jit import traced_anew
+from deepjax.analysis.network.nn_jit import retraced
 from deepjax.analysis.network.requirements import Requirements, bind_axes, find_requirements
 from deepjax.errors import InputError
 
@@ -101,7 +101,7 @@ def apply_module(
     try:
         return apply(find())
     except NameError:  # an axis was bound when the requirements were found, and no longer is
-        return apply(find(anew=True))
+        return apply(find(again=True))
 
 
 def call_module(
@@ -131,7 +131,7 @@ def call_module(
         kept = [*dict.fromkeys((*mutable, *requirements.written, *sow))]
         if isinstance(mode.module, Adapter):
             return mode.module.apply(variables, inputs, keys, kept, kwargs)
-        apply = nn.apply(traced_anew, mode.module, mutable=kept, capture_intermediates=capture)
+        apply = nn.apply(retraced, mode.module, mutable=kept, capture_intermediates=capture)
         return apply(variables, *inputs.args, **inputs.kwargs, rngs=keys, **kwargs)
 
     outputs, changed = bind_axes(call, requirements.axes)
@@ -143,11 +143,11 @@ def requirements_of(
     variables: dict[str, Any],
     inputs: Inputs,
     train: bool,
-    anew: bool = False,
+    again: bool = False,
 ) -> Requirements:
     """Requirements of the call, found at the first call with such shapes, without given keys."""
     memo = memo_of(network, train, *shapes_of((variables, inputs)))
-    if memo[0] is None or anew:
+    if memo[0] is None or again:
         attempt = functools.partial(trace_call, network, variables, inputs, train)
         _, memo[0] = find_requirements(
             attempt, memo[0] or Requirements(), refusable_mode_kwargs(network, train)

@@ -126,7 +126,7 @@ def test_dropout_follows_the_key_and_the_module_is_not_changed():
     assert not np.allclose(changed["batch_stats"]["norm"]["mean"], 0)
 
 
-def test_an_equal_network_compiles_nothing_anew():
+def test_an_equal_network_does_not_recompile():
     first, _ = from_nnx(Mlp(nnx.Rngs(0)))
     second, _ = from_nnx(Mlp(nnx.Rngs(1)))
     assert first == second and hash(first) == hash(second)

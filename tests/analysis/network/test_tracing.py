@@ -85,7 +85,7 @@ class Noting(nn.Module):
 
 
 def test_nothing_is_traced_again():
-    """Equal networks, made anew for each call, are one key of what is compiled."""
+    """Equal networks, created again for each call, are one key of what is compiled."""
     v = initialise(Noting(), X)
 
     def look() -> None:

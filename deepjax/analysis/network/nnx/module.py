@@ -133,7 +133,7 @@ def from_nnx(
     variables: {"params": ..., "batch_stats": ...} as nested dicts, with the indices of lists as
     names: "blocks/0/conv"; arrays that are in no nnx.Variable are in "constants". Call it again
     after training steps for new arrays: the network is equal to the earlier one, so that nothing
-    compiles anew. `mode=` sets `deterministic`, `use_running_average`, `training` and the like in
+    recompiles. `mode=` sets `deterministic`, `use_running_average`, `training` and the like in
     all modules, and such arguments of its call; random streams start from `key=`, not from the
     module's own state. Linen modules in nnx.bridge.ToNNX run as linen networks do. output,
     mode_argument: as in `Network`.

@@ -35,7 +35,7 @@ class _Place:
     """Where a module is in the network of a run.
 
     nnx.scan and nnx.jit rebuild modules with it. It differs in every run, so that nnx.jit traces
-    anew rather than reuse a trace without interceptors, or with other random keys.
+    again rather than reuse a trace without interceptors, or with other random keys.
     """
 
     run: int

@@ -1,6 +1,7 @@
 """Writes of an NNX module that its call may not do, found where they happen.
 
-A changed array alone is no sign of a write: nnx.jit and nnx.remat return every variable anew.
+A changed array alone is no sign of a write: nnx.jit and nnx.remat return new
+tracers for all variables.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from deepjax.analysis.network.nnx.sow import collection_name
 
 @dataclasses.dataclass(frozen=True)
 class _Refusal:
-    """A hook of a variable; it is part of the module's structure, so that nnx.jit traces anew."""
+    """A hook of a variable; it is part of the module's structure, so that nnx.jit traces again."""
 
     error: type[Exception]
     name: str
