@@ -1,6 +1,6 @@
 """The pages of the instruments: every example runs and prints what the page shows.
 
-`python docs/instruments/make_pictures.py` writes their outputs, signatures and pictures anew.
+`python docs/instruments/make_pictures.py` rewrites their outputs, signatures and pictures.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """A hashable key for the content of a value, such as a module with a dict or an array in a field.
 
 Compiled programs are found by it: a module that is created again, and one whose config was changed
-in place, are told apart by what they contain.
+in place, differ by what they contain.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -42,6 +42,7 @@ class Network:
     """The output to use: an index, key or attribute, a path of these, or a function."""
     mode_argument: str | None = None
     """A boolean argument of the call that is True in training, if it has an unusual name."""
+    _content: Hashable = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise InputError unless it is a module, with fields that can be compared."""
@@ -55,11 +56,11 @@ class Network:
 
     def __hash__(self) -> int:
         """By content: it is a static argument of jit."""
-        return hash(self._content)  # type: ignore[attr-defined]
+        return hash(self._content)
 
     def __eq__(self, other: object) -> bool:
         """By content."""
-        return isinstance(other, Network) and self._content == other._content  # type: ignore[attr-defined]
+        return isinstance(other, Network) and self._content == other._content
 
 
 Model = nn.Module | Network

@@ -60,7 +60,7 @@ class PathLengths(Result):
 
     @property
     def fraction_of_paths(self) -> float:
-        """Fraction of all paths whose length lies in the interval."""
+        """Fraction of all paths whose length is in the interval."""
         low, high = self.interval
         return sum(row.paths for row in self.lengths[low : high + 1]) / 2 ** len(self.sums)
 
