@@ -56,8 +56,11 @@ def test_a_loop_over_the_examples(model, mode, chunk):
     found = per_example_gradients(model, variables, batch, mode=mode, chunk=chunk, keep=True)
     size = (mode.ghost or 1) if mode.train else 0
     expected = loop(model, variables, batch, size, jax.random.key(0))
+    # Entries that nearly cancel are exact to the rounding of the largest ones.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-4, atol=1e-6 + 1e-5 * np.abs(b).max()
+        ),
         found.gradients,
         expected,
     )
