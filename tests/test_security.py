@@ -21,14 +21,16 @@ from tensorflow_datasets.core.download import extractor
 from tensorflow_datasets.proto import tf_example_pb2
 
 from deepjax import create_model, model_info
-from deepjax.data import catalog, dataset_info, list_datasets, load_split, splits
+from deepjax.data import dataset_info, list_datasets, load_split
+from deepjax.data.embedded import EMBEDDED
 from deepjax.data.prepare.__main__ import prepare
 from deepjax.errors import InputError
 from deepjax.models.weights import files
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights.files import read_tensors
-from deepjax.study.arms import Arm
+from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.runner import run_study
+from deepjax.study.study import Options, trained_arms
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
@@ -91,10 +93,10 @@ PACKAGE = sorted([*(ROOT / "deepjax").rglob("*.py"), *(ROOT / "experiments").rgl
 
 
 def is_fixed(name: ast.expr) -> bool:
-    """A module's name that the code gives, or that lies in deepjax whatever the rest is."""
+    """A module's name that the code gives, or that lies in deepjax or experiments in any case."""
     first = name.values[0] if isinstance(name, ast.JoinedStr) else name
     return isinstance(first, ast.Constant) and (
-        name is first or str(first.value).startswith("deepjax.")
+        name is first or str(first.value).startswith(("deepjax.", "experiments."))
     )
 
 
@@ -150,13 +152,11 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: prepare(name, data_dir=str(tmp_path / "data")),
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
-        lambda: run_study(
-            degradation.STUDY, degradation.Options(dataset=name, output_dir=tmp_path / "out")
-        ),
-        lambda: Arm(name, config, (0.1,), (0,)),
+        lambda: run_study(degradation.STUDY, Options(preset=name, output_dir=tmp_path / "out")),
+        lambda: TrainedArm(name, config, 0.1, (0,), "", {}),
     ):
         # a dot may stand inside an arm's name
-        if name != "os.system" or attempt.__code__.co_names[0] != "Arm":
+        if name != "os.system" or attempt.__code__.co_names[0] != "TrainedArm":
             with pytest.raises(InputError):
                 attempt()
     assert list(tmp_path.iterdir()) == []
@@ -165,20 +165,13 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if name])
 def test_an_arm_outside_the_study_is_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(InputError, match=r"arm .* is unknown"):
-        run_study(degradation.STUDY, degradation.Options(arm=name, output_dir=tmp_path / "out"))
+        run_study(degradation.STUDY, Options(arm=name, output_dir=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_run_of_a_study_lies_in_its_folder(tmp_path):
-    arms = degradation.make_arms(
-        degradation.Options(output_dir=tmp_path), degradation.PRESETS["digits"]
-    )
-    folders = [
-        arm.run_dir(tmp_path, rate, seed)
-        for arm in arms.values()
-        for rate in arm.rates
-        for seed in arm.seeds
-    ]
+    arms = trained_arms(degradation.STUDY, degradation.STUDY.presets["quick"], {})
+    folders = [folder for arm in arms.values() for folder in arm.run_dirs(tmp_path)]
     assert all(folder.resolve().is_relative_to(tmp_path / "runs") for folder in folders)
 
 
@@ -395,12 +388,9 @@ def test_checkpoints_that_are_none(precious, payload, tmp_path):
 @pytest.fixture
 def copied_digits(tmp_path, monkeypatch) -> Path:
     """The folder of a copy of the digits, which is then read in their place."""
-    ignored = shutil.ignore_patterns("*.py", "__pycache__")
-    copy = shutil.copytree(
-        catalog.DIGITS_DIR / "digits", tmp_path / "digits" / "digits", ignore=ignored
-    )
-    monkeypatch.setattr(splits, "DIGITS_DIR", tmp_path / "digits")
-    return next(copy.iterdir())
+    copy = shutil.copytree(EMBEDDED["digits"], tmp_path / "digits" / "1.0.0")
+    monkeypatch.setitem(EMBEDDED, "digits", copy)
+    return copy
 
 
 def replace_image(folder: Path, index: int, image: bytes) -> None:
@@ -499,7 +489,7 @@ def test_archives_stay_in_their_folder_in_the_hands_of_tfds(tmp_path):
     checksums = {
         name: tfds.builder(name, data_dir=tmp_path).url_infos
         for name in BUILT_IN
-        if name != "digits"
+        if name not in EMBEDDED
     }
     assert all(checksums.values())  # without them preparing would refuse
 

@@ -1,13 +1,11 @@
 """The catalogue of data sets: shapes, classes, statistics and label-preserving augmentations."""
 
 import dataclasses
-from pathlib import Path
+import re
 
 from deepjax.data.dataset_checks import validate_fields
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import InputError, unknown_name_error
-
-DIGITS_DIR = Path(__file__).parent / "digits"
+from deepjax.errors import InputError, require, unknown_name_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +58,9 @@ class Dataset:
         return {split: (name, size) for split, (name, size) in declared.items() if size}
 
 
+_FIRST_IMAGES = re.compile(r"(.+)\[:(\d+)\]")
+
+
 def _unit(*values: float) -> tuple[float, ...]:
     return tuple(255 * value for value in values)
 
@@ -100,6 +101,10 @@ CATALOG = {
         Dataset(
             "digits", (8, 8, 1), 10, 1437, 360,
             (4.8812,), (6.0108,), False, 1, "UCI optical digits, scikit-learn's copy",
+        ),
+        Dataset(
+            "fashion_mnist_small", (14, 14, 1), 10, 16_000, 4000,
+            (73.0613,), (84.3566,), True, 1, "a subset of arXiv:1708.07747 at half size",
         ),
         Dataset(
             "fashion_mnist", (28, 28, 1), 10, 60_000, 10_000,
@@ -147,14 +152,30 @@ def list_datasets() -> list[str]:
 
 
 def dataset_info(name: str) -> Dataset:
-    """The data set of that name; raises InputError with the nearest name for any other.
+    """The data set of that name; NAME[:N] is the same with its first N training images only.
+
+    Raises InputError with the nearest name for any other.
 
     >>> dataset_info("digits").shape
     (8, 8, 1)
+    >>> dataset_info("digits[:400]").train_size
+    400
     """
-    if name not in CATALOG:
-        raise unknown_name_error("dataset", name, CATALOG)
-    return CATALOG[name]
+    part = _FIRST_IMAGES.fullmatch(name)
+    whole = part[1] if part else name
+    if whole not in CATALOG:
+        raise unknown_name_error("dataset", whole, CATALOG)
+    return _first_images(CATALOG[whole], name, int(part[2])) if part else CATALOG[name]
+
+
+def _first_images(whole: Dataset, name: str, count: int) -> Dataset:
+    """A data set with its first training images only."""
+    allowed = f"{whole.name}[:N] with N from 1 to {whole.train_size}"
+    require(1 <= count <= whole.train_size, "dataset", name, allowed)
+    simple = "[" not in whole.train_split and "+" not in whole.train_split
+    require(simple, "dataset", name, f"{whole.name}, which is a part of a split already")
+    part = f"{whole.train_split}[:{count}]"
+    return dataclasses.replace(whole, name=name, train_size=count, train_split=part)
 
 
 def register(dataset: Dataset) -> Dataset:

@@ -72,11 +72,14 @@ def read_records(path: Path) -> Iterator[bytes]:
         ) from error
 
 
-def write_records(path: Path, records: Iterator[bytes]) -> None:
-    """Write an ArrayRecord file in which each record can be read by itself, as tfds does."""
+def write_records(path: Path, records: Iterator[bytes], options: str = "group_size:1") -> None:
+    """Write an ArrayRecord file in which each record can be read by itself, as tfds does.
+
+    `options` of ArrayRecord; records of a group are compressed together.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), "group_size:1")
+    writer = ArrayRecordWriter(str(path), options)
     for record in records:
         writer.write(record)
     writer.close()

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from deepjax.data.catalog import DIGITS_DIR, Dataset
+from deepjax.data.catalog import Dataset
 from deepjax.data.dataset_checks import check_features, check_statistics
+from deepjax.data.embedded import EMBEDDED, read_parts
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
@@ -104,8 +105,8 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
             f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0"
         )
     try:
-        if dataset.builder == "digits":
-            builder = tfds.builder_from_directory(DIGITS_DIR / "digits" / "1.0.0")
+        if dataset.builder in EMBEDDED:
+            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
         else:
             builder = tfds.builder(
                 dataset.builder, data_dir=data_directory(data_dir), file_format="array_record"
@@ -128,7 +129,9 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         decoders = {"image": tfds.decode.SkipDecoding()}
         name, count = dataset.splits[split]
         # A decorator hides the parameters.
-        records = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]
+        records: Any = builder.as_data_source(split=name, decoders=decoders)  # pyright: ignore[reportCallIssue]
+        if dataset.builder in EMBEDDED:
+            records.data_source = read_parts(of_builder[name].file_instructions)
         if len(records) != count:
             raise InputError(
                 f"dataset {dataset.name!r}, split {split!r} holds {len(records)} records, expected "

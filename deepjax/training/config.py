@@ -16,7 +16,7 @@ from deepjax.training.config_groups import (
     OptimizationConfig,
 )
 from deepjax.training.guard_policy import Policy
-from deepjax.training.validation import at_least, below, between, check_types, check_values
+from deepjax.training.validation import at_least, between, check_types, check_values, half_open
 
 CUSTOM_NETWORK_PREFIX = "own/"  # of names of networks that the caller makes, not the registry
 MAX_EPOCHS, MAX_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
@@ -33,8 +33,8 @@ class TrainConfig:
     model: str
     """Network, e.g. cifar_resnet20 (`deepjax models` lists all)."""
     dataset: str = "digits"
-    """Data set: digits, fashion_mnist, cifar10, cifar100, svhn_cropped, imagenet2012,
-    imagenette/160px-v2, /320px-v2, /full-size-v2, or a registered one."""
+    """Data set: digits, fashion_mnist_small, fashion_mnist, cifar10, cifar100, svhn_cropped,
+    imagenet2012, imagenette/160px-v2, /320px-v2, /full-size-v2, or a registered one."""
     epochs: int = 10
     """Passes over the training images."""
     steps: int = 0
@@ -69,7 +69,7 @@ class TrainConfig:
         check_types(self)
         if not self.model.startswith(CUSTOM_NETWORK_PREFIX):
             model_info(self.model)
-        fraction = below(0, 1, "0 (none) up to, not including, 1")
+        fraction = half_open(0, 1, "0 (none) up to, not including, 1")
         check_values(
             self,
             epochs=between(1, MAX_EPOCHS),

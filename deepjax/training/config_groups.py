@@ -9,7 +9,7 @@ from typing import Literal
 
 from deepjax.errors import require
 from deepjax.training.guard_policy import MAX_SKIPS, OnNonfinite
-from deepjax.training.validation import at_least, below, between, check_types, check_values
+from deepjax.training.validation import at_least, between, check_types, check_values, half_open
 
 INFINITY = float("inf")
 
@@ -43,7 +43,7 @@ class OptimizationConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        fraction = below(0, 1, "0 up to, not including, 1")
+        fraction = half_open(0, 1, "0 up to, not including, 1")
         check_values(
             self,
             milestones=(
@@ -71,6 +71,9 @@ class DataConfig:
     """Pixels a side in evaluation (FixRes, arXiv:1906.06423); 0: as in training."""
     eval_crop: float = 0.875
     """Photographs: fraction of the shorter side in the centre crop of evaluation."""
+    eval_train_images: int = 0
+    """Number of training images, the first of the split, on which the final training error is
+    computed; 0: all (of photographs: as many as there are test images)."""
     min_crop_area: float = 0.08
     """Photographs: minimum fraction of the area in a training crop (GoogLeNet, section 6)."""
     resize_shorter_side: tuple[int, ...] = ()
@@ -96,6 +99,7 @@ class DataConfig:
             ),
             eval_size=at_least(0, "0 (as in training) or more"),
             eval_crop=between(0.1, 1),
+            eval_train_images=at_least(0, "0 (all) or more"),
             min_crop_area=(lambda value: 0 < value <= 1, "above 0, up to 1"),
             resize_shorter_side=(_is_range, "none, one, or the least and most"),
             repeated_augmentation=between(1, 100),
@@ -130,10 +134,10 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        alpha = below(0, 1e3, "0 (none) up to 1000")
+        alpha = half_open(0, 1e3, "0 (none) up to 1000")
         check_values(
             self,
-            pca_lighting_std=below(0, 10, "0 (none) up to 10"),
+            pca_lighting_std=half_open(0, 10, "0 (none) up to 10"),
             augment_operations=between(1, 10),
             augment_magnitude=between(0, 10),
             random_erasing=between(0, 1, "0 (none) to 1"),
@@ -159,9 +163,9 @@ class ObjectiveConfig:
         check_types(self)
         check_values(
             self,
-            auxiliary_weight=below(0, 1e3, "0 (no heads) up to 1000"),
-            label_smoothing=below(0, 1, "0 up to, not including, 1"),
-            target_threshold=below(0, 1, "0 (none) up to, not including, 1"),
+            auxiliary_weight=half_open(0, 1e3, "0 (no heads) up to 1000"),
+            label_smoothing=half_open(0, 1, "0 up to, not including, 1"),
+            target_threshold=half_open(0, 1, "0 (none) up to, not including, 1"),
         )
         require(
             self.loss == "sigmoid" or not self.target_threshold,
@@ -187,5 +191,5 @@ class GuardConfig:
         check_values(
             self,
             max_skipped_steps=between(0, MAX_SKIPS),
-            spike_sigmas=below(0, 1e3, "0 (never) up to 1000"),
+            spike_sigmas=half_open(0, 1e3, "0 (never) up to 1000"),
         )

@@ -237,14 +237,21 @@ class TrainLoop:
         return row
 
     def _evaluate(self, state: TrainState, split: SplitName) -> Row:
-        done, compiled, stop = int(state.step), self.compiled, self.graceful_stop
-        is_subset = split == "train" and isinstance(compiled.train_split, EncodedSplit)
+        done, stop = int(state.step), self.graceful_stop
         evaluation = self.evaluator(
             *eval_variables(state),
             split,
-            limit=len(compiled.test_split) if is_subset else None,
+            limit=self._train_limit() if split == "train" else None,
             before_batch=lambda: stop.stop_if_preempted(done, "saved before evaluation"),
         )
         self.decode_errors.note(done, split, evaluation.decode_errors)
         self.decode_errors.flush(self.log.write)
         return evaluation.row(split)
+
+    def _train_limit(self) -> int | None:
+        """The number of training images to evaluate; None: all."""
+        compiled = self.compiled
+        if limit := compiled.config.data.eval_train_images:
+            return limit
+        encoded = isinstance(compiled.train_split, EncodedSplit)
+        return len(compiled.test_split) if encoded else None

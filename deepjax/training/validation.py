@@ -27,10 +27,10 @@ _WORDS = {
 
 def at_least(least: float, words: str = "") -> Rule:
     """`least` or more, but not infinity."""
-    return below(least, float("inf"), words or f"{least} or more")
+    return half_open(least, float("inf"), words or f"{least} or more")
 
 
-def below(least: float, limit: float, words: str) -> Rule:
+def half_open(least: float, limit: float, words: str) -> Rule:
     """From `least` up to, not including, `limit`."""
     return (lambda value: least <= value < limit), words
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from deepjax.data import Dataset, catalog, dataset_info, list_datasets, register
+from deepjax.data import Dataset, catalog, dataset_info, list_datasets, load_split, register
+from deepjax.data.embedded import EMBEDDED
 from deepjax.errors import InputError
 
 
@@ -14,7 +16,7 @@ def _forgets(monkeypatch):
     monkeypatch.setattr(catalog, "CATALOG", dict(catalog.CATALOG))
 
 
-@pytest.mark.parametrize("name", [name for name in list_datasets() if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in list_datasets() if name not in EMBEDDED])
 def test_names_and_entries_are_those_of_tfds(name, tmp_path):
     """Imagenette and the test sets after ImageNet are labelled in tfds's own classes, under
     `label`.
@@ -139,3 +141,32 @@ def test_a_name_that_is_taken_is_refused():
 
 def test_the_builder_is_the_name_where_none_is_given():
     assert Dataset("x", (8, 8, 1), 2, 1, 1, (0.0,), (1.0,), False, 0, "here").builder == "x"
+
+
+def test_a_name_with_a_number_has_the_first_training_images_alone():
+    part, whole = dataset_info("digits[:400]"), DIGITS
+    assert part == dataclasses.replace(
+        whole, name="digits[:400]", builder="digits", train_size=400, train_split="train[:400]"
+    )
+    found, full = (load_split(each, "train") for each in (part, whole))
+    np.testing.assert_array_equal(found.images, full.images[:400])
+    np.testing.assert_array_equal(found.labels, full.labels[:400])
+    assert len(load_split(part, "test")) == whole.test_size
+    assert "digits[:400]" not in list_datasets()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digits[:0]", r"digits\[:N\] with N from 1 to 1437"),
+        ("digits[:1438]", r"digits\[:N\] with N from 1 to 1437"),
+        ("digit[:400]", "did you mean 'digits'"),
+        ("digits[400:]", "did you mean 'digits'"),
+        ("digits[:400][:10]", r"'digits\[:400\]' is unknown"),
+        ("half[:400]", "half, which is a part of a split already"),
+    ],
+)
+def test_other_parts_are_refused(name, words):
+    register(dataclasses.replace(DIGITS, name="half", train_split="train[700:]", train_size=737))
+    with pytest.raises(InputError, match=words):
+        dataset_info(name)

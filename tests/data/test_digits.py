@@ -1,10 +1,10 @@
-"""The embedded data set against scikit-learn's copy: every pixel and every label."""
+"""The embedded digits against scikit-learn's copy: every pixel and every label."""
 
 import numpy as np
 from sklearn.datasets import load_digits
 
 from deepjax.data import dataset_info, load_split
-from deepjax.data.catalog import DIGITS_DIR
+from deepjax.data.embedded import EMBEDDED
 
 
 def test_every_pixel_and_label_equals_scikit_learn():
@@ -18,4 +18,4 @@ def test_every_pixel_and_label_equals_scikit_learn():
 
 
 def test_it_is_smaller_than_a_megabyte():
-    assert sum(path.stat().st_size for path in DIGITS_DIR.rglob("*") if path.is_file()) < 1_000_000
+    assert sum(path.stat().st_size for path in EMBEDDED["digits"].iterdir()) < 1_000_000

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepjax.data import catalog, dataset_info, list_datasets, load_split, splits
+from deepjax.data import dataset_info, list_datasets, load_split, splits
+from deepjax.data.embedded import EMBEDDED
 from deepjax.data.splits import data_directory
 from deepjax.errors import InputError
 
 DIGITS = dataset_info("digits")
 PREPARED = [
-    name for name in list_datasets() if name == "digits" or (data_directory() / name).exists()
+    name for name in list_datasets() if name in EMBEDDED or (data_directory() / name).exists()
 ]
 
 
@@ -45,13 +46,9 @@ def test_unknown_names_give_the_nearest_one():
 
 @pytest.fixture
 def copied_digits(tmp_path, monkeypatch) -> Path:
-    shutil.copytree(
-        catalog.DIGITS_DIR,
-        tmp_path / "digits",
-        ignore=shutil.ignore_patterns("*.py", "__pycache__"),
-    )
-    monkeypatch.setattr(splits, "DIGITS_DIR", tmp_path / "digits")
-    return next((tmp_path / "digits").rglob("digits-test.array_record*"))
+    copy = shutil.copytree(EMBEDDED["digits"], tmp_path / "digits" / "1.0.0")
+    monkeypatch.setitem(EMBEDDED, "digits", copy)
+    return next(copy.glob("digits-test.array_record*"))
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])

@@ -45,6 +45,7 @@ CONFIG = TrainConfig(model="cifar_resnet20")
         ("progressive_sizes", (160, 0)),
         ("eval_size", -1),
         ("eval_crop", 1.01),
+        ("eval_train_images", -1),
         ("eval_crop", 0.05),
         ("resize_backend", "slow"),
         ("min_crop_area", 0.0),

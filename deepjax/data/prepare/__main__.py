@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from deepjax.data.catalog import Dataset, dataset_info
+from deepjax.data.embedded import EMBEDDED
 from deepjax.data.fingerprint import UndecodableImage, check_fingerprint, write_fingerprint
 from deepjax.data.prepare.build import build_dataset
 from deepjax.data.prepare.rewrite import rewrite_dataset
@@ -55,7 +56,7 @@ def prepare(
     that differs from its fingerprint.
     """
     dataset = dataset_info(name)
-    if dataset.builder == "digits":
+    if dataset.builder in EMBEDDED:
         raise InputError(f"dataset {name!r} is part of the package: nothing to prepare")
     if manual_dir is not None:
         manual_dir = str(user_path(manual_dir, "manual_dir"))

@@ -39,7 +39,13 @@ def test_a_flip_mirrors_about_half_of_the_images():
 
 @pytest.mark.parametrize(
     ("name", "flips"),
-    [("digits", False), ("svhn_cropped", False), ("cifar10", True), ("fashion_mnist", True)],
+    [
+        ("digits", False),
+        ("svhn_cropped", False),
+        ("cifar10", True),
+        ("fashion_mnist", True),
+        ("fashion_mnist_small", True),
+    ],
 )
 def test_only_data_sets_whose_classes_survive_it_are_flipped(name, flips):
     dataset = dataset_info(name)

@@ -6,6 +6,7 @@ import importlib.util
 import pytest
 
 from deepjax.data import dataset_info
+from deepjax.data.embedded import EMBEDDED
 from deepjax.data.prepare.__main__ import prepare
 from deepjax.data.prepare.build import repair_hint
 from deepjax.data.prepare.tfrecord import find_tfrecord
@@ -13,9 +14,10 @@ from deepjax.errors import InputError
 from tests.data.archives import DAMAGED, small_imagenet
 
 
-def test_digits_need_no_preparing():
-    with pytest.raises(InputError, match="part of the package"):
-        prepare("digits")
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_what_is_in_the_package_needs_no_preparing(name):
+    with pytest.raises(InputError, match=f"'{name}' is part of the package"):
+        prepare(name)
 
 
 def test_an_unknown_name_gives_the_nearest_one():

@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from deepjax.data import Dataset, catalog, dataset_info, load_split, register, threads
+from deepjax.data.embedded import EMBEDDED
+from deepjax.data.fashion_mnist_small import builder
 from deepjax.data.prepare import tfrecord
 from deepjax.data.prepare.__main__ import prepare
 from deepjax.data.shards import list_splits, read_records
@@ -30,6 +32,7 @@ from tests.data.archives import (
     write_archives,
     write_prepared,
 )
+from tests.data.fashion_mnist import ARCHIVES, needs_archives
 from tests.data.photographs import jpeg, photograph, variants
 
 pytestmark = [
@@ -65,6 +68,18 @@ def archives(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     write_archives(folder, files)
     return folder
+
+
+@needs_archives
+def test_the_builder_writes_the_embedded_subset_of_fashion_mnist(tmp_path):
+    written = builder.write_data_set(str(ARCHIVES), str(tmp_path))
+    embedded = EMBEDDED["fashion_mnist_small"]
+    assert {path.name for path in written.iterdir()} == {path.name for path in embedded.iterdir()}
+    for name in ("features.json", "label.labels.txt"):
+        assert (written / name).read_bytes() == (embedded / name).read_bytes()
+    for split, shards in list_splits(written).items():
+        [own], [theirs] = shards, list_splits(embedded)[split]
+        assert list(read_records(own.path)) == list(read_records(theirs.path))
 
 
 def test_tfds_writes_what_the_tests_of_training_read(files, archives, tmp_path, capsys):

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from deepjax.errors import InputError
-from deepjax.study.arms import is_run_of
+from deepjax.study.arms.runs import is_run_of
 from deepjax.training import TrainConfig, train
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.numerics import (

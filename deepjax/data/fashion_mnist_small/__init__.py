@@ -1,0 +1,1 @@
+"""An embedded data set: 20,000 images of Fashion-MNIST at half size; see `builder.py`."""
