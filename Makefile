@@ -1,5 +1,5 @@
-# make demo     installs what is missing, then runs the study of degradation on the embedded digits
-#               (about two minutes)
+# make demo     installs what is missing, then runs the study of degradation on the embedded digits:
+#               figures without verdicts (about a minute on two cores)
 # make test     installs what is missing, then runs the tests of every change (8 minutes on two
 #               cores)
 PYTHON ?= python3
@@ -11,7 +11,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -37,9 +37,23 @@ reference: install
 demo: install
 	$(BIN)/python experiments/degradation.py
 
-# Every claim of the lecture on the digits (34 minutes on two cores); writes docs/results/README.md.
+# Every claim of the lecture, judged on the embedded Fashion-MNIST (budget: 90 minutes on two
+# cores); resumes, and writes docs/results/README.md. Learning rates are those that pilots selected.
 studies: install
 	$(BIN)/python experiments/run_studies.py
+
+# Every study in its quick preset (budget: 20 minutes): figures without verdicts, under runs/.
+studies-quick: install
+	$(BIN)/python experiments/run_studies.py --studies all --preset quick
+
+# The studies that go beyond the lecture, judged; writes docs/results/README.md.
+studies-beyond: install
+	$(BIN)/python experiments/run_studies.py --studies beyond
+
+# Selects the learning rate of every network anew, in hours, and stores it in the package; writes
+# docs/results/pilots/README.md.
+studies-pilots: install
+	$(BIN)/python experiments/run_studies.py --studies all --pilots
 
 PYTEST = $(BIN)/python -m pytest -q
 PARALLEL = -n 2 --dist worksteal

@@ -81,11 +81,12 @@ def _live(title: str, tasks: Mapping[str, int], unit: str) -> Iterator[Report]:
         whole = bars.add_task(title, total=sum(tasks.values()), note="compiling")
 
         def report(task: str, done: int, total: int, note: str = "") -> None:
-            pace.update(task, done)
+            pace.update(task, done, total)
             if task in rows:
                 bars.update(rows[task], completed=done, total=total, note=note)
             beside = f", {note}" if note and not rows else ""
-            bars.update(whole, completed=pace.done, note=f"{pace.describe(unit)}{beside}")
+            note_of_all = f"{pace.describe(unit)}{beside}"
+            bars.update(whole, completed=pace.done, total=pace.total, note=note_of_all)
 
         yield report
 
@@ -99,7 +100,7 @@ def _plain(
 
     def report(task: str, done: int, total: int, note: str = "") -> None:
         nonlocal last
-        pace.update(task, done)
+        pace.update(task, done, total)
         now = time.monotonic()
         if now - last < every and not (end and pace.done >= pace.total):
             return
@@ -114,7 +115,7 @@ class _Pace:
     """Units per second since each task's first report, without compilation and resumed work."""
 
     def __init__(self, tasks: Mapping[str, int]) -> None:
-        self.total = sum(tasks.values())
+        self._totals = dict(tasks)
         self._began: float | None = None
         self._at_first: dict[str, int] = {}
         self._now: dict[str, int] = {}
@@ -123,11 +124,16 @@ class _Pace:
     def done(self) -> int:
         return sum(self._now.values())
 
-    def update(self, task: str, done: int) -> None:
+    @property
+    def total(self) -> int:
+        return sum(self._totals.values())
+
+    def update(self, task: str, done: int, total: int) -> None:
         if self._began is None:
             self._began = time.monotonic()
         self._at_first.setdefault(task, done)
         self._now[task] = max(done, self._now.get(task, 0))
+        self._totals[task] = total  # which may grow, such as that of pilots on an extended grid
 
     def describe(self, unit: str) -> str:
         worked = self.done - sum(self._at_first.values())

@@ -1,224 +1,184 @@
-"""Is deeper better, or is it only larger? (Zagoruyko and Komodakis 2016, arXiv:1605.07146)
+"""Is deeper better, or is it only larger?
 
-python experiments/depth_or_width.py            # digits: about two and a half minutes on two cores
-python experiments/depth_or_width.py --dataset fashion_mnist
+Zagoruyko and Komodakis 2016, "Wide residual networks" (arXiv:1605.07146).
+
+python experiments/depth_or_width.py                 # a minute on two cores, no verdicts
+python experiments/depth_or_width.py --preset small  # Fashion-MNIST at 14x14: 8 minutes
+python experiments/depth_or_width.py --preset small --pilots    # select rates first
 """
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepjax.analysis import count_macs
 from deepjax.command_line import parse, run_command
-from deepjax.models import create_model
-from deepjax.models.resnet import cifar_stages
-from deepjax.study.arms import Arm
-from deepjax.study.cost import cost_table
-from deepjax.study.report.format import format_count
-from deepjax.study.report.html import Figure
-from deepjax.study.report.plots import rows_figure
+from deepjax.models import cifar_stages, create_model
+from deepjax.study.arms.arm import Arm
+from deepjax.study.claim import SAME_LEVEL, TEST, Claim, Control, ExactClaim
+from deepjax.study.networks import cifar_arm
+from deepjax.study.preset import Preset
+from deepjax.study.quantity import error, slope
+from deepjax.study.report.metrics import cost_table
+from deepjax.study.report.study_figures import error_lines, error_rows
 from deepjax.study.runner import run_study
-from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.intervals import mean_interval, percent_points
-from deepjax.study.stats.rules import Rule, all_below
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
+from deepjax.study.stats.rules import above, below
+from deepjax.study.study import Options, Study
 
-# Rules, fixed before the runs, on test errors paired by seed: a seed has the same images in the
-# same order in every arm. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points apart on
-# CIFAR-10, in favour of the wide one. Controls: a deep network with a sixteenth of the
-# multiply-adds must not be judged better for its depth, and a shallow one with a fortieth must not
-# be judged as good.
-MARGIN = 0.01
-BETTER = Rule(
-    "Supported if the interval lies below 0; refuted if it lies above; else inconclusive.",
-    partial(all_below, bound=0.0),
-)
-ENOUGH = Rule(
-    f"Supported if the interval lies below +{100 * MARGIN:g} point; refuted if it lies above; "
-    "else inconclusive.",
-    partial(all_below, bound=MARGIN),
-)
-# Residual networks of 6n + 2 layers: (depth, width of the first stage). The multiply-adds of EQUAL
-# are within 2 % of one another and their parameters within 9 %, at any image size; the others have
-# fewer.
-Net = tuple[int, int]
-EQUAL: tuple[Net, ...] = ((56, 8), (20, 14), (8, 26))
-DEEP, MIDDLE, SHALLOW = EQUAL
-CHEAPER, THIN, TINY = (20, 8), (56, 2), (8, 4)
-NETS = (*EQUAL, CHEAPER, THIN, TINY)
-PRESETS = {
-    "digits": Preset(
-        "thin and deep no better than wide and shallow (Zagoruyko and Komodakis 2016); no "
-        "number, for networks so small",
-        seeds=5,
-        rates=(0.1, 0.03),
-        training={"epochs": 12, "batch_size": 64, "warmup_epochs": 4.0},
-        sizes={"factor": 1},
-    ),
-    # Images of half the side need a quarter of the work: a quarter of an hour on two CPU cores.
-    "fashion_mnist": Preset(
-        "as on digits; no source is known for so short a training",
-        rates=(0.1, 0.03),
-        training={"epochs": 1, "batch_size": 128, "warmup_epochs": 0.25, "image_size": 14},
-        sizes={"factor": 1},
-    ),
-    # Twice the widths: the deep one is He et al.'s ResNet-56.
-    "cifar10": Preset(
-        "ResNet-56 near 6.97 % (He et al. 2015, Table 6); of other networks of about equal size, "
-        "1001 thin layers 4.92 % (10.3 M), WRN-40-4 4.53 % (8.9 M), WRN-16-8 4.27 % (11.0 M "
-        "parameters; Zagoruyko and Komodakis 2016); not measured here",
-        seeds=5,
-        training={
-            "epochs": 200,
-            "batch_size": 128,
-            "warmup_epochs": 1.0,
-            "weight_decay": 5e-4,
-            "decay_norm_and_bias": True,
-        },
-        sizes={"factor": 2},
-    ),
+# Networks: residual ones of 6n + 2 layers, the width of the first stage by depth. Those of equal
+# cost have multiply-adds within TOLERANCE of the network of 20 layers.
+SHALLOW, MIDDLE, DEEP = 8, 20, 44
+EQUAL_COST = {SHALLOW: 15, MIDDLE: 8, DEEP: 5}
+EQUAL_WIDTH = dict.fromkeys(EQUAL_COST, 8)
+IMAGE, TOLERANCE = (14, 14, 1), 0.06  # shape of an image of the embedded Fashion-MNIST
+
+
+def name_of(depth: int, width: int) -> str:
+    """The name of an arm."""
+    return f"{depth}_layers_width{width}"
+
+
+def network(depth: int, width: int, **options: Any) -> Arm:
+    """A residual network of a depth and a width."""
+    return cifar_arm("resnet", depth, training={"width": width}, **options)
+
+
+NARROW = name_of(SHALLOW, EQUAL_WIDTH[SHALLOW])
+ARMS = {
+    name_of(depth, width): network(depth, width)
+    for depth in (DEEP, MIDDLE, SHALLOW)
+    for width in dict.fromkeys((EQUAL_WIDTH[depth], EQUAL_COST[depth]))
+} | {
+    f"{NARROW}_again": network(SHALLOW, EQUAL_WIDTH[SHALLOW], rate_of=NARROW, other_seeds=True),
+    "8_layers_width2": network(SHALLOW, 2, rate_of=NARROW),
 }
 
 
-def name_of(net: Net) -> str:
-    """The arm's name; its width is that without the preset's factor."""
-    return f"depth{net[0]}_width{net[1]}"
+def equal_cost() -> tuple[bool, str]:
+    """Whether the networks of equal cost have it, and their multiply-adds."""
+    macs = {
+        depth: count_macs(create_model("cifar_resnet20", stages=cifar_stages(depth), width=width),
+                          IMAGE)
+        for depth, width in EQUAL_COST.items()
+    }  # fmt: skip
+    holds = all(abs(count / macs[MIDDLE] - 1) <= TOLERANCE for count in macs.values())
+    return holds, ", ".join(f"{depth} layers: {count:,}" for depth, count in macs.items())
 
 
-def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
-    """An arm a network, the slowest first."""
-    arms = {}
-    for depth, width in sorted(NETS, reverse=True):
-        make = partial(create_model, "cifar_resnet20", stages=cifar_stages(depth))
-        name = name_of((depth, width))
-        arms[name] = make_arm(
-            name, f"own/resnet{depth}", options, preset, make, width=width * preset.sizes["factor"]
-        )
-    return arms
+# Rules, fixed before the runs. MARGIN: WRN-16-8 and ResNet-1001, of equal size, are 0.65 points
+# apart on CIFAR-10 (4.27 and 4.92 %), in favour of the wide one. TREND: that margin over the 2.5
+# doublings of the depth from 8 to 44 layers is 0.26 points each.
+MARGIN, TREND = 0.65, 0.26
 
 
-def labels(results: StudyResults) -> dict[Net, str]:
-    """Each network's depth, width and cost."""
-    labels = {}
-    for depth, width in NETS:
-        macs = format_count(results.costs[name_of((depth, width))].macs)
-        labels[depth, width] = (
-            f"{depth} layers, width {width * results.preset.sizes['factor']}, {macs} MACs"
-        )
-    return labels
+def trend(widths: dict[int, int], label: str) -> Any:
+    """Points of test error for each doubling of the depth."""
+    points = {float(np.log2(depth)): error(name_of(depth, w)) for depth, w in widths.items()}
+    return slope(points, f"{label}, for each doubling of depth")
 
 
-def judge(results: StudyResults) -> list[Verdict]:
-    """Four claims, and a control for either rule."""
-    named = {net: (label, results.arms[name_of(net)]) for net, label in labels(results).items()}
-
-    def compare(rule: Rule, claim: str, one: Net, other: Net, **more: Any) -> Verdict:
-        return compare_errors(claim, named[one], named[other], rule, ("test",), paired=True, **more)
-
-    return [
-        compare(
-            BETTER,
-            "Deeper is better at equal width: 56 layers make fewer errors than 20.",
-            DEEP,
-            CHEAPER,
-        ),
-        compare(
-            BETTER,
-            "Deeper is better at equal cost: 56 layers make fewer errors than 20 wider ones.",
-            DEEP,
-            MIDDLE,
-        ),
-        compare(
-            BETTER,
-            "Deeper is better at equal cost: 20 layers make fewer errors than 8 wider ones.",
-            MIDDLE,
-            SHALLOW,
-        ),
-        compare(
-            ENOUGH,
-            "Wide is enough at equal cost: 20 layers are not worse than 56 thinner ones.",
-            MIDDLE,
-            DEEP,
-        ),
-        compare(
-            BETTER,
-            "56 layers of a sixteenth of the cost make fewer errors than 20.",
-            THIN,
-            MIDDLE,
-            control=("refuted",),
-        ),
-        compare(
-            ENOUGH,
-            "8 layers of a fortieth of the cost are not worse than 56.",
-            TINY,
-            DEEP,
-            control=NOT_SUPPORTED,
-        ),
-    ]
-
-
-def draw(results: StudyResults, out: Path) -> list[Figure]:
-    """Test errors at equal cost and of the cheaper network, and the differences that are judged."""
-    test = {net: 100 * np.asarray(results.arms[name_of(net)].final("test_error")) for net in NETS}
-    errors = {
-        label: test[net].tolist()
-        for net, label in labels(results).items()
-        if net in (*EQUAL, CHEAPER)
-    }
-    pairs = {"56 less 20, equal width": (DEEP, CHEAPER), "56 less 20, equal cost": (DEEP, MIDDLE)}
-    pairs |= {"20 less 8, equal cost": (MIDDLE, SHALLOW)}
-    gaps = {label: (test[one] - test[other]).tolist() for label, (one, other) in pairs.items()}
-    effect = percent_points(mean_interval([gap / 100 for gap in gaps["56 less 20, equal cost"]]))
-    means = " / ".join(f"{test[net].mean():.2f}" for net in EQUAL)
-    panels = [
-        (f"At equal cost, 56 / 20 / 8 layers:\n{means} % test error", "test error (%)", errors),
-        (
-            f"56 layers less 20, at equal cost:\n{effect}",
-            "difference (points); below 0: deeper is better",
-            gaps,
-        ),
-    ]
-    caption = (
-        "MACs: multiply-adds for one image. Small dots are seeds, the large one is their mean, "
-        "the bar its 95 % interval."
-    )
-    return [Figure(rows_figure(panels, out / "error.png"), caption)]
-
-
-METHOD = [
-    "Adding layers to a network also adds parameters and arithmetic. Here depth is changed at a "
-    "fixed budget: the deeper network is thinner, so that multiply-adds (and nearly parameters) "
-    "stay the same. All are residual networks of 6n + 2 layers with batch norm (He et al. 2015, "
-    "section 4.2). Each is trained once at each rate; the rate of the lowest training error is "
-    "used."
-]
-LIMITS = [
-    "Four claims stand on 95 % intervals of their own; by chance alone one in twenty would miss "
-    "its truth.",
-    "Equal multiply-adds are not equal time: the deeper network takes longer on every machine, "
-    "for its layers wait for each other.",
-]
+AT_WIDTH, AT_COST = trend(EQUAL_WIDTH, "equal width"), trend(EQUAL_COST, "equal cost")
+CLAIMS = (
+    Claim(
+        f"Deeper is better at equal width, from {SHALLOW} to {DEEP} layers, on test images.",
+        AT_WIDTH, below(0), TEST, interest=TREND,
+    ),
+    Claim(
+        f"Deeper is better at equal cost, from {SHALLOW} to {DEEP} layers, on test images.",
+        AT_COST, below(0), TEST, interest=TREND,
+    ),
+    Claim(
+        "Depth helps more at equal width, where the deeper network is larger too, than at equal "
+        "cost, on test images.",
+        AT_WIDTH - AT_COST, below(0), TEST, interest=TREND,
+    ),
+    Claim(
+        f"Wide is enough at equal cost: {MIDDLE} layers are not worse than {DEEP} narrower ones on "
+        "test images.",
+        error(name_of(MIDDLE, EQUAL_COST[MIDDLE])) - error(name_of(DEEP, EQUAL_COST[DEEP])),
+        below(MARGIN), TEST, interest=MARGIN,
+    ),
+    Control(
+        f"A/A: the residual network of {SHALLOW} layers is worse than itself under other seeds.",
+        error(NARROW) - error(f"{NARROW}_again"), above(0), TEST, expected=("inconclusive",),
+        level=SAME_LEVEL,
+    ),
+    Control(
+        "Planted defect: a quarter of the width, a fifteenth of the parameters, makes the network "
+        f"of {SHALLOW} layers worse.",
+        error("8_layers_width2") - error(NARROW), above(0), TEST, expected=("supported",),
+        defect=True, gate=False,
+    ),
+    ExactClaim(
+        "The networks of equal cost have equally many multiply-adds.",
+        f"Supported if those of {SHALLOW} and {DEEP} layers are within {100 * TOLERANCE:g} % of "
+        f"those of {MIDDLE} layers.",
+        equal_cost, expected=("supported",),
+    ),
+)  # fmt: skip
+FIGURES = (
+    error_lines(
+        "depth",
+        "Final error by depth, at equal width and at equal multiply-adds. Residual networks; mean "
+        "over seeds, band from the best to the worst.",
+        {
+            label: {depth: name_of(depth, width) for depth, width in widths.items()}
+            for label, widths in (("equal width", EQUAL_WIDTH), ("equal cost", EQUAL_COST))
+        },
+        "layers", claim="Deeper is better at equal cost",
+    ),
+    error_rows(
+        "errors", "Final error of every network. Width: filters of the first stage.",
+        {arm: arm.replace("_", " ").replace("width", "width ") for arm in ARMS},
+        claim="Wide is enough",
+    ),
+)  # fmt: skip
 STUDY = Study(
     name="depth_or_width",
+    title="Is deeper better, or is it only larger?",
     lecture=(
-        "Deeper is better: from 8 layers in 2012 to 152 in 2015, the error fell with every step "
-        "in depth"
+        "The winners grew deeper, and larger with it; at equal cost a wide residual network is as "
+        "good as a thin one of many more layers (Zagoruyko and Komodakis 2016)"
     ),
-    title="Is deeper better, or only larger?",
-    question=(
-        "The winners grew deeper, and larger with it. When the budget is fixed, is it still the "
-        "deeper network that wins?"
+    arms=ARMS,
+    presets={
+        "quick": Preset(
+            "digits", 2, judged=False, rate=0.1,
+            training={"epochs": 6, "batch_size": 64, "warmup_epochs": 2.0},
+            arms=tuple(
+                name_of(depth, widths[depth]) for depth in (MIDDLE, SHALLOW)
+                for widths in ((EQUAL_WIDTH, EQUAL_COST) if depth == SHALLOW else (EQUAL_WIDTH,))
+            ),
+        ),
+        "small": Preset(
+            "fashion_mnist_small", 6, training={"epochs": 5, "batch_size": 128},
+            grid=(0.05, 0.1, 0.2),
+            grids={
+                name_of(MIDDLE, 8): (0.025, 0.05, 0.1), name_of(DEEP, 8): (0.025, 0.05, 0.1),
+                NARROW: (0.1, 0.2, 0.4), name_of(SHALLOW, 15): (0.1, 0.2, 0.4),
+            },
+        ),
+        "gpu": Preset(
+            "fashion_mnist", 6,
+            training={"epochs": 30, "batch_size": 128, "precision": "bfloat16"},
+            grid=(0.05, 0.1, 0.2),
+        ),
+    },
+    claims=CLAIMS,
+    figures=FIGURES,
+    tables=(lambda results: cost_table(results.costs),),
+    method=(
+        "A deeper network of equal width has more parameters and arithmetic too. At equal cost the "
+        "deeper one is narrower, so that multiply-adds and parameters stay the same within 6 %. "
+        "All are residual networks of 6n + 2 layers with batch norm (He et al. 2015, section 4.2), "
+        "each at its own learning rate."
     ),
-    presets=PRESETS,
-    arms=make_arms,
-    judge=judge,
-    draw=draw,
-    tables=lambda results: [cost_table(results.costs)],
-    method=lambda results: METHOD,
-    limits=lambda results: LIMITS,
-)
+    limits=(
+        "Equal multiply-adds are not equal time, as layers wait for each other; and a width of 5 "
+        "is far from the widths of ImageNet."
+    ),
+    beyond=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     run_command(lambda: run_study(STUDY, parse(Options)))

@@ -1,239 +1,242 @@
-"""The ImageNet challenge in one chart: the winners' numbers, and the three families compared here.
+"""What does the chart of ImageNet's winners show? Published numbers; nothing is run.
 
-python experiments/imagenet_history.py          # digits: one to two minutes on two CPU cores
-python experiments/imagenet_history.py --dataset fashion_mnist
+python experiments/imagenet_history.py                  # the chart and the tables, in seconds
+python experiments/imagenet_history.py --preset small   # with verdicts
 """
 
-from collections import namedtuple
-from collections.abc import Sequence
-from functools import partial
+import dataclasses
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from deepjax.analysis.plots import COLORS, STYLE, save
+from deepjax.analysis.plots import COLORS, STYLE
 from deepjax.command_line import parse, run_command
-from deepjax.study.arms import Arm
-from deepjax.study.report.html import Figure, Table
-from deepjax.study.report.plots import rows_figure
+from deepjax.study.claim import ExactClaim
+from deepjax.study.preset import Preset
+from deepjax.study.report.html import Table
+from deepjax.study.report.study_figures import StudyFigure
+from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study
-from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.intervals import percent
-from deepjax.study.stats.rules import Rule, all_above, exact_verdict
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Options, Preset, Study, StudyResults, make_arm
+from deepjax.study.study import Options, Study
 
-# A bar of the chart: top-5 error in per cent on the test set, layers as charted, and a caveat.
-Winner = namedtuple("Winner", ("year", "entry", "error", "layers", "trap"))
-# He et al. 2015; Simonyan and Zisserman 2014, Table 7; Szegedy et al. 2014, Table 2; image-net.org
-# for 2016 and 2017.
+# Published numbers.
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """The winner of a year's classification task (ILSVRC)."""
+
+    year: int
+    entry: str
+    error: float
+    """Top-5 error on the test set in per cent, trained without other images."""
+    layers: int
+    """As charted."""
+    networks: str
+    """How many the entry averages."""
+    caveat: str
+    source: str
+
+
 WINNERS = (
-    Winner(2012, "AlexNet", 16.4, 8, "without outside data; 15.3 with ImageNet-22k"),
     Winner(
-        2013,
-        "Clarifai",
-        11.7,
-        8,
-        "often charted as ZFNet, whose own entry had 14.8; 11.2 with outside data",
+        2012, "AlexNet", 16.4, 8, "5",
+        "one network has 18.2; 15.3 with ImageNet-22k",
+        "Krizhevsky et al. 2012, Table 2",
     ),
     Winner(
-        2014,
-        "GoogLeNet",
-        6.67,
-        22,
-        "7 networks, 144 crops; one network and crop: 10.07 on validation. VGG came second: 7.3",
+        2013, "Clarifai", 11.7, 8, "several",
+        "often charted as ZFNet, whose own entry of 6 networks has 14.8, and with its layers; 11.2 "
+        "with ImageNet-22k",
+        "image-net.org, results of 2013; Szegedy et al. 2014, Table 2",
     ),
-    Winner(2015, "ResNet", 3.57, 152, "6 networks, two of them of 152 layers"),
-    Winner(2016, "Trimps-Soushen", 2.99, 152, "an ensemble; layers as charted only"),
-    Winner(2017, "SENet", 2.25, 152, "an ensemble; layers as charted only"),
-)
-HUMAN = 5.1  # one trained annotator on a sample of the test set (Karpathy 2014), top-5
-# ResNet-152's top-5 error by protocol (He et al. 2015, Tables 3 to 5, and the authors' release).
+    Winner(
+        2014, "GoogLeNet", 6.67, 22, "7",
+        "with 144 crops an image; one network with one crop has 10.07 on validation images; VGG, "
+        "of 19 layers, is second with 7.3",
+        "Szegedy et al. 2014, Tables 2 and 3",
+    ),
+    Winner(
+        2015, "ResNet", 3.57, 152, "6",
+        "only two of the six have 152 layers",
+        "He et al. 2015, Table 5",
+    ),
+    Winner(
+        2016, "Trimps-Soushen", 2.99, 152, "several",
+        "an ensemble; the layers are as charted",
+        "image-net.org, results of 2016",
+    ),
+    Winner(
+        2017, "SENet", 2.25, 152, "several",
+        "an ensemble; the layers are as charted",
+        "image-net.org, results of 2017; Hu et al. 2018",
+    ),
+)  # fmt: skip
+HUMAN = 5.1
+"""Top-5 error in per cent of one trained annotator, on a sample of the test set (Karpathy 2014)."""
+# Top-5 error of ResNet-152 by protocol (He et al. 2015, Tables 3 to 5; the authors' release).
 RESNET = {
-    "6 networks, test": 3.57,
-    "one, multi-scale": 4.49,
-    "one, 10 crops": 5.71,
-    "one, 1 crop": 6.7,
+    "six networks, several scales, test images": 3.57,
+    "one network, several scales, validation images": 4.49,
+    "one network, 10 crops, validation images": 5.71,
+    "one network, 1 crop, validation images": 6.7,
 }
-RULES = {
-    "falls": "Arithmetic: supported if the numbers fall from each year to the next; else refuted.",
-    "deeper": (
-        "Arithmetic: supported if the layers as charted rise from each year to the next; else "
-        "refuted."
-    ),
-    "human": (
-        f"Supported if ResNet-152 is below {HUMAN} % by every protocol published; refuted if by "
-        "none; else inconclusive."
-    ),
-}
-RACE = Rule(
-    "Supported if the earlier family's test error less the later's lies above 0 with its whole "
-    "interval; refuted if below.",
-    partial(all_above, bound=0.0),
-)
-FAMILIES = ("vgg11_bn", "googlenet_bn", "resnet18")
-NARROW = {"width": 8, "image_size": 32, "auxiliary_weight": 0.0}
-NOTHING = "nothing for the race: the networks are narrow, the training short"
-CIFAR = (
-    "test error of VGG-16-BN 7.4 %, ResNet-18 7.0 % (kuangliu/pytorch-cifar, 200 epochs); not "
-    "measured here"
-)
-PRESETS = {
-    "digits": Preset(NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 8, "batch_size": 64}),
-    "fashion_mnist": Preset(
-        NOTHING, rates=(0.1, 0.03), training=NARROW | {"epochs": 1, "steps": 300}
-    ),
-    "cifar10": Preset(CIFAR, rates=(0.1, 0.03), training={"epochs": 200, "auxiliary_weight": 0.0}),
-}
+# One network, ten crops, validation images (Krizhevsky et al. 2012, Table 2 and section 4.1;
+# Szegedy et al. 2014, Table 3; He et al. 2015, Table 3).
+TEN_CROPS = {"AlexNet": 18.2, "GoogLeNet": 9.15, "ResNet": 5.71}
+
+# Rules.
 
 
-def make_arms(options: Options, preset: Preset) -> dict[str, Arm]:
-    """One arm a family, all with batch norm and one recipe."""
-    return {name: make_arm(name, name, options, preset) for name in reversed(FAMILIES)}
-
-
-def falling(numbers: Sequence[float]) -> bool:
-    """Whether each is below the one before."""
+def falls(numbers: Sequence[float]) -> bool:
+    """Whether each number is below the one before."""
     return all(later < earlier for earlier, later in pairwise(numbers))
 
 
-def about_history(
-    claim: str, rule: str, numbers: Sequence[float], holds: bool, **more: Any
-) -> Verdict:
-    """A claim about the chart: arithmetic on published numbers."""
-    found = ", ".join(
-        f"{winner.year}: {number:g}" for winner, number in zip(WINNERS, numbers, strict=True)
-    )
-    how = "The published numbers, year by year."
-    return exact_verdict(claim, how, RULES[rule], holds, found, **more)
+def listed(numbers: Mapping[str, float], unit: str) -> str:
+    """'2012: 16.4 %, 2013: 11.7 %'."""
+    return ", ".join(f"{name}: {number:g}{unit}" for name, number in numbers.items())
 
 
-def judge(results: StudyResults) -> list[Verdict]:
-    """The chart's claims, the race, and their controls."""
-    errors, layers = [winner.error for winner in WINNERS], [winner.layers for winner in WINNERS]
-    backwards = errors[::-1]
-    below = [protocol for protocol, error in RESNET.items() if error < HUMAN]
-    human = "supported" if len(below) == len(RESNET) else "inconclusive" if below else "refuted"
-    found = tuple(f"{protocol}: {error:g} %" for protocol, error in RESNET.items())
-    named = [(name, results.arms[name]) for name in FAMILIES]
-    race = partial(compare_errors, rule=RACE, sets=("test",))
-    return [
-        about_history(
-            "The winner's error fell with every year from 2012 to 2017.",
-            "falls",
-            errors,
-            falling(errors),
-        ),
-        about_history(
-            "Each winner was deeper than the last.",
-            "deeper",
-            layers,
-            falling([-each for each in layers]),
-        ),
-        Verdict(
-            "ResNet is better than a human.",
-            "Top-5 error by protocol.",
-            RULES["human"],
-            human,
-            found,
-            {},
-            {},
-        ),
-        race("GoogLeNet beats VGG here, as in 2014.", named[0], named[1]),
-        race("ResNet beats GoogLeNet here, as in 2015.", named[1], named[2]),
-        about_history(
-            "Read backwards, the error falls too.",
-            "falls",
-            backwards,
-            falling(backwards),
-            control=("refuted",),
-        ),
-        race("ResNet beats itself.", named[2], named[2], control=NOT_SUPPORTED),
-    ]
+def error_falls() -> tuple[bool, str]:
+    """Whether the winner's error fell every year."""
+    errors = {str(winner.year): winner.error for winner in WINNERS}
+    return falls(list(errors.values())), listed(errors, " %")
 
 
-def draw(results: StudyResults, out: Path) -> list[Figure]:
-    """The chart, redrawn with its traps; and the race."""
+def each_is_deeper() -> tuple[bool, str]:
+    """Whether every winner has more layers than the one before."""
+    layers = {str(winner.year): winner.layers for winner in WINNERS}
+    return falls([-number for number in layers.values()]), listed(layers, " layers")
+
+
+def one_network_falls() -> tuple[bool, str]:
+    """Whether the error of one network fell too, at an equal number of crops."""
+    return falls(list(TEN_CROPS.values())), listed(TEN_CROPS, " %")
+
+
+def entry_beats_human() -> tuple[bool, str]:
+    """Whether the winning entry of 2015 has a lower error than the annotator."""
+    entry = next(iter(RESNET.values()))
+    return entry < HUMAN, f"ResNet: {entry:g} %, annotator: {HUMAN:g} %"
+
+
+def every_protocol_beats_human() -> tuple[bool, str]:
+    """Whether ResNet-152 has a lower error than the annotator by every protocol."""
+    return all(error < HUMAN for error in RESNET.values()), listed(RESNET, " %")
+
+
+CLAIMS = (
+    ExactClaim(
+        "The winner's error fell with every year from 2012 to 2017.",
+        "Supported if the published errors fall from each year to the next; else refuted.",
+        error_falls, headline=True,
+    ),
+    ExactClaim(
+        "Each winner was deeper than the last.",
+        "Supported if the layers, as charted, rise from each year to the next; else refuted.",
+        each_is_deeper, headline=True,
+    ),
+    ExactClaim(
+        "ResNet is better than a human: its winning entry, of six networks, has a lower error than "
+        "one trained annotator.",
+        f"Supported if the top-5 error of the entry on test images is below {HUMAN} %; else "
+        "refuted.",
+        entry_beats_human, headline=True,
+    ),
+    ExactClaim(
+        "ResNet-152 is better than the annotator by every protocol that was published.",
+        f"Supported if its top-5 error is below {HUMAN} % by each protocol; else refuted.",
+        every_protocol_beats_human,
+    ),
+    ExactClaim(
+        "The error of one network with ten crops fell too, from AlexNet to GoogLeNet to ResNet.",
+        "Supported if the published errors on validation images fall; else refuted.",
+        one_network_falls,
+    ),
+)  # fmt: skip
+
+
+def winners_chart(results: StudyResults, title: str) -> Figure:
+    """Bars of the winners' errors, with single networks and the annotator."""
+    years = [str(winner.year) for winner in WINNERS]
     with plt.style.context(STYLE):
-        figure, ax = plt.subplots(figsize=(9, 4.2))
+        figure, ax = plt.subplots(figsize=(9, 4.4))
         ax.axhline(HUMAN, color=COLORS[1], linestyle="--", linewidth=1.2, zorder=1)
         ax.annotate(
-            f"one annotator {HUMAN} %",
-            (5.45, HUMAN + 0.15),
-            ha="right",
-            va="bottom",
-            color=COLORS[1],
-            fontsize=9,
-        )
-        bars = ax.bar(
-            [str(w.year) for w in WINNERS],
-            [w.error for w in WINNERS],
-            color=COLORS[0],
-            width=0.62,
-            zorder=2,
-        )
+            f"one annotator, {HUMAN} %", (5.45, HUMAN + 0.15), ha="right", va="bottom",
+            color=COLORS[1], fontsize=9,
+        )  # fmt: skip
+        bars = ax.bar(years, [w.error for w in WINNERS], color=COLORS[0], width=0.62, zorder=2)
         labels = [f"{w.entry}\n{w.error:g} %, {w.layers} layers" for w in WINNERS]
-        ax.bar_label(
-            bars, labels, fontsize=9, padding=3, bbox={"color": "white", "pad": 0.5}, zorder=3
-        )
-        (first, *_, last) = WINNERS
-        less, more = first.error / last.error, last.layers / first.layers
-        title = f"ILSVRC: top-5 error fell {less:.1f}-fold in five years, layers rose {more:g}-fold"
-        ax.set(title=title, ylabel="top-5 error (%)", ylim=(0, 19.5))
+        box = {"color": "white", "pad": 0.5}
+        ax.bar_label(bars, labels, fontsize=9, padding=3, bbox=box, zorder=3)
+        single = {w.year: TEN_CROPS[w.entry] for w in WINNERS if w.entry in TEN_CROPS}
+        ax.plot(
+            [year - WINNERS[0].year + 0.4 for year in single], list(single.values()), "D",
+            color=COLORS[4], markersize=6, zorder=4, label="one network, ten crops",
+        )  # fmt: skip
+        ax.legend(loc="upper right")
+        ax.set(ylabel="top-5 error (%)", ylim=(0, 20.5))
         ax.grid(visible=False, axis="x")
-    path = save(figure, out / "winners.png")
-    errors = {
-        name: [100 * error for error in results.arms[name].final("test_error")] for name in FAMILIES
-    }
-    means = ", ".join(
-        f"{name} {percent(results.arms[name].final('test_error'))}" for name in FAMILIES
-    )
-    race = rows_figure([(f"One recipe: {means}", "test error (%)", errors)], out / "race.png")
-    return [
-        Figure(
-            path,
-            "Winners of the classification task. All from 2014 on are ensembles; see the table "
-            "for what each number hides.",
-        ),
-        Figure(
-            race,
-            f"Test error on {results.options.dataset}, one recipe for all; seeds, mean and 95 % "
-            "interval.",
-        ),
+        figure.suptitle(title)
+    return figure
+
+
+def winners_table(results: StudyResults) -> Table:
+    """The winners with what each number hides."""
+    rows = [
+        (str(w.year), w.entry, f"{w.error:g} %", str(w.layers), w.networks, w.caveat, w.source)
+        for w in WINNERS
     ]
+    header = ("year", "entry", "top-5 error", "layers", "networks", "caveat", "source")
+    return Table(
+        "The winners of the classification task, trained without other images", header, rows
+    )
 
 
+def protocol_table(results: StudyResults) -> Table:
+    """ResNet-152 by protocol."""
+    rows = [
+        (name, f"{error:g} %", "below" if error < HUMAN else "above")
+        for name, error in RESNET.items()
+    ]
+    caption = f"ResNet-152 by protocol, and one trained annotator ({HUMAN} %; Karpathy 2014)"
+    return Table(caption, ("protocol", "top-5 error", "annotator's"), rows)
+
+
+FIGURES = (
+    StudyFigure(
+        "winners", winners_chart,
+        "The winners of ImageNet's classification task. Every entry is an ensemble; diamonds: one "
+        "network with ten crops, on validation images.",
+        "The winner's error fell",
+    ),
+)  # fmt: skip
 STUDY = Study(
     name="imagenet_history",
+    title="What does the chart of ImageNet's winners show?",
     lecture=(
         "the ImageNet benchmark: each winner deeper and better, until the error is below a human's"
     ),
-    title="What does the chart of ImageNet's winners show?",
-    question=(
-        "Eight layers, then 22, then 152: did depth win ImageNet, and is a network better than a "
-        "human?"
+    # Nothing is run, so there are no seeds; a preset needs the name of a data set.
+    presets={
+        "quick": Preset("fashion_mnist_small", 0, judged=False),
+        "small": Preset("fashion_mnist_small", 0),
+    },
+    claims=CLAIMS,
+    figures=FIGURES,
+    tables=(winners_table, protocol_table),
+    method=(
+        "The numbers are those of the papers and of image-net.org; the tables give the source of "
+        "each and what it hides."
     ),
-    presets=PRESETS,
-    judge=judge,
-    draw=draw,
-    method=lambda results: [
-        "The chart's numbers are those of the papers. The race trains each family by one and the "
-        "same recipe."
-    ],
-    limits=lambda results: [
-        "Entries differ in data, crops and number of networks as much as in depth: the chart is "
-        "no experiment."
-    ],
-    arms=make_arms,
-    tables=lambda results: [
-        Table(
-            "The winners, and the trap in each number",
-            Winner._fields,
-            [tuple(map(str, winner)) for winner in WINNERS],
-        )
-    ],
+    limits=(
+        "Entries differ in data augmentation, crops and number of networks as much as in depth, so "
+        "the chart is no experiment on depth."
+    ),
 )
 
 if __name__ == "__main__":

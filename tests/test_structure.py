@@ -229,8 +229,9 @@ def listed_files(page: str) -> set[str]:
 
 
 def test_the_design_page_lists_every_file():
-    """So that a reader finds the right one. Of the embedded digits it names the folder alone."""
+    """So that a reader finds the right one. Of embedded data sets it names the folder alone."""
     files = {str(path.relative_to(ROOT)) for path in FILES if path.name != "__init__.py"}
     listed = listed_files((ROOT / "docs" / "design.md").read_text())
-    assert sorted(files - listed - {"deepjax/data/digits/builder.py"}) == []
+    builders = {f"deepjax/data/{name}/builder.py" for name in ("digits", "fashion_mnist_small")}
+    assert sorted(files - listed - builders) == []
     assert sorted(listed - files) == []

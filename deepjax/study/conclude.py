@@ -5,42 +5,82 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepjax.data import dataset_info
+import matplotlib.pyplot as plt
+
+from deepjax.analysis.plots import save
+from deepjax.io import write_text
+from deepjax.study.claim import CHANGED, judge_claims
+from deepjax.study.preregistration import changed_claims
 from deepjax.study.report.format import arm_values, format_outcome
 from deepjax.study.report.html import Figure, Page, render
-from deepjax.study.report.metrics import final_error_table, sweep_table
+from deepjax.study.report.metrics import final_error_table
+from deepjax.study.report.protocol import protocol
 from deepjax.study.report.provenance import provenance
+from deepjax.study.report.study_figures import figure_title
+from deepjax.study.results import StudyResults
 from deepjax.study.stats.verdict import Verdict
-from deepjax.study.study import Study, StudyResults
-from deepjax.training.run_directory.config_file import write_text
+from deepjax.study.study import Study
 
 
-def conclude(study: Study, results: StudyResults, out: Path, seconds: float) -> StudyResults:
+def conclude(
+    study: Study, preset_name: str, results: StudyResults, out: Path, seconds: float
+) -> StudyResults:
     """Judge and draw; write result.json, the figures and report.html. Returns the judged results.
 
     seconds: the wall time to report.
     """
     import jax
 
-    results = dataclasses.replace(results, verdicts=study.judge(results))
-    figures = study.draw(results, out)
+    if results.preset.judged:
+        results = dataclasses.replace(results, verdicts=_judged(study, results, out))
+    figures = _draw(study, results, out)
     origin = provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
-    record = _record(study, results, figures) | {"wall_seconds": seconds} | origin
-    write_text(out / "result.json", json.dumps(record, indent=2) + "\n")
+    record = _record(study, preset_name, results, figures) | {"wall_seconds": seconds} | origin
+    write_text(out / "result.json", json.dumps(record, indent=1) + "\n")
     write_text(out / "report.html", render(_page(study, results, figures, origin)))
     return results
 
 
-def _record(study: Study, results: StudyResults, figures: Sequence[Figure]) -> dict[str, object]:
+def _judged(study: Study, results: StudyResults, out: Path) -> list[Verdict]:
+    """The verdicts; a claim that was changed since the rules were recorded is exploratory."""
+    changed = changed_claims(study, results.preset, out)
+    return [
+        dataclasses.replace(verdict, exploratory=CHANGED) if verdict.claim in changed else verdict
+        for verdict in judge_claims(study.claims, results)
+    ]
+
+
+def _draw(study: Study, results: StudyResults, out: Path) -> list[Figure]:
+    """Draw and save the declared figures whose arms there are."""
+    figures = []
+    for declared in study.figures:
+        figure = declared.draw(results, figure_title(declared, results))
+        if figure is not None:
+            path = save(figure, out / f"{declared.name}.png")
+            plt.close(figure)
+            figures.append(Figure(path, declared.caption, declared.claim))
+    return figures
+
+
+def _record(
+    study: Study, preset_name: str, results: StudyResults, figures: Sequence[Figure]
+) -> dict[str, object]:
     return {
         "study": study.name,
-        "lecture": study.lecture,
+        "preset": preset_name,
         "title": study.title,
-        "dataset": results.options.dataset,
-        "seeds": results.preset.seeds,
-        "expected": results.preset.expected,
+        "lecture": study.lecture,
+        "beyond": study.beyond,
+        "method": study.method,
+        "limits": study.limits,
+        "protocol": protocol(results),
+        "seeds": list(results.seeds),
         "verdicts": [verdict.as_dict() for verdict in results.verdicts],
-        "figures": [{"file": figure.path.name, "caption": figure.caption} for figure in figures],
+        "figures": [
+            {"file": figure.path.name, "caption": figure.caption, "claim": figure.claim}
+            for figure in figures
+        ],
+        "tables": [dataclasses.asdict(make(results)) for make in study.tables],
         "arms": arm_values(results.arms),
     }
 
@@ -48,34 +88,19 @@ def _record(study: Study, results: StudyResults, figures: Sequence[Figure]) -> d
 def _page(
     study: Study, results: StudyResults, figures: Sequence[Figure], origin: dict[str, str]
 ) -> Page:
-    expected = f"Expected beforehand: {results.preset.expected}."
-    tables = study.tables(results)
+    tables = [make(results) for make in study.tables]
     if results.arms:
-        sweep = sweep_table(results.arms, results.preset.rates)
-        tables = [*tables, final_error_table(results.arms), sweep]
+        tables = [*tables, final_error_table(results.arms)]
     return Page(
         title=study.title,
-        question=study.question,
+        question=study.lecture,
         verdicts=results.verdicts,
-        method=[*study.method(results), _describe_data(results), expected],
+        method=[study.method, protocol(results)],
         figures=figures,
         tables=tables,
-        limits=study.limits(results),
+        limits=[study.limits],
         provenance=origin,
     )
-
-
-def _describe_data(results: StudyResults) -> str:
-    dataset, preset = dataset_info(results.options.dataset), results.preset
-    shape = "x".join(map(str, dataset.shape[:2]))
-    images = f"{dataset.train_size:,} training and {dataset.test_size:,} test images"
-    text = f"Data: {dataset.name} ({dataset.source}), {images} of {shape} pixels."
-    text += f" {preset.seeds} seeds."
-    if preset.training:
-        training = ", ".join(f"{name} {value}" for name, value in preset.training.items())
-        rates = ", ".join(f"{rate:g}" for rate in preset.rates)
-        text += f" Training: {training}; rates tried on the first seed: {rates}."
-    return text
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -83,5 +108,10 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         print(f"{'control' if verdict.control else verdict.outcome.upper():13} {verdict.claim}")
         outcome = [format_outcome(verdict)] if verdict.control else []
-        for finding in [*outcome, *verdict.findings]:
+        notes = [f"exploratory: {verdict.exploratory}"] if verdict.exploratory else []
+        for finding in [*outcome, *verdict.lines(), *notes, *filter(None, [verdict.settles])]:
             print(f"{'':13} - {finding}")
+    if not verdicts:
+        print(
+            "This preset gives no verdicts: too few seeds on too few images. --preset small does."
+        )

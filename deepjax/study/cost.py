@@ -4,19 +4,16 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from deepjax.analysis import count_macs, count_params, init_variables
-from deepjax.analysis.plots import COLORS, Curve
-from deepjax.study.arms import Arm
-from deepjax.study.report.html import Table
+from deepjax.study.arms.arm import TrainedArm
 from deepjax.training.build import model_from
 
 
@@ -30,7 +27,7 @@ class NetworkCost:
     """Of convolutions and linear layers."""
 
 
-def network_cost(arm: Arm) -> NetworkCost:
+def network_cost(arm: TrainedArm) -> NetworkCost:
     """The exact cost of an arm's network, by tracing it."""
     return _counted(model_from(arm.config, arm.make), arm.config.input_shape)
 
@@ -38,11 +35,6 @@ def network_cost(arm: Arm) -> NetworkCost:
 @functools.cache  # tracing takes seconds, and the verdicts, the figures and the tables ask for it
 def _counted(model: nn.Module, shape: tuple[int, int, int]) -> NetworkCost:
     return NetworkCost(count_params(model, shape), count_macs(model, shape))
-
-
-def network_costs(arms: Mapping[str, Arm]) -> dict[str, NetworkCost]:
-    """The cost of every arm's network, by the arm's name."""
-    return {name: network_cost(arm) for name, arm in arms.items()}
 
 
 class TrainingStep:
@@ -63,8 +55,13 @@ class TrainingStep:
         step = jax.jit(jax.grad(loss, argnums=(0, 1)))
         self._compiled = step.lower(self._variables, self._x).compile()
         plan: Any = self._compiled.memory_analysis()
-        self.temporary_bytes = int(plan.temp_size_in_bytes)
-        """Peak temporary memory, as the compiler plans it, without arguments and results."""
+        self.memory_bytes = int(
+            plan.argument_size_in_bytes
+            + plan.output_size_in_bytes
+            + plan.temp_size_in_bytes
+            - plan.alias_size_in_bytes
+        )
+        """Arguments, results and temporary memory, as the compiler plans them."""
 
     def __call__(self) -> None:
         """Run it once and wait for its end."""
@@ -83,29 +80,3 @@ def median_seconds(steps: Mapping[str, Callable[[], None]], repeats: int) -> dic
             step()
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(each[1:]) for name, each in times.items()}
-
-
-def cost_table(costs: Mapping[str, NetworkCost]) -> Table:
-    """The exact cost of each network."""
-    rows = [[name, f"{cost.params:,}", f"{cost.macs:,}"] for name, cost in costs.items()]
-    return Table(
-        "Cost of each network at the size of its images",
-        ("arm", "parameters", "multiply-adds"),
-        rows,
-    )
-
-
-def cost_curves(
-    families: Mapping[str, Sequence[tuple[NetworkCost, Sequence[float]]]], field: str
-) -> list[Curve]:
-    """Error in per cent over a field of `NetworkCost`: a line for each family, a dot for each seed.
-
-    families: by name, (cost, errors by seed as fractions) of each network.
-    """
-    curves = []
-    for color, (family, networks) in zip(COLORS, families.items(), strict=False):
-        x = [float(getattr(cost, field)) for cost, _ in networks]
-        y = np.transpose([100 * np.asarray(errors) for _, errors in networks])
-        curves.append(Curve(family, x, y.tolist(), color, "o-"))
-        curves.append(Curve("_seeds", x * len(y), [y.ravel().tolist()], color, "."))
-    return curves

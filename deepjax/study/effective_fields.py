@@ -1,7 +1,7 @@
-"""Effective receptive fields: of random stacks over draws of weights, and of runs by training."""
+"""Effective receptive fields: of random stacks over samples of weights, and of runs by training."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +31,85 @@ def theoretical_field(kernels: tuple[int, ...]) -> int:
 
 
 def stack_field(
-    kernels: tuple[int, ...], activation: Activation, seed: int, draws: int, images: int = 4
+    kernels: tuple[int, ...],
+    activation: Activation,
+    seed: int,
+    samples: int,
+    images: int = 4,
+    pointwise: tuple[int, ...] = (),
 ) -> EffectiveField:
     """The effective field of an untrained stack of convolutions, before its last activation.
 
-    Mean of gradient^2 over `draws` of He-normal weights with `images` images of normal noise each;
-    for this power theory gives a width of sqrt(sum of (k^2 - 1) / 12). Images are as large as the
-    theoretical field and there is no padding: the map has one unit, which sees no edge.
+    Mean of gradient^2 over `samples` of He-normal weights with `images` images of normal noise
+    each; for this power theory gives a width of sqrt(sum of (k^2 - 1) / 12). Images are as large as
+    the theoretical field and there is no padding: the map has one unit, which sees no edge.
+    pointwise: convolutions, from 1, whose kernels are 0 outside their centre, as a planted defect.
     """
     side = 1 + sum(kernel - 1 for kernel in kernels)
     model = Stack(kernels, width=CHANNELS, activation=activation, norm=False, padding=0)
     fields = []
-    for draw in range(draws):
-        weights_key, images_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
+    for i in range(samples):
+        weights_key, images_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
         noise = jax.random.normal(images_key, (images, side, side, CHANNELS))
         variables = init_variables(model, weights_key, noise.shape)
+        params = dict(variables["params"])
+        for number in pointwise:
+            params[f"conv{number}"] = _centre_only(params[f"conv{number}"])
         fields.append(
-            effective_field(model, variables, noise, layers=f"conv{len(kernels)}", power="square")
+            effective_field(
+                model,
+                {"params": params},
+                noise,
+                layers=f"conv{len(kernels)}",
+                power="square",
+            )
         )
     return average_fields(fields)
 
 
-def field_statistics(fields: Sequence[EffectiveField]) -> dict[str, list[float]]:
-    """By field: size and sigma in pixels, and R^2 of the Gaussian with its moments.
+def _centre_only(params: Mapping[str, Array]) -> dict[str, Array]:
+    """A convolution's parameters with a kernel that is 0 outside its centre."""
+    kernel = params["kernel"]
+    row, column = kernel.shape[0] // 2, kernel.shape[1] // 2
+    centre = jnp.zeros_like(kernel).at[row, column].set(kernel[row, column])
+    return {**params, "kernel": centre}
 
-    Sigma is the mean over rows and columns.
+
+def field_statistics(field: EffectiveField) -> dict[str, float]:
+    """Size and sigma in pixels, and excess kurtosis of the profile, which is 0 of a Gaussian.
+
+    Sigma and kurtosis are means over rows and columns.
     """
-    sigmas = [float(np.mean(field.sigma)) for field in fields]
+    profiles = (field.map.sum(1), field.map.sum(0))
     return {
-        "size": [field.size for field in fields],
-        "sigma": sigmas,
-        "r2": [field.r2 for field in fields],
+        "size": field.size,
+        "sigma": float(np.mean(field.sigma)),
+        "kurtosis": float(np.mean([excess_kurtosis(profile) for profile in profiles])),
     }
 
 
-def normalized_maps(fields: Sequence[EffectiveField]) -> list[list[list[float]]]:
-    """The maps with a sum of 1, as lists for JSON."""
-    return [(field.map / field.map.sum()).round(6).tolist() for field in fields]
+def excess_kurtosis(profile: np.ndarray) -> float:
+    """The fourth central moment over the variance squared, less 3, of weights at 0, 1, 2, ...
+
+    Of a Gaussian 0, of a triangle -0.6, of a box -1.2, of the logistic function's derivative 1.2.
+    NaN where all weight is at one place.
+    """
+    weights = profile / profile.sum()
+    places = np.arange(len(weights))
+    from_mean = places - weights @ places
+    variance = weights @ from_mean**2
+    return float(weights @ from_mean**4 / variance**2 - 3) if variance else float("nan")
+
+
+def normalized_map(field: EffectiveField) -> list[list[float]]:
+    """The map with a sum of 1, as lists for JSON."""
+    return (field.map / field.map.sum()).round(6).tolist()
 
 
 def fields_of_run(
     run: Path, layer: str, images: int, data_dir: str | None, make: Any = None
-) -> list[EffectiveField]:
-    """The field of a layer's centre unit, before and after the training of a run.
+) -> dict[str, EffectiveField]:
+    """The field of a layer's centre unit, "before" and "after" the training of a run.
 
     Mean of gradient^2 over test images, sampled by the run's seed, in evaluation mode with batch
     norm recalibrated to these images.
@@ -96,7 +132,7 @@ def fields_of_run(
             power="square",
         )
 
-    return [field(fresh), field(trained.variables)]
+    return {"before": field(fresh), "after": field(trained.variables)}
 
 
 def recalibrate_batch_norm(

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -70,10 +70,36 @@ def finetune(config: TrainConfig, variables: Any, data_dir: str | None = None) -
     return {"params": last.params, "batch_stats": last.batch_stats}
 
 
+def snapshot(state: TrainState) -> dict[str, Any]:
+    """A copy of what a training has done so far, since the next step donates the state."""
+    names = ("step", "params", "batch_stats", "opt_state")
+    return {
+        name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), getattr(state, name))
+        for name in names
+    }
+
+
+def finish(
+    programs: CompiledTraining, config: TrainConfig, done: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The variables at the end of a training that goes on from a snapshot with other data.
+
+    The order and augmentation of the images are those with which a run of the configuration's seed
+    begins; schedule and momentum go on.
+    """
+    left = config.total_steps - int(done["step"])
+    start = programs.partitioner.put_state(programs.fresh_state(config).replace(**done))
+    for step, state in iterate_training(programs, config, start):
+        if step == left:
+            return {"params": state.params, "batch_stats": state.batch_stats}
+    raise ValueError(f"the training has {config.total_steps} steps, the snapshot {done['step']}")
+
+
 def train_error(config: TrainConfig, variables: Any, data_dir: str | None = None) -> float:
-    """Error over all training images in evaluation mode, a fraction."""
+    """Error in evaluation mode on the images that a run reports: the first, or all; a fraction."""
     evaluate = Evaluator(compiled_training(config, data_dir))
-    evaluation = evaluate(variables["params"], variables["batch_stats"], "train")
+    limit = config.data.eval_train_images or None
+    evaluation = evaluate(variables["params"], variables["batch_stats"], "train", limit=limit)
     return evaluation.row("train")["train_error"]
 
 

@@ -1,4 +1,4 @@
-"""Runs a study: trains what is missing, measures every seed, then judges and draws."""
+"""Runs a study: trains what is missing, measures every seed, then judges; or its pilots."""
 
 import dataclasses
 import functools
@@ -12,22 +12,38 @@ from typing import Any
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.data import dataset_info
 from deepjax.data.splits import check_opens
-from deepjax.errors import unknown_name_error
+from deepjax.errors import InputError, unknown_name_error
+from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
-from deepjax.study.arms import Arm, collect, run_arm
+from deepjax.study.arms.arm import TrainedArm
+from deepjax.study.arms.rates import SelectedRate, packaged_rates, read_rates
+from deepjax.study.arms.runs import collect, run_arm
 from deepjax.study.conclude import conclude, print_verdicts
-from deepjax.study.study import Options, Preset, SeedContext, Study, StudyResults, study_seeds
+from deepjax.study.pilots.record import conclude_pilots, print_rates
+from deepjax.study.pilots.sweep import missing_rates, run_pilots
+from deepjax.study.preregistration import record_rules
+from deepjax.study.preset import Preset
+from deepjax.study.results import StudyResults
+from deepjax.study.stats.intervals import PILOT_SEEDS
+from deepjax.study.study import (
+    Options,
+    SeedContext,
+    Study,
+    pilot_arms,
+    pilot_grid,
+    study_seeds,
+    trained_arms,
+)
 from deepjax.study.workers import RunAll, Task, TaskReport, default_jobs, worker_pool
 from deepjax.training.distributed.launchers import require_one_process
 from deepjax.training.loop import say_on_stderr
-from deepjax.training.run_directory.config_file import init_run_dir, write_text
+from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.numerics import claim_numerics
 from deepjax.training.run_directory.run_lock import hold
 
 PARTS = 100  # of one seed's measurement, in the progress display
-# Options that do not change the results: a study resumes with others.
-NOT_IDENTITY = {"output_dir", "jobs", "arm", "data_dir", "seeds", "reuse_runs_from"}
+SECONDS = "seconds.json"  # wall time of all commands that ran something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,44 +53,66 @@ class _Run:
     study: Study
     options: Options
     preset: Preset
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, TrainedArm]
     out: Path
 
 
 def run_study(study: Study, options: Options) -> None:
-    """Run what is missing, judge, draw, and print the verdicts.
+    """Run what is missing, judge, draw, and print the verdicts; or run the pilots.
 
-    Raises InputError for a data set or an arm that the study does not have.
+    Raises InputError for a preset or an arm that the study does not have.
     """
     began = time.monotonic()
     require_one_process(os.environ, "a study")
     enable_compilation_cache()
-    if options.dataset not in study.presets:
-        raise unknown_name_error("dataset", options.dataset, study.presets)
-    preset = study.presets[options.dataset]
-    preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
-    default = Path("runs") / f"{study.name}-{options.dataset}"
-    out = run_directory(options.output_dir or default, "output_dir")
+    run = _prepared(study, options)
+    if run.options.arm and run.options.arm not in run.arms:
+        raise unknown_name_error("arm", run.options.arm, run.arms)
+    for dataset in sorted({arm.config.dataset for arm in run.arms.values()} | {run.preset.dataset}):
+        # Where a data set is not prepared, this says what to do.
+        check_opens(dataset_info(dataset), options.data_dir)
+    # Several arms may run at a time, each with its own lock.
+    locked = run.out / "runs" / run.options.arm if run.options.arm else run.out
+    with hold(locked, say_on_stderr, one_process=True):
+        claim_numerics(run.out)
+        init_run_dir(run.out, _identity(run))
+        if options.pilots:
+            _run_pilots(run, began)
+        else:
+            _run_judged(run, began)
+
+
+def _prepared(study: Study, options: Options) -> _Run:
+    """The run with its paths, and with the seeds and arms of pilots where these are asked for."""
+    if options.preset not in study.presets:
+        raise unknown_name_error("preset", options.preset, study.presets)
+    preset = study.presets[options.preset]
+    name = f"{study.name}-{options.preset}" + ("-pilots" if options.pilots else "")
+    out = run_directory(options.output_dir or Path("runs") / name, "output_dir")
     reuse = options.reuse_runs_from and user_path(options.reuse_runs_from, "reuse_runs_from")
     options = dataclasses.replace(options, output_dir=out, reuse_runs_from=reuse)
-    arms = study.arms(options, preset)
-    if options.arm and options.arm not in arms:
-        raise unknown_name_error("arm", options.arm, arms)
-    if any(collect(arm, out) is None for arm in arms.values()):
-        # Where the data set is not prepared, this says what to do.
-        check_opens(dataset_info(options.dataset), options.data_dir)
-    # Several arms may run at a time, each with its own lock.
-    locked = out / "runs" / options.arm if options.arm else out
-    with hold(locked, say_on_stderr, one_process=True):
-        claim_numerics(out)
-        init_run_dir(out, _identity(study, options, preset))
-        _run_locked(_Run(study, options, preset, arms, out), began)
+    preset = dataclasses.replace(preset, seeds=options.seeds or preset.seeds)
+    if not options.pilots:
+        rates = _rates(study, options, preset)
+        return _Run(study, options, preset, trained_arms(study, preset, rates), out)
+    arms = pilot_arms(study, preset)
+    if not arms:
+        raise InputError(f"{study.name} has nothing to select in preset {options.preset!r}")
+    return _Run(study, options, preset, arms, out)
 
 
-def _run_locked(run: _Run, began: float) -> None:
+def _rates(study: Study, options: Options, preset: Preset) -> Mapping[str, SelectedRate]:
+    if options.rates:
+        return read_rates(user_path(options.rates, "rates"))
+    return packaged_rates(preset.pilots or study.name, options.preset)
+
+
+def _run_judged(run: _Run, began: float) -> None:
     """Run and conclude, in a study directory that is locked."""
-    options, preset, out = run.options, run.preset, run.out
-    with worker_pool(options.jobs or default_jobs()) as run_all:
+    options, out = run.options, run.out
+    if run.preset.judged:
+        record_rules(run.study, run.preset, out)
+    with worker_pool(options.jobs or default_jobs(options.threads), options.threads) as run_all:
         ran = _train(run, run_all)
         if options.arm:
             print(
@@ -84,26 +122,57 @@ def _run_locked(run: _Run, began: float) -> None:
             return
         ran = _measure(run, run_all) or ran
     seconds = _wall_seconds(out, time.monotonic() - began, ran)
-    collected = {name: collect(run.arms[name], out) for name in sorted(run.arms)}
+    collected = {name: collect(arm, out) for name, arm in run.arms.items()}
     arms = {name: result for name, result in collected.items() if result is not None}
-    seeds = study_seeds(options, preset) if run.study.measure else ()
-    measured = [json.loads(_measurement_path(out, seed).read_text()) for seed in seeds]
-    results = StudyResults(options, preset, arms, measured, run.arms)
-    results = conclude(run.study, results, out, seconds)
-    if not ran:
+    seeds = study_seeds(run.preset)
+    measured = [
+        json.loads(_measurement_path(out, seed).read_text())
+        for seed in (seeds if run.study.measure else ())
+    ]
+    results = StudyResults(run.preset, seeds, arms, measured, run.arms)
+    results = conclude(run.study, options.preset, results, out, seconds)
+    if not ran and (run.arms or run.study.measure):
         print("was done already; judged and plotted again from its logged rows")
     print_verdicts(results.verdicts)
     report = out / "report.html"
     print(f"\n{seconds:.0f} s in all. Read {report}; figures and result.json are next to it.")
 
 
-def _identity(study: Study, options: Options, preset: Preset) -> Any:
+def _run_pilots(run: _Run, began: float) -> None:
+    """Run the pilots and write the selected rates, in a directory that is locked."""
+    out, options = run.out, run.options
+    grids = {name: pilot_grid(run.preset, name) for name in run.arms}
+    missing = [arm for name, arm in run.arms.items() if missing_rates(arm, grids[name], out)]
+    tasks = [
+        functools.partial(
+            run_pilots,
+            arm,
+            grids[arm.name],
+            out,
+            options.data_dir,
+            reuse_runs_from=options.reuse_runs_from,
+        )
+        for arm in missing
+    ]
+    totals = {arm.name: len(grids[arm.name]) * arm.total_steps for arm in missing}
+    with worker_pool(options.jobs or default_jobs(options.threads), options.threads) as run_all:
+        ran = _run_tasks(run, tasks, run_all, totals, "step")
+    seconds = _wall_seconds(out, time.monotonic() - began, ran)
+    print_rates(conclude_pilots(run.study, options.preset, run.preset, run.arms, out, seconds))
+
+
+def _identity(run: _Run) -> Any:
     """What distinguishes two studies, stored as the study's config.json."""
-    fields: dict[str, Any] = {"study": study.name}
-    for field in dataclasses.fields(options):
-        if field.name not in NOT_IDENTITY:
-            fields[field.name] = getattr(options, field.name)
-    fields |= {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    fields: dict[str, Any] = {
+        "study": run.study.name,
+        "preset": run.options.preset,
+        "pilots": run.options.pilots,
+        "threads": run.options.threads,
+        "dataset": run.preset.dataset,
+        "seeds": PILOT_SEEDS if run.options.pilots else run.preset.seeds,
+        "training": dict(run.preset.training),
+        "sizes": dict(run.preset.sizes),
+    }
     return dataclasses.make_dataclass("Identity", list(fields), frozen=True)(**fields)
 
 
@@ -123,14 +192,10 @@ def _measure(run: _Run, run_all: RunAll) -> bool:
     if run.study.measure is None:
         return False
     tasks: dict[str, Task] = {}
-    for seed in study_seeds(run.options, run.preset):
+    for i, seed in enumerate(study_seeds(run.preset)):
         if not _measurement_path(run.out, seed).exists():
-            runs = {
-                name: arm.run_dir(run.out, result.rate, seed)
-                for name, arm in run.arms.items()
-                if (result := collect(arm, run.out))
-            }
-            given = (run.options.dataset, run.preset, seed, runs, run.options.data_dir, run.out)
+            runs = {name: arm.run_dirs(run.out)[i] for name, arm in run.arms.items()}
+            given = (run.preset.dataset, run.preset, seed, runs, run.options.data_dir, run.out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, run.study.measure, *given)
     return _run_tasks(run, list(tasks.values()), run_all, dict.fromkeys(tasks, PARTS), "part")
 
@@ -140,7 +205,8 @@ def _run_tasks(
 ) -> bool:
     """Run tasks with a progress display; whether there were any. totals: units by task."""
     if tasks:
-        with display(f"{run.study.name} on {run.options.dataset}", totals, unit) as report:
+        what = "pilots of " * run.options.pilots + run.study.name
+        with display(f"{what} on {run.preset.dataset}", totals, unit) as report:
             run_all(tasks, report)
     return bool(tasks)
 
@@ -170,6 +236,10 @@ def _measurement_path(out: Path, seed: int) -> Path:
 
 
 def _wall_seconds(out: Path, now: float, ran: bool) -> float:
-    """The wall time of this command if it ran something, else the recorded one."""
-    path = out / "result.json"
-    return now if ran or not path.exists() else float(json.loads(path.read_text())["wall_seconds"])
+    """The wall time of all commands that ran something, this one included if it did."""
+    path = out / SECONDS
+    before = float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+    if ran or not path.exists():
+        before += now
+        write_text(path, json.dumps({"seconds": before}) + "\n")
+    return before

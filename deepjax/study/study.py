@@ -1,19 +1,23 @@
-"""What a study is: its declaration, its options, and the results that it is judged by."""
+"""What a study is: its declaration, its presets and its options."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from deepjax.errors import require
-from deepjax.study.arm_result import ArmResult
-from deepjax.study.arms import Arm
-from deepjax.study.cost import NetworkCost, network_costs
-from deepjax.study.report.html import Figure, Table
-from deepjax.study.report.plots import arm_label
-from deepjax.study.stats.verdict import Verdict
-from deepjax.training.config import train_config
+from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.study.arms.arm import OTHER_SEEDS, Arm, TrainedArm, arm_config
+from deepjax.study.arms.rates import SelectedRate
+from deepjax.study.claim import AnyClaim
+from deepjax.study.preset import Preset
+from deepjax.study.report.html import Table
+from deepjax.study.report.study_figures import StudyFigure
+from deepjax.study.results import StudyResults
+from deepjax.study.stats.intervals import PILOT_SEEDS
+
+FIRST_SEED = 100  # of judged runs; lower ones were seen in runs of earlier versions
+PILOT_FIRST_SEED = 1000  # of pilots, which are never judged
+QUICK_FIRST_SEED = 0
 
 # He et al. 2015, section 4.2: 64k iterations, 0.1 divided by ten at 32k and 48k, decay of 1e-4 on
 # everything.
@@ -27,34 +31,24 @@ HE_2015_CIFAR: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
-    """How a study is run on one data set, and what is expected of it."""
-
-    expected: str
-    """The expected result with its source, fixed before the runs."""
-    seeds: int = 3
-    rates: tuple[float, ...] = (0.1, 0.03, 0.01)
-    """Learning rates of every arm's sweep, on its first seed."""
-    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of `TrainConfig` that all arms have in common."""
-    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Other parameters of the study: depths, widths, numbers of images."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Options:
-    """Run this study on one data set; the same command resumes it, or judges and draws it again."""
+    """Run this study; the same command resumes it, or judges and draws it again."""
 
-    dataset: str = "digits"
-    """Data set; each study has a preset for some."""
+    preset: Literal["quick", "small", "gpu"] = "quick"
+    """quick: digits, a minute or two, no verdicts; small: the embedded Fashion-MNIST, on a CPU;
+    gpu: the whole Fashion-MNIST in bfloat16."""
+    pilots: bool = False
+    """Run the pilots instead, which select the learning rate of each arm on other seeds."""
+    rates: Path | None = None
+    """rates.json of a directory of pilots; default: the rates that the package has."""
     seeds: int = 0
-    """Seeds of each arm; 0 means the preset's. The first also selects the learning rate."""
-    first_seed: int = 0
-    """The first seed; use seeds from 1000 on for pilots that a protocol is chosen on."""
+    """Seeds of each arm; 0 means the preset's."""
     output_dir: Path | None = None
-    """Study directory: result.json, report.html, figures, runs/. Default runs/NAME-DATASET."""
+    """Study directory: result.json, report.html, figures, runs/. Default runs/NAME-PRESET."""
     jobs: int = 0
-    """Number of worker processes; 0 means one per CPU core, or a single one on an accelerator."""
+    """Number of worker processes; 0: one for every `threads` cores, or one on an accelerator."""
+    threads: int = 1
+    """Threads of each worker; another number rounds differently."""
     arm: str = ""
     """Run only this arm; the same command without it completes the study."""
     data_dir: str | None = None
@@ -63,14 +57,11 @@ class Options:
     """Reuse runs from this directory of studies: finished runs with an equal config are copied."""
 
     def __post_init__(self) -> None:
-        require(
-            self.seeds == 0 or 2 <= self.seeds <= 1000,
-            "seeds",
-            self.seeds,
-            "0 (the preset's), or 2 to 1000",
-        )
-        require(0 <= self.first_seed < 2**31, "first_seed", self.first_seed, "0 to 2147483647")
+        few = self.seeds == 0 or 2 <= self.seeds <= OTHER_SEEDS
+        require(few, "seeds", self.seeds, f"0 (the preset's), or 2 to {OTHER_SEEDS}")
         require(self.jobs >= 0, "jobs", self.jobs, "0 (one per CPU core) or more")
+        require(self.threads >= 1, "threads", self.threads, "1 or more")
+        require(not (self.pilots and self.arm), "arm", self.arm, "none, with --pilots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,81 +72,91 @@ class SeedContext:
     preset: Preset
     seed: int
     runs: Mapping[str, Path]
-    """By arm: the run directory at the selected rate, with this seed."""
+    """By arm: the run directory with this seed."""
     data_dir: str | None
     progress: Callable[[int, int], None]
     """Called with parts done and the total."""
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyResults:
-    """The results of a study, from which it is judged and drawn."""
-
-    options: Options
-    preset: Preset
-    arms: Mapping[str, ArmResult]
-    measured: Sequence[Mapping[str, Any]]
-    """By seed: what `measure` returned."""
-    declared: Mapping[str, Arm] = dataclasses.field(default_factory=dict)
-    """The arms as the study declares them."""
-    verdicts: Sequence[Verdict] = ()
-    """The verdicts, once judged: for figures and tables."""
-
-    def values(self, *path: Any) -> list[Any]:
-        """A measured value by seed: results.values("slope", "plain")."""
-        return [functools.reduce(lambda part, key: part[key], path, seed) for seed in self.measured]
-
-    @functools.cached_property
-    def costs(self) -> dict[str, NetworkCost]:
-        """Parameters and multiply-adds of every arm's network, in the order of declaration."""
-        return network_costs(self.declared)
-
-    def with_cost(self, name: str) -> tuple[str, ArmResult]:
-        """An arm's label, with the cost of its network, and its results."""
-        cost = self.costs[name]
-        label = f"{arm_label(name)} ({cost.params:,} parameters, {cost.macs:,} multiply-adds)"
-        return label, self.arms[name]
-
-
-@dataclasses.dataclass(frozen=True)
 class Study:
-    """A study as its script declares it.
-
-    Arms are trained first; then `measure` is called for every seed; then `judge` applies the rules.
-    """
+    """A study as its script declares it: arms are trained, seeds measured, claims judged."""
 
     name: str
-    lecture: str
-    """The claim of the lecture."""
     title: str
-    question: str
+    """A question."""
+    lecture: str
+    """What the lecture says about it, or, beyond the lecture, what the literature says."""
     presets: Mapping[str, Preset]
-    judge: Callable[[StudyResults], list[Verdict]]
+    claims: Sequence[AnyClaim]
     """The claims, then the controls."""
-    draw: Callable[[StudyResults, Path], list[Figure]]
-    """The figures, from the judged results, written to the directory."""
-    method: Callable[[StudyResults], list[str]]
-    limits: Callable[[StudyResults], list[str]]
-    arms: Callable[[Options, Preset], Mapping[str, Arm]] = lambda options, preset: {}
+    figures: Sequence[StudyFigure]
+    """The first one is shown on the page of results."""
+    method: str
+    """How it was tested, in a few sentences."""
+    limits: str
+    """What it does not show, in one sentence."""
+    arms: Mapping[str, Arm] = dataclasses.field(default_factory=dict)
     """By name, the longest first."""
     measure: Callable[[SeedContext], Mapping[str, Any]] | None = None
     """A module-level function, since workers import it: JSON values of one seed."""
-    tables: Callable[[StudyResults], list[Table]] = lambda results: []
+    tables: Sequence[Callable[[StudyResults], Table]] = ()
+    beyond: bool = False
+    """Whether it goes beyond the lecture."""
+
+    def preset_arms(self, preset: Preset) -> Mapping[str, Arm]:
+        """The arms of a preset. Raises InputError for a name that is not declared."""
+        for name in preset.arms:
+            if name not in self.arms:
+                raise unknown_name_error("arm", name, self.arms)
+        return {n: arm for n, arm in self.arms.items() if not preset.arms or n in preset.arms}
 
 
-def make_arm(
-    name: str, model: str, options: Options, preset: Preset, make: Any = None, **fields: Any
-) -> Arm:
-    """An arm with the preset's training, rates and seeds.
-
-    `make`: see `Arm`; `fields`: of `TrainConfig`, override the preset's.
-    """
-    config = train_config(model=model, dataset=options.dataset, **(dict(preset.training) | fields))
-    # Repeating a run of a few hundred steps is faster than saving and restoring it.
-    save_every = min(config.total_steps, 2000)
-    return Arm(name, config, preset.rates, study_seeds(options, preset), save_every, make)
-
-
-def study_seeds(options: Options, preset: Preset) -> tuple[int, ...]:
+def study_seeds(preset: Preset) -> tuple[int, ...]:
     """The seeds of the study."""
-    return tuple(range(options.first_seed, options.first_seed + preset.seeds))
+    first = FIRST_SEED if preset.judged else QUICK_FIRST_SEED
+    return tuple(range(first, first + preset.seeds))
+
+
+def trained_arms(
+    study: Study, preset: Preset, rates: Mapping[str, SelectedRate]
+) -> dict[str, TrainedArm]:
+    """The arms of a preset with the rates that the pilots selected.
+
+    Raises InputError for an arm without a rate.
+    """
+    seeds = study_seeds(preset)
+    found = {}
+    for name, arm in study.preset_arms(preset).items():
+        pilot = arm.rate_of or name
+        rate = SelectedRate(preset.rate) if preset.rate else rates.get(pilot)
+        if rate is None:
+            raise InputError(
+                f"{study.name}: no learning rate was selected for arm {pilot!r}; run the pilots "
+                "first, with --pilots, and pass their rates.json as --rates"
+            )
+        found[name] = TrainedArm(
+            name,
+            arm_config(arm, preset.dataset, preset.training),
+            rate.rate,
+            tuple(seed + OTHER_SEEDS * arm.other_seeds for seed in seeds),
+            pilot,
+            {"train": rate.train_error, "test": rate.test_error},
+            arm.make,
+        )
+    return found
+
+
+def pilot_arms(study: Study, preset: Preset) -> dict[str, TrainedArm]:
+    """The arms whose rates this study's own pilots select, with the seeds of pilots."""
+    if preset.rate or preset.pilots:
+        return {}
+    own = {name for name, arm in study.preset_arms(preset).items() if not arm.rate_of}
+    seeds = tuple(range(PILOT_FIRST_SEED, PILOT_FIRST_SEED + PILOT_SEEDS))
+    arms = trained_arms(study, preset, dict.fromkeys(own, SelectedRate(1.0)))
+    return {n: dataclasses.replace(arm, seeds=seeds) for n, arm in arms.items() if n in own}
+
+
+def pilot_grid(preset: Preset, arm: str) -> tuple[float, ...]:
+    """The rates with which the pilots of an arm begin."""
+    return preset.grids.get(arm, preset.grid)

@@ -1,6 +1,6 @@
-"""A pool of single-threaded worker processes fed from one queue.
+"""A pool of worker processes with a fixed number of threads each, fed from one queue.
 
-One thread each, so that results do not depend on the number of cores.
+One thread each by default, so that results do not depend on the number of cores.
 
 `concurrent.futures.ProcessPoolExecutor` with an initializer does not fit: it hands out one task
 more than it has processes, so that a stopped pool would begin another training; it cannot
@@ -32,16 +32,18 @@ ENDED = "ended"  # message of a finished task, in place of progress
 ERROR_GRACE_SECONDS = 10.0
 
 
-def default_jobs() -> int:
-    """One process per CPU core; one in all on an accelerator, which a process reserves."""
+def default_jobs(threads: int = 1) -> int:
+    """One process for every `threads` cores; one in all on an accelerator, which it reserves."""
     accelerators = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev").glob("accel*"))
     if accelerators and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // threads)
 
 
 @contextlib.contextmanager
-def worker_pool(jobs: int) -> Iterator[RunAll]:
+def worker_pool(jobs: int, threads: int = 1) -> Iterator[RunAll]:
     """Yield a function that runs tasks in order in up to `jobs` processes and raises their error.
 
     The processes start with the first tasks and are kept for the next ones, with libraries loaded
@@ -54,7 +56,7 @@ def worker_pool(jobs: int) -> Iterator[RunAll]:
     workers: list[Any] = []
 
     def run(tasks: Sequence[Task], report: TaskReport) -> None:
-        with _one_thread_each():
+        with _threads_each(threads):
             while len(workers) < min(jobs, len(tasks)):
                 worker = context.Process(target=_work, args=(waiting, messages), daemon=True)
                 worker.start()
@@ -150,15 +152,15 @@ def _report(messages: Any, *progress: Any) -> None:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Workers started in this block compute with one thread each, with glibc on huge pages.
+def _threads_each(threads: int) -> Iterator[None]:
+    """Workers started in this block compute with so many threads, with glibc on huge pages.
 
     XLA:CPU sums in another order with another number of threads, so that results would depend on
     the number of cores. It also allocates a step's memory anew at every step: with pages of 4 kB a
     step of 56 layers on the digits takes 151 ms, with huge ones 128 ms.
     """
     names = {
-        "NPROC": "1",
+        "NPROC": str(threads),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
     }
     before = {name: os.environ.get(name) for name in names}

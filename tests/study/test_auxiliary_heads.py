@@ -1,121 +1,44 @@
-"""Auxiliary heads: what is read off gradients and rows, and rules that can fail."""
+"""Auxiliary heads: what is read off the gradients of the losses, layer by layer."""
 
 import math
-from typing import Any
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from deepjax.analysis import TRAIN
 from deepjax.analysis.gradients.auxiliary_losses import LossContribution, LossContributions
-from deepjax.study.arm_result import ArmResult
-from deepjax.study.report.metrics import epochs_to
-from deepjax.study.study import Options
-from experiments.auxiliary_heads import ARMS, PARTS, PRESETS, STUDY, by_part, judge, make_arms
-from tests.study.results import results
+from deepjax.models import create_model
+from deepjax.models.googlenet import AUXILIARY, TABLE
+from experiments.auxiliary_heads import HIGH, LOW, STAGES, head_gradients
 
 
-def arm_by_epoch(*seeds: list[float]) -> ArmResult:
-    """An arm with these test errors by epoch, seed by seed; the last is the final one."""
+def test_fractions_and_cosines_are_gathered_by_stage():
+    """Heads are summed, layers averaged; the heads' own layers belong to no stage."""
     rows = []
-    for errors in seeds:
-        epochs = [
-            {"kind": "epoch", "epoch": epoch, "test_error": error}
-            for epoch, error in enumerate(errors, 1)
-        ]
-        rows.append([*epochs, {"kind": "final", "train_error": 0.0, "test_error": errors[-1]}])
-    return ArmResult({0.1: 0.0}, 0.1, rows)
+    given = {"stem_conv1": 0.2, "auxiliary4a/logits": 1.0, "head": 0.0}
+    given |= {f"{stage}/conv1x1": 0.1 if stage in LOW else 0.0 for stage in STAGES[1:]}
+    given["inception3a/conv3x3"] = 0.05
+    for layer, fraction in given.items():
+        rows.append(LossContribution(layer, "main", 1.0, 1 - 2 * fraction, 1.0))
+        cosine = 0.5 if fraction else math.nan
+        rows += [LossContribution(layer, head, 1.0, fraction, cosine) for head in ("4a", "4d")]
+    found = head_gradients(LossContributions(TRAIN, "", "", {}, {}, tuple(rows)))
+    assert found["stages"] == pytest.approx([0.4, 0.15, 0.2, 0.2, *[0.0] * 6])
+    assert found["below"] == pytest.approx((0.4 + 0.2 + 0.1 + 0.2 + 0.2) / 5)
+    assert found["above"] == 0.0
+    assert found["cosine"] == 0.5
 
 
-FAST = arm_by_epoch(*([0.7, 0.2, 0.03, last] for last in (0.011, 0.012, 0.013)))
-SLOW = arm_by_epoch(*([0.7, 0.6, 0.2, last] for last in (0.05, 0.055, 0.06)))
-TRAINED = {name: SLOW if name.startswith("none") else FAST for name in ARMS}
-
-
-def looks(share: float = 0.4, cosine: float = 0.3) -> list[dict[str, Any]]:
-    """What was measured, by three seeds."""
-    seeds = []
-    for noise in (-0.01, 0.0, 0.01):
-        parts = {part: {"share": share + noise, "cosine": cosine + noise} for part in PARTS}
-        parts["high"] = {"share": 0.0, "cosine": None}
-        seeds.append(
-            {f"{norm}_{moment}": parts for norm in ("none", "batch") for moment in ("start", "end")}
-        )
-    return seeds
-
-
-@pytest.mark.parametrize(
-    ("change", "measured", "expected"),
-    [
-        ({}, looks(), ["supported", "supported", *["inconclusive"] * 4]),
-        (
-            {"none_0.3": FAST},
-            looks(),
-            ["supported", "supported", "supported", "inconclusive", "supported", "inconclusive"],
-        ),
-        (
-            {"batch_0.3": SLOW},
-            looks(),
-            ["supported", "supported", "inconclusive", "refuted", "inconclusive", "refuted"],
-        ),
-        ({}, looks(share=0.02, cosine=-0.2), ["refuted", "refuted", *["inconclusive"] * 4]),
-        ({}, looks(share=0.1, cosine=0.0), ["inconclusive", "inconclusive", *["inconclusive"] * 4]),
-    ],
-)
-def test_each_verdict_can_come_out_either_way(change, measured, expected):
-    verdicts = judge(results(STUDY, TRAINED | change, measured))
-    assert [verdict.outcome for verdict in verdicts[:-2]] == expected
-    assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[-2:]] == [
-        ("refuted", True)
-    ] * 2
-
-
-def test_epochs_to_a_target():
-    """The first epoch below it; one more than there are where none is."""
-    assert epochs_to(arm_by_epoch([0.5, 0.05, 0.2], [0.5, 0.2, 0.1], [0.01, 0.5, 0.5]), 0.1) == [
-        2.0,
-        4.0,
-        1.0,
-    ]
-
-
-def test_shares_are_gathered_by_part():
-    """Heads are summed, layers averaged; heads' own layers belong to no part; no gradient: None."""
-    rows = []
-    for layer, share in (
-        ("stem_conv1", 0.2),
-        ("inception3a/conv1x1", 0.1),
-        ("head", 0.0),
-        ("auxiliary4a/logits", 1.0),
-    ):
-        rows.append(LossContribution(layer, "main", 1.0, 1 - 2 * share, 1.0))
-        rows += [
-            LossContribution(layer, head, 1.0, share, 0.5 if share else math.nan)
-            for head in ("4a", "4d")
-        ]
-    parts = by_part(
-        LossContributions(TRAIN, "", "", {}, {}, tuple(rows)),
-        {"low": ("stem", "inception3"), "high": ("head",)},
-    )
-    assert parts == {
-        "low": {"share": pytest.approx(0.3), "cosine": 0.5},
-        "high": {"share": 0.0, "cosine": None},
-    }
-
-
-def test_arms_and_preset_of_the_papers():
-    """Weight 0.3 is GoogLeNet's (section 5); published baselines of CIFAR-100 take 200 epochs."""
-    arms = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])
-    assert sorted(arms) == sorted(ARMS)
-    paper = arms["none_0.3"].config
-    assert set(make_arms(Options(), PRESETS["digits"])) == {
-        "none_0",
-        "none_0.3",
-        "batch_0",
-        "batch_0.3",
-    }
-    assert (paper.model, paper.objective.auxiliary_weight, paper.data.image_size, paper.epochs) == (
-        "googlenet",
-        0.3,
-        224,
-        200,
-    )
+def test_stages_are_those_of_the_network():
+    """Every layer but those of the heads is in one stage; the heads are on the last low one on."""
+    model = create_model("googlenet", num_classes=10, width=4)
+    images = jnp.zeros((1, 28, 28, 1))
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    modules = {name for name in variables["params"] if not name.startswith("auxiliary")}
+    for name in modules:
+        assert sum(name.startswith(stage) for stage in (*STAGES, "head")) == 1
+    assert [stage for stage in TABLE if stage.startswith("inception")] == list(STAGES[1:])
+    first, last = (STAGES.index(f"inception{module}") for module in AUXILIARY)
+    assert (STAGES[: first + 1], (*STAGES[last + 1 :], "head")) == (LOW, HIGH)

@@ -1,99 +1,86 @@
-"""Parameter efficiency: exact counts, and rules that can fail."""
+"""Parameter efficiency: exact counts, of the papers' networks and of the narrow ones."""
 
+import numpy as np
 import pytest
 
-from deepjax.study.arm_result import ArmResult
-from deepjax.study.cost import cost_curves, network_costs
-from deepjax.study.report.format import format_count
-from deepjax.study.study import Options
-from experiments.parameter_efficiency import PRESETS, STUDY, judge, make_arms
-from tests.study.results import arm, results
-
-
-def near(error: float, noise: float = 0.001) -> ArmResult:
-    """An arm of three seeds with test errors around the given one."""
-    return arm(0.0, error, (-2 * noise, noise, noise))
-
-
-BASE = {name: near(0.02, 0.0) for name in make_arms(Options(), PRESETS["digits"])} | {
-    "googlenet_1": near(0.5),
-    "vgg11_2": near(0.1),
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({}, ["supported", "supported", "supported"]),
-        # Within the margin.
-        ({"googlenet_8": near(0.025)}, ["supported", "supported", "supported"]),
-        ({"googlenet_8": near(0.03)}, ["inconclusive", "supported", "supported"]),  # on the margin
-        ({"googlenet_8": near(0.2)}, ["refuted", "refuted", "supported"]),
-        ({"vgg11_pooled_8": near(0.2)}, ["supported", "supported", "refuted"]),
-        ({"vgg11_2": near(0.02)}, ["supported", "inconclusive", "supported"]),
-    ],
+from deepjax.analysis import count_params
+from deepjax.study.arms.arm import EVAL_TRAIN_IMAGES
+from deepjax.study.arms.rates import SelectedRate
+from deepjax.study.arms.result import ArmResult
+from deepjax.study.results import StudyResults
+from deepjax.study.study import trained_arms
+from deepjax.training.build import model_from
+from experiments.parameter_efficiency import (
+    ARMS,
+    STUDY,
+    error_over_parameters,
+    fully_connected,
+    twelve_times,
 )
-def test_each_verdict_can_come_out_either_way(change, expected):
-    verdicts = judge(results(STUDY, BASE | change))
-    assert [verdict.outcome for verdict in verdicts[2:5]] == expected
-    assert [(verdict.outcome, verdict.is_as_expected) for verdict in verdicts[5:]] == [
-        ("refuted", True)
-    ] * 2
+
+
+def trained(preset: str):
+    """The arms of a preset, at any rate."""
+    return trained_arms(STUDY, STUDY.presets[preset], dict.fromkeys(ARMS, SelectedRate(0.1)))
 
 
 def test_exact_claims():
-    """VGG-16: 123,642,856 in linear layers; AlexNet's 61.1 M over 6,998,552 is 8.7, not 12."""
-    fully_connected, twelve, *_, resnet, _ = judge(results(STUDY, BASE))
-    assert (fully_connected.outcome, twelve.outcome, resnet.outcome) == (
-        "supported",
-        "refuted",
-        "refuted",
-    )
-    assert fully_connected.findings == ("123,642,856 of 138,357,544 parameters: 89.4 %",)
-    assert (
-        "GoogLeNet 6,998,552: 8.7 times" in twelve.findings[0]
-        and "13,378,280: 4.6 times" in twelve.findings[0]
-    )
-    assert resnet.findings == ("2,049,000 of 25,557,032 parameters: 8.0 %",)
+    """VGG-16: 123,642,856 in linear layers; AlexNet's 61.0 M over 6,998,552 is 8.7, not 12."""
+    holds, found = fully_connected()
+    assert holds
+    assert found == "123,642,856 of 138,357,544 parameters: 89.4 %"
+    holds, found = twelve_times()
+    assert not holds
+    assert "GoogLeNet 6,998,552, with the heads that it is trained with 13,378,280" in found
+    assert "AlexNet (2012, grouped) 60,965,224: 8.7 and 4.6 times as many" in found
+    assert "AlexNet (torchvision's) 61,100,840: 8.7 and 4.6 times as many" in found
+    assert "VGG-16 has 19.8 times" in found
 
 
-def test_exact_costs():
-    """Narrow networks at 32 pixels; at the papers' widths VGG-11 loses only its linear layers."""
-    cost = network_costs(make_arms(Options(), PRESETS["digits"]))
-    counts = {
-        "vgg11_8": 2_019_034,
-        "vgg11_pooled_8": 145_754,
-        "googlenet_8": 96_578,
-        "vgg11_2": 127_558,
-        "googlenet_1": 1_929,
+def alexnet(groups: int) -> int:
+    """Parameters of AlexNet by its table: kernels and filters, then three linear layers."""
+    convolutions = ((11, 3, 96, 1), (5, 96, 256, groups), (3, 256, 384, 1), (3, 384, 384, groups),
+                    (3, 384, 256, groups))  # fmt: skip
+    linear = ((256 * 6 * 6, 4096), (4096, 4096), (4096, 1000))
+    found = sum(kernel**2 * n_in // g * out + out for kernel, n_in, out, g in convolutions)
+    return found + sum(n_in * out + out for n_in, out in linear)
+
+
+def test_parameters_of_alexnet():
+    """Krizhevsky et al. 2012, section 3.5: the second, fourth and fifth layer have two groups."""
+    assert alexnet(groups=2) == 60_965_224
+
+
+def test_parameters_of_the_narrow_networks():
+    """GoogLeNet has at most a fifth of VGG-11's parameters, and no more than the half-wide one."""
+    for preset in ("small", "gpu"):
+        arms = trained(preset)
+        names = ("vgg11", "vgg11_half", "vgg11_pooled", "googlenet", "googlenet_single_filter")
+        params = {
+            name: count_params(model_from(arm.config, arm.make), arm.config.input_shape)
+            for name, arm in arms.items()
+            if name in names
+        }
+        assert 5 * params["googlenet"] <= params["vgg11"]
+        assert params["googlenet"] <= params["vgg11_half"]
+        assert params["googlenet_single_filter"] == 1929
+        width = arms["vgg11"].config.width
+        linear = 49 * 8 * width * 64 * width + (64 * width) ** 2 + 2 * 64 * width + 640 * width + 10
+        pooled = 8 * width * 10 + 10
+        assert params["vgg11"] - params["vgg11_pooled"] == linear - pooled
+
+
+def test_figure_has_a_line_for_each_family():
+    arms = trained("small")
+    wrong = {
+        "train": np.full((2, EVAL_TRAIN_IMAGES), 0.1),
+        "test": np.full((2, EVAL_TRAIN_IMAGES), 0.2),
     }
-    assert {name: cost[name].params for name in counts} == counts
-    assert (cost["vgg11_8"].macs, cost["googlenet_8"].macs, cost["resnet18_8"].macs) == (
-        4_305_920,
-        568_352,
-        641_664,
-    )
-    whole = network_costs(make_arms(Options(dataset="cifar100"), PRESETS["cifar100"]))
-    # Convolutions, their norms, one linear layer.
-    assert whole["vgg11_pooled_8"].params == 9_220_480 + 5_504 + 513 * 100
-
-
-def test_lines_over_cost():
-    cost = network_costs({"googlenet_1": make_arms(Options(), PRESETS["digits"])["googlenet_1"]})[
-        "googlenet_1"
-    ]
-    line, seeds = cost_curves({"one": [(cost, [0.1, 0.2]), (cost, [0.3, 0.4])]}, "params")
-    assert (line.x, line.y) == ([1929.0, 1929.0], [[10.0, 30.0], [20.0, 40.0]])
-    assert (seeds.x, seeds.y) == ([1929.0] * 4, [[10.0, 30.0, 20.0, 40.0]])
-    assert [format_count(count) for count in (999, 67_906, 1_958_720, 1_582_671_872)] == [
-        "999",
-        "67.9 k",
-        "1.96 M",
-        "1.58 G",
-    ]
-
-
-def test_preset_of_the_papers():
-    """The papers' widths and size of image."""
-    config = make_arms(Options(dataset="cifar100"), PRESETS["cifar100"])["googlenet_8"].config
-    assert (config.width, config.data.image_size, config.epochs) == (64, 224, 200)
+    results = StudyResults(
+        STUDY.presets["small"], (100, 101),
+        {name: ArmResult(0.1, [[], []], wrong, "fashion_mnist_small") for name in arms},
+        trained=arms,
+    )  # fmt: skip
+    train, test = error_over_parameters(results, "a title").axes
+    assert [len(line.get_xdata()) for line in test.lines[:4]] == [2, 1, 2, 1]
+    assert np.concatenate([line.get_ydata() for line in train.lines[:4]]) == pytest.approx(10)

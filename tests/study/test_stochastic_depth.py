@@ -1,101 +1,59 @@
-"""The study of stochastic depth is judged by rules that can fail, and has the paper's protocol."""
+"""Stochastic depth: the networks that are compared, and the ratio of gradient norms."""
+
+import json
 
 import pytest
 
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.study.arm_result import ArmResult
-from deepjax.study.study import Options
-from experiments.stochastic_depth import ARMS, PRESETS, STUDY, judge, make_arms
-from tests.study.results import arm, results
+from deepjax.study.arms.arm import arm_config
+from deepjax.study.study import SeedContext
+from deepjax.training.build import model_from
+from deepjax.training.metrics.metrics_log import METRICS
+from experiments.stochastic_depth import ARMS, STUDY, first_over_head, measure
 
 
-def arm_with_norms(test: float, first: float = 1.0, head: float = 1.0) -> ArmResult:
-    """An arm with test errors around the given one, and gradients of the first and last layer."""
-    norms = {
-        "stem_conv": first,
-        "stage1_block1/conv1": 9.0,
-        "stage3_block5/conv2": 5.0,
-        "head": head,
+def test_the_arms_are_one_network_complete_and_with_stochastic_depth():
+    found = {}
+    for name, arm in ARMS.items():
+        model = model_from(arm_config(arm, "fashion_mnist_small", {"width": 8}), arm.make)
+        inner = model.network if isinstance(model, StochasticDepth) else model
+        survival = model.survival if isinstance(model, StochasticDepth) else None
+        found[name] = (inner.stages, survival)  # pyright: ignore[reportAttributeAccessIssue]
+    assert found == {
+        "stochastic": ((3, 3, 3), 0.5),
+        "stochastic_few": ((3, 3, 3), 0.5),
+        "complete": ((3, 3, 3), None),
+        "complete_few": ((3, 3, 3), None),
+        "resnet8": ((1, 1, 1), None),
+        "resnet8_survival1": ((1, 1, 1), 1.0),
     }
-    epoch = {"kind": "epoch", "step": 22, "seconds": 1.0, "gradient_norms": norms}
-    sign = (-1) ** round(100 * test)
-    return arm(test, test, [0.001 * i * sign for i in range(3)], [epoch, epoch])
 
 
-FULL = {
-    "full-long": arm_with_norms(0.10),
-    "full-short": arm_with_norms(0.20),
-    "always-short": arm_with_norms(0.20),
-}
-PAPER = FULL | {
-    "stochastic-long": arm_with_norms(0.08, 3.0),
-    "stochastic-short": arm_with_norms(0.20),
-    "rarely-short": arm_with_norms(0.50),
-}
-
-
-def verdicts(arms: dict[str, ArmResult]):
-    return judge(results(STUDY, arms))
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({}, ["inconclusive", "supported", "supported", "supported", "supported"]),
-        (
-            {"stochastic-long": arm_with_norms(0.12, 3.0, 3.0)},
-            ["inconclusive", "refuted", "refuted", "supported", "inconclusive"],
-        ),
-        (
-            {"stochastic-short": arm_with_norms(0.30)},
-            ["refuted", "supported", "supported", "supported", "supported"],
-        ),
-        (
-            {"stochastic-long": arm_with_norms(0.08, 0.5, 0.1)},
-            ["inconclusive", "supported", "supported", "refuted", "supported"],
-        ),
-    ],
-)
-def test_each_verdict_can_come_out_either_way(change, expected):
-    assert [verdict.outcome for verdict in verdicts(PAPER | change)[:5]] == expected
-
-
-def test_the_controls_flip_and_would_be_seen_if_they_did_not():
-    controls = verdicts(PAPER)[5:]
-    assert [control.outcome for control in controls] == ["refuted", "inconclusive", "inconclusive"]
-    assert all(control.is_as_expected for control in controls)
-    blind = PAPER | {"rarely-short": arm_with_norms(0.1), "always-short": arm_with_norms(0.1, 2.0)}
-    assert not any(control.is_as_expected for control in verdicts(blind)[5:])
-
-
-def test_the_arms_are_the_network_bare_and_wrapped_at_two_budgets():
-    sizes = PRESETS["digits"].sizes
-    for name, declared in make_arms(Options(), PRESETS["digits"]).items():
-        survival, budget = ARMS[name]
-        assert declared.config.epochs == sizes[budget]
-        made = declared.make() if declared.make else None
-        assert survival == (made.survival if isinstance(made, StochasticDepth) else None)
-
-
-def test_preset_of_the_paper():
-    """ResNet-110, 500 epochs of 128, 0.1 divided at half and three quarters, decay 1e-4."""
-    paper = make_arms(Options(dataset="cifar10"), PRESETS["cifar10"])["stochastic-long"]
-    config = paper.config
-    assert (
-        config.epochs,
-        config.batch_size,
-        config.optimization.weight_decay,
-        config.optimization.momentum,
-    ) == (
-        500,
-        128,
-        1e-4,
-        0.9,
+def test_few_images_are_trained_for_as_many_steps_and_as_long_a_warm_up():
+    training = STUDY.presets["small"].training
+    few, all_images = (
+        arm_config(ARMS[name], "fashion_mnist_small", training)
+        for name in ("complete_few", "complete")
     )
-    assert (
-        config.optimization.schedule,
-        config.optimization.milestones,
-        config.optimization.nesterov,
-    ) == ("step", (0.5, 0.75), True)
-    made = paper.make() if paper.make else None
-    assert isinstance(made, StochasticDepth) and (made.survival, made.per) == (0.5, "batch")
+    assert few.total_steps == all_images.total_steps == 625
+    steps = [
+        config.optimization.warmup_epochs * config.steps_per_epoch for config in (few, all_images)
+    ]
+    assert steps == pytest.approx([125, 125])
+
+
+def test_the_ratio_of_gradient_norms_is_a_geometric_mean_over_epochs(tmp_path):
+    assert first_over_head({"stem_conv": 6.0, "stage1_block1/conv1": 9.0, "head": 2.0}) == 3.0
+    for arm, firsts in (("stochastic", (2.0, 8.0)), ("complete", (1.0, 1.0))):
+        (tmp_path / arm).mkdir()
+        rows = [
+            {"kind": kind, "step": i, "gradient_norms": {"stem_conv": first, "head": 1.0}}
+            for i, (kind, first) in enumerate(
+                [("first", 99.0), *(("epoch", each) for each in firsts)]
+            )
+        ]
+        (tmp_path / arm / METRICS).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    runs = {arm: tmp_path / arm for arm in ("stochastic", "complete")}
+    context = SeedContext("digits", STUDY.presets["quick"], 0, runs, None, lambda done, total: None)
+    found = measure(context)["first over classifier"]
+    assert found == pytest.approx({"stochastic": 4.0, "complete": 1.0})

@@ -1,76 +1,85 @@
-"""A study of seconds: two stacks of convolutions, a measurement, a claim and its control."""
+"""A study of seconds: two networks of dense layers, a measurement, claims and their controls."""
 
+import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from deepjax.study.networks import Stack
-from deepjax.study.report.html import Figure
-from deepjax.study.report.plots import rows_figure
-from deepjax.study.stats.claims import compare_errors
-from deepjax.study.stats.rules import Rule, all_above
-from deepjax.study.stats.verdict import NOT_SUPPORTED, Verdict
-from deepjax.study.study import Preset, SeedContext, Study, StudyResults, make_arm
-from deepjax.training import open_run
-from deepjax.training.config import train_config
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
 
-TRAINING = {"epochs": 1, "batch_size": 240, "warmup_epochs": 0.0}
-DIVERGES = train_config(
-    "own/shallow", momentum=0.999, weight_decay=0.99, **TRAINING | {"epochs": 40}
-)
-MAKERS = {
-    name: partial(Stack, kernels, width=4)
-    for name, kernels in {"deep": (3, 3), "shallow": (3,)}.items()
+from deepjax.study.arms.arm import Arm, TrainedArm
+from deepjax.study.arms.rates import SelectedRate
+from deepjax.study.claim import SAME_LEVEL, Claim, Control, ExactClaim
+from deepjax.study.preset import Preset
+from deepjax.study.quantity import error, measured
+from deepjax.study.report.study_figures import error_rows
+from deepjax.study.stats.rules import above, within
+from deepjax.study.study import SeedContext, Study, trained_arms
+from deepjax.training import open_run
+
+TRAINING = {"steps": 12, "batch_size": 240, "warmup_epochs": 0.0}
+
+
+class Dense(nn.Module):
+    """Dense layers of 16 features."""
+
+    layers: int
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        x = jnp.asarray(images.reshape(len(images), -1), self.dtype)
+        for i in range(self.layers):
+            x = nn.relu(nn.Dense(16, dtype=self.dtype, name=f"dense{i}")(x))
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+
+
+DEEP, SHALLOW = partial(Dense, 3), partial(Dense, 1)
+ARMS = {
+    "deep": Arm("own/deep", DEEP),
+    "shallow": Arm("own/shallow", SHALLOW),
+    "shallow_again": Arm("own/shallow", SHALLOW, rate_of="shallow", other_seeds=True),
 }
 
 
-def make_arms(options: Any, preset: Preset) -> dict[str, Any]:
-    return {
-        name: make_arm(name, f"own/{name}", options, preset, make) for name, make in MAKERS.items()
-    }
-
-
 def measure(context: SeedContext) -> dict[str, Any]:
-    """What a study reads from its runs: the steps that each has behind it."""
+    """The steps of each run, and the seed."""
     context.progress(0, 2)
-    return {
-        "steps": {
-            name: open_run(run, make=MAKERS[name]).step for name, run in context.runs.items()
-        },
-        "seed": context.seed,
-    }
+    run = open_run(context.runs["deep"], make=DEEP)
+    return {"steps": {"deep": run.step}, "seed": context.seed}
 
 
-def judge(results: StudyResults) -> list[Verdict]:
-    deep, shallow = (("deep", results.arms["deep"]), ("shallow", results.arms["shallow"]))
-    rule = Rule("Supported above 0.", partial(all_above, bound=0.0))
-    above = partial(compare_errors, rule=rule)
-    return [
-        above("Deep is worse.", deep, shallow),
-        above("Deep is worse than itself.", deep, deep, control=NOT_SUPPORTED),
-    ]
-
-
-def draw(results: StudyResults, out: Path) -> list[Figure]:
-    rows = {name: arm.final("test_error") for name, arm in results.arms.items()}
-    return [
-        Figure(
-            rows_figure([("Two stacks", "test error", rows)], out / "rows.png"),
-            "Seeds, means, intervals.",
-        )
-    ]
-
-
+CLAIMS = (
+    Claim("Deep is worse.", error("deep") - error("shallow"), above(0), interest=1.0),
+    Claim("The difference is a number.", error("deep") - error("shallow"), above(-1e4), gate=False),
+    Claim("There are twelve steps.", measured("steps", "deep"), within(11, 13), headline=True),
+    ExactClaim("Two is more than one.", "2 > 1", lambda: (2 > 1, "2 and 1")),
+    Control(
+        "A/A: shallow is worse than itself under other seeds.",
+        error("shallow") - error("shallow_again"), above(0), gate=False,
+        expected=("inconclusive",), level=SAME_LEVEL,
+    ),
+)  # fmt: skip
 STUDY = Study(
     name="toy",
-    lecture="a toy",
     title="Is two more than one?",
-    question="Is it?",
-    presets={"digits": Preset("nothing", seeds=2, rates=(0.1, 0.03), training=TRAINING)},
-    judge=judge,
-    draw=draw,
-    method=lambda results: ["Little was done."],
-    limits=lambda results: ["Nothing is shown."],
-    arms=make_arms,
+    lecture="a toy",
+    arms=ARMS,
+    presets={
+        "quick": Preset("digits", 2, judged=False, training=TRAINING, rate=0.8),
+        "small": Preset("digits", 2, training=TRAINING, grid=(0.2, 0.4, 0.8)),
+    },
     measure=measure,
+    claims=CLAIMS,
+    figures=(error_rows("rows", "Two networks.", list(ARMS), claim="Deep is worse."),),
+    method="Little was done.",
+    limits="Nothing is shown.",
 )
+
+
+def trained_arm(name: str, preset: str = "quick", **changes: Any) -> TrainedArm:
+    """An arm of the study as it is trained, with changed fields."""
+    arms = trained_arms(STUDY, STUDY.presets[preset], dict.fromkeys(ARMS, SelectedRate(0.1)))
+    return dataclasses.replace(arms[name], **changes)

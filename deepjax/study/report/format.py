@@ -1,11 +1,9 @@
-"""Counts, outcomes and arms' results as a report shows them; intervals: `stats/intervals.py`."""
+"""Counts, outcomes and arms' results as a report shows them."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from deepjax.study.arm_result import ArmResult
+from deepjax.study.arms.result import ArmResult
 from deepjax.study.stats.verdict import Verdict
 
 
@@ -27,13 +25,15 @@ def format_outcome(verdict: Verdict) -> str:
 
 
 def arm_values(results: Mapping[str, ArmResult]) -> dict[str, Any]:
-    """For result.json: each arm's rate, sweep and final values by seed; null for a halted rate."""
-    keys = ("train_error", "test_error", "train_loss", "test_loss")
+    """For result.json: each arm's rate and final errors by seed."""
     return {
         name: {
             "rate": arm.rate,
-            "sweep": {f"{r:g}": e if np.isfinite(e) else None for r, e in arm.sweep.items()},
+            "dataset": arm.dataset,
+            "train_error": arm.errors("train"),
+            "test_error": arm.errors("test"),
+            "selection": dict(arm.selection),
+            "diverged": arm.diverged,
         }
-        | {key: arm.final(key) for key in keys}
         for name, arm in results.items()
     }

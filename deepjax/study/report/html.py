@@ -25,6 +25,8 @@ class Figure:
 
     path: Path
     caption: str
+    claim: str = ""
+    """The beginning of the claim whose verdict is its title."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,19 @@ def render(page: Page) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    rows = "".join(f"<li>{html.escape(finding)}</li>" for finding in verdict.findings)
+    notes = [
+        f"Exploratory: {verdict.exploratory}." if verdict.exploratory else "",
+        f"{verdict.power}." if verdict.power else "",
+        f"{verdict.settles}." if verdict.settles else "",
+    ]
+    lines = [*verdict.lines(), *filter(None, notes)]
+    rows = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     label = f"control: {format_outcome(verdict)}" if verdict.control else verdict.outcome
+    kind = "control" if verdict.control else verdict.outcome.replace(" ", "-")
     return (
-        f"<section class='verdict {'control' if verdict.control else verdict.outcome}'>"
+        f"<section class='verdict {kind}'>"
         f"<h3><span>{label}</span> {html.escape(verdict.claim)}</h3>"
-        f"<ul>{rows}</ul><p><b>Measured:</b> {html.escape(verdict.measure)}</p>"
+        f"<ul>{rows}</ul>"
         f"<p><b>Rule, fixed beforehand:</b> {html.escape(verdict.rule)}</p></section>"
     )
 

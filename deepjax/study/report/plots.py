@@ -1,64 +1,85 @@
-"""Figures that most studies need: rows of arms with intervals, lines over depth or time.
+"""Primitives of the studies' figures: rows of values with intervals, lines, maps.
 
-First the figures, then the panels and curves made from arms.
+Each returns a figure of panels; `study_figures.py` makes panels from results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from deepjax.analysis.plots import COLORS, STYLE, Curve, draw_curve, save
-from deepjax.study.arm_result import ArmResult
-from deepjax.study.report.format import format_count
-from deepjax.study.report.html import Figure
-from deepjax.study.stats.claims import SETS
-from deepjax.study.stats.intervals import (
-    difference_interval,
-    mean_interval,
-    percent,
-    percent_points,
-)
+from deepjax.analysis.plots import COLORS, STYLE, Curve, draw_curve
+from deepjax.study.stats.intervals import mean_interval
 
 Scale = Literal["linear", "log"]
 Rows = Mapping[str, Sequence[float]]  # label -> values by seed
-RowsPanel = tuple[str, str, Rows]  # title, label of x with its unit, rows
-LinesPanel = tuple[str, list[Curve]]  # title, lines
-Norms = Callable[[ArmResult], list[dict[str, float]]]
+Lines = Mapping[str, float]  # label -> where a reference line is
 
 
-def rows_figure(panels: Sequence[RowsPanel], path: Path, scale: Scale = "linear") -> Path:
-    """A row for each arm: seeds as small dots, their mean, the 95 % interval as a bar.
+@dataclasses.dataclass(frozen=True)
+class RowsPanel:
+    """A row of values for each label."""
 
-    All panels have the labels of the first panel's rows, the first at the top. Written to `path`.
+    title: str
+    x_label: str
+    rows: Rows
+    references: Lines = dataclasses.field(default_factory=dict)
+    """Vertical lines, such as the error of a linear classifier."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinesPanel:
+    """Lines over x."""
+
+    title: str
+    curves: Sequence[Curve]
+    references: Lines = dataclasses.field(default_factory=dict)
+    """Horizontal lines."""
+
+
+def rows_figure(
+    title: str, panels: Sequence[RowsPanel], scale: Scale = "linear", lowest: float = 0.2
+) -> Figure:
+    """A row for each label: seeds as small dots, their mean, the 95 % interval as a bar.
+
+    All panels have the labels of the first panel's rows, the first at the top. On a logarithmic
+    axis a bar ends at `lowest` times the least value, as an interval may reach 0.
     """
-    count = max(len(rows) for _, _, rows in panels)
-    size = (5.2 * len(panels), 1.4 + 0.42 * count)
+    count = max(len(panel.rows) for panel in panels)
+    size = (5.2 * len(panels) + 1.2, 1.9 + 0.42 * count)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
-        for i, (ax, (title, x_label, rows)) in enumerate(zip(axes[0], panels, strict=True)):
-            _draw_rows(ax, rows, scale, labelled=i == 0 or list(rows) != list(panels[0][2]))
-            ax.set(title=title, xlabel=x_label)
-            # Student's interval knows no bounds, an error does.
-            if x_label.endswith("error (%)") and scale == "linear":
-                low, high = ax.get_xlim()
-                ax.set_xlim(max(low, -3.0), min(high, 103.0))
-    return save(figure, path)
+        for i, (ax, panel) in enumerate(zip(axes[0], panels, strict=True)):
+            own = i == 0 or list(panel.rows) != list(panels[0].rows)
+            _draw_rows(ax, panel.rows, scale, own, lowest)
+            ax.set(title=panel.title, xlabel=panel.x_label)
+            for label, x in panel.references.items():
+                ax.axvline(x, color="0.45", linestyle=":", linewidth=1.2, zorder=0)
+                # Of two lines each has its label on its outer side.
+                left = len(panel.references) > 1 and x == min(panel.references.values())
+                ax.annotate(
+                    label, (x, 1), (-3 if left else 3, -3), ha="right" if left else "left",
+                    xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+                    fontsize=7.5, color="0.35", rotation=90,
+                )  # fmt: skip
+        figure.suptitle(title)
+    return figure
 
 
-def _draw_rows(ax: Axes, rows: Rows, scale: Scale, labelled: bool) -> None:
+def _draw_rows(ax: Axes, rows: Rows, scale: Scale, labelled: bool, lowest: float) -> None:
     ax.set_xscale(scale)
     bar = {"linewidth": 3, "alpha": 0.35, "solid_capstyle": "butt"}
     for y, values in enumerate(rows.values()):
         color = COLORS[y % len(COLORS)]
         if len(values) > 1:
-            interval = mean_interval(values)
-            low = max(interval.low, 0.2 * min(values)) if scale == "log" else interval.low
-            ax.plot([low, interval.high], [y, y], "-", color=color, **bar)
+            low, high = mean_interval(values).bounds()
+            low = max(low, lowest * min(values)) if scale == "log" else low
+            ax.plot([low, high], [y, y], "-", color=color, **bar)
         ax.plot(values, [y] * len(values), ".", color=color, markersize=4)
         ax.plot([float(np.mean(values))], [y], "o", color=color, markersize=7)
     ax.set_yticks(range(len(rows)), list(rows) if labelled else [""] * len(rows))
@@ -66,37 +87,52 @@ def _draw_rows(ax: Axes, rows: Rows, scale: Scale, labelled: bool) -> None:
 
 
 def lines_figure(
-    panels: Sequence[tuple[str, Sequence[Curve]]],
-    path: Path,
-    x_label: str,
-    y_label: str,
+    title: str,
+    panels: Sequence[LinesPanel],
+    axes_labels: tuple[str, str],
     x_scale: Scale = "linear",
     y_scale: Scale = "linear",
     share_y: bool = True,
-) -> Path:
+    x_ticks: Sequence[float] = (),
+) -> Figure:
     """Lines with a band from the minimum to the maximum over seeds, each labelled at its end.
 
-    panels: (title, curves); a label that starts with "_" is not shown. Written to `path`.
+    axes_labels: of x and y; a curve's label that starts with "_" is not shown.
     """
-    size = (5.2 * len(panels), 4.0)
+    size = (5.2 * len(panels) + 1.2, 4.4)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=share_y, squeeze=False)
-        for ax, (title, curves) in zip(axes[0], panels, strict=True):
-            ax.set(xscale=x_scale, yscale=y_scale, title=title, xlabel=x_label)
-            for curve in curves:
+        for ax, panel in zip(axes[0], panels, strict=True):
+            ax.set(xscale=x_scale, yscale=y_scale, title=panel.title, xlabel=axes_labels[0])
+            for curve in panel.curves:
                 draw_curve(ax, curve)
+            for label, y in panel.references.items():
+                ax.axhline(y, color="0.45", linestyle=":", linewidth=1.2, zorder=0)
+                low = y == min(panel.references.values())
+                ax.annotate(
+                    label, (0.5, y), (0, -3 if low else 2), va="top" if low else "bottom",
+                    xycoords=("axes fraction", "data"), textcoords="offset points", ha="center",
+                    fontsize=7.5, color="0.35",
+                )  # fmt: skip
         # Ticks and labels once all curves are drawn, since panels share their limits.
-        for ax, (_, curves) in zip(axes[0], panels, strict=True):
-            first = curves[0].x
-            _log_ticks(ax, first if all(list(each.x) == list(first) for each in curves) else ())
-            _label_ends(ax, [curve for curve in curves if not curve.label.startswith("_")])
-        axes[0, 0].set_ylabel(y_label)
-    return save(figure, path)
+        for ax, panel in zip(axes[0], panels, strict=True):
+            _log_ticks(ax, x_ticks)
+            if not x_ticks and x_scale == "linear" and _are_whole(panel.curves):
+                ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            _label_ends(ax, [curve for curve in panel.curves if not curve.label.startswith("_")])
+        axes[0, 0].set_ylabel(axes_labels[1])
+        figure.suptitle(title)
+    return figure
+
+
+def _are_whole(curves: Sequence[Curve]) -> bool:
+    """Whether x counts something, such as layers."""
+    return all(float(x).is_integer() for curve in curves for x in curve.x)
 
 
 def _log_ticks(ax: Axes, x: Sequence[float]) -> None:
-    """Plain numbers on logarithmic axes: at the points x if they are few; on y in a small range."""
-    if ax.get_xscale() == "log" and 0 < len(x) <= 10:
+    """Ticks of x at the given points, in plain numbers; plain numbers on y in a small range."""
+    if x:
         ax.set_xticks(list(x), [f"{value:g}" for value in x])
         ax.xaxis.set_minor_locator(NullLocator())
     low, high = ax.get_ylim()
@@ -127,31 +163,8 @@ def _label_ends(ax: Axes, curves: Sequence[Curve]) -> None:
         ax.annotate(curve.label, (1.01, place), color=curve.color, **style)
 
 
-def profile_figure(
-    path: Path,
-    title: str,
-    axes: tuple[str, str],
-    rows: Mapping[str, Sequence[Sequence[float]]],
-    start: int = 1,
-    **scale: Any,
-) -> Figure:
-    """Values by layer, block or depth: a line for each row, (seeds, points), from x = `start` on.
-
-    axes: labels of x and y; `scale`: of `lines_figure`.
-    """
-    curves = [
-        Curve(name, range(start, start + len(y[0])), y, color)
-        for (name, y), color in zip(rows.items(), COLORS, strict=False)
-    ]
-    caption = (
-        f"{axes[1].capitalize()} by {axes[0]}. Mean over seeds, band from the least to the "
-        "greatest."
-    )
-    return Figure(lines_figure([(title, curves)], path, *axes, **scale), caption)
-
-
-def maps_figure(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path, label: str) -> Path:
-    """Rows of (title, map), each map relative to its peak. Written to `path`.
+def maps_figure(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], label: str) -> Figure:
+    """Rows of (title, map), each map relative to its peak.
 
     maps: (height, width); label: of the colour bar.
     """
@@ -161,129 +174,13 @@ def maps_figure(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: Path, la
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(len(rows), columns, sharex=True, sharey=True, **layout)
         for line, row in zip(axes, rows, strict=True):
-            for ax, (title, values) in zip(line, row, strict=True):
+            for ax, (name, values) in zip(line, row, strict=True):
                 image = ax.imshow(values / values.max(), **style)
-                ax.set(title=title)
+                ax.set(title=name)
                 ax.grid(False)
             line[0].set_ylabel("row (pixels)")
         for ax in axes[-1]:
             ax.set_xlabel("column (pixels)")
         figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label=label)
-    return save(figure, path)
-
-
-def cost_error_panel(
-    arms: Mapping[str, ArmResult],
-    macs: Mapping[str, int],
-    which: Literal["train", "test"],
-    one: str,
-    others: Sequence[str],
-) -> RowsPanel:
-    """Final errors by arm, labelled with its multiply-adds.
-
-    The title has the error of arm `one` minus that of each of `others`.
-    """
-    errors = {name: arm.final(f"{which}_error") for name, arm in arms.items()}
-    title = [f"{SETS[which].capitalize()} error of {arm_label(one)}, less that of"]
-    for name in others:
-        gap = percent_points(difference_interval(errors[one], errors[name]))
-        title.append(f"{arm_label(name)}: {gap}")
-    rows = {
-        f"{arm_label(name)}\n{format_count(macs[name])} multiply-adds": [100 * e for e in by_seed]
-        for name, by_seed in errors.items()
-    }
-    return "\n".join(title), f"final {SETS[which]} error (%)", rows
-
-
-def arm_label(name: str) -> str:
-    """An arm's name as words."""
-    return name.replace("_", " ")
-
-
-def error_panels(kinds: Mapping[str, Mapping[int, ArmResult]]) -> tuple[list[LinesPanel], str, str]:
-    """Errors of kinds of networks by depth: panels, the label of x, and a caption.
-
-    By epoch, or by depth where training was too short for a curve. Titles have the final training
-    errors.
-    """
-    named = {
-        kind: {f"{depth} layers": arm for depth, arm in arms.items()}
-        for kind, arms in kinds.items()
-    }
-    curves = {kind: epoch_error_curves(arms) for kind, arms in named.items()}
-    x_label, caption = (
-        "epoch",
-        "by epoch: training dashed (running, on augmented images), test solid",
-    )
-    if all(len(lines[0].x) < 3 for lines in curves.values()):
-        curves = {kind: final_error_curves(arms) for kind, arms in kinds.items()}
-        x_label = "layers"
-        caption = "at the end, by depth: training dashed, test solid, both in evaluation mode"
-    panels = [(_error_title(kind, arms), curves[kind]) for kind, arms in named.items()]
-    return panels, x_label, caption
-
-
-def _error_title(kind: str, arms: Mapping[str, ArmResult]) -> str:
-    errors = {label: percent(arm.final("train_error")) for label, arm in arms.items()}
-    shallow, *_, deep = errors
-    return f"{kind}: {deep} end at {errors[deep]}\ntraining error, {shallow} at {errors[shallow]}"
-
-
-def epoch_error_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
-    """Error in per cent by epoch, a colour for each arm.
-
-    Training dashed, test solid, a circle for the final training error.
-    """
-    curves = []
-    for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
-        epochs = [arm.epochs(i) for i in range(len(arm.rows))]
-        x = [row["epoch"] for row in epochs[0]]
-        for name, key, line in (("train", "running_error", "--"), ("test", "test_error", "-")):
-            y = [[100 * row[key] for row in rows] for rows in epochs]
-            curves.append(Curve(f"{label}, {name}", x, y, color, line))
-        final = [[100 * error] for error in arm.final("train_error")]
-        curves.append(Curve("_end", x[-1:], final, color, "o"))
-    return curves
-
-
-def final_error_curves(arms: Mapping[int, ArmResult]) -> list[Curve]:
-    """Final error in per cent by depth, both sets in evaluation mode."""
-    curves = []
-    sets = (("train", "train_error", "o--"), ("test", "test_error", "o-"))
-    for (label, key, line), color in zip(sets, COLORS, strict=False):
-        errors = np.transpose([100 * np.asarray(arm.final(key)) for arm in arms.values()])
-        curves.append(Curve(label, list(arms), errors.tolist(), color, line))
-    return curves
-
-
-def epoch_test_error_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
-    """Test error in per cent by epoch, a line for each arm."""
-    curves = []
-    for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
-        by_seed = [arm.epochs(seed) for seed in range(len(arm.rows))]
-        errors = [[100 * row["test_error"] for row in rows] for rows in by_seed]
-        curves.append(Curve(label, [row["epoch"] for row in by_seed[0]], errors, color))
-    return curves
-
-
-def rate_curves(arms: Mapping[str, ArmResult]) -> list[Curve]:
-    """The sweep of the first seed: training error in per cent by learning rate, a line per arm.
-
-    100 where training halted.
-    """
-    curves = []
-    for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
-        rates = sorted(arm.sweep)
-        errors = [[100 * min(arm.sweep[rate], 1.0) for rate in rates]]
-        curves.append(Curve(label, rates, errors, color, "o-"))
-    return curves
-
-
-def norm_curves(arms: Mapping[str, ArmResult], norms: Norms, line: str) -> list[Curve]:
-    """Gradient norm by layer, with x from 0 at the input to 1 at the output to compare depths."""
-    curves = []
-    for color, (label, arm) in zip(COLORS, arms.items(), strict=False):
-        by_seed = [list(by_layer.values()) for by_layer in norms(arm)]
-        x = np.linspace(0, 1, len(by_seed[0])).tolist()
-        curves.append(Curve(label, x, by_seed, color, line))
-    return curves
+        figure.suptitle(title)
+    return figure

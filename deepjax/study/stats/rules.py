@@ -1,99 +1,79 @@
-"""Decision rules that are fixed before the runs: the words and the decision, in one place."""
+"""Decision rules, fixed before the runs: a region in which the effect has to lie."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 
-from deepjax.study.stats.intervals import Interval, format_interval, mean_interval
-from deepjax.study.stats.verdict import Outcome, Verdict
+from deepjax.study.stats.intervals import LEVEL, Interval
+from deepjax.study.stats.verdict import Outcome
 
-Decide = Callable[[Sequence[Interval]], Outcome]
-"""From intervals to an outcome."""
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """The outcome of a rule, and the p-value that a correction for many claims compares."""
+
+    outcome: Outcome
+    p: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """When a claim is supported, refuted or inconclusive: in words, and as a decision."""
+    """Supported if every interval lies inside (low, high); refuted if one lies outside."""
 
-    words: str
-    decide: Decide
+    low: float = -math.inf
+    high: float = math.inf
 
-    def verdict(
-        self,
-        claim: str,
-        measure: str,
-        values: Mapping[str, Sequence[float]],
-        control: tuple[Outcome, ...] = (),
-    ) -> Verdict:
-        """The verdict on quantities by seed, each by its mean with Student's 95 % interval."""
-        effects = {name: mean_interval(by_seed) for name, by_seed in values.items()}
-        findings = tuple(f"{name}: {format_interval(effect)}" for name, effect in effects.items())
-        by_name = {name: list(by_seed) for name, by_seed in values.items()}
-        outcome = self.decide(list(effects.values()))
-        return Verdict(claim, measure, self.words, outcome, findings, effects, by_name, control)
+    def words(self, unit: str = "", level: float = LEVEL, parts: int = 1) -> str:
+        """The rule in words; unit: text after a number, such as " points"."""
+        interval = f"the {100 * (1 - level):g} % interval"
+        lies = f"every one of {parts} intervals lies" if parts > 1 else f"{interval} lies"
+        other = "one lies all" if parts > 1 else "it lies all"
+        return (
+            f"Supported if {lies} {self._region(unit)}; refuted if {other} outside of that; else "
+            "inconclusive."
+        )
 
+    def decide(self, intervals: Sequence[Interval], level: float = LEVEL) -> Decision:
+        """Decide on one interval, or on several parts that must all lie in the region.
 
-def interval_rule(where: str, decide: Decide) -> Rule:
-    """A rule on one interval. where: what follows "the interval lies", such as "above 0"."""
-    return Rule(
-        f"Supported if the interval lies {where}; refuted if it lies all outside of that; "
-        "else inconclusive.",
-        decide,
-    )
+        The p-value of support is the greatest of the parts' (an intersection-union test); that of
+        refutation is the least, multiplied by the number of parts (Bonferroni).
+        """
+        support = max(max(self._p_inside(each)) for each in intervals)
+        refute = min(1.0, len(intervals) * min(self._p_outside(each) for each in intervals))
+        if support <= level:
+            return Decision("supported", support)
+        if refute <= level:
+            return Decision("refuted", refute)
+        return Decision("inconclusive", min(support, refute))
 
+    def _p_inside(self, interval: Interval) -> list[float]:
+        found = [interval.p_above(self.low)] if math.isfinite(self.low) else []
+        return found + ([interval.p_below(self.high)] if math.isfinite(self.high) else [])
 
-def above(what: str, bound: float) -> Rule:
-    """Supported if every interval of a quantity is above a bound."""
-    words = (
-        f"Supported if every 95 % interval of {what} lies above {bound:g}; "
-        "refuted if one lies below it; else inconclusive."
-    )
-    return Rule(words, functools.partial(all_above, bound=bound))
+    def _p_outside(self, interval: Interval) -> float:
+        below = interval.p_below(self.low) if math.isfinite(self.low) else 1.0
+        above = interval.p_above(self.high) if math.isfinite(self.high) else 1.0
+        return min(below, above)
 
-
-def within(what: str, low: float, high: float) -> Rule:
-    """Supported if every interval of a quantity is between two bounds."""
-    words = (
-        f"Supported if every 95 % interval of {what} lies between {low:g} and {high:g}; "
-        "refuted if one lies outside of them; else inconclusive."
-    )
-    return Rule(words, functools.partial(all_within, low=low, high=high))
-
-
-def all_above(intervals: Sequence[Interval], bound: float) -> Outcome:
-    """Supported if every interval is above the bound, refuted if any is below it."""
-    if all(interval.low > bound for interval in intervals):
-        return "supported"
-    return "refuted" if any(interval.high < bound for interval in intervals) else "inconclusive"
+    def _region(self, unit: str) -> str:
+        if not math.isfinite(self.high):
+            return f"above {self.low:g}{unit}"
+        if not math.isfinite(self.low):
+            return f"below {self.high:g}{unit}"
+        return f"between {self.low:g} and {self.high:g}{unit}"
 
 
-def all_below(intervals: Sequence[Interval], bound: float) -> Outcome:
-    """Supported if every interval is below the bound, refuted if any is above it."""
-    if all(interval.high < bound for interval in intervals):
-        return "supported"
-    return "refuted" if any(interval.low > bound for interval in intervals) else "inconclusive"
+def above(bound: float) -> Rule:
+    """The effect is greater than the bound."""
+    return Rule(low=bound)
 
 
-def all_within(intervals: Sequence[Interval], low: float, high: float) -> Outcome:
-    """Supported if every interval is between the bounds, refuted if any is outside of them."""
-    if all(low < interval.low and interval.high < high for interval in intervals):
-        return "supported"
-    outside = any(interval.high < low or interval.low > high for interval in intervals)
-    return "refuted" if outside else "inconclusive"
+def below(bound: float) -> Rule:
+    """The effect is less than the bound."""
+    return Rule(high=bound)
 
 
-def exact_outcome(holds: bool) -> Outcome:
-    """Of exact integers, which have no interval: supported or refuted."""
-    return "supported" if holds else "refuted"
-
-
-def exact_verdict(
-    claim: str,
-    measure: str,
-    rule: str,
-    holds: bool,
-    *findings: str,
-    control: tuple[Outcome, ...] = (),
-) -> Verdict:
-    """The verdict on exact integers, which need no seeds."""
-    return Verdict(claim, measure, rule, exact_outcome(holds), findings, {}, {}, control)
+def within(low: float, high: float) -> Rule:
+    """The effect is between two bounds."""
+    return Rule(low, high)

@@ -1,4 +1,4 @@
-"""Figures and page: what is drawn is what was logged, and the page needs no other file."""
+"""Figures and reports: what is drawn is what was logged, and a report needs no other file."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from matplotlib import pyplot as plt
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
 from deepjax.study.report.html import Figure, Page, Table, render
 from deepjax.study.report.provenance import provenance
-from deepjax.study.stats.intervals import Interval, percent_points
 from deepjax.study.stats.verdict import Verdict
+from tests.study.report.fabricated import control, effect
 
 CURVE = Curve("20 layers", [1, 2, 3], [[90.0, 50.0, 10.0], [80.0, 40.0, 20.0]], "#0072B2", "--")
 
@@ -29,8 +29,8 @@ def test_the_command_names_no_folder_above_the_one_that_it_was_typed_in(
     script, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [script.format(here=tmp_path), "--dataset", "digits"])
-    assert provenance(1.0, "cpu")["command"] == "python experiments/own.py --dataset digits"
+    monkeypatch.setattr("sys.argv", [script.format(here=tmp_path), "--preset", "small"])
+    assert provenance(1.0, "cpu")["command"] == "python experiments/own.py --preset small"
 
 
 def test_on_a_logarithmic_axis_the_mean_is_geometric():
@@ -42,54 +42,52 @@ def test_on_a_logarithmic_axis_the_mean_is_geometric():
 
 
 @pytest.fixture
-def page(tmp_path) -> str:
-    picture = Figure(
-        save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png"),
-        "A <caption>",
-    )
-    effects = {"train": Interval(0.7, 0.6, 0.8)}
+def report(tmp_path) -> str:
+    path = save(error_curves([("t", [CURVE])], "epoch"), tmp_path / "deep" / "error.png")
     verdict = Verdict(
         "Deep & plain is worse",
-        "how",
         "the rule",
-        "supported",
-        ("found <it>",),
-        effects,
-        {"a": [0.7]},
+        "inconclusive",
+        [effect(0.7, 0.1)],
+        findings=["found <it>"],
+        exploratory="a reason",
+        settles="80 % power at 2 points needs 14 seeds",
+        power="60 % power at 2 points",
     )
-    table = Table("numbers", ("arm", "error"), [("plain56", "70 %")])
+    failed = control("A planted defect is found.", "refuted", ["supported"])
     return render(
         Page(
             "Title",
             "Question?",
-            [verdict],
+            [verdict, failed],
             ["method"],
-            [picture],
-            [table],
+            [Figure(path, "A <caption>")],
+            [Table("numbers", ("arm", "error"), [("plain56", "70 %")])],
             ["a limit"],
             {"command": "python x"},
         )
     )
 
 
-def test_the_page_says_everything_and_escapes_it(page):
+def test_the_report_has_everything_that_the_verdict_has_escaped(report):
     for text in (
         "Deep &amp; plain is worse",
         "found &lt;it&gt;",
+        "test error, a less b: 0.700 [0.600, 0.800] points (seeds alone [0.630, 0.770])",
+        "Exploratory: a reason.",
+        "60 % power at 2 points.",
+        "80 % power at 2 points needs 14 seeds.",
         "the rule",
+        "control: refuted, BUT IT MUST BE SUPPORTED",
         "A &lt;caption&gt;",
         "plain56",
         "a limit",
         "python x",
     ):
-        assert text in page
-    assert page.index("supported") < page.index("the rule") < page.index("numbers")
+        assert text in report
+    assert report.index("inconclusive") < report.index("the rule") < report.index("numbers")
 
 
-def test_the_page_needs_no_other_file(page):
-    assert page.count('src="data:image/png;base64,') == 1
-    assert "http" not in page and "<script" not in page and "<link" not in page
-
-
-def test_effects_in_points():
-    assert percent_points(Interval(0.731, 0.702, 0.76)) == "+73.1 [+70.2, +76.0] points"
+def test_the_report_needs_no_other_file(report):
+    assert report.count('src="data:image/png;base64,') == 1
+    assert "http" not in report and "<script" not in report and "<link" not in report

@@ -1,0 +1,1 @@
+"""The networks of a study: declared, trained, and their results collected."""

@@ -1,0 +1,30 @@
+"""The ladder of depths: plain and residual networks that several studies train and measure."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from deepjax.models import cifar_stages, create_model
+from deepjax.study.arms.arm import Arm
+
+DEPTHS = (8, 20, 44)
+SHALLOWEST_PAPER_DEPTH = 20
+
+LADDER: Mapping[str, Any] = {"epochs": 8, "batch_size": 64, "width": 8, "augment": False}
+"""Training of the preset "small". Without augmentation and with small batches the plain network of
+44 layers gets better than a linear classifier; in five epochs in batches of 128 it does not."""
+LADDER_GPU: Mapping[str, Any] = {
+    "epochs": 30, "batch_size": 128, "width": 16, "precision": "bfloat16",
+}  # fmt: skip
+"""Training of the preset "gpu"."""
+
+
+def ladder_arm(kind: str, depth: int, **options: Any) -> Arm:
+    """A "plain" or "resnet" network of He et al. 2015, section 4.2; options: of `Arm`.
+
+    8 layers, which the paper does not have, are by its formula, 6 n + 2.
+    """
+    if depth >= SHALLOWEST_PAPER_DEPTH:
+        return Arm(f"cifar_{kind}{depth}", **options)
+    make = partial(create_model, f"cifar_{kind}20", stages=cifar_stages(depth))
+    return Arm(f"own/cifar_{kind}{depth}", make, **options)

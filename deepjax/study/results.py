@@ -1,0 +1,39 @@
+"""The results of a study, which claims and figures read."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepjax.study.arms.arm import TrainedArm
+from deepjax.study.arms.result import ArmResult
+from deepjax.study.cost import NetworkCost, network_cost
+from deepjax.study.preset import Preset
+from deepjax.study.stats.verdict import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResults:
+    """Arms, measured values and, once judged, verdicts."""
+
+    preset: Preset
+    seeds: tuple[int, ...]
+    arms: Mapping[str, ArmResult]
+    measured: Sequence[Mapping[str, Any]] = ()
+    """By seed: what the study's `measure` returned."""
+    trained: Mapping[str, TrainedArm] = dataclasses.field(default_factory=dict)
+    """The arms as they were trained."""
+    verdicts: Sequence[Verdict] = ()
+
+    @functools.cached_property
+    def costs(self) -> dict[str, NetworkCost]:
+        """Parameters and multiply-adds of every arm's network."""
+        return {name: network_cost(arm) for name, arm in self.trained.items()}
+
+    def values(self, *path: Any) -> list[Any]:
+        """A measured value by seed: results.values("slope", "plain")."""
+        return [functools.reduce(lambda part, key: part[key], path, seed) for seed in self.measured]
+
+    def verdict(self, claim: str) -> Verdict:
+        """The verdict of a claim, by its text or the beginning of it."""
+        return next(each for each in self.verdicts if each.claim.startswith(claim))

@@ -1,0 +1,152 @@
+"""The command of all studies: order, publishing, second runs, pilots, failures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deepjax.errors import InputError
+from deepjax.study.report.page import write_page
+from deepjax.study.report.pilots_page import write_pilots_page
+from deepjax.study.report.published import RESULT, SECOND
+from experiments import run_studies as studies
+from experiments.run_studies import BEYOND, STUDIES, Options, main, run_order
+from tests.study.report.fabricated import declared, record, verdict
+
+
+def made(name: str, **others):
+    return record(name, [verdict(f"Claim of {name}.", "supported", 1e-6)], **others)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Scripts that write a made-up result at once; the names of those that ran."""
+    names = []
+
+    def run_script(name, out, runs, options):
+        names.append(name)
+        if name == "optimization":
+            return False
+        out.mkdir(parents=True)
+        result = made(name, preset=options.preset)
+        (out / RESULT).write_text(json.dumps(result))
+        for file in ("report.html", "error.png", "not_in_the_result.png"):
+            (out / file).write_text(file)
+        return True
+
+    monkeypatch.setattr(studies, "run_script", run_script)
+    monkeypatch.setattr(studies, "declared", lambda names: declared(*names))
+    return names
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"runs": tmp_path / "runs", "results": tmp_path / "results"}
+
+
+def test_sets_and_names_are_run_once_and_first_what_others_reuse():
+    assert run_order(["lecture"])[0] == "degradation"
+    assert sorted(run_order(["lecture"])) == sorted(STUDIES)
+    assert run_order(["beyond"]) == list(BEYOND)
+    assert run_order(["all", "degradation"]) == run_order(["all"])
+    assert run_order(["small_filters", "degradation"]) == ["degradation", "small_filters"]
+
+
+def test_results_figures_and_reports_are_published_with_the_page(ran, folders, capsys):
+    main(Options(studies=("small_filters", "degradation"), **folders))
+    assert ran == ["degradation", "small_filters"]
+    published = folders["results"] / "degradation-small"
+    assert {path.name for path in published.iterdir()} == {RESULT, "report.html", "error.png"}
+    page = (folders["results"] / "README.md").read_text()
+    assert page.index("(#small_filters)") < page.index("(#degradation)")  # the lecture's order
+    printed = capsys.readouterr().out
+    assert "[2/2] small_filters-small" in printed and "min in all. Read" in printed
+
+
+def test_quick_studies_are_not_published(ran, folders):
+    main(Options(studies=("degradation",), preset="quick", **folders))
+    assert ran == ["degradation"] and not folders["results"].exists()
+
+
+def test_one_that_fails_ends_the_command_with_an_error_after_the_others(ran, folders):
+    with pytest.raises(SystemExit, match="failed: optimization"):
+        main(Options(studies=("optimization", "small_filters"), **folders))
+    assert (folders["results"] / "small_filters-small" / RESULT).exists()
+
+
+def test_a_second_run_is_published_next_to_the_first(ran, folders, tmp_path):
+    main(Options(studies=("degradation",), **folders))
+    second = tmp_path / "second" / "degradation-small"
+    second.mkdir(parents=True)
+    options = {"studies": ("degradation",), "publish_only": True, "second_runs": second.parent}
+    other = verdict("Claim of degradation.", "refuted", 1e-6)
+    (second / RESULT).write_text(json.dumps(record("degradation", [other])))
+    main(Options(**options, **folders))
+    assert "in the second run refuted" in (folders["results"] / "README.md").read_text()
+    (second / RESULT).write_text(json.dumps(record("degradation", [other], protocol="other")))
+    with pytest.raises(InputError, match="is no second run of degradation-small"):
+        main(Options(**options, **folders))
+
+
+def test_a_second_run_of_an_earlier_protocol_is_removed(ran, folders):
+    main(Options(studies=("degradation",), **folders))
+    second = folders["results"] / "degradation-small" / SECOND
+    second.write_text(json.dumps(made("degradation", protocol="earlier")))
+    main(Options(studies=("degradation",), publish_only=True, **folders))
+    assert not second.exists()
+
+
+def test_pilots_publish_their_record_and_store_the_rates(folders, tmp_path, monkeypatch):
+    rates = {"small_filters-small": {"stack": {"rate": 0.1, "train_error": 0, "test_error": 0}}}
+    packaged = tmp_path / "rates.json"
+    packaged.write_text(json.dumps({"other-small": rates["small_filters-small"]}))
+    out = folders["runs"] / "small_filters-small-pilots"
+    out.mkdir(parents=True)
+    (out / "rates.json").write_text(json.dumps(rates))
+    errors = {"train": {"0.1": [0.1]}, "test": {"0.1": [0.2]}}
+    arm = {"rate": 0.1, "selection": {"train": 0.0, "test": 0.0}, "errors": errors}
+    pilots = made("small_filters") | {"dataset": "x", "pilot_seeds": 3, "arms": {"stack": arm}}
+    (out / "pilots.json").write_text(json.dumps(pilots))
+    monkeypatch.setattr(studies, "PACKAGED", packaged)
+    monkeypatch.setattr(studies, "has_pilots", lambda name, preset: name != "degradation")
+    names = ("degradation", "small_filters")
+    main(Options(studies=names, pilots=True, publish_only=True, **folders))
+    assert sorted(json.loads(packaged.read_text())) == ["other-small", "small_filters-small"]
+    assert "**10.0 / 20.0**" in (folders["results"] / "pilots" / "README.md").read_text()
+    assert not (folders["results"] / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"studies": ("degradatoin",)}, "did you mean 'degradation'"),
+        ({"threads": 0}, "threads"),
+        ({"preset": "quick", "publish_only": True}, "to publish"),
+        ({"pilots": True, "second_runs": "x"}, "second_runs"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        Options(**given)
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+@pytest.mark.reference  # imports every study
+def test_the_published_pages_are_what_the_published_results_give(tmp_path):
+    for path in RESULTS.iterdir():
+        if path.name != "README.md":
+            (tmp_path / path.name).symlink_to(path)
+    found = write_page(tmp_path, studies.declared(STUDIES), studies.declared(BEYOND))
+    assert found.read_text() == (RESULTS / "README.md").read_text()
+    pilots = tmp_path / "new" / "pilots"
+    shutil.copytree(RESULTS / "pilots", pilots)
+    published = (RESULTS / "pilots" / "README.md").read_text()
+    assert write_pilots_page(pilots).read_text() == published
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-*/*.json")), ids=lambda p: p.parent.name)
+def test_published_commands_name_no_folder_of_a_machine(path):
+    assert json.loads(path.read_text())["command"].startswith("python experiments/")
