@@ -214,14 +214,14 @@ def draw_steps(results: StudyResults, title: str) -> Figure:
 FIGURES = (
     StudyFigure(
         "steps", draw_steps,
-        "Steps to the target loss by batch size, each at its best rate (circles), and the fitted "
-        "(S / S_min - 1)(E / E_min - 1) = 1. Means over seeds, bands from least to greatest.",
+        "Steps to the target loss by batch size. Circles: at the best rate; line: the fitted (S / "
+        "S_min - 1)(E / E_min - 1) = 1. Means over seeds, bands from least to greatest.",
         claim="The mean noise scale",
     ),
     StudyFigure(
         "noise", draw_noise,
-        "Gradient noise scale by training loss, in the course of training from right to left. One "
-        "line for each seed.",
+        "Gradient noise scale by training loss. Training goes from right to left; a line for each "
+        "seed.",
         claim="The gradient noise scale grows",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Depth or width: budgets that are equal where they are said to be."""
+"""Depth or width: budgets are equal where a claim says so."""
 
 import pytest
 

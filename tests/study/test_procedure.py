@@ -1,4 +1,4 @@
-"""The simulation of the whole procedure: its studies are what they are said to be."""
+"""The simulation of the procedure: its null studies have no effect."""
 
 import importlib
 import math

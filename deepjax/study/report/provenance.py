@@ -25,13 +25,15 @@ def provenance(seconds: float, device: str) -> dict[str, str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}"
     return {
-        "command": "python " + shlex.join([_relative(sys.argv[0]), *sys.argv[1:]]),
+        "command": "python " + shlex.join(map(_relative, sys.argv)),
         "versions": f"Python {platform.python_version()}, {versions}",
         "hardware": f"{device}; {machine}",
         "wall time": f"{seconds:.0f} s",
     }
 
 
-def _relative(script: str) -> str:
-    """Relative to the working directory, so that no published command names one of this machine."""
-    return os.path.relpath(script) if Path(script).is_relative_to(Path.cwd()) else script
+def _relative(argument: str) -> str:
+    """A path in the working directory relative to it, so that no published command names one of
+    this machine; any other argument as it is.
+    """
+    return os.path.relpath(argument) if Path(argument).is_relative_to(Path.cwd()) else argument

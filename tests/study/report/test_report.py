@@ -29,8 +29,10 @@ def test_the_command_names_no_folder_above_the_one_that_it_was_typed_in(
     script, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [script.format(here=tmp_path), "--preset", "small"])
-    assert provenance(1.0, "cpu")["command"] == "python experiments/own.py --preset small"
+    given = [script.format(here=tmp_path), "--preset", "small", "--output-dir"]
+    monkeypatch.setattr("sys.argv", [*given, str(tmp_path / "runs" / "own")])
+    expected = "python experiments/own.py --preset small --output-dir runs/own"
+    assert provenance(1.0, "cpu")["command"] == expected
 
 
 def test_on_a_logarithmic_axis_the_mean_is_geometric():
