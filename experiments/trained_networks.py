@@ -23,9 +23,11 @@ from deepjax.analysis import (
     top_eigenvalues,
 )
 from deepjax.command_line import parse, run_command
+from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import Claim, Control
 from deepjax.study.effective_fields import recalibrate_batch_norm
 from deepjax.study.finetune import compiled_training, finish, iterate_training, snapshot
+from deepjax.study.ladder import LADDER
 from deepjax.study.networks import cifar_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import log, measured
@@ -72,7 +74,7 @@ def opposed_gradients(run: OpenRun) -> float:
 
 def similarity(run: OpenRun) -> list[float]:
     """CKA between the outputs of consecutive blocks of a network."""
-    images = run.batch(SIMILARITY, "test", run.config.seed)
+    images = run.batch(min(SIMILARITY, run.dataset.test_size), "test", run.config.seed)
     parts = [{name: values[i::4] for name, values in images.items()} for i in range(4)]
     found = cka(run.model, run.variables, parts, layers="stage*_block*")
     return np.diag(found.similarity, 1).tolist()
@@ -99,17 +101,18 @@ def permuted(variables: Any, seed: int) -> dict[str, Any]:
 def line_to(run: OpenRun, other: Any) -> dict[str, Any]:
     """Test errors in per cent on the line from a run's end to other variables, and their barrier.
 
-    Batch statistics are computed anew at every point.
+    Batch statistics are computed again at every point.
     """
-    batch, alphas = run.batch(LINE, "test", run.config.seed), np.array(ALPHAS)
+    batch = run.batch(min(LINE, run.dataset.test_size), "test", run.config.seed)
+    alphas = np.array(ALPHAS)
     found = linear_interpolation(run.model, run.variables, other, batch, mode=TRAIN, alphas=alphas)
     errors = [100 * (1 - row["accuracy"]) for row in found.rows()]
     return {"errors": errors, "barrier": 100 * found.error_barrier}
 
 
-def in_training(run: OpenRun) -> tuple[list[float], list[Any]]:
+def in_training(run: OpenRun, arm: Arm) -> tuple[list[float], list[Any]]:
     """Sharpness at `EPOCHS` of a run, trained again; its ends with other data from `STARTS`."""
-    config, programs = run.config, compiled_training(run.config, run.data_dir)
+    config, programs = run.config, compiled_training(run.config, run.data_dir, arm.make)
     at = [round(epoch * config.steps_per_epoch) for epoch in EPOCHS]
     found, snapshots = [], []
     for step, state in iterate_training(programs, config):
@@ -140,8 +143,8 @@ def measure(context: SeedContext) -> dict[str, Any]:
             for depth, run in runs.items()
         }
         alike[kind] = similarity(runs[max(runs)])
-        middle = runs[MIDDLE]
-        course[kind], ends = in_training(middle)
+        middle = runs[context.preset.sizes["depth"]]
+        course[kind], ends = in_training(middle, ARMS[f"{model}{context.preset.sizes['depth']}"])
         others = zip(LINES, (*ends, permuted(middle.variables, context.seed)), strict=True)
         lines[kind] = {line: line_to(middle, other) for line, other in others}
         context.progress(len(course), len(KINDS))
@@ -219,15 +222,15 @@ BY_KIND = "Mean over seeds, band from the least to the greatest."
 FIGURES = (
     value_lines(
         "sharpness",
-        f"Sharpness over the edge of stability of the current rate, {MIDDLE} layers. The rate "
-        f"rises to its peak in the first epoch. {BY_KIND}",
+        "Sharpness over the edge of stability of the current rate. The rate rises to its peak in "
+        f"the first epoch. {BY_KIND}",
         {kind: ("in training", kind) for kind in KINDS},
         ("epoch", "sharpness / edge of stability"), EPOCHS, y_scale="log",
         claim="At the peak of the learning rate", reference={"edge": [1.0] * len(EPOCHS)},
     ),
     value_lines(
         "line",
-        f"Test error on the line between the ends of two trainings of {MIDDLE} layers. {BY_KIND}",
+        f"Test error on the line between the ends of two trainings. {BY_KIND}",
         {
             f"{kind},\n{line}": ("line", kind, line, "errors")
             for line in LINES[:2] for kind in KINDS
@@ -268,12 +271,12 @@ STUDY = Study(
     presets={
         "quick": Preset(
             "digits", 2, judged=False, rate=0.1,
-            training={"epochs": 6, "batch_size": 64, "width": 4},
-            arms=("resnet20", "plain20"),
+            training={"epochs": 6, "batch_size": 64, "width": 4}, sizes={"depth": 8},
+            arms=("resnet8", "plain8"),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training={"epochs": 5, "batch_size": 128, "width": 8},
-            pilots="degradation",
+            "fashion_mnist_small", 6, training=LADDER, pilots="degradation",
+            sizes={"depth": MIDDLE},
         ),
     },
     measure=measure,

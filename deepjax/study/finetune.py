@@ -23,14 +23,16 @@ from deepjax.training.step.state import TrainState
 LossOf = Callable[[Any], float]  # parameters -> loss
 
 
-def compiled_training(config: TrainConfig, data_dir: str | None = None) -> CompiledTraining:
+def compiled_training(
+    config: TrainConfig, data_dir: str | None = None, make: Any = None
+) -> CompiledTraining:
     """The compiled configuration, cached: learning rate and seed are not part of it."""
-    return _compiled(dataclasses.replace(config, learning_rate=0.1, seed=0), data_dir)
+    return _compiled(dataclasses.replace(config, learning_rate=0.1, seed=0), data_dir, make)
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(config: TrainConfig, data_dir: str | None) -> CompiledTraining:
-    return compile_training(config, RunOptions(data_dir=data_dir))
+def _compiled(config: TrainConfig, data_dir: str | None, make: Any) -> CompiledTraining:
+    return compile_training(config, RunOptions(data_dir=data_dir), make=make)
 
 
 def initial_variables(config: TrainConfig, data_dir: str | None = None) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def test_finishing_a_snapshot_of_the_start_is_training_from_there(runs):
 
 @pytest.mark.slow  # compilation
 def test_the_measurements_of_two_small_runs(runs):
-    context = SeedContext("digits", STUDY.presets["quick"], 3, runs, None, lambda *_: None)
+    preset = dataclasses.replace(STUDY.presets["quick"], sizes={"depth": 20})
+    context = SeedContext("digits", preset, 3, runs, None, lambda *_: None)
     found = measure(context)
     for kind in ("plain", "residual"):
         assert list(found["at the end"][kind]) == ["20"]
