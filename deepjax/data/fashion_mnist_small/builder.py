@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from deepjax.data.idx import read_idx_split
+from deepjax.data.prepare.tf_example import sorted_fields
 from deepjax.data.shards import list_splits, read_records, write_records
 
 TRAIN_PER_CLASS, TEST_PER_CLASS = 1600, 400
@@ -96,7 +97,8 @@ def write_data_set(archives: str, directory: str) -> Path:
     folder = Path(builder.data_path)
     for shards in list_splits(folder).values():
         for shard in shards:
-            write_records(shard.path, iter(list(read_records(shard.path))), GROUPS)
+            records = [sorted_fields(record) for record in read_records(shard.path)]
+            write_records(shard.path, iter(records), GROUPS)
     return folder
 
 

@@ -24,6 +24,11 @@ def file_name_of(example: Any) -> str:
     return names[0].decode(errors="replace") if names else ""
 
 
+def sorted_fields(record: bytes) -> bytes:
+    """The record with its fields sorted by name: tfds writes them in an order of the process."""
+    return parse_example(record).SerializeToString(deterministic=True)
+
+
 def with_image(record: bytes, image: bytes) -> bytes:
     """The record with another image."""
     example = parse_example(record)

@@ -10,7 +10,13 @@ from PIL import Image
 from deepjax.data.image.crops import Box
 from deepjax.data.image.decode import decode_crop
 from deepjax.data.prepare.shrink import shrink
-from deepjax.data.prepare.tf_example import file_name_of, image_of, parse_example, with_image
+from deepjax.data.prepare.tf_example import (
+    file_name_of,
+    image_of,
+    parse_example,
+    sorted_fields,
+    with_image,
+)
 from deepjax.data.prepare.verify import decode_error, find_undecodable
 from deepjax.data.shards import list_splits, read_records, write_records
 from deepjax.errors import InputError
@@ -118,6 +124,16 @@ def test_another_image_in_a_record_leaves_the_rest(tmp_path):
     assert image_of(after) == b"new" and file_name_of(after) == file_name_of(before)
     assert after.features.feature["label"] == before.features.feature["label"]
     assert parse_example(with_image(with_image(record, b"new"), image_of(before))) == before
+
+
+def test_records_with_their_fields_sorted_do_not_depend_on_the_order_in_which_they_were_written():
+    """Protocol buffers merge when their bytes are concatenated, so this record is written twice."""
+    image, label = parse_example(b""), parse_example(b"")
+    image.features.feature["image"].bytes_list.value.append(b"image")
+    label.features.feature["label"].int64_list.value.append(3)
+    parts = image.SerializeToString(), label.SerializeToString()
+    assert sorted_fields(parts[0] + parts[1]) == sorted_fields(parts[1] + parts[0])
+    assert image_of(parse_example(sorted_fields(parts[1] + parts[0]))) == b"image"
 
 
 # Small copies.
