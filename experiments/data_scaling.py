@@ -14,7 +14,7 @@ import numpy as np
 from deepjax.command_line import parse, run_command
 from deepjax.study.arms.predictions import read_misclassified
 from deepjax.study.claim import SAME_LEVEL, TEST, Claim, Control
-from deepjax.study.networks import cifar_arm
+from deepjax.study.ladder import LADDER, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error, log, measured, slope
 from deepjax.study.report.study_figures import error_lines, error_rows, value_lines
@@ -35,16 +35,16 @@ def arm_of(kind: str, images: int) -> str:
 
 
 ARMS = {
-    arm_of(kind, images): cifar_arm(
+    arm_of(kind, images): ladder_arm(
         kind, DEPTH, rate_of=f"{kind}{DEPTH}", part=f"[:{images}]"
     )
     for kind in KINDS.values() for images in SIZES
 } | {
-    "plain20": cifar_arm("plain", DEPTH),
-    "resnet20": cifar_arm("resnet", DEPTH),
-    "resnet8": cifar_arm("resnet", 8),
-    "resnet8_again": cifar_arm("resnet", 8, rate_of="resnet8", other_seeds=True),
-    "resnet8_width2": cifar_arm("resnet", 8, rate_of="resnet8", training={"width": 2}),
+    "plain20": ladder_arm("plain", DEPTH),
+    "resnet20": ladder_arm("resnet", DEPTH),
+    "resnet8": ladder_arm("resnet", 8),
+    "resnet8_again": ladder_arm("resnet", 8, rate_of="resnet8", other_seeds=True),
+    "resnet8_width2": ladder_arm("resnet", 8, rate_of="resnet8", training={"width": 2}),
 }  # fmt: skip
 
 # Measurements.
@@ -160,7 +160,7 @@ STUDY = Study(
             arms=tuple(arm_of(kind, images) for kind in KINDS.values() for images in (2000, ALL)),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training={"epochs": 5, "batch_size": 128, "width": 8},
+            "fashion_mnist_small", 6, training=LADDER,
             pilots="degradation",
         ),
     },

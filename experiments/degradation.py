@@ -171,7 +171,7 @@ FIGURES = (
     ),
     error_by_epoch(
         "epochs",
-        "Error by epoch: test solid, training dashed (running, on augmented images). After He et "
+        "Error by epoch: test solid, training dashed (a mean over the epoch). After He et "
         "al. 2015, Figure 6.",
         {
             label.capitalize(): {f"{depth} layers": arm for depth, arm in arms.items()}

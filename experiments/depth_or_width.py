@@ -16,7 +16,7 @@ from deepjax.command_line import parse, run_command
 from deepjax.models import cifar_stages, create_model
 from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import SAME_LEVEL, TEST, Claim, Control, ExactClaim
-from deepjax.study.networks import cifar_arm
+from deepjax.study.ladder import LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error, slope
 from deepjax.study.report.metrics import cost_table
@@ -40,7 +40,7 @@ def name_of(depth: int, width: int) -> str:
 
 def network(depth: int, width: int, **options: Any) -> Arm:
     """A residual network of a depth and a width."""
-    return cifar_arm("resnet", depth, training={"width": width}, **options)
+    return ladder_arm("resnet", depth, training={"width": width}, **options)
 
 
 NARROW = name_of(SHALLOW, EQUAL_WIDTH[SHALLOW])
@@ -151,16 +151,12 @@ STUDY = Study(
             ),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training={"epochs": 5, "batch_size": 128},
+            "fashion_mnist_small", 6, training=LADDER,
             grid=(0.05, 0.1, 0.2),
-            grids={
-                name_of(MIDDLE, 8): (0.025, 0.05, 0.1), name_of(DEEP, 8): (0.025, 0.05, 0.1),
-                NARROW: (0.1, 0.2, 0.4), name_of(SHALLOW, 15): (0.1, 0.2, 0.4),
-            },
         ),
         "gpu": Preset(
             "fashion_mnist", 6,
-            training={"epochs": 30, "batch_size": 128, "precision": "bfloat16"},
+            training=LADDER_GPU,
             grid=(0.05, 0.1, 0.2),
         ),
     },

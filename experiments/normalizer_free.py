@@ -14,7 +14,7 @@ from deepjax.command_line import parse, run_command
 from deepjax.models import create_model
 from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import BOTH, SAME_LEVEL, TEST, Claim, Control
-from deepjax.study.networks import cifar_arm
+from deepjax.study.ladder import LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
 from deepjax.study.report.html import Table
@@ -28,7 +28,7 @@ from deepjax.study.study import Options, Study
 # ReZero is used without the batch norm that its authors keep: can it replace batch norm?
 
 ARMS = {
-    "batch": cifar_arm("resnet", 20),
+    "batch": ladder_arm("resnet", 20),
     "none": Arm("own/cifar_resnet20_no_norm", partial(create_model, "cifar_resnet20", norm="none")),
     "fixup": Arm("cifar_fixup20"),
     "skipinit": Arm("cifar_skipinit20"),
@@ -36,9 +36,9 @@ ARMS = {
         "own/cifar_rezero20_no_norm", partial(create_model, "cifar_rezero20", norm="none")
     ),
     "nf": Arm("cifar_nf20"),
-    "batch8": cifar_arm("resnet", 8),
-    "batch8_again": cifar_arm("resnet", 8, rate_of="batch8", other_seeds=True),
-    "batch8_few_images": cifar_arm("resnet", 8, rate_of="batch8", part="[:2000]"),
+    "batch8": ladder_arm("resnet", 8),
+    "batch8_again": ladder_arm("resnet", 8, rate_of="batch8", other_seeds=True),
+    "batch8_few_images": ladder_arm("resnet", 8, rate_of="batch8", part="[:2000]"),
 }
 SCHEMES = {"fixup": "Fixup", "skipinit": "SkipInit", "rezero": "ReZero", "nf": "NF-ResNet"}
 LABELS = {"batch": "batch norm", **SCHEMES, "none": "no normalisation, no scheme"}
@@ -95,7 +95,7 @@ FIGURES = (
     ),
     error_by_epoch(
         "epochs",
-        "Error by epoch: test solid, training dashed (running, on augmented images).",
+        "Error by epoch: test solid, training dashed (a mean over the epoch).",
         {
             "Schemes": {label: arm for arm, label in SCHEMES.items()},
             "With and without batch norm": {
@@ -121,14 +121,17 @@ STUDY = Study(
             arms=("batch", "none", "nf", "rezero"),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training={"epochs": 5, "batch_size": 128, "width": 8},
-            grid=(0.025, 0.05, 0.1),
-            grids={"none": (0.0025, 0.005, 0.01), "batch8": (0.1, 0.2, 0.4)},
+            "fashion_mnist_small", 6, training=LADDER,
+            grid=(0.05, 0.1, 0.2),
+            grids={
+                "none": (0.01, 0.02, 0.04), "fixup": (0.0125, 0.025, 0.05),
+                "skipinit": (0.025, 0.05, 0.1), "nf": (0.2, 0.4, 0.8),
+            },
         ),
         "gpu": Preset(
             "fashion_mnist", 6,
-            training={"epochs": 30, "batch_size": 128, "width": 16, "precision": "bfloat16"},
-            grid=(0.025, 0.05, 0.1), grids={"none": (0.0025, 0.005, 0.01)},
+            training=LADDER_GPU,
+            grid=(0.05, 0.1, 0.2), grids={"none": (0.01, 0.02, 0.04)},
             arms=tuple(LABELS),
         ),
     },
@@ -137,11 +140,12 @@ STUDY = Study(
     tables=(rates,),
     method=(
         "Residual networks of 20 layers and equal shapes, trained alike, each at its own learning "
-        "rate. Every scheme is as in its authors' code, except that ReZero's authors keep batch "
-        "norm next to their scalar and here the scalar is alone."
+        "rate. Every scheme is as in its authors' code, with two exceptions: ReZero's authors keep "
+        "batch norm next to their scalar, which is alone here, and Fixup's authors train scalars "
+        "at a tenth of the rate, which is one for all here."
     ),
     limits=(
-        "Twenty layers and five epochs: not that the schemes are as good at a hundred layers, nor "
+        "Twenty layers and eight epochs: not that the schemes are as good at a hundred layers, nor "
         "how batch norm regularises in a long training."
     ),
     beyond=True,

@@ -27,8 +27,7 @@ from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import Claim, Control
 from deepjax.study.effective_fields import recalibrate_batch_norm
 from deepjax.study.finetune import compiled_training, finish, iterate_training, snapshot
-from deepjax.study.ladder import LADDER
-from deepjax.study.networks import cifar_arm
+from deepjax.study.ladder import DEPTHS, LADDER, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import log, measured
 from deepjax.study.report.study_figures import value_lines
@@ -38,18 +37,20 @@ from deepjax.study.study import Options, SeedContext, Study
 from deepjax.training import OpenRun, open_run
 
 # Networks: those of the study of degradation, whose runs are reused.
-DEPTHS, KINDS = (8, 20, 44), {"plain": "plain", "residual": "resnet"}
+KINDS = {"plain": "plain", "residual": "resnet"}
 _, MIDDLE, DEEP = DEPTHS
 ARMS = {
-    f"{kind}{depth}": cifar_arm(kind, depth) for depth in DEPTHS[::-1] for kind in KINDS.values()
+    f"{kind}{depth}": ladder_arm(kind, depth) for depth in DEPTHS[::-1] for kind in KINDS.values()
 }
 
 # Measurements, on so many images each.
 CURVATURE, CONFUSION, LINE, SIMILARITY = 256, 64, 1000, 512
 EPOCHS = (0.25, 0.5, 1.0, 2.0)  # when sharpness is measured; the peak of the rate is at 1
-STARTS = (0, 1)  # epochs after which two trainings of one network take different data
+STARTS = {  # epochs after which two trainings of one network take different data
+    "plain": {"same initial weights": 0},
+    "residual": {"same initial weights": 0, "same first epoch": 1},
+}
 OTHER_DATA = 5000  # added to the seed of the second one
-LINES = ("same initial weights", "same first epoch", "permuted copy")
 ALPHAS = tuple(np.linspace(0, 1, 11).round(1).tolist())
 
 
@@ -110,14 +111,15 @@ def line_to(run: OpenRun, other: Any) -> dict[str, Any]:
     return {"errors": errors, "barrier": 100 * found.error_barrier}
 
 
-def in_training(run: OpenRun, arm: Arm) -> tuple[list[float], list[Any]]:
-    """Sharpness at `EPOCHS` of a run, trained again; its ends with other data from `STARTS`."""
+def in_training(run: OpenRun, arm: Arm, starts: Any) -> tuple[list[float], dict[str, Any]]:
+    """Sharpness at `EPOCHS` of a run, trained again; its ends with other data from `starts` on."""
     config, programs = run.config, compiled_training(run.config, run.data_dir, arm.make)
     at = [round(epoch * config.steps_per_epoch) for epoch in EPOCHS]
-    found, snapshots = [], []
+    found, snapshots = [], {}
     for step, state in iterate_training(programs, config):
-        if step in [start * config.steps_per_epoch for start in STARTS]:
-            snapshots.append(snapshot(state))
+        for name, epoch in starts.items():
+            if step == epoch * config.steps_per_epoch:
+                snapshots[name] = snapshot(state)
         if step in at:
             rate = config.learning_rate * float(np.asarray(programs.schedule(step)))
             variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -125,81 +127,80 @@ def in_training(run: OpenRun, arm: Arm) -> tuple[list[float], list[Any]]:
         if step == max(at):
             break
     other = replace(config, seed=config.seed + OTHER_DATA)
-    return found, [finish(programs, other, each) for each in snapshots]
+    return found, {name: finish(programs, other, each) for name, each in snapshots.items()}
 
 
 def measure(context: SeedContext) -> dict[str, Any]:
     """By kind and, where it matters, by depth."""
-    at_end, opposed, course, alike, lines = {}, {}, {}, {}, {}
+    at_end, opposed, course, alike, lines, points = {}, {}, {}, {}, {}, []
     for kind, model in KINDS.items():
+        arms = {depth: f"{model}{depth}" for depth in DEPTHS if f"{model}{depth}" in context.runs}
         runs = {
-            depth: open_run(context.runs[f"{model}{depth}"], data_dir=context.data_dir,
-                            make=ARMS[f"{model}{depth}"].make)
-            for depth in DEPTHS if f"{model}{depth}" in context.runs
-        }  # fmt: skip
+            depth: open_run(context.runs[arm], data_dir=context.data_dir, make=ARMS[arm].make)
+            for depth, arm in arms.items()
+        }
         opposed[kind] = {str(depth): opposed_gradients(run) for depth, run in runs.items()}
         at_end[kind] = {
             str(depth): sharpness(run, run.variables, run.config.learning_rate)
             for depth, run in runs.items()
         }
+        rates = [run.config.learning_rate for run in runs.values()]
+        points += zip(np.log(rates), np.log(list(at_end[kind].values())), strict=True)
         alike[kind] = similarity(runs[max(runs)])
-        middle = runs[context.preset.sizes["depth"]]
-        course[kind], ends = in_training(middle, ARMS[f"{model}{context.preset.sizes['depth']}"])
-        others = zip(LINES, (*ends, permuted(middle.variables, context.seed)), strict=True)
-        lines[kind] = {line: line_to(middle, other) for line, other in others}
+        depth = context.preset.sizes["depth"]
+        course[kind], ends = in_training(runs[depth], ARMS[arms[depth]], STARTS[kind])
+        ends["permuted copy"] = permuted(runs[depth].variables, context.seed)
+        lines[kind] = {name: line_to(runs[depth], other) for name, other in ends.items()}
         context.progress(len(course), len(KINDS))
-    found = {"at the end": at_end, "in training": course}
-    return found | {"opposed": opposed, "CKA": alike, "line": lines}
+    found = {"at the end": at_end, "in training": course, "opposed": opposed, "CKA": alike}
+    # The edge goes as 1 / rate.
+    x, y = np.transpose(points)
+    exponent = np.polyfit(x, y, 1)[0] - 1 if np.ptp(x) else np.nan
+    return found | {"line": lines, "exponent": float(exponent)}
 
 
-# Rules, fixed before the runs, with a look at pilot seeds only. The sharpness of gradient descent
-# ends at the edge of stability (Cohen et al. 2021), that of small batches below it: FLOOR. Networks
-# are linearly connected if the error rises by less than 2 points in between (Frankle et al. 2020).
-FLOOR, CONNECTED = 0.25, 2.0
-OF_EDGE = "log of sharpness over the edge of stability"
+# Rules, fixed before the runs, with a look at pilot seeds only. Gradient descent ends at the edge
+# of stability, which goes as 1 / rate (Cohen et al. 2021), small batches below it. Networks are
+# linearly connected if the error rises by less than 2 points in between (Frankle et al. 2020).
+TENTH, INVERSE, CONNECTED = float(np.log(0.1)), (-1.2, -0.8), 2.0
 
 
-def barriers(line: str) -> list[Any]:
-    """The barrier of the test error between two networks, of both kinds."""
-    return [
-        measured("line", kind, line, "barrier", name=f"barrier, {kind}, {line}", unit=" points")
-        for kind in KINDS
-    ]
+def barrier(kind: str, line: str) -> Any:
+    """The barrier of the test error between two networks."""
+    name = f"barrier, {kind}, {line}"
+    return measured("line", kind, line, "barrier", name=name, unit=" points")
 
 
+BETWEEN_PLAIN, BETWEEN_RESIDUAL = (barrier(kind, "same initial weights") for kind in KINDS)
 CLAIMS = (
     Claim(
         f"At the peak of the learning rate the sharpness of networks of {MIDDLE} layers lies below "
-        "the edge of stability, by less than a factor of four.",
+        "the edge of stability, by less than a factor of ten.",
         [
-            log(measured("in training", kind, EPOCHS.index(1.0))).named(f"{OF_EDGE}, {kind}")
+            log(measured("in training", kind, EPOCHS.index(1.0), name=f"sharpness / edge, {kind}"))
             for kind in KINDS
         ],
-        within(float(np.log(FLOOR)), 0),
+        within(TENTH, 0),
     ),
     Claim(
-        "At the end of the training the sharpness lies below the edge of stability of the peak "
-        "rate, by less than a factor of four, at every depth.",
-        [
-            log(measured("at the end", kind, str(depth))).named(f"{OF_EDGE}, {kind} {depth}")
-            for kind in KINDS for depth in DEPTHS
-        ],
-        within(float(np.log(FLOOR)), 0),
+        "At the end of the training the sharpness of six networks, plain and residual of 8 to 44 "
+        "layers, is inversely proportional to the peak of their own learning rates.",
+        measured("exponent", name="exponent of the rate in the sharpness"), within(*INVERSE),
     ),
     Claim(
-        "Two trainings from the same initial weights with different data end in networks with a "
-        f"barrier of the test error between them, plain and residual of {MIDDLE} layers.",
-        barriers(LINES[0]), above(CONNECTED),
+        f"Two trainings of the plain network of {MIDDLE} layers from the same initial weights with "
+        "different data end with a barrier of the error between them.",
+        BETWEEN_PLAIN, above(CONNECTED),
     ),
     Claim(
         "The barrier between trainings from the same initial weights is higher for the plain "
         f"network of {MIDDLE} layers than for the residual one.",
-        barriers(LINES[0])[0] - barriers(LINES[0])[1], above(0),
+        BETWEEN_PLAIN - BETWEEN_RESIDUAL, above(0),
     ),
     Claim(
-        "Two trainings that have their first epoch in common end in linearly connected networks, "
-        f"plain and residual of {MIDDLE} layers.",
-        barriers(LINES[1]), below(CONNECTED),
+        f"Two trainings of the residual network of {MIDDLE} layers that have their first epoch in "
+        "common end in linearly connected networks.",
+        barrier("residual", "same first epoch"), below(CONNECTED),
     ),
     Claim(
         "Before the training more pairs of examples have opposed gradients in the plain network "
@@ -215,7 +216,8 @@ CLAIMS = (
     Control(
         "Planted defect: there is a barrier between a network and its copy with the channels "
         "inside the blocks in another order.",
-        barriers(LINES[2]), above(CONNECTED), expected=("supported",), defect=True,
+        [barrier(kind, "permuted copy") for kind in KINDS], above(CONNECTED),
+        expected=("supported",), defect=True,
     ),
 )  # fmt: skip
 BY_KIND = "Mean over seeds, band from the least to the greatest."
@@ -232,8 +234,8 @@ FIGURES = (
         "line",
         f"Test error on the line between the ends of two trainings. {BY_KIND}",
         {
-            f"{kind},\n{line}": ("line", kind, line, "errors")
-            for line in LINES[:2] for kind in KINDS
+            f"{kind}, {line}": ("line", kind, line, "errors")
+            for kind in KINDS for line in STARTS[kind]
         },
         ("weight of the second network", "test error (%)"), ALPHAS,
         claim="The barrier between trainings from the same",
@@ -247,9 +249,8 @@ FIGURES = (
     value_lines(
         "depth",
         f"Sharpness at the end over the edge of stability of the peak rate. {BY_KIND}",
-        {kind: ("at the end", kind) for kind in KINDS},
-        ("layers", "sharpness / edge of stability"), x_scale="log", y_scale="log",
-        claim="At the end of the training",
+        {kind: ("at the end", kind) for kind in KINDS}, ("layers", "sharpness / edge of stability"),
+        x_scale="log", y_scale="log", claim="At the end of the training",
     ),
     value_lines(
         "confusion",
@@ -270,9 +271,8 @@ STUDY = Study(
     arms=ARMS,
     presets={
         "quick": Preset(
-            "digits", 2, judged=False, rate=0.1,
-            training={"epochs": 6, "batch_size": 64, "width": 4}, sizes={"depth": 8},
-            arms=("resnet8", "plain8"),
+            "digits", 2, judged=False, rate=0.1, arms=("resnet8", "plain8"), sizes={"depth": 8},
+            training={"epochs": 6, "batch_size": 64, "width": 4},
         ),
         "small": Preset(
             "fashion_mnist_small", 6, training=LADDER, pilots="degradation",
@@ -286,11 +286,11 @@ STUDY = Study(
         "The networks of the study of degradation, at their own learning rates. Sharpness is the "
         "largest eigenvalue of the Hessian on 256 training images with batch statistics; the edge "
         "is that of gradient descent with momentum. Lines are between networks whose trainings "
-        "differ in the order and augmentation of the images. Gradients of 64 images are compared "
-        "in pairs; CKA is the unbiased linear one on 512 test images."
+        "differ in the order of the images. Gradients of 64 images are compared in pairs; CKA is "
+        "the unbiased linear one on 512 test images."
     ),
     limits=(
-        "One width, one data set and five epochs: not how sharpness moves in a long training, and "
+        "One width, one data set and eight epochs: not how sharpness moves in a long training, and "
         "a similarity of layers does not say that one of them is superfluous."
     ),
     beyond=True,

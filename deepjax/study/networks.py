@@ -1,21 +1,18 @@
 """Small networks that several studies compare and that are not in the registry."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models import cifar_stages, create_model, list_models
 from deepjax.models.layers.basic import conv_factory, dense
 from deepjax.models.layers.initializers import Initialization, he_normal
 from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool
 from deepjax.models.vgg import VGG
-from deepjax.study.arms.arm import Arm
 
 Activation = Literal["relu", "sigmoid", "identity"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -63,15 +60,3 @@ class PooledVGG(VGG):
         return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(
             global_avg_pool(x)
         )
-
-
-def cifar_arm(kind: str, depth: int, **options: Any) -> Arm:
-    """A network of 6n + 2 layers (He et al. 2015, section 4.2); kind: "plain" or "resnet".
-
-    Depths that the registry lacks, such as 8, are made from the paper's formula. options: of Arm.
-    """
-    name = f"cifar_{kind}{depth}"
-    if list_models(name):
-        return Arm(name, **options)
-    make = partial(create_model, f"cifar_{kind}20", stages=cifar_stages(depth))
-    return Arm(f"own/{name}", make, **options)

@@ -18,8 +18,8 @@ PRESET = STUDY.presets["small"]
 def test_all_arms_have_their_part_of_the_images_and_as_many_steps():
     for images in (*SIZES, ALL):
         config = arm_config(ARMS[arm_of("resnet", images)], PRESET.dataset, PRESET.training)
-        assert config.steps_per_epoch == images // 128
-        assert config.total_steps == 625
+        assert config.steps_per_epoch == images // 64
+        assert config.total_steps == 2000
 
 
 @pytest.mark.parametrize(("power", "outcome"), [(-0.2, "supported"), (-0.6, "refuted")])

@@ -35,11 +35,11 @@ def test_few_images_are_trained_for_as_many_steps_and_as_long_a_warm_up():
         arm_config(ARMS[name], "fashion_mnist_small", training)
         for name in ("complete_few", "complete")
     )
-    assert few.total_steps == all_images.total_steps == 625
+    assert few.total_steps == all_images.total_steps == 2000
     steps = [
         config.optimization.warmup_epochs * config.steps_per_epoch for config in (few, all_images)
     ]
-    assert steps == pytest.approx([125, 125])
+    assert steps == pytest.approx([250, 250])
 
 
 def test_the_ratio_of_gradient_norms_is_a_geometric_mean_over_epochs(tmp_path):

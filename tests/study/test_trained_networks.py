@@ -15,7 +15,7 @@ from deepjax.training.config import train_config
 from experiments.trained_networks import (
     ALPHAS,
     EPOCHS,
-    LINES,
+    STARTS,
     STUDY,
     line_to,
     measure,
@@ -73,7 +73,7 @@ def test_the_measurements_of_two_small_runs(runs):
         assert len(found["in training"][kind]) == len(EPOCHS)
         assert 0 < found["opposed"][kind]["20"] < 1
         assert len(found["CKA"][kind]) == 8 and max(found["CKA"][kind]) <= 1
-        assert list(found["line"][kind]) == list(LINES)
+        assert list(found["line"][kind]) == [*STARTS[kind], "permuted copy"]
         for line in found["line"][kind].values():
             straight = np.interp(ALPHAS, (0, 1), (line["errors"][0], line["errors"][-1]))
             assert line["barrier"] == pytest.approx(np.max(line["errors"] - straight), abs=1e-3)
@@ -85,7 +85,7 @@ def test_the_measurements_of_two_small_runs(runs):
     vector = np.random.default_rng(0).normal(size=matrix.shape[0]).astype(np.float32)
     for _ in range(60):
         vector = np.asarray(matrix @ vector)
-        vector /= np.linalg.norm(vector)
+        vector = vector / np.linalg.norm(vector)
     largest = float(vector @ np.asarray(matrix @ vector))
     edge = edge_of_stability(0.1, 0.9, nesterov=True)
     assert sharpness(run, run.variables, 0.1) == pytest.approx(largest / edge, rel=0.02)

@@ -116,7 +116,7 @@ def error_lines(
 def error_by_epoch(
     name: str, caption: str, groups: Mapping[str, Mapping[str, str]], claim: str = ""
 ) -> StudyFigure:
-    """Errors by epoch, training (running, on augmented images) dashed and test solid.
+    """Errors by epoch, training (a mean over the epoch) dashed and test solid.
 
     groups: by the panel's title, the arm of each label.
     """
@@ -195,7 +195,8 @@ def value_lines(
             if isinstance(values[0], Mapping):
                 points = x or _numbers(values[0]) or points
                 values = [list(each.values()) for each in values]
-            curves.append(Curve(label, list(points), values, color))
+            style = "-" if len(points) > 1 else "o"
+            curves.append(Curve(label, list(points), values, color, style))
         for label, y in (reference or {}).items():
             points = x or range(1, 1 + len(y))
             curves.append(Curve(label, list(points), [list(y)], "0.5", ":"))
