@@ -5,7 +5,7 @@ python experiments/benchmarks/procedure.py --out docs/results/procedure.json
 A simulated study compares two arms. The error of each is a parabola of log2 of the learning rate;
 its optimum lies anywhere between the rates of the grid, and its height is such that both arms have
 the same error at their own best rate of the grid: there is nothing to find. The study is done as
-`deepjax.study` does it: pilots of 3 seeds on a grid of factors of 2, extended until the best rate
+`deepjax.study` does it: pilots of six seeds on a grid of factors of 2, extended until the best rate
 is interior; the rate of the lowest mean training error; the error of that choice; judged runs with
 fresh seeds, both arms under the same seeds; the complete interval of the difference, and the rule
 above(0), or below(2) where the true difference is 2 points.

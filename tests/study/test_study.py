@@ -16,6 +16,7 @@ from deepjax.study.arms.rates import SelectedRate, read_rates, write_rates
 from deepjax.study.arms.runs import collect, is_finished
 from deepjax.study.preset import Preset
 from deepjax.study.runner import run_study
+from deepjax.study.stats.intervals import PILOT_SEEDS
 from deepjax.study.study import FIRST_SEED, PILOT_FIRST_SEED, Options, study_seeds, trained_arms
 from deepjax.training.run_directory.run_lock import hold
 from tests.study import toy
@@ -121,7 +122,7 @@ def test_pilots_select_the_rates_of_the_judged_study(tmp_path, capsys):
     assert list(record["arms"]["deep"]["errors"]["test"]) == ["0.2", "0.4", "0.8", "1.6"]
     first = PILOT_FIRST_SEED
     assert {path.name for path in (pilots.output_dir / "runs" / "deep").glob("lr0.8-*")} == {
-        f"lr0.8-seed{seed}" for seed in range(first, first + 3)
+        f"lr0.8-seed{seed}" for seed in range(first, first + PILOT_SEEDS)
     }
     run_study(toy.STUDY, pilots)  # nothing to run
     again = json.loads((tmp_path / "toy-small-pilots" / "pilots.json").read_text())

@@ -82,7 +82,7 @@ def promised_power(
     """By claim on errors: the power at its smallest effect of interest that the pilots promise.
 
     With the preset's seeds, at the level of the first of Holm's corrections for a headline claim;
-    the standard deviation is that of three pilot seeds.
+    the standard deviation is that of the pilot seeds.
     """
     results = {
         name: ArmResult(

@@ -9,21 +9,22 @@ import numpy as np
 
 from deepjax.io import write_text
 from deepjax.study.report.markdown import escape, table
+from deepjax.study.stats.intervals import PILOT_SEEDS
 from deepjax.study.stats.power import ENOUGH
 
-TITLE = """# Pilots
+TITLE = f"""# Pilots
 
-The learning rate of every network is selected on pilots: runs with three seeds that are never
-judged. The rates are spaced by factors of 2, and more are tried until the best one has a neighbour
-on either side. The best rate has the lowest mean training error. `make studies-pilots` repeats
-these pilots; the selected rates are stored in the package, so that `make studies` does not.
+The learning rate of every network is selected on pilots: runs with {PILOT_SEEDS} seeds that are
+never judged. The rates are spaced by factors of 2, and more are tried until the best one has a
+neighbour on either side. The best rate has the lowest mean training error. `make studies-pilots`
+repeats these pilots; the selected rates are stored in the package, so that `make studies` does not.
 
 A cell has the mean training and test error in per cent; the selected rate is bold. "Left open" is
 the standard deviation, in points, of the training and the test error that comes from choosing the
 rate on few seeds; the intervals of all verdicts contain it. Power is the chance to find the
 smallest effect of interest with the seeds of the judged runs, after the strictest of Holm's
-corrections for a headline claim; it is an estimate from three seeds. A claim with less than 80 % is
-declared exploratory.
+corrections for a headline claim; it is an estimate from the pilots' seeds. A claim with less than
+{ENOUGH:.0%} is declared exploratory.
 """
 
 

@@ -12,7 +12,7 @@ from deepjax.study.pilots import sweep
 from deepjax.study.pilots.record import conclude_pilots, print_rates, promised_power
 from deepjax.study.pilots.sweep import run_pilots
 from deepjax.study.preset import Preset
-from deepjax.study.stats.intervals import Components
+from deepjax.study.stats.intervals import PILOT_SEEDS, Components
 from deepjax.study.stats.power import power_with
 from deepjax.study.study import pilot_arms
 from tests.study import toy
@@ -38,7 +38,7 @@ def concluded(monkeypatch, tmp_path):
 def test_repeated_arms_have_no_pilots_of_their_own():
     arms = pilot_arms(toy.STUDY, PRESET)
     assert list(arms) == ["deep", "shallow"]
-    assert arms["deep"].seeds == (1000, 1001, 1002)
+    assert arms["deep"].seeds == tuple(range(1000, 1000 + PILOT_SEEDS))
     assert pilot_arms(toy.STUDY, dataclasses.replace(PRESET, rate=0.1)) == {}
     assert pilot_arms(toy.STUDY, dataclasses.replace(PRESET, pilots="other")) == {}
 
@@ -50,7 +50,8 @@ def test_the_rates_are_written_with_every_error(concluded, capsys):
     record = json.loads((out / "pilots.json").read_text())
     deep = record["arms"]["deep"]
     assert list(deep["errors"]["train"]) == ["0.05", "0.1", "0.2", "0.4"]
-    np.testing.assert_allclose(deep["errors"]["test"]["0.2"], [0.1, 0.101, 0.102], atol=1 / 360)
+    expected = 0.1 + 0.001 * np.arange(PILOT_SEEDS)
+    np.testing.assert_allclose(deep["errors"]["test"]["0.2"], expected, atol=1 / 360)
     assert deep["selection"] == {
         "train": rates["deep"].train_error,
         "test": rates["deep"].test_error,
@@ -70,8 +71,8 @@ def test_power_is_promised_for_claims_on_errors_alone(concluded):
 @pytest.mark.parametrize("headline", [False, True])
 @pytest.mark.parametrize("seeds", [6, 12])
 def test_power_by_hand(headline, seeds):
-    """One arm of three pilots that differ by a point, on images that are equally difficult."""
-    wrong = np.add.outer([0.10, 0.11, 0.12], np.zeros(50))
+    """One arm of pilots that differ by a point, on images that are equally difficult."""
+    wrong = np.add.outer(0.10 + 0.01 * np.arange(PILOT_SEEDS), np.zeros(50))
     errors = {"deep": {split: {0.1: wrong} for split in ("train", "test")}}
     rates = {"deep": toy.SelectedRate(0.1)}
     claim = dataclasses.replace(
@@ -81,5 +82,5 @@ def test_power_by_hand(headline, seeds):
     preset = dataclasses.replace(PRESET, seeds=seeds)
     [promise] = promised_power(study, preset, rates, errors, pilot_arms(study, preset)).values()
     level = 0.05 / FAMILY if headline else 0.05
-    found = Components(1.0 / np.sqrt(seeds), 0.0, 0.0)
+    found = Components(float(np.arange(PILOT_SEEDS).std(ddof=1)) / np.sqrt(seeds), 0.0, 0.0)
     assert promise["power"] == pytest.approx(power_with(found, seeds, 50, 2.0, level))
