@@ -57,7 +57,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
         for images in (*SIZES, ALL):
             run = context.runs.get(arm_of(kind, images))
             wrong = read_misclassified(run) if run else None
-            if wrong is not None:  # a run that diverged has none
+            if wrong is not None:
                 found.setdefault(kind, {})[str(images)] = float(wrong["test"].mean())
     return {"test error": found}
 
@@ -95,6 +95,8 @@ CLAIMS = (
         "The test error is a power of the number of images with an exponent as in the literature, "
         f"of the plain and of the residual network of {DEPTH} layers.",
         [exponent(kind) for kind in KINDS.values()], within(*EXPONENTS),
+        interest=float(np.ptp(EXPONENTS)) / 2,
+        measures=tuple(arm_of(kind, images) for kind in KINDS.values() for images in (*SIZES, ALL)),
     ),
     Claim(
         "The residual network is better than the plain one with every number of images, on test "

@@ -134,7 +134,7 @@ CLAIMS = (
             measured(moment, name=f"log10 of near the input over near the output, {moment}")
             for moment in ("first step", "last epoch")
         ],
-        within(-TENFOLD, TENFOLD), headline=True,
+        within(-TENFOLD, TENFOLD), interest=TENFOLD, headline=True, measures=(f"plain{DEEP}",),
     ),
     Control(
         f"The residual network of {DEEP} layers is worse than that of {MIDDLE} by the margin.",

@@ -173,12 +173,13 @@ CLAIMS = (
     Claim(
         "The gradient noise scale grows as the loss falls.",
         measured("exponent", name="exponent of the loss in the noise scale"), below(0),
+        interest=0.5,
     ),
     Claim(
         "The mean noise scale on the way to a loss is within an order of magnitude of the critical "
         "batch size.",
         measured("log10 ratio", name="log10 of mean noise scale over critical batch size"),
-        within(-1, 1),
+        within(-1, 1), interest=1.0,
     ),
     Control(
         "Planted defect: batches in which each image occurs twice have twice the noise scale.",
@@ -191,8 +192,10 @@ CLAIMS = (
 def draw_noise(results: StudyResults, title: str) -> Figure:
     """The noise scale over the loss, a line for each seed."""
     curves = [
-        Curve(f"_{i}", seed["losses"], [seed["scales"]], COLORS[i % len(COLORS)], "o-")
-        for i, seed in enumerate(results.measured)
+        Curve(f"_{i}", losses, [scales], COLORS[i % len(COLORS)], "o-")
+        for i, (losses, scales) in enumerate(
+            zip(results.values("losses"), results.values("scales"), strict=True)
+        )
     ]
     axes = ("training loss", "noise scale (images)")
     return lines_figure(title, [LinesPanel("", curves)], axes, "log", "log")

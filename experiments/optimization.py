@@ -148,20 +148,22 @@ CLAIMS = (
     Claim(
         "Plain-20 with identity layers is a plain-44 of the same training error.",
         training_error("identities"), within(-SAME, SAME), interest=SAME, headline=True,
+        measures=("plain20",),
     ),
     Claim(
         "The Hessian at plain-44 is less convex than at residual-44.",
         more("ratio").named("|smallest / largest| eigenvalue, plain-44 less residual-44"),
-        above(0), interest=DIFFERENCE, headline=True,
+        above(0), interest=DIFFERENCE, headline=True, measures=("plain44", "resnet44"),
     ),
     Claim(
         "Fine-tuned from the identities, plain-44 stays as good as plain-20.",
         training_error("tuned"), below(KEPT), interest=KEPT, exploratory=CHANGED,
+        measures=("plain20",),
     ),
     Claim(
         "The loss around plain-44 is less convex than around residual-44.",
         more("concave").named("concave fraction of the plane, plain-44 less residual-44"),
-        above(0), interest=DIFFERENCE,
+        above(0), interest=DIFFERENCE, measures=("plain44", "resnet44"),
     ),
     Control(
         "Planted defect: plain-20 with random layers in place of identities is a plain-44 of the "

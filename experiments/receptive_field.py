@@ -151,11 +151,12 @@ CLAIMS = (
     ),
     Claim(
         "The effective field of the last map of ResNet-20 grows with training.",
-        growth("last map"), above(0), interest=GROWTH,
+        growth("last map"), above(0), interest=GROWTH, measures=("resnet20",),
     ),
     Claim(
         "The effective field of its middle map grows with training.",
         growth("middle map"), above(0), interest=GROWTH, exploratory=CHANGED,
+        measures=("resnet20",),
     ),
     Control(
         "A/A: three 3x3 convolutions have a wider field than three with other weights.",

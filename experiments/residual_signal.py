@@ -161,22 +161,23 @@ def measure(context: SeedContext) -> dict[str, Any]:
 # the mean square doubles without norm, and with batch norm a block adds 1; a tenth either way. All
 # paths alike give a ratio of 1. Responses start at 1.
 GENTLE, COLLAPSE, SHORT, SMALLER = below(10.0), above(40.0), below(0.75), -0.05
-DOUBLES = within(1.9, 2.1)
+DOUBLES, DEEP = within(1.9, 2.1), ("resnet44",)
 RISE = {"name": "rise of the test error", "unit": " points"}
 FACTOR = {"name": "factor of the mean square per block"}
 LENGTH = {"name": "mean length by gradient over that of all paths"}
 CLAIMS = (
     Claim(
         "A residual network hardly suffers from the loss of a block.",
-        measured("rise", "resnet44", **RISE), GENTLE, interest=5.0, headline=True,
+        measured("rise", "resnet44", **RISE), GENTLE, interest=5.0, headline=True, measures=DEEP,
     ),
     Claim(
         "A plain network collapses without a block.",
         measured("rise", "plain20", **RISE), COLLAPSE, interest=10.0, headline=True,
+        measures=("plain20",),
     ),
     Claim(
         "The gradient of a residual network comes mostly by short paths.",
-        measured("ratio", "resnet44", **LENGTH), SHORT, interest=0.1, headline=True,
+        measured("ratio", "resnet44", **LENGTH), SHORT, interest=0.1, headline=True, measures=DEEP,
     ),
     # The width was 32 before, and the rule wider; the line replaces a power of depth.
     Claim(
@@ -192,12 +193,12 @@ CLAIMS = (
     Claim(
         "The layers of a residual network respond less than a plain one's.",
         measured("response", "resnet20") - measured("response", "plain20"), below(SMALLER),
-        interest=-SMALLER,
+        interest=-SMALLER, measures=("resnet20", "plain20"),
     ),
     Claim(
         "The layers of a deeper residual network respond less.",
         measured("response", "resnet44") - measured("response", "resnet20"), below(SMALLER),
-        interest=-SMALLER,
+        interest=-SMALLER, measures=("resnet44", "resnet20"),
     ),
     Control(
         "Planted defect: with halved branches and no norm, the signal doubles with every block.",

@@ -32,7 +32,7 @@ from deepjax.study.pilots.record import RATES, RECORD
 from deepjax.study.report.page import write_page
 from deepjax.study.report.pilots_page import write_pilots_page
 from deepjax.study.report.published import RESULT, SECOND, DeclaredStudy, is_repetition
-from deepjax.study.study import Study, pilot_arms
+from deepjax.study.study import Study, has_pilots
 
 # Names of the scripts, in the order of the lecture.
 STUDIES = (
@@ -102,8 +102,8 @@ def main(options: Options) -> None:
     second = options.second_runs and user_path(options.second_runs, "second_runs")
     names = run_order(options.studies)
     if options.pilots:
-        names = [name for name in names if has_pilots(name, options.preset)]
-        require(bool(names), "preset", options.preset, "one whose rates pilots select")
+        names = [name for name in names if is_piloted(name, options.preset)]
+        require(bool(names), "preset", options.preset, "one that has pilots")
     is_page = not options.pilots and options.preset != "quick"
     studies = (declared(STUDIES), declared(BEYOND)) if is_page else ()
     failed = []
@@ -152,10 +152,10 @@ def declaration(name: str) -> Study:
     return importlib.import_module(f"experiments.{name}").STUDY
 
 
-def has_pilots(name: str, preset: str) -> bool:
-    """Whether a study has a preset whose rates its own pilots select."""
+def is_piloted(name: str, preset: str) -> bool:
+    """Whether a study has a preset with pilots."""
     study = declaration(name)
-    return preset in study.presets and bool(pilot_arms(study, study.presets[preset]))
+    return preset in study.presets and has_pilots(study, study.presets[preset])
 
 
 def declared(names: Sequence[str]) -> list[DeclaredStudy]:
@@ -220,7 +220,8 @@ def publish_pilots(out: Path, target: Path) -> None:
     if not (out / RECORD).exists():
         return
     name = out.name.removesuffix("-pilots")
-    write_rates(PACKAGED, name, read_rates(out / RATES))
+    if (out / RATES).exists():
+        write_rates(PACKAGED, name, read_rates(out / RATES))
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(out / RECORD, target / f"{name}.json")
 

@@ -162,7 +162,7 @@ def measure(context: SeedContext) -> dict[str, Any]:
 # Rules, fixed before the runs, with a look at pilot seeds only. Gradient descent ends at the edge
 # of stability, which goes as 1 / rate (Cohen et al. 2021), small batches below it. Networks are
 # linearly connected if the error rises by less than 2 points in between (Frankle et al. 2020).
-TENTH, INVERSE, CONNECTED = float(np.log(0.1)), (-1.2, -0.8), 2.0
+TENTH, INVERSE, CONNECTED, ALL = float(np.log(0.1)), (-1.2, -0.8), 2.0, tuple(ARMS)
 
 
 def barrier(kind: str, line: str) -> Any:
@@ -180,38 +180,40 @@ CLAIMS = (
             log(measured("in training", kind, EPOCHS.index(1.0), name=f"sharpness / edge, {kind}"))
             for kind in KINDS
         ],
-        within(TENTH, 0),
+        within(TENTH, 0), interest=-TENTH / 2, measures=ALL,
     ),
     Claim(
         "At the end of the training the sharpness of six networks, plain and residual of 8 to 44 "
         "layers, is inversely proportional to the peak of their own learning rates.",
         measured("exponent", name="exponent of the rate in the sharpness"), within(*INVERSE),
+        interest=0.2, measures=ALL,
     ),
     Claim(
         f"Two trainings of the plain network of {MIDDLE} layers from the same initial weights with "
         "different data end with a barrier of the error between them.",
-        BETWEEN_PLAIN, above(CONNECTED),
+        BETWEEN_PLAIN, above(CONNECTED), interest=CONNECTED, measures=ALL,
     ),
     Claim(
         "The barrier between trainings from the same initial weights is higher for the plain "
         f"network of {MIDDLE} layers than for the residual one.",
-        BETWEEN_PLAIN - BETWEEN_RESIDUAL, above(0),
+        BETWEEN_PLAIN - BETWEEN_RESIDUAL, above(0), interest=CONNECTED, measures=ALL,
     ),
     Claim(
         f"Two trainings of the residual network of {MIDDLE} layers that have their first epoch in "
         "common end in linearly connected networks.",
-        barrier("residual", "same first epoch"), below(CONNECTED),
+        barrier("residual", "same first epoch"), below(CONNECTED), interest=CONNECTED, measures=ALL,
     ),
     Claim(
         "Before the training more pairs of examples have opposed gradients in the plain network "
         f"of {DEEP} layers than in the residual one.",
         measured("opposed", "plain", str(DEEP)) - measured("opposed", "residual", str(DEEP)),
-        above(0),
+        above(0), interest=0.1,
     ),
     Claim(
         f"In the trained residual network of {DEEP} layers the outputs of consecutive blocks are "
         "more alike than in the plain one.",
-        measured("CKA", "residual") - measured("CKA", "plain"), above(0),
+        measured("CKA", "residual") - measured("CKA", "plain"), above(0), interest=0.1,
+        measures=ALL,
     ),
     Control(
         "Planted defect: there is a barrier between a network and its copy with the channels "
@@ -237,8 +239,7 @@ FIGURES = (
             f"{kind}, {line}": ("line", kind, line, "errors")
             for kind in KINDS for line in STARTS[kind]
         },
-        ("weight of the second network", "test error (%)"), ALPHAS,
-        claim="The barrier between trainings from the same",
+        ("weight of the second network", "test error (%)"), ALPHAS, claim="The barrier between",
     ),
     value_lines(
         "similarity",
@@ -275,8 +276,7 @@ STUDY = Study(
             training={"epochs": 6, "batch_size": 64, "width": 4},
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training=LADDER, pilots="degradation",
-            sizes={"depth": MIDDLE},
+            "fashion_mnist_small", 6, training=LADDER, pilots="degradation", sizes={"depth": MIDDLE}
         ),
     },
     measure=measure,

@@ -50,6 +50,8 @@ class Claim:
     """Why it is exploratory: `UNDERPOWERED`, `CHANGED` or another reason."""
     gate: bool = True
     """Whether every arm in it must beat the linear baseline before it is judged."""
+    measures: tuple[str, ...] = ()
+    """Arms whose trained networks the quantity was measured on, which must beat it too."""
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -90,8 +92,13 @@ def judge_claims(claims: Sequence[AnyClaim], results: StudyResults) -> list[Verd
     return [
         judge_exact(claim) if isinstance(claim, ExactClaim) else judge_claim(claim, results)
         for claim in claims
-        if isinstance(claim, ExactClaim) or _is_there(claim, results)
+        if isinstance(claim, ExactClaim) or is_there(claim, results)
     ]
+
+
+def is_there(claim: Claim, results: StudyResults) -> bool:
+    """Whether the results have every arm of a claim."""
+    return all(arm in results.arms for arm in (*_arms(claim), *claim.measures))
 
 
 def judge_exact(claim: ExactClaim) -> Verdict:
@@ -146,7 +153,7 @@ def judge_claim(claim: Claim, results: StudyResults) -> Verdict:
 def untrained_arms(claim: Claim, results: StudyResults) -> list[str]:
     """A sentence for each arm that does not beat the linear baseline on a set of the claim."""
     found = []
-    for arm in _arms(claim):
+    for arm in dict.fromkeys((*_arms(claim), *claim.measures)):
         result = results.arms[arm]
         linear = baseline(result.dataset)
         for split in claim.sets:
@@ -162,10 +169,6 @@ def untrained_arms(claim: Claim, results: StudyResults) -> list[str]:
 
 def _arms(claim: Claim) -> list[str]:
     return list(dict.fromkeys(arm for each in claim.quantities for arm in each.arms))
-
-
-def _is_there(claim: Claim, results: StudyResults) -> bool:
-    return all(arm in results.arms for arm in _arms(claim))
 
 
 def _effect(quantity: Quantity, split: Split, sample: Sample, level: float) -> Effect:

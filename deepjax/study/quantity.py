@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepjax.study.results import StudyResults
+from deepjax.study.results import StudyResults, value_at
 from deepjax.study.stats.intervals import Sample
 
 Split = Literal["train", "test"]
@@ -37,7 +37,8 @@ class ErrorOf:
 class ValueOf:
     """A measured value; a list is averaged, after the logarithm where that is asked for.
 
-    A value that is not finite is not a number, so that claims about it are inconclusive.
+    A value that is not finite, or missing since a run diverged, is not a number, so that claims
+    about it are inconclusive.
     """
 
     path: tuple[Any, ...]
@@ -45,7 +46,8 @@ class ValueOf:
 
     def values(self, results: StudyResults, split: Split) -> tuple[np.ndarray, None]:
         """By seed; there are no images."""
-        found = [np.asarray(value, np.float64) for value in results.values(*self.path)]
+        at = [None if seed is None else value_at(seed, self.path) for seed in results.measured]
+        found = [np.asarray(np.nan if value is None else value, np.float64) for value in at]
         found = [np.where(np.isfinite(value), value, np.nan) for value in found]
         if self.logarithm:
             found = [np.log(np.where(value > 0, value, np.nan)) for value in found]

@@ -12,6 +12,11 @@ from deepjax.study.preset import Preset
 from deepjax.study.stats.verdict import Verdict
 
 
+def value_at(measured: Any, path: Sequence[Any]) -> Any:
+    """The value at a path: measured["slope"]["plain"] at ("slope", "plain")."""
+    return functools.reduce(lambda part, key: part[key], path, measured)
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyResults:
     """Arms, measured values and, once judged, verdicts."""
@@ -19,8 +24,8 @@ class StudyResults:
     preset: Preset
     seeds: tuple[int, ...]
     arms: Mapping[str, ArmResult]
-    measured: Sequence[Mapping[str, Any]] = ()
-    """By seed: what the study's `measure` returned."""
+    measured: Sequence[Mapping[str, Any] | None] = ()
+    """By seed: what the study's `measure` returned; None where one of the seed's runs diverged."""
     trained: Mapping[str, TrainedArm] = dataclasses.field(default_factory=dict)
     """The arms as they were trained."""
     verdicts: Sequence[Verdict] = ()
@@ -31,8 +36,8 @@ class StudyResults:
         return {name: network_cost(arm) for name, arm in self.trained.items()}
 
     def values(self, *path: Any) -> list[Any]:
-        """A measured value by seed: results.values("slope", "plain")."""
-        return [functools.reduce(lambda part, key: part[key], path, seed) for seed in self.measured]
+        """A measured value by seed, without diverged ones: results.values("slope", "plain")."""
+        return [value_at(seed, path) for seed in self.measured if seed is not None]
 
     def verdict(self, claim: str) -> Verdict:
         """The verdict of a claim, by its text or the beginning of it."""

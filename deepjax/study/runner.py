@@ -18,9 +18,9 @@ from deepjax.paths import run_directory, user_path
 from deepjax.progress import display
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate, packaged_rates, read_rates
-from deepjax.study.arms.runs import collect, run_arm
+from deepjax.study.arms.runs import collect, diverged, run_arm
 from deepjax.study.conclude import conclude, print_verdicts
-from deepjax.study.pilots.record import conclude_pilots, print_rates
+from deepjax.study.pilots.record import print_pilots, select_rates, write_record
 from deepjax.study.pilots.sweep import missing_rates, run_pilots
 from deepjax.study.preregistration import record_rules
 from deepjax.study.preset import Preset
@@ -30,6 +30,7 @@ from deepjax.study.study import (
     Options,
     SeedContext,
     Study,
+    has_pilots,
     pilot_arms,
     pilot_grid,
     study_seeds,
@@ -55,6 +56,10 @@ class _Run:
     preset: Preset
     arms: Mapping[str, TrainedArm]
     out: Path
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return study_seeds(self.preset, self.options.pilots)
 
 
 def run_study(study: Study, options: Options) -> None:
@@ -95,10 +100,9 @@ def _prepared(study: Study, options: Options) -> _Run:
     if not options.pilots:
         rates = _rates(study, options, preset)
         return _Run(study, options, preset, trained_arms(study, preset, rates), out)
-    arms = pilot_arms(study, preset)
-    if not arms:
-        raise InputError(f"{study.name} has nothing to select in preset {options.preset!r}")
-    return _Run(study, options, preset, arms, out)
+    if not has_pilots(study, preset):
+        raise InputError(f"{study.name} has no pilots in preset {options.preset!r}")
+    return _Run(study, options, preset, pilot_arms(study, preset), out)
 
 
 def _rates(study: Study, options: Options, preset: Preset) -> Mapping[str, SelectedRate]:
@@ -122,15 +126,7 @@ def _run_judged(run: _Run, began: float) -> None:
             return
         ran = _measure(run, run_all) or ran
     seconds = _wall_seconds(out, time.monotonic() - began, ran)
-    collected = {name: collect(arm, out) for name, arm in run.arms.items()}
-    arms = {name: result for name, result in collected.items() if result is not None}
-    seeds = study_seeds(run.preset)
-    measured = [
-        json.loads(_measurement_path(out, seed).read_text())
-        for seed in (seeds if run.study.measure else ())
-    ]
-    results = StudyResults(run.preset, seeds, arms, measured, run.arms)
-    results = conclude(run.study, options.preset, results, out, seconds)
+    results = conclude(run.study, options.preset, _results(run), out, seconds)
     if not ran and (run.arms or run.study.measure):
         print("was done already; judged and plotted again from its logged rows")
     print_verdicts(results.verdicts)
@@ -138,8 +134,38 @@ def _run_judged(run: _Run, began: float) -> None:
     print(f"\n{seconds:.0f} s in all. Read {report}; figures and result.json are next to it.")
 
 
+def _results(run: _Run) -> StudyResults:
+    """The results of finished runs and measurements."""
+    collected = {name: collect(arm, run.out) for name, arm in run.arms.items()}
+    arms = {name: result for name, result in collected.items() if result is not None}
+    paths = [_measurement_path(run.out, seed) for seed in run.seeds if run.study.measure]
+    measured = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+    return StudyResults(run.preset, run.seeds, arms, measured, run.arms)
+
+
 def _run_pilots(run: _Run, began: float) -> None:
-    """Run the pilots and write the selected rates, in a directory that is locked."""
+    """Select the rates, then run the whole study on the pilots' seeds, which promise its power.
+
+    In a directory that is locked.
+    """
+    options, out = run.options, run.out
+    with worker_pool(options.jobs or default_jobs(options.threads), options.threads) as run_all:
+        ran = _sweep(run, run_all)
+        rates = select_rates(run.study, options.preset, run.preset, run.arms, out)
+        arms = trained_arms(
+            run.study, run.preset, rates or _rates(run.study, options, run.preset), pilots=True
+        )
+        rehearsal = dataclasses.replace(run, arms=arms)
+        ran = _train(rehearsal, run_all) or ran
+        ran = _measure(rehearsal, run_all) or ran
+    seconds = _wall_seconds(out, time.monotonic() - began, ran)
+    results = _results(rehearsal)
+    record = write_record(run.study, options.preset, rates, run.arms, results, out, seconds)
+    print_pilots(rates, record["power"])
+
+
+def _sweep(run: _Run, run_all: RunAll) -> bool:
+    """Train the pilots that are missing; whether there were any."""
     out, options = run.out, run.options
     grids = {name: pilot_grid(run.preset, name) for name in run.arms}
     missing = [arm for name, arm in run.arms.items() if missing_rates(arm, grids[name], out)]
@@ -155,10 +181,7 @@ def _run_pilots(run: _Run, began: float) -> None:
         for arm in missing
     ]
     totals = {arm.name: len(grids[arm.name]) * arm.total_steps for arm in missing}
-    with worker_pool(options.jobs or default_jobs(options.threads), options.threads) as run_all:
-        ran = _run_tasks(run, tasks, run_all, totals, "step")
-    seconds = _wall_seconds(out, time.monotonic() - began, ran)
-    print_rates(conclude_pilots(run.study, options.preset, run.preset, run.arms, out, seconds))
+    return _run_tasks(run, tasks, run_all, totals, "step")
 
 
 def _identity(run: _Run) -> Any:
@@ -188,13 +211,13 @@ def _train(run: _Run, run_all: RunAll) -> bool:
 
 
 def _measure(run: _Run, run_all: RunAll) -> bool:
-    """Measure the seeds that are missing; whether there were any."""
+    """Measure the seeds that are missing, if no run of theirs diverged; whether there were any."""
     if run.study.measure is None:
         return False
     tasks: dict[str, Task] = {}
-    for i, seed in enumerate(study_seeds(run.preset)):
-        if not _measurement_path(run.out, seed).exists():
-            runs = {name: arm.run_dirs(run.out)[i] for name, arm in run.arms.items()}
+    for i, seed in enumerate(run.seeds):
+        runs = {name: arm.run_dirs(run.out)[i] for name, arm in run.arms.items()}
+        if not _measurement_path(run.out, seed).exists() and not any(map(diverged, runs.values())):
             given = (run.preset.dataset, run.preset, seed, runs, run.options.data_dir, run.out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, run.study.measure, *given)
     return _run_tasks(run, list(tasks.values()), run_all, dict.fromkeys(tasks, PARTS), "part")

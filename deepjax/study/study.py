@@ -8,7 +8,7 @@ from typing import Any, Literal
 from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.study.arms.arm import OTHER_SEEDS, Arm, TrainedArm, arm_config
 from deepjax.study.arms.rates import SelectedRate
-from deepjax.study.claim import AnyClaim
+from deepjax.study.claim import AnyClaim, Claim, Control
 from deepjax.study.preset import Preset
 from deepjax.study.report.html import Table
 from deepjax.study.report.study_figures import StudyFigure
@@ -112,20 +112,22 @@ class Study:
         return {n: arm for n, arm in self.arms.items() if not preset.arms or n in preset.arms}
 
 
-def study_seeds(preset: Preset) -> tuple[int, ...]:
-    """The seeds of the study."""
+def study_seeds(preset: Preset, pilots: bool = False) -> tuple[int, ...]:
+    """The seeds of the study, or those of its pilots."""
+    if pilots:
+        return tuple(range(PILOT_FIRST_SEED, PILOT_FIRST_SEED + PILOT_SEEDS))
     first = FIRST_SEED if preset.judged else QUICK_FIRST_SEED
     return tuple(range(first, first + preset.seeds))
 
 
 def trained_arms(
-    study: Study, preset: Preset, rates: Mapping[str, SelectedRate]
+    study: Study, preset: Preset, rates: Mapping[str, SelectedRate], pilots: bool = False
 ) -> dict[str, TrainedArm]:
-    """The arms of a preset with the rates that the pilots selected.
+    """The arms of a preset with the rates that the pilots selected, and with the seeds of either.
 
     Raises InputError for an arm without a rate.
     """
-    seeds = study_seeds(preset)
+    seeds = study_seeds(preset, pilots)
     found = {}
     for name, arm in study.preset_arms(preset).items():
         pilot = arm.rate_of or name
@@ -152,9 +154,22 @@ def pilot_arms(study: Study, preset: Preset) -> dict[str, TrainedArm]:
     if preset.rate or preset.pilots:
         return {}
     own = {name for name, arm in study.preset_arms(preset).items() if not arm.rate_of}
-    seeds = tuple(range(PILOT_FIRST_SEED, PILOT_FIRST_SEED + PILOT_SEEDS))
-    arms = trained_arms(study, preset, dict.fromkeys(own, SelectedRate(1.0)))
-    return {n: dataclasses.replace(arm, seeds=seeds) for n, arm in arms.items() if n in own}
+    arms = trained_arms(study, preset, dict.fromkeys(own, SelectedRate(1.0)), pilots=True)
+    return {name: arm for name, arm in arms.items() if name in own}
+
+
+def has_pilots(study: Study, preset: Preset) -> bool:
+    """Whether pilots select rates for it, or promise its claims power."""
+    return preset.judged and bool(pilot_arms(study, preset) or claims_of_interest(study))
+
+
+def claims_of_interest(study: Study) -> list[Claim]:
+    """The claims that have a smallest effect of interest, without the controls."""
+    return [
+        claim
+        for claim in study.claims
+        if isinstance(claim, Claim) and not isinstance(claim, Control) and claim.interest
+    ]
 
 
 def pilot_grid(preset: Preset, arm: str) -> tuple[float, ...]:

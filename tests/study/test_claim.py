@@ -1,5 +1,7 @@
 """Claims are judged by their rules: every outcome, the gate, controls, what would settle them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -167,3 +169,23 @@ def test_the_effect_lists_its_errors_by_source():
     assert effect.errors["images"] == pytest.approx(0, abs=1e-6)
     assert effect.errors["seeds"] == pytest.approx(200 * NOISE.std(ddof=1) / np.sqrt(6))
     assert effect.complete[0] < effect.seeds[0] < effect.seeds[1] < effect.complete[1]
+
+
+def test_a_measured_claim_is_gated_by_the_networks_that_were_measured():
+    """Whose test error, 25 %, is above that of a linear classifier on digits."""
+    found = dataclasses.replace(
+        made(a=(10, 12), b=(25, 25)), measured=[{"x": 1 + each} for each in NOISE]
+    )
+    claim = Claim("x", measured("x"), above(0), measures=("a",))
+    assert judge_claim(claim, found).outcome == "supported"
+    verdict = judge_claim(dataclasses.replace(claim, measures=("a", "b")), found)
+    assert verdict.outcome == "not trained"
+    assert judge_claims([dataclasses.replace(claim, measures=("c",))], found) == []
+
+
+def test_a_seed_without_measurements_leaves_its_claims_open():
+    """One of its runs has diverged."""
+    found = results(measured=[{"x": 1.0}, None, {"x": 1.1}])
+    verdict = judge_claim(Claim("x", measured("x"), above(0), interest=1.0), found)
+    assert (verdict.outcome, verdict.p) == ("inconclusive", 1.0)
+    assert found.values("x") == [1.0, 1.1]

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
+from deepjax.study.arms.rates import packaged_rates
+from deepjax.study.claim import Control, ExactClaim
 from deepjax.study.report.page import write_page
 from deepjax.study.report.pilots_page import write_pilots_page
 from deepjax.study.report.published import RESULT, SECOND
+from deepjax.study.stats.intervals import PILOT_SEEDS
+from deepjax.study.stats.power import ENOUGH
+from deepjax.study.study import claims_of_interest
 from experiments import run_studies as studies
 from experiments.run_studies import BEYOND, STUDIES, Options, main, run_order
 from tests.study.report.fabricated import declared, record, verdict
@@ -109,7 +114,7 @@ def test_pilots_publish_their_record_and_store_the_rates(folders, tmp_path, monk
     pilots = made("small_filters") | {"dataset": "x", "pilot_seeds": 3, "arms": {"stack": arm}}
     (out / "pilots.json").write_text(json.dumps(pilots))
     monkeypatch.setattr(studies, "PACKAGED", packaged)
-    monkeypatch.setattr(studies, "has_pilots", lambda name, preset: name != "degradation")
+    monkeypatch.setattr(studies, "is_piloted", lambda name, preset: name != "degradation")
     names = ("degradation", "small_filters")
     main(Options(studies=names, pilots=True, publish_only=True, **folders))
     assert sorted(json.loads(packaged.read_text())) == ["other-small", "small_filters-small"]
@@ -150,3 +155,35 @@ def test_the_published_pages_are_what_the_published_results_give(tmp_path):
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*-*/*.json")), ids=lambda p: p.parent.name)
 def test_published_commands_name_no_folder_of_a_machine(path):
     assert json.loads(path.read_text())["command"].startswith("python experiments/")
+
+
+PILOTS = sorted((RESULTS / "pilots").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PILOTS, ids=lambda path: path.stem)
+def test_published_pilots_are_those_of_the_presets(path):
+    """Rates, seeds; and claims that pilots promise too little power are declared exploratory."""
+    record = json.loads(path.read_text())
+    assert record["pilot_seeds"] == PILOT_SEEDS
+    rates = packaged_rates(record["study"], record["preset"])
+    if record["arms"]:
+        assert {name: rate.rate for name, rate in rates.items()} == {
+            name: found["rate"] for name, found in record["arms"].items()
+        }
+    claims = claims_of_interest(studies.declaration(record["study"]))
+    assert set(record["power"]) <= {claim.text for claim in claims}
+    for claim in claims:
+        promised = record["power"].get(claim.text)
+        if promised is not None and promised["power"] < ENOUGH:
+            assert claim.exploratory, claim.text
+
+
+@pytest.mark.parametrize("name", (*STUDIES, *BEYOND))
+def test_every_claim_of_a_judged_preset_has_a_promised_power(name):
+    study = studies.declaration(name)
+    claims = {claim.text for claim in claims_of_interest(study)}
+    measured = [each for each in study.claims if not isinstance(each, ExactClaim | Control)]
+    assert claims == {claim.text for claim in measured}
+    if claims:
+        record = json.loads((RESULTS / "pilots" / f"{name}-small.json").read_text())
+        assert set(record["power"]) == claims

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError
+from deepjax.study.arms.predictions import FILE as MISCLASSIFIED
 from deepjax.study.arms.rates import SelectedRate, read_rates, write_rates
 from deepjax.study.arms.runs import collect, is_finished
 from deepjax.study.preset import Preset
 from deepjax.study.runner import run_study
 from deepjax.study.stats.intervals import PILOT_SEEDS
 from deepjax.study.study import FIRST_SEED, PILOT_FIRST_SEED, Options, study_seeds, trained_arms
+from deepjax.training.metrics.metrics_log import METRICS
 from deepjax.training.run_directory.run_lock import hold
 from tests.study import toy
 
@@ -101,6 +104,22 @@ def test_again_it_only_judges_and_draws(finished, record, rates, capsys):
     }
 
 
+def test_a_seed_with_a_run_that_diverged_is_not_measured(finished, rates, tmp_path):
+    out = tmp_path / "toy-small"
+    shutil.copytree(finished, out)
+    (out / "measured" / "seed100.json").unlink()
+    run_dir = out / "runs" / "deep" / "lr0.8-seed100"
+    (run_dir / MISCLASSIFIED).unlink()
+    with (run_dir / METRICS).open("a") as rows:
+        rows.write('{"kind": "halted", "step": 12}\n')
+    run_study(toy.STUDY, Options("small", output_dir=out, rates=rates, jobs=1))
+    assert not (out / "measured" / "seed100.json").exists()
+    record = json.loads((out / "result.json").read_text())
+    outcomes = {verdict["claim"]: verdict["outcome"] for verdict in record["verdicts"]}
+    assert outcomes["There are twelve steps."] == "inconclusive"
+    assert record["arms"]["deep"]["test_error"][0] == pytest.approx(0.9)  # it guesses
+
+
 def test_the_quick_preset_gives_no_verdicts(tmp_path, capsys):
     """At its own rate, without files of rates; one process."""
     run_study(toy.STUDY, Options(output_dir=tmp_path, jobs=1))
@@ -120,6 +139,11 @@ def test_pilots_select_the_rates_of_the_judged_study(tmp_path, capsys):
     assert {name: rate.rate for name, rate in found.items()} == {"deep": 0.8, "shallow": 0.8}
     record = json.loads((tmp_path / "toy-small-pilots" / "pilots.json").read_text())
     assert list(record["arms"]["deep"]["errors"]["test"]) == ["0.2", "0.4", "0.8", "1.6"]
+    # The complete study has run on these seeds, so that measured claims have a power too.
+    measured = pilots.output_dir / "measured"
+    assert len(list(measured.iterdir())) == PILOT_SEEDS
+    assert set(record["power"]) == {"Deep is worse.", "There are twelve steps."}
+    assert record["power"]["There are twelve steps."]["power"] == 1.0
     first = PILOT_FIRST_SEED
     assert {path.name for path in (pilots.output_dir / "runs" / "deep").glob("lr0.8-*")} == {
         f"lr0.8-seed{seed}" for seed in range(first, first + PILOT_SEEDS)
@@ -138,7 +162,7 @@ def test_without_a_selected_rate_it_says_what_to_do(tmp_path, rates):
         InputError, match=r"other: no learning rate .* arm 'deep'; run the pilots first, with --pi"
     ):
         run_study(study, Options("small", output_dir=tmp_path / "study"))
-    with pytest.raises(InputError, match="other has nothing to select in preset 'quick'"):
+    with pytest.raises(InputError, match="other has no pilots in preset 'quick'"):
         run_study(study, Options("quick", pilots=True, output_dir=tmp_path / "study"))
     assert not (tmp_path / "study").exists()
 

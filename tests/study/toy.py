@@ -54,7 +54,8 @@ def measure(context: SeedContext) -> dict[str, Any]:
 CLAIMS = (
     Claim("Deep is worse.", error("deep") - error("shallow"), above(0), interest=1.0),
     Claim("The difference is a number.", error("deep") - error("shallow"), above(-1e4), gate=False),
-    Claim("There are twelve steps.", measured("steps", "deep"), within(11, 13), headline=True),
+    Claim("There are twelve steps.", measured("steps", "deep"), within(11, 13), interest=1.0,
+          headline=True),
     ExactClaim("Two is more than one.", "2 > 1", lambda: (2 > 1, "2 and 1")),
     Control(
         "A/A: shallow is worse than itself under other seeds.",

@@ -86,11 +86,19 @@ def run_arm(
 def is_finished(run_dir: Path) -> bool:
     """Whether a run has ended and its images were predicted, or has diverged."""
     rows = read_rows(run_dir / METRICS)
-    if not rows:
-        return False
-    return rows[-1]["kind"] == "halted" or (
-        rows[-1]["kind"] == "final" and (run_dir / FILE).exists()
+    return bool(rows) and (
+        _halted(rows) or (rows[-1]["kind"] == "final" and (run_dir / FILE).exists())
     )
+
+
+def diverged(run_dir: Path) -> bool:
+    """Whether a run has ended because it diverged."""
+    rows = read_rows(run_dir / METRICS)
+    return bool(rows) and _halted(rows)
+
+
+def _halted(rows: list[Row]) -> bool:
+    return rows[-1]["kind"] == "halted"
 
 
 def collect(arm: TrainedArm, out: Path) -> ArmResult | None:

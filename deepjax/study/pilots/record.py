@@ -1,6 +1,7 @@
 """What the pilots of a study found: the selected rates, every error, and the power they promise."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,57 +9,72 @@ from typing import Any
 from deepjax.io import write_text
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate, write_rates
-from deepjax.study.arms.result import ArmResult
-from deepjax.study.claim import FAMILY, Claim, Control
+from deepjax.study.claim import FAMILY, Claim, is_there
 from deepjax.study.pilots.sweep import Errors, pilot_errors, selected_rate
 from deepjax.study.preset import Preset
 from deepjax.study.report.provenance import provenance
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.holm import first_level
-from deepjax.study.stats.intervals import LEVEL, PILOT_SEEDS, components
+from deepjax.study.stats.intervals import LEVEL, Sample, components
 from deepjax.study.stats.power import power_with, scaled_errors
-from deepjax.study.study import Study, pilot_grid
+from deepjax.study.study import Study, claims_of_interest, pilot_grid
 
 RECORD = "pilots.json"
 RATES = "rates.json"
 
 
-def conclude_pilots(
+def select_rates(
+    study: Study, preset_name: str, preset: Preset, arms: Mapping[str, TrainedArm], out: Path
+) -> dict[str, SelectedRate]:
+    """The rates that finished pilots select; written to rates.json, where there are any."""
+    found = {name: selected_rate(each) for name, each in _errors(preset, arms, out).items()}
+    if found:
+        (out / RATES).unlink(missing_ok=True)
+        write_rates(out / RATES, f"{study.name}-{preset_name}", found)
+    return found
+
+
+def write_record(
     study: Study,
     preset_name: str,
-    preset: Preset,
+    rates: Mapping[str, SelectedRate],
     arms: Mapping[str, TrainedArm],
+    results: StudyResults,
     out: Path,
     seconds: float,
-) -> dict[str, SelectedRate]:
-    """Select the rates, and write them and the record of all pilots. Returns the rates."""
+) -> dict[str, Any]:
+    """Write pilots.json, and return it. arms: of the pilots; results: on the seeds of pilots."""
     import jax
 
-    errors = {name: pilot_errors(arm, pilot_grid(preset, name), out) for name, arm in arms.items()}
-    rates = {name: selected_rate(found) for name, found in errors.items()}
-    (out / RATES).unlink(missing_ok=True)
-    write_rates(out / RATES, f"{study.name}-{preset_name}", rates)
+    preset = results.preset
+    errors = _errors(preset, arms, out)
     record = {
         "study": study.name,
         "preset": preset_name,
         "dataset": preset.dataset,
-        "pilot_seeds": PILOT_SEEDS,
+        "pilot_seeds": len(results.seeds),
         "arms": {name: _arm_record(rates[name], found) for name, found in errors.items()},
-        "power": promised_power(study, preset, rates, errors, arms),
+        "power": promised_power(study, results),
         "wall_seconds": seconds,
     }
     record |= provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
-    return rates
+    return record
 
 
-def print_rates(rates: Mapping[str, SelectedRate]) -> None:
-    """The selected rates, on stdout."""
+def print_pilots(rates: Mapping[str, SelectedRate], power: Mapping[str, Any]) -> None:
+    """The selected rates and the promised power, on stdout."""
     for name, rate in rates.items():
         print(
             f"{name:24} rate {rate.rate:g}; its choice leaves {100 * rate.train_error:.2f} points "
             f"of training and {100 * rate.test_error:.2f} of test error open"
         )
+    for claim, found in power.items():
+        print(f"{100 * found['power']:3.0f} % power at {found['interest']:g}: {claim}")
+
+
+def _errors(preset: Preset, arms: Mapping[str, TrainedArm], out: Path) -> dict[str, Errors]:
+    return {name: pilot_errors(arm, pilot_grid(preset, name), out) for name, arm in arms.items()}
 
 
 def _arm_record(rate: SelectedRate, errors: Errors) -> dict[str, Any]:
@@ -72,50 +88,29 @@ def _arm_record(rate: SelectedRate, errors: Errors) -> dict[str, Any]:
     }
 
 
-def promised_power(
-    study: Study,
-    preset: Preset,
-    rates: Mapping[str, SelectedRate],
-    errors: Mapping[str, Errors],
-    arms: Mapping[str, TrainedArm],
-) -> dict[str, dict[str, float]]:
-    """By claim on errors: the power at its smallest effect of interest that the pilots promise.
+def promised_power(study: Study, results: StudyResults) -> dict[str, dict[str, float]]:
+    """By claim: the power at its smallest effect of interest that results on pilot seeds promise.
 
-    With the preset's seeds, at the level of the first of Holm's corrections for a headline claim;
-    the standard deviation is that of the pilot seeds.
+    With the preset's seeds, at the level of the first of Holm's corrections for a headline claim.
     """
-    results = {
-        name: ArmResult(
-            rates[name].rate,
-            [],
-            {split: found[split][rates[name].rate] for split in found},
-            arms[name].config.dataset,
-            name,
-            {"train": rates[name].train_error, "test": rates[name].test_error},
-        )
-        for name, found in errors.items()
-    }
-    seeds = arms[next(iter(arms))].seeds
-    of_pilots = StudyResults(preset, seeds, results)
     found = {}
-    for claim in study.claims:
-        if not isinstance(claim, Claim) or isinstance(claim, Control) or not claim.interest:
-            continue
-        if not all(each.arms and set(each.arms) <= set(results) for each in claim.quantities):
+    for claim in claims_of_interest(study):
+        if not is_there(claim, results):
             continue
         level = first_level(FAMILY) if claim.headline else LEVEL
         samples = [
-            each.sample(of_pilots, split) for each in claim.quantities for split in claim.sets
+            each.sample(results, split)
+            for each in claim.quantities
+            for split in (claim.sets if each.arms else claim.sets[:1])
         ]
-        least = min(
-            power_with(
-                scaled_errors(components(sample), preset.seeds / PILOT_SEEDS),
-                preset.seeds,
-                1 if sample.by_image is None else sample.by_image.shape[1],
-                claim.interest,
-                level,
-            )
-            for sample in samples
-        )
+        least = min(_power(claim, sample, results.preset.seeds, level) for sample in samples)
         found[claim.text] = {"interest": claim.interest, "level": level, "power": least}
     return found
+
+
+def _power(claim: Claim, sample: Sample, seeds: int, level: float) -> float:
+    """Zero where a pilot seed has no finite value."""
+    errors = scaled_errors(components(sample), seeds / len(sample.by_seed))
+    images = 1 if sample.by_image is None else sample.by_image.shape[1]
+    found = power_with(errors, seeds, images, claim.interest, level)
+    return found if math.isfinite(found) else 0.0

@@ -21,10 +21,13 @@ repeats these pilots; the selected rates are stored in the package, so that `mak
 
 A cell has the mean training and test error in per cent; the selected rate is bold. "Left open" is
 the standard deviation, in points, of the training and the test error that comes from choosing the
-rate on few seeds; the intervals of all verdicts contain it. Power is the chance to find the
-smallest effect of interest with the seeds of the judged runs, after the strictest of Holm's
-corrections for a headline claim; it is an estimate from the pilots' seeds. A claim with less than
-{ENOUGH:.0%} is declared exploratory.
+rate on few seeds; the intervals of all verdicts contain it.
+
+At its selected rates the complete study is then run on the pilots' seeds, measurements included.
+Power is the chance to find the smallest effect of interest with the seeds of the judged runs, after
+the strictest of Holm's corrections for a headline claim, as the spread of these runs promises it.
+The unit of the effect is that of the claim, points for errors. A claim with less than {ENOUGH:.0%}
+is declared exploratory.
 """
 
 
@@ -51,6 +54,21 @@ def _pilots(record: Mapping[str, Any], file: str) -> Iterable[str]:
     )
     yield ""
     arms = record["arms"]
+    if arms:
+        yield from _rates(arms)
+    power = record.get("power", {})
+    if power:
+        yield from table(
+            ("claim", "smallest effect of interest", "power"),
+            [
+                [escape(claim), f"{found['interest']:g}", _power(found["power"])]
+                for claim, found in power.items()
+            ],
+        )
+        yield ""
+
+
+def _rates(arms: Mapping[str, Any]) -> Iterable[str]:
     rates = sorted({rate for arm in arms.values() for rate in arm["errors"]["train"]}, key=float)
     rows = [
         [
@@ -62,16 +80,6 @@ def _pilots(record: Mapping[str, Any], file: str) -> Iterable[str]:
     ]
     yield from table(["network", *rates, "left open"], rows)
     yield ""
-    power = record.get("power", {})
-    if power:
-        yield from table(
-            ("claim", "smallest effect of interest", "power"),
-            [
-                [escape(claim), f"{found['interest']:g}", _power(found["power"])]
-                for claim, found in power.items()
-            ],
-        )
-        yield ""
 
 
 def _cell(arm: Mapping[str, Any], rate: str) -> str:
