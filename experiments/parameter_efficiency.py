@@ -21,13 +21,13 @@ from deepjax.analysis import count_params, params_by_layer
 from deepjax.analysis.plots import COLORS, Curve
 from deepjax.command_line import parse, run_command
 from deepjax.models import create_model, model_info
-from deepjax.models.googlenet import GoogLeNet, Unit
 from deepjax.models.layers.basic import conv_factory
 from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool
 from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import BOTH, SAME_LEVEL, Claim, Control, ExactClaim
+from deepjax.study.networks import SmallImageGoogLeNet
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
 from deepjax.study.report.metrics import cost_table
@@ -74,15 +74,6 @@ class SmallImageVGG(nn.Module):
             features, name = 64 * self.width, f"head_fc{layer}"
             x = nn.relu(nn.Dense(features, dtype=self.dtype, kernel_init=he_normal, name=name)(x))
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head_fc8")(x)
-
-
-class SmallImageGoogLeNet(GoogLeNet):
-    """GoogLeNet for small images: its stem halves them once, in place of three times."""
-
-    def _stem(self, x: Array, unit: Unit) -> Array:
-        x = unit(x, self._scaled(64), 7, "stem_conv1", stride=2)
-        x = unit(x, self._scaled(64), 1, "stem_reduce2")
-        return unit(x, self._scaled(192), 3, "stem_conv2")
 
 
 def half(make: Callable[..., nn.Module], width: int, **fields: Any) -> nn.Module:

@@ -8,11 +8,11 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers.basic import conv_factory, dense
-from deepjax.models.layers.initializers import Initialization, he_normal
+from deepjax.models.googlenet import GoogLeNet, Unit
+from deepjax.models.layers.basic import conv_factory
+from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool
-from deepjax.models.vgg import VGG
 
 Activation = Literal["relu", "sigmoid", "identity"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -53,10 +53,13 @@ class Stack(nn.Module):
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(global_avg_pool(x))
 
 
-class PooledVGG(VGG):
-    """VGG with the head of GoogLeNet and ResNet: average pool, then one linear layer."""
+class SmallImageGoogLeNet(GoogLeNet):
+    """GoogLeNet for small images: its stem halves them once, in place of three times.
 
-    def _head(self, x: Array, init: Initialization, train: bool) -> Array:
-        return dense(self.num_classes, x.shape[-1], init, jnp.float32, self.param_dtype, "head")(
-            global_avg_pool(x)
-        )
+    The stem has no pools and no local response normalisation.
+    """
+
+    def _stem(self, x: Array, unit: Unit) -> Array:
+        x = unit(x, self._scaled(64), 7, "stem_conv1", stride=2)
+        x = unit(x, self._scaled(64), 1, "stem_reduce2")
+        return unit(x, self._scaled(192), 3, "stem_conv2")

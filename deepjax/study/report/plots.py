@@ -47,8 +47,9 @@ def rows_figure(
 ) -> Figure:
     """A row for each label: seeds as small dots, their mean, the 95 % interval as a bar.
 
-    All panels have the labels of the first panel's rows, the first at the top. On a logarithmic
-    axis a bar ends at `lowest` times the least value, as an interval may reach 0.
+    Two seeds have no bar. All panels have the labels of the first panel's rows, the first at the
+    top. On a logarithmic axis a bar ends at `lowest` times the least value, as an interval may
+    reach 0.
     """
     count = max(len(panel.rows) for panel in panels)
     size = (5.2 * len(panels) + 1.2, 1.9 + 0.42 * count)
@@ -76,7 +77,7 @@ def _draw_rows(ax: Axes, rows: Rows, scale: Scale, labelled: bool, lowest: float
     bar = {"linewidth": 3, "alpha": 0.35, "solid_capstyle": "butt"}
     for y, values in enumerate(rows.values()):
         color = COLORS[y % len(COLORS)]
-        if len(values) > 1:
+        if len(values) > 2:  # that of two seeds is so wide that it hides the rest
             low, high = mean_interval(values).bounds()
             low = max(low, lowest * min(values)) if scale == "log" else low
             ax.plot([low, high], [y, y], "-", color=color, **bar)
