@@ -129,7 +129,7 @@ def gain(arm: str) -> Quantity:
 
 CLAIMS = (
     Claim(
-        "Auxiliary heads feed gradient into the layers below them.",
+        "Auxiliary heads supply more than a tenth of the gradient of the layers below them.",
         of_both("below", "fraction of the gradient below both heads"), above(TENTH),
         interest=TENTH, headline=True, measures=WITH_HEADS,
     ),
@@ -156,7 +156,7 @@ CLAIMS = (
         gain("no_norm_few_images") - gain("no_norm"), above(0), interest=POINT,
     ),
     Control(
-        "Auxiliary heads feed gradient into the layers above them.",
+        "Auxiliary heads supply more than a tenth of the gradient of the layers above them.",
         of_both("above", "fraction of the gradient above both heads"), above(TENTH),
     ),
     Control(
@@ -180,13 +180,14 @@ FIGURES = (
         {label: (look, "stages") for look, label in LOOKS.items()},
         ("stage: 1 is the stem, 2 to 10 the Inception modules; heads are on 4 and 7",
          "fraction of the heads' losses"),
-        x=range(1, 1 + len(STAGES)), claim="Auxiliary heads feed gradient into the layers below",
+        x=range(1, 1 + len(STAGES)),
+        claim="Auxiliary heads supply more than a tenth of the gradient of the layers below",
         reference={"a tenth": [TENTH] * len(STAGES)},
     ),
     error_rows(
         "errors",
         "Final error with and without auxiliary heads, on training and on test images. Seeds as "
-        "dots, their mean and its 95 % interval.",
+        "dots, their mean and its 95 % interval over seeds.",
         {name: name.replace("_", " ") for name in ARMS if not name.endswith("again")},
         claim="Auxiliary heads lower the final test error without batch norm.",
     ),
@@ -214,12 +215,12 @@ STUDY = Study(
             arms=("no_norm", "no_norm_heads"),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6,
+            "fashion_mnist_small", 6, select="validation",
             training={"epochs": 5, "batch_size": 64, "width": 8, **TRAINING},
             grid=(0.05, 0.1, 0.2),
         ),
         "gpu": Preset(
-            "fashion_mnist", 6,
+            "fashion_mnist", 6, select="validation",
             training={"epochs": 20, "batch_size": 128, "width": 32, "precision": "bfloat16",
                       **TRAINING},
             grid=(0.05, 0.1, 0.2),

@@ -93,8 +93,8 @@ CLAIMS = (
         AT_WIDTH - AT_COST, below(0), TEST, interest=TREND,
     ),
     Claim(
-        f"Wide is enough at equal cost: {MIDDLE} layers are not worse than {DEEP} narrower ones on "
-        "test images.",
+        f"Wide is enough at equal cost: {MIDDLE} layers have at most {MARGIN:g} points more test "
+        f"error than {DEEP} narrower ones.",
         error(name_of(MIDDLE, EQUAL_COST[MIDDLE])) - error(name_of(DEEP, EQUAL_COST[DEEP])),
         below(MARGIN), TEST, interest=MARGIN,
     ),
@@ -151,12 +151,11 @@ STUDY = Study(
             ),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training=LADDER,
+            "fashion_mnist_small", 6, select="validation", training=LADDER,
             grid=(0.05, 0.1, 0.2),
         ),
         "gpu": Preset(
-            "fashion_mnist", 6,
-            training=LADDER_GPU,
+            "fashion_mnist", 6, select="validation", training=LADDER_GPU,
             grid=(0.05, 0.1, 0.2),
         ),
     },

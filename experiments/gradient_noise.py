@@ -127,8 +127,11 @@ def mean_scale(at: Sequence[int], scales: Sequence[float]) -> float:
     return float(np.trapezoid(scales[:way], at[:way]) / at[way - 1])
 
 
-def measure(context: SeedContext) -> dict[str, Any]:
-    """Steps to the target by batch size, each at its best rate, and the probe's noise scales."""
+def measure(context: SeedContext) -> dict[str, Any] | None:
+    """Steps to the target by batch size, each at its best rate, and the probe's noise scales.
+
+    None where a batch size does not reach the target.
+    """
     sizes, steps, rates = context.preset.sizes, [], []
     course: dict[str, Any] = {}
     data = sample(
@@ -150,6 +153,8 @@ def measure(context: SeedContext) -> dict[str, Any]:
             at_rate = replace(config, learning_rate=rate)
             course = {"at": at} | noise_during_training(at, programs, at_rate, loss_of, data)
         context.progress(len(steps), len(sizes["batches"]))
+    if not np.isfinite(steps).all():
+        return None
     fitted = fit_hyperbola(sizes["batches"], steps)
     mean = mean_scale(course["at"], course["scales"])
     return {
@@ -250,10 +255,10 @@ STUDY = Study(
     claims=CLAIMS,
     figures=FIGURES,
     method=(
-        "Two convolutions and a linear layer without batch norm under plain SGD, up to a training "
-        "loss at which the network beats a linear classifier. Steps are counted, to 10 %, for each "
-        "batch size at the best of six rates of each seed; the noise scale is estimated from "
-        "gradients of 16 and of 256 images."
+        f"Two convolutions and a linear layer without batch norm under plain SGD, up to a training "
+        f"loss of {SIZES['target']:g}. Steps are counted, to 10 %, for each batch size at the best "
+        "of six rates of each seed; the noise scale is estimated from gradients of 16 and of 256 "
+        "images."
     ),
     limits=(
         "A small network, a short training, and rates a factor of two apart: not where the best "

@@ -146,22 +146,23 @@ def more(kind: str) -> Quantity:
 
 CLAIMS = (
     Claim(
-        "Plain-20 with identity layers is a plain-44 of the same training error.",
-        training_error("identities"), within(-SAME, SAME), interest=SAME, headline=True,
-        measures=("plain20",),
+        "By construction plain-20 with identity layers is a plain-44 of the same training error.",
+        training_error("identities"), within(-SAME, SAME), interest=SAME, measures=("plain20",),
     ),
     Claim(
-        "The Hessian at plain-44 is less convex than at residual-44.",
+        "At the end of training the loss has more negative curvature, relative to its largest, at "
+        "plain-44 than at residual-44.",
         more("ratio").named("|smallest / largest| eigenvalue, plain-44 less residual-44"),
         above(0), interest=DIFFERENCE, headline=True, measures=("plain44", "resnet44"),
     ),
     Claim(
-        "Fine-tuned from the identities, plain-44 stays as good as plain-20.",
+        "Fine-tuned from the identities, plain-44 has at most two points more training error than "
+        "plain-20.",
         training_error("tuned"), below(KEPT), interest=KEPT, exploratory=CHANGED,
         measures=("plain20",),
     ),
     Claim(
-        "The loss around plain-44 is less convex than around residual-44.",
+        "On a random plane the loss is less convex around plain-44 than around residual-44.",
         more("concave").named("concave fraction of the plane, plain-44 less residual-44"),
         above(0), interest=DIFFERENCE, measures=("plain44", "resnet44"),
     ),
@@ -172,7 +173,7 @@ CLAIMS = (
         gate=False,
     ),
     Control(
-        "A/A: the Hessian at residual-44 is less convex on other images.",
+        "A/A: at residual-44 the loss has more negative curvature on some images than on others.",
         (measured("ratio", "resnet44", 0) - measured("ratio", "resnet44", 1)).named(
             "|smallest / largest| eigenvalue, less that on other images"
         ),
@@ -212,15 +213,15 @@ FIGURES = (
             "plain-44 from scratch": ("error", "plain44"),
             "residual-44 from scratch": ("error", "resnet44"),
         },
-        "training error (%)", claim="Plain-20 with identity layers", split="train",
+        "training error (%)", claim="By construction plain-20", split="train",
     ),
     value_rows(
         "hessian",
         "Negative curvature at the end of training. |Smallest / largest| eigenvalue of the Hessian "
         "of the training loss; mean over two batches for each seed.",
         {"plain-44": ("ratio", "plain44"), "residual-44": ("ratio", "resnet44"),
-         "linear classifier": ("ratio", "linear")},
-        "|smallest / largest| eigenvalue", claim="The Hessian at plain-44",
+         "untrained linear classifier": ("ratio", "linear")},
+        "|smallest / largest| eigenvalue", claim="At the end of training the loss",
     ),
     StudyFigure(
         "planes", draw_planes,
@@ -232,8 +233,8 @@ FIGURES = (
         "Concave fraction of a random plane around the network. Points at which the training loss "
         "curves down in some direction of the plane.",
         {"plain-44": ("concave", "plain44"), "residual-44": ("concave", "resnet44"),
-         "linear classifier": ("concave", "linear")},
-        "concave fraction", claim="The loss around plain-44",
+         "untrained linear classifier": ("concave", "linear")},
+        "concave fraction", claim="On a random plane",
     ),
 )  # fmt: skip
 STUDY = Study(
@@ -280,7 +281,8 @@ STUDY = Study(
     ),
     limits=(
         "Curvature is measured where each training ended, which is not at equal losses, and on a "
-        "few images; it does not show that curvature is why the plain network trains worse."
+        "few images; each network has its own learning rate. That curvature is why the plain "
+        "network trains worse is not shown."
     ),
 )  # fmt: skip
 

@@ -87,7 +87,8 @@ def measure(context: SeedContext) -> dict[str, Any]:
 # field, 0.96 at these depths. An excess kurtosis within 0.3 excludes a triangle (-0.6), a box
 # (-1.2) and a logistic curve (+1.2).
 ROOT, ROOT_MARGIN = within(0.4, 0.6), 0.1
-SAME_WIDTH, SAME_MARGIN = within(round(math.log(0.9), 3), round(math.log(1.1), 3)), 0.1
+WIDTH_MARGIN = 0.1  # of the logarithm of a ratio
+ROOT_OF_HALF = within(-0.5 * math.log(2) - WIDTH_MARGIN, -0.5 * math.log(2) + WIDTH_MARGIN)
 BELL = within(-0.3, 0.3)
 GROWTH = 0.2  # pixels; less than a tenth of an untrained map's sigma, 2.7 to 3.1 on pilot seeds
 
@@ -134,10 +135,10 @@ CLAIMS = (
         ROOT, interest=ROOT_MARGIN, headline=True,
     ),
     Claim(
-        "Three 3x3 convolutions have the same effective field as one 7x7, by the definition of "
-        "Luo et al. 2016.",
+        "By the definition of Luo et al. 2016 the effective field of three 3x3 convolutions is "
+        "narrower than that of one 7x7, by the square root of a half.",
         (log(sigma("three 3x3")) - log(sigma("one 7x7"))).named("log of the ratio of sigmas"),
-        SAME_WIDTH, interest=SAME_MARGIN,
+        ROOT_OF_HALF, interest=WIDTH_MARGIN,
     ),
     Claim(
         "The effective field of an untrained stack of 20 or 40 layers is bell-shaped: its profile "
@@ -154,7 +155,7 @@ CLAIMS = (
         growth("last map"), above(0), interest=GROWTH, measures=("resnet20",),
     ),
     Claim(
-        "The effective field of its middle map grows with training.",
+        "The effective field of the middle map of ResNet-20 grows with training.",
         growth("middle map"), above(0), interest=GROWTH, exploratory=CHANGED,
         measures=("resnet20",),
     ),
@@ -209,7 +210,7 @@ FIGURES = (
         {name: ("small", name, "sigma") for name in SMALL},
         "sigma (pixels)",
         references={"sqrt(4/3)": math.sqrt(4 / 3), "sqrt(2)": math.sqrt(2), "2": 2.0},
-        claim="Three 3x3 convolutions have the same effective field",
+        claim="By the definition of Luo et al. 2016",
     ),
     StudyFigure(
         "training", maps,

@@ -22,9 +22,7 @@ from deepjax.study.claim import CHANGED, SAME_LEVEL, Claim, Control
 from deepjax.study.ladder import LADDER, LADDER_GPU
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import measured
-from deepjax.study.report.html import Table
 from deepjax.study.report.study_figures import value_lines
-from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study
 from deepjax.study.stats.rules import above, below, within
 from deepjax.study.study import Options, SeedContext, Study
@@ -160,23 +158,26 @@ def measure(context: SeedContext) -> dict[str, Any]:
 # all that it has learnt; 90 % is the error of guessing. Theory at infinite width without padding:
 # the mean square doubles without norm, and with batch norm a block adds 1; a tenth either way. All
 # paths alike give a ratio of 1. Responses start at 1.
-GENTLE, COLLAPSE, SHORT, SMALLER = below(10.0), above(40.0), below(0.75), -0.05
+GENTLE, COLLAPSE, SHORT, SMALLER = below(5.0), above(40.0), below(0.75), -0.05
 DOUBLES, DEEP = within(1.9, 2.1), ("resnet44",)
 RISE = {"name": "rise of the test error", "unit": " points"}
 FACTOR = {"name": "factor of the mean square per block"}
 LENGTH = {"name": "mean length by gradient over that of all paths"}
 CLAIMS = (
     Claim(
-        "A residual network hardly suffers from the loss of a block.",
-        measured("rise", "resnet44", **RISE), GENTLE, interest=5.0, headline=True, measures=DEEP,
+        "Without one block the test error of the residual network of 44 layers rises by less than "
+        f"{GENTLE.high:g} points, on average over its blocks.",
+        measured("rise", "resnet44", **RISE), GENTLE, interest=2.5, headline=True, measures=DEEP,
     ),
     Claim(
-        "A plain network collapses without a block.",
+        "Without one block the test error of the plain network of 20 layers rises by more than "
+        f"{COLLAPSE.low:g} points, on average over its blocks.",
         measured("rise", "plain20", **RISE), COLLAPSE, interest=10.0, headline=True,
         measures=("plain20",),
     ),
     Claim(
-        "The gradient of a residual network comes mostly by short paths.",
+        "The gradient of a residual network comes by short paths: their mean length is below three "
+        "quarters of that of all paths.",
         measured("ratio", "resnet44", **LENGTH), SHORT, interest=0.1, headline=True, measures=DEEP,
     ),
     # The width was 32 before, and the rule wider; the line replaces a power of depth.
@@ -189,6 +190,12 @@ CLAIMS = (
         [measured("line", "slope", name="slope of the mean square over blocks"),
          measured("line", "bend", name="slope of the second half over that of the first")],
         within(0.9, 1.1), interest=0.1, exploratory=CHANGED,
+    ),
+    Claim(
+        "Without one block the error rises more in the plain network of 20 layers than in the "
+        "residual one of 20, on average over their blocks.",
+        measured("rise", "plain20", **RISE) - measured("rise", "resnet20", **RISE), above(0),
+        interest=10.0, measures=("plain20", "resnet20"),
     ),
     Claim(
         "The layers of a residual network respond less than a plain one's.",
@@ -211,7 +218,7 @@ CLAIMS = (
         expected=("inconclusive",), level=SAME_LEVEL,
     ),
     Control(
-        "A residual network hardly suffers from the loss of all these blocks at once.",
+        "The same holds without all of these blocks of the residual network at once.",
         measured("all blocks", "resnet44", **RISE), GENTLE, expected=("refuted",),
     ),
     Control(
@@ -220,25 +227,14 @@ CLAIMS = (
     ),
 )  # fmt: skip
 LABELS = {"resnet44": "residual, 44", "resnet20": "residual, 20", "plain20": "plain, 20"}
-
-
-def fit_table(results: StudyResults) -> Table:
-    """The linear fit to the signal with batch norm."""
-    names = ("slope", "intercept", "r2", "bend")
-    fits = [results.values("line", name) for name in names]
-    cells = [f"{np.mean(fit):.3f} ({min(fit):.3f} to {max(fit):.3f})" for fit in fits]
-    return Table("Line fitted to the signal with batch norm: mean and range", names, [cells])
-
-
 FIGURES = (
     value_lines(
         "lesions",
-        "Rise of the test error without one block. Blocks that keep their input's shape, in the "
-        "order of the forward pass; the input is passed on in place of the output. Mean over "
-        "seeds, band from least to greatest. After Veit et al. 2016, Figure 3.",
+        "Rise of the test error without one block, whose input is passed on. Blocks that keep "
+        "their input's shape; mean over seeds, band. After Veit et al. 2016, Figure 3.",
         {label: ("rise", name) for name, label in LABELS.items()},
         ("block that is left out", "rise of the test error (points)"),
-        claim="A residual network hardly suffers from the loss of a block",
+        claim="Without one block the test error of the residual",
     ),
     value_lines(
         "paths",
@@ -250,8 +246,7 @@ FIGURES = (
     ),
     value_lines(
         "signal",
-        "Mean square of the signal by block in untrained towers of residual blocks, width 64. "
-        "Dotted: doubling. After Brock et al. 2021, Figure 1.",
+        "Mean square of the signal by block, untrained. Dotted: doubling (Brock et al. 2021, 1).",
         {name: ("signal", name) for name in ("no norm", "batch norm")},
         ("block", "mean square of its output"), y_scale="log", claim="Without norm, the signal",
         reference={"doubling": [2.0 * 2**k for k in range(1, BLOCKS + 1)]},
@@ -287,13 +282,15 @@ STUDY = Study(
     measure=measure,
     claims=CLAIMS,
     figures=FIGURES,
-    tables=(fit_table,),
     method=(
         "A lesion passes on a block's input in place of its output, on test images that differ by "
         "seed; the two blocks that change the shape of the map stay. The signal is that of random "
         "images in untrained towers, where zero padding and a finite width weaken it a little."
     ),
-    limits="The mean over blocks hides which blocks matter, and the plain network has fewer.",
+    limits=(
+        "The mean over blocks hides which blocks matter. Each network has its own learning rate, "
+        "so rate and shortcuts are not separated."
+    ),
 )  # fmt: skip
 
 if __name__ == "__main__":

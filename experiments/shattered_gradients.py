@@ -195,18 +195,18 @@ def more_alike(other: str, depth: int) -> Quantity:
     return one - two
 
 
+ALIKE = "Before training, gradients of different images are more alike in residual than in plain"
 POWERS = [power(f"residual, width {width}") for width in WIDTHS]
 CLAIMS = (
     *(
         Claim(
-            "At images, gradients are more alike in a residual than in a plain network of "
-            f"{depth} layers.",
+            f"{ALIKE} networks of {depth} layers.",
             more_alike("plain", depth), above(0), interest=COSINES[depth], headline=depth == 20,
         )
         for depth in LAYERS[::-1]
     ),
     *(
-        Claim(f"Gradients of a {text}.", rate(name, base), LAW, interest=MARGIN)
+        Claim(f"The gradients of a wide {text}.", rate(name, base), LAW, interest=MARGIN)
         for text, name, base in (
             ("plain network with batch norm shatter as 1/2^L", "plain, batch norm", 1 / 2),
             ("plain network without norm shatter as 1/2^L", "plain, no norm", 1 / 2),
@@ -214,13 +214,13 @@ CLAIMS = (
         )
     ),
     Claim(
-        "Gradients of a residual network with batch norm shatter as the paper's theory predicts, "
-        f"as 1/sqrt(L) in the limit and with an exponent of {exponent(PAPER):.2f} here.",
-        POWERS, PREDICTED, interest=MARGIN,
+        "The gradients of a wide residual network with batch norm shatter with an exponent of "
+        f"{exponent(PAPER):.2f}, as the paper's theory predicts, 1/sqrt(L) in the limit.",
+        POWERS, PREDICTED, interest=MARGIN, exploratory=CHANGED,
     ),
     Claim(
-        "They shatter as the theory predicts if batch norm's subtraction of the mean is counted, "
-        f"with an exponent of {exponent(CENTRED):.2f} here.",
+        f"They do so with an exponent of {exponent(CENTRED):.2f}, as theory predicts if the mean "
+        "that batch norm subtracts is counted: gradients of a wide residual network with it.",
         POWERS, PREDICTED_CENTRED, interest=MARGIN, exploratory=CHANGED,
     ),
     Claim(
@@ -245,13 +245,13 @@ FIGURES = (
     value_rows(
         "images",
         "Likeness of gradients at images, in untrained networks. Mean cosine between the gradients "
-        "at all pairs of images; seeds, mean and 95 % interval.",
+        "at all pairs of images; seeds, mean and 95 % interval over seeds.",
         {
             f"{kind}, {depth} layers": ("images", kind, str(depth))
             for depth in LAYERS for kind in ("residual", "plain")
         },
         COSINE_AXIS,
-        claim="At images, gradients are more alike in a residual than in a plain network of 20",
+        claim=f"{ALIKE} networks of 20",
     ),
     value_lines(
         "exponential",
@@ -259,7 +259,7 @@ FIGURES = (
         {name: (name,) for name in list(WIDE)[:3]},
         ("blocks", COSINE_AXIS), SHORT, y_scale="log",
         reference={"_half": [0.5**n for n in SHORT], "_quarters": [0.75**n for n in SHORT]},
-        claim="Gradients of a plain network with batch norm",
+        claim="The gradients of a wide plain network with batch",
     ),
     value_lines(
         "power",
@@ -268,7 +268,7 @@ FIGURES = (
         {name: (name,) for name in list(WIDE)[5:]},
         ("blocks", COSINE_AXIS), LONG, x_scale="log", y_scale="log",
         reference={"_paper": PAPER, "_centred": CENTRED},
-        claim="Gradients of a residual network with batch norm",
+        claim="The gradients of a wide residual network with batch norm",
     ),
 )  # fmt: skip
 STUDY = Study(

@@ -160,7 +160,7 @@ STUDY = Study(
             arms=("stochastic", "stochastic_few", "complete", "complete_few"),
         ),
         "small": Preset(
-            "fashion_mnist_small", 6, training=LADDER,
+            "fashion_mnist_small", 6, select="validation", training=LADDER,
             grid=(0.05, 0.1, 0.2),
         ),
     },

@@ -58,7 +58,7 @@ class Dataset:
         return {split: (name, size) for split, (name, size) in declared.items() if size}
 
 
-_FIRST_IMAGES = re.compile(r"(.+)\[:(\d+)\]")
+_PART = re.compile(r"(.+?)(?:\[:(\d+)\])?(?:\[-(\d+):\])?")
 
 
 def _unit(*values: float) -> tuple[float, ...]:
@@ -152,30 +152,41 @@ def list_datasets() -> list[str]:
 
 
 def dataset_info(name: str) -> Dataset:
-    """The data set of that name; NAME[:N] is the same with its first N training images only.
+    """The data set of that name, or a part of it.
 
-    Raises InputError with the nearest name for any other.
+    NAME[:N] has the first N training images only. NAME[-N:] holds out the last N training images
+    for validation: they take the place of the test images. NAME[:M][-N:] does both. Raises
+    InputError with the nearest name for any other.
 
     >>> dataset_info("digits").shape
     (8, 8, 1)
     >>> dataset_info("digits[:400]").train_size
     400
+    >>> held_out = dataset_info("digits[-100:]")
+    >>> held_out.train_size, held_out.test_split
+    (1337, 'train[1337:]')
     """
-    part = _FIRST_IMAGES.fullmatch(name)
-    whole = part[1] if part else name
-    if whole not in CATALOG:
+    if name in CATALOG:
+        return CATALOG[name]
+    found = _PART.fullmatch(name)
+    whole = found[1] if found else name
+    if found is None or whole not in CATALOG:
         raise unknown_name_error("dataset", whole, CATALOG)
-    return _first_images(CATALOG[whole], name, int(part[2])) if part else CATALOG[name]
+    return _part(CATALOG[whole], name, found[2], found[3])
 
 
-def _first_images(whole: Dataset, name: str, count: int) -> Dataset:
-    """A data set with its first training images only."""
-    allowed = f"{whole.name}[:N] with N from 1 to {whole.train_size}"
-    require(1 <= count <= whole.train_size, "dataset", name, allowed)
-    simple = "[" not in whole.train_split and "+" not in whole.train_split
+def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) -> Dataset:
+    """A data set with its first training images only, its last ones for validation, or both."""
+    size, split = whole.train_size, whole.train_split
+    rest = size - int(held_out or 0)
+    count = int(first) if first else rest
+    allowed = f"{whole.name}[:M][-N:] with M and N from 1, together up to {size}"
+    require(1 <= count <= rest and rest < size + (not held_out), "dataset", name, allowed)
+    simple = "[" not in split and "+" not in split
     require(simple, "dataset", name, f"{whole.name}, which is a part of a split already")
-    part = f"{whole.train_split}[:{count}]"
-    return dataclasses.replace(whole, name=name, train_size=count, train_split=part)
+    held = {"test_split": f"{split}[{rest}:]", "test_size": size - rest} if held_out else {}
+    part = f"{split}[:{count}]"
+    return dataclasses.replace(whole, name=name, train_size=count, train_split=part, **held)
 
 
 def register(dataset: Dataset) -> Dataset:

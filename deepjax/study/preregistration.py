@@ -45,6 +45,7 @@ def _rule(claim: Claim | ExactClaim, preset: Preset) -> dict[str, Any]:
         "sets": list(claim.sets),
         "interest": claim.interest,
         "gate": claim.gate,
+        "measures": list(claim.measures),
         "headline": claim.headline,
         "exploratory": claim.exploratory,
         "expected": list(claim.expected) if isinstance(claim, Control) else [],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,9 @@ class Preset:
     """Other parameters of the study: numbers of images, of points, of steps."""
     rate: float = 0.0
     """Learning rate of all arms, where none are selected by pilots."""
+    select: Literal["train", "validation"] = "train"
+    """The error by which pilots select a rate: the training error, for studies of optimisation; or
+    that on training images that pilots hold out, for studies of accuracy on test images."""
     pilots: str = ""
     """The study whose pilots select the rates; default: this one. For studies that share arms."""
     grid: tuple[float, ...] = (0.05, 0.1, 0.2)

@@ -25,7 +25,7 @@ class StudyResults:
     seeds: tuple[int, ...]
     arms: Mapping[str, ArmResult]
     measured: Sequence[Mapping[str, Any] | None] = ()
-    """By seed: what the study's `measure` returned; None where one of the seed's runs diverged."""
+    """By seed: what the study's `measure` returned; None where that was not possible."""
     trained: Mapping[str, TrainedArm] = dataclasses.field(default_factory=dict)
     """The arms as they were trained."""
     verdicts: Sequence[Verdict] = ()

@@ -19,6 +19,7 @@ from deepjax.progress import display
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate, packaged_rates, read_rates
 from deepjax.study.arms.runs import collect, diverged, run_arm
+from deepjax.study.claim import Claim
 from deepjax.study.conclude import conclude, print_verdicts
 from deepjax.study.pilots.record import print_pilots, select_rates, write_record
 from deepjax.study.pilots.sweep import missing_rates, run_pilots
@@ -211,13 +212,19 @@ def _train(run: _Run, run_all: RunAll) -> bool:
 
 
 def _measure(run: _Run, run_all: RunAll) -> bool:
-    """Measure the seeds that are missing, if no run of theirs diverged; whether there were any."""
+    """Measure the seeds that are missing; whether there were any.
+
+    A seed is left out where a run that is measured has diverged.
+    """
     if run.study.measure is None:
         return False
+    opened = {arm for each in run.study.claims if isinstance(each, Claim) for arm in each.measures}
     tasks: dict[str, Task] = {}
     for i, seed in enumerate(run.seeds):
         runs = {name: arm.run_dirs(run.out)[i] for name, arm in run.arms.items()}
-        if not _measurement_path(run.out, seed).exists() and not any(map(diverged, runs.values())):
+        if not _measurement_path(run.out, seed).exists() and not any(
+            diverged(path) for name, path in runs.items() if name in opened
+        ):
             given = (run.preset.dataset, run.preset, seed, runs, run.options.data_dir, run.out)
             tasks[f"seed {seed}"] = functools.partial(_measure_seed, run.study.measure, *given)
     return _run_tasks(run, list(tasks.values()), run_all, dict.fromkeys(tasks, PARTS), "part")
@@ -235,7 +242,7 @@ def _run_tasks(
 
 
 def _measure_seed(
-    measure: Callable[[SeedContext], Mapping[str, Any]],
+    measure: Callable[[SeedContext], Mapping[str, Any] | None],
     dataset: str,
     preset: Preset,
     seed: int,

@@ -98,8 +98,9 @@ class Study:
     """What it does not show, in one sentence."""
     arms: Mapping[str, Arm] = dataclasses.field(default_factory=dict)
     """By name, the longest first."""
-    measure: Callable[[SeedContext], Mapping[str, Any]] | None = None
-    """A module-level function, since workers import it: JSON values of one seed."""
+    measure: Callable[[SeedContext], Mapping[str, Any] | None] | None = None
+    """A module-level function, since workers import it: JSON values of one seed, or None where it
+    cannot be measured, which leaves the claims open."""
     tables: Sequence[Callable[[StudyResults], Table]] = ()
     beyond: bool = False
     """Whether it goes beyond the lecture."""
@@ -153,9 +154,17 @@ def pilot_arms(study: Study, preset: Preset) -> dict[str, TrainedArm]:
     """The arms whose rates this study's own pilots select, with the seeds of pilots."""
     if preset.rate or preset.pilots:
         return {}
-    own = {name for name, arm in study.preset_arms(preset).items() if not arm.rate_of}
+    own = {name: arm for name, arm in study.preset_arms(preset).items() if not arm.rate_of}
     arms = trained_arms(study, preset, dict.fromkeys(own, SelectedRate(1.0)), pilots=True)
-    return {name: arm for name, arm in arms.items() if name in own}
+    held_out = preset.select == "validation"
+    return {
+        name: dataclasses.replace(
+            arms[name],
+            config=arm_config(arm, preset.dataset, preset.training, held_out),
+            held_out=held_out,
+        )
+        for name, arm in own.items()
+    }
 
 
 def has_pilots(study: Study, preset: Preset) -> bool:

@@ -155,11 +155,25 @@ def test_a_name_with_a_number_has_the_first_training_images_alone():
     assert "digits[:400]" not in list_datasets()
 
 
+@pytest.mark.parametrize(("name", "train"), [("digits[-37:]", 1400), ("digits[:400][-37:]", 400)])
+def test_the_last_training_images_are_held_out_in_place_of_test_images(name, train):
+    held_out = dataset_info(name)
+    assert (held_out.train_size, held_out.test_size) == (train, 37)
+    full = load_split(DIGITS, "train")
+    for split, rows in (("train", slice(train)), ("test", slice(1400, None))):
+        found = load_split(held_out, split)
+        np.testing.assert_array_equal(found.images, full.images[rows])
+        np.testing.assert_array_equal(found.labels, full.labels[rows])
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digits[:0]", r"digits\[:N\] with N from 1 to 1437"),
-        ("digits[:1438]", r"digits\[:N\] with N from 1 to 1437"),
+        ("digits[:0]", r"digits\[:M\]\[-N:\] with M and N from 1, together up to 1437"),
+        ("digits[:1438]", r"digits\[:M\]\[-N:\] with M and N from 1, together up to 1437"),
+        ("digits[-0:]", r"digits\[:M\]\[-N:\] with M and N from 1"),
+        ("digits[-1437:]", r"digits\[:M\]\[-N:\] with M and N from 1"),
+        ("digits[:1400][-38:]", r"digits\[:M\]\[-N:\] with M and N from 1"),
         ("digit[:400]", "did you mean 'digits'"),
         ("digits[400:]", "did you mean 'digits'"),
         ("digits[:400][:10]", r"'digits\[:400\]' is unknown"),

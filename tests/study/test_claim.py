@@ -143,7 +143,7 @@ def test_a_headline_claim_states_its_power_after_holms_correction():
     assert alone.endswith("% power at 0.5 points")
     assert corrected.endswith("% power at 0.5 points after Holm's correction")
     assert int(corrected.split()[0]) < int(alone.split()[0])
-    assert first_level(FAMILY) == 0.05 / 20
+    assert first_level(FAMILY) == 0.05 / 19
 
 
 def test_an_open_claim_names_what_would_settle_it_and_what_it_excludes():

@@ -84,5 +84,5 @@ def test_figure_has_a_line_for_each_family():
         trained=arms,
     )  # fmt: skip
     train, test = error_over_parameters(results, "a title").axes
-    assert [len(line.get_xdata()) for line in test.lines[:3]] == [2, 1, 2]
+    assert [len(line.get_xdata()) for line in test.lines[:3]] == [2, 1, 1]
     assert np.concatenate([line.get_ydata() for line in train.lines[:3]]) == pytest.approx(10)

@@ -55,7 +55,7 @@ CLAIMS = (
     Claim("Deep is worse.", error("deep") - error("shallow"), above(0), interest=1.0),
     Claim("The difference is a number.", error("deep") - error("shallow"), above(-1e4), gate=False),
     Claim("There are twelve steps.", measured("steps", "deep"), within(11, 13), interest=1.0,
-          headline=True),
+          headline=True, gate=False, measures=("deep",)),
     ExactClaim("Two is more than one.", "2 > 1", lambda: (2 > 1, "2 and 1")),
     Control(
         "A/A: shallow is worse than itself under other seeds.",

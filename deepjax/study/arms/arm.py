@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from deepjax.data import dataset_info
 from deepjax.errors import require
 from deepjax.training.config import TrainConfig, replace_options, train_config
 
@@ -48,6 +49,8 @@ class TrainedArm:
     selection: Mapping[str, float]
     """Standard deviation of its "train" and "test" error from the choice of the rate, fractions."""
     make: Callable[..., nn.Module] | None = None
+    held_out: bool = False
+    """Whether its runs are pilots on a part of the training images, tested on the rest."""
 
     def __post_init__(self) -> None:
         # The name is a directory's, which must stay inside the study's.
@@ -65,24 +68,29 @@ class TrainedArm:
 
     def run_dir(self, out: Path, rate: float, seed: int) -> Path:
         """The run directory of one run. out: the study directory."""
-        return out / "runs" / self.name / f"lr{rate:g}-seed{seed}"
+        runs = "held_out_runs" if self.held_out else "runs"
+        return out / runs / self.name / f"lr{rate:g}-seed{seed}"
 
     def run_dirs(self, out: Path) -> list[Path]:
         """The run directories of all seeds at the arm's rate."""
         return [self.run_dir(out, self.rate, seed) for seed in self.seeds]
 
 
-def arm_config(arm: Arm, dataset: str, training: Mapping[str, Any]) -> TrainConfig:
+def arm_config(
+    arm: Arm, dataset: str, training: Mapping[str, Any], held_out: bool = False
+) -> TrainConfig:
     """The configuration of an arm's runs, less learning rate and seed.
 
-    A part of the training images is trained for as many steps as all of them would be, with as many
+    held_out: for pilots that take the last eighth of the training images in place of test images. A
+    part of the training images is trained for as many steps as all of them would be, with as many
     steps of warm-up.
     """
     options = {"eval_train_images": EVAL_TRAIN_IMAGES} | dict(training) | dict(arm.training)
-    config = train_config(model=arm.model, dataset=dataset, **options)
+    tested = f"[-{dataset_info(dataset).train_size // 8}:]" if held_out else ""
+    config = train_config(model=arm.model, dataset=dataset + tested, **options)
     if not arm.part:
         return config
     options["steps"] = config.total_steps
-    part = train_config(model=arm.model, dataset=dataset + arm.part, **options)
+    part = train_config(model=arm.model, dataset=dataset + arm.part + tested, **options)
     warmup = config.optimization.warmup_epochs * config.steps_per_epoch / part.steps_per_epoch
     return replace_options(part, warmup_epochs=warmup)

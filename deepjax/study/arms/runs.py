@@ -57,7 +57,8 @@ class Runner:
         """Whether another study has finished this run, which is copied then."""
         if self._reuse is None:
             return False
-        for other in sorted(self._reuse.glob(f"*/runs/*/{run_dir.name}")):
+        runs = run_dir.parents[1].name
+        for other in sorted(self._reuse.glob(f"*/{runs}/*/{run_dir.name}")):
             if is_finished(other) and is_run_of(other, config):
                 # Under another name first, since a copy that is interrupted may look finished.
                 partial = run_dir.with_name(f"{run_dir.name}.partial")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from deepjax.study.report.provenance import provenance
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.holm import first_level
 from deepjax.study.stats.intervals import LEVEL, Sample, components
-from deepjax.study.stats.power import power_with, scaled_errors
+from deepjax.study.stats.power import joint_power, scaled_errors
 from deepjax.study.study import Study, claims_of_interest, pilot_grid
 
 RECORD = "pilots.json"
@@ -27,7 +27,8 @@ def select_rates(
     study: Study, preset_name: str, preset: Preset, arms: Mapping[str, TrainedArm], out: Path
 ) -> dict[str, SelectedRate]:
     """The rates that finished pilots select; written to rates.json, where there are any."""
-    found = {name: selected_rate(each) for name, each in _errors(preset, arms, out).items()}
+    errors = _errors(preset, arms, out)
+    found = {name: selected_rate(arms[name], each) for name, each in errors.items()}
     if found:
         (out / RATES).unlink(missing_ok=True)
         write_rates(out / RATES, f"{study.name}-{preset_name}", found)
@@ -53,6 +54,7 @@ def write_record(
         "preset": preset_name,
         "dataset": preset.dataset,
         "pilot_seeds": len(results.seeds),
+        "select": preset.select,
         "arms": {name: _arm_record(rates[name], found) for name, found in errors.items()},
         "power": promised_power(study, results),
         "wall_seconds": seconds,
@@ -103,14 +105,15 @@ def promised_power(study: Study, results: StudyResults) -> dict[str, dict[str, f
             for each in claim.quantities
             for split in (claim.sets if each.arms else claim.sets[:1])
         ]
-        least = min(_power(claim, sample, results.preset.seeds, level) for sample in samples)
-        found[claim.text] = {"interest": claim.interest, "level": level, "power": least}
+        power = _power(claim, samples, results.preset.seeds, level)
+        found[claim.text] = {"interest": claim.interest, "level": level, "power": power}
     return found
 
 
-def _power(claim: Claim, sample: Sample, seeds: int, level: float) -> float:
+def _power(claim: Claim, samples: Sequence[Sample], seeds: int, level: float) -> float:
     """Zero where a pilot seed has no finite value."""
-    errors = scaled_errors(components(sample), seeds / len(sample.by_seed))
-    images = 1 if sample.by_image is None else sample.by_image.shape[1]
-    found = power_with(errors, seeds, images, claim.interest, level)
+    first = samples[0]
+    errors = [scaled_errors(components(sample), seeds / len(first.by_seed)) for sample in samples]
+    images = 1 if first.by_image is None else first.by_image.shape[1]
+    found = joint_power(errors, seeds, images, claim.rule.distances(claim.interest), level)
     return found if math.isfinite(found) else 0.0

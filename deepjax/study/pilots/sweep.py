@@ -10,12 +10,15 @@ from deepjax.errors import InputError
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate
 from deepjax.study.arms.runs import Runner, is_finished, misclassified_images
+from deepjax.study.quantity import Split
 from deepjax.study.stats.selection import best_rate, is_interior, selection_error
 from deepjax.study.workers import TaskReport
 
 LEAST, GREATEST = 1e-5, 13.0  # where the grid ends
 Errors = Mapping[str, Mapping[float, np.ndarray]]
 """For "train" and "test", by rate: (seeds, images), 1 where an image is misclassified."""
+Means = Mapping[str, Mapping[float, list[float]]]
+"""The same by seed."""
 
 
 def run_pilots(
@@ -48,13 +51,13 @@ def missing_rates(arm: TrainedArm, grid: Sequence[float], out: Path) -> list[flo
     missing = [rate for rate in grid if rate not in tried]
     if missing:
         return missing
-    best = best_rate(_means(arm, tried, out))
+    best = best_rate(_means(arm, tried, out)[select_on(arm)])
     if is_interior(tried, best):
         return []
     following = 2 * max(tried) if best == max(tried) else min(tried) / 2
     if not LEAST <= following <= GREATEST:
         raise InputError(
-            f"arm {arm.name!r} trains best at {best:g}, the end of all rates that were tried "
+            f"arm {arm.name!r} is best at {best:g}, the end of all rates that were tried "
             f"({min(tried):g} to {max(tried):g}); check its network"
         )
     return [following]
@@ -80,18 +83,29 @@ def pilot_errors(arm: TrainedArm, grid: Sequence[float], out: Path) -> Errors:
     return {split: {rate: by_rate[rate][split] for rate in rates} for split in ("train", "test")}
 
 
-def selected_rate(errors: Errors) -> SelectedRate:
+def select_on(arm: TrainedArm) -> Split:
+    """The images by whose error a rate is selected; "test" are training images held out."""
+    return "test" if arm.held_out else "train"
+
+
+def selected_rate(arm: TrainedArm, errors: Errors) -> SelectedRate:
     """The best rate of finished pilots, and what its choice adds to the errors."""
-    means = {
+    means = _means_of(errors)
+    by = means[select_on(arm)]
+    spread = functools.partial(selection_error, by)
+    return SelectedRate(best_rate(by), spread(means["train"]), spread(means["test"]))
+
+
+def _means(arm: TrainedArm, rates: Sequence[float], out: Path) -> Means:
+    by_rate = {rate: misclassified_images(arm, rate, out) for rate in rates}
+    return _means_of({s: {r: each[s] for r, each in by_rate.items()} for s in ("train", "test")})
+
+
+def _means_of(errors: Errors) -> Means:
+    return {
         split: {rate: each.mean(1).tolist() for rate, each in by_rate.items()}
         for split, by_rate in errors.items()
     }
-    spread = functools.partial(selection_error, means["train"])
-    return SelectedRate(best_rate(means["train"]), spread(means["train"]), spread(means["test"]))
-
-
-def _means(arm: TrainedArm, rates: Sequence[float], out: Path) -> dict[float, list[float]]:
-    return {rate: misclassified_images(arm, rate, out)["train"].mean(1).tolist() for rate in rates}
 
 
 def _done(arm: TrainedArm, rate: float, out: Path) -> bool:

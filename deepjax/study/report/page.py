@@ -107,8 +107,10 @@ def _summary(studies: Studies) -> list[str]:
         "",
         "The measured claims are one family: their "
         f"verdicts are corrected for {FAMILY} claims by Holm's method, so that the chance of even "
-        "one false verdict among them is at most 5 %. The intervals are those of each claim alone, "
-        "over seeds, test images and the choice of learning rates.",
+        "one false verdict among them is at most 5 %. The intervals are those of each claim alone: "
+        "of errors over seeds, test images and the choice of learning rates, of other values over "
+        "seeds. A claim is exploratory where the pilots promised it too little power, or where it "
+        "was changed after a look at results: its verdict is a hint.",
         "",
     ]
     rows = []
@@ -120,10 +122,10 @@ def _summary(studies: Studies) -> list[str]:
 
 
 def _counts(verdicts: Sequence[PublishedVerdict]) -> str:
-    """'6 measured claims: 4 supported, 2 refuted. 3 exact: 3 supported.'"""
+    """'6 measured: 4 supported, 2 refuted. 1 exploratory: 1 supported. 3 exact: 3 supported.'"""
     parts = []
-    for kind in ("measured", "exact"):
-        of_kind = [each for each in verdicts if each.values["exact"] == (kind == "exact")]
+    for kind in ("measured", "exploratory", "exact"):
+        of_kind = [each for each in verdicts if _kind(each) == kind]
         outcomes = [each.outcome for each in of_kind]
         counts = [f"{outcomes.count(each)} {each}" for each in _OUTCOMES if each in outcomes]
         unstable = sum(each.is_unstable for each in of_kind)
@@ -131,6 +133,12 @@ def _counts(verdicts: Sequence[PublishedVerdict]) -> str:
             found = ", ".join(counts) + (f" ({unstable} unstable)" if unstable else "")
             parts.append(f"{len(outcomes)} {kind}: {found}.")
     return " ".join(parts)
+
+
+def _kind(verdict: PublishedVerdict) -> str:
+    if verdict.values["exact"]:
+        return "exact"
+    return "exploratory" if verdict.values["exploratory"] else "measured"
 
 
 _OUTCOMES = ("supported", "refuted", "inconclusive", "not trained")

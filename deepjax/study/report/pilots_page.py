@@ -16,12 +16,14 @@ TITLE = f"""# Pilots
 
 The learning rate of every network is selected on pilots: runs with {PILOT_SEEDS} seeds that are
 never judged. The rates are spaced by factors of 2, and more are tried until the best one has a
-neighbour on either side. The best rate has the lowest mean training error. `make studies-pilots`
-repeats these pilots; the selected rates are stored in the package, so that `make studies` does not.
+neighbour on either side. The best rate has the lowest mean error: in studies of optimisation on
+training images, in studies of accuracy on the last eighth of the training images, which their
+pilots hold out. `make studies-pilots` repeats these pilots; the selected rates are stored in the
+package, so that `make studies` does not.
 
-A cell has the mean training and test error in per cent; the selected rate is bold. "Left open" is
-the standard deviation, in points, of the training and the test error that comes from choosing the
-rate on few seeds; the intervals of all verdicts contain it.
+A cell has the mean training and test error in per cent, or training error and that on images held
+out; the selected rate is bold. "Left open" is the standard deviation, in points, of either error
+that comes from choosing the rate on few seeds; the intervals of errors contain it.
 
 At its selected rates the complete study is then run on the pilots' seeds, measurements included.
 Power is the chance to find the smallest effect of interest with the seeds of the judged runs, after
@@ -29,6 +31,12 @@ the strictest of Holm's corrections for a headline claim, as the spread of these
 The unit of the effect is that of the claim, points for errors. A claim with less than {ENOUGH:.0%}
 is declared exploratory.
 """
+
+
+_SELECTED = {
+    "train": "selected by the training error",
+    "validation": "selected by the error on images held out",
+}
 
 
 def write_pilots_page(folder: Path) -> Path:
@@ -49,6 +57,7 @@ def _pilots(record: Mapping[str, Any], file: str) -> Iterable[str]:
     yield from (f"## {name.capitalize()}, preset {record['preset']}", "")
     yield (
         f"{record['pilot_seeds']} seeds on {escape(record['dataset'])}, "
+        f"{_SELECTED[record['select']]}, "
         f"{record['wall_seconds'] / 60:,.0f} minutes, {escape(record['hardware'])}. "
         f"[Every error]({file})"
     )

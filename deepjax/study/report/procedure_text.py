@@ -8,19 +8,20 @@ from typing import Any
 from deepjax.study.claim import FAMILY
 from deepjax.study.report.markdown import escape, table
 from deepjax.study.report.published import PublishedStudy
+from deepjax.study.stats.intervals import PILOT_SEEDS
 
 PROCEDURE = "procedure.json"
 Studies = Mapping[str, PublishedStudy]
 
 METHOD = f"""Rules, seeds and the family of headline claims were fixed before the judged runs; a
 claim that changed afterwards is exploratory. The learning rate of every network was selected on
-[pilots](pilots/README.md): three other seeds, rates spaced by factors of 2, more of them until the
-best one has a neighbour on either side. All networks of a study were then trained with the same
-fresh seeds and compared seed by seed. A claim on errors is judged only if each of its networks
+[pilots](pilots/README.md): {PILOT_SEEDS} other seeds, rates spaced by factors of 2, more of them
+until the best one has a neighbour on either side. All networks of a study were then trained with
+the same fresh seeds and compared seed by seed. A claim on networks is judged only if each of them
 beats a linear classifier. Controls show whether the experiment can fail: a network compared with
-itself under other seeds, and a planted defect that has to be found. The measured headline claims
-of the lecture are corrected for their number, {FAMILY}. [Studies](../studies.md) explains each
-step; [the audit](audit.md) of the first edition explains why it is done.
+itself under other seeds, and a planted defect that has to be found. The measured headline claims of
+the lecture are corrected for their number, {FAMILY}. [Studies](../studies.md) explains each step;
+[the audit](audit.md) of the first edition explains why it is done.
 """
 
 

@@ -38,7 +38,10 @@ class StudyFigure:
 
 
 def figure_title(figure: StudyFigure, results: StudyResults) -> str:
-    """The finding: the claim as it was judged, with its first effect; unjudged, the caption."""
+    """The finding: the claim as it was judged, with its first effect; unjudged, the caption.
+
+    The effect is named where the claim has several.
+    """
     if not figure.claim or not results.verdicts:
         return _wrapped(figure.caption.split(". ")[0].rstrip("."))
     verdict = results.verdict(figure.claim)
@@ -52,7 +55,8 @@ def figure_title(figure: StudyFigure, results: StudyResults) -> str:
     if verdict.effects:
         effect = verdict.effects[0]
         low, high = effect.complete
-        text += f"\n{effect.mean:+.3g} [{low:+.3g}, {high:+.3g}]{effect.unit}"
+        name = f"{effect.name}: " if len(verdict.effects) > 1 else ""
+        text += f"\n{name}{effect.mean:+.3g} [{low:+.3g}, {high:+.3g}]{effect.unit}"
     return text
 
 

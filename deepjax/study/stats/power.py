@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import scipy.special
 
@@ -28,6 +29,25 @@ def power_with(
 ) -> float:
     """The power that errors by source give at an effect."""
     return power(*combined(found, seeds, images), effect, level)
+
+
+def joint_power(
+    parts: Sequence[Components],
+    seeds: int,
+    images: int,
+    distances: Sequence[float],
+    level: float = LEVEL,
+) -> float:
+    """At least the power that every part of a claim keeps all of these distances from its bounds.
+
+    One less the chances that a part misses a bound (Bonferroni's inequality).
+    """
+    found = 1 - sum(
+        1 - power_with(part, seeds, images, distance, level)
+        for part in parts
+        for distance in distances
+    )
+    return found if math.isnan(found) else max(0.0, found)
 
 
 def scaled_errors(found: Components, seeds: float = 1.0, images: float = 1.0) -> Components:

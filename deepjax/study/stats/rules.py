@@ -47,6 +47,12 @@ class Rule:
             return Decision("refuted", refute)
         return Decision("inconclusive", min(support, refute))
 
+    def distances(self, interest: float) -> list[float]:
+        """The distances from the bounds of an effect that is `interest` inside of one of them."""
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return [interest, self.high - self.low - interest]
+        return [interest]
+
     def _p_inside(self, interval: Interval) -> list[float]:
         found = [interval.p_above(self.low)] if math.isfinite(self.low) else []
         return found + ([interval.p_below(self.high)] if math.isfinite(self.high) else [])

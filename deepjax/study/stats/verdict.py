@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Outcome = Literal["supported", "refuted", "inconclusive", "not trained"]
-NOT_SUPPORTED: tuple[Outcome, ...] = ("refuted", "inconclusive")
 Bounds = tuple[float, float]
 
 

@@ -2,13 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from deepjax.data import dataset_info
 from deepjax.errors import InputError
+from deepjax.study.arms.arm import arm_config
 from deepjax.study.pilots import sweep
 from deepjax.study.pilots.sweep import missing_rates, pilot_errors, run_pilots, selected_rate
 from deepjax.study.stats.selection import selection_error
 from deepjax.training.config import replace_options
+from tests.study import toy
 from tests.study.pilots.planted import planted_runner
 from tests.study.toy import trained_arm
 
@@ -47,7 +51,7 @@ def test_it_is_extended_by_factors_of_2_until_the_best_rate_has_both_neighbours(
     errors = pilot_errors(arm, GRID, out)
     assert tuple(errors["train"]) == tuple(errors["test"]) == tried
     assert missing_rates(arm, GRID, out) == []
-    found = selected_rate(errors)
+    found = selected_rate(arm, errors)
     assert found.rate == 0.1 * 2 ** round(at)
     assert found.train_error == 0  # the planted seeds move all rates alike
 
@@ -56,7 +60,7 @@ def test_diverged_rates_guess_and_are_not_selected(pilots):
     arm, out = pilots(lambda octave: 2.0 if octave > 0 else 0.1 - 0.01 * octave)
     errors = pilot_errors(arm, GRID, out)
     assert errors["test"][0.2].mean() == pytest.approx(0.9)
-    assert selected_rate(errors).rate == 0.1
+    assert selected_rate(arm, errors).rate == 0.1
 
 
 def test_what_the_choice_leaves_is_that_of_training_errors_at_test_errors(pilots):
@@ -66,13 +70,26 @@ def test_what_the_choice_leaves_is_that_of_training_errors_at_test_errors(pilots
         split: {rate: wrong.mean(1).tolist() for rate, wrong in by_rate.items()}
         for split, by_rate in errors.items()
     }
-    found = selected_rate(errors)
+    found = selected_rate(arm, errors)
     assert found.train_error == selection_error(by_split["train"], by_split["train"])
     assert found.test_error == selection_error(by_split["train"], by_split["test"])
 
 
+def test_held_out_images_select_where_the_runs_are_tested_on_them(pilots, monkeypatch):
+    arm, out = pilots(valley(0))
+    held_out = dataclasses.replace(
+        arm, held_out=True, config=arm_config(toy.ARMS["shallow"], "digits", toy.TRAINING, True)
+    )
+    assert dataset_info(held_out.config.dataset).test_split == f"train[{1437 - 1437 // 8}:]"
+    assert held_out.run_dir(out, 0.1, 1000) == out / "held_out_runs" / "shallow" / "lr0.1-seed1000"
+    on_held_out = {rate: np.full((3, 2), rate) for rate in GRID}
+    errors = pilot_errors(arm, GRID, out) | {"test": on_held_out}
+    assert selected_rate(arm, errors).rate == 0.1
+    assert selected_rate(held_out, errors).rate == 0.05
+
+
 def test_a_curve_without_an_optimum_is_refused_at_the_end_of_all_rates(pilots):
-    with pytest.raises(InputError, match=r"arm 'shallow' trains best at 12\.8, the end of all"):
+    with pytest.raises(InputError, match=r"arm 'shallow' is best at 12\.8, the end of all"):
         pilots(lambda octave: 0.5 - 0.01 * octave)
 
 

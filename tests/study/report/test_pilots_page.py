@@ -10,6 +10,7 @@ RECORD = {
     "preset": "small",
     "dataset": "fashion_mnist_small",
     "pilot_seeds": 3,
+    "select": "validation",
     "arms": {
         "one_7x7": {
             "rate": 0.1,

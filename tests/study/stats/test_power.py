@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from deepjax.study.stats.intervals import Components, Sample, complete_interval, components
-from deepjax.study.stats.power import MOST_SEEDS, power, power_with, scaled_errors, what_settles
+from deepjax.study.stats.power import (
+    MOST_SEEDS,
+    joint_power,
+    power,
+    power_with,
+    scaled_errors,
+    what_settles,
+)
+from deepjax.study.stats.rules import above, within
 
 
 @pytest.mark.parametrize(("seeds", "effect"), [(6, 1.0), (6, 2.0), (12, 1.0)])
@@ -17,6 +25,26 @@ def test_it_is_how_often_a_simulated_effect_is_found(seeds, effect, level):
     found = np.mean([complete_interval(Sample(each)).p_above(0) <= level for each in values])
     expected = power(1 / math.sqrt(seeds), seeds - 1, effect, level)
     assert found == pytest.approx(expected, abs=0.025)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.0025])
+def test_a_claim_of_several_bounds_and_parts_has_less_power_than_each(level):
+    """Both of two means in the middle of a region, simulated: Bonferroni's bound is below."""
+    rule, random, seeds = within(-2.5, 2.5), np.random.default_rng(0), 10
+    samples = random.standard_normal((3000, 2, seeds)) * 1.5
+    found = np.mean(
+        [
+            rule.decide([complete_interval(Sample(part)) for part in parts], level).outcome
+            == "supported"
+            for parts in samples
+        ]
+    )
+    part = Components(1.5 / math.sqrt(seeds), 0.0, 0.0)
+    alone = power_with(part, seeds, 1, 2.5, level)
+    joint = joint_power([part, part], seeds, 1, rule.distances(2.5), level)
+    assert rule.distances(2.5) == [2.5, 2.5] and above(0).distances(1.0) == [1.0]
+    assert joint - 0.02 <= found < alone
+    assert joint_power([Components(9.0, 0.0, 0.0)] * 2, seeds, 1, [1.0], level) == 0.0
 
 
 def test_without_an_error_every_effect_is_found():
