@@ -156,12 +156,12 @@ def pilot_arms(study: Study, preset: Preset) -> dict[str, TrainedArm]:
         return {}
     own = {name: arm for name, arm in study.preset_arms(preset).items() if not arm.rate_of}
     arms = trained_arms(study, preset, dict.fromkeys(own, SelectedRate(1.0)), pilots=True)
-    held_out = preset.select == "validation"
+    validation = preset.select == "validation"
     return {
         name: dataclasses.replace(
             arms[name],
-            config=arm_config(arm, preset.dataset, preset.training, held_out),
-            held_out=held_out,
+            config=arm_config(arm, preset.dataset, preset.training, validation),
+            validation=validation,
         )
         for name, arm in own.items()
     }

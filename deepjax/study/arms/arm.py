@@ -49,7 +49,7 @@ class TrainedArm:
     selection: Mapping[str, float]
     """Standard deviation of its "train" and "test" error from the choice of the rate, fractions."""
     make: Callable[..., nn.Module] | None = None
-    held_out: bool = False
+    validation: bool = False
     """Whether its runs are pilots on a part of the training images, tested on the rest."""
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class TrainedArm:
 
     def run_dir(self, out: Path, rate: float, seed: int) -> Path:
         """The run directory of one run. out: the study directory."""
-        runs = "held_out_runs" if self.held_out else "runs"
+        runs = "validation_runs" if self.validation else "runs"
         return out / runs / self.name / f"lr{rate:g}-seed{seed}"
 
     def run_dirs(self, out: Path) -> list[Path]:
@@ -77,16 +77,16 @@ class TrainedArm:
 
 
 def arm_config(
-    arm: Arm, dataset: str, training: Mapping[str, Any], held_out: bool = False
+    arm: Arm, dataset: str, training: Mapping[str, Any], validation: bool = False
 ) -> TrainConfig:
     """The configuration of an arm's runs, less learning rate and seed.
 
-    held_out: for pilots that take the last eighth of the training images in place of test images. A
+    validation: for pilots that take the last eighth of the training images in place of test images. A
     part of the training images is trained for as many steps as all of them would be, with as many
     steps of warm-up.
     """
     options = {"eval_train_images": EVAL_TRAIN_IMAGES} | dict(training) | dict(arm.training)
-    tested = f"[-{dataset_info(dataset).train_size // 8}:]" if held_out else ""
+    tested = f"[-{dataset_info(dataset).train_size // 8}:]" if validation else ""
     config = train_config(model=arm.model, dataset=dataset + tested, **options)
     if not arm.part:
         return config

@@ -85,7 +85,7 @@ def pilot_errors(arm: TrainedArm, grid: Sequence[float], out: Path) -> Errors:
 
 def select_on(arm: TrainedArm) -> Split:
     """The images by whose error a rate is selected; "test" are training images held out."""
-    return "test" if arm.held_out else "train"
+    return "test" if arm.validation else "train"
 
 
 def selected_rate(arm: TrainedArm, errors: Errors) -> SelectedRate:

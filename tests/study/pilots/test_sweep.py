@@ -77,15 +77,17 @@ def test_what_the_choice_leaves_is_that_of_training_errors_at_test_errors(pilots
 
 def test_held_out_images_select_where_the_runs_are_tested_on_them(pilots, monkeypatch):
     arm, out = pilots(valley(0))
-    held_out = dataclasses.replace(
-        arm, held_out=True, config=arm_config(toy.ARMS["shallow"], "digits", toy.TRAINING, True)
+    validated = dataclasses.replace(
+        arm, validation=True, config=arm_config(toy.ARMS["shallow"], "digits", toy.TRAINING, True)
     )
-    assert dataset_info(held_out.config.dataset).test_split == f"train[{1437 - 1437 // 8}:]"
-    assert held_out.run_dir(out, 0.1, 1000) == out / "held_out_runs" / "shallow" / "lr0.1-seed1000"
-    on_held_out = {rate: np.full((3, 2), rate) for rate in GRID}
-    errors = pilot_errors(arm, GRID, out) | {"test": on_held_out}
+    assert dataset_info(validated.config.dataset).test_split == f"train[{1437 - 1437 // 8}:]"
+    assert (
+        validated.run_dir(out, 0.1, 1000) == out / "validation_runs" / "shallow" / "lr0.1-seed1000"
+    )
+    on_validated = {rate: np.full((3, 2), rate) for rate in GRID}
+    errors = pilot_errors(arm, GRID, out) | {"test": on_validated}
     assert selected_rate(arm, errors).rate == 0.1
-    assert selected_rate(held_out, errors).rate == 0.05
+    assert selected_rate(validated, errors).rate == 0.05
 
 
 def test_a_curve_without_an_optimum_is_refused_at_the_end_of_all_rates(pilots):
