@@ -81,9 +81,9 @@ def arm_config(
 ) -> TrainConfig:
     """The configuration of an arm's runs, less learning rate and seed.
 
-    validation: for pilots that take the last eighth of the training images in place of test images. A
-    part of the training images is trained for as many steps as all of them would be, with as many
-    steps of warm-up.
+    validation: for pilots, in which the last eighth of the training images takes the place of the
+    test images. A part of the training images is trained for as many steps as all of them would be,
+    with as many steps of warm-up.
     """
     options = {"eval_train_images": EVAL_TRAIN_IMAGES} | dict(training) | dict(arm.training)
     tested = f"[-{dataset_info(dataset).train_size // 8}:]" if validation else ""
