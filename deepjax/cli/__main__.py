@@ -11,6 +11,7 @@ from deepjax.errors import unknown_name_error
 COMMANDS = {
     "train": "train one network on one data set",
     "evaluate": "test networks as their papers did, on every image of a set exactly once",
+    "data": "check your own images: counts, sizes, broken files, duplicates",
     "models": "list the networks, or show one stage by stage",
 }
 USAGE = "\n".join(

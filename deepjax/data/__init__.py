@@ -3,7 +3,13 @@
 The order of the examples is a pure function of (seed, epoch).
 """
 
-from deepjax.data.catalog import Dataset, dataset_info, list_datasets, register
+from deepjax.data.catalog import (
+    Dataset,
+    dataset_info,
+    list_datasets,
+    own_dataset,
+    register,
+)
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.image.crops import Crops
 from deepjax.data.loader import eval_batches, train_batches
@@ -19,6 +25,7 @@ __all__ = [
     "eval_batches",
     "list_datasets",
     "load_split",
+    "own_dataset",
     "register",
     "sample",
     "train_batches",

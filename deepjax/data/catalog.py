@@ -4,6 +4,8 @@ import dataclasses
 import re
 
 from deepjax.data.dataset_checks import validate_fields
+from deepjax.data.own.folder import FORMS
+from deepjax.data.own.index import TEST_FRACTION, exists, looks_like_path, open_index
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, require, unknown_name_error
 
@@ -17,6 +19,10 @@ class Dataset:
     read. `flip` is False where a mirrored image is of another class or none (digits, house
     numbers); `crop` is the padding in pixels of a random crop (He et al. 2015, section 4.2: 4 at 32
     pixels).
+
+    `path`: of the user's own data, in place of a builder; `own_dataset` makes such a data set.
+    Without a test split `test_fraction` of each class, chosen by `split_seed`, is for tests.
+    `label_names`: the names of the classes, where they are known here.
 
     `builder` is the name in tfds where it differs, with its configuration; `label` the feature of a
     record that holds the class. `train_split` and `test_split` are splits of the builder or parts
@@ -42,6 +48,10 @@ class Dataset:
     test_split: str = "test"
     label: str = "label"
     train_split: str = "train"
+    path: str = ""
+    test_fraction: float = 0.0
+    split_seed: int = 0
+    label_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         for field, value in validate_fields(vars(self)).items():
@@ -65,6 +75,7 @@ def _unit(*values: float) -> tuple[float, ...]:
     return tuple(255 * value for value in values)
 
 
+IMAGENET_MEAN, IMAGENET_STD = _unit(0.485, 0.456, 0.406), _unit(0.229, 0.224, 0.225)
 _IMAGENETTE = "fast.ai, github.com/fastai/imagenette"
 
 
@@ -78,15 +89,14 @@ def _imagenet(
     **rest,
 ) -> Dataset:
     """Photographs in ImageNet's form, with ImageNet's mean and std (as torchvision's weights)."""
-    shape, mean, std = (side, side, 3), _unit(0.485, 0.456, 0.406), _unit(0.229, 0.224, 0.225)
     return Dataset(
         name,
-        shape,
+        (side, side, 3),
         classes,
         train_size,
         test_size,
-        mean,
-        std,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
         True,
         0,
         source,
@@ -152,8 +162,9 @@ def list_datasets() -> list[str]:
 
 
 def dataset_info(name: str) -> Dataset:
-    """The data set of that name, or a part of it.
+    """The data set of that name or at that path, or a part of it.
 
+    A path is to the user's own data (`own_dataset`); a name of the catalog goes first.
     NAME[:N] has the first N training images only. NAME[-N:] holds out the last N training images
     for validation: they take the place of the test images. NAME[:M][-N:] does both. Raises
     InputError with the nearest name for any other.
@@ -168,11 +179,17 @@ def dataset_info(name: str) -> Dataset:
     """
     if name in CATALOG:
         return CATALOG[name]
+    if exists(name):
+        return own_dataset(name)
     found = _PART.fullmatch(name)
     whole = found[1] if found else name
-    if found is None or whole not in CATALOG:
-        raise unknown_name_error("dataset", whole, CATALOG)
-    return _part(CATALOG[whole], name, found[2], found[3])
+    if found and whole in CATALOG:
+        return _part(CATALOG[whole], name, found[2], found[3])
+    if found and exists(whole):
+        return _part(own_dataset(whole), name, found[2], found[3])
+    if looks_like_path(name):
+        raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
+    raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])
 
 
 def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) -> Dataset:
@@ -187,6 +204,47 @@ def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) ->
     held = {"test_split": f"{split}[{rest}:]", "test_size": size - rest} if held_out else {}
     part = f"{split}[:{count}]"
     return dataclasses.replace(whole, name=name, train_size=count, train_split=part, **held)
+
+
+def own_dataset(
+    path: str,
+    name: str = "",
+    size: int = 224,
+    test_fraction: float = TEST_FRACTION,
+    split_seed: int = 0,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    flip: bool = True,
+) -> Dataset:
+    """Images of the user's own: a folder of classes, or a CSV list; see `deepjax.data.own.index`.
+
+    `--dataset PATH` gives it with these defaults; `register` it for others, under a name. `size`:
+    pixels a side of what the network sees. `test_fraction`: part of each class for tests, chosen by
+    `split_seed`, where the data have no test split. `mean` and `std` are ImageNet's, in units of 0
+    to 255; `flip`: whether a mirrored image is of the same class. Raises InputError for data that
+    cannot be read as such.
+    """
+    require(0 < test_fraction < 1, "test_fraction", test_fraction, "above 0, below 1")
+    require(split_seed >= 0, "split_seed", split_seed, "0 or more")
+    index = open_index(path)
+    splits = index.split(test_fraction, split_seed)
+    return Dataset(
+        name or path,
+        (size, size, 3),
+        len(index.label_names),
+        len(splits["train"]),
+        len(splits["test"]),
+        mean,
+        std,
+        flip,
+        0,
+        f"{index.form}, {path}",
+        encoded=True,
+        path=path,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        label_names=index.label_names,
+    )
 
 
 def register(dataset: Dataset) -> Dataset:

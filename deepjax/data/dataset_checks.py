@@ -66,6 +66,7 @@ def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "builder": take("builder", _text, "text: a name of tfds, '' for the data set's own"),
         "train_split": take("train_split", _split, ALLOWED_SPLITS),
         "test_split": take("test_split", _split, ALLOWED_SPLITS),
+        "path": take("path", _text, "text: a path to own data, '' for a builder of tfds"),
         "label": take("label", _text, "text: the entry of a record that holds the class"),
     }
     _check_splits(where, checked)

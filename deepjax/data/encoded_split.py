@@ -11,6 +11,7 @@ import numpy as np
 from deepjax.backend.cpu import cpu_count
 from deepjax.data.catalog import Dataset
 from deepjax.data.image.decode import CropFn, decode_crop
+from deepjax.data.own.examples import Examples
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, describe_error
 
@@ -156,7 +157,10 @@ class EncodedSplit:
         return reason
 
     def _where(self, index: int) -> str:
-        return f"dataset {self.dataset.name!r}, split {self.name!r}, record {index}"
+        record = (
+            self.records.name(index) if isinstance(self.records, Examples) else f"record {index}"
+        )
+        return f"dataset {self.dataset.name!r}, split {self.name!r}, {record}"
 
 
 @functools.cache

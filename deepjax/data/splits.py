@@ -14,6 +14,7 @@ from deepjax.data.embedded import EMBEDDED, read_parts
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
+from deepjax.data.own.records import own_records
 from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
 from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
@@ -104,6 +105,10 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         raise InputError(
             f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0"
         )
+    if dataset.path:
+        expression, _ = dataset.splits[split]
+        chosen = dataset.path, dataset.test_fraction, dataset.split_seed
+        return own_records(*chosen, split, expression)
     try:
         if dataset.builder in EMBEDDED:
             builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])

@@ -34,9 +34,9 @@ class TrainConfig:
     """Network, e.g. cifar_resnet20 (`deepjax models` lists all)."""
     dataset: str = "digits"
     """Data set: digits, fashion_mnist_small, fashion_mnist, cifar10, cifar100, svhn_cropped,
-    imagenet2012, imagenette/160px-v2, /320px-v2, /full-size-v2, or a registered one. NAME[:N]:
-    with its first N training images only; NAME[-N:]: the last N training images, held out, take
-    the place of the test images."""
+    imagenet2012, imagenette/160px-v2, /320px-v2, /full-size-v2, a registered one, or the path of
+    your own images (a folder of classes, a CSV list). NAME[:N]: with its first N training images
+    only; NAME[-N:]: the last N training images, held out, take the place of the test images."""
     epochs: int = 10
     """Passes over the training images."""
     steps: int = 0

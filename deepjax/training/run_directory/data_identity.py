@@ -82,7 +82,7 @@ def _note(path: Path, mine: str, name: str) -> None:
         raise InputError(
             f"data set {name!r} is another one than this run began with "
             f"(fingerprint {mine[:12]}, there {there[:12]}); "
-            "give the data_dir that it began with, or choose another --output-dir"
+            "give the data that it began with, or choose another --output-dir"
         )
     if not there:
         write_text(path, json.dumps({"dataset": name, "fingerprint": mine}, indent=2) + "\n")

@@ -1,0 +1,111 @@
+"""A list of image files and their classes in a CSV file."""
+
+import collections
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deepjax.data.own.examples import Examples, Files
+from deepjax.data.own.folder import READABLE, TEST_NAMES, TRAIN_NAMES
+from deepjax.errors import InputError
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
+LABEL_COLUMNS = ("label", "class", "target", "category", "class_name")
+SPLIT_COLUMNS = ("split", "set", "subset")
+Row = tuple[str, str, str]  # path, label, and split
+
+
+def index_csv(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
+    """The classes and the splits of a CSV file with a header, in the order of its rows.
+
+    Paths are relative to its folder, or absolute. Labels are names or numbers; classes are sorted,
+    numbers by value. A column split has names of `TRAIN_NAMES` and `TEST_NAMES`. Raises InputError
+    for a missing column, an empty or repeated path, a file that is missing or neither JPEG nor PNG,
+    and a class of the test split that the training split lacks.
+    """
+    rows = _rows(file)
+    names = _classes([label for _, label, _ in rows])
+    numbers = {name: number for number, name in enumerate(names)}
+    splits: dict[str, Examples] = {}
+    for split in ("train", "test"):
+        of_split = [(path, label) for path, label, where in rows if where == split]
+        if of_split:
+            labels = np.array([numbers[label] for _, label in of_split], np.int32)
+            splits[split] = Files(labels, file.parent, [path for path, _ in of_split])
+    if "train" not in splits:
+        raise InputError(f"{file} has no rows for training; allowed: split 'train' in some of them")
+    if missing := set(range(len(names))) - set(splits["train"].labels.tolist()):
+        raise InputError(
+            f"{file} has the class {names[min(missing)]!r} in its test split alone; allowed: "
+            "classes of the training split"
+        )
+    return names, splits
+
+
+def _rows(file: Path) -> list[Row]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            header = [name.strip().lower() for name in reader.fieldnames or ()]
+            path, label = _column(file, header, PATH_COLUMNS), _column(file, header, LABEL_COLUMNS)
+            split = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
+            found = [
+                _row(file, list(row.values()), path, label, split, reader.line_num)
+                for row in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+    if not found:
+        raise InputError(f"{file} has no rows")
+    _check_files(file, [path for path, _, _ in found])
+    return found
+
+
+def _column(file: Path, header: Sequence[str], names: Sequence[str]) -> int:
+    found = next((header.index(name) for name in names if name in header), None)
+    if found is None:
+        raise InputError(
+            f"{file} has the columns {', '.join(header) or 'none'}; allowed: a header with one of "
+            f"{', '.join(names)}"
+        )
+    return found
+
+
+def _row(
+    file: Path, values: Sequence[str | None], path: int, label: int, split: int | None, line: int
+) -> Row:
+    cells = [(values[at] or "").strip() for at in (path, label)]
+    if not all(cells):
+        raise InputError(
+            f"{file}, line {line}: path is {cells[0]!r} and label {cells[1]!r}; give both"
+        )
+    name = "train" if split is None else (values[split] or "").strip().lower()
+    if name not in (*TRAIN_NAMES, *TEST_NAMES):
+        allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
+        raise InputError(f"{file}, line {line}: split is {name!r}; allowed: {allowed}")
+    return cells[0], cells[1], "train" if name in TRAIN_NAMES else "test"
+
+
+def _check_files(file: Path, paths: Sequence[str]) -> None:
+    (path, count), *_ = collections.Counter(paths).most_common(1)
+    if count > 1:
+        raise InputError(f"{file} lists {path!r} {count} times; give each image once")
+    other = [path for path in paths if Path(path).suffix.lower() not in READABLE]
+    if other:
+        raise InputError(f"{file} lists {other[0]!r}; allowed: files {', '.join(READABLE)}")
+    missing = [path for path in paths if not (file.parent / path).is_file()]
+    if missing:
+        raise InputError(
+            f"{file} lists {missing[0]!r}, which is no file ({len(missing)} of {len(paths)} are "
+            "none); paths are relative to the folder of the list"
+        )
+
+
+def _classes(labels: Sequence[str]) -> tuple[str, ...]:
+    """The class names, sorted; numbers by value."""
+    names = set(labels)
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))

@@ -1,0 +1,77 @@
+"""Encoded images with labels, read one by one; the index is the example's id."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples(Sequence[dict[str, Any]]):
+    """Records {"image": bytes, "label": int}, as `EncodedSplit` reads them."""
+
+    labels: np.ndarray
+    """(count,) int32."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Any:
+        return {"image": self.encoded(index), "label": int(self.labels[index])}
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """The image's name in the user's data, for messages."""
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the image file. Raises InputError where they cannot be read."""
+
+    @abc.abstractmethod
+    def size(self, index: int) -> int:
+        """Number of bytes. Raises InputError where they cannot be read."""
+
+    @abc.abstractmethod
+    def part(self, rows: np.ndarray) -> "Examples":
+        """The examples of these rows, in their order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Examples):
+    """Image files, by their paths relative to `root`."""
+
+    root: Path
+    paths: list[str]
+
+    def name(self, index: int) -> str:
+        """The path relative to the root."""
+        return self.paths[index]
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the file."""
+        path = self.root / self.paths[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def size(self, index: int) -> int:
+        """The size of the file."""
+        path = self.root / self.paths[index]
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def part(self, rows: np.ndarray) -> "Files":
+        """The files of these rows."""
+        return Files(self.labels[rows], self.root, [self.paths[row] for row in rows.tolist()])
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {error.strerror or error}")

@@ -1,0 +1,93 @@
+"""What a path to the user's own data holds: classes, and the examples of each split."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from deepjax.data.own.csv_list import index_csv
+from deepjax.data.own.examples import Examples
+from deepjax.data.own.folder import FORMS, index_folder
+from deepjax.errors import InputError, require
+from deepjax.paths import user_path
+
+TEST_FRACTION = 0.2  # of each class, where the data have no test split
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Classes and examples of the user's own data."""
+
+    form: str
+    """In words, such as "folder of classes"."""
+    label_names: tuple[str, ...]
+    splits: Mapping[str, Examples]
+    """"train", and "test" where the data have a test split."""
+
+    def split(self, test_fraction: float, seed: int) -> dict[str, Examples]:
+        """Both splits, with their examples in an order by the seed, so that classes are mixed.
+
+        Without a test split a part of each class is for tests. Raises InputError where no class has
+        images enough for that.
+        """
+        splits = dict(self.splits)
+        if "test" not in splits:
+            full = splits["train"]
+            rows = stratified_rows(full.labels, test_fraction, seed)
+            require(len(rows) > 0, "test_fraction", test_fraction, "more, with so few images")
+            rest = np.setdiff1d(np.arange(len(full)), rows)
+            splits = {"train": full.part(rest), "test": full.part(rows)}
+        return {name: each.part(_order(len(each), seed)) for name, each in splits.items()}
+
+
+def _order(count: int, *seed: int) -> np.ndarray:
+    """A permutation that depends on the numbers alone, on every machine."""
+    stream = np.random.Philox(np.random.SeedSequence(seed)).random_raw(count)
+    return np.argsort(stream, kind="stable")
+
+
+def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """The ascending rows of a part of each class; a class of one image keeps it for training.
+
+    A class of n images gives round(fraction * n), at least one.
+    """
+    chosen = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(len(rows) - 1, max(1, round(fraction * len(rows))))
+        chosen.append(rows[_order(len(rows), seed, int(label))[:count]])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def exists(name: str) -> bool:
+    """Whether there is a file or folder of this name."""
+    return "\0" not in name and Path(name).expanduser().exists()
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name that does not exist was meant as a path."""
+    return name.startswith(("/", "./", "../", "~"))
+
+
+@functools.lru_cache(maxsize=8)
+def open_index(path: str) -> Index:
+    """List the user's own data; once in a process.
+
+    Raises InputError for a path that does not exist or holds nothing of a known form, for empty
+    classes, for one class only, and for images of other formats.
+    """
+    where = user_path(path, "dataset")
+    if not where.exists():
+        raise InputError(f"dataset is {path!r}, which does not exist; allowed: {FORMS}")
+    if where.is_dir():
+        found = Index("folder of classes", *index_folder(where))
+    elif where.suffix.lower() == ".csv":
+        found = Index("CSV list", *index_csv(where))
+    else:
+        raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
+    if len(found.label_names) < 2:
+        only = "".join(found.label_names)
+        raise InputError(f"dataset {path!r} has one class only, {only!r}; allowed: two or more")
+    return found

@@ -1,0 +1,92 @@
+"""Training on a folder of images: exact resume, and a folder that has changed in between."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from deepjax.data.own import index, records
+from deepjax.errors import InputError
+from deepjax.models import create_model
+from deepjax.training import RunOptions, compile_training, train
+from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.config import train_config
+from deepjax.training.run_directory.data_identity import read_description
+from tests.data.own.images import write_classes, write_images
+
+THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))
+EVERY_2 = RunOptions(save_every=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 training images and 6 for tests: 3 steps an epoch."""
+    return write_classes(tmp_path_factory.mktemp("own") / "my images", {"a b": 20, "犬": 10})
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return train_config("own/thin", str(folder), batch_size=8, epochs=2, image_size=16)
+
+
+@pytest.fixture(scope="module")
+def programs(config):
+    return compile_training(config, EVERY_2, make=THIN)
+
+
+@pytest.fixture(scope="module")
+def whole(config, programs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return out, train(config, out, EVERY_2, programs=programs)
+
+
+def interrupted(config, programs, out):
+    def interrupt(step: int, total: int, note: str) -> None:
+        if step >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, EVERY_2, programs=programs, report=interrupt)
+    return out
+
+
+def test_it_is_resumed_with_the_same_bits(config, programs, whole, tmp_path):
+    out = interrupted(config, programs, tmp_path)
+    assert train(config, out, EVERY_2, programs=programs).steps == whole[1].steps == 6
+    assert digest(out) == digest(whole[0])
+
+
+def test_the_run_knows_the_names_of_the_classes(whole):
+    assert read_description(whole[0])["label_names"] == ["a b", "犬"]
+    assert len(json.loads((whole[0] / "data.json").read_text())["fingerprint"]) == 64
+
+
+def test_its_training_error_is_of_all_classes(programs):
+    """The first images, on which it is computed, are not those of one class alone."""
+    labels = [programs.train_split.read(i)[1] for i in range(len(programs.test_split))]
+    assert len(np.unique(labels)) == 2
+
+
+def test_a_folder_that_has_changed_is_refused(config, programs, folder, tmp_path):
+    out = interrupted(config, programs, tmp_path)
+    image = folder / "a b" / "0.jpg"
+    before = image.read_bytes()
+    try:
+        image.write_bytes(before + b"one more byte")
+        with pytest.raises(InputError, match="is another one than this run began with"):
+            restart(config, out)
+        image.write_bytes(before)
+        write_images(folder / "犬" / "new", 5, seed=9)
+        with pytest.raises(InputError, match="is another one than this run began with"):
+            restart(config, out)
+    finally:
+        for cached in (index.open_index, records._splits, records._fingerprint):
+            cached.cache_clear()
+
+
+def restart(config, out):
+    """As a new process does it, which has listed nothing yet."""
+    for cached in (index.open_index, records._splits, records._fingerprint):
+        cached.cache_clear()
+    train(config, out, EVERY_2, programs=compile_training(config, EVERY_2, make=THIN))
