@@ -3,8 +3,8 @@
     deepjax data check photos/               # counts, sizes, modes, broken files, duplicates
     deepjax data check photos/ --json
 
-PATH is a folder with a folder of images for each class, with or without train/ and val/, or a CSV
-file with the columns path and label.
+PATH is a folder with a folder of images for each class, with or without train/ and val/, a CSV file
+with the columns path and label, or another form of docs/own_data.md.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Options:
     """Check a folder of images, or a list of them: decodes every image."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """The folder or the CSV file."""
+    """The images: a folder of classes, a CSV list, tar or Parquet files, an .npz file."""
     test_fraction: float = TEST_FRACTION
     """Part of each class for tests, where the data have no test split."""
     split_seed: int = 0

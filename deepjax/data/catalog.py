@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from deepjax.data.dataset_checks import validate_fields
+from deepjax.data.own.arrays import Arrays
 from deepjax.data.own.folder import FORMS
 from deepjax.data.own.index import TEST_FRACTION, exists, looks_like_path, open_index
 from deepjax.data.split_spec import SplitName
@@ -212,34 +213,41 @@ def own_dataset(
     size: int = 224,
     test_fraction: float = TEST_FRACTION,
     split_seed: int = 0,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
     flip: bool = True,
+    crop: int | None = None,
 ) -> Dataset:
-    """Images of the user's own: a folder of classes, or a CSV list; see `deepjax.data.own.index`.
+    """The user's own images, in any form of `deepjax.data.own.folder.FORMS`.
 
-    `--dataset PATH` gives it with these defaults; `register` it for others, under a name. `size`:
-    pixels a side of what the network sees. `test_fraction`: part of each class for tests, chosen by
-    `split_seed`, where the data have no test split. `mean` and `std` are ImageNet's, in units of 0
-    to 255; `flip`: whether a mirrored image is of the same class. Raises InputError for data that
+    `--dataset PATH` gives them with these defaults; `register` gives other ones a name. `size`:
+    pixels a side of what the network sees of photographs; arrays keep theirs. `test_fraction`: part
+    of each class for tests, chosen by `split_seed`, where the data have no test split. `mean` and
+    `std`: in units of 0 to 255; by default ImageNet's, of arrays those of their training images.
+    `flip`: whether a mirrored image is of the same class. `crop`: padding of random crops of
+    arrays, by default an eighth of their height, as 4 at 32 pixels. Raises InputError for data that
     cannot be read as such.
     """
     require(0 < test_fraction < 1, "test_fraction", test_fraction, "above 0, below 1")
     require(split_seed >= 0, "split_seed", split_seed, "0 or more")
     index = open_index(path)
     splits = index.split(test_fraction, split_seed)
+    train, shape = splits["train"], (size, size, 3)
+    measured = (IMAGENET_MEAN, IMAGENET_STD)
+    if isinstance(train, Arrays):
+        shape, measured = train.images.shape[1:], train.statistics()
     return Dataset(
         name or path,
-        (size, size, 3),
+        shape,
         len(index.label_names),
-        len(splits["train"]),
+        len(train),
         len(splits["test"]),
-        mean,
-        std,
+        mean or measured[0],
+        std or measured[1],
         flip,
-        0,
+        crop if crop is not None else shape[0] // 8 if isinstance(train, Arrays) else 0,
         f"{index.form}, {path}",
-        encoded=True,
+        encoded=not isinstance(train, Arrays),
         path=path,
         test_fraction=test_fraction,
         split_seed=split_seed,

@@ -14,6 +14,7 @@ from deepjax.data.embedded import EMBEDDED, read_parts
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
+from deepjax.data.own.arrays import Arrays
 from deepjax.data.own.records import own_records
 from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
 from deepjax.errors import InputError, describe_error, require
@@ -70,6 +71,8 @@ def load_split(
     records, fingerprint = open_records(dataset, split, data_dir)
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
+    if isinstance(records, Arrays):
+        return Split(records.images, records.labels)
     images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
     for i in range(len(records)):
         images[i], labels[i] = _read(records, i, dataset, split)

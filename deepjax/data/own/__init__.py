@@ -1,1 +1,1 @@
-"""The user's own images, by a path: folders of classes and lists in CSV, read as they are."""
+"""The user's own images, by a path: folders, lists, tar and Parquet files, arrays."""

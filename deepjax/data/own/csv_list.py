@@ -5,10 +5,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from deepjax.data.own.examples import Examples, Files
-from deepjax.data.own.folder import READABLE, TEST_NAMES, TRAIN_NAMES
+from deepjax.data.own.folder import READABLE
+from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES, group
 from deepjax.errors import InputError
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
@@ -25,23 +24,11 @@ def index_csv(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     for a missing column, an empty or repeated path, a file that is missing or neither JPEG nor PNG,
     and a class of the test split that the training split lacks.
     """
-    rows = _rows(file)
-    names = _classes([label for _, label, _ in rows])
-    numbers = {name: number for number, name in enumerate(names)}
-    splits: dict[str, Examples] = {}
-    for split in ("train", "test"):
-        of_split = [(path, label) for path, label, where in rows if where == split]
-        if of_split:
-            labels = np.array([numbers[label] for _, label in of_split], np.int32)
-            splits[split] = Files(labels, file.parent, [path for path, _ in of_split])
-    if "train" not in splits:
-        raise InputError(f"{file} has no rows for training; allowed: split 'train' in some of them")
-    if missing := set(range(len(names))) - set(splits["train"].labels.tolist()):
-        raise InputError(
-            f"{file} has the class {names[min(missing)]!r} in its test split alone; allowed: "
-            "classes of the training split"
-        )
-    return names, splits
+    paths, labels, splits = zip(*_rows(file), strict=True)
+    return group(
+        file, splits, labels,
+        lambda of_rows, rows: Files(of_rows, file.parent, [paths[row] for row in rows]),
+    )  # fmt: skip
 
 
 def _rows(file: Path) -> list[Row]:
@@ -85,7 +72,7 @@ def _row(
     if name not in (*TRAIN_NAMES, *TEST_NAMES):
         allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
         raise InputError(f"{file}, line {line}: split is {name!r}; allowed: {allowed}")
-    return cells[0], cells[1], "train" if name in TRAIN_NAMES else "test"
+    return cells[0], cells[1], "train" if name in TRAIN_NAMES else name
 
 
 def _check_files(file: Path, paths: Sequence[str]) -> None:
@@ -101,11 +88,3 @@ def _check_files(file: Path, paths: Sequence[str]) -> None:
             f"{file} lists {missing[0]!r}, which is no file ({len(missing)} of {len(paths)} are "
             "none); paths are relative to the folder of the list"
         )
-
-
-def _classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """The class names, sorted; numbers by value."""
-    names = set(labels)
-    if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))

@@ -32,6 +32,10 @@ class Examples(Sequence[dict[str, Any]]):
     def encoded(self, index: int) -> bytes:
         """The bytes of the image file. Raises InputError where they cannot be read."""
 
+    def content(self, index: int) -> bytes:
+        """What the fingerprint is of: the bytes of the file."""
+        return self.encoded(index)
+
     @abc.abstractmethod
     def size(self, index: int) -> int:
         """Number of bytes. Raises InputError where they cannot be read."""

@@ -36,4 +36,4 @@ def fingerprint_of(splits: Mapping[str, Examples]) -> str:
 
 
 def _digest(examples: Examples, most: int | None, index: int) -> bytes:
-    return hashlib.sha256(examples.encoded(index)[:most]).digest()
+    return hashlib.sha256(examples.content(index)[:most]).digest()

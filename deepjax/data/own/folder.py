@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from deepjax.data.own.examples import Examples, Files
+from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES
 from deepjax.errors import InputError
 
 FORMS = (
-    "a folder with a folder of JPEG or PNG images for each class (or train/ and val/ of such), or "
-    "a CSV file with the columns path and label"
+    "a folder with a folder of JPEG or PNG images for each class (or train/ and val/ of such), a "
+    "CSV file with the columns path and label, tar or Parquet files, a data set saved by Hugging "
+    "Face's datasets, or an .npz file"
 )
 READABLE = (".jpg", ".jpeg", ".png")
 OTHER_IMAGES = (
     ".avif", ".bmp", ".gif", ".heic", ".pgm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "valid", "validation", "test", "testing")
 
 
 def index_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:

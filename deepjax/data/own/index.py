@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from deepjax.data.own.arrays import index_npz
+from deepjax.data.own.columns import index_parquet, index_saved, is_saved
 from deepjax.data.own.csv_list import index_csv
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.folder import FORMS, index_folder
+from deepjax.data.own.tar import brace_expansion, index_tars
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 
@@ -63,7 +66,9 @@ def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 def exists(name: str) -> bool:
     """Whether there is a file or folder of this name."""
-    return "\0" not in name and Path(name).expanduser().exists()
+    return "\0" not in name and all(
+        Path(each).expanduser().exists() for each in brace_expansion(name)
+    )
 
 
 def looks_like_path(name: str) -> bool:
@@ -78,16 +83,38 @@ def open_index(path: str) -> Index:
     Raises InputError for a path that does not exist or holds nothing of a known form, for empty
     classes, for one class only, and for images of other formats.
     """
-    where = user_path(path, "dataset")
-    if not where.exists():
-        raise InputError(f"dataset is {path!r}, which does not exist; allowed: {FORMS}")
-    if where.is_dir():
-        found = Index("folder of classes", *index_folder(where))
-    elif where.suffix.lower() == ".csv":
-        found = Index("CSV list", *index_csv(where))
-    else:
-        raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
+    found = _index(path)
     if len(found.label_names) < 2:
         only = "".join(found.label_names)
         raise InputError(f"dataset {path!r} has one class only, {only!r}; allowed: two or more")
     return found
+
+
+def _index(path: str) -> Index:
+    """The index of whatever form lies at a path."""
+    shards = [user_path(each, "dataset") for each in brace_expansion(path)]
+    where = shards[0]
+    if missing := [shard for shard in shards if not shard.exists()]:
+        raise InputError(f"dataset is {path!r}; {missing[0]} does not exist; allowed: {FORMS}")
+    suffix = where.suffix.lower()
+    if where.is_dir():
+        return _index_directory(where)
+    if suffix == ".tar":
+        return Index("tar files", *index_tars(shards))
+    if suffix == ".csv":
+        return Index("CSV list", *index_csv(where))
+    if suffix == ".npz":
+        return Index("arrays", *index_npz(where))
+    if suffix == ".parquet":
+        return Index("Parquet files", *index_parquet(shards))
+    raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
+
+
+def _index_directory(where: Path) -> Index:
+    if is_saved(where):
+        return Index("saved by Hugging Face's datasets", *index_saved(where))
+    if tars := sorted(where.glob("*.tar")):
+        return Index("tar files", *index_tars(tars))
+    if parquet := sorted(where.rglob("*.parquet")):
+        return Index("Parquet files", *index_parquet(parquet))
+    return Index("folder of classes", *index_folder(where))

@@ -205,7 +205,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path, kind, message):
         ("path,label\n0.jpg,a\n0.jpg,b\n", r"lists '0\.jpg' 2 times; give each image once"),
         ("path,label\n0.jpg,a\nlist.csv,b\n", r"lists 'list\.csv'; allowed: files \.jpg"),
         ("path,label,split\n0.jpg,a,dev\n", "line 2: split is 'dev'; allowed: train"),
-        ("path,label,split\n0.jpg,a,test\n1.jpg,b,test\n", "has no rows for training"),
+        ("path,label,split\n0.jpg,a,test\n1.jpg,b,test\n", "has no images for training"),
         (
             "path,label,split\n0.jpg,a,train\n1.jpg,b,test\n",
             "the class 'b' in its test split alone",

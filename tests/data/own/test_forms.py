@@ -1,0 +1,238 @@
+"""Every form holds the same images with the same labels in the same splits."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from deepjax.data import Split, dataset_info, load_split
+from deepjax.data.own.check import check_images
+from deepjax.data.own.fingerprint import fingerprint_of
+from deepjax.data.own.index import open_index
+from deepjax.errors import InputError
+from tests.data.photographs import crops, jpeg
+
+CLASSES = ("zebra", "cat", "犬")  # not sorted
+Image = tuple[str, bytes, str]  # split, encoded, class
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image]:
+    """12 training and 6 validation images of three classes."""
+    encoded = [jpeg(pixels) for pixels in crops(18, seed=3, shortest=16, longest=40)]
+    return [
+        ("train" if i < 12 else "validation", each, CLASSES[i % 3])
+        for i, each in enumerate(encoded)
+    ]
+
+
+def folder(root: Path, images: list[Image]) -> Path:
+    for i, (split, encoded, name) in enumerate(images):
+        path = root / split / name / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    return root
+
+
+def csv_list(root: Path, images: list[Image]) -> Path:
+    folder(root, images)
+    with (root / "list.csv").open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["split", "label", "file"])
+        for i, (split, _, name) in enumerate(images):
+            writer.writerow([split, name, f"{split}/{name}/{i}.jpg"])
+    return root / "list.csv"
+
+
+def tar_files(root: Path, images: list[Image], label: str) -> Path:
+    """Two shards for training and one for validation."""
+    root.mkdir()
+    shards = {"train-0": images[:6], "train-1": images[6:12], "validation-0": images[12:]}
+    for shard, of_shard in shards.items():
+        with tarfile.open(root / f"{shard}.tar", "w") as archive:
+            for i, (_, encoded, name) in enumerate(of_shard):
+                files = {".jpg": encoded, ".txt": name.encode()}
+                if label == "json":
+                    files = {".jpg": encoded, ".json": json.dumps({"label": name}).encode()}
+                where = f"{name}/{i}" if label == "folder" else f"{i:04}"
+                for suffix, content in files.items():
+                    if suffix == ".jpg" or label != "folder":
+                        info = tarfile.TarInfo(where + suffix)
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+    return root
+
+
+def table(images: list[Image], names: bool) -> pa.Table:
+    """Binary images and names; or as Hugging Face's datasets: structs, numbers, metadata."""
+    encoded, labels = [each for _, each, _ in images], [name for *_, name in images]
+    if not names:
+        return pa.table({"img": pa.array(encoded, pa.binary()), "label": labels})
+    numbers = [CLASSES.index(name) for name in labels]
+    features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+    made = pa.table(
+        {"image": [{"bytes": each, "path": None} for each in encoded], "label": numbers}
+    )
+    info = json.dumps({"info": {"features": features}})
+    return made.replace_schema_metadata({"huggingface": info})
+
+
+def parquet(root: Path, images: list[Image], names: bool) -> Path:
+    (root / "data").mkdir(parents=True)
+    for split, of_split in (("train", images[:12]), ("validation", images[12:])):
+        name = f"{split}-00000-of-00001.parquet"
+        pq.write_table(table(of_split, names), root / "data" / name, row_group_size=5)
+    return root
+
+
+def saved(root: Path, images: list[Image]) -> Path:
+    """As `DatasetDict.save_to_disk` writes it: streams of Arrow, two for training."""
+    root.mkdir()
+    (root / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+    for split, parts in (("train", (images[:7], images[7:12])), ("validation", (images[12:],))):
+        (root / split).mkdir()
+        (root / split / "state.json").write_text("{}")
+        for i, part in enumerate(parts):
+            made = table(part, names=True)
+            file = root / split / f"data-{i:05}-of-{len(parts):05}.arrow"
+            with pyarrow.ipc.new_stream(str(file), made.schema) as stream:
+                stream.write_table(made, max_chunksize=3)
+    return root
+
+
+FORMS = {
+    "folder": folder,
+    "CSV": csv_list,
+    "tar, labels in .txt": lambda root, images: tar_files(root, images, "txt"),
+    "tar, labels in JSON": lambda root, images: tar_files(root, images, "json"),
+    "tar, folders": lambda root, images: tar_files(root, images, "folder"),
+    "Parquet": lambda root, images: parquet(root, images, names=False),
+    "Parquet of Hugging Face": lambda root, images: parquet(root, images, names=True),
+    "saved by datasets": saved,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_holds_the_images_with_their_classes(form, images, tmp_path):
+    path = str(FORMS[form](tmp_path / "own", images))
+    dataset = dataset_info(path)
+    ordered = "Hugging Face" in form or "datasets" in form
+    assert dataset.label_names == (CLASSES if ordered else tuple(sorted(CLASSES)))
+    assert (dataset.train_size, dataset.test_size) == (12, 6)
+    for split, wanted in (("train", images[:12]), ("test", images[12:])):
+        found = load_split(dataset, split)
+        read = [found.read(i) for i in range(len(found))]
+        named = {(encoded, dataset.label_names[label]) for encoded, label in read}
+        assert named == {(encoded, name) for _, encoded, name in wanted}
+        batch = found.eval_images(range(4), lambda height, width: box(height, width), 8)
+        assert batch["image"].shape == (4, 8, 8, 3) and batch["mask"].all()
+    report = check_images(path, 0.2)
+    assert report.undecodable == {} and report.modes == {"RGB": 18}
+    assert len(found.fingerprint) == 64
+    assert fingerprint_of(open_index(path).splits) == found.fingerprint
+
+
+def box(height: int, width: int):
+    from deepjax.data.image.crops import centre_box
+
+    return centre_box(height, width, size=8, crop_ratio=0.875)
+
+
+def test_a_pattern_names_several_shards(images, tmp_path):
+    root = tar_files(tmp_path / "own", images, "txt")
+    dataset = dataset_info(str(root / "train-{0..1}.tar"))
+    assert dataset.train_size + dataset.test_size == 12
+    with pytest.raises(InputError, match=r"train-2\.tar does not exist"):
+        open_index(str(root / "train-{0..2}.tar"))
+
+
+@pytest.mark.parametrize("style", ["one", "keras", "medmnist"])
+def test_arrays_are_read_as_they_are(style, tmp_path):
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(256, size=(n, 16, 16, 3), dtype=np.uint8) for n in (40, 10))
+    y_train, y_test = np.arange(40) % 4, np.arange(10) % 4
+    file = tmp_path / "own.npz"
+    if style == "one":
+        np.savez(file, images=train[..., 0], labels=y_train)
+    elif style == "keras":
+        np.savez(file, x_train=train, y_train=y_train[:, None], x_test=test, y_test=y_test)
+    else:
+        given = {"val_images": test, "val_labels": y_test, "test_images": test[:3]}
+        np.savez_compressed(file, train_images=train, train_labels=y_train, **given)
+    dataset = dataset_info(str(file))
+    assert dataset.label_names == ("0", "1", "2", "3") and not dataset.encoded
+    assert dataset.shape == ((16, 16, 1) if style == "one" else (16, 16, 3)) and dataset.crop == 2
+    images, labels = (train[..., :1], y_train) if style == "one" else (train, y_train)
+    rows = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for split, size in (("train", dataset.train_size), ("test", dataset.test_size)):
+        found = load_split(dataset, split)
+        assert isinstance(found, Split) and len(found) == size
+        if split == "train":
+            for image, label in zip(found.images, found.labels, strict=True):
+                assert rows[image.tobytes()] == label
+            np.testing.assert_allclose(dataset.mean, found.images.mean((0, 1, 2)))
+    assert check_images(str(file), 0.2).formats == {"PNG": 40 if style == "one" else 50}
+
+
+def refused(kind: str, root: Path, images: list[Image]) -> Path:
+    """A path of a kind that is refused."""
+    file = root / "own.npz"
+    if kind == "pickled":
+        np.savez(file, images=np.array([{}], object), labels=np.zeros(1, int))
+    elif kind == "floats":
+        np.savez(file, images=np.zeros((2, 8, 8, 3), np.float32), labels=np.arange(2))
+    elif kind == "no labels":
+        np.savez(file, images=np.zeros((2, 8, 8, 3), np.uint8))
+    elif kind == "compressed":
+        file = root / "own.tar"
+        with tarfile.open(file, "w:gz") as archive:
+            archive.addfile(tarfile.TarInfo("a/1.jpg"))
+    elif kind == "unlabelled":
+        file = root / "own.tar"
+        with tarfile.open(file, "w") as archive:
+            archive.addfile(tarfile.TarInfo("1.jpg"))
+    elif kind == "no column":
+        file = root / "own.parquet"
+        pq.write_table(table(images, names=False).drop_columns(["label"]), file)
+    elif kind == "no parquet":
+        file = root / "own.parquet"
+        file.write_bytes(b"text")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("pickled", "cannot be read as .npz"),
+        (
+            "floats",
+            r"images float32 \(2, 8, 8, 3\) and labels int64 \(2,\); allowed: images, uint8",
+        ),
+        ("no labels", r"has the arrays images \(2, 8, 8, 3\); allowed"),
+        ("compressed", "cannot be read as tar .*; allowed: without compression"),
+        ("unlabelled", r"has 1\.jpg without a label; allowed: a file of the same name"),
+        ("no column", "has the columns img; allowed: a column of encoded images"),
+        ("no parquet", r"own\.parquet cannot be read"),
+    ],
+)
+def test_files_that_do_not_fit_are_one_line(kind, message, images, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        dataset_info(str(refused(kind, tmp_path, images)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_file_that_was_cut_is_named(images, tmp_path):
+    root = tar_files(tmp_path / "own", images, "txt")
+    split = load_split(dataset_info(str(root)), "train")
+    shard = root / "train-1.tar"
+    shard.write_bytes(shard.read_bytes()[:1500])
+    with pytest.raises(InputError, match=r"train-1\.tar ends before 000\d\.jpg; copy it again"):
+        for i in range(len(split)):
+            split.read(i)
