@@ -205,8 +205,8 @@ STUDY = Study(
             arms=("resnet44", "plain44", "resnet8", "plain8"),
         ),
         "small": Preset(
-            "fashion_mnist_small", 10, training=LADDER, grid=(0.05, 0.1, 0.2),
-            grids={"plain44": (0.0125, 0.025, 0.05), "plain20": (0.025, 0.05, 0.1)},
+            "fashion_mnist_small", 8, training=LADDER, grid=(0.05, 0.1, 0.2),
+            grids={"plain44": (0.0125, 0.025, 0.05), "plain20": (0.0125, 0.025, 0.05)},
         ),
         "gpu": Preset(
             "fashion_mnist", 6, training=LADDER_GPU, grid=(0.025, 0.05, 0.1),
@@ -222,7 +222,7 @@ STUDY = Study(
         "equal parameters (He et al. 2015, section 4.2)."
     ),
     limits=(
-        "Networks of width 8 on small grey images for eight epochs: not that the effect has this "
+        "Networks of width 8 on small grey images for twelve epochs: not that the effect has this "
         "size at ImageNet's scale, nor at a training of hundreds of epochs."
     ),
 )  # fmt: skip

@@ -145,8 +145,8 @@ STUDY = Study(
         "at a tenth of the rate, which is one for all here."
     ),
     limits=(
-        "Twenty layers and eight epochs: not that the schemes are as good at a hundred layers, nor "
-        "how batch norm regularises in a long training."
+        "Twenty layers and twelve epochs: not that the schemes are as good at a hundred layers, "
+        "nor how batch norm regularises in a long training."
     ),
     beyond=True,
 )  # fmt: skip

@@ -255,7 +255,7 @@ STUDY = Study(
             },
         ),
         "small": Preset(
-            "fashion_mnist_small", 10, pilots="degradation", training=LADDER,
+            "fashion_mnist_small", 8, pilots="degradation", training=LADDER,
             sizes={
                 "tuning": {"steps": 100, **TUNED}, "images": 128, "steps": 30, "plane_images": 64,
                 "points": 25,

@@ -174,7 +174,7 @@ STUDY = Study(
         "that was selected with all images."
     ),
     limits=(
-        "Nine blocks and eight epochs: not the gain of a hundred layers and 500 epochs; and a "
+        "Nine blocks and twelve epochs: not the gain of a hundred layers and 500 epochs; and a "
         "branch that is dropped is computed all the same, so no time is saved."
     ),
     beyond=True,

@@ -290,7 +290,7 @@ STUDY = Study(
         "images. Gradients of 64 images are compared in pairs; CKA is linear, on 512 test images."
     ),
     limits=(
-        "Each network has its own learning rate, so rate and shortcuts are not separated; eight "
+        "Each network has its own learning rate, so rate and shortcuts are not separated; twelve "
         "epochs are no long training, and layers that are alike are not superfluous."
     ),
     beyond=True,

@@ -10,9 +10,9 @@ from deepjax.study.arms.arm import Arm
 DEPTHS = (8, 20, 44)
 SHALLOWEST_PAPER_DEPTH = 20
 
-LADDER: Mapping[str, Any] = {"epochs": 8, "batch_size": 64, "width": 8, "augment": False}
-"""Training of the preset "small". Without augmentation and with small batches the plain network of
-44 layers gets better than a linear classifier; in five epochs in batches of 128 it does not."""
+LADDER: Mapping[str, Any] = {"epochs": 12, "batch_size": 64, "width": 8, "augment": False}
+"""Training of the preset "small". In twelve epochs without augmentation the plain network of 44
+layers gets better than a linear classifier, by about a point; in eight it does not."""
 LADDER_GPU: Mapping[str, Any] = {
     "epochs": 30, "batch_size": 128, "width": 16, "precision": "bfloat16",
 }  # fmt: skip

@@ -35,7 +35,7 @@ def test_few_images_are_trained_for_as_many_steps_and_as_long_a_warm_up():
         arm_config(ARMS[name], "fashion_mnist_small", training)
         for name in ("complete_few", "complete")
     )
-    assert few.total_steps == all_images.total_steps == 2000
+    assert few.total_steps == all_images.total_steps == 3000
     steps = [
         config.optimization.warmup_epochs * config.steps_per_epoch for config in (few, all_images)
     ]
