@@ -43,6 +43,7 @@ from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
 from deepjax.study.report.provenance import provenance
+from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import Hosts, initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
@@ -64,6 +65,9 @@ class Options:
     NAME=SOURCE. Several: an ensemble."""
     entry: str | None = None
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
+    model: str = ""
+    """package.module:Class of the runs' network, where it is your own: it is imported only if it is
+    named here."""
     run: tuple[Path, ...] = ()
     """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after
     --ema-decay."""
@@ -161,7 +165,11 @@ def predict_and_write(
 def load_members(options: Options) -> list[EvalModel]:
     """The networks to test: runs for the classes of their data set, weights for ImageNet's."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
-    members = [from_run(path, of_runs, options.overrides, options.data_dir) for path in options.run]
+    make = import_network(options.model) if options.model else None
+    members = [
+        from_run(path, of_runs, options.overrides, options.data_dir, options.model, make)
+        for path in options.run
+    ]
     trained_on = sorted({member.dataset.name for member in members})
     require(
         len(trained_on) < 2 or bool(options.dataset),

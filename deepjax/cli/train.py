@@ -26,6 +26,8 @@ from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
+from deepjax.training.config import is_import_path
+from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import (
     Hosts,
     enable_deterministic_ops,
@@ -85,7 +87,9 @@ def main(options: Options) -> None:
         if primary
         else contextlib.nullcontext(ignore_progress) as report
     ):
-        result = train(config, out, options.run, report=functools.partial(report, title))
+        make = import_network(config.model) if is_import_path(config.model) else None
+        shown = functools.partial(report, title)
+        result = train(config, out, options.run, report=shown, make=make)
     if primary:
         draw(out)
         print(describe(result, out))

@@ -17,7 +17,7 @@ from deepjax.models import create_model, model_info
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
-from deepjax.training.build import model_from
+from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.run_dir import open_run
 
@@ -151,15 +151,19 @@ def from_run(
     dataset: Dataset | None,
     overrides: PreprocessingOverrides,
     data_dir: str | None = None,
+    network: str = "",
+    make: ModelFactory | None = None,
 ) -> EvalModel:
     """The network of a run directory at its newest checkpoint, with averaged weights if any.
 
-    dataset: the test set, by default that of the training. Raises InputError for a folder that is
-    no run directory, and for a data set of other classes than those of the training.
+    dataset: the test set, by default that of the training. network, make: name and maker of a
+    network that is not in the registry, which has to be that of the run. Raises InputError for a
+    folder that is no run directory, and for a data set of other classes than those of the training.
     """
     path = run_directory(path, "run")
     config = read_config(path)
-    run = open_run(path, averaged=config.ema_decay > 0, data_dir=data_dir)
+    require(network in ("", config.model), "model", network, f"{config.model}, of {path}")
+    run = open_run(path, averaged=config.ema_decay > 0, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
     (*_, channels), classes = run.dataset.shape, run.dataset.num_classes
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
@@ -185,7 +189,7 @@ def from_run(
     return EvalModel(
         name=config.model,
         source=f"{path}, step {run.step}{', averages' if config.ema_decay > 0 else ''}",
-        model=model_from(config_at_precision),
+        model=model_from(config_at_precision, make),
         variables=run.variables,
         dataset=_normalized(run.dataset, overrides.normalize, half=False),
         crop=crop,

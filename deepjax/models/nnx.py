@@ -1,5 +1,7 @@
-"""The networks as NNX modules: `to_nnx`."""
+"""The networks as NNX modules, `to_nnx`; and NNX modules as networks of linen, `NnxInLinen`."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,3 +46,31 @@ def to_nnx(model: nn.Module, images: Any, rngs: nnx.Rngs) -> NnxNetwork:
     module = NnxNetwork(model, rngs)
     nnx.bridge.lazy_init(module, jnp.zeros(images.shape, images.dtype), train=False)
     return module
+
+
+class NnxInLinen(nn.Module):
+    """A network whose class is an NNX module, with (images, train) and linen's collections.
+
+    images: (batch, height, width, channels) -> logits. `fields`: arguments of the class besides
+    `rngs`. `train` sets the mode by `train()` and `eval()`; a network that takes it gets it too.
+    """
+
+    network: Callable[..., nnx.Module]
+    fields: tuple[tuple[str, Any], ...] = ()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Any:
+        """The output of the network."""
+
+        def call(module: Any, images: Array) -> Any:
+            module.train() if train else module.eval()
+            takes_train = "train" in inspect.signature(type(module).__call__).parameters
+            return module(images, train=train) if takes_train else module(images)
+
+        def construct(rngs: nnx.Rngs) -> nnx.Module:
+            if "default" not in rngs:  # linen initialises with the stream of parameters alone
+                rngs = nnx.Rngs(default=rngs.params(), params=rngs.params())
+            return self.network(**dict(self.fields), rngs=rngs)
+
+        inner = nnx.bridge.ToLinen(construct, metadata_fn=None, name="network")
+        return inner(images, nnx_method=call)

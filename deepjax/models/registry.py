@@ -2,15 +2,43 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from deepjax.errors import unknown_name_error
+from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.models.layers.basic import check_fields
 from deepjax.models.table import ROWS, ModelInfo
 
 _TABLE = {row.name: row for row in ROWS}
+
+
+def register_model(
+    name: str,
+    build: Callable[..., nn.Module],
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    paper: str = "registered",
+) -> ModelInfo:
+    """Make a network of your own known under a name, to `create_model`, configurations and reports.
+
+    build: a class of linen or a function that takes its fields, `num_classes` and `dtype` among
+    them; called as (images, train). Its parameters are counted at `input_shape`, its multiply-adds
+    are not (0). The same one again is accepted. Raises InputError for a name that is taken, and for
+    what does not make a linen module.
+    """
+    known = _TABLE.get(name)
+    if known is not None and known.build != build:
+        raise InputError(f"model {name!r} is another network already; register it as another name")
+    model = build()
+    require(isinstance(model, nn.Module), "build", build, "a class or function of a linen module")
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    _TABLE[name] = ModelInfo(name, params, 0, input_shape, paper, "", build)
+    return _TABLE[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:

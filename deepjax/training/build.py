@@ -23,10 +23,17 @@ from deepjax.data import (
 )
 from deepjax.data.loader import Batch, TrainBatches, batch_index
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import require
+from deepjax.errors import InputError, require
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig, options_of
+from deepjax.training.config import (
+    CUSTOM_NETWORK_PREFIX,
+    TrainConfig,
+    is_custom,
+    is_import_path,
+    options_of,
+    parse_fields,
+)
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
@@ -207,9 +214,13 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
 
     Raises InputError if it has no batch norm and bn_scope is given, and for a missing `make`.
     """
-    named_own = config.model.startswith(CUSTOM_NETWORK_PREFIX)
+    if is_import_path(config.model) and make is None:
+        raise InputError(
+            f"the network is {config.model!r}, which is not imported unless it is named again; "
+            f"give --model {config.model}, or make=import_network({config.model!r}) in Python"
+        )
     require(
-        named_own == (make is not None),
+        is_custom(config.model) == (make is not None),
         "model",
         config.model,
         f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
@@ -219,6 +230,7 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
         "num_classes": dataset_info(config.dataset).num_classes,
         "dtype": jnp.dtype(config.precision),
     }
+    fields |= parse_fields(config.model_args)
     if config.width:
         fields["width"] = config.width
     if config.bn_scope != "global":

@@ -1,7 +1,9 @@
 """The configuration of one training run: frozen, checked when it is made, stored as config.json."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,7 +21,39 @@ from deepjax.training.guard_policy import Policy
 from deepjax.training.validation import at_least, between, check_types, check_values, half_open
 
 CUSTOM_NETWORK_PREFIX = "own/"  # of names of networks that the caller makes, not the registry
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 MAX_EPOCHS, MAX_STEPS = 1_000_000, 1_000_000_000  # the step is an int32
+
+
+def is_import_path(model: str) -> bool:
+    """Whether the name of a network is package.module:Class, which only a caller imports."""
+    return _IMPORT_PATH.fullmatch(model) is not None
+
+
+def is_custom(model: str) -> bool:
+    """Whether a network is not of the registry: its maker has to be given."""
+    return model.startswith(CUSTOM_NETWORK_PREFIX) or is_import_path(model)
+
+
+def parse_fields(arguments: Sequence[str]) -> dict[str, Any]:
+    """Fields from NAME=VALUE: values are JSON, or text where they are none.
+
+    Raises InputError for an argument without a name, and for a name that is given twice.
+
+    >>> parse_fields(["width=8", "stages=[1,1]", "norm=none", "auxiliary=false"])
+    {'width': 8, 'stages': (1, 1), 'norm': 'none', 'auxiliary': False}
+    """
+    found: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        valid = bool(equals) and name.isidentifier() and name not in found
+        require(valid, "model_args", argument, "NAME=VALUE, each name once")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +65,8 @@ class TrainConfig:
     """
 
     model: str
-    """Network, e.g. cifar_resnet20 (`deepjax models` lists all)."""
+    """Network, e.g. cifar_resnet20 (`deepjax models` lists all), or package.module:Class of your
+    own."""
     dataset: str = "digits"
     """Data set: digits, fashion_mnist_small, fashion_mnist, cifar10, cifar100, svhn_cropped,
     imagenet2012, imagenette/160px-v2, /320px-v2, /full-size-v2, a registered one, or the path of
@@ -61,6 +96,8 @@ class TrainConfig:
     """Stochastic depth: drop probability of the last residual branch, rising linearly from 0."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
+    model_args: tuple[str, ...] = ()
+    """Fields of the network, NAME=VALUE each, e.g. stages=[1,1,1] norm=none."""
     optimization: OptimizationConfig = OptimizationConfig()
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -69,8 +106,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.model.startswith(CUSTOM_NETWORK_PREFIX):
+        if not is_custom(self.model):
             model_info(self.model)
+        parse_fields(self.model_args)
         fraction = half_open(0, 1, "0 (none) up to, not including, 1")
         check_values(
             self,

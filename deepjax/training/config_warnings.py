@@ -18,7 +18,7 @@ from deepjax.backend.lowering import reference_lowering
 from deepjax.errors import InputError
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
-from deepjax.training.config import CUSTOM_NETWORK_PREFIX, TrainConfig
+from deepjax.training.config import TrainConfig, is_custom
 from deepjax.training.step.step import mutable_aux_collection
 
 MAX_SHOWN_NAMES = 4
@@ -142,7 +142,7 @@ def _small_images(config: TrainConfig, forward: Forward) -> Iterator[str]:
     single = spatial.count(1)
     if single > MAX_SINGLE_PIXEL_FRACTION * len(spatial):
         size = _smallest(config)
-        row = None if config.model.startswith(CUSTOM_NETWORK_PREFIX) else model_info(config.model)
+        row = None if is_custom(config.model) else model_info(config.model)
         made_for = f", which was made for {row.input_shape[0]}x{row.input_shape[1]}" if row else ""
         yield (
             f"images of {size}x{size} are too small for {config.model}{made_for}: "

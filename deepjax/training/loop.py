@@ -13,7 +13,12 @@ from deepjax.data.split_spec import SplitName
 from deepjax.errors import Stopped
 from deepjax.paths import AnyPath, run_directory
 from deepjax.progress import say_on_stderr
-from deepjax.training.build import CompiledTraining, compile_training, require_kinds
+from deepjax.training.build import (
+    CompiledTraining,
+    ModelFactory,
+    compile_training,
+    require_kinds,
+)
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
 from deepjax.training.decode_errors import DecodeErrorLog
@@ -50,12 +55,14 @@ def train(
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     programs: CompiledTraining | None = None,
+    make: ModelFactory | None = None,
     report: Report = lambda done, total, note: None,
     say: Callable[[str], None] = say_on_stderr,
 ) -> RunResult:
     """Train one network in the run directory `out`, or resume bitwise from its newest checkpoint.
 
     `programs`: from `compile_training`; runs that differ in learning rate and seed alone share it.
+    `make`: the maker of a network that is not in the registry, see `compile_training`.
     Raises InputError, NonFiniteError, and Stopped (after saving).
     """
     require_kinds(config, options)
@@ -72,7 +79,7 @@ def train(
         heartbeat = call_all(stack.enter_context(watchdog(options.step_timeout)), confirm_lock)
         if programs is None:
             with unclaimed_if_refused(out, is_new):
-                programs = sync_errors(lambda: compile_training(config, options, heartbeat))
+                programs = sync_errors(lambda: compile_training(config, options, heartbeat, make))
             say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
