@@ -111,7 +111,11 @@ def test_pilots_publish_their_record_and_store_the_rates(folders, tmp_path, monk
     (out / "rates.json").write_text(json.dumps(rates))
     errors = {"train": {"0.1": [0.1]}, "test": {"0.1": [0.2]}}
     arm = {"rate": 0.1, "selection": {"train": 0.0, "test": 0.0}, "errors": errors}
-    pilots = made("small_filters") | {"dataset": "x", "pilot_seeds": 3, "arms": {"stack": arm}}
+    pilots = (
+        made("small_filters")
+        | {"dataset": "x", "pilot_seeds": 3}
+        | {"select": "train", "arms": {"stack": arm}}
+    )
     (out / "pilots.json").write_text(json.dumps(pilots))
     monkeypatch.setattr(studies, "PACKAGED", packaged)
     monkeypatch.setattr(studies, "is_piloted", lambda name, preset: name != "degradation")
