@@ -22,7 +22,7 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# TensorFlow, which only preparing a data set needs, in an environment of its own: .venv-prepare.
+# TensorFlow, which only preparing photographs needs, in an environment of its own: .venv-prepare.
 prepare-env:
 	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
 

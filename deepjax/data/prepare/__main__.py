@@ -16,6 +16,7 @@ from deepjax.data.fingerprint import UndecodableImage, check_fingerprint, write_
 from deepjax.data.prepare.build import build_dataset
 from deepjax.data.prepare.rewrite import rewrite_dataset
 from deepjax.data.prepare.shrink import shrink_record
+from deepjax.data.prepare.small import READERS, build_small
 from deepjax.data.prepare.tfrecord import convert_tfrecord
 from deepjax.data.prepare.verify import find_undecodable
 from deepjax.data.shards import read_info, read_records
@@ -77,7 +78,8 @@ def prepare(
         )
         check_fingerprint(folder)
     elif from_tfrecord is None:
-        build_dataset(dataset, data_directory(data_dir), manual_dir)
+        build = build_small if dataset.builder in READERS else build_dataset
+        build(dataset, data_directory(data_dir), manual_dir)
     else:
         convert_tfrecord(dataset, from_tfrecord, folder)
     return _finish(dataset, folder, data_dir)

@@ -29,7 +29,7 @@ def check_archives(dataset: Dataset, builder: Any, manual_dir: str | None, targe
         if dataset.name == builder.name:
             known = {url.rsplit("/", 1)[-1]: info for url, info in builder.url_infos.items()}
             for path in paths:
-                _check(path, known[path.name])
+                check_archive(path, known[path.name])
     elif manual_dir is not None:  # then nothing is to be downloaded
         names = [info.filename for info in builder.url_infos.values()]
         if not any((Path(manual_dir) / name).is_file() for name in names):
@@ -61,7 +61,8 @@ def _check_free_space(dataset: Dataset, archives: Sequence[Path], target: Path) 
         )
 
 
-def _check(path: Path, known: Any) -> None:
+def check_archive(path: Path, known: Any) -> None:
+    """Raise InputError unless a file has the size and the sha256 that tfds knows."""
     size = path.stat().st_size
     if size != known.size:
         raise InputError(

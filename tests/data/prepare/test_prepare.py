@@ -64,4 +64,4 @@ def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path,
 def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'deepjax\[prepare\]'"):
-        prepare("fashion_mnist", str(tmp_path))
+        prepare("imagenette/160px-v2", str(tmp_path))

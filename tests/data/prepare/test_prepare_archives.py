@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -20,6 +21,8 @@ from deepjax.data.embedded import EMBEDDED
 from deepjax.data.fashion_mnist_small import builder
 from deepjax.data.prepare import tfrecord
 from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.small import READERS
+from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
 from deepjax.errors import InputError
 from tests.data.archives import (
@@ -34,6 +37,7 @@ from tests.data.archives import (
 )
 from tests.data.fashion_mnist import ARCHIVES, needs_archives
 from tests.data.photographs import jpeg, photograph, variants
+from tests.data.prepare.small_archives import write_small_archives
 
 pytestmark = [
     pytest.mark.skipif(
@@ -418,3 +422,49 @@ def register_checksum(name: str, path: Path, monkeypatch) -> None:
         url: info if known.filename == path.name else known for url, known in cls.url_infos.items()
     }
     monkeypatch.setattr(cls, "url_infos", infos)
+
+
+@needs_archives
+def test_fashion_mnist_is_what_tfds_prepares(tmp_path):
+    """Every record, in the same order; PNGs are packed otherwise."""
+    own = prepare("fashion_mnist", str(tmp_path / "own"), str(ARCHIVES))
+    made = tfds.builder("fashion_mnist", data_dir=tmp_path / "tfds", file_format="array_record")
+    config = tfds.download.DownloadConfig(manual_dir=str(ARCHIVES))
+    made.download_and_prepare(download_config=config)
+    theirs = Path(made.data_path)
+    for name in ("features.json", "label.labels.txt"):
+        assert (own / name).read_bytes() == (theirs / name).read_bytes()
+    for split, shards in list_splits(theirs).items():
+        [mine], [other] = list_splits(own)[split], shards
+        assert mine.count == other.count
+        pairs = zip(read_records(mine.path), read_records(other.path), strict=True)
+        assert all(contents(one) == contents(two) for one, two in pairs), split
+
+
+def contents(record: bytes):
+    """Pixels and label of a record."""
+    example = parse_example(record)
+    pixels = Image.open(io.BytesIO(image_of(example))).tobytes()
+    return pixels, example.features.feature["label"].int64_list.value[0]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped"])
+def test_small_archives_are_read_as_tfds_reads_them(name, tmp_path):
+    """Keys, labels, ids and pixels of tfds's own generators."""
+    archives = write_small_archives(tmp_path / "archives", name)
+    builder = tfds.builder(name, data_dir=tmp_path / "data")
+    read, _ = READERS[name]
+    for split in ("train", "test"):
+        if name == "svhn_cropped":
+            theirs = builder._generate_examples(f"{split}_", archives / f"{split}_32x32.mat")
+        else:
+            shutil.unpack_archive(next(archives.iterdir()), tmp_path / "unpacked")
+            info = builder._cifar_info
+            files = info.train_files if split == "train" else info.test_files
+            paths = [str(tmp_path / "unpacked" / info.prefix / file) for file in files]
+            theirs = builder._generate_examples(f"{split}_", paths)
+        _, mine = read(archives, split)
+        for (key, wanted), (i, found) in zip(theirs, enumerate(mine), strict=True):
+            assert key == i and set(wanted) == set(found)
+            np.testing.assert_array_equal(np.asarray(Image.open(found["image"])), wanted["image"])
+            assert all(found[each] == wanted[each] for each in wanted if each != "image")
