@@ -21,7 +21,7 @@ from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool
 from deepjax.study.arms.arm import Arm
-from deepjax.study.claim import SAME_LEVEL, TEST, Claim, Control, ExactClaim
+from deepjax.study.claim import SAME_LEVEL, TEST, UNDERPOWERED, Claim, Control, ExactClaim
 from deepjax.study.networks import Stack
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
@@ -151,7 +151,7 @@ CLAIMS = (
     Claim(
         "The nonlinearities of three 3x3 help: they are more accurate than three linear 3x3.",
         error("three_linear_3x3") - error("three_3x3"), above(0), TEST, interest=INTEREST,
-        headline=True,
+        headline=True, exploratory=UNDERPOWERED,
     ),
     Claim(
         "At equal receptive field and width three 3x3 are more accurate than one 7x7.",
