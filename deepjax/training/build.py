@@ -47,8 +47,16 @@ from deepjax.training.memory import StepCost, check_fits, compile_step, memory_h
 from deepjax.training.plan import TrainPlan, make_plan
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
-from deepjax.training.step.state import TrainState, auxiliary_heads, init_state
+from deepjax.training.step.patterns import check_patterns
+from deepjax.training.step.state import (
+    TrainState,
+    auxiliary_heads,
+    init_ema,
+    init_state,
+    split_seed,
+)
 from deepjax.training.step.step import StepOptions, make_eval_step, make_train_step
+from deepjax.training.transfer import FrozenBatchNorm, dataset_of, starting_variables
 
 ModelFactory = Callable[..., nn.Module]
 
@@ -132,8 +140,26 @@ class CompiledTraining:
         )
 
     def fresh_state(self, config: TrainConfig) -> TrainState:
-        """The state before the first step, on the devices, with a configuration's rate and seed."""
+        """The state before the first step, on the devices, with a configuration's rate and seed.
+
+        Without the weights that a configuration starts from, see `starting_state`.
+        """
         return self.partitioner.put_state(_state(config, self.model, self.optimizer, self.heads))
+
+    def starting_state(self, config: TrainConfig, say: Callable[[str], None]) -> TrainState:
+        """The state before the first step, from `config.transfer.weights` where there are any.
+
+        Raises InputError for weights of another network.
+        """
+        state = _state(config, self.model, self.optimizer, self.heads)
+        if config.transfer.weights:
+            initial = {"params": state.params, "batch_stats": state.batch_stats}
+            found = starting_variables(config, initial, split_seed(config.seed)[0], say)
+            ema = init_ema(found) if config.ema_decay > 0 else {}
+            state = state.replace(
+                params=found["params"], batch_stats=found.get("batch_stats", {}), ema=ema
+            )
+        return self.partitioner.put_state(state)
 
 
 def compile_training(
@@ -149,7 +175,7 @@ def compile_training(
     a batch norm over one value per channel, and a step that exceeds the memory of a device.
     """
     require_kinds(config, options)
-    dataset = dataset_info(config.dataset)
+    dataset = dataset_of(config)
     partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
     partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
@@ -161,6 +187,7 @@ def compile_training(
         shapes,
         partitioner.state_shardings(shapes),
     )
+    check_patterns(shapes.params, config.transfer)
     forward = trace_forward(
         model,
         state.params,
@@ -243,6 +270,8 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
         )
         fields["bn_scope"] = config.bn_scope
     network = make_network(make, fields)
+    if config.transfer.freeze_batch_norm:
+        network = FrozenBatchNorm(network)
     return (
         StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
     )

@@ -16,6 +16,7 @@ from deepjax.training.config_groups import (
     GuardConfig,
     ObjectiveConfig,
     OptimizationConfig,
+    TransferConfig,
 )
 from deepjax.training.guard_policy import Policy
 from deepjax.training.validation import at_least, between, check_types, check_values, half_open
@@ -103,6 +104,7 @@ class TrainConfig:
     augmentation: AugmentationConfig = AugmentationConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     guard: GuardConfig = GuardConfig()
+    transfer: TransferConfig = TransferConfig()
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -141,6 +143,11 @@ class TrainConfig:
         """What the guard in the step does."""
         guard = self.guard
         return Policy(guard.on_nonfinite, guard.max_skipped_steps, guard.spike_sigmas)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set."""
+        return dataset_info(self.dataset).num_classes
 
     @property
     def steps_per_epoch(self) -> int:
@@ -196,6 +203,7 @@ _GROUPS: dict[str, type] = {
     "augmentation": AugmentationConfig,
     "objective": ObjectiveConfig,
     "guard": GuardConfig,
+    "transfer": TransferConfig,
 }
 OPTION_GROUPS: Mapping[str, str] = MappingProxyType(
     {f.name: "" for f in dataclasses.fields(TrainConfig) if f.name not in _GROUPS}

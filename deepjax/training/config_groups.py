@@ -193,3 +193,41 @@ class GuardConfig:
             max_skipped_steps=between(0, MAX_SKIPS),
             spike_sigmas=half_open(0, 1e3, "0 (never) up to 1000"),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """A training that starts from weights: fine-tuning, or a linear probe."""
+
+    weights: str = ""
+    """Start from these weights of the network: a file (.safetensors, .npz, .pth), a folder, a
+    repository such as timm/resnet50.a1_in1k, or a run directory. A classifier for other classes
+    is newly initialised."""
+    weights_entry: str = ""
+    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that are not trained, by patterns of their paths: 'stem*' 'stage1*'; all but the
+    classifier: '!head*'."""
+    rate_factors: tuple[str, ...] = ()
+    """Factors of the learning rate by patterns of paths: 'head*=10' 'stage1*=0.1'."""
+    freeze_batch_norm: bool = False
+    """Batch norms use and keep their running averages in training."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.factors()
+        required = not self.weights_entry or bool(self.weights)
+        require(required, "weights_entry", self.weights_entry, "a prefix only with --weights")
+
+    def factors(self) -> dict[str, float]:
+        """Factor by pattern. Raises InputError for other text than PATTERN=NUMBER."""
+        found: dict[str, float] = {}
+        for text in self.rate_factors:
+            pattern, _, number = text.rpartition("=")
+            try:
+                found[pattern] = float(number)
+            except ValueError:
+                found[pattern] = -1.0
+            valid = bool(pattern) and 0 <= found[pattern] < INFINITY
+            require(valid, "rate_factors", text, "PATTERN=FACTOR with a factor of 0 or more")
+        return found

@@ -94,7 +94,7 @@ def train(
         decode_errors = DecodeErrorLog(programs.train_split, rows, say)
         batches = programs.batches(config, decode_errors.note_train)
         stack.callback(batches.close)
-        state = restore_or_init(config, programs, checkpoints, batches)
+        state = restore_or_init(config, programs, checkpoints, batches, say)
         heartbeat()
         resumed_at = int(state.step)
         decode_errors.rewind(resumed_at)

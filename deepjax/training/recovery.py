@@ -94,11 +94,15 @@ class Recovery:
 
 
 def restore_or_init(
-    config: TrainConfig, compiled: CompiledTraining, checkpoints: Checkpoints, batches: BatchStream
+    config: TrainConfig,
+    compiled: CompiledTraining,
+    checkpoints: Checkpoints,
+    batches: BatchStream,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainState:
     """The state of the newest checkpoint, or a new one; moves the batches to its position."""
-    state = compiled.fresh_state(config)
-    if checkpoints.latest() is not None:
-        state, position = checkpoints.restore(state)
-        batches.seek(position, int(state.step))
+    if checkpoints.latest() is None:
+        return compiled.starting_state(config, say)
+    state, position = checkpoints.restore(compiled.fresh_state(config))
+    batches.seek(position, int(state.step))
     return state

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.data import Dataset, dataset_info, sample
+from deepjax.data import Dataset, sample
 from deepjax.data.splits import SplitName
 from deepjax.errors import require
 from deepjax.paths import run_directory
@@ -18,6 +18,7 @@ from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.run_directory.config_file import read_config
+from deepjax.training.transfer import dataset_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,5 +90,5 @@ def open_run(
         if source.get(name)
     }
     steps = tuple(steps_of(folder.parent))
-    model, dataset = model_from(config, make), dataset_info(config.dataset)
+    model, dataset = model_from(config, make), dataset_of(config)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)

@@ -5,7 +5,7 @@ serves all rates. It scales the output of the optimizer: the momentum of SGD and
 gradients, not of updates, as in PyTorch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import optax
 
 from deepjax.errors import require
 from deepjax.training.config import TrainConfig
+from deepjax.training.step.patterns import rate_factors
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
@@ -54,13 +55,18 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     }
     group = config.optimization
     clip = [optax.clip_by_global_norm(group.grad_clip_norm)] if group.grad_clip_norm else []
-    return scale_by_learning_rate(optax.chain(*clip, *bodies[group.optimizer]()))
+    inner, transfer = optax.chain(*clip, *bodies[group.optimizer]()), config.transfer
+    if not transfer.freeze and not transfer.rate_factors:
+        return scale_by_learning_rate(inner)
+    return scale_by_learning_rate(inner, lambda params: rate_factors(params, transfer))
 
 
 def scale_by_learning_rate(
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformation, factors: Callable[[Any], Any] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The updates of `inner` times -`learning_rate`, a keyword of `update`.
+
+    factors: parameters -> a factor of the rate for each.
 
     Not `optax.inject_hyperparams`, which keeps the rate and a step count of its own in the state of
     the optimizer: skipped steps leave that state unchanged, while the schedule moves on. And not a
@@ -75,6 +81,12 @@ def scale_by_learning_rate(
         learning_rate: jax.Array,
     ) -> tuple[optax.Updates, optax.OptState]:
         updates, state = inner.update(gradients, state, params)
+        if factors is not None:
+            updates = jax.tree.map(
+                lambda leaf, factor: leaf * jnp.asarray(factor, leaf.dtype),
+                updates,
+                factors(updates),
+            )
         return jax.tree.map(lambda leaf: -learning_rate.astype(leaf.dtype) * leaf, updates), state
 
     # The declared type of the class is that of transformations without extra arguments.

@@ -20,6 +20,7 @@ from deepjax.training.step.losses import (
     soft_cross_entropy,
     top_k_error,
 )
+from deepjax.training.step.patterns import stop_frozen
 from deepjax.training.step.preprocess import Batch, StepOptions, preprocess_batch
 from deepjax.training.step.remat import rematerialized
 from deepjax.training.step.state import TrainState
@@ -171,6 +172,7 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
     def loss_of(
         params: Any, batch_stats: Any, part: Batch, key: Array
     ) -> tuple[Array, tuple[Any, Metrics]]:
+        params = stop_frozen(params, options.freeze) if options.freeze else params
         rngs = {"dropout": _per_device_key(options.axis, jax.random.fold_in(key, DROPOUT))}
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
