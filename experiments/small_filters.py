@@ -206,7 +206,7 @@ STUDY = Study(
         # The second stage's map is 7x7: the size of its largest filter. No augmentation, since
         # shifted images need more than four epochs.
         "small": Preset(
-            "fashion_mnist_small", 12, select="validation",
+            "fashion_mnist_small", 10, select="validation",
             training={
                 "epochs": 4, "batch_size": 128, "width": 16, "warmup_epochs": 0.5, "augment": False,
             },
