@@ -30,8 +30,12 @@ def test_examples_print_what_the_page_shows(block, capsys):
 
 
 def test_the_commands_of_the_first_lines_run(tmp_path, capsys):
-    check, train = re.findall(r"    deepjax (.*)", PAGE)
+    check, train, predict = re.findall(r"    deepjax (.*)", PAGE)
     start(shlex.split(check))
     assert "3 classes, 49 train, 12 test" in capsys.readouterr().out
     start([*shlex.split(train), *SHORTER])
     assert (tmp_path / "runs" / "photos" / "dataset.json").is_file()
+    (tmp_path / "photos" / "ant").rename(tmp_path / "new")
+    (tmp_path / "new" / "0.jpg").rename(tmp_path / "holiday.jpg")
+    start(shlex.split(predict))
+    assert (tmp_path / "found.csv").read_text().count("holiday.jpg") == 3

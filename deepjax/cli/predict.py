@@ -1,0 +1,144 @@
+"""Classify images: names and probabilities, printed and written as CSV or JSON.
+
+deepjax predict photos/new --run runs/photos
+deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
+deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from deepjax.backend.compilation_cache import enable_compilation_cache
+from deepjax.command_line import parse
+from deepjax.data import Dataset, dataset_info
+from deepjax.errors import InputError, require
+from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.predict import EvalModel, predict
+from deepjax.evaluation.protocols import resolve_protocol
+from deepjax.evaluation.unlabelled import find_images, open_images
+from deepjax.io import write_text
+from deepjax.paths import run_directory, user_path
+from deepjax.training.custom_network import import_network
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
+
+FORMATS = (".csv", ".json")
+Prediction = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Classify images by a run or by weights."""
+
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Files, and folders of JPEG and PNG files."""
+    run: Path | None = None
+    """Run directory of `deepjax train`: its newest checkpoint, with averaged weights if any."""
+    name: str = ""
+    """Name of a network of the table, for --weights."""
+    weights: str = ""
+    """A file, a folder or a repository of weights for ImageNet's classes."""
+    model: str = ""
+    """package.module:Class of the run's network, where it is your own."""
+    top: int = 5
+    """Classes shown for each image."""
+    output: Path | None = None
+    """A file .csv or .json to write; an existing one is refused."""
+    batch_size: int = 64
+    """Images per step."""
+
+    def __post_init__(self) -> None:
+        require(self.top >= 1, "top", self.top, "1 or more")
+        one = (self.run is None) == bool(self.name and self.weights)
+        require(one, "run", self.run, "a run directory, or --name and --weights")
+        suffix = "" if self.output is None else self.output.suffix.lower()
+        require(suffix in ("", *FORMATS), "output", str(self.output), "a file .csv or .json")
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Parse the options, classify, print, write."""
+    options = parse(Options, arguments)
+    output = options.output and user_path(options.output, "output")
+    if output is not None and output.exists():
+        raise InputError(f"output is {output}, which exists; choose another, or remove it")
+    enable_compilation_cache()
+    found = classify(load_member(options), find_images(options.images), options)
+    for each in found:
+        print(_line(each))
+    if output is not None:
+        write_text(output, _csv(found) if output.suffix.lower() == ".csv" else _json(found))
+        print(f"{output}: {len(found):,} images", file=sys.stderr)
+
+
+def load_member(options: Options) -> EvalModel:
+    """The network with its preprocessing."""
+    overrides = PreprocessingOverrides()
+    if options.run is None:
+        return from_weights(options.weights, options.name, dataset_info("imagenet2012"), overrides)
+    make = import_network(options.model) if options.model else None
+    path = run_directory(options.run, "run")
+    return from_run(path, None, overrides, None, options.model, make)
+
+
+def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[Prediction]:
+    """By image, in the given order: {"image", "classes": [{"label", "probability"}]} or "error"."""
+    images = open_images(paths, member.dataset)
+    protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
+    scores = predict(member, images.split, protocol, Partitioner(make_mesh()), options.batch_size)
+    names, rows = label_names(member.dataset), dict(zip(images.paths, scores, strict=True))
+    return [
+        {"image": path, "classes": _best(rows[path], names, options.top)}
+        if path in rows
+        else {"image": path, "error": images.undecodable[path]}
+        for path in paths
+    ]
+
+
+def label_names(dataset: Dataset) -> list[str]:
+    """The names of a data set's classes: its own, tfds's, or numbers."""
+    import tensorflow_datasets as tfds
+
+    if dataset.label_names:
+        return list(dataset.label_names)
+    try:
+        features: Any = tfds.builder(dataset.builder).info.features
+        return list(features[dataset.label].names)
+    except Exception:  # not in tfds, as the embedded ones are
+        return [str(label) for label in range(dataset.num_classes)]
+
+
+def _best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [{"label": names[i], "probability": float(np.exp(scores[i]))} for i in order]
+
+
+def _line(found: Prediction) -> str:
+    if "error" in found:
+        return f"{found['image']}: cannot be decoded ({found['error']})"
+    shown = (f"{each['label']} {100 * each['probability']:.1f} %" for each in found["classes"])
+    return f"{found['image']}: {', '.join(shown)}"
+
+
+def _csv(found: Sequence[Prediction]) -> str:
+    """A row for each image and class; one with an error for an image that cannot be decoded."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["image", "rank", "label", "probability", "error"])
+    for each in found:
+        if "error" in each:
+            rows.writerow([each["image"], "", "", "", each["error"]])
+        for rank, one in enumerate(each.get("classes", ()), 1):
+            rows.writerow([each["image"], rank, one["label"], f"{one['probability']:.6g}", ""])
+    return text.getvalue()
+
+
+def _json(found: Sequence[Prediction]) -> str:
+    return json.dumps(list(found), indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,122 @@
+"""`deepjax predict`: the classes that evaluation would give, printed and written."""
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from deepjax.cli.__main__ import start
+from deepjax.data import load_split
+from deepjax.data.augment.basic import normalize
+from deepjax.data.image.decode import decode_rgb
+from deepjax.errors import InputError
+from deepjax.evaluation.models import PreprocessingOverrides, from_run
+from deepjax.evaluation.predict import predict
+from deepjax.evaluation.protocols import resolve_protocol
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from tests.data.own.images import write_classes
+
+SHORT = ["--steps", "4", "--batch-size", "16", "--learning-rate", "0.02"]
+THIN = ["--model", "cifar_plain20", "--model-args", "stages=[1,1,1]", "width=4", *SHORT]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of images, and a run that was trained on them."""
+    root = tmp_path_factory.mktemp("predict")
+    write_classes(root / "photos", {"ant hill": 12, "bee": 12, "犬": 12})
+    run = ["--image-size", "32", "--output-dir", str(root / "run")]
+    start(["train", "--dataset", str(root / "photos"), *THIN, *run])
+    return root
+
+
+def test_it_gives_what_evaluation_computes(photos, tmp_path, capsys):
+    member = from_run(photos / "run", None, PreprocessingOverrides())
+    split = load_split(member.dataset, "test")
+    protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
+    wanted = np.exp(predict(member, split, protocol, Partitioner(make_mesh())))
+    names = [str(photos / "photos" / split.records.name(i)) for i in range(len(split))]
+    output = tmp_path / "found.json"
+    start(["predict", *names, "--run", str(photos / "run"), "--top", "3", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert [each["image"] for each in found] == names
+    for each, row in zip(found, wanted, strict=True):
+        given = {one["label"]: one["probability"] for one in each["classes"]}
+        assert set(given) == {"ant hill", "bee", "犬"}
+        np.testing.assert_allclose(
+            [given[name] for name in member.dataset.label_names], row, rtol=1e-5, atol=1e-7
+        )
+        assert [one["probability"] for one in each["classes"]] == sorted(given.values())[::-1]
+    lines = capsys.readouterr().out.splitlines()
+    best = found[0]["classes"][0]
+    assert lines[0].startswith(f"{names[0]}: {best['label']} {100 * best['probability']:.1f} %, ")
+
+
+def test_folders_are_read_in_order_and_broken_images_are_named(photos, tmp_path, capsys):
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    image = next((photos / "photos" / "bee").iterdir()).read_bytes()
+    for name in ("b.jpg", "a.jpg", "deep/c.jpeg", ".hidden.jpg", "note.txt"):
+        (tmp_path / "new" / name).write_bytes(image)
+    (tmp_path / "new" / "broken.png").write_bytes(b"no image")
+    output = tmp_path / "found.csv"
+    run = ["--run", str(photos / "run"), "--top", "2", "--output", str(output)]
+    start(["predict", str(tmp_path / "new"), *run])
+    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    found = [Path(row["image"]).name for row in rows if row["rank"] in ("1", "")]
+    assert found == ["a.jpg", "b.jpg", "broken.png", "c.jpeg"]
+    [broken] = [row for row in rows if row["error"]]
+    assert "neither a JPEG nor a PNG" in broken["error"] and broken["label"] == ""
+    assert len(rows) == 2 * 3 + 1
+    assert "broken.png: cannot be decoded" in capsys.readouterr().out
+    with pytest.raises(InputError, match="which exists; choose another, or remove it"):
+        start(["predict", str(tmp_path / "new"), *run])
+
+
+def test_a_network_of_arrays_sees_images_of_their_size(photos, tmp_path, capsys):
+    """Grey, 8 x 8 pixels: computed by hand."""
+    start(["train", "--dataset", "digits", *THIN, "--output-dir", str(tmp_path / "run")])
+    image = next((photos / "photos" / "bee").iterdir())
+    output = tmp_path / "found.json"
+    command = ["--run", str(tmp_path / "run"), "--top", "10", "--output", str(output)]
+    start(["predict", str(image), *command])
+    [found] = json.loads(output.read_text())
+    from PIL import Image
+
+    grey = Image.fromarray(decode_rgb(image.read_bytes())).convert("L")
+    pixels = np.asarray(grey.resize((8, 8), Image.Resampling.BILINEAR))[None, ..., None]
+    member = from_run(tmp_path / "run", None, PreprocessingOverrides())
+    apply = functools.partial(member.model.apply, member.variables, train=False)
+    wanted = jax.nn.softmax(apply(normalize(pixels, member.dataset)))[0]
+    given = {one["label"]: one["probability"] for one in found["classes"]}
+    np.testing.assert_allclose([given[str(i)] for i in range(10)], wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.jpg"], "run is None; allowed: a run directory, or --name and --weights"),
+        (["x.jpg", "--name", "resnet18"], "allowed: a run directory, or --name and --weights"),
+        (["x.jpg", "--run", "r", "--output", "a.txt"], r"allowed: a file \.csv or \.json"),
+        (["x.jpg", "--run", "r", "--top", "0"], "top is 0; allowed: 1 or more"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(arguments, message):
+    with pytest.raises(InputError, match=message):
+        start(["predict", *arguments])
+
+
+def test_paths_without_images_are_refused(photos, tmp_path):
+    run = ["--run", str(photos / "run")]
+    for given, message in (
+        (tmp_path / "none", "which does not exist"),
+        (tmp_path, "has no JPEG or PNG images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            start(["predict", str(given), *run])
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image can be decoded; .*x\.jpg"):
+        start(["predict", str(tmp_path / "x.jpg"), *run])
