@@ -13,6 +13,9 @@ from flax import linen as nn
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.models.layers.norms import BatchNorm
+from deepjax.study.arms.arm import TrainedArm
+from deepjax.study.arms.rates import SelectedRate
+from deepjax.study.study import trained_arms
 from deepjax.training import TrainConfig, compile_training, train
 from deepjax.training.build import model_from
 from deepjax.training.config import train_config
@@ -23,7 +26,7 @@ from deepjax.training.config_warnings import (
     warnings_of,
 )
 from deepjax.training.recipes.imagenet import list_recipes, recipe
-from experiments.run_studies import STUDIES
+from experiments.run_studies import BEYOND, STUDIES
 
 
 def found(config: TrainConfig, make: Any = None, labels: Any = None, devices: int = 1) -> list[str]:
@@ -223,34 +226,30 @@ def test_recipes_have_no_warning(name):
     assert found(recipe(name).config) == []
 
 
-def arms_of(name: str, dataset: str) -> dict[str, Any]:
-    """The arms of a study on a data set."""
-    module = importlib.import_module(f"experiments.{name}")
-    preset = module.STUDY.presets[dataset]
-    return module.STUDY.arms(module.Options(dataset=dataset), preset)
+def arms_of(name: str, preset: str) -> dict[str, TrainedArm]:
+    """The arms of a study in a preset, at any rate."""
+    study = importlib.import_module(f"experiments.{name}").STUDY
+    return trained_arms(study, study.presets[preset], dict.fromkeys(study.arms, SelectedRate(0.1)))
 
 
-QUICK = {
-    ("auxiliary_heads", "digits"),
-    ("imagenet_history", "digits"),
-    ("inception_module", "fashion_mnist"),
-}
+QUICK = {("degradation", "quick"), ("auxiliary_heads", "small"), ("inception_module", "small")}
 
 
 def presets() -> list[Any]:
     """Every preset of every study; few are traced in the quick suite."""
     slow = partial(pytest.param, marks=pytest.mark.slow)
-    datasets = {
-        name: importlib.import_module(f"experiments.{name}").STUDY.presets for name in STUDIES
+    of_studies = {
+        name: importlib.import_module(f"experiments.{name}").STUDY.presets
+        for name in (*STUDIES, *BEYOND)
     }
     return [
-        (pytest.param if (name, dataset) in QUICK else slow)(name, dataset)
-        for name, its in datasets.items()
-        for dataset in its
+        (pytest.param if (name, preset) in QUICK else slow)(name, preset)
+        for name, its in of_studies.items()
+        for preset in its
     ]
 
 
-@pytest.mark.parametrize("name, dataset", presets())
-def test_studies_have_no_warning(name, dataset):
-    for arm in arms_of(name, dataset).values():
+@pytest.mark.parametrize(("name", "preset"), presets())
+def test_studies_have_no_warning(name, preset):
+    for arm in arms_of(name, preset).values():
         assert found(arm.config, arm.make) == [], arm.name
