@@ -1,12 +1,19 @@
 """The catalogue of data sets: shapes, classes, statistics and label-preserving augmentations."""
 
 import dataclasses
+import functools
 import re
 
 from deepjax.data.dataset_checks import validate_fields
 from deepjax.data.own.arrays import Arrays
 from deepjax.data.own.folder import FORMS
-from deepjax.data.own.index import TEST_FRACTION, exists, looks_like_path, open_index
+from deepjax.data.own.index import (
+    TEST_FRACTION,
+    exists,
+    looks_like_path,
+    open_index,
+    own_splits,
+)
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, require, unknown_name_error
 
@@ -230,8 +237,25 @@ def own_dataset(
     """
     require(0 < test_fraction < 1, "test_fraction", test_fraction, "above 0, below 1")
     require(split_seed >= 0, "split_seed", split_seed, "0 or more")
-    index = open_index(path)
-    splits = index.split(test_fraction, split_seed)
+    return _own_dataset(
+        path, name, size, test_fraction, split_seed, tuple(mean), tuple(std), flip, crop
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _own_dataset(
+    path: str,
+    name: str,
+    size: int,
+    test_fraction: float,
+    split_seed: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    flip: bool,
+    crop: int | None,
+) -> Dataset:
+    """Listed and measured once in a process."""
+    index, splits = open_index(path), own_splits(path, test_fraction, split_seed)
     train, shape = splits["train"], (size, size, 3)
     measured = (IMAGENET_MEAN, IMAGENET_STD)
     if isinstance(train, Arrays):

@@ -30,6 +30,8 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    fingerprint: str = ""
+    """sha256 of the user's own arrays, else ""."""
 
     def __post_init__(self):
         given = f"{self.images.dtype} {self.images.shape}, {self.labels.dtype} {self.labels.shape}"
@@ -72,7 +74,7 @@ def load_split(
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
     if isinstance(records, Arrays):
-        return Split(records.images, records.labels)
+        return Split(records.images, records.labels, fingerprint)
     images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
     for i in range(len(records)):
         images[i], labels[i] = _read(records, i, dataset, split)

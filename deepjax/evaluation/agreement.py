@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepjax.data import EncodedSplit, Split, dataset_info
+from deepjax.data import EncodedSplit, Split
 from deepjax.errors import InputError
 from deepjax.evaluation.metrics import ClassificationMetrics
 from deepjax.evaluation.predict import EvalModel
@@ -18,7 +18,7 @@ from deepjax.evaluation.protocols import Protocol
 from deepjax.training.metrics.metrics_log import Row, read_rows
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import NAME as FINGERPRINT
-from deepjax.training.run_directory.data_identity import read_description
+from deepjax.training.run_directory.data_identity import read_description, run_dataset
 
 LOGIT_ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
 """How much rounding may change a logit, relative to the range of its image's logits, by dtype.
@@ -60,7 +60,7 @@ def evaluation_differences(
     precision: dtype of the evaluation's activations, or "expected": the run's.
     """
     config = read_config(path)
-    own, (height, width, _) = dataset_info(config.dataset), config.eval_shape
+    own, (height, width, _) = run_dataset(path, config.dataset), config.eval_shape
     precision = config.precision if precision == "expected" else precision
     pairs: dict[str, tuple[Any, Any]] = {
         "protocol": (protocol.name, "1-crop"),

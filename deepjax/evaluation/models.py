@@ -173,6 +173,13 @@ def from_run(
         tested.name,
         f"one of the {classes} classes and {channels} channels that {path} was trained on",
     )
+    names = tested.label_names, run.dataset.label_names
+    require(
+        not all(names) or names[0] == names[1],
+        "dataset",
+        tested.name,
+        f"one of the classes that {path} was trained on: {', '.join(names[1][:5])}, ...",
+    )
     config_at_precision = dataclasses.replace(
         config,
         precision=config.precision if overrides.precision == "expected" else overrides.precision,

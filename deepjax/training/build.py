@@ -25,6 +25,7 @@ from deepjax.data.loader import Batch, TrainBatches, batch_index
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, require
 from deepjax.models import create_model
+from deepjax.models.nnx import NnxInLinen
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.training.config import (
     CUSTOM_NETWORK_PREFIX,
@@ -271,6 +272,8 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
         fields["bn_scope"] = config.bn_scope
     network = make_network(make, fields)
     if config.transfer.freeze_batch_norm:
+        allowed = "False for NNX networks, whose batch norms cannot be frozen here"
+        require(not isinstance(network, NnxInLinen), "freeze_batch_norm", True, allowed)
         network = FrozenBatchNorm(network)
     return (
         StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network

@@ -225,9 +225,11 @@ class TransferConfig:
         for text in self.rate_factors:
             pattern, _, number = text.rpartition("=")
             try:
-                found[pattern] = float(number)
+                factor = float(number)
             except ValueError:
-                found[pattern] = -1.0
-            valid = bool(pattern) and 0 <= found[pattern] < INFINITY
-            require(valid, "rate_factors", text, "PATTERN=FACTOR with a factor of 0 or more")
+                factor = -1.0
+            valid = bool(pattern) and 0 <= factor < INFINITY and pattern not in found
+            allowed = "PATTERN=FACTOR with a factor of 0 or more, each pattern once"
+            require(valid, "rate_factors", text, allowed)
+            found[pattern] = factor
         return found

@@ -83,7 +83,7 @@ def train(
             say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
-        pin_dataset(out, programs.train_split)
+        pin_dataset(out, programs.train_split, programs.dataset.name)
         on_primary(functools.partial(pin_description, out, programs.dataset))
         programs.require_same(config)
         checkpoints = Checkpoints(

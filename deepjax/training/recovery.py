@@ -60,11 +60,13 @@ class Recovery:
         count = int(np.sum(jax.device_get(skipped) >= 0))
         if policy.on_nonfinite != "rollback" or count >= policy.max_skipped_steps:
             self._halt(state, halted_at, count)
-        restored = self.compiled.fresh_state(self.config)
         position = self.compiled.batches(self.config).get_state()
         self.checkpoints.wait_until_finished()
-        if self.checkpoints.latest() is not None:
-            restored, position = self.checkpoints.restore(restored, before=halted_at + 1)
+        if self.checkpoints.latest() is None:
+            restored = self.compiled.starting_state(self.config, self.say)
+        else:
+            fresh = self.compiled.fresh_state(self.config)
+            restored, position = self.checkpoints.restore(fresh, before=halted_at + 1)
         done = int(restored.step)
         batches.seek(position, done)
         guard = restored.guard.replace(skipped=skipped.at[count].set(halted_at))

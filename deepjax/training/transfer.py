@@ -14,12 +14,14 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.data import Dataset, dataset_info
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
+from deepjax.paths import user_path
 from deepjax.training.checkpoint.inspect import read_state
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
+from deepjax.training.run_directory.config_file import read_config
 
 PHOTOGRAPH_CHANNELS = 3
 NEW = " newly initialised"  # the end of the warning of `load_pretrained`
@@ -32,10 +34,10 @@ class FrozenBatchNorm(nn.Module):
     Its parameters and statistics keep their names. Of deepjax's and flax.linen's batch norms.
     """
 
-    network: nn.Module
+    unfrozen: nn.Module
 
     def setup(self) -> None:
-        nn.share_scope(self, self.network)
+        nn.share_scope(self, self.unfrozen)
 
     def __call__(self, images: jax.Array, train: bool = False) -> Any:
         """The network's output; dropout and the like follow `train`."""
@@ -50,15 +52,20 @@ class FrozenBatchNorm(nn.Module):
             return function(*given, **named)
 
         with nn.intercept_methods(intercept):
-            return self.network(images, train=train)  # pyright: ignore[reportCallIssue]
+            return self.unfrozen(images, train=train)  # pyright: ignore[reportCallIssue]
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
     """The data set of a run, with the mean and std that the weights it starts from expect.
 
-    These are the data set's but for the public weights whose row says 0.5 (`PublicWeights.half`).
+    These are the data set's but for the public weights whose row says 0.5 (`PublicWeights.half`),
+    and for a run, whose own are taken for images of the same kind.
     """
     dataset = dataset_info(config.dataset)
+    if is_run(config.transfer.weights):
+        start = dataset_of(read_config(Path(config.transfer.weights).expanduser()))
+        same = start.shape[2] == dataset.shape[2] and start.encoded == dataset.encoded
+        return dataclasses.replace(dataset, mean=start.mean, std=start.std) if same else dataset
     known = PUBLIC_WEIGHTS.get(config.model, {})
     row = known.get(re.sub("^hf[-_]hub:", "", config.transfer.weights))
     if row is None or not row.half:
@@ -110,10 +117,8 @@ def _read(config: TrainConfig, key: jax.Array) -> tuple[Mapping[str, Any], set[s
     And the layers in them that are new.
     """
     source = config.transfer.weights
-    if (Path(source) / "config.json").is_file():
-        _, state = read_state(Path(source))
-        kept = state["ema"] or state
-        return {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}, set()
+    if is_run(source):
+        return _of_run(config, user_path(source, "weights")), set()
     if is_custom(config.model):
         raise InputError(
             f"weights is {source!r}; allowed: a run directory, for {config.model}, which has no "
@@ -134,6 +139,28 @@ def _read(config: TrainConfig, key: jax.Array) -> tuple[Mapping[str, Any], set[s
         else:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return {"batch_stats": {}} | loaded, new
+
+
+def is_run(source: str) -> bool:
+    """Whether weights are those of a run directory."""
+    path = Path(source).expanduser()
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def _of_run(config: TrainConfig, path: Path) -> Mapping[str, Any]:
+    """Variables of a run of the same network; without its classifier where the classes differ."""
+    there = read_config(path)
+    same = (there.model, there.model_args) == (config.model, config.model_args)
+    named = " ".join((config.model, *config.model_args))
+    require(same, "weights", str(path), f"a run of {named}, not {there.model}")
+    _, state = read_state(path)
+    kept = state["ema"] or state
+    variables = {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}
+    theirs, mine = (dataset_info(each.dataset).label_names for each in (there, config))
+    if there.dataset != config.dataset and (theirs or mine) and theirs != mine:
+        flat = flatten_dict(variables)
+        variables = unflatten_dict({p: v for p, v in flat.items() if not _is_classifier(p)})
+    return variables
 
 
 def _adapted(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from deepjax.data import catalog
 from deepjax.data.own import index, records
 from deepjax.errors import InputError
 from deepjax.models import create_model
@@ -17,6 +18,7 @@ from tests.data.own.images import write_classes, write_images
 
 THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))
 EVERY_2 = RunOptions(save_every=2)
+CACHES = (index.open_index, index.own_splits, records._fingerprint, catalog._own_dataset)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +83,24 @@ def test_a_folder_that_has_changed_is_refused(config, programs, folder, tmp_path
         with pytest.raises(InputError, match="is another one than this run began with"):
             restart(config, out)
     finally:
-        for cached in (index.open_index, records._splits, records._fingerprint):
+        for cached in CACHES:
             cached.cache_clear()
 
 
 def restart(config, out):
     """As a new process does it, which has listed nothing yet."""
-    for cached in (index.open_index, records._splits, records._fingerprint):
+    for cached in CACHES:
         cached.cache_clear()
     train(config, out, EVERY_2, programs=compile_training(config, EVERY_2, make=THIN))
+
+
+def test_arrays_whose_labels_have_changed_are_refused(tmp_path):
+    """With the same sizes, mean and std."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "own.npz", images=images, labels=labels)
+    config = train_config("own/thin", str(tmp_path / "own.npz"), batch_size=8, epochs=2)
+    out = interrupted(config, compile_training(config, EVERY_2, make=THIN), tmp_path / "run")
+    np.savez(tmp_path / "own.npz", images=images, labels=rng.permutation(labels))
+    with pytest.raises(InputError, match="is another one than this run began with"):
+        restart(config, out)

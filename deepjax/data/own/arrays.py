@@ -9,7 +9,7 @@ from PIL import Image
 
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES, group
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 ALLOWED = (
@@ -64,8 +64,9 @@ def index_npz(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} cannot be read as .npz ({error})") from error
+    except Exception as error:  # NumPy's, zipfile's and zlib's kinds
+        reason = describe_error(error)
+        raise InputError(f"{file} cannot be read as .npz ({reason})") from error
     splits: list[str] = []
     labels: list[str] = []
     images: list[np.ndarray] = []

@@ -102,7 +102,8 @@ class ImageReport:
             f"modes: {_counted(self.modes)}; formats: {_counted(self.formats)}",
             f"mean {_numbers(self.mean)}, std {_numbers(self.std)} of 255",
         ]
-        return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings())])
+        text = "\n".join([*lines, *(f"warning: {each}" for each in self.warnings())])
+        return text.encode("utf-8", "backslashreplace").decode()  # names of other bytes
 
     def _classes(self) -> list[str]:
         train, test = self.counts["train"], self.counts.get("test", {})
@@ -129,7 +130,10 @@ def check_images(path: str, test_fraction: float, split_seed: int = 0) -> ImageR
         for split, examples in splits.items():
 
             def look(i: int, examples: Examples = examples) -> ImageFacts:
-                found = examine(examples.encoded(i))
+                try:
+                    found = examine(examples.encoded(i))
+                except InputError as error:  # a link that leads nowhere
+                    found = ImageFacts(b"", problem=str(error))
                 advance(1)
                 return found
 
@@ -187,7 +191,7 @@ def examine(encoded: bytes) -> ImageFacts:
         facts = ImageFacts(digest)
     try:
         with open_image(encoded) as image:
-            image.draft(image.mode, (image.width // 8, image.height // 8))
+            image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except Exception as error:  # Pillow's kinds are many
         return dataclasses.replace(facts, problem=describe_error(error))
@@ -220,7 +224,8 @@ def _repeated(
     for split, examples in splits.items():
         of_split = names.setdefault(split, {})
         for i, each in enumerate(facts[split]):
-            of_split.setdefault(each.digest, []).append(examples.name(i))
+            if each.digest:
+                of_split.setdefault(each.digest, []).append(examples.name(i))
     repeated = [tuple(same) for each in names.values() for same in each.values() if len(same) > 1]
     train, test = names["train"], names["test"]
     return {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.grouping import group, split_in_name
+from deepjax.data.own.grouping import group, splits_in_names
 from deepjax.errors import InputError, describe_error
 
 IMAGES, LABELS = ("image", "img", "picture"), ("label", "labels", "fine_label", "class", "target")
@@ -51,8 +51,8 @@ class Column(Examples):
         return Column(self.labels[rows], self.images, self.rows[rows], self.files)
 
 
-def index_parquet(files: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examples]]:
-    """The classes and the splits of Parquet files; the name of a file says its split.
+def index_parquet(root: Path, files: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examples]]:
+    """The classes and the splits of Parquet files; their names, or their folders', say the split.
 
     They are read into memory. Raises InputError for more than `MOST_BYTES`, for files without the
     columns of `ALLOWED`, and as `group` does.
@@ -62,11 +62,12 @@ def index_parquet(files: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Exa
     size = sum(file.stat().st_size for file in files)
     if size > MOST_BYTES:
         raise InputError(
-            f"{files[0].parent} has {size / 2**30:.0f} GiB in Parquet; allowed: up to "
+            f"{root} has {size / 2**30:.0f} GiB in Parquet; allowed: up to "
             f"{MOST_BYTES // 2**30}, as it is kept in memory; save it with datasets' save_to_disk"
         )
-    return _grouped(files, [split_in_name(file.name) for file in files],
-                    lambda file: pyarrow.parquet.read_table(file))  # fmt: skip
+    names = [str(file.relative_to(root)) for file in files]
+    splits = splits_in_names(root, names)
+    return _grouped(files, splits, lambda file: pyarrow.parquet.ParquetFile(file).read())
 
 
 def index_saved(root: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
@@ -77,14 +78,20 @@ def index_saved(root: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     import pyarrow.ipc
 
     folders = sorted(path for path in root.iterdir() if (path / "state.json").is_file())
-    folders = folders or [root]
-    files = [(file, folder) for folder in folders for file in sorted(folder.glob("*.arrow"))]
-    splits = [split_in_name(folder.name) if folder != root else "train" for _, folder in files]
+    of_folders = splits_in_names(root, [folder.name for folder in folders])
+    # Not the cache-*.arrow, which `map` and `filter` write next to them.
+    pairs = zip(folders or [root], of_folders or ["train"], strict=True)
+    found = [
+        (file, split) for folder, split in pairs for file in sorted(folder.glob("data-*.arrow"))
+    ]
+    files, splits = [file for file, _ in found], [split for _, split in found]
 
     def read(file: Path) -> Any:
         return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
 
-    return _grouped([file for file, _ in files], splits, read)
+    if not files:
+        raise InputError(f"{root} has no files data-*.arrow")
+    return _grouped(files, splits, read)
 
 
 def is_saved(root: Path) -> bool:
@@ -115,7 +122,7 @@ def _grouped(
         classes = classes or _class_label(table, label)
     if not images:
         raise InputError(f"{files[0].parent if files else 'the folder'} has no rows")
-    column = pyarrow.chunked_array(images)
+    column = pyarrow.chunked_array([chunk.cast(pyarrow.large_binary()) for chunk in images])
     return group(
         files[0].parent, of_rows, labels,
         lambda chosen, rows: Column(chosen, column, np.array(rows), names), classes,
@@ -137,7 +144,8 @@ def _binary(file: Path, column: Any) -> Any:
 
     kind = column.type
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        column = pyarrow.chunked_array([each.field("bytes") for each in column.chunks])
+        inner = kind.field("bytes").type
+        column = pyarrow.chunked_array([each.field("bytes") for each in column.chunks], inner)
         kind = column.type
     if not (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
         raise InputError(f"{file} has images of type {kind}; allowed: {ALLOWED}")
@@ -150,7 +158,13 @@ def _names(file: Path, table: Any, label: str) -> list[str]:
     if any(each is None for each in found):
         raise InputError(f"{file} has rows without a {label}; give each image one")
     names = _class_label(table, label)
-    if names and all(isinstance(each, int) and 0 <= each < len(names) for each in found):
+    if names and all(isinstance(each, int) for each in found):
+        outside = next((row for row, each in enumerate(found) if not 0 <= each < len(names)), None)
+        if outside is not None:
+            raise InputError(
+                f"{file}, row {outside}: {label} is {found[outside]}; allowed: 0 to "
+                f"{len(names) - 1}"
+            )
         return [names[each] for each in found]
     if not all(isinstance(each, int | str) for each in found):
         raise InputError(f"{file} has a {label} {found[0]!r}; allowed: integers or names")

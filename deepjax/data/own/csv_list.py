@@ -34,13 +34,14 @@ def index_csv(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
 def _rows(file: Path) -> list[Row]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            header = [name.strip().lower() for name in reader.fieldnames or ()]
+            reader = csv.reader(lines)
+            header = [name.strip().lower() for name in next(reader, [])]
             path, label = _column(file, header, PATH_COLUMNS), _column(file, header, LABEL_COLUMNS)
             split = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
             found = [
-                _row(file, list(row.values()), path, label, split, reader.line_num)
+                _row(file, row + [""] * len(header), path, label, split, reader.line_num)
                 for row in reader
+                if row
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
@@ -52,6 +53,8 @@ def _rows(file: Path) -> list[Row]:
 
 def _column(file: Path, header: Sequence[str], names: Sequence[str]) -> int:
     found = next((header.index(name) for name in names if name in header), None)
+    if found is not None and header.count(header[found]) > 1:
+        raise InputError(f"{file} has the column {header[found]!r} twice; keep one of them")
     if found is None:
         raise InputError(
             f"{file} has the columns {', '.join(header) or 'none'}; allowed: a header with one of "
@@ -61,14 +64,14 @@ def _column(file: Path, header: Sequence[str], names: Sequence[str]) -> int:
 
 
 def _row(
-    file: Path, values: Sequence[str | None], path: int, label: int, split: int | None, line: int
+    file: Path, values: Sequence[str], path: int, label: int, split: int | None, line: int
 ) -> Row:
-    cells = [(values[at] or "").strip() for at in (path, label)]
+    cells = [values[at].strip() for at in (path, label)]
     if not all(cells):
         raise InputError(
             f"{file}, line {line}: path is {cells[0]!r} and label {cells[1]!r}; give both"
         )
-    name = "train" if split is None else (values[split] or "").strip().lower()
+    name = "train" if split is None else values[split].strip().lower()
     if name not in (*TRAIN_NAMES, *TEST_NAMES):
         allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
         raise InputError(f"{file}, line {line}: split is {name!r}; allowed: {allowed}")

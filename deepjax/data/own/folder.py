@@ -24,19 +24,26 @@ OTHER_IMAGES = (
 def index_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     """The classes and the splits of a folder; classes and files are sorted by name.
 
-    A folder that has nothing but folders of `TRAIN_NAMES` and `TEST_NAMES` has splits; of several
-    for testing the first is taken. Images may lie in folders within that of their class. Hidden
-    files and files that are no images are ignored. Raises InputError for a folder without class
-    folders, for a class without images, for a class of the test folder that the training folder
-    lacks, and for images that are neither JPEG nor PNG.
+    A folder that has nothing but folders of `TRAIN_NAMES` and `TEST_NAMES`, in any case, has
+    splits; of several for testing the first is taken. Images may lie in folders within that of
+    their class. Hidden files and files that are no images are ignored. Raises InputError for a
+    folder without class folders, for a class without images, for a class of the test folder that
+    the training folder lacks, and for images that are neither JPEG nor PNG.
     """
     folders = _folders(root)
-    train = next((name for name in TRAIN_NAMES if name in folders), None)
-    if train is None or not set(folders) <= {*TRAIN_NAMES, *TEST_NAMES}:
+    by_name = {name.lower(): name for name in folders}
+    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
+    test = next((by_name[name] for name in TEST_NAMES if name in by_name), None)
+    others = [name for name in folders if name.lower() not in (*TRAIN_NAMES, *TEST_NAMES)]
+    if train is None or (others and test is None):
         return tuple(folders), {"train": _examples(root, "", folders, folders)}
+    if others:
+        raise InputError(
+            f"{root} has the folders {train} and {test}, and also {others[0]}; allowed: splits, or "
+            "one for each class"
+        )
     names = _folders(root / train)
     splits: dict[str, Examples] = {"train": _examples(root, train, names, names)}
-    test = next((name for name in TEST_NAMES if name in folders), None)
     if test is not None:
         there = _folders(root / test)
         if unknown := [name for name in there if name not in names]:

@@ -1,5 +1,6 @@
 """Rows of a split and a class name each, as classes and splits of examples."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -56,12 +57,27 @@ def class_names(labels: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def split_in_name(name: str) -> str:
-    """The split that the name of a file begins with, as in train-00000-of-00004; else "train".
+def splits_in_names(where: Path, names: Sequence[str]) -> list[str]:
+    """The split that the name of each file has in it, as in train-00000-of-00004 or test/0.parquet.
 
-    >>> split_in_name("validation-00001-of-00002.parquet")
-    'validation'
+    Without any all are for training. Raises InputError where some have one and others have none.
+
+    >>> splits_in_names(Path("."), ["validation-0.parquet", "train/0.parquet"])
+    ['validation', 'train']
     """
-    words = name.lower().replace("_", "-").replace(".", "-").split("-")
-    found = next((word for word in words if word in (*TRAIN_NAMES, *TEST_NAMES)), "train")
+    found = [_split_in_name(name) for name in names]
+    if not any(found):
+        return ["train"] * len(found)
+    if "" in found:
+        allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
+        raise InputError(
+            f"{where} has {names[found.index('')]}, whose name has no split in it, while others "
+            f"have one; allowed: {allowed}; move the others away"
+        )
+    return found
+
+
+def _split_in_name(name: str) -> str:
+    words = re.split(r"[^a-z]+", name.lower())
+    found = next((word for word in words if word in (*TRAIN_NAMES, *TEST_NAMES)), "")
     return "train" if found in TRAIN_NAMES else found

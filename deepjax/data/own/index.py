@@ -11,7 +11,7 @@ from deepjax.data.own.arrays import index_npz
 from deepjax.data.own.columns import index_parquet, index_saved, is_saved
 from deepjax.data.own.csv_list import index_csv
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.folder import FORMS, index_folder
+from deepjax.data.own.folder import FORMS, READABLE, index_folder
 from deepjax.data.own.tar import brace_expansion, index_tars
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
@@ -66,9 +66,10 @@ def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 def exists(name: str) -> bool:
     """Whether there is a file or folder of this name."""
-    return "\0" not in name and all(
-        Path(each).expanduser().exists() for each in brace_expansion(name)
-    )
+    try:
+        return all(Path(each).expanduser().exists() for each in brace_expansion(name))
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a null byte
+        return False
 
 
 def looks_like_path(name: str) -> bool:
@@ -90,6 +91,12 @@ def open_index(path: str) -> Index:
     return found
 
 
+@functools.lru_cache(maxsize=8)
+def own_splits(path: str, test_fraction: float, seed: int) -> dict[str, Examples]:
+    """`Index.split` of the data at a path; once in a process."""
+    return open_index(path).split(test_fraction, seed)
+
+
 def _index(path: str) -> Index:
     """The index of whatever form lies at a path."""
     shards = [user_path(each, "dataset") for each in brace_expansion(path)]
@@ -106,15 +113,23 @@ def _index(path: str) -> Index:
     if suffix == ".npz":
         return Index("arrays", *index_npz(where))
     if suffix == ".parquet":
-        return Index("Parquet files", *index_parquet(shards))
+        return Index("Parquet files", *index_parquet(where.parent, shards))
     raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
 
 
 def _index_directory(where: Path) -> Index:
     if is_saved(where):
         return Index("saved by Hugging Face's datasets", *index_saved(where))
-    if tars := sorted(where.glob("*.tar")):
+    tars = sorted(where.glob("*.tar"))
+    parquet = sorted(path for depth in ("*", "*/*") for path in where.glob(f"{depth}.parquet"))
+    if not tars and not parquet:
+        return Index("folder of classes", *index_folder(where))
+    readable = {path.suffix for path in where.glob("*/*")} & set(READABLE)
+    if (tars and parquet) or readable:
+        raise InputError(
+            f"dataset is {str(where)!r}, which has {(tars or parquet)[0].name} next to images in "
+            "folders, or next to other files of images; keep one form in it"
+        )
+    if tars:
         return Index("tar files", *index_tars(tars))
-    if parquet := sorted(where.rglob("*.parquet")):
-        return Index("Parquet files", *index_parquet(parquet))
-    return Index("folder of classes", *index_folder(where))
+    return Index("Parquet files", *index_parquet(where, parquet))

@@ -7,8 +7,9 @@ import numpy as np
 
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.fingerprint import fingerprint_of
-from deepjax.data.own.index import open_index
+from deepjax.data.own.index import open_index, own_splits
 from deepjax.data.split_spec import SplitName, record_ranges
+from deepjax.errors import require
 
 
 def own_records(
@@ -18,18 +19,15 @@ def own_records(
 
     expression: "train", "test" or a part of one, in the notation of tfds.
     """
-    splits = _splits(path, test_fraction, split_seed)
+    splits = own_splits(path, test_fraction, split_seed)
     sizes = {name: SimpleNamespace(num_examples=len(each)) for name, each in splits.items()}
-    [(name, first, stop)] = record_ranges(path, split, expression, sizes)
+    ranges = record_ranges(path, split, expression, sizes)
+    require(len(ranges) == 1, f"{split}_split", expression, "'train', 'test' or a part of one")
+    [(name, first, stop)] = ranges
     examples = splits[name]
     if (first, stop) != (0, len(examples)):
         examples = examples.part(np.arange(first, stop))
     return examples, _fingerprint(path)
-
-
-@functools.lru_cache(maxsize=8)
-def _splits(path: str, test_fraction: float, seed: int) -> dict[str, Examples]:
-    return open_index(path).split(test_fraction, seed)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,11 +1,8 @@
 """Images in tar files, as WebDataset writes them: read in place, without unpacking."""
 
-import functools
 import json
-import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.folder import READABLE
-from deepjax.data.own.grouping import group, split_in_name
-from deepjax.errors import InputError
+from deepjax.data.own.folder import OTHER_IMAGES, READABLE
+from deepjax.data.own.grouping import group, splits_in_names
+from deepjax.errors import InputError, require
 
 LABELS = (".cls", ".json", ".txt")
 LONGEST_LABEL = 2**20  # bytes of a file with a label
+MOST_SHARDS = 100_000  # of a pattern
 KEYS = ("label", "class", "cls")  # of a label in JSON
 
 
@@ -46,7 +44,9 @@ class TarMembers(Examples):
         """The bytes of the member."""
         member = self.members[index]
         try:
-            found = os.pread(_file(member.shard), member.size, member.offset)
+            with member.shard.open("rb") as file:
+                file.seek(member.offset)
+                found = file.read(member.size)
         except OSError as error:
             raise InputError(f"{member.shard} cannot be read: {error.strerror}") from error
         if len(found) < member.size:
@@ -73,9 +73,10 @@ def index_tars(shards: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examp
     splits: list[str] = []
     labels: list[str] = []
     members: list[Member] = []
-    for shard in shards:
+    of_shards = splits_in_names(shards[0].parent, [shard.name for shard in shards])
+    for shard, split in zip(shards, of_shards, strict=True):
         for member, label in _images(shard):
-            splits.append(split_in_name(shard.name))
+            splits.append(split)
             labels.append(label)
             members.append(member)
     if not members:
@@ -96,39 +97,78 @@ def brace_expansion(path: str) -> list[str]:
     if not found:
         return [path]
     before, first, last, after = found.groups()
+    count = int(last) - int(first) + 1
+    require(count <= MOST_SHARDS, "dataset", path, f"a pattern of up to {MOST_SHARDS:,} files")
     return [
         f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)
     ]
 
 
 def _images(shard: Path) -> Iterator[tuple[Member, str]]:
-    images: dict[str, Member] = {}
-    labels: dict[str, str] = {}
+    """The images of a shard with their labels, in its order."""
+    images: list[tuple[str, Member]] = []
+    contents: dict[str, dict[str, tuple[str, bytes]]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
-                if not info.isfile():
-                    continue
-                folder, _, base = info.name.rpartition("/")
-                stem, _, suffixes = base.partition(".")
-                key, suffix = f"{folder}/{stem}", "." + suffixes.rpartition(".")[2].lower()
-                if suffix in READABLE and not stem.startswith("."):
-                    images[key] = Member(shard, info.name, info.offset_data, info.size)
-                elif suffix in LABELS:
-                    labels[key] = _label(shard, info.name, _content(archive, info))
+                _add(shard, archive, info, images, contents)
+            end = archive.offset
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"{shard} cannot be read as tar ({error}); allowed: without compression"
         ) from error
-    for key, member in images.items():
+    _check_end(shard, end)
+    labelled = bool(contents)
+    if labelled and len({key for key, _ in images}) < len(images):
+        seen: set[str] = set()
+        twice = next(m for key, m in images if key in seen or seen.add(key))
+        raise InputError(f"{shard} has two images of one sample: {twice.name}; keep one of them")
+    for key, member in images:
         folder = member.name.rpartition("/")[0].rpartition("/")[2]
-        label = labels.get(key, "") if labels else folder.strip(".")
+        found = contents.get(key, {})
+        first = next((suffix for suffix in LABELS if suffix in found), None)
+        label = _label(shard, *found[first]) if first else "" if labelled else folder.strip(".")
         if not label:
             raise InputError(
                 f"{shard} has {member.name} without a label; allowed: a file of the same name with "
                 f"the suffix {' or '.join(LABELS)}, or a folder for each class"
             )
         yield member, label
+
+
+def _add(
+    shard: Path,
+    archive: tarfile.TarFile,
+    info: tarfile.TarInfo,
+    images: list[tuple[str, Member]],
+    contents: dict[str, dict[str, tuple[str, bytes]]],
+) -> None:
+    """Note a member of a shard that is an image, or may hold the label of one."""
+    folder, _, base = info.name.rpartition("/")
+    stem, _, suffixes = base.partition(".")
+    key, suffix = f"{folder}/{stem}", "." + suffixes.rpartition(".")[2].lower()
+    if not stem or info.isdir():
+        return
+    if suffix in OTHER_IMAGES:
+        raise InputError(f"{shard} has {info.name}, which is neither JPEG nor PNG; convert it")
+    if suffix in (*READABLE, *LABELS) and (not info.isfile() or info.issparse()):
+        raise InputError(f"{shard} has {info.name}, a link or a sparse file; store its bytes")
+    if suffix in READABLE:
+        images.append((key, Member(shard, info.name, info.offset_data, info.size)))
+    elif suffix in LABELS:
+        contents.setdefault(key, {})[suffix] = (info.name, _content(archive, info))
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """Raise InputError where the members do not end with the zeros that end a tar file.
+
+    `tarfile` ends quietly at a damaged header, and at the end of a file that was cut.
+    """
+    with shard.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if not block or block.strip(b"\0"):
+        raise InputError(f"{shard} is cut or damaged after byte {end:,}; copy it again")
 
 
 def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -146,21 +186,8 @@ def _label(shard: Path, name: str, content: bytes) -> str:
         if not text or not text.isprintable():
             raise ValueError(text)
         return text
-    except (ValueError, TypeError, StopIteration) as error:
+    except (ValueError, TypeError, StopIteration, RecursionError) as error:
         raise InputError(
             f"{shard} has {name}, which holds no label; allowed: a number or a name, in JSON under "
             f"{' or '.join(KEYS)}"
         ) from error
-
-
-_OPENING = threading.Lock()
-
-
-def _file(shard: Path) -> int:
-    with _OPENING:
-        return _open(shard)
-
-
-@functools.cache
-def _open(shard: Path) -> int:
-    return os.open(shard, os.O_RDONLY)

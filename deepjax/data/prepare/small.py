@@ -4,6 +4,7 @@ The records are those that tfds's builders write, in the same order: the same pi
 ids; a PNG may be packed otherwise.
 """
 
+import http.client
 import io
 import shutil
 import tarfile
@@ -128,7 +129,9 @@ def download(url: str, path: Path, size: int) -> None:
             for block in iter(lambda: source.read(BLOCK), b""):
                 target.write(block)
                 advance(len(block))
-    except OSError as error:
+        if partial.stat().st_size != size:
+            raise OSError(f"it ended after {partial.stat().st_size:,} of {size:,} bytes")
+    except (OSError, http.client.HTTPException) as error:
         partial.unlink(missing_ok=True)
         raise InputError(
             f"{url} cannot be downloaded ({describe_error(error)}); get it yourself, and give its "

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepjax.data import Dataset, EncodedSplit, Split
+from deepjax.data import Dataset, EncodedSplit, Split, dataset_info
 from deepjax.errors import InputError
 from deepjax.io import write_text
 from deepjax.training.distributed.collectives import allgather_strings, on_primary
@@ -13,23 +13,20 @@ from deepjax.training.distributed.collectives import allgather_strings, on_prima
 NAME, DESCRIPTION = "data.json", "dataset.json"
 
 
-def pin_dataset(out: Path, split: Split | EncodedSplit) -> None:
-    """Store the fingerprint of an encoded split in a new run directory, or check it.
+def pin_dataset(out: Path, split: Split | EncodedSplit, name: str) -> None:
+    """Store the fingerprint of a split in a new run directory, or check it.
 
     All processes call this. Raises InputError if the processes have different data sets, or the run
-    began with another. A data set without a fingerprint is not checked; nor are arrays, of which
-    the shapes are checked as they are read.
+    began with another. A data set without a fingerprint is not checked, nor are prepared arrays, of
+    which the shapes are checked as they are read.
     """
-    if not isinstance(split, EncodedSplit):
-        return
     given = allgather_strings(split.fingerprint)
     if len(set(given) - {""}) > 1:
         raise InputError(
-            f"the processes have different data sets {split.dataset.name!r}; "
-            "copy one to all of their data_dir"
+            f"the processes have different data sets {name!r}; copy one to all of their data_dir"
         )
     if mine := max(given):
-        on_primary(lambda: _note(out / NAME, mine, split.dataset.name))
+        on_primary(lambda: _note(out / NAME, mine, name))
 
 
 def pin_description(out: Path, dataset: Dataset) -> None:
@@ -51,6 +48,14 @@ def pin_description(out: Path, dataset: Dataset) -> None:
         )
     if not there:
         write_text(out / DESCRIPTION, json.dumps(mine, indent=2) + "\n")
+
+
+def run_dataset(out: Path, name: str) -> Dataset:
+    """The data set of a run, with the mean and std that it was trained with."""
+    dataset, stored = dataset_info(name), read_description(out)
+    if "mean" not in stored or "std" not in stored:
+        return dataset
+    return dataclasses.replace(dataset, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
 
 
 def read_description(out: Path) -> dict[str, Any]:

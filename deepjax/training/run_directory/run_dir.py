@@ -18,7 +18,7 @@ from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.transfer import dataset_of
+from deepjax.training.run_directory.data_identity import run_dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,5 +90,5 @@ def open_run(
         if source.get(name)
     }
     steps = tuple(steps_of(folder.parent))
-    model, dataset = model_from(config, make), dataset_of(config)
+    model, dataset = model_from(config, make), run_dataset(path, config.dataset)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)

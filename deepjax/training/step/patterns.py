@@ -53,7 +53,7 @@ def rate_factors(params: Any, transfer: TransferConfig) -> Any:
 
 def check_patterns(params: Any, transfer: TransferConfig) -> None:
     """Raise InputError for a pattern that matches no parameter, or if all are frozen."""
-    paths = ["/".join(path) for path in flatten_dict(params)]
+    paths = ["/".join(map(str, path)) for path in flatten_dict(params)]
     for pattern in (*transfer.freeze, *transfer.factors()):
         if not any(matches(path, pattern) for path in paths):
             raise unknown_name_error("pattern of parameters", pattern, paths)
@@ -65,4 +65,4 @@ def check_patterns(params: Any, transfer: TransferConfig) -> None:
 
 
 def _by_path(params: Any, value: Callable[[str], Any]) -> Any:
-    return unflatten_dict({path: value("/".join(path)) for path in flatten_dict(params)})
+    return unflatten_dict({path: value("/".join(map(str, path))) for path in flatten_dict(params)})

@@ -120,6 +120,21 @@ def test_sizes_mean_and_std_are_those_of_the_pixels(tmp_path):
     assert report.std[0] == pytest.approx(np.std(values)) and report.std[2] == pytest.approx(0)
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_small_images_are_images(form):
+    for size in ((1, 1), (3, 200)):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, form)
+        assert examine(file.getvalue()).problem == ""
+
+
+def test_a_link_that_leads_nowhere_is_named_and_the_rest_reported(folder):
+    (folder / "train" / "odd" / "gone.jpg").symlink_to(folder / "nothing")
+    report = check_images(str(folder), TEST_FRACTION)
+    assert list(report.undecodable) == ["train/odd/gone.jpg"]
+    assert report.duplicates == () or report.duplicates == []
+
+
 def test_one_pixel_and_one_hundred_megapixels():
     """The second is refused by its header, before any pixel is decoded."""
     one = io.BytesIO()

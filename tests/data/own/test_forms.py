@@ -228,6 +228,98 @@ def test_files_that_do_not_fit_are_one_line(kind, message, images, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def labels_of(path: Path) -> dict[str, str]:
+    index = open_index(str(path))
+    train = index.splits["train"]
+    return {
+        train.name(i).partition("/")[2]: index.label_names[train.labels[i]]
+        for i in range(len(train))
+    }
+
+
+def test_names_with_dots_and_several_files_of_a_sample(images, tmp_path):
+    """The label is that of the first suffix: a caption or metadata do not count next to .cls."""
+    encoded = [each for _, each, _ in images]
+    dots = {f"{name}/IMG.{i}.jpg": encoded[i] for i, name in enumerate("aabb")}
+    assert labels_of(write_tar(tmp_path / "dots.tar", dots)) == {name: name[0] for name in dots}
+    several = {}
+    for i in range(4):
+        several |= {
+            f"{i}.cls": b"%d" % (i % 2), f"{i}.jpg": encoded[i], f"{i}.txt": b"a caption",
+            f"{i}.json": b'{"width": 3}',
+        }  # fmt: skip
+    found = labels_of(write_tar(tmp_path / "several.tar", several))
+    assert found == {f"{i}.jpg": str(i % 2) for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("two images", "has two images of one sample"),
+        ("webp", r"0\.webp, which is neither JPEG nor PNG; convert it"),
+        ("link", "a link or a sparse file; store its bytes"),
+        ("cut between members", "is cut or damaged after byte"),
+        ("damaged header", "is cut or damaged after byte"),
+    ],
+)
+def test_tar_files_that_would_lose_images_are_refused(kind, message, images, tmp_path):
+    encoded = images[0][1]
+    files = {f"{name}/{i}.jpg": encoded for i, name in enumerate("aabb")}
+    files |= {"two images": {"0.jpg": b"x", "0.mask.png": b"x", "0.cls": b"0"},
+              "webp": {"a/0.webp": b"x"}}.get(kind, {})  # fmt: skip
+    path = write_tar(tmp_path / "own.tar", files)
+    if kind == "link":
+        with tarfile.open(path, "a") as archive:
+            info = tarfile.TarInfo("a/link.jpg")
+            info.type, info.linkname = tarfile.SYMTYPE, "a/0.jpg"
+            archive.addfile(info)
+    data, third = path.read_bytes(), 2 * (512 + -(-len(encoded) // 512) * 512)
+    if kind == "cut between members":
+        path.write_bytes(data[:third])
+    elif kind == "damaged header":
+        path.write_bytes(data[:third] + b"?" * 512 + data[third + 512 :])
+    with pytest.raises(InputError, match=message):
+        open_index(str(path))
+
+
+def test_parquet_in_folders_of_splits_and_files_without_a_split(images, tmp_path):
+    for split, part in (("train", images[:12]), ("test", images[12:])):
+        (tmp_path / "own" / split).mkdir(parents=True)
+        pq.write_table(table(part, names=True), tmp_path / "own" / split / "0000.parquet")
+    dataset = dataset_info(str(tmp_path / "own"))
+    assert (dataset.train_size, dataset.test_size) == (12, 6)
+    pq.write_table(table(images[:3], names=True), tmp_path / "own" / "extra.parquet")
+    open_index.cache_clear()
+    with pytest.raises(InputError, match=r"extra\.parquet, whose name has no split in it"):
+        open_index(str(tmp_path / "own"))
+
+
+def test_the_cache_of_a_saved_data_set_is_no_data(images, tmp_path):
+    root = saved(tmp_path / "own", images)
+    (root / "train" / "cache-1234.arrow").write_bytes(
+        (root / "train" / "data-00000-of-00002.arrow").read_bytes()
+    )
+    assert dataset_info(str(root)).train_size == 12
+
+
+def test_a_label_outside_of_the_classes_is_named_by_its_row(images, tmp_path):
+    made = table(images[:6], names=True)
+    labels = pa.array([0, 1, -1, 2, 1, 0])
+    made = made.set_column(made.column_names.index("label"), "label", labels)
+    pq.write_table(made, tmp_path / "own.parquet")
+    with pytest.raises(InputError, match=r"row 2: label is -1; allowed: 0 to 2"):
+        open_index(str(tmp_path / "own.parquet"))
+
+
 def test_a_tar_file_that_was_cut_is_named(images, tmp_path):
     root = tar_files(tmp_path / "own", images, "txt")
     split = load_split(dataset_info(str(root)), "train")

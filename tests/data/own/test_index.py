@@ -64,6 +64,24 @@ def test_train_and_val_folders_are_the_splits(tmp_path):
     assert dataset_info(str(tmp_path)).test_size == 2
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("TRAIN", "Val")])
+def test_the_names_of_split_folders_may_have_capitals(train, test, tmp_path):
+    write_classes(tmp_path / train, {"a": 3, "b": 4})
+    write_classes(tmp_path / test, {"a": 2})
+    dataset = dataset_info(str(tmp_path))
+    assert (dataset.train_size, dataset.test_size, dataset.label_names) == (7, 2, ("a", "b"))
+
+
+def test_empty_columns_of_a_list_do_not_shift_the_others(tmp_path):
+    write_images(tmp_path, 4)
+    (tmp_path / "list.csv").write_text(
+        "path,,,label,confidence\n0.jpg,x,y,a,0.1\n1.jpg,,,b,0.2\n\n2.jpg,,,a,0.3\n3.jpg,,,b\n"
+    )
+    index = open_index(str(tmp_path / "list.csv"))
+    assert index.label_names == ("a", "b")
+    assert index.splits["train"].labels.tolist() == [0, 1, 0, 1]
+
+
 def test_a_class_may_be_named_train(tmp_path):
     write_classes(tmp_path, {"car": 3, "train": 4})
     assert dataset_info(str(tmp_path)).label_names == ("car", "train")
@@ -105,8 +123,8 @@ def test_numbers_as_labels_are_sorted_by_value(tmp_path):
 
 
 def test_it_can_be_registered_under_a_name_with_other_options(folder):
-    known = register(own_dataset(str(folder), "mine", size=64, test_fraction=0.4))
-    assert dataset_info("mine") == known and known.shape == (64, 64, 3)
+    known = register(own_dataset(str(folder), "small_own", size=64, test_fraction=0.4))
+    assert dataset_info("small_own") == known and known.shape == (64, 64, 3)
     assert len(load_split(known, "test")) == 10
 
 
@@ -170,6 +188,12 @@ def bad(tmp_path, kind: str):
     elif kind == "another class in val":
         write_classes(root / "train", {"a": 2, "b": 2})
         write_classes(root / "val", {"c": 2})
+    elif kind == "splits and more":
+        for name in ("Train", "Val", "extra"):
+            write_classes(root / name, {"a": 2, "b": 2})
+    elif kind == "a tar file next to folders":
+        write_classes(root, {"a": 2, "b": 2})
+        (root / "backup.tar").write_bytes(b"")
     elif kind == "single images":
         write_classes(root, {"a": 1, "b": 1})
     return root
@@ -185,6 +209,8 @@ def bad(tmp_path, kind: str):
         ("one class", "has one class only, 'a'; allowed: two or more"),
         ("webp", r"x\.webp is neither JPEG nor PNG; convert such images"),
         ("another class in val", "has a folder for the class 'c', .*train has none"),
+        ("splits and more", "has the folders Train and Val, and also extra; allowed: splits"),
+        ("a tar file next to folders", r"has backup\.tar next to images in folders"),
         ("single images", "test_fraction is 0.2; allowed: more, with so few images"),
     ],
 )
@@ -200,6 +226,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path, kind, message):
         ("", "has the columns none; allowed: a header with one of path"),
         ("path,size\n0.jpg,3\n", "has the columns path, size; allowed: a header with one of label"),
         ("path,label\n", "has no rows"),
+        ("path,label,label\n0.jpg,a,b\n", "has the column 'label' twice; keep one of them"),
         ("path,label\n0.jpg,\n", "line 2: path is '0.jpg' and label ''; give both"),
         ("path,label\n0.jpg,a\n9.jpg,b\n", r"lists '9\.jpg', which is no file \(1 of 2 are none\)"),
         ("path,label\n0.jpg,a\n0.jpg,b\n", r"lists '0\.jpg' 2 times; give each image once"),

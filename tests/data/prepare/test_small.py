@@ -121,6 +121,8 @@ def test_a_download_is_complete_or_leaves_nothing(server, tmp_path, capfd):
     (folder / "file.gz").write_bytes(content)
     download(f"{url}/file.gz", tmp_path / "there" / "file.gz", len(content))
     assert (tmp_path / "there" / "file.gz").read_bytes() == content
+    with pytest.raises(InputError, match=r"it ended after 3,000,000 of 4,000,000 bytes"):
+        download(f"{url}/file.gz", tmp_path / "bad" / "file.gz", 4_000_000)
     for bad in (f"{url}/other.gz", "http://127.0.0.1:9/file.gz"):
         with pytest.raises(InputError, match=r"cannot be downloaded .*give its folder as --manual"):
             download(bad, tmp_path / "bad" / "file.gz", 10)
