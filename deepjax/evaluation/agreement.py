@@ -60,7 +60,7 @@ def evaluation_differences(
     precision: dtype of the evaluation's activations, or "expected": the run's.
     """
     config = read_config(path)
-    own, (height, width, _) = run_dataset(path, config.dataset), config.eval_shape
+    own, (height, width, _) = run_dataset(path, config), config.eval_shape
     precision = config.precision if precision == "expected" else precision
     pairs: dict[str, tuple[Any, Any]] = {
         "protocol": (protocol.name, "1-crop"),

@@ -1,6 +1,7 @@
 """Training that starts from weights: what is loaded, and batch norms that are frozen."""
 
 import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,14 +15,13 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.data import Dataset, dataset_info
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError, describe_error, require
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.models.weights.convert import load_pretrained
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import user_path
 from deepjax.training.checkpoint.inspect import read_state
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
-from deepjax.training.run_directory.config_file import read_config
 
 PHOTOGRAPH_CHANNELS = 3
 NEW = " newly initialised"  # the end of the warning of `load_pretrained`
@@ -63,9 +63,11 @@ def dataset_of(config: TrainConfig) -> Dataset:
     """
     dataset = dataset_info(config.dataset)
     if is_run(config.transfer.weights):
-        start = dataset_of(read_config(Path(config.transfer.weights).expanduser()))
-        same = start.shape[2] == dataset.shape[2] and start.encoded == dataset.encoded
-        return dataclasses.replace(dataset, mean=start.mean, std=start.std) if same else dataset
+        start = _stored(Path(config.transfer.weights).expanduser() / "dataset.json")
+        same = start.get("encoded") == dataset.encoded and len(start["mean"]) == dataset.shape[2]
+        if not same:
+            return dataset
+        return dataclasses.replace(dataset, mean=tuple(start["mean"]), std=tuple(start["std"]))
     known = PUBLIC_WEIGHTS.get(config.model, {})
     row = known.get(re.sub("^hf[-_]hub:", "", config.transfer.weights))
     if row is None or not row.half:
@@ -149,18 +151,28 @@ def is_run(source: str) -> bool:
 
 def _of_run(config: TrainConfig, path: Path) -> Mapping[str, Any]:
     """Variables of a run of the same network; without its classifier where the classes differ."""
-    there = read_config(path)
-    same = (there.model, there.model_args) == (config.model, config.model_args)
+    there, described = _stored(path / "config.json"), _stored(path / "dataset.json")
+    same = (there["model"], there.get("model_args", [])) == (config.model, [*config.model_args])
     named = " ".join((config.model, *config.model_args))
-    require(same, "weights", str(path), f"a run of {named}, not {there.model}")
+    require(same, "weights", str(path), f"a run of {named}, not {there['model']}")
     _, state = read_state(path)
     kept = state["ema"] or state
     variables = {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}
-    theirs, mine = (dataset_info(each.dataset).label_names for each in (there, config))
-    if there.dataset != config.dataset and (theirs or mine) and theirs != mine:
+    theirs, mine = described.get("label_names", []), [*dataset_info(config.dataset).label_names]
+    other = there["dataset"].partition("[")[0] != config.dataset.partition("[")[0]
+    if other and (not mine or theirs != mine):
         flat = flatten_dict(variables)
         variables = unflatten_dict({p: v for p, v in flat.items() if not _is_classifier(p)})
     return variables
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The object in a file of a run directory. Raises InputError where it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+        return {"model": "", "dataset": "", "mean": [], "std": []} | dict(found)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({describe_error(error)})") from error
 
 
 def _adapted(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from typing import Any
 from deepjax.data import Dataset, EncodedSplit, Split, dataset_info
 from deepjax.errors import InputError
 from deepjax.io import write_text
+from deepjax.training.config import TrainConfig
 from deepjax.training.distributed.collectives import allgather_strings, on_primary
 
 NAME, DESCRIPTION = "data.json", "dataset.json"
@@ -50,10 +51,10 @@ def pin_description(out: Path, dataset: Dataset) -> None:
         write_text(out / DESCRIPTION, json.dumps(mine, indent=2) + "\n")
 
 
-def run_dataset(out: Path, name: str) -> Dataset:
-    """The data set of a run, with the mean and std that it was trained with."""
-    dataset, stored = dataset_info(name), read_description(out)
-    if "mean" not in stored or "std" not in stored:
+def run_dataset(out: Path, config: TrainConfig) -> Dataset:
+    """The data set of a run; with the mean and std of the weights that it started from, if any."""
+    dataset, stored = dataset_info(config.dataset), read_description(out)
+    if not config.transfer.weights or "mean" not in stored or "std" not in stored:
         return dataset
     return dataclasses.replace(dataset, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
 

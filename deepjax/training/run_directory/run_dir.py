@@ -90,5 +90,5 @@ def open_run(
         if source.get(name)
     }
     steps = tuple(steps_of(folder.parent))
-    model, dataset = model_from(config, make), run_dataset(path, config.dataset)
+    model, dataset = model_from(config, make), run_dataset(path, config)
     return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
