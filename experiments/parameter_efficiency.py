@@ -26,7 +26,16 @@ from deepjax.models.layers.initializers import he_normal
 from deepjax.models.layers.norms import norm_factory
 from deepjax.models.layers.pooling import global_avg_pool, max_pool
 from deepjax.study.arms.arm import Arm
-from deepjax.study.claim import BOTH, SAME_LEVEL, TEST, TRAIN, Claim, Control, ExactClaim
+from deepjax.study.claim import (
+    BOTH,
+    SAME_LEVEL,
+    TEST,
+    TRAIN,
+    UNDERPOWERED,
+    Claim,
+    Control,
+    ExactClaim,
+)
 from deepjax.study.networks import SmallImageGoogLeNet
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
@@ -155,20 +164,24 @@ CLAIMS = (
         "A GoogLeNet with less than a fifth of the parameters of VGG-11 has at most one point more "
         "test error.",
         error("googlenet") - error("vgg11"), below(POINT), TEST, interest=POINT, headline=True,
+        exploratory=UNDERPOWERED,
     ),
     Claim(
         "VGG-11 without its fully connected layers has at most one point more test error than with "
         "them.",
         error("vgg11_pooled") - error("vgg11"), below(POINT), TEST, interest=POINT, headline=True,
+        exploratory=UNDERPOWERED,
     ),
     Claim(
         "This GoogLeNet has at most one point more training error than VGG-11.",
         error("googlenet") - error("vgg11"), below(POINT), TRAIN, interest=POINT,
+        exploratory=UNDERPOWERED,
     ),
     Claim(
         "GoogLeNet has a lower test error than a VGG-11 of half the width, which has more "
         "parameters.",
         error("googlenet") - error("vgg11_half"), below(0), interest=POINT,
+        exploratory=UNDERPOWERED,
     ),
     Control(
         "A/A: VGG-11 of half the width is worse than itself under other seeds.",
