@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from deepjax.cli.__main__ import start
-from deepjax.data import load_split
+from deepjax.cli.predict import label_names
+from deepjax.data import dataset_info, load_split
 from deepjax.data.augment.basic import normalize
 from deepjax.data.image.decode import decode_rgb
 from deepjax.errors import InputError
@@ -120,3 +121,19 @@ def test_paths_without_images_are_refused(photos, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"no image can be decoded; .*x\.jpg"):
         start(["predict", str(tmp_path / "x.jpg"), *run])
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("digits", "0"), ("fashion_mnist_small", "T-shirt/top"), ("cifar10", "0")]
+)
+def test_classes_have_the_names_of_their_data_set(name, first):
+    """CIFAR-10's are in its archive, which is not at hand: numbers."""
+    names = label_names(dataset_info(name))
+    assert names[0] == first and len(names) == dataset_info(name).num_classes
+
+
+def test_a_test_set_of_other_classes_of_the_same_number_is_refused(photos, tmp_path):
+    write_classes(tmp_path / "other", {"bee": 8, "cat": 8, "dog": 8})
+    command = ["--run", str(photos / "run"), "--dataset", str(tmp_path / "other")]
+    with pytest.raises(InputError, match="was trained on: ant hill, bee, 犬"):
+        start(["evaluate", *command, "--output-dir", str(tmp_path / "out")])

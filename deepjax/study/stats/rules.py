@@ -34,7 +34,7 @@ class Rule:
         )
 
     def decide(self, intervals: Sequence[Interval], level: float = LEVEL) -> Decision:
-        """Decide on one interval, or on several parts that must all lie in the region.
+        """Decide on one interval, or on several, all of which must lie inside the region.
 
         The p-value of support is the greatest of the parts' (an intersection-union test); that of
         refutation is the least, multiplied by the number of parts (Bonferroni).
