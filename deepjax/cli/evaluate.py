@@ -69,8 +69,10 @@ class Options:
     """package.module:Class of the runs' network, where it is your own: it is imported only if it is
     named here."""
     run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after
-    --ema-decay."""
+    """Run directories of `deepjax train`: the newest checkpoint."""
+    ema: bool = True
+    """Of runs that were trained with --ema-decay the averaged weights; --no-ema: the parameters of
+    the last step."""
     dataset: str = ""
     """Data set to test on; default that of the run, or imagenet2012."""
     also: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ class Options:
         require(single or not self.overrides.resize, "resize", self.overrides.resize, allowed)
         without = "a prefix only with --weights"
         require(self.entry is None or bool(self.weights), "entry", self.entry, without)
+        require(self.ema or bool(self.run), "ema", self.ema, "--no-ema only for runs")
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -167,7 +170,9 @@ def load_members(options: Options) -> list[EvalModel]:
     of_runs = dataset_info(options.dataset) if options.dataset else None
     make = import_network(options.model) if options.model else None
     members = [
-        from_run(path, of_runs, options.overrides, options.data_dir, options.model, make)
+        from_run(
+            path, of_runs, options.overrides, options.data_dir, options.model, make, options.ema
+        )
         for path in options.run
     ]
     trained_on = sorted({member.dataset.name for member in members})

@@ -42,7 +42,10 @@ class Options:
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Files, and folders of JPEG and PNG files."""
     run: Path | None = None
-    """Run directory of `deepjax train`: its newest checkpoint, with averaged weights if any."""
+    """Run directory of `deepjax train`: its newest checkpoint."""
+    ema: bool = True
+    """Of a run that was trained with --ema-decay the averaged weights; --no-ema: the parameters of
+    the last step."""
     name: str = ""
     """Name of a network of the table, for --weights."""
     weights: str = ""
@@ -60,6 +63,7 @@ class Options:
         require(self.top >= 1, "top", self.top, "1 or more")
         one = (self.run is None) == bool(self.name and self.weights)
         require(one, "run", self.run, "a run directory, or --name and --weights")
+        require(self.ema or self.run is not None, "ema", self.ema, "--no-ema only for a run")
         suffix = "" if self.output is None else self.output.suffix.lower()
         require(suffix in ("", *FORMATS), "output", str(self.output), "a file .csv or .json")
 
@@ -86,7 +90,7 @@ def load_member(options: Options) -> EvalModel:
         return from_weights(options.weights, options.name, dataset_info("imagenet2012"), overrides)
     make = import_network(options.model) if options.model else None
     path = run_directory(options.run, "run")
-    return from_run(path, None, overrides, None, options.model, make)
+    return from_run(path, None, overrides, None, options.model, make, options.ema)
 
 
 def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[Prediction]:

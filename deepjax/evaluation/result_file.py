@@ -21,6 +21,7 @@ def evaluation_spec(
         {
             "model": member.name,
             "weights": member.source,
+            "ema": member.averaged,
             "crop": list(member.stored) if member.stored else member.crop,
             "interpolation": member.interpolation,
             "mean": [value / 255 for value in member.dataset.mean],
