@@ -11,7 +11,6 @@ Published results are printed with the measured ones; result.json has both.
 import contextlib
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +24,15 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.data import Dataset, Split, dataset_info, load_split
 from deepjax.data.encoded_split import EncodedSplit
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.agreement import compare_with_final_row, evaluation_differences, final_row
+from deepjax.evaluation.class_errors import (
+    ClassErrors,
+    class_errors,
+    class_errors_row,
+    format_class_errors,
+)
 from deepjax.evaluation.images import read_labels
 from deepjax.evaluation.metrics import (
     ClassificationMetrics,
@@ -38,7 +44,12 @@ from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_wei
 from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
-from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
+from deepjax.evaluation.result_file import (
+    RESULT_FILE,
+    check_result_folder,
+    evaluation_spec,
+    result_text,
+)
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
@@ -149,7 +160,10 @@ def predict_and_write(
         if jax.process_index() == 0:
             labels = read_labels(split)
             found = compute_metrics(scores, labels, dataset_info(name))
-            rows.append(report_metrics(found, members, options))
+            by_class = class_errors(
+                scores, labels, dataset_info(name), label_names(dataset_info(name))
+            )
+            rows.append(report_metrics(found, by_class, members, options))
             if options.run and name == members[0].dataset.name:
                 agreement = functools.partial(
                     check_final_row, found, scores, labels, split, members, options
@@ -159,7 +173,7 @@ def predict_and_write(
         result = {"evaluation": about, "sets": rows} | provenance(
             time.monotonic() - began, hardware
         )
-        write_text(out / RESULT_FILE, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(out / RESULT_FILE, result_text(result))
         sources = " + ".join(f"{member.name} ({member.source})" for member in members)
         print(f"{out / RESULT_FILE}: {sources}")
     on_primary(agreement)  # last, so that a result that does not agree is written too
@@ -250,14 +264,19 @@ def predict_with_progress(
 
 
 def report_metrics(
-    found: ClassificationMetrics, members: list[EvalModel], options: Options
+    found: ClassificationMetrics,
+    by_class: ClassErrors | None,
+    members: list[EvalModel],
+    options: Options,
 ) -> dict[str, Any]:
     """Print the metrics of a data set and the published results; returns the row of result.json."""
     # Papers give results of single networks on ImageNet.
     alone = len(members) == 1 and found.dataset == "imagenet2012"
     papers = find_paper_results(members[0].name, options.protocol) if alone else []
-    print("\n".join(format_metrics(found, papers)))
-    return metrics_row(found) | {"published": [dataclasses.asdict(each) for each in papers]}
+    worst = [] if by_class is None else format_class_errors(by_class)
+    print("\n".join([*format_metrics(found, papers), *worst]))
+    published = {"published": [dataclasses.asdict(each) for each in papers]}
+    return metrics_row(found) | published | class_errors_row(by_class)
 
 
 def check_final_row(

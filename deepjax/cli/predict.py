@@ -19,8 +19,8 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.data import Dataset, dataset_info
-from deepjax.data.embedded import EMBEDDED
+from deepjax.data import dataset_info
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
 from deepjax.evaluation.predict import EvalModel, predict
@@ -105,23 +105,6 @@ def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[
         else {"image": path, "error": images.undecodable[path]}
         for path in paths
     ]
-
-
-def label_names(dataset: Dataset) -> list[str]:
-    """The names of a data set's classes: its own, tfds's, or numbers."""
-    import tensorflow_datasets as tfds
-
-    if dataset.label_names:
-        return list(dataset.label_names)
-    try:
-        if dataset.builder in EMBEDDED:
-            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
-        else:
-            builder = tfds.builder(dataset.builder)
-    except tfds.core.DatasetNotFoundError:  # a user's own builder that is not prepared here
-        return [str(label) for label in range(dataset.num_classes)]
-    features: Any = builder.info.features
-    return list(features[dataset.label].names)
 
 
 def _best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:

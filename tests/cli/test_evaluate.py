@@ -102,8 +102,13 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     assert found["top1_error"] == pytest.approx(errors / images) and 0 < errors < images
     assert found["nll"] == pytest.approx(loss / images, rel=1e-5)
     assert result["evaluation"][0]["weights"].endswith("step 3, averages")
+    assert [each["label"] for each in found["classes"]] == [str(i) for i in range(10)]
+    assert np.sum(found["confusion"]) == 360
+    assert np.trace(found["confusion"]) == round(360 * (1 - found["top1_error"]))
     assert {"command", "versions", "hardware", "wall time"} <= result.keys()
-    assert "digits: 360 images of 10 classes; top-1 error " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "digits: 360 images of 10 classes; top-1 error " in printed
+    assert "\n  classes with the greatest error: " in printed
 
 
 @pytest.mark.parametrize(
@@ -148,6 +153,9 @@ def processes(out, trained, devices, *hosts):
 
 def equal(one, other):
     for key, value in one["sets"][0].items():
+        if key in ("classes", "confusion"):
+            assert other["sets"][0].get(key) == value
+            continue
         assert other["sets"][0][key] == (
             pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)
         ), key

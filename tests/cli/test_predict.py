@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from deepjax.cli.__main__ import start
-from deepjax.cli.predict import label_names
 from deepjax.data import dataset_info, load_split
 from deepjax.data.augment.basic import normalize
 from deepjax.data.image.decode import decode_rgb
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
