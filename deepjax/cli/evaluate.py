@@ -4,6 +4,7 @@
     deepjax evaluate vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2
     deepjax evaluate --weights resnet50=a.safetensors resnet101=b.safetensors   # an ensemble
     deepjax evaluate --run runs/resnet50                                        # a training run
+    deepjax evaluate --models 'resnet*' --output-dir runs/resnets               # a table
 
 Published results are printed with the measured ones; result.json has both.
 """
@@ -14,15 +15,16 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
+from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for
+from deepjax.cli.evaluate_table import evaluate_table
 from deepjax.command_line import parse
-from deepjax.data import Dataset, Split, dataset_info, load_split
+from deepjax.data import Split, dataset_info
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
@@ -40,10 +42,9 @@ from deepjax.evaluation.metrics import (
     format_metrics,
     metrics_row,
 )
-from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.models import from_run, from_weights
 from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
-from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.evaluation.result_file import (
     RESULT_FILE,
     check_result_folder,
@@ -55,65 +56,10 @@ from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
 from deepjax.study.report.provenance import provenance
 from deepjax.training.custom_network import import_network
-from deepjax.training.distributed.cluster import Hosts, initialize_distributed
+from deepjax.training.distributed.cluster import initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.run_lock import hold
-
-ProtocolName = Literal[
-    "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Test a network, or an ensemble of several, on every image of a data set exactly once."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """Name of the network, e.g. resnet50, where --weights do not give it."""
-    weights: tuple[str, ...] = ()
-    """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
-    NAME=SOURCE. Several: an ensemble."""
-    entry: str | None = None
-    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
-    model: str = ""
-    """package.module:Class of the runs' network, where it is your own: it is imported only if it is
-    named here."""
-    run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint."""
-    ema: bool = True
-    """Of runs that were trained with --ema-decay the averaged weights; --no-ema: the parameters of
-    the last step."""
-    dataset: str = ""
-    """Data set to test on; default that of the run, or imagenet2012."""
-    also: tuple[str, ...] = ()
-    """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
-    protocol: ProtocolName = "1-crop"
-    """Which views of an image are averaged; docs/imagenet.md has the table."""
-    sides: tuple[int, ...] = ()
-    """Shorter sides of the rescaled image in pixels; default the paper's."""
-    average: Average | None = None
-    """What is averaged over the views; default as in the paper."""
-    batch_size: int = 64
-    """Crops per step over all devices, or full images of as many pixels; each device has all crops
-    of one image or more."""
-    overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
-    data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    output_dir: Path | None = None
-    """Folder for result.json; default runs/evaluation-NAME-PROTOCOL. A folder with the result of
-    another evaluation is refused."""
-    hosts: Hosts = Hosts()
-
-    def __post_init__(self) -> None:
-        single = self.protocol == "1-crop" and not self.sides
-        allowed = (
-            "0 for a protocol other than 1-crop, and with --sides, which set the shorter sides"
-        )
-        require(single or not self.overrides.resize, "resize", self.overrides.resize, allowed)
-        without = "a prefix only with --weights"
-        require(self.entry is None or bool(self.weights), "entry", self.entry, without)
-        require(self.ema or bool(self.run), "ema", self.ema, "--no-ema only for runs")
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -129,6 +75,9 @@ def main(options: Options) -> None:
     )
     initialize_distributed(options.hosts)
     enable_compilation_cache()
+    if options.models:
+        evaluate_table(options)
+        return
     members = load_members(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
     # All data sets are opened before hours of work.
@@ -203,36 +152,10 @@ def load_members(options: Options) -> list[EvalModel]:
     ]
     if not members:
         raise InputError(
-            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, or "
-            "--run DIRECTORY"
+            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, "
+            "--run DIRECTORY, or --models PATTERN"
         )
     return members
-
-
-def open_test_split(
-    dataset: Dataset, members: list[EvalModel], options: Options
-) -> Split | EncodedSplit:
-    """The test split of a data set, which must have the members' classes and channels."""
-    for member in members:
-        (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
-        fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
-        require(
-            fits,
-            "dataset",
-            dataset.name,
-            f"sets of the {classes} classes and {channels} channels of {member.name}",
-        )
-    if not dataset.encoded and (options.sides or options.overrides.resize):
-        raise InputError(
-            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
-            "to the crop directly"
-        )
-    if not dataset.encoded and options.protocol != "1-crop":
-        raise InputError(
-            f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images "
-            "are all of one size"
-        )
-    return load_split(dataset, "test", options.data_dir)
 
 
 def predict_with_progress(
@@ -302,13 +225,6 @@ def check_final_row(
         path, final, member, protocol_for(member, options), precision, split
     )
     print(compare_with_final_row(path, final, found, scores, labels, different))
-
-
-def protocol_for(member: EvalModel, options: Options) -> Protocol:
-    """The protocol for a member, its sides in pixels."""
-    return resolve_protocol(
-        options.protocol, member.name, member.crop, member.resize, options.sides, options.average
-    )
 
 
 def default_output_dir(members: list[EvalModel], options: Options) -> Path:
