@@ -59,6 +59,7 @@ from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.run_directory.config_file import AVERAGE_FILE
 from deepjax.training.run_directory.run_lock import hold
 
 
@@ -217,7 +218,9 @@ def check_final_row(
     path, member = options.run[0], members[0]
     final = final_row(path)
     if len(members) > 1 or final is None:
-        reason = "an ensemble" if len(members) > 1 else "its training has not ended"
+        averaged = (path / AVERAGE_FILE).exists()
+        unfinished = "it is an average of checkpoints" if averaged else "its training has not ended"
+        reason = "an ensemble" if len(members) > 1 else unfinished
         print(f"not compared with the final row of {path}: {reason}")
         return
     precision = options.overrides.precision
