@@ -71,4 +71,4 @@ def _line(found: Averaged) -> str:
         if found.batches
         else ""
     )
-    return f"{found.path}: the mean {found.weights} of {of}{statistics}"
+    return f"{found.path}: the mean of the {found.weights} of {of}{statistics}"

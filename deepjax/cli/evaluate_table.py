@@ -163,6 +163,7 @@ def _measured(
         crop=str(height) if height == width else f"{height} x {width}",
         resize=protocol.sides[0] if len(protocol.sides) == 1 and dataset.encoded else 0,
         interpolation=member.interpolation,
+        ema=member.averaged,
         assumed=member.assumed,
         batch_size=options.batch_size,
         hardware=_hardware(),

@@ -43,6 +43,8 @@ class TableRow:
     crop: str = ""
     resize: int = 0
     interpolation: str = ""
+    ema: bool = False
+    """Whether the weights are a run's exponential moving averages."""
     assumed: str = ""
     """Preprocessing that is not known for the weights."""
     batch_size: int = 0
@@ -124,7 +126,7 @@ def write_table(
 
 def format_row(row: TableRow) -> str:
     """A row as a line to print."""
-    named = f"{row.model} ({', '.join(filter(None, (row.weights, row.revision)))})"
+    named = f"{row.model} ({_described(row)})"
     if row.error:
         return f"{named}: FAILED: {row.error}"
     cells = _cells(row)
@@ -132,6 +134,11 @@ def format_row(row: TableRow) -> str:
     speed = f", {cells['images_per_second']} images/s" if cells["images_per_second"] else ""
     assumed = f"; {row.assumed}" if row.assumed else ""
     return f"{named}: top-1 {cells['top1']} %{top5}, ECE {cells['ece']} %{speed}{assumed}"
+
+
+def _described(row: TableRow) -> str:
+    """The weights in words."""
+    return ", ".join(filter(None, (row.weights, row.revision, "averages" if row.ema else "")))
 
 
 def _cells(row: TableRow) -> dict[str, Any]:
@@ -153,6 +160,7 @@ def _cells(row: TableRow) -> dict[str, Any]:
         "interpolation": row.interpolation,
         "weights": row.weights,
         "revision": row.revision,
+        "ema": row.ema,
         "batch_size": row.batch_size or "",
         "hardware": row.hardware,
         "assumed": row.assumed,
@@ -204,7 +212,7 @@ def _text(about: Mapping[str, Any], rows: Sequence[TableRow]) -> str:
         cells = _cells(row)
         numbers = {name: f"{cells[name]:,}" for name in ("params", "macs") if cells[name] != ""}
         shown = [numbers.get(name, str(cells[name])) for name in heads]
-        lines.append(_line([*shown, ", ".join(filter(None, (row.weights, row.revision)))]))
+        lines.append(_line([*shown, _described(row)]))
     notes = [f"- {row.model}, {row.weights}: {row.assumed}" for row in good if row.assumed]
     failed = [f"- {row.model}, {row.weights}: {row.error}" for row in rows if row.error]
     nan = [

@@ -140,7 +140,8 @@ def test_what_reads_a_run_reads_an_average_and_training_does_not_resume_it(runs,
     start(["average", str(run), "--batches", "2", "--output-dir", str(out)])
     printed = capsys.readouterr().out
     assert (
-        f"{out}: the mean parameters of {run} step 1, {run} step 2; batch statistics of" in printed
+        f"{out}: the mean of the parameters of {run} step 1, {run} step 2; batch statistics of"
+        in printed
     )
     start(["evaluate", "--run", str(out), "--output-dir", str(tmp_path / "result")])
     assert "it is an average of checkpoints" in capsys.readouterr().out
