@@ -138,7 +138,9 @@ def test_only_a_command_line_or_python_code_names_what_is_imported():
     """No reader of run directories or checkpoints calls `import_network`."""
     calling = [path for path in PACKAGE if "import_network(" in path.read_text()]
     assert sorted(str(path.relative_to(ROOT)) for path in calling) == [
+        "deepjax/cli/average.py",
         "deepjax/cli/evaluate.py",
+        "deepjax/cli/evaluate_table.py",
         "deepjax/cli/predict.py",
         "deepjax/cli/train.py",
         "deepjax/training/build.py",  # in a message

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train one network on one data set",
     "evaluate": "test networks as their papers did, on every image of a set exactly once",
     "data": "check your own images: counts, sizes, broken files, duplicates",
+    "average": "average the weights of several checkpoints or runs",
     "predict": "classify images, with names and probabilities",
     "models": "list the networks, or show one stage by stage",
 }

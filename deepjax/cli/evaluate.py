@@ -4,6 +4,7 @@
     deepjax evaluate vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2
     deepjax evaluate --weights resnet50=a.safetensors resnet101=b.safetensors   # an ensemble
     deepjax evaluate --run runs/resnet50                                        # a training run
+    deepjax evaluate --models 'resnet*' --output-dir runs/resnets               # a table
 
 Published results are printed with the measured ones; result.json has both.
 """
@@ -11,22 +12,29 @@ Published results are printed with the measured ones; result.json has both.
 import contextlib
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
+from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for
+from deepjax.cli.evaluate_table import evaluate_table
 from deepjax.command_line import parse
-from deepjax.data import Dataset, Split, dataset_info, load_split
+from deepjax.data import Split, dataset_info
 from deepjax.data.encoded_split import EncodedSplit
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.agreement import compare_with_final_row, evaluation_differences, final_row
+from deepjax.evaluation.class_errors import (
+    ClassErrors,
+    class_errors,
+    class_errors_row,
+    format_class_errors,
+)
 from deepjax.evaluation.images import read_labels
 from deepjax.evaluation.metrics import (
     ClassificationMetrics,
@@ -34,72 +42,25 @@ from deepjax.evaluation.metrics import (
     format_metrics,
     metrics_row,
 )
-from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.models import from_run, from_weights
 from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
-from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
-from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
+from deepjax.evaluation.result_file import (
+    RESULT_FILE,
+    check_result_folder,
+    evaluation_spec,
+    result_text,
+)
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
 from deepjax.study.report.provenance import provenance
 from deepjax.training.custom_network import import_network
-from deepjax.training.distributed.cluster import Hosts, initialize_distributed
+from deepjax.training.distributed.cluster import initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.run_directory.config_file import AVERAGE_FILE
 from deepjax.training.run_directory.run_lock import hold
-
-ProtocolName = Literal[
-    "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Test a network, or an ensemble of several, on every image of a data set exactly once."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """Name of the network, e.g. resnet50, where --weights do not give it."""
-    weights: tuple[str, ...] = ()
-    """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
-    NAME=SOURCE. Several: an ensemble."""
-    entry: str | None = None
-    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
-    model: str = ""
-    """package.module:Class of the runs' network, where it is your own: it is imported only if it is
-    named here."""
-    run: tuple[Path, ...] = ()
-    """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after
-    --ema-decay."""
-    dataset: str = ""
-    """Data set to test on; default that of the run, or imagenet2012."""
-    also: tuple[str, ...] = ()
-    """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
-    protocol: ProtocolName = "1-crop"
-    """Which views of an image are averaged; docs/imagenet.md has the table."""
-    sides: tuple[int, ...] = ()
-    """Shorter sides of the rescaled image in pixels; default the paper's."""
-    average: Average | None = None
-    """What is averaged over the views; default as in the paper."""
-    batch_size: int = 64
-    """Crops per step over all devices, or full images of as many pixels; each device has all crops
-    of one image or more."""
-    overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
-    data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    output_dir: Path | None = None
-    """Folder for result.json; default runs/evaluation-NAME-PROTOCOL. A folder with the result of
-    another evaluation is refused."""
-    hosts: Hosts = Hosts()
-
-    def __post_init__(self) -> None:
-        single = self.protocol == "1-crop" and not self.sides
-        allowed = (
-            "0 for a protocol other than 1-crop, and with --sides, which set the shorter sides"
-        )
-        require(single or not self.overrides.resize, "resize", self.overrides.resize, allowed)
-        without = "a prefix only with --weights"
-        require(self.entry is None or bool(self.weights), "entry", self.entry, without)
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -115,6 +76,9 @@ def main(options: Options) -> None:
     )
     initialize_distributed(options.hosts)
     enable_compilation_cache()
+    if options.models:
+        evaluate_table(options)
+        return
     members = load_members(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
     # All data sets are opened before hours of work.
@@ -146,7 +110,10 @@ def predict_and_write(
         if jax.process_index() == 0:
             labels = read_labels(split)
             found = compute_metrics(scores, labels, dataset_info(name))
-            rows.append(report_metrics(found, members, options))
+            by_class = class_errors(
+                scores, labels, dataset_info(name), label_names(dataset_info(name))
+            )
+            rows.append(report_metrics(found, by_class, members, options))
             if options.run and name == members[0].dataset.name:
                 agreement = functools.partial(
                     check_final_row, found, scores, labels, split, members, options
@@ -156,7 +123,7 @@ def predict_and_write(
         result = {"evaluation": about, "sets": rows} | provenance(
             time.monotonic() - began, hardware
         )
-        write_text(out / RESULT_FILE, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text(out / RESULT_FILE, result_text(result))
         sources = " + ".join(f"{member.name} ({member.source})" for member in members)
         print(f"{out / RESULT_FILE}: {sources}")
     on_primary(agreement)  # last, so that a result that does not agree is written too
@@ -167,7 +134,9 @@ def load_members(options: Options) -> list[EvalModel]:
     of_runs = dataset_info(options.dataset) if options.dataset else None
     make = import_network(options.model) if options.model else None
     members = [
-        from_run(path, of_runs, options.overrides, options.data_dir, options.model, make)
+        from_run(
+            path, of_runs, options.overrides, options.data_dir, options.model, make, options.ema
+        )
         for path in options.run
     ]
     trained_on = sorted({member.dataset.name for member in members})
@@ -184,36 +153,10 @@ def load_members(options: Options) -> list[EvalModel]:
     ]
     if not members:
         raise InputError(
-            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, or "
-            "--run DIRECTORY"
+            "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, "
+            "--run DIRECTORY, or --models PATTERN"
         )
     return members
-
-
-def open_test_split(
-    dataset: Dataset, members: list[EvalModel], options: Options
-) -> Split | EncodedSplit:
-    """The test split of a data set, which must have the members' classes and channels."""
-    for member in members:
-        (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
-        fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
-        require(
-            fits,
-            "dataset",
-            dataset.name,
-            f"sets of the {classes} classes and {channels} channels of {member.name}",
-        )
-    if not dataset.encoded and (options.sides or options.overrides.resize):
-        raise InputError(
-            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
-            "to the crop directly"
-        )
-    if not dataset.encoded and options.protocol != "1-crop":
-        raise InputError(
-            f"protocol is {options.protocol!r}; allowed: '1-crop' for {dataset.name}, whose images "
-            "are all of one size"
-        )
-    return load_split(dataset, "test", options.data_dir)
 
 
 def predict_with_progress(
@@ -245,14 +188,19 @@ def predict_with_progress(
 
 
 def report_metrics(
-    found: ClassificationMetrics, members: list[EvalModel], options: Options
+    found: ClassificationMetrics,
+    by_class: ClassErrors | None,
+    members: list[EvalModel],
+    options: Options,
 ) -> dict[str, Any]:
     """Print the metrics of a data set and the published results; returns the row of result.json."""
     # Papers give results of single networks on ImageNet.
     alone = len(members) == 1 and found.dataset == "imagenet2012"
     papers = find_paper_results(members[0].name, options.protocol) if alone else []
-    print("\n".join(format_metrics(found, papers)))
-    return metrics_row(found) | {"published": [dataclasses.asdict(each) for each in papers]}
+    worst = [] if by_class is None else format_class_errors(by_class)
+    print("\n".join([*format_metrics(found, papers), *worst]))
+    published = {"published": [dataclasses.asdict(each) for each in papers]}
+    return metrics_row(found) | published | class_errors_row(by_class)
 
 
 def check_final_row(
@@ -270,7 +218,9 @@ def check_final_row(
     path, member = options.run[0], members[0]
     final = final_row(path)
     if len(members) > 1 or final is None:
-        reason = "an ensemble" if len(members) > 1 else "its training has not ended"
+        averaged = (path / AVERAGE_FILE).exists()
+        unfinished = "it is an average of checkpoints" if averaged else "its training has not ended"
+        reason = "an ensemble" if len(members) > 1 else unfinished
         print(f"not compared with the final row of {path}: {reason}")
         return
     precision = options.overrides.precision
@@ -278,13 +228,6 @@ def check_final_row(
         path, final, member, protocol_for(member, options), precision, split
     )
     print(compare_with_final_row(path, final, found, scores, labels, different))
-
-
-def protocol_for(member: EvalModel, options: Options) -> Protocol:
-    """The protocol for a member, its sides in pixels."""
-    return resolve_protocol(
-        options.protocol, member.name, member.crop, member.resize, options.sides, options.average
-    )
 
 
 def default_output_dir(members: list[EvalModel], options: Options) -> Path:

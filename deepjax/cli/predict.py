@@ -19,8 +19,8 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.data import Dataset, dataset_info
-from deepjax.data.embedded import EMBEDDED
+from deepjax.data import dataset_info
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
 from deepjax.evaluation.predict import EvalModel, predict
@@ -42,7 +42,10 @@ class Options:
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Files, and folders of JPEG and PNG files."""
     run: Path | None = None
-    """Run directory of `deepjax train`: its newest checkpoint, with averaged weights if any."""
+    """Run directory of `deepjax train`: its newest checkpoint."""
+    ema: bool = True
+    """Of a run that was trained with --ema-decay the averaged weights; --no-ema: the parameters of
+    the last step."""
     name: str = ""
     """Name of a network of the table, for --weights."""
     weights: str = ""
@@ -60,6 +63,7 @@ class Options:
         require(self.top >= 1, "top", self.top, "1 or more")
         one = (self.run is None) == bool(self.name and self.weights)
         require(one, "run", self.run, "a run directory, or --name and --weights")
+        require(self.ema or self.run is not None, "ema", self.ema, "--no-ema only for a run")
         suffix = "" if self.output is None else self.output.suffix.lower()
         require(suffix in ("", *FORMATS), "output", str(self.output), "a file .csv or .json")
 
@@ -86,7 +90,7 @@ def load_member(options: Options) -> EvalModel:
         return from_weights(options.weights, options.name, dataset_info("imagenet2012"), overrides)
     make = import_network(options.model) if options.model else None
     path = run_directory(options.run, "run")
-    return from_run(path, None, overrides, None, options.model, make)
+    return from_run(path, None, overrides, None, options.model, make, options.ema)
 
 
 def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[Prediction]:
@@ -101,23 +105,6 @@ def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[
         else {"image": path, "error": images.undecodable[path]}
         for path in paths
     ]
-
-
-def label_names(dataset: Dataset) -> list[str]:
-    """The names of a data set's classes: its own, tfds's, or numbers."""
-    import tensorflow_datasets as tfds
-
-    if dataset.label_names:
-        return list(dataset.label_names)
-    try:
-        if dataset.builder in EMBEDDED:
-            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
-        else:
-            builder = tfds.builder(dataset.builder)
-    except tfds.core.DatasetNotFoundError:  # a user's own builder that is not prepared here
-        return [str(label) for label in range(dataset.num_classes)]
-    features: Any = builder.info.features
-    return list(features[dataset.label].names)
 
 
 def _best(scores: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -67,6 +67,7 @@ def evaluation_differences(
         "precision": (precision, config.precision),
         "mean and std": ((member.dataset.mean, member.dataset.std), (own.mean, own.std)),
         "step": (member.step, final["step"]),
+        "use of averages": (member.averaged, config.ema_decay > 0),
         "number of images": (len(split), final["test_images"]),
     }
     if isinstance(split, EncodedSplit):

@@ -62,8 +62,8 @@ def compute_metrics(
         dataset.name,
         f"one with labels; none of its {images} images has any",
     )
-    if dataset.builder.split("/")[0] in FEWER_CLASSES:
-        occurring = np.unique(labels[labels >= 0])
+    occurring = occurring_classes(labels, dataset)
+    if occurring is not None:
         classes, log_probabilities = (
             len(occurring),
             restrict_to_classes(log_probabilities, occurring),
@@ -90,6 +90,12 @@ def compute_metrics(
         brier=brier(np.exp(kept), of[:, 0]) if one_each else None,
         not_finite=int(np.sum(np.isnan(log_probabilities).any(axis=1))),
     )
+
+
+def occurring_classes(labels: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    """The classes to which predictions are restricted; None: all of the data set's."""
+    fewer = dataset.builder.split("/")[0] in FEWER_CLASSES
+    return np.unique(labels[labels >= 0]) if fewer else None
 
 
 def format_metrics(found: ClassificationMetrics, papers: list[PaperResult]) -> list[str]:

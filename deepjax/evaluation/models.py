@@ -153,17 +153,21 @@ def from_run(
     data_dir: str | None = None,
     network: str = "",
     make: ModelFactory | None = None,
+    ema: bool = True,
 ) -> EvalModel:
-    """The network of a run directory at its newest checkpoint, with averaged weights if any.
+    """The network of a run directory at its newest checkpoint.
 
     dataset: the test set, by default that of the training. network, make: name and maker of a
-    network that is not in the registry, which has to be that of the run. Raises InputError for a
-    folder that is no run directory, and for a data set of other classes than those of the training.
+    network that is not in the registry, which has to be that of the run. ema: the averages of a run
+    with --ema-decay, not the parameters of its last step. Raises InputError for a folder that is no
+    run directory, and for a data set of other classes than those of the training.
     """
     path = run_directory(path, "run")
     config = read_config(path)
     require(network in ("", config.model), "model", network, f"{config.model}, of {path}")
-    run = open_run(path, averaged=config.ema_decay > 0, data_dir=data_dir, make=make)
+    keeps_averages = config.ema_decay > 0
+    averaged = ema and keeps_averages
+    run = open_run(path, averaged=averaged, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
     _require_same_classes(tested, run.dataset, path)
     config_at_precision = dataclasses.replace(
@@ -181,7 +185,8 @@ def from_run(
     crop = overrides.crop or height
     return EvalModel(
         name=config.model,
-        source=f"{path}, step {run.step}{', averages' if config.ema_decay > 0 else ''}",
+        source=f"{path}, step {run.step}"
+        + (", averages" if averaged else ", not the averages" if keeps_averages else ""),
         model=model_from(config_at_precision, make),
         variables=run.variables,
         dataset=_normalized(run.dataset, overrides.normalize, half=False),
@@ -189,6 +194,7 @@ def from_run(
         resize=overrides.resize or round(crop / config.data.eval_crop),
         stored=_stored(tested, config.eval_shape, overrides),
         step=run.step,
+        averaged=averaged,
         interpolation="bilinear"
         if overrides.interpolation == "expected"
         else overrides.interpolation,

@@ -52,6 +52,8 @@ class EvalModel:
     """Height and width to which stored arrays are resized, where not the square of a crop."""
     step: int = 0
     """Training steps of a run's variables."""
+    averaged: bool = False
+    """Whether the variables are a run's exponential moving averages."""
     assumed: str = ""
     """Message on preprocessing that is assumed, as it is not known for the weights."""
 

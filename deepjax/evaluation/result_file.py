@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def evaluation_spec(
         {
             "model": member.name,
             "weights": member.source,
+            "ema": member.averaged,
             "crop": list(member.stored) if member.stored else member.crop,
             "interpolation": member.interpolation,
             "mean": [value / 255 for value in member.dataset.mean],
@@ -30,6 +32,12 @@ def evaluation_spec(
         }
         for member, protocol in zip(members, protocols, strict=True)
     ]
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """result.json: a list of numbers, such as a row of a confusion table, is one line."""
+    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
+    return re.sub(r"\[[\d\s,.e+-]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def check_result_folder(out: Path, about: list[dict[str, Any]], names: Sequence[str]) -> None:

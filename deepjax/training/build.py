@@ -206,7 +206,7 @@ def compile_training(
     heartbeat()
     steps, cost = _train_steps(config, model, optimizer, schedule, dataset, partitioner, state)
     heartbeat()
-    train, test = (_split(config, options, name) for name in ("train", "test"))
+    train, test = (open_split(config, options, name) for name in ("train", "test"))
     heartbeat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(
@@ -345,7 +345,8 @@ def _train_steps(
     )
 
 
-def _split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:
+def open_split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:
+    """A split of a configuration's data set, with its policy for images that cannot be decoded."""
     split = load_split(dataset_info(config.dataset), name, options.data_dir)
     if isinstance(split, Split):
         return split

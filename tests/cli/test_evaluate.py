@@ -20,6 +20,7 @@ import pytest
 from deepjax.cli.evaluate import Options, load_members, main
 from deepjax.command_line import parse
 from deepjax.data import dataset_info, eval_batches, load_split, register
+from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import InputError
 from deepjax.evaluation import resolve_protocol
 from deepjax.evaluation.models import (
@@ -101,8 +102,36 @@ def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys)
     assert found["top1_error"] == pytest.approx(errors / images) and 0 < errors < images
     assert found["nll"] == pytest.approx(loss / images, rel=1e-5)
     assert result["evaluation"][0]["weights"].endswith("step 3, averages")
+    assert [each["label"] for each in found["classes"]] == [str(i) for i in range(10)]
+    assert np.sum(found["confusion"]) == 360
+    assert np.trace(found["confusion"]) == round(360 * (1 - found["top1_error"]))
     assert {"command", "versions", "hardware", "wall time"} <= result.keys()
-    assert "digits: 360 images of 10 classes; top-1 error " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "digits: 360 images of 10 classes; top-1 error " in printed
+    assert "\n  classes with the greatest error: " in printed
+
+
+@pytest.mark.parametrize(
+    ("flag", "ema", "source"),
+    [
+        ("--ema", True, "step 3, averages"),
+        ("--no-ema", False, "step 3, not the averages"),
+    ],
+)
+def test_averages_or_parameters_of_the_last_step(flag, ema, source, trained, tmp_path):
+    """Each gives the errors of `model.apply` on the variables in the checkpoint."""
+    result = evaluated(tmp_path, "--run", trained, flag)
+    (about,), (found,) = result["evaluation"], result["sets"]
+    assert about["ema"] == ema and about["weights"].endswith(source)
+    digits, model = dataset_info("digits"), model_from(CONFIG)
+    initial = init_state(model, make_optimizer(CONFIG), CONFIG.input_shape, 0.1, seed=0)
+    variables = STATE if ema else {"params": initial.params, "batch_stats": initial.batch_stats}
+    split = load_split(digits, "test")
+    images = resize(normalize(split.images, digits), 12)
+    logits = np.asarray(model.apply(variables, images, train=False))
+    assert found["top1_error"] == np.mean(logits.argmax(1) != split.labels)
+    own = jax.nn.log_softmax(logits)[np.arange(len(logits)), split.labels]
+    assert found["nll"] == pytest.approx(-float(np.mean(own)), rel=1e-5)
 
 
 def processes(out, trained, devices, *hosts):
@@ -124,6 +153,9 @@ def processes(out, trained, devices, *hosts):
 
 def equal(one, other):
     for key, value in one["sets"][0].items():
+        if key in ("classes", "confusion"):
+            assert other["sets"][0].get(key) == value
+            continue
         assert other["sets"][0][key] == (
             pytest.approx(value, rel=1e-5) if isinstance(value, float) else pytest.approx(value)
         ), key
@@ -212,6 +244,7 @@ def test_weights_ensembles_and_further_sets(imagenet, tmp_path):
         (["resnet50", "--weights", "missing.safetensors"], "there is no such file"),
         (["resnet5O", "--weights", "x.safetensors"], "did you mean 'resnet50'"),
         (["--run", "nowhere"], "nowhere holds no config.json"),
+        (["resnet18", "--weights", "x", "--no-ema"], "ema is False; allowed: --no-ema only for"),
         (["resnet18", "--weights", "x", "--protocol", "11-crop"], "11-crop"),
         (["resnet18", "--weights", "x", "--dataset", "imagenet"], "did you mean 'imagenet"),
         (["resnet18", "--weights", "x.npz", "--resize", "-1"], "resize is -1"),

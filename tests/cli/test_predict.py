@@ -8,16 +8,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepjax.cli.__main__ import start
-from deepjax.cli.predict import label_names
 from deepjax.data import dataset_info, load_split
 from deepjax.data.augment.basic import normalize
 from deepjax.data.image.decode import decode_rgb
+from deepjax.data.label_names import label_names
 from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
+from deepjax.training import open_run
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from tests.data.own.images import write_classes
 
@@ -85,8 +87,6 @@ def test_a_network_of_arrays_sees_images_of_their_size(photos, tmp_path, capsys)
     command = ["--run", str(tmp_path / "run"), "--top", "10", "--output", str(output)]
     start(["predict", str(image), *command])
     [found] = json.loads(output.read_text())
-    from PIL import Image
-
     grey = Image.fromarray(decode_rgb(image.read_bytes())).convert("L")
     pixels = np.asarray(grey.resize((8, 8), Image.Resampling.BILINEAR))[None, ..., None]
     member = from_run(tmp_path / "run", None, PreprocessingOverrides())
@@ -96,6 +96,28 @@ def test_a_network_of_arrays_sees_images_of_their_size(photos, tmp_path, capsys)
     np.testing.assert_allclose([given[str(i)] for i in range(10)], wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_averages_or_parameters_of_the_last_step(photos, tmp_path):
+    """Each gives the probabilities of `model.apply` on its variables of the checkpoint."""
+    run = tmp_path / "run"
+    start(["train", "--dataset", "digits", *THIN, "--ema-decay", "0.5", "--output-dir", str(run)])
+    Image.fromarray(load_split(dataset_info("digits"), "test").images[0, :, :, 0]).save(
+        tmp_path / "digit.png"
+    )
+    pixels = load_split(dataset_info("digits"), "test").images[:1]
+    for flag, averaged in (("--ema", True), ("--no-ema", False)):
+        output = tmp_path / f"found{flag}.json"
+        command = ["--run", str(run), "--top", "10", "--output", str(output), flag]
+        start(["predict", str(tmp_path / "digit.png"), *command])
+        [found] = json.loads(output.read_text())
+        opened = open_run(run, averaged=averaged)
+        logits = opened.model.apply(
+            opened.variables, normalize(pixels, opened.dataset), train=False
+        )
+        given = {one["label"]: one["probability"] for one in found["classes"]}
+        wanted = jax.nn.softmax(logits)[0]
+        np.testing.assert_allclose([given[str(i)] for i in range(10)], wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,6 +125,7 @@ def test_a_network_of_arrays_sees_images_of_their_size(photos, tmp_path, capsys)
         (["x.jpg", "--name", "resnet18"], "allowed: a run directory, or --name and --weights"),
         (["x.jpg", "--run", "r", "--output", "a.txt"], r"allowed: a file \.csv or \.json"),
         (["x.jpg", "--run", "r", "--top", "0"], "top is 0; allowed: 1 or more"),
+        (["x.jpg", "--name", "a", "--weights", "b", "--no-ema"], "--no-ema only for a run"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(arguments, message):

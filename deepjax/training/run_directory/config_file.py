@@ -11,6 +11,7 @@ from deepjax.io import write_text
 from deepjax.renamed_options import rename_option
 from deepjax.training.config import OPTION_GROUPS, TrainConfig, options_of, train_config
 
+AVERAGE_FILE = "average.json"  # marks the average of checkpoints, which is no run to resume
 RESULT_FILES = ("metrics.jsonl", "checkpoints", "measured", "result.json")
 
 

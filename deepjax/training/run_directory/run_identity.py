@@ -10,7 +10,7 @@ from deepjax.errors import InputError
 from deepjax.training.config import TrainConfig
 from deepjax.training.distributed.collectives import on_primary, sync_errors
 from deepjax.training.metrics.metrics_log import Row, read_rows
-from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.config_file import AVERAGE_FILE, init_run_dir
 from deepjax.training.run_directory.numerics import NAME as NUMERICS
 from deepjax.training.run_directory.numerics import claim_numerics
 from deepjax.training.run_directory.run_lock import LockLost, hold
@@ -35,8 +35,9 @@ def locked(out: Path, say: Say) -> Iterator[Callable[[], None]]:
 def claim_run(out: Path, config: TrainConfig) -> None:
     """Write settings and configuration on process 0; check on all that theirs are the same.
 
-    Raises InputError that names the differences.
+    Raises InputError that names the differences, and for an average of checkpoints.
     """
+    sync_errors(lambda: _refuse_average(out))
     for claim in (lambda: claim_numerics(out), lambda: init_run_dir(out, config)):
         on_primary(claim)
         sync_errors(claim)
@@ -57,6 +58,14 @@ def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
             for name in ("config.json", NUMERICS):
                 (out / name).unlink(missing_ok=True)
         raise
+
+
+def _refuse_average(out: Path) -> None:
+    if (out / AVERAGE_FILE).exists():
+        raise InputError(
+            f"{out} holds an average of checkpoints ({AVERAGE_FILE}), which cannot be resumed; "
+            f"start from it with --weights {out} and another --output-dir"
+        )
 
 
 def is_done(rows: list[Row]) -> bool:

@@ -1,0 +1,24 @@
+"""The names of a data set's classes."""
+
+from typing import Any
+
+from deepjax.data.catalog import Dataset
+from deepjax.data.embedded import EMBEDDED
+
+
+def label_names(dataset: Dataset) -> list[str]:
+    """The names of a data set's classes: its own, tfds's, or numbers."""
+    import tensorflow_datasets as tfds
+
+    numbers = [str(label) for label in range(dataset.num_classes)]
+    if dataset.label_names:
+        return list(dataset.label_names)
+    try:
+        if dataset.builder in EMBEDDED:
+            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
+        else:
+            builder = tfds.builder(dataset.builder)
+    except tfds.core.DatasetNotFoundError:  # a user's own builder that is not prepared here
+        return numbers
+    features: Any = builder.info.features
+    return list(getattr(features[dataset.label], "names", None) or numbers)  # None: an integer
