@@ -43,8 +43,10 @@ def rewrite_dataset(
         ) as advance:
 
             def write(shard: Shard) -> None:
-                records = map(change, read(shard.path))
-                write_shard(work / _new_name(shard.path), records, shard.count, advance, shard.path)
+                path = work / _new_name(shard.path)
+                write_shard(
+                    path, lambda: map(change, read(shard.path)), shard.count, advance, shard.path
+                )
 
             thread_map(write, shards)
         write_metadata(source, work)
@@ -55,7 +57,7 @@ def rewrite_dataset(
 
 def write_shard(
     path: Path,
-    records: Iterator[bytes],
+    records: Callable[[], Iterator[bytes]],
     expected: int,
     advance: Callable[[int], None],
     source: Path,
@@ -72,7 +74,7 @@ def write_shard(
 
     def counted() -> Iterator[bytes]:
         nonlocal count
-        for record in records:
+        for record in records():
             written.update(_framed(record))
             count += 1
             advance(1)
