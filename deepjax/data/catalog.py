@@ -176,9 +176,10 @@ def dataset_info(name: str) -> Dataset:
     """The data set of that name or at that path, or a part of it.
 
     A path is to the user's own data (`own_dataset`); a name of the catalog goes first.
-    PATH[test_fraction=0.1,split_seed=3] has other images for tests than PATH. NAME[:N] has the first N training images only. NAME[-N:] holds out the last N training images
-    for validation: they take the place of the test images. NAME[:M][-N:] does both. Raises
-    InputError with the nearest name for any other.
+    PATH[test_fraction=0.1,split_seed=3] has other images for tests than PATH. NAME[:N] has the
+    first N training images only. NAME[-N:] holds out the last N training images for validation:
+    they take the place of the test images. NAME[:M][-N:] does both. Raises InputError with the
+    nearest name for any other.
 
     >>> dataset_info("digits").shape
     (8, 8, 1)
@@ -194,6 +195,8 @@ def dataset_info(name: str) -> Dataset:
     whole = found[1] if found else name
     if found and (complete := _complete(whole)):
         return _part(complete, name, found[2], found[3])
+    if name in _OF_RUNS:
+        return _OF_RUNS[name]
     if looks_like_path(name):
         raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
     raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])
@@ -227,6 +230,22 @@ def named_split(name: str, test_fraction: float | None, split_seed: int | None) 
     require(is_path, field, given, f"the path of your own images as dataset, which {name!r} is not")
     fraction, seed = split_options(name, test_fraction, split_seed)
     return f"{name}[test_fraction={fraction!r}" + (f",split_seed={seed}]" if seed else "]")
+
+
+_OF_RUNS: dict[str, Dataset] = {}
+
+
+def remember(dataset: Dataset) -> None:
+    """Let `dataset_info` describe the user's own data of a run where they are not at their path.
+
+    Raises InputError where a run of other data of this name was opened before.
+    """
+    known = _OF_RUNS.setdefault(dataset.name, dataset)
+    if (known.shape, known.label_names) != (dataset.shape, dataset.label_names):
+        raise InputError(
+            f"dataset {dataset.name!r} of this run has other classes or sizes than that of a run "
+            "that was opened before; open each in a process of its own"
+        )
 
 
 def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) -> Dataset:

@@ -1,4 +1,4 @@
-r"""CPU seconds and memory until a large data set of one's own is listed, split and known by its hash.
+r"""CPU seconds and memory until a large data set of one's own is listed, split and hashed.
 
 Of each form in a process of its own, with images of 100 bytes, which are not decoded.
 

@@ -10,6 +10,7 @@ from deepjax.errors import InputError
 from deepjax.io import write_text
 from deepjax.renamed_options import rename_option
 from deepjax.training.config import OPTION_GROUPS, TrainConfig, options_of, train_config
+from deepjax.training.run_directory.data_identity import remember_dataset
 
 RESULT_FILES = ("metrics.jsonl", "checkpoints", "measured", "result.json")
 
@@ -33,9 +34,13 @@ def init_run_dir(out: Path, config: Any) -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of a training run; options added after it was made have their defaults."""
+    """The configuration of a training run; options added after it was made have their defaults.
+
+    The user's own data need not be there any more: their description is in the run directory.
+    """
     try:
         stored = _options(json.loads((path / "config.json").read_text()))
+        remember_dataset(path)
         return train_config(**{name: _as_tuple(value) for name, value in stored.items()})
     except OSError as error:
         raise InputError(
