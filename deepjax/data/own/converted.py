@@ -67,7 +67,7 @@ def index_converted(folder: Path) -> tuple[str, tuple[str, ...], dict[str, Examp
     for split, shards in list_splits(folder).items():
         if missing := [shard.path for shard in shards if not shard.path.is_file()]:
             raise InputError(f"{missing[0]} is missing; convert the data again")
-        labels, sizes, of_rows = read_rows(folder / rows_file(split))
+        labels, sizes, of_rows = load_rows(folder / rows_file(split))
         if not len(labels) == len(sizes) == len(of_rows) == sum(each.count for each in shards):
             raise InputError(f"{folder / rows_file(split)} is of other shards; convert again")
         source = _open([shard.path for shard in shards])
@@ -98,7 +98,7 @@ def write_rows(path: Path, examples: Examples, sizes: list[int]) -> None:
         np.savez(file, labels=examples.labels, sizes=np.array(sizes, np.int64), names=encoded)
 
 
-def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def load_rows(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Labels, sizes and names of the rows of a split. Raises InputError for a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
