@@ -116,7 +116,8 @@ def _images(shard: Path) -> Iterator[tuple[Member, str]]:
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
                 _add(shard, archive, info, images, contents)
-                archive.members.clear()  # which tarfile keeps, 1 kB each, and does not need here
+                # tarfile keeps 1 kB of each, which nothing needs here
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             end = archive.offset
     except (tarfile.TarError, OSError) as error:
         raise InputError(

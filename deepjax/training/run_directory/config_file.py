@@ -38,9 +38,9 @@ def read_config(path: Path) -> TrainConfig:
 
     The user's own data need not be there any more: their description is in the run directory.
     """
+    remember_dataset(path)
     try:
         stored = _options(json.loads((path / "config.json").read_text()))
-        remember_dataset(path)
         return train_config(**{name: _as_tuple(value) for name, value in stored.items()})
     except OSError as error:
         raise InputError(

@@ -78,8 +78,14 @@ def remember_dataset(out: Path) -> None:
     """Make the description of a run's own data known, so that the data themselves can be absent."""
     stored = read_description(out)
     if stored.get("path"):
-        known = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-        remember(Dataset(**known, source=f"the run {out}"))
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        try:
+            remember(Dataset(**known, source=f"the run {out}"))
+        except TypeError as error:
+            raise InputError(f"{out / DESCRIPTION} is not complete ({error})") from error
 
 
 def require_same_classes(tested: Dataset, trained: Dataset, path: Path) -> None:
