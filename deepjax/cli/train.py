@@ -22,6 +22,7 @@ import tyro
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
+from deepjax.data.catalog import named_split
 from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.progress import display
@@ -45,6 +46,11 @@ class Options:
     config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]]
     output_dir: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, curves.png."""
+    test_fraction: float | None = None
+    """Your own images without a test split: part of each class for tests, default 0.2. The run
+    notes it in the name of the data set, DATASET[test_fraction=0.1]."""
+    split_seed: int | None = None
+    """Seed by which these images are chosen, default 0."""
     recipe: str = ""
     """Preset that the other options override, e.g. resnet50_a3; `--recipe list` shows all."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
@@ -59,7 +65,7 @@ def parsed(arguments: Sequence[str]) -> Options:
     Raises InputError for an unknown recipe or option.
     """
     name = recipe_of(arguments)
-    start: Any = Options(recipe(name).config, tyro.MISSING, name) if name else None
+    start: Any = Options(recipe(name).config, tyro.MISSING, recipe=name) if name else None
     return parse(Options, arguments, start)
 
 
@@ -76,6 +82,8 @@ def recipe_of(arguments: Sequence[str]) -> str:
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
     config, out = options.config, run_directory(options.output_dir, "output_dir")
+    chosen = (options.test_fraction, options.split_seed)
+    config = dataclasses.replace(config, dataset=named_split(config.dataset, *chosen))
     if options.deterministic:
         enable_deterministic_ops()
     initialize_distributed(options.hosts)

@@ -13,6 +13,7 @@ from deepjax.data.own.index import (
     looks_like_path,
     open_index,
     own_splits,
+    split_options,
 )
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, require, unknown_name_error
@@ -77,6 +78,8 @@ class Dataset:
 
 
 _PART = re.compile(r"(.+?)(?:\[:(\d+)\])?(?:\[-(\d+):\])?")
+_NUMBER = r"\d*\.?\d+(?:e-?\d+)?"
+_SPLIT = re.compile(rf"(.+)\[test_fraction=({_NUMBER})(?:,split_seed=(\d+))?\]")
 
 
 def _unit(*values: float) -> tuple[float, ...]:
@@ -173,9 +176,10 @@ def dataset_info(name: str) -> Dataset:
     """The data set of that name or at that path, or a part of it.
 
     A path is to the user's own data (`own_dataset`); a name of the catalog goes first.
-    NAME[:N] has the first N training images only. NAME[-N:] holds out the last N training images
-    for validation: they take the place of the test images. NAME[:M][-N:] does both. Raises
-    InputError with the nearest name for any other.
+    PATH[test_fraction=0.1,split_seed=3] has other images for tests than PATH. NAME[:N] has the
+    first N training images only. NAME[-N:] holds out the last N training images for validation:
+    they take the place of the test images. NAME[:M][-N:] does both. Raises InputError with the
+    nearest name for any other.
 
     >>> dataset_info("digits").shape
     (8, 8, 1)
@@ -185,19 +189,63 @@ def dataset_info(name: str) -> Dataset:
     >>> held_out.train_size, held_out.test_split
     (1337, 'train[1337:]')
     """
+    if complete := _complete(name):
+        return complete
+    found = _PART.fullmatch(name)
+    whole = found[1] if found else name
+    if found and (complete := _complete(whole)):
+        return _part(complete, name, found[2], found[3])
+    if name in _OF_RUNS:
+        return _OF_RUNS[name]
+    if looks_like_path(name):
+        raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
+    raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])
+
+
+def _complete(name: str) -> Dataset | None:
+    """The data set of a name or at a path, with the split that its name says."""
     if name in CATALOG:
         return CATALOG[name]
     if exists(name):
         return own_dataset(name)
-    found = _PART.fullmatch(name)
-    whole = found[1] if found else name
-    if found and whole in CATALOG:
-        return _part(CATALOG[whole], name, found[2], found[3])
-    if found and exists(whole):
-        return _part(own_dataset(whole), name, found[2], found[3])
-    if looks_like_path(name):
-        raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
-    raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])
+    if (found := _SPLIT.fullmatch(name)) and exists(found[1]):
+        fraction, seed = split_options(found[1], float(found[2]), int(found[3] or 0))
+        return own_dataset(found[1], name, test_fraction=fraction, split_seed=seed)
+    return None
+
+
+def named_split(name: str, test_fraction: float | None, split_seed: int | None) -> str:
+    """The name of the user's own data with another split for tests; None: the default.
+
+    Raises InputError as `split_options` does, and for a name that is no path, or has a split.
+
+    >>> named_split("digits", None, None)
+    'digits'
+    """
+    if test_fraction is None and split_seed is None:
+        return name
+    field = "split_seed" if test_fraction is None else "test_fraction"
+    given = split_seed if test_fraction is None else test_fraction
+    is_path = name not in CATALOG and exists(name)
+    require(is_path, field, given, f"the path of your own images as dataset, which {name!r} is not")
+    fraction, seed = split_options(name, test_fraction, split_seed)
+    return f"{name}[test_fraction={fraction!r}" + (f",split_seed={seed}]" if seed else "]")
+
+
+_OF_RUNS: dict[str, Dataset] = {}
+
+
+def remember(dataset: Dataset) -> None:
+    """Let `dataset_info` describe the user's own data of a run where they are not at their path.
+
+    Raises InputError where a run of other data of this name was opened before.
+    """
+    known = _OF_RUNS.setdefault(dataset.name, dataset)
+    if (known.shape, known.label_names) != (dataset.shape, dataset.label_names):
+        raise InputError(
+            f"dataset {dataset.name!r} of this run has other classes or sizes than that of a run "
+            "that was opened before; open each in a process of its own"
+        )
 
 
 def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) -> Dataset:

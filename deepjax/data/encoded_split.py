@@ -115,7 +115,7 @@ class EncodedSplit:
             damaged.append((place, tried))
         raise InputError(
             f"{self._where(index)} is corrupt ({damaged[0][1]}), {len(damaged)} in a row; allowed: "
-            f"max_decode_errors, {self.budget}; prepare the data set again, "
+            f"max_decode_errors, {self.budget}; {self._remedy}, "
             "or raise max_decode_errors in a new run"
         )
 
@@ -151,10 +151,15 @@ class EncodedSplit:
         reason = describe_error(error)
         if self.on_decode_error == "halt":
             raise InputError(
-                f"{self._where(index)} is corrupt ({reason}); prepare the data set again, or set "
+                f"{self._where(index)} is corrupt ({reason}); {self._remedy}, or set "
                 "on_decode_error='skip' and max_decode_errors in a new run"
             ) from error
         return reason
+
+    @property
+    def _remedy(self) -> str:
+        own = isinstance(self.records, Examples)
+        return "replace that image" if own else "prepare the data set again"
 
     def _where(self, index: int) -> str:
         record = (

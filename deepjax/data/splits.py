@@ -15,6 +15,8 @@ from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
 from deepjax.data.own.arrays import Arrays
+from deepjax.data.own.grouping import shown_names
+from deepjax.data.own.index import exists, open_index
 from deepjax.data.own.records import own_records
 from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
 from deepjax.errors import InputError, describe_error, require
@@ -111,6 +113,7 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
             f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0"
         )
     if dataset.path:
+        _check_own(dataset)
         expression, _ = dataset.splits[split]
         chosen = dataset.path, dataset.test_fraction, dataset.split_seed
         return own_records(*chosen, split, expression)
@@ -155,6 +158,22 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         raise InputError(
             f"dataset {dataset.name!r}, split {split!r} cannot be opened: {describe_error(error)}"
         ) from error
+
+
+def _check_own(dataset: Dataset) -> None:
+    """Raise InputError unless the user's own data are there, with the classes as described."""
+    if not exists(dataset.path):
+        where = user_path(dataset.path, "dataset")
+        raise InputError(
+            f"dataset {dataset.name!r} is not at {where}; put it there, or give another of the "
+            "same classes (--dataset PATH, in Python dataset=PATH)"
+        )
+    there = open_index(dataset.path).label_names
+    if dataset.label_names and there != dataset.label_names:
+        raise InputError(
+            f"dataset {dataset.name!r} has the classes {shown_names(there)}; expected: "
+            f"{shown_names(dataset.label_names)}"
+        )
 
 
 def _checked(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from deepjax.progress import counter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MOST_AT_A_TIME = 256  # items of a task; a task for each of a million files would take long
 
 
 def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -17,9 +19,16 @@ def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 
     The first error cancels what has not begun.
     """
-    pool = concurrent.futures.ThreadPoolExecutor(cpu_count())
+    everything, threads = list(items), cpu_count()
+    at_a_time = min(MOST_AT_A_TIME, max(1, len(everything) // (8 * threads)))
+    starts = range(0, len(everything), at_a_time)
+
+    def several(start: int) -> list[Result]:
+        return [function(item) for item in everything[start : start + at_a_time]]
+
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        return list(pool.map(function, items))
+        return list(itertools.chain.from_iterable(pool.map(several, starts)))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -19,6 +19,7 @@ from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
+from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_dir import open_run
 
 Normalize = Literal["expected", "dataset", "half"]
@@ -169,7 +170,7 @@ def from_run(
     averaged = ema and keeps_averages
     run = open_run(path, averaged=averaged, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
-    _require_same_classes(tested, run.dataset, path)
+    require_same_classes(tested, run.dataset, path)
     config_at_precision = dataclasses.replace(
         config,
         precision=config.precision if overrides.precision == "expected" else overrides.precision,
@@ -199,18 +200,6 @@ def from_run(
         if overrides.interpolation == "expected"
         else overrides.interpolation,
     )
-
-
-def _require_same_classes(tested: Dataset, trained: Dataset, path: Path) -> None:
-    """Raise InputError unless a test set has the channels and classes of a run's training."""
-    (*_, channels), classes = trained.shape, trained.num_classes
-    fits = (tested.shape[2], tested.num_classes) == (channels, classes)
-    allowed = f"one of the {classes} classes and {channels} channels that {path} was trained on"
-    require(fits, "dataset", tested.name, allowed)
-    names = tested.label_names, trained.label_names
-    shown = ", ".join(names[1][:5])
-    allowed = f"one of the classes that {path} was trained on: {shown}, ..."
-    require(not all(names) or names[0] == names[1], "dataset", tested.name, allowed)
 
 
 def _stored(

@@ -15,6 +15,7 @@ PHOTOGRAPHS = (
     ("sklearn.datasets.images", "flower.jpg"),
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
+FOLDER_SHAPES, CLASSES, QUALITY = ((375, 500), (500, 375)), 10, 90  # of a folder of classes
 GRAIN = 5.0  # deviation of the noise, in grey levels, that enlarging took from them
 QUALITIES = range(75, 100)
 
@@ -29,6 +30,19 @@ def write_files(folder: Path, count: int) -> list[Path]:
             _encoded(_piece(wholes[i % len(wholes)], SHAPES[i // len(wholes) % len(SHAPES)], rng))
         )
     return paths
+
+
+def write_class_folders(root: Path, count: int) -> float:
+    """Such images in a folder for each class, at one quality; returns the mean bytes of a file."""
+    rng = np.random.default_rng(0)
+    wholes = [_photograph(*place) for place in PHOTOGRAPHS]
+    written = 0
+    for i in range(count):
+        whole, shape = wholes[i % len(wholes)], FOLDER_SHAPES[i // len(wholes) % 2]
+        path = root / f"class{i % CLASSES}" / f"{i:05d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        written += path.write_bytes(_jpeg(_piece(whole, shape, rng), QUALITY))
+    return written / count
 
 
 def write_records(data_dir: Path, paths: list[Path]) -> None:

@@ -1,19 +1,24 @@
 """Training on a folder of images: exact resume, and a folder that has changed in between."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from deepjax.data import catalog
+from deepjax.data import catalog, dataset_info
+from deepjax.data.catalog import named_split
 from deepjax.data.own import index, records
 from deepjax.errors import InputError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import train_config
+from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import read_description
+from deepjax.training.run_directory.run_dir import open_run
 from tests.data.own.images import write_classes, write_images
 
 THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))
@@ -83,6 +88,7 @@ def test_a_folder_that_has_changed_is_refused(config, programs, folder, tmp_path
         with pytest.raises(InputError, match="is another one than this run began with"):
             restart(config, out)
     finally:
+        shutil.rmtree(folder / "犬" / "new", ignore_errors=True)
         for cached in CACHES:
             cached.cache_clear()
 
@@ -104,3 +110,70 @@ def test_arrays_whose_labels_have_changed_are_refused(tmp_path):
     np.savez(tmp_path / "own.npz", images=images, labels=rng.permutation(labels))
     with pytest.raises(InputError, match="is another one than this run began with"):
         restart(config, out)
+
+
+@pytest.fixture
+def moved(config, whole, folder, tmp_path, monkeypatch):
+    """The run and the data on another machine: in other places, and nothing is listed yet."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    folder.rename(folder.with_name("elsewhere"))
+    for cached in CACHES:
+        cached.cache_clear()
+    yield tmp_path / "run", folder.with_name("elsewhere")
+    folder.with_name("elsewhere").rename(folder)
+    for cached in CACHES:
+        cached.cache_clear()
+
+
+def test_a_run_opens_without_its_data_and_takes_them_from_a_new_path(config, whole, folder, moved):
+    run, elsewhere = moved
+    opened = open_run(run, make=THIN)
+    assert opened.dataset.label_names == ("a b", "犬") and opened.config == read_config(run)
+    with pytest.raises(InputError, match=r"is not at .*my images; put it there, or give another"):
+        opened.batch(4)
+    batch = open_run(run, make=THIN, dataset=str(elsewhere)).batch(4, "test")
+    assert batch["image"].shape == (4, 16, 16, 3)
+    with pytest.raises(InputError, match="dataset is 'digits'; allowed: one of the 2 classes"):
+        open_run(run, make=THIN, dataset="digits")
+
+
+def test_data_of_other_classes_under_the_same_path_are_refused(moved, folder):
+    write_classes(folder, {"a b": 5, "cat": 5})
+    try:
+        with pytest.raises(InputError, match=r"classes a b, 犬; .* has a b, cat now; move that"):
+            open_run(moved[0], make=THIN)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_another_split_is_another_data_set(config, programs, folder, tmp_path):
+    """As `deepjax train --test-fraction 0.4 --split-seed 3` names it."""
+    name = named_split(str(folder), 0.4, 3)
+    assert name == f"{folder}[test_fraction=0.4,split_seed=3]"
+    other = dataset_info(name)
+    assert (other.train_size, other.test_size) == (18, 12)  # 0.4 of 20 and of 10
+    assert dataset_info(f"{name}[:5]").train_size == 5
+    out = interrupted(config, programs, tmp_path)
+    with pytest.raises(InputError, match=r"dataset is '.*0\.4,split_seed=3\]', there '.*images'"):
+        restart(dataclasses.replace(config, dataset=name), out)
+
+
+@pytest.mark.parametrize(
+    ("name", "fraction", "message"),
+    [
+        ("digits", 0.1, "test_fraction is 0.1; allowed: the path of your own images as dataset"),
+        ("{}", 1.5, "test_fraction is 1.5; allowed: above 0, below 1"),
+        ("{}[test_fraction=0.4]", 0.1, "allowed: the path of your own images"),
+    ],
+)
+def test_splits_that_are_refused(name, fraction, message, folder):
+    with pytest.raises(InputError, match=message):
+        named_split(name.format(folder), fraction, None)
+
+
+def test_data_with_a_test_split_have_no_fraction(tmp_path):
+    for split in ("train", "val"):
+        write_classes(tmp_path / split, {"a": 2, "b": 2})
+    for name in (named_split, lambda *_: dataset_info(f"{tmp_path}[test_fraction=0.3]")):
+        with pytest.raises(InputError, match="has a test split of its own; leave out"):
+            name(str(tmp_path), 0.3, None)

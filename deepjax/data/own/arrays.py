@@ -41,9 +41,9 @@ class Arrays(Examples):
         """The pixels."""
         return self.images[index].tobytes()
 
-    def size(self, index: int) -> int:
-        """Bytes of its pixels."""
-        return int(np.prod(self.images.shape[1:]))
+    def sizes(self) -> list[int]:
+        """Bytes of the pixels of each."""
+        return [int(np.prod(self.images.shape[1:]))] * len(self)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of all pixels, per channel."""

@@ -42,9 +42,15 @@ class Column(Examples):
             raise InputError(f"{self.name(index)} has no image in it")
         return found
 
-    def size(self, index: int) -> int:
-        """The number of its bytes."""
-        return len(self.encoded(index))
+    def sizes(self) -> list[int]:
+        """The number of bytes of each. Raises InputError where one has none."""
+        import pyarrow.compute
+
+        if self.images.null_count:
+            for index in range(len(self)):
+                self.encoded(index)  # raises at the first without an image
+        lengths = pyarrow.compute.binary_length(self.images)  # pyright: ignore
+        return lengths.to_numpy()[self.rows].tolist()
 
     def part(self, rows: np.ndarray) -> "Column":
         """The images of these rows."""

@@ -2,12 +2,15 @@
 
 import collections
 import csv
+import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from deepjax.data.own.examples import Examples, Files
 from deepjax.data.own.folder import READABLE
 from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES, group
+from deepjax.data.threads import thread_map
 from deepjax.errors import InputError
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
@@ -82,12 +85,16 @@ def _check_files(file: Path, paths: Sequence[str]) -> None:
     (path, count), *_ = collections.Counter(paths).most_common(1)
     if count > 1:
         raise InputError(f"{file} lists {path!r} {count} times; give each image once")
-    other = [path for path in paths if Path(path).suffix.lower() not in READABLE]
+    other = [path for path in paths if os.path.splitext(path)[1].lower() not in READABLE]
     if other:
         raise InputError(f"{file} lists {other[0]!r}; allowed: files {', '.join(READABLE)}")
-    missing = [path for path in paths if not (file.parent / path).is_file()]
-    if missing:
+    there = thread_map(functools.partial(_is_file, file.parent), paths)
+    if missing := [path for path, found in zip(paths, there, strict=True) if not found]:
         raise InputError(
             f"{file} lists {missing[0]!r}, which is no file ({len(missing)} of {len(paths)} are "
             "none); paths are relative to the folder of the list"
         )
+
+
+def _is_file(root: Path, path: str) -> bool:
+    return os.path.isfile(os.path.join(root, path))

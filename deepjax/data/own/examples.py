@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepjax.data.threads import thread_map
 from deepjax.errors import InputError
 
 
@@ -37,8 +39,8 @@ class Examples(Sequence[dict[str, Any]]):
         return self.encoded(index)
 
     @abc.abstractmethod
-    def size(self, index: int) -> int:
-        """Number of bytes. Raises InputError where they cannot be read."""
+    def sizes(self) -> list[int]:
+        """The number of bytes of each image. Raises InputError where they cannot be read."""
 
     @abc.abstractmethod
     def part(self, rows: np.ndarray) -> "Examples":
@@ -58,19 +60,21 @@ class Files(Examples):
 
     def encoded(self, index: int) -> bytes:
         """The bytes of the file."""
-        path = self.root / self.paths[index]
         try:
-            return path.read_bytes()
+            with open(os.path.join(self.root, self.paths[index]), "rb") as file:
+                return file.read()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(self.root / self.paths[index], error) from error
 
-    def size(self, index: int) -> int:
-        """The size of the file."""
-        path = self.root / self.paths[index]
+    def sizes(self) -> list[int]:
+        """The sizes of the files."""
+        return thread_map(self._size, self.paths)
+
+    def _size(self, path: str) -> int:
         try:
-            return path.stat().st_size
+            return os.stat(os.path.join(self.root, path)).st_size
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(self.root / path, error) from error
 
     def part(self, rows: np.ndarray) -> "Files":
         """The files of these rows."""

@@ -89,7 +89,7 @@ def _image_paths(root: Path, folder: str) -> Iterator[str]:
     """The JPEG and PNG files of a folder and the folders in it, relative to the root, sorted."""
     seen: set[tuple[int, int]] = set()  # of links that lead back
     for parent, folders, files in os.walk(root / folder, followlinks=True, onerror=_refuse):
-        state = os.stat(parent)
+        relative, state = os.path.relpath(parent, root), os.stat(parent)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
             continue
@@ -103,7 +103,7 @@ def _image_paths(root: Path, folder: str) -> Iterator[str]:
                     "or move them away"
                 )
             if suffix in READABLE and not name.startswith("."):
-                yield os.path.relpath(os.path.join(parent, name), root)
+                yield os.path.join(relative, name)
 
 
 def _refuse(error: OSError) -> None:

@@ -11,6 +11,7 @@ from deepjax.errors import InputError
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("val", "valid", "validation", "test", "testing")
+MOST_SHOWN = 5  # names of classes in a message
 Make = Callable[[np.ndarray, list[int]], Examples]
 """Examples of labels and of rows."""
 
@@ -48,6 +49,16 @@ def group(
         for split, of_split in rows.items()
         if of_split
     }
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The first names of classes, for a message.
+
+    >>> shown_names(["ant", "bee"])
+    'ant, bee'
+    """
+    rest = len(names) - MOST_SHOWN
+    return ", ".join(names[:MOST_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def class_names(labels: Collection[str]) -> tuple[str, ...]:

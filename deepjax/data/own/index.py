@@ -9,6 +9,7 @@ import numpy as np
 
 from deepjax.data.own.arrays import index_npz
 from deepjax.data.own.columns import index_parquet, index_saved, is_saved
+from deepjax.data.own.converted import index_converted, is_converted
 from deepjax.data.own.csv_list import index_csv
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.folder import FORMS, READABLE, index_folder
@@ -28,6 +29,8 @@ class Index:
     label_names: tuple[str, ...]
     splits: Mapping[str, Examples]
     """"train", and "test" where the data have a test split."""
+    mixed: bool = False
+    """Whether the examples are in the order of training already."""
 
     def split(self, test_fraction: float, seed: int) -> dict[str, Examples]:
         """Both splits, with their examples in an order by the seed, so that classes are mixed.
@@ -36,6 +39,8 @@ class Index:
         images enough for that.
         """
         splits = dict(self.splits)
+        if self.mixed:
+            return splits
         if "test" not in splits:
             full = splits["train"]
             rows = stratified_rows(full.labels, test_fraction, seed)
@@ -97,6 +102,23 @@ def own_splits(path: str, test_fraction: float, seed: int) -> dict[str, Examples
     return open_index(path).split(test_fraction, seed)
 
 
+def split_options(path: str, test_fraction: float | None, seed: int | None) -> tuple[float, int]:
+    """Part of each class for tests and the seed of the choice, with the defaults for None.
+
+    Raises InputError for values that are not allowed, and where the data have a test split of their
+    own and one is given.
+    """
+    given = (test_fraction, seed) != (None, None)
+    fraction, seed = (TEST_FRACTION if test_fraction is None else test_fraction), seed or 0
+    require(0 < fraction < 1, "test_fraction", fraction, "above 0, below 1")
+    require(seed >= 0, "split_seed", seed, "0 or more")
+    if given and "test" in open_index(path).splits:
+        raise InputError(
+            f"dataset {path!r} has a test split of its own; leave out test_fraction and split_seed"
+        )
+    return fraction, seed
+
+
 def _index(path: str) -> Index:
     """The index of whatever form lies at a path."""
     shards = [user_path(each, "dataset") for each in brace_expansion(path)]
@@ -118,6 +140,9 @@ def _index(path: str) -> Index:
 
 
 def _index_directory(where: Path) -> Index:
+    if is_converted(where):
+        form, names, splits = index_converted(where)
+        return Index(form, names, splits, mixed=True)
     if is_saved(where):
         return Index("saved by Hugging Face's datasets", *index_saved(where))
     tars = sorted(where.glob("*.tar"))

@@ -2,16 +2,19 @@
 
 import json
 import re
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.folder import OTHER_IMAGES, READABLE
 from deepjax.data.own.grouping import group, splits_in_names
+from deepjax.data.threads import progress
 from deepjax.errors import InputError, require
 
 LABELS = (".cls", ".json", ".txt")
@@ -20,8 +23,7 @@ MOST_SHARDS = 100_000  # of a pattern
 KEYS = ("label", "class", "cls")  # of a label in JSON
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """Where a file lies in a tar file."""
 
     shard: Path
@@ -53,9 +55,9 @@ class TarMembers(Examples):
             raise InputError(f"{member.shard} ends before {member.name}; copy it again")
         return found
 
-    def size(self, index: int) -> int:
-        """The size of the member."""
-        return self.members[index].size
+    def sizes(self) -> list[int]:
+        """The sizes of the members."""
+        return [member.size for member in self.members]
 
     def part(self, rows: np.ndarray) -> "TarMembers":
         """The members of these rows."""
@@ -74,11 +76,13 @@ def index_tars(shards: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examp
     labels: list[str] = []
     members: list[Member] = []
     of_shards = splits_in_names(shards[0].parent, [shard.name for shard in shards])
-    for shard, split in zip(shards, of_shards, strict=True):
-        for member, label in _images(shard):
-            splits.append(split)
-            labels.append(label)
-            members.append(member)
+    with progress("listing", len(shards), "tar files") as advance:
+        for shard, split in zip(shards, of_shards, strict=True):
+            for member, label in _images(shard):
+                splits.append(split)
+                labels.append(sys.intern(label))
+                members.append(member)
+            advance(1)
     if not members:
         raise InputError(f"{shards[0]} has no JPEG or PNG images")
     return group(
@@ -112,6 +116,8 @@ def _images(shard: Path) -> Iterator[tuple[Member, str]]:
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
                 _add(shard, archive, info, images, contents)
+                # tarfile keeps 1 kB of each, which nothing needs here
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             end = archive.offset
     except (tarfile.TarError, OSError) as error:
         raise InputError(

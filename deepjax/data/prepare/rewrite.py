@@ -36,46 +36,54 @@ def rewrite_dataset(
     """
     work = target.with_name(f"unfinished.{target.name}")
     work.mkdir(parents=True, exist_ok=True)
-    with _locked(work, {"source": _sizes(source), **origin}):
+    with claim_folder(work, {"source": _sizes(source), **origin}):
         shards = [shard for shards in list_splits(source).values() for shard in shards]
         with progress(
             f"writing {target.parent.name}", sum(shard.count for shard in shards)
         ) as advance:
-            thread_map(
-                lambda shard: _write(shard, work / _new_name(shard.path), read, change, advance),
-                shards,
-            )
+
+            def write(shard: Shard) -> None:
+                path = work / _new_name(shard.path)
+                write_shard(
+                    path, lambda: map(change, read(shard.path)), shard.count, advance, shard.path
+                )
+
+            thread_map(write, shards)
         write_metadata(source, work)
         work.rename(target)
         # last, so that an unfinished copy always names its origin
         (target / ORIGIN).unlink()
 
 
-def _write(
-    shard: Shard,
+def write_shard(
     path: Path,
-    read: RecordReader,
-    change: Callable[[bytes], bytes],
+    records: Callable[[], Iterator[bytes]],
+    expected: int,
     advance: Callable[[int], None],
+    source: Path,
 ) -> None:
+    """Write a shard of `expected` records, unless it is there; read it back before it is named.
+
+    Raises InputError for another number of records, naming the source, and where the disk holds
+    something else than was written.
+    """
     if path.exists():
-        advance(shard.count)
+        advance(expected)
         return
     partial, written, count = path.with_name(f"{path.name}.partial"), hashlib.sha256(), 0
 
-    def records() -> Iterator[bytes]:
+    def counted() -> Iterator[bytes]:
         nonlocal count
-        for record in map(change, read(shard.path)):
+        for record in records():
             written.update(_framed(record))
             count += 1
             advance(1)
             yield record
 
-    write_records(partial, records())
-    if count != shard.count:
+    write_records(partial, counted())
+    if count != expected:
         raise InputError(
-            f"shard {shard.path.name} in {shard.path.parent} holds {count} records, expected "
-            f"{shard.count}"
+            f"shard {source.name} in {source.parent} holds {count} records, expected {expected}"
         )
     found = hashlib.sha256()
     for record in read_records(partial):
@@ -112,8 +120,11 @@ def _sizes(source: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _locked(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
-    """Lock the folder, and check that it was begun from this origin."""
+def claim_folder(work: Path, origin: Mapping[str, Any]) -> Iterator[None]:
+    """Lock a folder in which data are written, and check that it was begun from this origin.
+
+    Raises InputError where it was begun from another, and where another process is writing.
+    """
     text = json.dumps(origin, sort_keys=True)
     with (work / ORIGIN).open("a+") as file:
         try:

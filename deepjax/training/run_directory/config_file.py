@@ -10,6 +10,7 @@ from deepjax.errors import InputError
 from deepjax.io import write_text
 from deepjax.renamed_options import rename_option
 from deepjax.training.config import OPTION_GROUPS, TrainConfig, options_of, train_config
+from deepjax.training.run_directory.data_identity import remember_dataset
 
 AVERAGE_FILE = "average.json"  # marks the average of checkpoints, which is no run to resume
 RESULT_FILES = ("metrics.jsonl", "checkpoints", "measured", "result.json")
@@ -34,7 +35,11 @@ def init_run_dir(out: Path, config: Any) -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of a training run; options added after it was made have their defaults."""
+    """The configuration of a training run; options added after it was made have their defaults.
+
+    The user's own data need not be there any more: their description is in the run directory.
+    """
+    remember_dataset(path)
     try:
         stored = _options(json.loads((path / "config.json").read_text()))
         return train_config(**{name: _as_tuple(value) for name, value in stored.items()})

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.data import Dataset, EncodedSplit, Split, dataset_info
-from deepjax.errors import InputError
+from deepjax.data.catalog import remember
+from deepjax.data.own.grouping import shown_names
+from deepjax.errors import InputError, require
 from deepjax.io import write_text
 from deepjax.training.config import TrainConfig
 from deepjax.training.distributed.collectives import allgather_strings, on_primary
@@ -52,11 +54,49 @@ def pin_description(out: Path, dataset: Dataset) -> None:
 
 
 def run_dataset(out: Path, config: TrainConfig) -> Dataset:
-    """The data set of a run; with the mean and std of the weights that it started from, if any."""
+    """The data set of a run, with the mean and std that its network was trained with.
+
+    These are of the weights that it started from, if any, and of the user's own data as they were.
+    Raises InputError where the data that are at their path now have other classes.
+    """
     dataset, stored = dataset_info(config.dataset), read_description(out)
-    if not config.transfer.weights or "mean" not in stored or "std" not in stored:
+    if "mean" not in stored or "std" not in stored:
+        return dataset
+    names = tuple(stored.get("label_names", ()))
+    if dataset.path and names and names != dataset.label_names:
+        raise InputError(
+            f"{out} was trained on the classes {shown_names(names)}; {dataset.path!r} has "
+            f"{shown_names(dataset.label_names)} now; move that away, or use another folder as the "
+            "current one"
+        )
+    if not config.transfer.weights and not dataset.path:
         return dataset
     return dataclasses.replace(dataset, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
+
+
+def remember_dataset(out: Path) -> None:
+    """Make the description of a run's own data known, so that the data themselves can be absent."""
+    stored = read_description(out)
+    if stored.get("path"):
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        try:
+            remember(Dataset(**known, source=f"the run {out}"))
+        except TypeError as error:
+            raise InputError(f"{out / DESCRIPTION} is not complete ({error})") from error
+
+
+def require_same_classes(tested: Dataset, trained: Dataset, path: Path) -> None:
+    """Raise InputError unless a test set has the channels and classes of a run's training."""
+    (*_, channels), classes = trained.shape, trained.num_classes
+    fits = (tested.shape[2], tested.num_classes) == (channels, classes)
+    allowed = f"one of the {classes} classes and {channels} channels that {path} was trained on"
+    require(fits, "dataset", tested.name, allowed)
+    names = tested.label_names, trained.label_names
+    allowed = f"one of the classes that {path} was trained on: {shown_names(names[1])}"
+    require(not all(names) or names[0] == names[1], "dataset", tested.name, allowed)
 
 
 def read_description(out: Path) -> dict[str, Any]:

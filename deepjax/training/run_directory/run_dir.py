@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from deepjax.data import Dataset, sample
+from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.splits import SplitName
 from deepjax.errors import require
 from deepjax.paths import run_directory
@@ -18,7 +18,7 @@ from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.run_directory.data_identity import run_dataset
+from deepjax.training.run_directory.data_identity import require_same_classes, run_dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,12 +64,14 @@ def open_run(
     *,
     averaged: bool = False,
     data_dir: str | None = None,
+    dataset: str = "",
     make: ModelFactory | None = None,
 ) -> OpenRun:
     """The network of a run at one of its checkpoints, default the newest, on the first device.
 
-    `averaged`: the moving averages of a run with --ema-decay instead of the parameters. `make`: see
-    `compile_training`.
+    `averaged`: the moving averages of a run with --ema-decay instead of the parameters. `dataset`:
+    the data set of `batch`, of the same classes, such as a new path of the user's own images; by
+    default the run's, which need not be there before `batch`. `make`: see `compile_training`.
 
     Raises InputError for a directory that is no run, a step without a checkpoint (naming those
     there are), a corrupt checkpoint, and averages that the run does not keep.
@@ -90,5 +92,9 @@ def open_run(
         if source.get(name)
     }
     steps = tuple(steps_of(folder.parent))
-    model, dataset = model_from(config, make), run_dataset(path, config)
-    return OpenRun(path, int(folder.name), steps, config, model, dataset, variables, data_dir)
+    model, data = model_from(config, make), run_dataset(path, config)
+    if dataset:
+        other = dataset_info(dataset)
+        require_same_classes(other, data, path)
+        data = dataclasses.replace(other, mean=data.mean, std=data.std)
+    return OpenRun(path, int(folder.name), steps, config, model, data, variables, data_dir)

@@ -30,9 +30,13 @@ def test_examples_print_what_the_page_shows(block, capsys):
 
 
 def test_the_commands_of_the_first_lines_run(tmp_path, capsys):
-    check, train, predict = re.findall(r"    deepjax (.*)", PAGE)
+    check, train, convert, predict = re.findall(r"    deepjax (.*)", PAGE)
     start(shlex.split(check))
     assert "3 classes, 49 train, 12 test" in capsys.readouterr().out
+    start(shlex.split(convert))
+    assert "49 train, 12 test images; read them with --dataset photos_256" in (
+        capsys.readouterr().out
+    )
     start([*shlex.split(train), *SHORTER])
     assert (tmp_path / "runs" / "photos" / "dataset.json").is_file()
     (tmp_path / "photos" / "ant").rename(tmp_path / "new")

@@ -1,12 +1,15 @@
 """Folders of classes and CSV lists: what they hold, and one line for what they may not."""
 
 import csv
+import functools
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from deepjax.data import dataset_info, load_split, own_dataset, register
+from deepjax.data import EncodedSplit, dataset_info, load_split, own_dataset, register
+from deepjax.data.image.crops import centre_box
 from deepjax.data.own.fingerprint import fingerprint_of
 from deepjax.data.own.index import open_index, stratified_rows
 from deepjax.errors import InputError
@@ -166,6 +169,20 @@ def test_an_image_that_cannot_be_decoded_is_named(folder):
     (folder / names(split)[3]).write_bytes(b"no image")
     with pytest.raises(InputError, match=rf"{os.path.basename(names(split)[3])} is corrupt"):
         split.eval_images([3], lambda height, width: None, 8)  # pyright: ignore
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_least_and_the_largest_image_in_a_training(folder):
+    """One pixel is scaled up; 100 megapixels are refused in one line."""
+    split = load_split(dataset_info(str(folder)), "train")
+    one, two = (folder / name for name in names(split)[:2])
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(one, "PNG")
+    Image.new("1", (10_000, 10_000)).save(two, "PNG")
+    box = functools.partial(centre_box, size=8, crop_ratio=1.0)
+    assert isinstance(split, EncodedSplit)
+    assert (split.train_images([0], [box], 8)["image"] == (10, 20, 30)).all()
+    with pytest.raises(InputError, match=r"10000 x 10000 pixels; .*; replace that image, or set"):
+        split.train_images([1], [box], 8)
 
 
 def bad(tmp_path, kind: str):
