@@ -53,10 +53,17 @@ def pin_description(out: Path, dataset: Dataset) -> None:
 
 def run_dataset(out: Path, config: TrainConfig) -> Dataset:
     """The data set of a run; with the mean and std of the weights that it started from, if any."""
-    dataset, stored = dataset_info(config.dataset), read_description(out)
+    return stored_dataset(out, config) or dataset_info(config.dataset)
+
+
+def stored_dataset(out: Path, config: TrainConfig) -> Dataset | None:
+    """The data set of a run that starts from weights, as it began; None before it is stored."""
+    stored = read_description(out)
     if not config.transfer.weights or "mean" not in stored or "std" not in stored:
-        return dataset
-    return dataclasses.replace(dataset, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
+        return None
+    return dataclasses.replace(
+        dataset_info(config.dataset), mean=tuple(stored["mean"]), std=tuple(stored["std"])
+    )
 
 
 def read_description(out: Path) -> dict[str, Any]:
