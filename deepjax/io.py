@@ -1,6 +1,7 @@
 """Atomic writes: a file is written completely or not at all, and outlasts a loss of power."""
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -42,3 +43,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's contents, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -143,8 +143,8 @@ def test_only_a_command_line_or_python_code_names_what_is_imported():
         "deepjax/cli/evaluate_table.py",
         "deepjax/cli/predict.py",
         "deepjax/cli/train.py",
-        "deepjax/training/build.py",  # in a message
         "deepjax/training/custom_network.py",
+        "deepjax/training/network.py",  # in a message
     ]
 
 

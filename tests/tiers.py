@@ -94,6 +94,8 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_image_sizes_follow_the_step_with_a_program_each": (),
     "test_sets_of_one_size_are_resized_on_the_device_by_the_step": (),
     "test_parts_of_a_batch_add_up_to_the_whole": (),
+    "test_the_classifier_is_the_last_layer_of_the_network_and_of_its_heads": KINDS,
+    "test_frozen_parameters_and_their_averages_are_bitwise_what_they_were": ("sgd", "muon"),
     # studies
     "test_naive_modules_of_half_the_width_cost_the_same": ("digits",),
     # properties: each generated example compiles

@@ -9,6 +9,8 @@ from flax import linen as nn
 from flax import nnx
 from jax import Array
 
+from deepjax.errors import InputError
+
 
 class NnxNetwork(nnx.bridge.ToNNX):
     """A linen network of deepjax with its variables, by the conventions of NNX."""
@@ -53,10 +55,13 @@ class NnxInLinen(nn.Module):
 
     images: (batch, height, width, channels) -> logits. `fields`: arguments of the class besides
     `rngs`. `train` sets the mode by `train()` and `eval()`; a network that takes it gets it too.
+    `freeze_batch_norm`: each nnx.BatchNorm uses its running averages in training too. Raises
+    InputError if they change all the same, in a network that passes use_running_average itself.
     """
 
     network: Callable[..., nnx.Module]
     fields: tuple[tuple[str, Any], ...] = ()
+    freeze_batch_norm: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Any:
@@ -65,7 +70,10 @@ class NnxInLinen(nn.Module):
         def call(module: Any, images: Array) -> Any:
             module.train() if train else module.eval()
             takes_train = "train" in inspect.signature(type(module).__call__).parameters
-            return module(images, train=train) if takes_train else module(images)
+            options = {"train": train} if takes_train else {}
+            if self.freeze_batch_norm:
+                return _with_frozen_norms(module, images, options)
+            return module(images, **options)
 
         def construct(rngs: nnx.Rngs) -> nnx.Module:
             if "default" not in rngs:  # linen initialises with the stream of parameters alone
@@ -74,3 +82,23 @@ class NnxInLinen(nn.Module):
 
         inner = nnx.bridge.ToLinen(construct, metadata_fn=None, name="network")
         return inner(images, nnx_method=call)
+
+
+def _with_frozen_norms(module: Any, images: Array, options: dict[str, Any]) -> Any:
+    """The output of a network whose batch norms use their running averages."""
+    norms = [
+        (path, each) for path, each in nnx.iter_modules(module) if isinstance(each, nnx.BatchNorm)
+    ]
+    for _, norm in norms:
+        norm.use_running_average = True
+    before = [norm.mean.get_value() for _, norm in norms]
+    output = module(images, **options)
+    for (path, norm), mean in zip(norms, before, strict=True):
+        if norm.mean.get_value() is not mean:
+            name = "/".join(map(str, path))
+            raise InputError(
+                f"freeze_batch_norm is True, and {name} of {type(module).__name__} uses the "
+                "statistics of the batch; allowed: nnx.BatchNorm that is called without "
+                "use_running_average, outside of nnx transforms"
+            )
+    return output

@@ -24,10 +24,10 @@ def register_model(
 ) -> ModelInfo:
     """Make a network of your own known under a name, to `create_model`, configurations and reports.
 
-    build: a class of linen or a function that takes its fields, `num_classes` and `dtype` among
-    them; called as (images, train). Its parameters are counted at `input_shape`, its multiply-adds
-    are not (0). The same one again is accepted. Raises InputError for a name that is taken, and for
-    what does not make a linen module.
+    build: a class of linen or a function that takes its fields, `num_classes` and, for another
+    precision than float32, `dtype` among them; called as (images, train). Its parameters are
+    counted at `input_shape`, its multiply-adds are not (0). The same one again is accepted. Raises
+    InputError for a name that is taken, and for what does not make a linen module.
     """
     known = _TABLE.get(name)
     if known is not None and known.build != build:
@@ -64,13 +64,18 @@ def model_info(name: str) -> ModelInfo:
 def create_model(name: str, **overrides: Any) -> nn.Module:
     """The linen module of that name, with fields overridden.
 
-    Raises InputError for an unknown name or field, and for a value that is not allowed.
+    A registered network without a field `dtype` takes dtype=float32 alone. Raises InputError
+    for an unknown name or field, and for a value that is not allowed.
 
     >>> create_model("cifar_plain56", num_classes=100, width=32).stages
     (9, 9, 9)
     """
     build = model_info(name).build
     fields = {field.name for field in dataclasses.fields(build())} - {"parent", "name"}
+    if "dtype" in overrides and "dtype" not in fields:
+        dtype = jnp.dtype(overrides.pop("dtype"))
+        allowed = f"float32 for {name}, which takes no dtype"
+        require(dtype == jnp.float32, "precision", dtype.name, allowed)
     for field in overrides:
         if field not in fields:
             raise unknown_name_error(f"field of {name}", field, fields)

@@ -23,43 +23,34 @@ from deepjax.data import (
 )
 from deepjax.data.loader import Batch, TrainBatches, batch_index
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import InputError, require
-from deepjax.models import create_model
-from deepjax.models.nnx import NnxInLinen
-from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.config import (
-    CUSTOM_NETWORK_PREFIX,
-    TrainConfig,
-    is_custom,
-    is_import_path,
-    options_of,
-    parse_fields,
-)
+from deepjax.errors import require
+from deepjax.training.config import TrainConfig, options_of
 from deepjax.training.config_warnings import (
     check_batch_norm,
     shape_of_part,
     trace_forward,
     warnings_of,
 )
-from deepjax.training.custom_network import make_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_batch
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
+from deepjax.training.network import ModelFactory, factors_of, model_from, starting_weights
 from deepjax.training.plan import TrainPlan, make_plan
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
-from deepjax.training.step.patterns import check_patterns
 from deepjax.training.step.state import (
     TrainState,
     auxiliary_heads,
     init_ema,
     init_state,
-    split_seed,
 )
-from deepjax.training.step.step import StepOptions, make_eval_step, make_train_step
-from deepjax.training.transfer import FrozenBatchNorm, dataset_of, starting_variables
-
-ModelFactory = Callable[..., nn.Module]
+from deepjax.training.step.step import (
+    StepOptions,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
+from deepjax.training.transfer.starting_weights import StartingWeights, dataset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +74,8 @@ class CompiledTraining:
     """Settings that are valid and almost certainly a mistake."""
     train_steps_by_size: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     """The train steps of other image sizes than the last."""
+    make: ModelFactory | None = None
+    """The maker of a network that is not in the registry."""
 
     @functools.cached_property
     def plan(self) -> TrainPlan:
@@ -147,19 +140,20 @@ class CompiledTraining:
         """
         return self.partitioner.put_state(_state(config, self.model, self.optimizer, self.heads))
 
-    def starting_state(self, config: TrainConfig, say: Callable[[str], None]) -> TrainState:
-        """The state before the first step, from `config.transfer.weights` where there are any.
+    def starting_state(
+        self, config: TrainConfig, weights: StartingWeights | None = None
+    ) -> TrainState:
+        """The state before the first step, from the weights of the configuration if it names some.
 
-        Raises InputError for weights of another network.
+        weights: as they were read before, by `starting_weights`; default: they are read.
         """
         state = _state(config, self.model, self.optimizer, self.heads)
         if config.transfer.weights:
+            weights = weights or starting_weights(config, self.make)
             initial = {"params": state.params, "batch_stats": state.batch_stats}
-            found = starting_variables(config, initial, split_seed(config.seed)[0], say)
+            found = weights.variables(initial)
             ema = init_ema(found) if config.ema_decay > 0 else {}
-            state = state.replace(
-                params=found["params"], batch_stats=found.get("batch_stats", {}), ema=ema
-            )
+            state = state.replace(params=found["params"], batch_stats=found["batch_stats"], ema=ema)
         return self.partitioner.put_state(state)
 
 
@@ -168,19 +162,23 @@ def compile_training(
     options: RunOptions = RunOptions(),  # noqa: B008  # frozen
     heartbeat: Callable[[], None] = lambda: None,
     make: ModelFactory | None = None,
+    dataset: Dataset | None = None,
 ) -> CompiledTraining:
     """Build model, data and steps, and compile the train step. `heartbeat`: called after each part.
 
     `make`: makes a network that is not in the registry; it takes num_classes, dtype and the other
-    fields that the configuration sets. Raises InputError for a batch that is not divisible,
-    a batch norm over one value per channel, and a step that exceeds the memory of a device.
+    fields that the configuration sets. `dataset`: the data set with the mean and std of a run that
+    is resumed; default as the weights expect that the configuration starts from. Raises InputError
+    for a batch that is not divisible, a batch norm over one value per channel, and a step that
+    exceeds the memory of a device.
     """
     require_kinds(config, options)
-    dataset = dataset_of(config)
+    dataset = dataset or dataset_of(config)
     partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
     partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
-    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    factors = factors_of(config, make)
+    optimizer, schedule = make_optimizer(config, factors), make_schedule(config)
     heads = auxiliary_heads(model, config.input_shape) if config.objective.auxiliary_weight else ()
     shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
     state = jax.tree.map(
@@ -188,7 +186,6 @@ def compile_training(
         shapes,
         partitioner.state_shardings(shapes),
     )
-    check_patterns(shapes.params, config.transfer)
     forward = trace_forward(
         model,
         state.params,
@@ -204,7 +201,9 @@ def compile_training(
     require(given == logits, "the network's output", given, f"logits {logits}")
     check_batch_norm(forward, config)
     heartbeat()
-    steps, cost = _train_steps(config, model, optimizer, schedule, dataset, partitioner, state)
+    frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
+    build_step = functools.partial(make_train_step, model, optimizer, schedule, dataset)
+    steps, cost = _train_steps(config, build_step, frozen, dataset, partitioner, state)
     heartbeat()
     train, test = (open_split(config, options, name) for name in ("train", "test"))
     heartbeat()
@@ -228,6 +227,7 @@ def compile_training(
         test_split=test,
         warnings=tuple(warnings_of(config, forward, labels, dataset.num_classes)),
         train_steps_by_size=steps,
+        make=make,
     )
 
 
@@ -237,55 +237,13 @@ def require_kinds(config: object, options: object) -> None:
         require(isinstance(given, kind), name, given, f"a {kind.__name__}")
 
 
-def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Module:
-    """The network of a configuration.
-
-    Raises InputError if it has no batch norm and bn_scope is given, and for a missing `make`.
-    """
-    if is_import_path(config.model) and make is None:
-        raise InputError(
-            f"the network is {config.model!r}, which is not imported unless it is named again; "
-            f"give --model {config.model}, or make=import_network({config.model!r}) in Python"
-        )
-    require(
-        is_custom(config.model) == (make is not None),
-        "model",
-        config.model,
-        f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
-    )
-    make = make or functools.partial(create_model, config.model)
-    fields: dict[str, Any] = {
-        "num_classes": dataset_info(config.dataset).num_classes,
-        "dtype": jnp.dtype(config.precision),
-    }
-    fields |= parse_fields(config.model_args)
-    if config.width:
-        fields["width"] = config.width
-    if config.bn_scope != "global":
-        has_scope = hasattr(make_network(make, fields), "bn_scope")
-        require(
-            has_scope,
-            "bn_scope",
-            config.bn_scope,
-            f"'global' for {config.model}, which has no batch norm",
-        )
-        fields["bn_scope"] = config.bn_scope
-    network = make_network(make, fields)
-    if config.transfer.freeze_batch_norm:
-        allowed = "False for NNX networks, whose batch norms cannot be frozen here"
-        require(not isinstance(network, NnxInLinen), "freeze_batch_norm", True, allowed)
-        network = FrozenBatchNorm(network)
-    return (
-        StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
-    )
-
-
 def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
     """The options of the train step. `size`: of its images, if the training has several sizes."""
     names = {field.name for field in dataclasses.fields(StepOptions)} - {
         "policy",
         "axis",
         "image_size",
+        "frozen",
     }
     options: dict[str, Any] = {
         **options_of(config),
@@ -314,9 +272,8 @@ def crop_policy_from(config: TrainConfig) -> Crops:
 
 def _train_steps(
     config: TrainConfig,
-    model: nn.Module,
-    optimizer: optax.GradientTransformationExtraArgs,
-    schedule: optax.Schedule,
+    build_step: Callable[[StepOptions], TrainStep],
+    frozen: frozenset[str],
     dataset: Dataset,
     partitioner: Partitioner,
     state: Any,
@@ -327,7 +284,7 @@ def _train_steps(
     sizes = (config.batch_size, config.grad_accum_steps, config.remat)
     for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],)):
         options = step_options(config, partitioner.axis, size)
-        step = make_train_step(model, optimizer, schedule, dataset, options)
+        step = build_step(dataclasses.replace(options, frozen=frozen))
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),

@@ -207,9 +207,9 @@ class TransferConfig:
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by patterns of their paths: 'stem*' 'stage1*'; all but the
-    classifier: '!head*'."""
+    classifier: '!classifier'."""
     rate_factors: tuple[str, ...] = ()
-    """Factors of the learning rate by patterns of paths: 'head*=10' 'stage1*=0.1'."""
+    """Factors of the learning rate by patterns of paths: 'classifier=10' 'stage1*=0.1'."""
     freeze_batch_norm: bool = False
     """Batch norms use and keep their running averages in training."""
 

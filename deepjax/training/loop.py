@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
@@ -13,12 +14,8 @@ from deepjax.data.split_spec import SplitName
 from deepjax.errors import Stopped
 from deepjax.paths import AnyPath, run_directory
 from deepjax.progress import say_on_stderr
-from deepjax.training.build import (
-    CompiledTraining,
-    ModelFactory,
-    compile_training,
-    require_kinds,
-)
+from deepjax.training.build import CompiledTraining, compile_training, require_kinds
+from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
 from deepjax.training.decode_errors import DecodeErrorLog
@@ -30,10 +27,15 @@ from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.metrics.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
 from deepjax.training.metrics.probe import Probe, requested_probe
 from deepjax.training.metrics.throughput import ThroughputMeter
+from deepjax.training.network import ModelFactory, starting_weights
 from deepjax.training.plan import TrainPlan
 from deepjax.training.preemption import call_all, stop_signals, watchdog
 from deepjax.training.recovery import Recovery, restore_or_init
-from deepjax.training.run_directory.data_identity import pin_dataset, pin_description
+from deepjax.training.run_directory.data_identity import (
+    pin_dataset,
+    pin_description,
+    stored_dataset,
+)
 from deepjax.training.run_directory.run_identity import (
     claim_run,
     is_done,
@@ -41,8 +43,10 @@ from deepjax.training.run_directory.run_identity import (
     unclaimed_if_refused,
 )
 from deepjax.training.run_directory.run_result import RunResult, run_result
+from deepjax.training.run_directory.weights_identity import pin_weights
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.state import TrainState, eval_variables
+from deepjax.training.transfer.starting_weights import StartingWeights
 
 Report = Callable[[int, int, str], None]  # (steps done, total steps, note)
 
@@ -77,10 +81,15 @@ def train(
             return run_result(rows[-1], resumed_at=config.total_steps, was_done=True)
         preempted = stack.enter_context(stop_signals())
         heartbeat = call_all(stack.enter_context(watchdog(options.step_timeout)), confirm_lock)
-        if programs is None:
-            with unclaimed_if_refused(out, is_new):
-                programs = sync_errors(lambda: compile_training(config, options, heartbeat, make))
-            say(str(programs.cost))
+        with unclaimed_if_refused(out, is_new):
+            weights = _read_weights(out, config, programs.make if programs else make, say)
+            heartbeat()
+            if programs is None:
+                stored = stored_dataset(out, config)
+                programs = sync_errors(
+                    lambda: compile_training(config, options, heartbeat, make, stored)
+                )
+                say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
         pin_dataset(out, programs.train_split, programs.dataset.name)
@@ -94,7 +103,8 @@ def train(
         decode_errors = DecodeErrorLog(programs.train_split, rows, say)
         batches = programs.batches(config, decode_errors.note_train)
         stack.callback(batches.close)
-        state = restore_or_init(config, programs, checkpoints, batches, say)
+        start = functools.partial(programs.starting_state, config, weights)
+        state = restore_or_init(config, programs, checkpoints, batches, start)
         heartbeat()
         resumed_at = int(state.step)
         decode_errors.rewind(resumed_at)
@@ -107,6 +117,7 @@ def train(
             log=log,
             decode_errors=decode_errors,
             say=say,
+            start=start,
         )
         plan = programs.plan
         graceful_stop = GracefulStop(
@@ -129,6 +140,19 @@ def train(
         )
         final = loop.run(state, batches)
     return run_result(final, resumed_at=resumed_at, was_done=False)
+
+
+def _read_weights(
+    out: Path, config: TrainConfig, make: ModelFactory | None, say: Callable[[str], None]
+) -> StartingWeights | None:
+    """The weights that a run without a checkpoint starts from; None: at random, or it resumes."""
+    resumes = on_primary(lambda: bool(steps_of(out / "checkpoints")))
+    if not config.transfer.weights or resumes:
+        return None
+    weights = sync_errors(lambda: starting_weights(config, make))
+    pin_weights(out, weights)
+    say(weights.summary())
+    return weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

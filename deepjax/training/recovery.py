@@ -40,6 +40,8 @@ class Recovery:
     log: RunLog
     decode_errors: DecodeErrorLog
     say: Callable[[str], None]
+    start: Callable[[], TrainState]
+    """The state before the first step."""
 
     def read_guard(self, state: TrainState, loss: jax.Array, done: int) -> GuardReading:
         """Wait for the step, read the guard and log the skipped steps that are not logged yet."""
@@ -63,7 +65,7 @@ class Recovery:
         position = self.compiled.batches(self.config).get_state()
         self.checkpoints.wait_until_finished()
         if self.checkpoints.latest() is None:
-            restored = self.compiled.starting_state(self.config, self.say)
+            restored = self.start()
         else:
             fresh = self.compiled.fresh_state(self.config)
             restored, position = self.checkpoints.restore(fresh, before=halted_at + 1)
@@ -100,11 +102,14 @@ def restore_or_init(
     compiled: CompiledTraining,
     checkpoints: Checkpoints,
     batches: BatchStream,
-    say: Callable[[str], None] = lambda line: None,
+    start: Callable[[], TrainState],
 ) -> TrainState:
-    """The state of the newest checkpoint, or a new one; moves the batches to its position."""
+    """The state of the newest checkpoint, or a new one; moves the batches to its position.
+
+    start: the state before the first step.
+    """
     if checkpoints.latest() is None:
-        return compiled.starting_state(config, say)
+        return start()
     state, position = checkpoints.restore(compiled.fresh_state(config))
     batches.seek(position, int(state.step))
     return state

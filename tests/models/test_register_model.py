@@ -11,7 +11,7 @@ from deepjax.analysis import count_params
 from deepjax.errors import InputError
 from deepjax.models import create_model, list_models, model_info, register_model, registry
 from deepjax.training import train_config
-from deepjax.training.build import model_from
+from deepjax.training.network import model_from
 
 
 class Small(nn.Module):
@@ -41,6 +41,23 @@ def test_it_is_a_network_like_any_other():
     assert model_from(config) == Small(10, 2, jnp.dtype("float32"))
     with pytest.raises(InputError, match="field of small 'widht' is unknown"):
         create_model("small", widht=4)
+
+
+class Float32(nn.Module):
+    """Without a field `dtype`."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+def test_a_network_without_dtype_is_of_float32():
+    register_model("float32", Float32, input_shape=(16, 16, 3))
+    assert model_from(train_config("float32", "digits")) == Float32(10)
+    with pytest.raises(InputError, match="precision is 'bfloat16'; allowed: float32 for float32"):
+        model_from(train_config("float32", "digits", precision="bfloat16"))
 
 
 def test_a_name_has_one_network():

@@ -1,5 +1,8 @@
 """Training from weights: what is loaded, what stays frozen, at which rates the rest learns."""
 
+import hashlib
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,17 +10,22 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from deepjax.analysis import kernel_order
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
-from deepjax.models import create_model
+from deepjax.models import create_model, list_models, model_info
+from deepjax.models.classifier import classifier_paths
 from deepjax.models.weights.convert import save_safetensors
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
-from deepjax.training import RunOptions, compile_training, open_run, train
+from deepjax.training import RunOptions, compile_training, loop, open_run, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import TrainConfig, train_config
 from deepjax.training.config_groups import TransferConfig
+from deepjax.training.network import starting_weights
 from deepjax.training.step.patterns import matches, rate_factors
-from deepjax.training.transfer import FrozenBatchNorm, dataset_of
+from deepjax.training.step.state import init_ema
+from deepjax.training.transfer.frozen_batch_norm import freeze_batch_norms
+from deepjax.training.transfer.starting_weights import dataset_of
 from tests.numpy_variables import numpy_variables
 
 NETWORK = {"model": "resnet18", "dataset": "digits", "width": 4, "image_size": 32, "steps": 4}
@@ -46,7 +54,10 @@ def weights(tmp_path_factory):
 
 def started(config: TrainConfig, lines: list[str] | None = None):
     programs = compile_training(config)
-    return programs, programs.starting_state(config, (lines if lines is not None else []).append)
+    weights = starting_weights(config) if config.transfer.weights else None
+    if lines is not None and weights is not None:
+        lines.append(weights.summary())
+    return programs, programs.starting_state(config, weights)
 
 
 def test_a_file_is_loaded_with_a_new_classifier_and_kernels_for_grey_images(weights):
@@ -118,7 +129,7 @@ def after_steps(config: TrainConfig, steps: int = 3):
 
 
 def test_a_linear_probe_changes_the_classifier_alone():
-    probe = config(freeze=("!head*",), freeze_batch_norm=True, weight_decay=1e-2, momentum=0.9)
+    probe = config(freeze=("!classifier",), freeze_batch_norm=True, weight_decay=1e-2, momentum=0.9)
     changed, metrics = after_steps(probe)
     assert changed == {"head/kernel", "head/bias"}
     norms = {layer: float(norm) for layer, norm in metrics["gradient_norms"].items()}
@@ -138,9 +149,10 @@ def test_rates_are_scaled_by_the_factors_of_all_patterns_that_match():
     )
     params = {"stem_conv": {"kernel": 0}, "stage1": {"kernel": 0, "bias": 0}, "head": {"bias": 0}}
     assert rate_factors(params, transfer) == {
-        "stem_conv": {"kernel": 0.0},
-        "stage1": {"kernel": pytest.approx(0.1), "bias": pytest.approx(0.2)},
-        "head": {"bias": pytest.approx(20.0)},
+        "stem_conv/kernel": 0.0,
+        "stage1/kernel": pytest.approx(0.1),
+        "stage1/bias": pytest.approx(0.2),
+        "head/bias": pytest.approx(20.0),
     }
 
 
@@ -173,7 +185,7 @@ def test_frozen_batch_norms_equal_evaluation_and_keep_their_averages():
     for network in (Net(), create_model("cifar_resnet20", stages=(1, 1, 1), width=4)):
         variables = network.init(jax.random.key(1), images)
         variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
-        frozen = FrozenBatchNorm(network)
+        frozen = freeze_batch_norms(network)
         logits, state = frozen.apply(variables, images, train=True, mutable=["batch_stats"])
         np.testing.assert_allclose(logits, network.apply(variables, images), rtol=1e-5, atol=1e-6)
         moved, _ = network.apply(variables, images, train=True, mutable=["batch_stats"])
@@ -202,10 +214,14 @@ def test_mean_and_std_are_those_that_known_weights_expect():
         ("stage10/kernel", "stage1/*", False),
         ("head/bias", "!head*", False),
         ("stem/kernel", "!head*", True),
+        ("head_fc8/bias", "classifier", True),
+        ("head_fc8/bias", "!classifier", False),
+        ("head_fc7/bias", "!classifier", True),
+        ("classifier/bias", "classifier", False),
     ],
 )
 def test_patterns(path, pattern, result):
-    assert matches(path, pattern) == result
+    assert matches(path, pattern, {"head_fc8/kernel", "head_fc8/bias"}) == result
 
 
 @pytest.mark.parametrize(
@@ -230,7 +246,72 @@ def test_factors_are_numbers(text):
 def test_weights_of_another_network_are_named(weights, tmp_path):
     path, _ = weights
     with pytest.raises(InputError, match="these are not weights of resnet34"):
-        started(config(model="resnet34", weights=str(path)))
+        starting_weights(config(model="resnet34", weights=str(path)))
     train(config(model="resnet34", steps=1), tmp_path / "other")
     with pytest.raises(InputError, match="allowed: a run of resnet18, not resnet34"):
-        started(config(weights=str(tmp_path / "other")))
+        starting_weights(config(weights=str(tmp_path / "other")))
+
+
+def test_weights_are_refused_before_the_compilation_and_leave_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "compile_training", lambda *given: pytest.fail("it compiles"))
+    with pytest.raises(InputError, match="there is no such file"):
+        train(config(weights="nowhere.safetensors"), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_other_weights_are_refused_until_the_first_checkpoint(weights, tmp_path):
+    given = tmp_path / "given.safetensors"
+    given.write_bytes(weights[0].read_bytes())
+    tuned = config(weights=str(given))
+
+    def interrupt(step: int, total: int, note: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tuned, tmp_path / "run", report=interrupt)
+    stored = json.loads((tmp_path / "run" / "weights.json").read_text())
+    assert stored["sha256"] == hashlib.sha256(weights[0].read_bytes()).hexdigest()
+    other = numpy_variables(create_model("resnet18", width=4), (32, 32, 3), seed=6)
+    save_safetensors(given, "resnet18", other, width=4, overwrite=True)
+    with pytest.raises(InputError, match=f"others than this run .*there {stored['sha256']}"):
+        train(tuned, tmp_path / "run")
+    given.write_bytes(weights[0].read_bytes())
+    assert train(tuned, tmp_path / "run").steps == 4
+    given.unlink()
+    assert train(tuned, tmp_path / "run").was_done
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adamw", "muon", "rmsprop"])
+def test_frozen_parameters_and_their_averages_are_bitwise_what_they_were(name):
+    options = {"model": "cifar_resnet20", "image_size": 0, "model_args": ("stages=[1,1,1]",)}
+    decay = {"weight_decay": 0.5, "decay_norm_and_bias": True, "momentum": 0.9}
+    frozen = config(
+        **options, **decay, optimizer=name, freeze=("!classifier",), ema_decay=0.7,
+        freeze_batch_norm=True,
+    )  # fmt: skip
+    programs = compile_training(frozen)
+    fresh = programs.fresh_state(frozen)
+    noise = np.random.default_rng(0)  # norms and biases too are numbers that round
+    params = jax.tree.map(lambda p: p + noise.normal(size=p.shape).astype(p.dtype), fresh.params)
+    state = fresh.replace(
+        params=params, ema=init_ema({"params": params, "batch_stats": fresh.batch_stats})
+    )
+    before = flatten_dict(jax.tree.map(np.asarray, params))
+    batches = iter(programs.batches(frozen))
+    for _ in range(4):
+        state, _ = programs.train_step(programs.partitioner.put_state(state), next(batches))
+    for tree in (state.params, state.ema["params"]):
+        for path, leaf in flatten_dict(tree).items():
+            same = np.asarray(leaf).tobytes() == before[path].tobytes()
+            assert same == (path[0] != "head"), path
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_classifier_is_the_last_layer_of_the_network_and_of_its_heads(name):
+    """The last in the order of the calls, whatever its name."""
+    shape = model_info(name).input_shape
+    found = classifier_paths(lambda classes: create_model(name, num_classes=classes), 10, shape)
+    layers = kernel_order(create_model(name, num_classes=10), shape)
+    heads = [layer for layer in layers if layer.endswith("/logits")]
+    assert {"/".join(path[:-1]) for path in found} == {layers[-1], *heads}
+    assert {path[-1] for path in found} == {"kernel", "bias"}

@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.models.classifier import classifier_paths
 from deepjax.models.registry import create_model, model_info
 from deepjax.models.weights.files import SOURCES, read_tensors, write_safetensors
 from deepjax.models.weights.tensor_checks import (
@@ -236,10 +237,15 @@ def _reinitialize_classifiers(
     tensors: Tensors,
 ) -> dict[tuple[str, ...], np.ndarray]:
     """New classifiers for another number of classes; any other difference of shape is an error."""
+    input_shape = model_info(name).input_shape
+    classes = model.num_classes  # pyright: ignore[reportAttributeAccessIssue]  # of every network
+    paths = classifier_paths(lambda count: model.clone(num_classes=count), classes, input_shape)
+
+    def is_classifier(pair: TensorPair, shape: tuple[int, ...]) -> bool:
+        return pair.path[1:] in paths and pair.tensor_shape[1:] == shape[1:]
+
     classifiers = [
-        pair
-        for pair, shape in other
-        if num_classes is not None and _differs_in_classes(pair, shape, num_classes)
+        pair for pair, shape in other if num_classes is not None and is_classifier(pair, shape)
     ]
     if len(classifiers) < len(other):
         hint = (
@@ -251,15 +257,12 @@ def _reinitialize_classifiers(
                 for pair, shape in other
             ]
         )
-        only_classes = all(
-            pair.tensor_shape[:1] != shape[:1] and _is_classifier(pair.path)
-            for pair, shape in other
-        )
+        only_classes = all(pair.path[1:] in paths for pair, _ in other)
         raise InputError(
             f"these are not weights of {name}: "
             f"{listed}{hint if only_classes else matching_models(tensors) or hint}"
         )
-    images = jax.ShapeDtypeStruct((1, *model_info(name).input_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     initial = flatten_dict(dict(model.lazy_init(key, images)))
     modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
     theirs = other[0][1][0]
@@ -269,21 +272,6 @@ def _reinitialize_classifiers(
         stacklevel=3,
     )
     return {pair.path: np.asarray(initial[pair.path]) for pair in classifiers}
-
-
-def _differs_in_classes(pair: TensorPair, shape: tuple[int, ...], num_classes: int) -> bool:
-    """Whether a tensor is a classifier's, and differs only in the number of classes."""
-    return (
-        pair.tensor_shape[:1] == (num_classes,)
-        and shape[1:] == pair.tensor_shape[1:]
-        and _is_classifier(pair.path)
-    )
-
-
-def _is_classifier(path: tuple[str, ...]) -> bool:
-    return path[1] in ("head", "head_fc8") or (
-        path[1].startswith("auxiliary") and path[2] == "logits"
-    )
 
 
 def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:

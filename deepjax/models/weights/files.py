@@ -34,6 +34,15 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     dictionaries in a .pth are joined by "."; what is no tensor there is dropped. Raises InputError
     when there is no such thing, or it cannot be read; never unpickles.
     """
+    path = weights_file(source, revision)
+    return _READERS[path.suffix](path)
+
+
+def weights_file(source: str | Path, revision: str | None = None) -> Path:
+    """The file of a source of `read_tensors`, downloaded if it is a repository.
+
+    Raises InputError when there is no such file.
+    """
     require(isinstance(source, str | Path), "source", source, SOURCES)
     path = user_path(source, "source")
     if path.is_dir():
@@ -49,7 +58,7 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
         raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}")
     if not path.is_file():
         raise InputError(f"{path} is not there; allowed: {SOURCES}")
-    return _READERS[path.suffix](path)
+    return path
 
 
 def write_safetensors(

@@ -74,6 +74,16 @@ def run_dataset(out: Path, config: TrainConfig) -> Dataset:
     return dataclasses.replace(dataset, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
 
 
+def stored_dataset(out: Path, config: TrainConfig) -> Dataset | None:
+    """The data set of a run that starts from weights, as it began; None before it is stored."""
+    stored = read_description(out)
+    if not config.transfer.weights or "mean" not in stored or "std" not in stored:
+        return None
+    return dataclasses.replace(
+        dataset_info(config.dataset), mean=tuple(stored["mean"]), std=tuple(stored["std"])
+    )
+
+
 def remember_dataset(out: Path) -> None:
     """Make the description of a run's own data known, so that the data themselves can be absent."""
     stored = read_description(out)

@@ -13,10 +13,10 @@ from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.splits import SplitName
 from deepjax.errors import require
 from deepjax.paths import run_directory
-from deepjax.training.build import ModelFactory, model_from
 from deepjax.training.checkpoint.inspect import read_state, steps_of
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
+from deepjax.training.network import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import require_same_classes, run_dataset
 

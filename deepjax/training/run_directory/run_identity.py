@@ -14,6 +14,7 @@ from deepjax.training.run_directory.config_file import AVERAGE_FILE, init_run_di
 from deepjax.training.run_directory.numerics import NAME as NUMERICS
 from deepjax.training.run_directory.numerics import claim_numerics
 from deepjax.training.run_directory.run_lock import LockLost, hold
+from deepjax.training.run_directory.weights_identity import NAME as WEIGHTS
 
 Say = Callable[[str], None]
 
@@ -45,7 +46,7 @@ def claim_run(out: Path, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
-    """Remove the files of `claim_run` of a new run that is refused within the block.
+    """Remove the files of `claim_run` and of `pin_weights` of a new run that is refused within.
 
     The corrected command then finds the directory free.
     """
@@ -55,7 +56,7 @@ def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
         raise
     except InputError:
         if is_new and jax.process_index() == 0:
-            for name in ("config.json", NUMERICS):
+            for name in ("config.json", NUMERICS, WEIGHTS):
                 (out / name).unlink(missing_ok=True)
         raise
 

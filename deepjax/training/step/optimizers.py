@@ -5,7 +5,7 @@ serves all rates. It scales the output of the optimizer: the momentum of SGD and
 gradients, not of updates, as in PyTorch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,15 @@ import optax
 
 from deepjax.errors import require
 from deepjax.training.config import TrainConfig
-from deepjax.training.step.patterns import rate_factors
+from deepjax.training.step.patterns import map_by_path
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: TrainConfig, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The configuration's optimizer: `update(gradients, state, params, learning_rate=rate)`.
+
+    factors: of the learning rate by path of a parameter, from `rate_factors`; 0: it is frozen.
 
     sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust
     ratios for kernels alone. lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter
@@ -55,18 +59,15 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     }
     group = config.optimization
     clip = [optax.clip_by_global_norm(group.grad_clip_norm)] if group.grad_clip_norm else []
-    inner, transfer = optax.chain(*clip, *bodies[group.optimizer]()), config.transfer
-    if not transfer.freeze and not transfer.rate_factors:
-        return scale_by_learning_rate(inner)
-    return scale_by_learning_rate(inner, lambda params: rate_factors(params, transfer))
+    return scale_by_learning_rate(optax.chain(*clip, *bodies[group.optimizer]()), factors)
 
 
 def scale_by_learning_rate(
-    inner: optax.GradientTransformation, factors: Callable[[Any], Any] | None = None
+    inner: optax.GradientTransformation, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The updates of `inner` times -`learning_rate`, a keyword of `update`.
 
-    factors: parameters -> a factor of the rate for each.
+    factors: of the rate by path of a parameter; one of 0 leaves the parameter bitwise as it is.
 
     Not `optax.inject_hyperparams`, which keeps the rate and a step count of its own in the state of
     the optimizer: skipped steps leave that state unchanged, while the schedule moves on. And not a
@@ -82,11 +83,7 @@ def scale_by_learning_rate(
     ) -> tuple[optax.Updates, optax.OptState]:
         updates, state = inner.update(gradients, state, params)
         if factors is not None:
-            updates = jax.tree.map(
-                lambda leaf, factor: leaf * jnp.asarray(factor, leaf.dtype),
-                updates,
-                factors(updates),
-            )
+            updates = _scaled(updates, factors)
         return jax.tree.map(lambda leaf: -learning_rate.astype(leaf.dtype) * leaf, updates), state
 
     # The declared type of the class is that of transformations without extra arguments.
@@ -94,6 +91,15 @@ def scale_by_learning_rate(
         inner.init,
         update,  # pyright: ignore[reportArgumentType]
     )
+
+
+def _scaled(updates: Any, factors: Mapping[str, float]) -> Any:
+    def scale(path: str, leaf: jax.Array) -> jax.Array:
+        factor = factors[path]
+        # A frozen parameter's update may be infinite, and 0 times infinity is not 0.
+        return leaf * jnp.asarray(factor, leaf.dtype) if factor else jnp.zeros_like(leaf)
+
+    return map_by_path(scale, updates)
 
 
 def decay_mask(params: Any) -> Any:

@@ -1,12 +1,12 @@
 """Parameters by patterns of their paths: which are frozen, and which learn at other rates.
 
 A pattern is compared with a path such as "stage1_block1/conv1/kernel"; "*" stands for any
-characters, and a pattern that begins with "!" means all parameters that do not match the rest of
-it.
+characters. "classifier" means the last layer of the network and of each auxiliary head. A pattern
+that begins with "!" means all parameters that do not match the rest of it.
 """
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -16,53 +16,66 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from deepjax.errors import InputError, unknown_name_error
 from deepjax.training.config_groups import TransferConfig
 
+CLASSIFIER = "classifier"  # the pattern; paths of parameters have two parts or more
 
-def matches(path: str, pattern: str) -> bool:
-    """Whether a parameter's path matches a pattern, or does not match it after "!"."""
+
+def matches(path: str, pattern: str, classifier: Collection[str] = ()) -> bool:
+    """Whether a parameter's path matches a pattern, or does not match it after "!".
+
+    classifier: paths of the parameters of the classifier.
+    """
     if pattern.startswith("!"):
-        return not fnmatch.fnmatchcase(path, pattern[1:])
+        return not matches(path, pattern[1:], classifier)
+    if pattern == CLASSIFIER:
+        return path in classifier
     return fnmatch.fnmatchcase(path, pattern)
 
 
-def trainable(params: Any, freeze: Sequence[str]) -> Any:
-    """By parameter: False where it matches a pattern of those that are frozen."""
-    return _by_path(params, lambda path: not any(matches(path, each) for each in freeze))
+def rate_factors(
+    params: Any, transfer: TransferConfig, classifier: Collection[str] = ()
+) -> dict[str, float]:
+    """By path of a parameter: the factor of its learning rate, the product of those that match.
+
+    0 where it is frozen. params: arrays or their shapes. Raises InputError for a pattern that
+    matches no parameter, and if all are frozen.
+    """
+    factors, paths = transfer.factors(), paths_of(params)
+    for pattern in (*transfer.freeze, *factors):
+        if not any(matches(path, pattern, classifier) for path in paths):
+            raise unknown_name_error("pattern of parameters", pattern, [*paths, CLASSIFIER])
+
+    def factor(path: str) -> float:
+        if any(matches(path, pattern, classifier) for pattern in transfer.freeze):
+            return 0.0
+        matching = [f for pattern, f in factors.items() if matches(path, pattern, classifier)]
+        return float(np.prod(matching))
+
+    found = {path: factor(path) for path in paths}
+    if transfer.freeze and not any(found.values()):
+        raise InputError(
+            f"freeze is {transfer.freeze}, which freezes every parameter; allowed: patterns that "
+            f"leave some, such as '!{CLASSIFIER}'"
+        )
+    return found
 
 
-def stop_frozen(params: Any, freeze: Sequence[str]) -> Any:
-    """The parameters, without a gradient where they are frozen."""
-    return jax.tree.map(
-        lambda leaf, free: leaf if free else jax.lax.stop_gradient(leaf),
-        params,
-        trainable(params, freeze),
+def stop_frozen(params: Any, frozen: Collection[str]) -> Any:
+    """The parameters, without a gradient where their path is among the frozen ones."""
+    return map_by_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if path in frozen else leaf, params
     )
 
 
-def rate_factors(params: Any, transfer: TransferConfig) -> Any:
-    """By parameter: the factor of its learning rate, the product of those that match; 0: frozen."""
-    factors = transfer.factors()
-
-    def factor(path: str) -> float:
-        return float(
-            np.prod([value for pattern, value in factors.items() if matches(path, pattern)])
-        )
-
-    learns = trainable(params, transfer.freeze)
-    return jax.tree.map(lambda value, free: value * free, _by_path(params, factor), learns)
+def map_by_path(function: Callable[[str, Any], Any], params: Any) -> Any:
+    """A function of path and leaf over the parameters."""
+    flat = flatten_dict(params)
+    return unflatten_dict({path: function(_joined(path), leaf) for path, leaf in flat.items()})
 
 
-def check_patterns(params: Any, transfer: TransferConfig) -> None:
-    """Raise InputError for a pattern that matches no parameter, or if all are frozen."""
-    paths = ["/".join(map(str, path)) for path in flatten_dict(params)]
-    for pattern in (*transfer.freeze, *transfer.factors()):
-        if not any(matches(path, pattern) for path in paths):
-            raise unknown_name_error("pattern of parameters", pattern, paths)
-    if transfer.freeze and not any(jax.tree.leaves(trainable(params, transfer.freeze))):
-        raise InputError(
-            f"freeze is {transfer.freeze}, which freezes every parameter; allowed: patterns that "
-            "leave some, such as '!head*'"
-        )
+def paths_of(params: Any) -> list[str]:
+    """The paths of the parameters, such as "stage1_block1/conv1/kernel"."""
+    return [_joined(path) for path in flatten_dict(params)]
 
 
-def _by_path(params: Any, value: Callable[[str], Any]) -> Any:
-    return unflatten_dict({path: value("/".join(map(str, path))) for path in flatten_dict(params)})
+def _joined(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))

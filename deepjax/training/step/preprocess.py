@@ -43,7 +43,8 @@ class StepOptions:
     grad_accum_steps: int = 1
     remat: Remat = "none"
     ema_decay: float = 0.0
-    freeze: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
+    """Paths of the parameters that are not trained."""
     steps_per_epoch: int = 0
     """The state's totals are reset every this many steps; 0: never."""
     policy: Policy = Policy()

@@ -172,7 +172,7 @@ def _gradients(model: nn.Module, classes: int, options: StepOptions) -> Callable
     def loss_of(
         params: Any, batch_stats: Any, part: Batch, key: Array
     ) -> tuple[Array, tuple[Any, Metrics]]:
-        params = stop_frozen(params, options.freeze) if options.freeze else params
+        params = stop_frozen(params, options.frozen) if options.frozen else params
         rngs = {"dropout": _per_device_key(options.axis, jax.random.fold_in(key, DROPOUT))}
         variables = {"params": params, "batch_stats": batch_stats}
         output: Any = model.apply(variables, part["image"], train=True, mutable=mutable, rngs=rngs)
@@ -280,8 +280,16 @@ def _reset_at_epoch_start(state: TrainState, steps_per_epoch: int) -> Any:
 
 
 def _ema_update(averages: Any, values: Any, decay: float) -> Any:
-    """Exponential averages after one more value; empty if none are kept."""
-    return optax.incremental_update(values, averages, 1.0 - decay) if averages else averages
+    """Exponential averages after one more value; empty if none are kept.
+
+    The average of a value that does not change is that value, without rounding.
+    """
+    if not averages:
+        return averages
+    updated = optax.incremental_update(values, averages, 1.0 - decay)
+    return jax.tree.map(
+        lambda new, old, value: jnp.where(old == value, old, new), updated, averages, values
+    )
 
 
 def mutable_aux_collection(auxiliary_weight: float) -> list[str]:

@@ -1,58 +1,55 @@
-"""Training that starts from weights: what is loaded, and batch norms that are frozen."""
+"""The weights that a training starts from: read, compared with the network, and identified."""
 
 import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepjax.data import Dataset, dataset_info
 from deepjax.errors import InputError, describe_error, require
-from deepjax.models.layers.norms import BatchNorm
+from deepjax.io import sha256_of
 from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights.files import weights_file
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import user_path
-from deepjax.training.checkpoint.inspect import read_state
+from deepjax.training.checkpoint.inspect import digest, read_state
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
 
 PHOTOGRAPH_CHANNELS = 3
 NEW = " newly initialised"  # the end of the warning of `load_pretrained`
-Say = Callable[[str], None]
+Leaves = dict[tuple[str, ...], Any]  # by collection, modules and leaf
 
 
-class FrozenBatchNorm(nn.Module):
-    """A network whose batch norms use their running averages in training, and do not change them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class StartingWeights:
+    """Weights in the shapes of a network, without the layers that are newly initialised."""
 
-    Its parameters and statistics keep their names. Of deepjax's and flax.linen's batch norms.
-    """
+    identity: dict[str, Any]
+    """Their source, and the sha256 of the file or the digest of the run's checkpoint."""
+    leaves: Leaves
+    new: tuple[str, ...]
+    """The layers that are newly initialised."""
 
-    unfrozen: nn.Module
+    def variables(self, initial: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights; from `initial`, the variables of the run's seed, those of the new layers."""
+        flat: Leaves = flatten_dict(dict(initial))
+        found = {
+            path: jnp.asarray(self.leaves.get(path, leaf), leaf.dtype)
+            for path, leaf in flat.items()
+        }
+        return {"batch_stats": {}} | unflatten_dict(found)
 
-    def setup(self) -> None:
-        nn.share_scope(self, self.unfrozen)
-
-    def __call__(self, images: jax.Array, train: bool = False) -> Any:
-        """The network's output; dropout and the like follow `train`."""
-
-        def intercept(function: Any, given: Any, named: Any, context: Any) -> Any:
-            module = context.module
-            if context.method_name == "__call__" and isinstance(module, BatchNorm):
-                object.__setattr__(module, "train", False)
-            if context.method_name == "__call__" and isinstance(module, nn.BatchNorm):
-                object.__setattr__(module, "use_running_average", None)
-                named = {**named, "use_running_average": True}
-            return function(*given, **named)
-
-        with nn.intercept_methods(intercept):
-            return self.unfrozen(images, train=train)  # pyright: ignore[reportCallIssue]
+    def summary(self) -> str:
+        """One line: the source, and what is new."""
+        new = "".join(f", {name} newly initialised" for name in self.new)
+        return f"starts from {self.identity['source']}{new}"
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
@@ -76,31 +73,30 @@ def dataset_of(config: TrainConfig) -> Dataset:
     return dataclasses.replace(dataset, mean=half, std=half)
 
 
-def starting_variables(
-    config: TrainConfig, initial: Mapping[str, Any], key: jax.Array, say: Say
-) -> dict[str, Any]:
-    """The weights of `config.transfer.weights` in the network; a new classifier where it differs.
+def read_weights(
+    config: TrainConfig, shapes: Mapping[str, Any], classifier: frozenset[tuple[str, ...]]
+) -> StartingWeights:
+    """The weights of `config.transfer.weights` for a network; a new classifier where it differs.
 
-    initial: "params" and "batch_stats" of the network as the run's seed initialises them, which the
-    classifier keeps for other classes. Kernels for 3 channels are adapted to other images: for one
-    channel their sum over the channels, for others their copies in turn times 3 / channels (as in
-    timm). Raises InputError for weights of another network, naming the parameters.
+    shapes: of the network's "params" and "batch_stats". classifier: the paths of its parameters,
+    which alone may be missing or have another shape. Kernels for 3 channels are adapted to other
+    images: for one channel their sum over the channels, for others their copies in turn times
+    3 / channels (as in timm). Raises InputError for weights of another network, naming the
+    parameters.
     """
     source = config.transfer.weights
-    variables, new = _read(config, key)
-    loaded: dict[tuple[str, ...], Any] = flatten_dict(dict(variables))
-    wanted: dict[tuple[str, ...], Any] = flatten_dict(
-        {name: initial[name] for name in ("params", "batch_stats")}
-    )
-    found, other = {}, []
+    loaded, identity = _read(config, classifier)
+    found: Leaves = {}
+    new: set[str] = set()
+    other = []
+    wanted: Leaves = flatten_dict(dict(shapes))
     for path, leaf in wanted.items():
         given = loaded.get(path)
         adapted = None if given is None else _adapted(np.asarray(given), leaf.shape)
         if adapted is not None:
-            found[path] = jnp.asarray(adapted, leaf.dtype)
-        elif _is_classifier(path):
-            found[path] = leaf
-            new = new | {"/".join(path[1:-1])}
+            found[path] = adapted
+        elif path[0] == "params" and path[1:] in classifier:
+            new.add("/".join(path[1:-1]))
         else:
             shape = "missing" if given is None else f"{np.shape(given)}"
             other.append(f"{'/'.join(path[1:])} is {shape}, the network has {leaf.shape}")
@@ -109,18 +105,19 @@ def starting_variables(
             f"weights is {source!r}, which are not of {config.model}: {'; '.join(other[:4])}"
             + (f" and {len(other) - 4} more" if len(other) > 4 else "")
         )
-    say(f"starts from {source}" + "".join(f", {name} newly initialised" for name in sorted(new)))
-    return unflatten_dict(found)
+    return StartingWeights(identity, found, tuple(sorted(new)))
 
 
-def _read(config: TrainConfig, key: jax.Array) -> tuple[Mapping[str, Any], set[str]]:
-    """Variables of a run directory, or of a file, a folder or a repository of weights.
+def _read(
+    config: TrainConfig, classifier: frozenset[tuple[str, ...]]
+) -> tuple[Leaves, dict[str, Any]]:
+    """Variables of a run directory, or of a file, a folder or a repository; and their identity.
 
-    And the layers in them that are new.
+    Without the layers that `load_pretrained` initialises for other classes.
     """
     source = config.transfer.weights
     if is_run(source):
-        return _of_run(config, user_path(source, "weights")), set()
+        return _of_run(config, user_path(source, "weights"), classifier)
     if is_custom(config.model):
         raise InputError(
             f"weights is {source!r}; allowed: a run directory, for {config.model}, which has no "
@@ -129,10 +126,11 @@ def _read(config: TrainConfig, key: jax.Array) -> tuple[Mapping[str, Any], set[s
     fields: dict[str, Any] = parse_fields(config.model_args)
     if config.width:
         fields["width"] = config.width
-    fields |= {"num_classes": config.num_classes, "entry": config.transfer.weights_entry or None}
+    entry = config.transfer.weights_entry
+    fields |= {"num_classes": config.num_classes, "entry": entry or None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        loaded = load_pretrained(config.model, source, key=key, **fields)
+        loaded = load_pretrained(config.model, source, **fields)
     new: set[str] = set()
     for each in caught:
         text = str(each.message)
@@ -140,7 +138,10 @@ def _read(config: TrainConfig, key: jax.Array) -> tuple[Mapping[str, Any], set[s
             new |= set(text.removesuffix(NEW).rpartition(": ")[2].split(", "))
         else:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    return {"batch_stats": {}} | loaded, new
+    flat: Leaves = flatten_dict(dict(loaded))
+    leaves = {path: leaf for path, leaf in flat.items() if "/".join(path[1:-1]) not in new}
+    identity = {"source": source, "entry": entry, "sha256": sha256_of(weights_file(source))}
+    return leaves, identity
 
 
 def is_run(source: str) -> bool:
@@ -149,21 +150,30 @@ def is_run(source: str) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def _of_run(config: TrainConfig, path: Path) -> Mapping[str, Any]:
-    """Variables of a run of the same network; without its classifier where the classes differ."""
+def _of_run(
+    config: TrainConfig, path: Path, classifier: frozenset[tuple[str, ...]]
+) -> tuple[Leaves, dict[str, Any]]:
+    """Variables of a run of the same network; without its classifier if its classes are others."""
     there, described = _stored(path / "config.json"), _stored(path / "dataset.json")
     same = (there["model"], there.get("model_args", [])) == (config.model, [*config.model_args])
     named = " ".join((config.model, *config.model_args))
     require(same, "weights", str(path), f"a run of {named}, not {there['model']}")
-    _, state = read_state(path)
+    step, sha256 = digest(path)
+    _, state = read_state(path, step)
     kept = state["ema"] or state
-    variables = {"params": kept["params"], "batch_stats": kept.get("batch_stats") or {}}
+    leaves: Leaves = flatten_dict({n: kept.get(n) or {} for n in ("params", "batch_stats")})
     theirs, mine = described.get("label_names", []), [*dataset_info(config.dataset).label_names]
     other = there["dataset"].partition("[")[0] != config.dataset.partition("[")[0]
     if other and (not mine or theirs != mine):
-        flat = flatten_dict(variables)
-        variables = unflatten_dict({p: v for p, v in flat.items() if not _is_classifier(p)})
-    return variables
+        require(
+            bool(classifier),
+            "weights",
+            str(path),
+            f"a run on {config.dataset}, for {config.model}: none of its parameters has a shape "
+            "that depends on the number of classes, so its last layer is not known",
+        )
+        leaves = {p: leaf for p, leaf in leaves.items() if p[1:] not in classifier}
+    return leaves, {"source": config.transfer.weights, "step": step, "digest": sha256}
 
 
 def _stored(path: Path) -> dict[str, Any]:
@@ -187,10 +197,3 @@ def _adapted(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         return given.sum(2, keepdims=True)
     repeated = np.take(given, np.arange(channels) % PHOTOGRAPH_CHANNELS, axis=2)
     return repeated * (PHOTOGRAPH_CHANNELS / channels)
-
-
-def _is_classifier(path: tuple[str, ...]) -> bool:
-    """Whether a parameter is of the last layer, or of the last of an auxiliary head."""
-    return path[0] == "params" and (
-        path[1].startswith("head") or (path[1].startswith("auxiliary") and path[2] == "logits")
-    )

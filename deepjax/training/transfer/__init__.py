@@ -1,0 +1,1 @@
+"""Training that starts from weights: what is loaded, and batch norms that are frozen."""
