@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "test networks as their papers did, on every image of a set exactly once",
     "data": "check your own images: counts, sizes, broken files, duplicates",
     "predict": "classify images, with names and probabilities",
+    "export": "write a network for PyTorch, timm and StableHLO, with a model card",
     "models": "list the networks, or show one stage by stage",
 }
 USAGE = "\n".join(

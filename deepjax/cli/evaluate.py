@@ -34,7 +34,12 @@ from deepjax.evaluation.metrics import (
     format_metrics,
     metrics_row,
 )
-from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.models import (
+    PreprocessingOverrides,
+    from_run,
+    from_weights,
+    require_same_classes,
+)
 from deepjax.evaluation.paper_results import find_paper_results
 from deepjax.evaluation.predict import EvalModel, ensemble, predict
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
@@ -61,8 +66,8 @@ class Options:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """Name of the network, e.g. resnet50, where --weights do not give it."""
     weights: tuple[str, ...] = ()
-    """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
-    NAME=SOURCE. Several: an ensemble."""
+    """Files (.safetensors, .npz, .pth), folders (of `deepjax export` too) or repositories such as
+    timm/resnet50.a1_in1k; or NAME=SOURCE. Several: an ensemble."""
     entry: str | None = None
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     model: str = ""
@@ -72,7 +77,7 @@ class Options:
     """Run directories of `deepjax train`: the newest checkpoint, its averaged weights after
     --ema-decay."""
     dataset: str = ""
-    """Data set to test on; default that of the run, or imagenet2012."""
+    """Data set to test on; default that of the run or of the exported folder, or imagenet2012."""
     also: tuple[str, ...] = ()
     """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
     protocol: ProtocolName = "1-crop"
@@ -163,7 +168,7 @@ def predict_and_write(
 
 
 def load_members(options: Options) -> list[EvalModel]:
-    """The networks to test: runs for the classes of their data set, weights for ImageNet's."""
+    """The networks to test: runs and exported folders for their classes, weights for ImageNet's."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
     make = import_network(options.model) if options.model else None
     members = [
@@ -177,11 +182,11 @@ def load_members(options: Options) -> list[EvalModel]:
         options.dataset,
         f"one of {', '.join(trained_on)}, of the runs",
     )
-    dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
-    members += [
-        from_weights(given, options.name, dataset, options.overrides, options.entry)
-        for given in options.weights
-    ]
+    dataset = of_runs or (dataset_info(members[0].dataset.name) if members else None)
+    name = options.name or options.model
+    for given in options.weights:
+        members.append(from_weights(given, name, dataset, options.overrides, options.entry, make))
+        dataset = dataset or dataset_info(members[0].dataset.name)
     if not members:
         raise InputError(
             "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, or "
@@ -195,14 +200,7 @@ def open_test_split(
 ) -> Split | EncodedSplit:
     """The test split of a data set, which must have the members' classes and channels."""
     for member in members:
-        (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
-        fits = (dataset.shape[2], dataset.num_classes) == (channels, classes)
-        require(
-            fits,
-            "dataset",
-            dataset.name,
-            f"sets of the {classes} classes and {channels} channels of {member.name}",
-        )
+        require_same_classes(dataset, member.dataset, member.name)
     if not dataset.encoded and (options.sides or options.overrides.resize):
         raise InputError(
             f"--sides and --resize are for photographs; the images of {dataset.name} are resized "

@@ -254,23 +254,17 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
         f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
     )
     make = make or functools.partial(create_model, config.model)
-    fields: dict[str, Any] = {
-        "num_classes": dataset_info(config.dataset).num_classes,
-        "dtype": jnp.dtype(config.precision),
-    }
-    fields |= parse_fields(config.model_args)
-    if config.width:
-        fields["width"] = config.width
+    fields = network_fields(config)
     if config.bn_scope != "global":
-        has_scope = hasattr(make_network(make, fields), "bn_scope")
+        without = {name: value for name, value in fields.items() if name != "bn_scope"}
+        has_scope = hasattr(make_network(make, without), "bn_scope")
         require(
             has_scope,
             "bn_scope",
             config.bn_scope,
             f"'global' for {config.model}, which has no batch norm",
         )
-        fields["bn_scope"] = config.bn_scope
-    network = make_network(make, fields)
+    network = make_network(make, {"dtype": jnp.dtype(config.precision)} | fields)
     if config.transfer.freeze_batch_norm:
         allowed = "False for NNX networks, whose batch norms cannot be frozen here"
         require(not isinstance(network, NnxInLinen), "freeze_batch_norm", True, allowed)
@@ -278,6 +272,17 @@ def model_from(config: TrainConfig, make: ModelFactory | None = None) -> nn.Modu
     return (
         StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
     )
+
+
+def network_fields(config: TrainConfig) -> dict[str, Any]:
+    """The fields that a configuration sets in its network, besides its precision."""
+    fields: dict[str, Any] = {"num_classes": dataset_info(config.dataset).num_classes}
+    fields |= parse_fields(config.model_args)
+    if config.width:
+        fields["width"] = config.width
+    if config.bn_scope != "global":
+        fields["bn_scope"] = config.bn_scope
+    return fields
 
 
 def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
