@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,10 +18,10 @@ from deepjax.command_line import parse
 from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.evaluation.agreement import final_row
 from deepjax.evaluation.export.folder import Format, Origin, check_new_folder, export_network
+from deepjax.evaluation.export.metadata import read_metadata
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
 from deepjax.evaluation.predict import EvalModel
 from deepjax.models import list_models
-from deepjax.models.weights.convert import Layout
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import run_directory, user_path
 from deepjax.training.build import network_fields
@@ -43,16 +43,17 @@ class Options:
     output_dir: Path
     """Folder to write; one that has files is refused."""
     weights: str = ""
-    """A file, a folder or a repository of weights for ImageNet's classes."""
+    """A file, a folder or a repository of weights for ImageNet's classes; or a folder of `deepjax
+    export`."""
     format: tuple[Format, ...] = ("safetensors",)
     """Forms of the network: weights as safetensors, and a StableHLO program for CPU, GPU and TPU,
     which needs the extra `export`."""
-    layout: Layout | None = None
+    layout: Literal["default", "torchvision", "timm"] = "default"
     """Names of the tensors; default torchvision's where it has the network."""
     license: str = "unknown"
     """Licence of the weights, for the model card."""
     model: str = ""
-    """package.module:Class of the run's network, where it is your own."""
+    """package.module:Class of the network, where it is your own."""
 
     def __post_init__(self) -> None:
         require(bool(self.format), "format", self.format, "safetensors, stablehlo or both")
@@ -70,7 +71,8 @@ def start(arguments: Sequence[str]) -> None:
     member = dataclasses.replace(
         member, dataset=dataclasses.replace(member.dataset, label_names=labels)
     )
-    for name in export_network(member, origin, out, options.format, options.layout):
+    layout = None if options.layout == "default" else options.layout
+    for name in export_network(member, origin, out, options.format, layout):
         print(f"{out / name}: {(out / name).stat().st_size:,} bytes")
     print(f"{member.name} ({member.source})")
 
@@ -78,16 +80,13 @@ def start(arguments: Sequence[str]) -> None:
 def open_source(options: Options) -> tuple[EvalModel, Origin]:
     """The network of a run or of weights, and where it is from."""
     overrides, name = PreprocessingOverrides(), options.source
+    make = import_network(options.model) if options.model else None
     if options.weights:
-        member = from_weights(options.weights, name, None, overrides)
-        fields = {"num_classes": member.dataset.num_classes}
-        return member, Origin(
-            fields, metrics=_stated(name, options.weights), licence=options.license
-        )
+        member = from_weights(options.weights, name, None, overrides, make=make)
+        return member, _origin_of_weights(options, member)
     if not is_run(name):
         _refuse(name)
     path = run_directory(name, "source")
-    make = import_network(options.model) if options.model else None
     config = read_config(path)
     member = from_run(path, None, overrides, None, options.model, make)
     averages = f", averages of --ema-decay {config.ema_decay}" if config.ema_decay else ""
@@ -129,7 +128,13 @@ def _measured(path: Path, step: int) -> Mapping[str, Any]:
     return {name: final[name] for name in _METRICS if name in final}
 
 
-def _stated(name: str, weights: str) -> Mapping[str, Any]:
-    """Accuracy of public weights, as their source states it."""
-    row = PUBLIC_WEIGHTS.get(name, {}).get(re.sub("^hf[-_]hub:", "", weights))
-    return {} if row is None else {"stated_top1": row.top1, "stated_top5": row.top5}
+def _origin_of_weights(options: Options, member: EvalModel) -> Origin:
+    """What an exported folder says of its weights; of public ones, what their source states."""
+    about = read_metadata(user_path(options.weights, "weights"))
+    if about is not None:
+        licence = about.licence if options.license == "unknown" else options.license
+        return Origin(about.fields, about.recipe, about.metrics, licence)
+    known = re.sub("^hf[-_]hub:", "", options.weights)
+    row = PUBLIC_WEIGHTS.get(member.name, {}).get(known)
+    stated = {} if row is None else {"stated_top1": row.top1, "stated_top5": row.top5}
+    return Origin({"num_classes": member.dataset.num_classes}, {}, stated, options.license)

@@ -45,7 +45,7 @@ def fold_survival(model: StochasticDepth, variables: Variables) -> Variables:
         round(1 - model.survival, 6),
         f"0 for the export of {type(network).__name__}, whose residual branches cannot be scaled",
     )
-    params = flatten_dict(dict(variables["params"]))
+    params: dict[tuple[str, ...], Any] = flatten_dict(dict(variables["params"]))
     blocks = [
         f"stage{stage}_block{block}"
         for stage, count in enumerate(network.stages, 1)

@@ -1,7 +1,7 @@
 """A network with its weights as one StableHLO program, by `jax.export`."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,13 +25,16 @@ def require_flatbuffers() -> None:
 
 
 def to_stablehlo(
-    model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, int, int]
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
     """The program of normalised float32 images (batch, *shape) -> float32 logits, serialised.
 
     The batch is of any size; the weights are constants of the program, and the convolutions are
     those of the network as it is written, without what deepjax rewrites for its own backend: so
-    one program is correct on all `PLATFORMS`. `jax.export.deserialize` reads it. Raises InputError
+    one program is correct on all platforms. `jax.export.deserialize` reads it. Raises InputError
     for a network that JAX cannot trace with a batch of unknown size.
     """
     require_flatbuffers()
@@ -45,7 +48,7 @@ def to_stablehlo(
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     try:
-        return bytes(export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize())
+        return bytes(export.export(jax.jit(logits), platforms=platforms)(images).serialize())
     except Exception as error:  # of the user's network, and JAX's own of several kinds
         raise InputError(
             f"{type(model).__name__} cannot be exported as StableHLO ({describe_error(error)}); "
