@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 AUDITED ?= requirements-all.lock
 PIP_AUDIT = pip-audit==2.10.1
-EXTRAS = prepare tensorboard hub notebooks docs test dev
+EXTRAS = prepare tensorboard hub export notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
 .PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean

@@ -14,6 +14,7 @@ COMMANDS = {
     "data": "check your own images: counts, sizes, broken files, duplicates",
     "average": "average the weights of several checkpoints or runs",
     "predict": "classify images, with names and probabilities",
+    "export": "write a network for PyTorch, timm and StableHLO, with a model card",
     "models": "list the networks, or show one stage by stage",
 }
 USAGE = "\n".join(

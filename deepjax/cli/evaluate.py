@@ -130,7 +130,7 @@ def predict_and_write(
 
 
 def load_members(options: Options) -> list[EvalModel]:
-    """The networks to test: runs for the classes of their data set, weights for ImageNet's."""
+    """The networks to test: runs and exported folders for their classes, weights for ImageNet's."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
     make = import_network(options.model) if options.model else None
     members = [
@@ -146,11 +146,11 @@ def load_members(options: Options) -> list[EvalModel]:
         options.dataset,
         f"one of {', '.join(trained_on)}, of the runs",
     )
-    dataset = of_runs or dataset_info(members[0].dataset.name if members else "imagenet2012")
-    members += [
-        from_weights(given, options.name, dataset, options.overrides, options.entry)
-        for given in options.weights
-    ]
+    dataset = of_runs or (dataset_info(members[0].dataset.name) if members else None)
+    name = options.name or options.model
+    for given in options.weights:
+        members.append(from_weights(given, name, dataset, options.overrides, options.entry, make))
+        dataset = dataset or dataset_info(members[0].dataset.name)
     if not members:
         raise InputError(
             "nothing is given to test; allowed: --weights SOURCE after the NAME of a network, "

@@ -13,6 +13,7 @@ from deepjax.evaluation.models import PreprocessingOverrides
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.training.distributed.cluster import Hosts
+from deepjax.training.run_directory.data_identity import require_same_classes
 
 ProtocolName = Literal[
     "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
@@ -26,8 +27,8 @@ class Options:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """Name of the network, e.g. resnet50, where --weights do not give it."""
     weights: tuple[str, ...] = ()
-    """Files (.safetensors, .npz, .pth), folders or repositories such as timm/resnet50.a1_in1k; or
-    NAME=SOURCE. Several: an ensemble."""
+    """Files (.safetensors, .npz, .pth), folders (of `deepjax export` too) or repositories such as
+    timm/resnet50.a1_in1k; or NAME=SOURCE. Several: an ensemble."""
     entry: str | None = None
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     model: str = ""
@@ -45,7 +46,7 @@ class Options:
     """Of runs that were trained with --ema-decay the averaged weights; --no-ema: the parameters of
     the last step."""
     dataset: str = ""
-    """Data set to test on; default that of the run, or imagenet2012."""
+    """Data set to test on; default that of the run or of the exported folder, or imagenet2012."""
     also: tuple[str, ...] = ()
     """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
     protocol: ProtocolName = "1-crop"
@@ -83,23 +84,12 @@ class Options:
         require(not given or bool(self.models), "weights_dir", given, "a folder only with --models")
 
 
-def require_fitting(dataset: Dataset, member: EvalModel) -> None:
-    """Raise InputError unless a data set has the classes and channels of a network."""
-    (*_, channels), classes = member.dataset.shape, member.dataset.num_classes
-    require(
-        (dataset.shape[2], dataset.num_classes) == (channels, classes),
-        "dataset",
-        dataset.name,
-        f"sets of the {classes} classes and {channels} channels of {member.name}",
-    )
-
-
 def open_test_split(
     dataset: Dataset, members: list[EvalModel], options: Options
 ) -> Split | EncodedSplit:
     """The test split of a data set, which must have the members' classes and channels."""
     for member in members:
-        require_fitting(dataset, member)
+        require_same_classes(dataset, member.dataset, member.name)
     if not dataset.encoded and (options.sides or options.overrides.resize):
         raise InputError(
             f"--sides and --resize are for photographs; the images of {dataset.name} are resized "

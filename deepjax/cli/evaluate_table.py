@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from deepjax.analysis import count_macs
-from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for, require_fitting
+from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for
 from deepjax.data import Dataset, Split, dataset_info
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, describe_error
@@ -32,6 +32,7 @@ from deepjax.study.report.provenance import provenance
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.config_file import read_config
+from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_lock import hold
 
 
@@ -126,7 +127,7 @@ def _load(candidate: Candidate, dataset: Dataset, options: Options) -> EvalModel
         make,
         options.ema,
     )
-    require_fitting(dataset, member)
+    require_same_classes(dataset, member.dataset, member.name)
     return member
 
 

@@ -3,6 +3,7 @@
 deepjax predict photos/new --run runs/photos
 deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
 deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
+deepjax predict photos --weights exported
 """
 
 import csv
@@ -19,7 +20,6 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.data import dataset_info
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
@@ -47,11 +47,12 @@ class Options:
     """Of a run that was trained with --ema-decay the averaged weights; --no-ema: the parameters of
     the last step."""
     name: str = ""
-    """Name of a network of the table, for --weights."""
+    """Name of a network of the table, for --weights; a folder of `deepjax export` has its own."""
     weights: str = ""
-    """A file, a folder or a repository of weights for ImageNet's classes."""
+    """A file, a folder or a repository of weights for ImageNet's classes; or a folder of `deepjax
+    export`, with its classes."""
     model: str = ""
-    """package.module:Class of the run's network, where it is your own."""
+    """package.module:Class of the network, where it is your own."""
     top: int = 5
     """Classes shown for each image."""
     output: Path | None = None
@@ -61,7 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         require(self.top >= 1, "top", self.top, "1 or more")
-        one = (self.run is None) == bool(self.name and self.weights)
+        one = (self.run is None) == bool(self.weights)
         require(one, "run", self.run, "a run directory, or --name and --weights")
         require(self.ema or self.run is not None, "ema", self.ema, "--no-ema only for a run")
         suffix = "" if self.output is None else self.output.suffix.lower()
@@ -86,9 +87,10 @@ def start(arguments: Sequence[str]) -> None:
 def load_member(options: Options) -> EvalModel:
     """The network with its preprocessing."""
     overrides = PreprocessingOverrides()
-    if options.run is None:
-        return from_weights(options.weights, options.name, dataset_info("imagenet2012"), overrides)
     make = import_network(options.model) if options.model else None
+    if options.run is None:
+        name = options.name or options.model
+        return from_weights(options.weights, name, None, overrides, make=make)
     path = run_directory(options.run, "run")
     return from_run(path, None, overrides, None, options.model, make, options.ema)
 

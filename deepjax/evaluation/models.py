@@ -1,6 +1,7 @@
 """Networks to evaluate: from public weights, from files of weights, or from run directories."""
 
 import dataclasses
+import functools
 import re
 import warnings
 from collections.abc import Mapping
@@ -9,15 +10,20 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from deepjax.data import Dataset
+from deepjax.data import Dataset, dataset_info
 from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.evaluation.crops import Interpolation
+from deepjax.evaluation.export.metadata import PATHS, Metadata, read_metadata
 from deepjax.evaluation.predict import EvalModel
 from deepjax.models import create_model, model_info
 from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights.files import read_tensors
+from deepjax.models.weights.variable_names import from_paths
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import run_directory, user_path
-from deepjax.training.build import ModelFactory, model_from
+from deepjax.training.config import is_custom
+from deepjax.training.custom_network import make_network
+from deepjax.training.network import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_dir import open_run
@@ -70,18 +76,24 @@ class Preprocessing:
 def from_weights(
     given: str,
     name: str,
-    dataset: Dataset,
+    dataset: Dataset | None,
     overrides: PreprocessingOverrides,
     entry: str | None = None,
+    make: ModelFactory | None = None,
 ) -> EvalModel:
     """A network with weights from a file, a folder or a repository, read by `load_pretrained`.
 
-    given: "SOURCE", of the network `name`, or "NAME=SOURCE". entry: which network of a file that
+    given: "SOURCE", of the network `name`, or "NAME=SOURCE". dataset: the test set, by default
+    ImageNet. A folder of `deepjax export` knows its network, data set and preprocessing; `make`:
+    the maker of its network where that is not in the registry. entry: which network of a file that
     holds several, such as "model_ema". Raises InputError for an unknown network, for weights of
     another network or number of classes, and for unknown `known` weights.
     """
     named = None if user_path(given, "weights").exists() else re.fullmatch(r"(\w+)=(.+)", given)
     name, source = named.groups() if named else (name, given)
+    if (about := read_metadata(user_path(source, "weights"))) is not None:
+        return _from_exported(about, name, source, dataset, overrides, make)
+    dataset = dataset or dataset_info("imagenet2012")
     require(bool(name), "weights", given, "a source after the NAME of a network, or NAME=SOURCE")
     fields: dict[str, Any] = {"num_classes": dataset.num_classes}
     if "auxiliary" in {field.name for field in dataclasses.fields(create_model(name))}:
@@ -94,6 +106,50 @@ def from_weights(
         model=create_model(name, dtype=jnp.dtype(precision), **fields),
         variables=_load(name, source, dataset, entry, fields),
         **vars(preprocessing),
+    )
+
+
+def _from_exported(
+    about: Metadata,
+    name: str,
+    source: str,
+    tested: Dataset | None,
+    overrides: PreprocessingOverrides,
+    make: ModelFactory | None,
+) -> EvalModel:
+    """The network of a folder that `deepjax export` wrote."""
+    require(name in ("", about.network), "name", name, f"{about.network}, of {source}")
+    require_same_classes(tested or about.dataset, about.dataset, source)
+    if is_custom(about.network) and make is None:
+        raise InputError(
+            f"the network of {source} is {about.network!r}, which is not imported unless it is "
+            f"named again; give --model {about.network}"
+        )
+    fields: dict[str, Any] = {**about.fields}
+    if "auxiliary" in fields:
+        fields["auxiliary"] = False
+    if about.layout == PATHS:
+        make = make or functools.partial(create_model, about.network)
+        plain = make_network(make, fields)
+        variables = from_paths(plain, about.input_shape, read_tensors(source))
+    else:
+        make = functools.partial(create_model, about.network)
+        variables = load_pretrained(about.network, source, **fields)
+    precision = about.precision if overrides.precision == "expected" else overrides.precision
+    crop = overrides.crop or about.crop
+    return EvalModel(
+        name=about.network,
+        source=f"{source}, of {about.source}",
+        model=make_network(make, {"dtype": jnp.dtype(precision)} | fields),
+        variables=variables,
+        dataset=_normalized(about.dataset, overrides.normalize, half=False),
+        crop=crop,
+        resize=overrides.resize or round(about.shorter_side * crop / about.crop),
+        stored=None if overrides.crop else about.resized,
+        interpolation=about.interpolation
+        if overrides.interpolation == "expected"
+        else overrides.interpolation,
+        assumed=about.assumed,
     )
 
 
@@ -170,7 +226,7 @@ def from_run(
     averaged = ema and keeps_averages
     run = open_run(path, averaged=averaged, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
-    require_same_classes(tested, run.dataset, path)
+    require_same_classes(tested, run.dataset, str(path))
     config_at_precision = dataclasses.replace(
         config,
         precision=config.precision if overrides.precision == "expected" else overrides.precision,

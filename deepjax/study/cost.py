@@ -14,7 +14,7 @@ from jax import Array
 
 from deepjax.analysis import count_macs, count_params, init_variables
 from deepjax.study.arms.arm import TrainedArm
-from deepjax.training.build import model_from
+from deepjax.training.network import model_from
 
 
 @dataclasses.dataclass(frozen=True)

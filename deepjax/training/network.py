@@ -47,28 +47,35 @@ def model_from(
         f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
     )
     make = make or functools.partial(create_model, config.model)
-    fields: dict[str, Any] = {
-        "num_classes": num_classes or config.num_classes,
-        "dtype": jnp.dtype(config.precision),
-    }
-    fields |= parse_fields(config.model_args)
-    if config.width:
-        fields["width"] = config.width
+    fields = {"dtype": jnp.dtype(config.precision)} | network_fields(config)
+    if num_classes:
+        fields["num_classes"] = num_classes
     if config.bn_scope != "global":
-        has_scope = hasattr(make_network(make, fields), "bn_scope")
+        without = {name: value for name, value in fields.items() if name != "bn_scope"}
+        has_scope = hasattr(make_network(make, without), "bn_scope")
         require(
             has_scope,
             "bn_scope",
             config.bn_scope,
             f"'global' for {config.model}, which has no batch norm",
         )
-        fields["bn_scope"] = config.bn_scope
     network = make_network(make, fields)
     if config.transfer.freeze_batch_norm:
         network = freeze_batch_norms(network)
     return (
         StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
     )
+
+
+def network_fields(config: TrainConfig) -> dict[str, Any]:
+    """The fields that a configuration sets in its network, besides its precision."""
+    fields: dict[str, Any] = {"num_classes": config.num_classes}
+    fields |= parse_fields(config.model_args)
+    if config.width:
+        fields["width"] = config.width
+    if config.bn_scope != "global":
+        fields["bn_scope"] = config.bn_scope
+    return fields
 
 
 def starting_weights(config: TrainConfig, make: ModelFactory | None = None) -> StartingWeights:

@@ -34,9 +34,9 @@ from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights.convert import from_torch, save_safetensors, to_torch
 from deepjax.models.weights.files import read_tensors
-from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import train_config
+from deepjax.training.network import model_from
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer

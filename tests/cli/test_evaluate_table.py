@@ -26,8 +26,8 @@ from deepjax.evaluation.predict import predict
 from deepjax.models import create_model
 from deepjax.models.weights.convert import save_safetensors
 from deepjax.training import train_config
-from deepjax.training.build import model_from
 from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.network import model_from
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state

@@ -9,8 +9,8 @@ from deepjax.data import dataset_info, sample
 from deepjax.models import create_model
 from deepjax.study.ladder import DEPTHS, LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.quantity import error
-from deepjax.training.build import model_from
 from deepjax.training.config import train_config
+from deepjax.training.network import model_from
 from experiments.degradation import STUDY, log_ratio, sigmoid_norms, trend
 from tests.study.results import arm, results
 

@@ -13,7 +13,7 @@ from deepjax.study.arms.rates import SelectedRate
 from deepjax.study.cost import TrainingStep, median_seconds, network_cost
 from deepjax.study.preset import Preset
 from deepjax.study.study import SeedContext, trained_arms
-from deepjax.training.build import model_from
+from deepjax.training.network import model_from
 from experiments.inception_module import (
     SLIDE_INPUT,
     STUDY,

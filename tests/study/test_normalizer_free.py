@@ -5,7 +5,7 @@ import pytest
 
 from deepjax.analysis import init_variables
 from deepjax.study.arms.arm import arm_config
-from deepjax.training.build import model_from
+from deepjax.training.network import model_from
 from experiments.normalizer_free import ARMS, LABELS, SCHEMES
 
 

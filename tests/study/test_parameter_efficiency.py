@@ -9,7 +9,7 @@ from deepjax.study.arms.rates import SelectedRate
 from deepjax.study.arms.result import ArmResult
 from deepjax.study.results import StudyResults
 from deepjax.study.study import trained_arms
-from deepjax.training.build import model_from
+from deepjax.training.network import model_from
 from experiments.parameter_efficiency import (
     ARMS,
     STUDY,

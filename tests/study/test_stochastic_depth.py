@@ -7,8 +7,8 @@ import pytest
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.study.arms.arm import arm_config
 from deepjax.study.study import SeedContext
-from deepjax.training.build import model_from
 from deepjax.training.metrics.metrics_log import METRICS
+from deepjax.training.network import model_from
 from experiments.stochastic_depth import ARMS, STUDY, first_over_head, measure
 
 

@@ -17,7 +17,6 @@ from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate
 from deepjax.study.study import trained_arms
 from deepjax.training import TrainConfig, compile_training, train
-from deepjax.training.build import model_from
 from deepjax.training.config import train_config
 from deepjax.training.config_warnings import (
     check_batch_norm,
@@ -25,6 +24,7 @@ from deepjax.training.config_warnings import (
     trace_forward,
     warnings_of,
 )
+from deepjax.training.network import model_from
 from deepjax.training.recipes.imagenet import list_recipes, recipe
 from experiments.run_studies import BEYOND, STUDIES
 

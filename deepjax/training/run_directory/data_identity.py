@@ -98,14 +98,14 @@ def remember_dataset(out: Path) -> None:
             raise InputError(f"{out / DESCRIPTION} is not complete ({error})") from error
 
 
-def require_same_classes(tested: Dataset, trained: Dataset, path: Path) -> None:
-    """Raise InputError unless a test set has the channels and classes of a run's training."""
+def require_same_classes(tested: Dataset, trained: Dataset, network: str) -> None:
+    """Raise InputError unless a test set has the channels and classes of a network's training."""
     (*_, channels), classes = trained.shape, trained.num_classes
     fits = (tested.shape[2], tested.num_classes) == (channels, classes)
-    allowed = f"one of the {classes} classes and {channels} channels that {path} was trained on"
+    allowed = f"one of the {classes} classes and {channels} channels that {network} was trained on"
     require(fits, "dataset", tested.name, allowed)
     names = tested.label_names, trained.label_names
-    allowed = f"one of the classes that {path} was trained on: {shown_names(names[1])}"
+    allowed = f"one of the classes that {network} was trained on: {shown_names(names[1])}"
     require(not all(names) or names[0] == names[1], "dataset", tested.name, allowed)
 
 

@@ -95,6 +95,6 @@ def open_run(
     model, data = model_from(config, make), run_dataset(path, config)
     if dataset:
         other = dataset_info(dataset)
-        require_same_classes(other, data, path)
+        require_same_classes(other, data, str(path))
         data = dataclasses.replace(other, mean=data.mean, std=data.std)
     return OpenRun(path, int(folder.name), steps, config, model, data, variables, data_dir)

@@ -13,8 +13,9 @@ from deepjax.cli.train import parsed, recipe_of
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
-from deepjax.training.build import model_from, step_options
+from deepjax.training.build import step_options
 from deepjax.training.config import replace_options
+from deepjax.training.network import model_from
 from deepjax.training.recipes.imagenet import list_recipes, recipe, recipes_page
 from deepjax.training.recipes.recipe import NOT_MEASURED
 from deepjax.training.step.optimizers import make_optimizer, make_schedule

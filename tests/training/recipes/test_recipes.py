@@ -13,8 +13,9 @@ import pytest
 from deepjax.data import dataset_info
 from deepjax.data.augment.mixup import cutmix_box, mixup_or_cutmix
 from deepjax.models import create_model
-from deepjax.training.build import model_from, step_options
+from deepjax.training.build import step_options
 from deepjax.training.config import replace_options, train_config
+from deepjax.training.network import model_from
 from deepjax.training.step.losses import label_cross_entropy, smooth_labels, soft_cross_entropy
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.remat import rematerialized

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from deepjax.data import dataset_info
-from deepjax.training.build import model_from, step_options
+from deepjax.training.build import step_options
 from deepjax.training.config import replace_options, train_config
+from deepjax.training.network import model_from
 from deepjax.training.step.losses import top_k_error
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.preprocess import preprocess_batch

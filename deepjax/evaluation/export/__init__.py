@@ -1,0 +1,1 @@
+"""Export of a network: weights, StableHLO, metadata and a model card in one folder."""
