@@ -89,6 +89,8 @@ def run_command(command: Callable[[], None]) -> None:
     sys.unraisablehook = _unraisable_hook
     # A consequence of failed writes, which are reported in one line.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # Pillow's, when it reads the header of an image that is then refused.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit", RuntimeWarning)
     try:
         command()
         print(end="", flush=True)

@@ -8,7 +8,6 @@ refused: Pillow clips its values at 255.
 
 import functools
 import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,6 @@ from deepjax.data.image.fixed_size import FORMATS, check_end_marker
 from deepjax.errors import InputError
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's: 89 million, 256 MiB as RGB
-# Pillow warns of larger images when their header is read; here they are refused.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # modes of more than 8 bits, of which Pillow makes RGB by cutting all above 255
 _MODES_ABOVE_8_BITS = (
     "I",
