@@ -228,6 +228,7 @@ def test_patterns(path, pattern, result):
     ("options", "message"),
     [
         ({"freeze": ("satge1*",)}, "pattern of parameters 'satge1\\*' is unknown"),
+        ({"freeze": ("!clasifier",)}, "'clasifier' is unknown; did you mean 'classifier'"),
         ({"freeze": ("*",)}, "which freezes every parameter"),
         ({"rate_factors": ("nowhere=2",)}, "pattern of parameters 'nowhere' is unknown"),
     ],
