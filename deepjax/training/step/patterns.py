@@ -41,8 +41,9 @@ def rate_factors(
     """
     factors, paths = transfer.factors(), paths_of(params)
     for pattern in (*transfer.freeze, *factors):
-        if not any(matches(path, pattern, classifier) for path in paths):
-            raise unknown_name_error("pattern of parameters", pattern, [*paths, CLASSIFIER])
+        given = pattern.removeprefix("!")
+        if not any(matches(path, given, classifier) for path in paths):
+            raise unknown_name_error("pattern of parameters", given, [*paths, CLASSIFIER])
 
     def factor(path: str) -> float:
         if any(matches(path, pattern, classifier) for pattern in transfer.freeze):
