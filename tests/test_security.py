@@ -139,6 +139,7 @@ def test_only_a_command_line_or_python_code_names_what_is_imported():
     calling = [path for path in PACKAGE if "import_network(" in path.read_text()]
     assert sorted(str(path.relative_to(ROOT)) for path in calling) == [
         "deepjax/cli/evaluate.py",
+        "deepjax/cli/export.py",
         "deepjax/cli/predict.py",
         "deepjax/cli/train.py",
         "deepjax/training/build.py",  # in a message
