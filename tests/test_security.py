@@ -141,6 +141,7 @@ def test_only_a_command_line_or_python_code_names_what_is_imported():
         "deepjax/cli/average.py",
         "deepjax/cli/evaluate.py",
         "deepjax/cli/evaluate_table.py",
+        "deepjax/cli/export.py",
         "deepjax/cli/predict.py",
         "deepjax/cli/train.py",
         "deepjax/training/custom_network.py",

@@ -111,6 +111,9 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "test_another_precision_of_a_run_with_stochastic_depth": (),
     "test_crops_against_slow_code": ("1", "10"),
     "test_images_of_several_shapes_in_one_array_are_as_if_alone": ("vgg11_lrn",),
+    # export
+    "test_each_kind_of_network_is_read_again_bitwise": ("cifar_fixup20",),
+    "test_public_weights_have_the_preprocessing_and_accuracy_of_their_source": (),
 }
 
 # Processes, and runs in them.
@@ -124,6 +127,8 @@ SYSTEM: dict[str, tuple[str, ...]] = {
     "test_a_part_of_the_images_is_what_is_trained_and_evaluated": (),
     "test_a_seed_that_diverges_is_a_result_and_guesses": (),
     "test_as_a_process_it_exits_with_2_and_one_line": ("command0",),
+    "test_a_program_runs_in_jax_alone": (),
+    "test_an_own_network_is_written_under_its_own_paths": ("Linen",),
 }
 
 # Fixtures that compile or run a training, or evaluate a network of 1000 classes.

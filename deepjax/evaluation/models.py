@@ -126,8 +126,6 @@ def _from_exported(
             f"named again; give --model {about.network}"
         )
     fields: dict[str, Any] = {**about.fields}
-    if "auxiliary" in fields:
-        fields["auxiliary"] = False
     if about.layout == PATHS:
         make = make or functools.partial(create_model, about.network)
         plain = make_network(make, fields)

@@ -396,7 +396,7 @@ def test_assumed_preprocessing_is_reported(imagenet, monkeypatch):
 
 def test_sets_of_other_classes_are_refused(trained, imagenet, tmp_path):
     with pytest.raises(
-        InputError, match=r"dataset is 'imagenet_a'; allowed: sets of the 10 classes and 1 channels"
+        InputError, match=r"dataset is 'imagenet_a'; allowed: one of the 10 classes and 1 channels"
     ):
         evaluated(tmp_path, "--run", trained, "--also", "imagenet_a")
     with pytest.raises(

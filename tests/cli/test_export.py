@@ -22,9 +22,9 @@ from deepjax.evaluation.export.metadata import read_metadata
 from deepjax.evaluation.export.plain import without_wrappers
 from deepjax.evaluation.export.stablehlo import PLATFORMS, to_stablehlo
 from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
-from deepjax.models import create_model
+from deepjax.models import create_model, unstack_blocks
 from deepjax.models.stochastic_depth import stochastic_depth
-from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights.convert import load_pretrained, save_safetensors
 from deepjax.models.weights.files import read_tensors
 from deepjax.training import open_run
 from tests.data.own.images import write_classes
@@ -176,7 +176,7 @@ def test_a_program_runs_in_jax_alone(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "fields"),
     [
-        ("cifar_resnet20", 32, {"stages": (1, 1, 1), "width": 4}),
+        ("resnet18", 32, {"stages": (1, 1, 1, 1), "width": 4}),
         *(
             pytest.param(*case, marks=pytest.mark.reference)
             for case in (
@@ -239,6 +239,54 @@ def test_layouts_are_those_of_the_network(tmp_path):
     ):
         export_network(refused, Origin({}), tmp_path / "refused", layout="torchvision")
     assert not (tmp_path / "refused").exists()
+
+
+def test_public_weights_have_the_preprocessing_and_accuracy_of_their_source(tmp_path, monkeypatch):
+    """Those of timm's results-imagenet.csv; a folder stands for the repository of that name."""
+    monkeypatch.chdir(tmp_path)
+    model = create_model("resnet18")
+    variables = jax.tree.map(np.asarray, numpy_variables(model, (64, 64, 3)))
+    weights = "timm/resnet18.a1_in1k"
+    save_safetensors(f"{weights}/model.safetensors", "resnet18", variables)
+    start(["export", "resnet18", "--weights", weights, "--output-dir", "out"])
+    card = Path("out/README.md").read_text()
+    facts = [
+        weights,
+        "71.504 %",
+        "Not measured here",
+        "235 pixels, bicubic",
+        "224 x 224",
+        "unknown",
+    ]
+    assert [fact for fact in facts if fact not in card] == []
+    again, public = (
+        from_weights(source, "resnet18", None, DEFAULTS) for source in ("out", weights)
+    )
+    assert (again.crop, again.resize) == (public.crop, public.resize) == (224, 235)
+    assert again.interpolation == public.interpolation == "bicubic"
+    assert len(again.dataset.label_names) == 1000
+    jax.tree.map(np.testing.assert_array_equal, again.variables, public.variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "layout"),
+    [
+        ("vgg11_lrn", {"width": 4}, "deepjax"),
+        ("googlenet", {"width": 8}, "deepjax"),  # with its auxiliary heads
+        ("googlenet_tv", {"width": 8}, "torchvision"),
+        ("nf_resnet50", {"width": 8, "stages": (1, 1, 1, 1)}, "timm"),
+        ("cifar_fixup20", {"width": 4, "stages": (1, 1, 1)}, "deepjax"),
+        ("cifar_resnet110", {"width": 4, "stages": (2, 2, 2), "scan": True}, "torchvision"),
+    ],
+)
+def test_each_kind_of_network_is_read_again_bitwise(name, fields, layout, tmp_path):
+    member = member_of(name, (224, 224, 3), **fields)
+    export_network(member, Origin({"num_classes": 3} | fields), tmp_path / "out")
+    assert read_metadata(tmp_path / "out").layout == layout
+    again = from_weights(str(tmp_path / "out"), name, None, DEFAULTS).variables
+    wanted = unstack_blocks(member.variables) if "scan" in fields else member.variables
+    for collection in wanted:
+        jax.tree.map(np.testing.assert_array_equal, again[collection], wanted[collection])
 
 
 NETWORK = textwrap.dedent("""

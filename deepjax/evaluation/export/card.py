@@ -109,7 +109,7 @@ def _loading(about: Metadata, files: Sequence[str]) -> str:
             "In JAX alone, with the package flatbuffers, on a CPU, a GPU or a TPU. The images are "
             f"float32 (batch, {height}, {width}, {channels}), normalised as above:\n\n"
             "```python\nfrom pathlib import Path\n\nfrom jax import export\n\n"
-            f'program = export.deserialize(Path("{STABLEHLO_FILE}").read_bytes())\n'
+            f'program = export.deserialize(bytearray(Path("{STABLEHLO_FILE}").read_bytes()))\n'
             "logits = program.call(images)\n```"
         )
     return "\n\n".join(parts)

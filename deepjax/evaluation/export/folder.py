@@ -63,7 +63,7 @@ def export_network(
     model, variables = without_wrappers(member.model, member.variables)
     known = {} if is_custom(member.name) else layouts(model)
     named_by = _choose_layout(member.name, known, layout)
-    about = describe(member, model, origin, named_by)
+    about = describe_network(member, model, origin, named_by)
     files: dict[str, Any] = {}
     if "safetensors" in formats:
         fields = {name: value for name, value in about.fields.items() if name != "num_classes"}
@@ -82,10 +82,10 @@ def export_network(
     return list(files)
 
 
-def describe(member: EvalModel, model: Any, origin: Origin, layout: str) -> Metadata:
+def describe_network(member: EvalModel, model: Any, origin: Origin, layout: str) -> Metadata:
     """The metadata of a network. model: that of `member` without wrappers."""
     fields = {name: value for name, value in origin.fields.items() if name != "scan"}
-    if hasattr(model, "auxiliary"):
+    if isinstance(getattr(model, "auxiliary", None), bool):
         fields["auxiliary"] = model.auxiliary
     twins = {library: twin(member.name, model, library) for library in ("torchvision", "timm")}
     if member.dataset.shape[2] != 3:
