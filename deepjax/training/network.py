@@ -60,11 +60,9 @@ def model_from(
             f"'global' for {config.model}, which has no batch norm",
         )
     network = make_network(make, fields)
-    if config.transfer.freeze_batch_norm:
-        network = freeze_batch_norms(network)
-    return (
-        StochasticDepth(network, 1 - config.drop_path, "example") if config.drop_path else network
-    )
+    if config.drop_path:  # inside, as it reads the network's stages
+        network = StochasticDepth(network, 1 - config.drop_path, "example")
+    return freeze_batch_norms(network) if config.transfer.freeze_batch_norm else network
 
 
 def network_fields(config: TrainConfig) -> dict[str, Any]:

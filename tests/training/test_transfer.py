@@ -143,6 +143,12 @@ def test_frozen_stages_stay_and_their_statistics_move_unless_these_are_frozen():
     assert any(name.startswith("stage2") and name.endswith("kernel") for name in changed)
 
 
+def test_batch_norms_are_frozen_under_stochastic_depth_too():
+    changed, _ = after_steps(config(drop_path=0.2, freeze_batch_norm=True))
+    assert "stage4_block1/conv1/kernel" in changed
+    assert not any(name.endswith(("/mean", "/var")) for name in changed)
+
+
 def test_rates_are_scaled_by_the_factors_of_all_patterns_that_match():
     transfer = TransferConfig(
         rate_factors=("stage1*=0.1", "*bias=2", "head*=10"), freeze=("stem*",)

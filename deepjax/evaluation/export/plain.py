@@ -23,10 +23,10 @@ def without_wrappers(model: nn.Module, variables: Variables) -> tuple[Any, Varia
 
     Raises InputError for stochastic depth in a network whose branches cannot be scaled.
     """
-    if isinstance(model, StochasticDepth):
-        model, variables = model.network, fold_survival(model, variables)
     if isinstance(model, FrozenBatchNorm):
         model = model.unfrozen
+    if isinstance(model, StochasticDepth):
+        model, variables = model.network, fold_survival(model, variables)
     if getattr(model, "scan", False):
         model, variables = model.clone(scan=False), unstack_blocks(variables)
     return model, variables
