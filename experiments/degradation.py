@@ -16,7 +16,7 @@ import numpy as np
 from deepjax.analysis import cross_entropy, init_variables, kernel_norms
 from deepjax.command_line import parse, run_command
 from deepjax.data import dataset_info, sample
-from deepjax.study.claim import BOTH, CHANGED, SAME_LEVEL, UNDERPOWERED, Claim, Control
+from deepjax.study.claim import BOTH, CHANGED, SAME_LEVEL, Claim, Control
 from deepjax.study.ladder import DEPTHS, LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.networks import Stack
 from deepjax.study.preset import Preset
@@ -114,7 +114,7 @@ CLAIMS = (
         f"The plain network of {DEEP} layers is worse than that of {MIDDLE} on training and on "
         "test images.",
         error(f"plain{DEEP}") - error(f"plain{MIDDLE}"), above(0), BOTH, interest=MARGIN,
-        headline=True, exploratory=UNDERPOWERED,
+        headline=True,
     ),
     Claim(
         f"The residual network of {DEEP} layers has at most {MARGIN:g} points more error than that "
