@@ -47,7 +47,7 @@ def model_from(
         f"a name of the registry, or {CUSTOM_NETWORK_PREFIX}... together with its maker",
     )
     make = make or functools.partial(create_model, config.model)
-    fields = {"dtype": jnp.dtype(config.precision)} | network_fields(config)
+    fields = network_fields(config) | {"dtype": jnp.dtype(config.precision)}
     if num_classes:
         fields["num_classes"] = num_classes
     if config.bn_scope != "global":
