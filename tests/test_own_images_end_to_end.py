@@ -111,7 +111,7 @@ def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"own-{request.param}")
     write_photographs(folder / "photos")
     weights = write_weights(request.param, folder / "resnet18.pth")
-    training = ("--dataset", "photos", "--weights", weights.name, *TRAINING)
+    training = ("--dataset", folder / "photos", "--weights", weights.name, *TRAINING)
     report = deepjax(folder, "data", "check", "photos", "--json")
     (folder / "report.json").write_text(report)
     deepjax(folder, "train", *training, "--output-dir", "tuned")

@@ -177,7 +177,7 @@ def test_the_watchdog_looks_on_while_the_step_is_compiled(monkeypatch, tmp_path)
         watched.append(limit)
         yield lambda: watched.append("beat")
 
-    def built(config, options, beat, make):
+    def built(config, options, beat, *rest):
         beat()
         raise InterruptedError
 
