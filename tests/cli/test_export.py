@@ -158,7 +158,6 @@ JAX_ALONE = textwrap.dedent("""
 
 def test_a_program_runs_in_jax_alone(photos, tmp_path):
     """For batches of 1, 2 and 7, its logits are those of the run."""
-    pytest.importorskip("flatbuffers")
     member = from_run(photos / "trained", None, DEFAULTS)
     command = ["export", str(photos / "trained"), "--format", "stablehlo"]
     start([*command, "--output-dir", str(tmp_path / "out")])
@@ -193,7 +192,6 @@ def test_a_program_runs_in_jax_alone(photos, tmp_path):
 )
 def test_programs_are_the_network_as_written_on_each_platform(name, size, fields):
     """One convolution for each kernel on all platforms, and equal logits on this one."""
-    pytest.importorskip("flatbuffers")
     member = member_of(name, (size, size, 3), **fields)
     given = member.model, member.variables, (size, size, 3)
     kernels = [leaf for leaf in jax.tree.leaves(member.variables["params"]) if leaf.ndim == 4]

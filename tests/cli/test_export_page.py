@@ -15,7 +15,6 @@ TRAIN = "train --model resnet18 --width 4 --dataset photos --image-size 32 --ste
 
 @pytest.mark.system
 def test_commands_run_and_examples_print_what_the_page_shows(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("flatbuffers")
     write_classes(tmp_path / "photos", {"ant": 10, "bee": 10, "cat": 10})
     monkeypatch.chdir(tmp_path)
     start([*shlex.split(TRAIN), "--output-dir", "runs/photos"])
