@@ -397,7 +397,10 @@ def test_pytorch_reads_it_by_the_lines_of_the_card(
     name, fields, shape, size, tmp_path, monkeypatch
 ):
     """Logits of torchvision and timm equal ours; timm's preprocessing is that of the folder."""
-    timm, torch = (library("torchvision"), library("timm"))[1], pytest.importorskip("torch")
+    library("torchvision")  # before timm, which imports it
+    timm = library("timm")
+    import torch
+
     member = dataclasses.replace(member_of(name, shape, **fields), resize=size + 11)
     export_network(member, Origin({"num_classes": 3} | fields), tmp_path / "out")
     images = images_of(2, shape)
