@@ -15,7 +15,7 @@ from deepjax.analysis.plots import COLORS, STYLE
 from deepjax.command_line import parse, run_command
 from deepjax.study.claim import ExactClaim
 from deepjax.study.preset import Preset
-from deepjax.study.report.html import Table
+from deepjax.html_page import Table
 from deepjax.study.report.study_figures import StudyFigure
 from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study

@@ -17,7 +17,7 @@ from deepjax.study.claim import BOTH, SAME_LEVEL, TEST, Claim, Control
 from deepjax.study.ladder import LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
-from deepjax.study.report.html import Table
+from deepjax.html_page import Table
 from deepjax.study.report.study_figures import error_by_epoch, error_rows
 from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study

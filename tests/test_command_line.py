@@ -92,9 +92,9 @@ def test_exit_codes(error, code, capsys):
             "{tmp}",
         ],
         ["experiments/degradation.py", "--dataset", "cifar"],
-        ["-m", "deepjax.data.prepare", "fashion"],
-        ["-m", "deepjax.training.checkpoint", "digest", "nowhere"],
-        ["-m", "deepjax.training.checkpoint", "digset", "nowhere"],
+        ["-m", "deepjax", "data", "prepare", "fashion"],
+        ["-m", "deepjax", "runs", "digest", "nowhere"],
+        ["-m", "deepjax", "runs", "digset", "nowhere"],
     ],
 )
 def test_as_a_process_it_exits_with_2_and_one_line(command, tmp_path):

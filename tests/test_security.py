@@ -23,7 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from deepjax import create_model, model_info
 from deepjax.data import dataset_info, list_datasets, load_split
 from deepjax.data.embedded import EMBEDDED
-from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.errors import InputError
 from deepjax.models.weights import files
 from deepjax.models.weights.convert import load_pretrained
@@ -143,6 +143,7 @@ def test_only_a_command_line_or_python_code_names_what_is_imported():
         "deepjax/cli/evaluate_table.py",
         "deepjax/cli/export.py",
         "deepjax/cli/predict.py",
+        "deepjax/cli/report.py",
         "deepjax/cli/train.py",
         "deepjax/training/custom_network.py",
         "deepjax/training/network.py",  # in a message
@@ -166,7 +167,7 @@ def test_names_outside_the_tables_are_refused(name, tmp_path, monkeypatch):
         lambda: model_info(name),
         lambda: load_pretrained(name, "w.npz"),
         lambda: dataset_info(name),
-        lambda: prepare(name, data_dir=str(tmp_path / "data")),
+        lambda: prepare_dataset(name, data_dir=str(tmp_path / "data")),
         lambda: TrainConfig(model=name),
         lambda: TrainConfig(model="cifar_resnet20", dataset=name),
         lambda: run_study(degradation.STUDY, Options(preset=name, output_dir=tmp_path / "out")),

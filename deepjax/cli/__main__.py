@@ -11,11 +11,14 @@ from deepjax.errors import unknown_name_error
 COMMANDS = {
     "train": "train one network on one data set",
     "evaluate": "test networks as their papers did, on every image of a set exactly once",
-    "data": "check your own images: counts, sizes, broken files, duplicates",
+    "runs": "list, show, watch, compare and verify training runs",
+    "report": "write the HTML report of a run: curves, gradients, classes, worst images",
+    "data": "list and prepare public data sets, check your own images",
     "average": "average the weights of several checkpoints or runs",
     "predict": "classify images, with names and probabilities",
     "export": "write a network for PyTorch, timm and StableHLO, with a model card",
     "models": "list the networks, or show one stage by stage",
+    "study": "list and run the studies of a clone",
 }
 USAGE = "\n".join(
     [

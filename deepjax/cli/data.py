@@ -1,5 +1,7 @@
-"""Look at the user's own images before they are trained on, or store them as ArrayRecord.
+"""List and prepare public data sets; check your own images, or store them as ArrayRecord.
 
+    deepjax data list                        # the data sets that --dataset knows by name
+    deepjax data prepare fashion_mnist       # downloads, or reads archives of --manual-dir
     deepjax data check photos/               # counts, sizes, modes, broken files, duplicates
     deepjax data check photos/ --json
     deepjax data convert photos/ --output-dir converted --shorter-side 256
@@ -13,20 +15,24 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from deepjax.command_line import parse
+from deepjax.data import Dataset, dataset_info, list_datasets
+from deepjax.data.catalog import CATALOG
 from deepjax.data.own.check import check_images
 from deepjax.data.own.index import split_options
 from deepjax.data.prepare.own_images import convert_images
+from deepjax.data.prepare.prepare import check_side, prepare_dataset, write_resized_copy
+from deepjax.data.splits import is_prepared
 from deepjax.errors import unknown_name_error
 from deepjax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class _Check:
     """Check a folder of images, or a list of them: decodes every image."""
 
     path: Annotated[str, tyro.conf.Positional]
@@ -40,7 +46,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Convert:
+class _Convert:
     """Store images as ArrayRecord, with their splits: a data set that is read in large blocks."""
 
     path: Annotated[str, tyro.conf.Positional]
@@ -56,17 +62,44 @@ class Convert:
     """Seed by which that part is chosen; default 0."""
 
 
-def check(arguments: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Prepare:
+    """Write a data set as ArrayRecord so that training reads it without TensorFlow."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the data set: fashion_mnist, cifar10, imagenette/160px-v2, imagenet2012, ..."""
+    data_dir: str | None = None
+    """Where to write it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    manual_dir: str | None = None
+    """Folder that holds the original archives, so that nothing is downloaded."""
+    from_tfrecord: str | None = None
+    """Folder of the data set as tfds prepared it as TFRecord, to convert instead of preparing."""
+    resized: int | None = None
+    """Also write a copy with shorter sides of at most this many pixels, to resized_N of data_dir.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class _List:
+    """List the data sets that --dataset knows by name, and whether they are prepared."""
+
+    data_dir: str | None = None
+    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    json: bool = False
+    """Print JSON."""
+
+
+def _check(arguments: Sequence[str]) -> None:
     """Print the report."""
-    options = parse(Check, arguments)
+    options = parse(_Check, arguments)
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
     report = check_images(options.path, *chosen)
     print(json.dumps(report.to_json(), indent=1) if options.json else report.text())
 
 
-def convert(arguments: Sequence[str]) -> None:
+def _convert(arguments: Sequence[str]) -> None:
     """Write the data set, and print how it is read."""
-    options = parse(Convert, arguments)
+    options = parse(_Convert, arguments)
     target = user_path(options.output_dir, "output_dir")
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
     splits = convert_images(options.path, target, options.shorter_side, *chosen)
@@ -74,7 +107,50 @@ def convert(arguments: Sequence[str]) -> None:
     print(f"{counts} images; read them with --dataset {shlex.quote(str(options.output_dir))}")
 
 
-ACTIONS = {"check": check, "convert": convert}
+def _prepare(arguments: Sequence[str]) -> None:
+    """Prepare a public data set, and print how it is read."""
+    options = parse(_Prepare, arguments)
+    if options.resized is not None:
+        check_side(dataset_info(options.name), options.resized)
+    folder = prepare_dataset(
+        options.name, options.data_dir, options.manual_dir, options.from_tfrecord
+    )
+    print(f"prepared in {folder}")
+    if options.resized is not None:
+        copy = write_resized_copy(options.name, options.resized, options.data_dir)
+        print(f"the copy is read with --data-dir {copy}")
+
+
+def _list(arguments: Sequence[str]) -> None:
+    """Print a line for each data set of the catalogue."""
+    options = parse(_List, arguments)
+    rows = [_facts(CATALOG[name], options.data_dir) for name in list_datasets()]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        images = f"{row['train_size']:>9,} + {row['test_size']:>6,}"
+        size = "x".join(map(str, row["shape"]))
+        state = "ready" if row["ready"] else f"deepjax data prepare {row['name']}"
+        print(f"{row['name']:26} {images}  {size:>9}  {row['classes']:>4} classes  {state}")
+    print(
+        "Images: training + test. Your own images need no preparation: --dataset PATH; see "
+        "`deepjax data check PATH`."
+    )
+
+
+def _facts(dataset: Dataset, data_dir: str | None) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "shape": list(dataset.shape),
+        "classes": dataset.num_classes,
+        "train_size": dataset.train_size,
+        "test_size": dataset.test_size,
+        "ready": is_prepared(dataset, data_dir),
+    }
+
+
+ACTIONS = {"list": _list, "prepare": _prepare, "check": _check, "convert": _convert}
 
 
 def start(arguments: Sequence[str]) -> None:

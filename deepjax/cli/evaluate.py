@@ -54,7 +54,7 @@ from deepjax.evaluation.result_file import (
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
-from deepjax.study.report.provenance import provenance
+from deepjax.provenance import provenance
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import initialize_distributed
 from deepjax.training.distributed.collectives import on_primary

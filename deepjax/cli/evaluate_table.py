@@ -28,7 +28,7 @@ from deepjax.evaluation.models import from_run, from_weights
 from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.paths import user_path
 from deepjax.progress import display, format_duration, say_on_stderr
-from deepjax.study.report.provenance import provenance
+from deepjax.provenance import provenance
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.config_file import read_config

@@ -102,6 +102,19 @@ def _allocated(dataset: Dataset, count: int) -> np.ndarray:
         ) from error
 
 
+def is_prepared(dataset: Dataset, data_dir: str | None = None) -> bool:
+    """Whether a data set is at hand, as its folder says; `check_opens` reads it."""
+    import tensorflow_datasets as tfds
+
+    if dataset.path or dataset.builder in EMBEDDED:
+        return True
+    try:
+        builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir))
+        return Path(builder.data_path).exists()
+    except Exception:  # tfds raises its own kinds for a builder that is unknown or corrupt
+        return False
+
+
 def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
     """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
@@ -127,7 +140,7 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
             if not builder.data_path.exists():
                 raise InputError(
                     f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
-                    f"prepare it with: python -m deepjax.data.prepare {dataset.name}"
+                    f"prepare it with: deepjax data prepare {dataset.name}"
                 )
             fingerprint = _checked(Path(builder.data_path))
         check_features(dataset, builder.info.features)

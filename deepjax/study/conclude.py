@@ -12,10 +12,11 @@ from deepjax.io import write_text
 from deepjax.study.claim import CHANGED, judge_claims
 from deepjax.study.preregistration import changed_claims
 from deepjax.study.report.format import arm_values, format_outcome
-from deepjax.study.report.html import Figure, Page, render
+from deepjax.html_page import Figure
+from deepjax.study.report.html import Page, render
 from deepjax.study.report.metrics import final_error_table
 from deepjax.study.report.protocol import protocol
-from deepjax.study.report.provenance import provenance
+from deepjax.provenance import provenance
 from deepjax.study.report.study_figures import figure_title
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.verdict import Verdict

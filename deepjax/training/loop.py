@@ -43,6 +43,7 @@ from deepjax.training.run_directory.run_identity import (
     unclaimed_if_refused,
 )
 from deepjax.training.run_directory.run_result import RunResult, run_result
+from deepjax.training.run_directory.starts import record_start
 from deepjax.training.run_directory.weights_identity import pin_weights
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.state import TrainState, eval_variables
@@ -108,6 +109,7 @@ def train(
         heartbeat()
         resumed_at = int(state.step)
         decode_errors.rewind(resumed_at)
+        on_primary(lambda: record_start(out, resumed_at))
         log = open_run_log(out, rows, resumed_at, options.tensorboard, say)
         stack.callback(log.close)
         recovery = Recovery(

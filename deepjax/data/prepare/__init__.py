@@ -1,1 +1,1 @@
-"""Preparing data sets as ArrayRecord: `python -m deepjax.data.prepare NAME`."""
+"""Preparing data sets as ArrayRecord: `deepjax data prepare NAME`."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from deepjax.study.arms.result import ArmResult
 from deepjax.study.cost import NetworkCost
-from deepjax.study.report.html import Table
+from deepjax.html_page import Table
 
 
 def final_error_table(arms: Mapping[str, ArmResult]) -> Table:

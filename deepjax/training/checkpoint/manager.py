@@ -4,7 +4,7 @@ A folder checkpoints/STEP holds Orbax's files and a manifest with the data posit
 of every file. It is named STEP only when all of it is synced; before, and while it is deleted, it
 is STEP.partial.
 
-`python -m deepjax.training.checkpoint {list,verify,digest,diff} RUN [OTHER]` inspects them.
+`deepjax runs verify | digest | diff` inspects them.
 """
 
 import contextlib
@@ -130,7 +130,7 @@ class Checkpoints:
         )
 
     def digest(self, step: int) -> str:
-        """The digest of a checkpoint, read from disk, as `checkpoint digest` prints it.
+        """The digest of a checkpoint, read from disk, as `deepjax runs digest` prints it.
 
         Empty in other processes than 0, and if that checkpoint is not the newest. Raises InputError
         if it cannot be read.

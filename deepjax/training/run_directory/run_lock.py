@@ -221,6 +221,21 @@ def hold(folder: Path, say: Say, one_process: bool = False) -> Iterator[RunLock]
         lock.release()
 
 
+def current_owner(folder: Path) -> Owner | None:
+    """The process that has locked a folder; None without a lock, and where its owner has ended.
+
+    That a process on another machine has ended is not known before its lock is `STALE`, so it is
+    returned.
+    """
+    try:
+        owner = _parse((folder / NAME).read_bytes())
+    except OSError:
+        return None
+    if owner is None or (owner.host, owner.machine) != (platform.node(), _machine()):
+        return owner
+    return owner if _started(owner.pid) in (owner.started, _HIDDEN) else None
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Exclude other processes of this machine; network file systems may not support it."""

@@ -25,7 +25,7 @@ class RunResult:
     resumed_at: int
     was_done: bool
     digest: str = ""
-    """Of the last checkpoint, read from disk, as `checkpoint digest` prints it."""
+    """Of the last checkpoint, read from disk, as `deepjax runs digest` prints it."""
 
 
 def run_result(row: Row, resumed_at: int, was_done: bool) -> RunResult:

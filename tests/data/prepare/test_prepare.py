@@ -7,7 +7,7 @@ import pytest
 
 from deepjax.data import dataset_info
 from deepjax.data.embedded import EMBEDDED
-from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.data.prepare.build import repair_hint
 from deepjax.data.prepare.tfrecord import find_tfrecord
 from deepjax.errors import InputError
@@ -17,17 +17,17 @@ from tests.data.archives import DAMAGED, small_imagenet
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_what_is_in_the_package_needs_no_preparing(name):
     with pytest.raises(InputError, match=f"'{name}' is part of the package"):
-        prepare(name)
+        prepare_dataset(name)
 
 
 def test_an_unknown_name_gives_the_nearest_one():
     with pytest.raises(InputError, match="did you mean 'cifar100'"):
-        prepare("cifar-100")
+        prepare_dataset("cifar-100")
 
 
 def test_a_missing_folder_of_archives_is_named(tmp_path):
     with pytest.raises(InputError, match=r"manual_dir is .*absent"):
-        prepare("fashion_mnist", manual_dir=str(tmp_path / "absent"))
+        prepare_dataset("fashion_mnist", manual_dir=str(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_damaged_metadata_of_tfrecords_are_named(tmp_path):
 def test_undecodable_images_are_listed_with_the_options_that_skip_them(tmp_path, capsys):
     """Both splits count: what is corrupt of either is found in a run."""
     dataset = small_imagenet(tmp_path, train=20, validation=5, damaged=True)
-    prepare(dataset.name, str(tmp_path))
+    prepare_dataset(dataset.name, str(tmp_path))
     assert f"--on-decode-error skip --max-decode-errors {DAMAGED}\n" in capsys.readouterr().out
 
 
 def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'deepjax\[prepare\]'"):
-        prepare("imagenette/160px-v2", str(tmp_path))
+        prepare_dataset("imagenette/160px-v2", str(tmp_path))

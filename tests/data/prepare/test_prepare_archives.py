@@ -20,7 +20,7 @@ from deepjax.data import Dataset, catalog, dataset_info, load_split, register, t
 from deepjax.data.embedded import EMBEDDED
 from deepjax.data.fashion_mnist_small import builder
 from deepjax.data.prepare import tfrecord
-from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.data.prepare.small import READERS
 from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
@@ -90,7 +90,7 @@ def test_the_builder_writes_the_embedded_subset_of_fashion_mnist(tmp_path):
 def test_tfds_writes_what_the_tests_of_training_read(files, archives, tmp_path, capsys):
     """`write_prepared`, on which other tests rely, equals tfds's builder byte for byte."""
     known_as("small", "imagenet2012", 40, 12)
-    folder = prepare("small", str(tmp_path / "a"), str(archives))
+    folder = prepare_dataset("small", str(tmp_path / "a"), str(archives))
     other = write_prepared(tmp_path / "b", files, shards=1)
     for path in other.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
@@ -120,7 +120,7 @@ def test_the_odd_images_that_tfds_mends(tmp_path):
         Files(odd, {"ILSVRC2012_val_00000001.JPEG": PICTURE}, {name: name[:9] for name in odd}),
     )
     known_as("odd", "imagenet2012", 2, 1)
-    prepare("odd", str(tmp_path), str(tmp_path / "in"))
+    prepare_dataset("odd", str(tmp_path), str(tmp_path / "in"))
     records = load_split(dataset_info("odd"), "train", str(tmp_path)).records  # pyright: ignore
     images = [Image.open(io.BytesIO(record["image"])) for record in records]
     assert [(image.format, image.mode, image.size) for image in images] == [
@@ -133,18 +133,18 @@ def test_a_missing_archive_is_named_with_where_it_comes_from(archives, tmp_path)
         InputError,
         match=r"needs ILSVRC2012_img_train\.tar and ILSVRC2012_img_val\.tar .*image-net\.org",
     ):
-        prepare("imagenet2012", str(tmp_path))
+        prepare_dataset("imagenet2012", str(tmp_path))
     (tmp_path / "in").mkdir()
     shutil.copy(archives / "ILSVRC2012_img_val.tar", tmp_path / "in")
     with pytest.raises(InputError, match=r"needs ILSVRC2012_img_train\.tar in --manual-dir"):
-        prepare("imagenet2012", str(tmp_path), str(tmp_path / "in"))
+        prepare_dataset("imagenet2012", str(tmp_path), str(tmp_path / "in"))
 
 
 def test_a_folder_of_other_archives_is_refused_before_anything_is_downloaded(archives, tmp_path):
     with pytest.raises(
         InputError, match=r"holds none of the archives of 'imagenet_a': imagenet-a\.tar"
     ):
-        prepare("imagenet_a", str(tmp_path), str(archives))
+        prepare_dataset("imagenet_a", str(tmp_path), str(archives))
 
 
 def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monke
         InputError,
         match=r"ILSVRC2012_img_train\.tar has .* bytes, not 147,897,477,120: .* not complete",
     ):
-        prepare("imagenet2012", str(tmp_path), str(archives))
+        prepare_dataset("imagenet2012", str(tmp_path), str(archives))
     cls = tfds.builder_cls("imagenet2012")
     sizes = {path.name: path.stat().st_size for path in archives.iterdir()}
     same_size = {
@@ -165,7 +165,7 @@ def test_an_archive_that_tfds_does_not_know_is_refused(archives, tmp_path, monke
         InputError,
         match=r"ILSVRC2012_img_train\.tar is not the archive that tfds knows: its sha256",
     ):
-        prepare("imagenet2012", str(tmp_path), str(archives))
+        prepare_dataset("imagenet2012", str(tmp_path), str(archives))
 
 
 def test_a_disk_that_is_too_small_is_reported_first(archives, tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_a_disk_that_is_too_small_is_reported_first(archives, tmp_path, monkeypa
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10**5)
     )  # pyright: ignore
     with pytest.raises(InputError, match=r"has 0\.0 GB free, 'small' needs"):
-        prepare("small", str(tmp_path), str(archives))
+        prepare_dataset("small", str(tmp_path), str(archives))
 
 
 def test_an_archive_cut_short_leaves_nothing(archives, tmp_path):
@@ -185,27 +185,27 @@ def test_an_archive_cut_short_leaves_nothing(archives, tmp_path):
         InputError,
         match=r"dataset 'small' could not be prepared \(ReadError: unexpected end of data",
     ):
-        prepare("small", str(tmp_path), str(tmp_path / "in"))
+        prepare_dataset("small", str(tmp_path), str(tmp_path / "in"))
     assert list((tmp_path / "imagenet2012").iterdir()) == []
 
 
 def test_a_wrong_count_is_refused(archives, tmp_path):
     known_as("small", "imagenet2012", 41, 12)
     with pytest.raises(InputError, match="split 'train' holds 40 records, expected 41"):
-        prepare("small", str(tmp_path), str(archives))
+        prepare_dataset("small", str(tmp_path), str(archives))
 
 
 KILLED = """
 import dataclasses, os, signal, sys
 from deepjax.data import dataset_info, register
-from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.prepare import prepare_dataset
 from tensorflow_datasets.core import writer
 imagenet = dataset_info("imagenet2012")
 register(dataclasses.replace(imagenet, name="small", train_size=40, test_size=12))
 finalize = writer.Writer.finalize
 # killed once the first split is written
 writer.Writer.finalize = lambda self: (finalize(self), os.kill(os.getpid(), signal.SIGKILL))
-prepare("small", sys.argv[1], sys.argv[2])
+prepare_dataset("small", sys.argv[1], sys.argv[2])
 """
 
 
@@ -224,25 +224,25 @@ def test_what_a_killed_preparation_leaves_is_named(archives, tmp_path):
     with pytest.raises(
         InputError, match=r"was interrupted, or is running: .*begin anew after: rm -r (.*)$"
     ) as refused:
-        prepare("small", str(tmp_path), str(archives))
+        prepare_dataset("small", str(tmp_path), str(archives))
     left = Path(str(refused.value).split("rm -r ")[1])
     assert left.parent == tmp_path / "imagenet2012" and any(left.iterdir())
     shutil.rmtree(left)
-    assert prepare("small", str(tmp_path), str(archives)).name == "5.1.0"
+    assert prepare_dataset("small", str(tmp_path), str(archives)).name == "5.1.0"
 
 
 def test_preparing_again_reads_everything_back(archives, tmp_path, capsys):
     known_as("small", "imagenet2012", 40, 12)
-    folder = prepare("small", str(tmp_path), str(archives))
+    folder = prepare_dataset("small", str(tmp_path), str(archives))
     capsys.readouterr()
     assert (
-        prepare("small", str(tmp_path)) == folder
+        prepare_dataset("small", str(tmp_path)) == folder
         and "40 images, every one read back" in capsys.readouterr().out
     )
     shard = list_splits(folder)["train"][0].path
     os.truncate(shard, 1000)
     with pytest.raises(InputError, match=rf"{shard.name} in .* has 1,000 bytes"):
-        prepare("small", str(tmp_path))
+        prepare_dataset("small", str(tmp_path))
 
 
 # TFRecords.
@@ -263,7 +263,7 @@ def test_tfrecords_are_converted_to_the_byte(records, archives, tmp_path, below)
     import tensorflow as tf
 
     known_as("small", "imagenet2012", 40, 12)
-    folder = prepare(
+    folder = prepare_dataset(
         "small",
         str(tmp_path),
         from_tfrecord=str(records / "imagenet2012" / "5.1.0" if below else records),
@@ -293,7 +293,7 @@ def test_a_conversion_carries_on_where_it_was_interrupted(records, tmp_path, mon
     monkeypatch.setattr(tfrecord, "read_tfrecord", stops_at_the_third)
     monkeypatch.setattr(threads, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
-        prepare("small", str(tmp_path), from_tfrecord=str(records))
+        prepare_dataset("small", str(tmp_path), from_tfrecord=str(records))
     unfinished = tmp_path / "imagenet2012" / "unfinished.5.1.0"
     before = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*-of-00004")}
     assert 2 <= len(before) < 8 and not (tmp_path / "imagenet2012" / "5.1.0").exists()
@@ -301,7 +301,7 @@ def test_a_conversion_carries_on_where_it_was_interrupted(records, tmp_path, mon
         tfrecord, "read_tfrecord", lambda path: seen.append(path.name) or read(path)
     )
     seen.clear()
-    folder = prepare("small", str(tmp_path), from_tfrecord=str(records))
+    folder = prepare_dataset("small", str(tmp_path), from_tfrecord=str(records))
     assert len(seen) == 8 - len(before) and not unfinished.exists()
     assert all((folder / name).stat().st_mtime_ns == time for name, time in before.items())
 
@@ -332,7 +332,7 @@ def test_a_damaged_tfrecord_shard_is_named(records, tmp_path, harm, said):
     source = Path(shutil.copytree(records, tmp_path / "source")) / "imagenet2012" / "5.1.0"
     harm(source / "imagenet2012-train.tfrecord-00001-of-00004")
     with pytest.raises(InputError, match=said):
-        prepare("small", str(tmp_path / "out"), from_tfrecord=str(source))
+        prepare_dataset("small", str(tmp_path / "out"), from_tfrecord=str(source))
     assert not (tmp_path / "out" / "imagenet2012" / "5.1.0").exists()
 
 
@@ -341,16 +341,16 @@ def test_other_tfrecords_are_refused(records, tmp_path):
         InputError,
         match=r"holds imagenet2012 5\.1\.0 as tfrecord; allowed: imagenette 1\.0\.0 as tfrecord",
     ):
-        prepare(
+        prepare_dataset(
             "imagenette/160px-v2",
             str(tmp_path),
             from_tfrecord=str(records / "imagenet2012" / "5.1.0"),
         )
     with pytest.raises(InputError, match="is no prepared data set"):
-        prepare("imagenet2012", str(tmp_path), from_tfrecord=str(tmp_path))
+        prepare_dataset("imagenet2012", str(tmp_path), from_tfrecord=str(tmp_path))
     known_as("small", "imagenet2012", 40, 12)
     with pytest.raises(InputError, match=r"the format of .* is 'tfrecord'; allowed: array_record"):
-        prepare("small", str(records), from_tfrecord=str(records))
+        prepare_dataset("small", str(records), from_tfrecord=str(records))
 
 
 # The archives that tfds downloads, from manual_dir.
@@ -408,9 +408,9 @@ def test_the_other_sets_from_the_archives_that_tfds_downloads(
         path.write_text(json.dumps([[i, 3] if i % 3 else [] for i in range(12)]))
     known = known_as(f"own_{archive}", name, train, test)
     with pytest.raises(InputError, match=r"could not be prepared \(NonMatchingChecksumError"):
-        prepare(known.name, str(tmp_path), str(path.parent))
+        prepare_dataset(known.name, str(tmp_path), str(path.parent))
     register_checksum(name, path, monkeypatch)
-    prepare(known.name, str(tmp_path), str(path.parent))
+    prepare_dataset(known.name, str(tmp_path), str(path.parent))
     split = load_split(known, "test", str(tmp_path))
     assert [split.read(i)[0] for i in range(len(split))] == [PICTURE] * test or not members  # pyright: ignore
 
@@ -427,7 +427,7 @@ def register_checksum(name: str, path: Path, monkeypatch) -> None:
 @needs_archives
 def test_fashion_mnist_is_what_tfds_prepares(tmp_path):
     """Every record, in the same order; PNGs are packed otherwise."""
-    own = prepare("fashion_mnist", str(tmp_path / "own"), str(ARCHIVES))
+    own = prepare_dataset("fashion_mnist", str(tmp_path / "own"), str(ARCHIVES))
     made = tfds.builder("fashion_mnist", data_dir=tmp_path / "tfds", file_format="array_record")
     config = tfds.download.DownloadConfig(manual_dir=str(ARCHIVES))
     made.download_and_prepare(download_config=config)

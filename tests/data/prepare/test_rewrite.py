@@ -14,7 +14,7 @@ import pytest
 
 from deepjax.data import load_split, threads
 from deepjax.data.prepare import rewrite
-from deepjax.data.prepare.__main__ import write_resized_copy
+from deepjax.data.prepare.prepare import write_resized_copy
 from deepjax.data.prepare.tf_example import image_of, parse_example
 from deepjax.data.shards import list_splits, read_records
 from deepjax.data.threads import thread_map

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from deepjax.data import catalog, dataset_info, load_split, register
 from deepjax.data.prepare import small
-from deepjax.data.prepare.__main__ import prepare
+from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.data.prepare.small import READERS, download
 from deepjax.errors import InputError
 from tests.data.prepare.small_archives import (
@@ -46,7 +46,7 @@ def of_few_images(name: str):
 def test_every_image_has_its_label_and_the_order_is_that_of_tfds(name, unchecked, tmp_path):
     archives = write_small_archives(tmp_path / "archives", name)
     dataset = of_few_images(name)
-    folder = prepare(dataset.name, str(tmp_path / "data"), str(archives))
+    folder = prepare_dataset(dataset.name, str(tmp_path / "data"), str(archives))
     assert (folder / "fingerprint.json").is_file() and "tensorflow" not in sys.modules
     for split, (images, labels, _) in images_and_labels(name).items():
         found = load_split(dataset, split, str(tmp_path / "data"))
@@ -60,7 +60,7 @@ def test_every_image_has_its_label_and_the_order_is_that_of_tfds(name, unchecked
 def test_cifar_100_keeps_its_coarse_labels_ids_and_names(unchecked, tmp_path):
     archives = write_small_archives(tmp_path / "archives", "cifar100")
     of_few_images("cifar100")
-    folder = prepare("few_cifar100", str(tmp_path / "data"), str(archives))
+    folder = prepare_dataset("few_cifar100", str(tmp_path / "data"), str(archives))
     builder = tfds.builder_from_directory(folder)
     assert builder.info.features["coarse_label"].names == [f"coarse{i}" for i in range(20)]
     assert builder.info.features["label"].names[:2] == ["fine0", "fine1"]
@@ -77,10 +77,10 @@ def test_cifar_100_keeps_its_coarse_labels_ids_and_names(unchecked, tmp_path):
 def test_archives_that_are_not_those_of_tfds_are_refused(name, tmp_path):
     archives = write_small_archives(tmp_path / "archives", name)
     with pytest.raises(InputError, match=r"has [\d,]+ bytes, not [\d,]+: it is not complete"):
-        prepare(name, str(tmp_path / "data"), str(archives))
+        prepare_dataset(name, str(tmp_path / "data"), str(archives))
     next(archives.iterdir()).rename(tmp_path / "moved")
     with pytest.raises(InputError, match=r"has no .*; get it from http|is not complete"):
-        prepare(name, str(tmp_path / "data"), str(archives))
+        prepare_dataset(name, str(tmp_path / "data"), str(archives))
     assert not (tmp_path / "data" / name).exists()
 
 
@@ -97,7 +97,7 @@ def test_damaged_archives_are_named_and_leave_nothing(name, file, message, unche
     path = archives / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(InputError, match=message) as error:
-        prepare(name, str(tmp_path / "data"), str(archives))
+        prepare_dataset(name, str(tmp_path / "data"), str(archives))
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "data").glob(f"{name}/[0-9]*"))
 

@@ -5,8 +5,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
-from deepjax.study.report.html import Figure, Page, Table, render
-from deepjax.study.report.provenance import provenance
+from deepjax.html_page import Figure, Table
+from deepjax.study.report.html import Page, render
+from deepjax.provenance import provenance
 from deepjax.study.stats.verdict import Verdict
 from tests.study.report.fabricated import control, effect
 

@@ -13,11 +13,11 @@ import pytest
 from jax.sharding import AxisType
 from orbax.checkpoint._src.serialization import ocdbt_utils
 
+from deepjax.cli import runs
 from deepjax.errors import InputError
 from deepjax.models import ResNet, cifar_stages
 from deepjax.training import TrainConfig
 from deepjax.training.checkpoint import manager
-from deepjax.training.checkpoint.__main__ import Options, print_checkpoints
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.checkpoint.manifest import problems
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_before_that_cannot_be_opened_is_not_used(tmp_path, caps
         opened.save(state_at(2), {"next_index": 2})
         assert opened.wait_until_finished() and problems(tmp_path / "checkpoints" / "2") == []
     with pytest.raises(InputError, match=r"checkpoints/2 is corrupt: its arrays cannot be opened"):
-        print_checkpoints(Options("verify", tmp_path))
+        runs.start(["verify", str(tmp_path)])
     first, second = capsys.readouterr().out.splitlines()
     assert "  OK  digest " in first and second.endswith("DAMAGED")
     opened._warn = lambda line: None
@@ -263,24 +263,24 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
         opened = Checkpoints(tmp_path / name)
         opened.save(state_at(3, seed=seed), {"next_index": 3}, 0.25)
         opened.close()
-    print_checkpoints(Options("list", tmp_path / "a"))
-    assert re.match(r"step +3 +\d+\.\d\d MiB .* test error 25.00 %", capsys.readouterr().out)
-    print_checkpoints(Options("diff", tmp_path / "a", tmp_path / "a"))
-    print_checkpoints(Options("diff", tmp_path / "a", tmp_path / "b"))
+    runs.start(["verify", str(tmp_path / "a")])
+    assert re.match(r"checkpoint +3 +\d+\.\d\d MiB .* test error 25.00 %", capsys.readouterr().out)
+    runs.start(["diff", str(tmp_path / "a"), str(tmp_path / "a")])
+    runs.start(["diff", str(tmp_path / "a"), str(tmp_path / "b")])
     same, *lines = capsys.readouterr().out.splitlines()
     assert same == "no difference"
     assert any(
         re.match(r"\['params'\]\['stem_conv'\]\['kernel'\]: \d+ of \d+ numbers differ, by", line)
         for line in lines
     )
-    print_checkpoints(Options("verify", tmp_path / "a"))
+    runs.start(["verify", str(tmp_path / "a")])
     assert capsys.readouterr().out.endswith(f"OK  digest {digest(tmp_path / 'a')[1]}\n")
     manifest = tmp_path / "a" / "checkpoints" / "3" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
     with pytest.raises(InputError, match=r"checkpoints/3 is corrupt: manifest.json is corrupt"):
-        print_checkpoints(Options("verify", tmp_path / "a"))
-    with pytest.raises(InputError, match="diff takes two runs"):
-        print_checkpoints(Options("diff", tmp_path / "a"))
+        runs.start(["verify", str(tmp_path / "a")])
+    with pytest.raises(InputError, match="an option is missing|OTHER"):
+        runs.start(["diff", str(tmp_path / "a")])
 
 
 @pytest.mark.parametrize(

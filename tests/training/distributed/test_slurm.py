@@ -267,7 +267,7 @@ def by_flags(environment: dict[str, str], out: Path, *flags: str) -> None:
 
 def digest(out: Path) -> str:
     """Digest and step of a run's newest checkpoint, from the command line."""
-    command = [sys.executable, "-m", "deepjax.training.checkpoint", "digest", str(out)]
+    command = [sys.executable, "-m", "deepjax", "runs", "digest", str(out)]
     sha256, _, step, *_ = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()

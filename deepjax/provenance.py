@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = (
@@ -20,16 +21,26 @@ PACKAGES = (
 )
 
 
+_MAIN = ("deepjax", "__main__.py")
+
+
 def provenance(seconds: float, device: str) -> dict[str, str]:
     """The command to repeat a result, and the versions, hardware and wall time that it had."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}"
     return {
-        "command": "python " + shlex.join(map(_relative, sys.argv)),
+        "command": _command(sys.argv),
         "versions": f"Python {platform.python_version()}, {versions}",
         "hardware": f"{device}; {machine}",
         "wall time": f"{seconds:.0f} s",
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line, by the name `deepjax` where it is that command."""
+    program, *rest = map(_relative, arguments)
+    is_command = Path(program).name == "deepjax" or Path(program).parts[-2:] == _MAIN
+    return shlex.join(["deepjax", *rest] if is_command else ["python", program, *rest])
 
 
 def _relative(argument: str) -> str:

@@ -1,14 +1,10 @@
-"""Prepare a data set as ArrayRecord: python -m deepjax.data.prepare NAME
+"""Prepare a data set as ArrayRecord, which training reads without TensorFlow.
 
 It is downloaded, or read from a folder of archives.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from deepjax.data.catalog import Dataset, dataset_info
 from deepjax.data.embedded import EMBEDDED
@@ -27,24 +23,7 @@ from deepjax.paths import user_path
 _SHOWN = 20  # damaged images in what is printed; all of them are in fingerprint.json
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Write a data set as ArrayRecord so that training reads it without TensorFlow."""
-
-    name: Annotated[str, tyro.conf.Positional]
-    """Name of the data set: fashion_mnist, cifar10, imagenette/160px-v2, imagenet2012, ..."""
-    data_dir: str | None = None
-    """Where to write it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    manual_dir: str | None = None
-    """Folder that holds the original archives, so that nothing is downloaded."""
-    from_tfrecord: str | None = None
-    """Folder of the data set as tfds prepared it as TFRecord, to convert instead of preparing."""
-    resized: int | None = None
-    """Also write a copy with shorter sides of at most this many pixels, to resized_N of data_dir.
-    """
-
-
-def prepare(
+def prepare_dataset(
     name: str,
     data_dir: str | None = None,
     manual_dir: str | None = None,
@@ -161,26 +140,3 @@ def _format_undecodable(damaged: Sequence[UndecodableImage], split: str) -> str:
         else []
     )
     return "\n".join([f"; {len(found)} cannot be decoded:", *found[:_SHOWN], *more])
-
-
-def main() -> None:
-    """The command line."""
-    from deepjax.command_line import parse, run_command
-
-    run_command(lambda: _report(parse(Prepare)))
-
-
-def _report(options: Prepare) -> None:
-    if options.resized is not None:
-        check_side(dataset_info(options.name), options.resized)
-    folder = prepare(options.name, options.data_dir, options.manual_dir, options.from_tfrecord)
-    print(f"prepared in {folder}")
-    if options.resized is not None:
-        print(
-            "the copy is read with --data-dir "
-            f"{write_resized_copy(options.name, options.resized, options.data_dir)}"
-        )
-
-
-if __name__ == "__main__":
-    main()

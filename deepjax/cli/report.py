@@ -1,0 +1,72 @@
+"""Write the report of a training run: curves, gradients, classes, worst images, options.
+
+    deepjax report runs/resnet20                # writes runs/resnet20/report.html
+    deepjax report runs/resnet20 --no-predict   # from the log alone, without the network
+
+The report of a study, report.html in its directory, is written by the study.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from deepjax.backend.compilation_cache import enable_compilation_cache
+from deepjax.command_line import parse
+from deepjax.data import load_split
+from deepjax.errors import InputError
+from deepjax.evaluation.models import PreprocessingOverrides, from_run
+from deepjax.evaluation.predict import predict
+from deepjax.evaluation.protocols import resolve_protocol
+from deepjax.evaluation.report.page import TestResult, write_run_report
+from deepjax.paths import run_directory
+from deepjax.progress import display
+from deepjax.training.custom_network import import_network
+from deepjax.training.distributed.sharding import Partitioner, make_mesh
+from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Write report.html of a training run into its directory."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --output-dir folder of a training run."""
+    predict: bool = True
+    """Classify the test images, for errors by class and the worst images; --no-predict: only what
+    the log has."""
+    model: str = ""
+    """package.module:Class of the network, where it is your own."""
+    batch_size: int = 64
+    """Images per step."""
+    data_dir: str | None = None
+    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Parse the options, classify the test images, write the page."""
+    options = parse(Options, arguments)
+    run = summarize_run(run_directory(options.run, "run"))
+    if not (run.epochs or options.predict):
+        raise InputError(f"{run.path} has no epoch in its log yet; nothing to report")
+    result = classify_test_images(run, options) if options.predict else None
+    print(f"report in {write_run_report(run, result)}")
+
+
+def classify_test_images(run: RunSummary, options: Options) -> TestResult:
+    """The predictions of the newest checkpoint for the test images, with progress."""
+    enable_compilation_cache()
+    make = import_network(options.model) if options.model else None
+    overrides = PreprocessingOverrides()
+    member = from_run(run.path, None, overrides, options.data_dir, options.model, make)
+    split = load_split(member.dataset, "test", options.data_dir)
+    protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
+    title = f"test images of {member.dataset.name}"
+    with display(title, {title: len(split)}, "image") as report:
+        scores = predict(
+            member, split, protocol, Partitioner(make_mesh()), options.batch_size,
+            lambda done, total: report(title, done, total),
+        )  # fmt: skip
+    return TestResult(member, protocol, split, scores)

@@ -1,0 +1,233 @@
+"""Look at training runs: which there are, how far they are, and whether their files are intact.
+
+    deepjax runs list                        # all below runs/, with state and errors
+    deepjax runs show runs/resnet20          # configuration, epochs, checkpoints
+    deepjax runs watch runs/resnet20         # until the run ends
+    deepjax runs compare runs/a runs/b       # options that differ, errors, curves over seeds
+    deepjax runs verify runs/resnet20        # hash every file, read every array
+    deepjax runs digest runs/resnet20        # one sha256 over the training state
+    deepjax runs diff runs/a runs/b          # differences of two states, leaf by leaf
+
+RUN is the --output-dir folder of a training run. `list`, `show` and `compare` take --json.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from deepjax.cli.runs_compare import compare
+from deepjax.cli.runs_watch import watch
+from deepjax.command_line import parse
+from deepjax.errors import InputError, describe_error, unknown_name_error
+from deepjax.paths import run_directory, user_path
+from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
+from deepjax.training.checkpoint.manifest import read_manifest
+from deepjax.training.run_directory.command import changed_options
+from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
+
+EPOCHS_SHOWN = 5  # last epochs that `show` prints
+
+
+@dataclasses.dataclass(frozen=True)
+class _List:
+    """List the runs below a folder: how far they are, and their errors."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("runs")
+    """Folder that holds run directories, at any depth."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Show:
+    """Show one run: its options, its last epochs and its checkpoints."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --output-dir folder of a training run."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _One:
+    """Verify the checkpoints of a run, or print the digest of the newest."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --output-dir folder of a training run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Two:
+    """Print the differences between the newest checkpoints of two runs."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --output-dir folder of a training run."""
+    other: Annotated[Path, tyro.conf.Positional]
+    """Another one."""
+
+
+def _list(arguments: Sequence[str]) -> None:
+    """Print a line for each run; raises InputError where there is none."""
+    options = parse(_List, arguments)
+    folder = user_path(options.folder, "folder")
+    paths = require_runs(folder)
+    if options.json:
+        print(json.dumps([_facts_or_error(path) for path in paths], indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for head in ("network", "data set", "state"):
+        table.add_column(head)
+    for head in ("steps", "train error", "test error", "last row"):
+        table.add_column(head, justify="right")
+    for path in paths:
+        found = _facts_or_error(path)
+        name = str(path.relative_to(folder)) if path != folder else str(path)
+        if "error" in found:
+            table.add_row(name, "", "", found["error"])
+            continue
+        steps = f"{found['step']:,} / {found['total_steps']:,}"
+        errors = [_percent(found[entry]) for entry in ("train_error", "test_error")]
+        table.add_row(
+            name, found["model"], found["dataset"], found["state"], steps, *errors, found["updated"]
+        )
+    Console(highlight=False, markup=False).print(table)
+
+
+def _show(arguments: Sequence[str]) -> None:
+    """Print one run."""
+    options = parse(_Show, arguments)
+    path = run_directory(options.run, "run")
+    run = summarize_run(path)
+    changed = changed_options(run.config)
+    if options.json:
+        found = _facts(run) | {"options": changed, "epochs": run.epochs}
+        print(json.dumps(found | {"checkpoints": steps_of(path / "checkpoints")}, indent=1))
+        return
+    print(f"{path}: {run.state}, step {run.step:,} of {run.total_steps:,}")
+    print("options that are not defaults:")
+    for name, value in changed.items():
+        print(f"  --{name.replace('_', '-'):22} {_text(value)}")
+    for row in run.epochs[-EPOCHS_SHOWN:]:
+        print(
+            f"epoch {row['epoch']:<7g} running error {_percent(row['running_error'])}, "
+            f"test error {_percent(row.get('test_error'))}, rate {row['learning_rate']:.3g}"
+        )
+    if run.state == "done":
+        train, test = _percent(run.last("train_error")), _percent(run.last("test_error"))
+        print(f"at the end    train error {train}, test error {test}")
+    for line in _checkpoints(path)[0]:
+        print(line)
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    """Read every checkpoint of a run; raises InputError if it has none, or a corrupt one."""
+    path = run_directory(parse(_One, arguments).run, "run")
+    if not steps_of(path / "checkpoints"):
+        raise InputError(
+            f"{path} holds no checkpoint; allowed: the --output-dir folder of a training run"
+        )
+    lines, damaged = _checkpoints(path, read=True)
+    print("\n".join(lines))
+    if damaged:
+        raise InputError(f"{'; '.join(damaged)}; a resumed run starts from the newest valid one")
+
+
+def _digest(arguments: Sequence[str]) -> None:
+    """Print the sha256 of the newest checkpoint of a run."""
+    options = parse(_One, arguments)
+    step, value = digest(run_directory(options.run, "run"))
+    print(f"{value}  step {step}  {options.run}")
+
+
+def _diff(arguments: Sequence[str]) -> None:
+    """Print the differences between the newest checkpoints of two runs."""
+    options = parse(_Two, arguments)
+    one = read_contents(run_directory(options.run, "run"))
+    other = read_contents(run_directory(options.other, "other"))
+    print("\n".join(differences(one, other)) or "no difference")
+
+
+def _facts_or_error(path: Path) -> dict[str, Any]:
+    try:
+        return _facts(summarize_run(path))
+    except InputError as error:
+        return {"run": str(path), "error": describe_error(error)}
+
+
+def _facts(run: RunSummary) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "model": run.config.model,
+        "dataset": run.config.dataset,
+        "seed": run.config.seed,
+        "state": run.state,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "train_error": run.last("train_error"),
+        "test_error": run.last("test_error"),
+        "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.updated)),
+    }
+
+
+def _checkpoints(run: Path, read: bool = False) -> tuple[list[str], list[str]]:
+    """A line for each checkpoint, and what is wrong with those that are read."""
+    lines, damaged = [], []
+    for step in steps_of(run / "checkpoints"):
+        found = ""
+        if read:
+            try:
+                found = f"  OK  digest {read_contents(run, step).digest}"
+            except InputError as error:
+                damaged.append(str(error))
+                found = "  DAMAGED"
+        lines.append(f"checkpoint {step:>8}  {_described(run / 'checkpoints' / str(step))}{found}")
+    return lines, damaged
+
+
+def _described(folder: Path) -> str:
+    try:
+        facts = read_manifest(folder)
+    except ValueError as error:
+        return str(error)
+    size = sum(file["bytes"] for file in facts["files"].values()) / 2**20
+    metric = "" if facts["metric"] is None else f"  test error {100 * facts['metric']:.2f} %"
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["time"]))
+    return f"{size:9.2f} MiB  {saved}{metric}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+ACTIONS = {
+    "list": _list,
+    "show": _show,
+    "watch": watch,
+    "compare": compare,
+    "verify": _verify,
+    "digest": _digest,
+    "diff": _diff,
+}
+
+
+def start(arguments: Sequence[str]) -> None:
+    """The command: an action. Raises InputError for an unknown one."""
+    action, *rest = arguments or ["--help"]
+    if action in ("--help", "-h"):
+        print(__doc__)
+        return
+    if action not in ACTIONS:
+        raise unknown_name_error("action", action, ACTIONS)
+    ACTIONS[action](rest)

@@ -1,0 +1,75 @@
+"""`deepjax runs watch RUN`: a line for each epoch of a run that another process trains."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from deepjax.command_line import parse
+from deepjax.errors import require
+from deepjax.paths import run_directory
+from deepjax.progress import format_duration
+from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Print a line for each epoch of a run until it ends; Ctrl-C ends the watching only."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --output-dir folder of a training run."""
+    interval: float = 5.0
+    """Seconds between two looks."""
+
+
+def watch(arguments: Sequence[str]) -> None:
+    """Print the epochs that are done, and every further one; returns when no process trains."""
+    options = parse(Options, arguments)
+    require(options.interval > 0, "interval", options.interval, "above 0 seconds")
+    path = run_directory(options.run, "run")
+    shown = 0
+    while True:
+        run = summarize_run(path)
+        if not shown:
+            print(f"{run.config.model} on {run.config.dataset}, {run.total_steps:,} steps, {path}")
+        for row in run.epochs[shown:]:
+            print(describe_epoch(run, row), flush=True)
+        shown = max(shown, len(run.epochs))
+        if run.state != "running":
+            print(describe_end(run))
+            return
+        time.sleep(options.interval)
+
+
+def describe_epoch(run: RunSummary, row: Row) -> str:
+    """The row of an epoch in one line, with the time left at its pace."""
+    parts = [
+        f"epoch {row['epoch']:g}",
+        f"step {row['step']:,} of {run.total_steps:,}",
+        f"running error {100 * row['running_error']:.2f} %",
+    ]
+    if "test_error" in row:
+        parts.append(f"test error {100 * row['test_error']:.2f} %")
+    if row.get("seconds") and row["step"] < run.total_steps:
+        epochs = (run.total_steps - row["step"]) / run.config.steps_per_epoch
+        parts.append(f"{format_duration(epochs * row['seconds'])} left")
+    return ", ".join(parts)
+
+
+def describe_end(run: RunSummary) -> str:
+    """Why there is nothing more to watch."""
+    if run.state == "done":
+        train, test = run.last("train_error"), run.last("test_error")
+        return f"done: train error {100 * train:.2f} %, test error {100 * test:.2f} %"
+    if run.state == "halted":
+        return "halted on non-finite values; see its last row in metrics.jsonl"
+    if run.state == "average":
+        return "an average of checkpoints, which is not trained"
+    return (
+        f"no process trains in it; it stopped after step {run.step:,}, and the command that began "
+        "it resumes it"
+    )

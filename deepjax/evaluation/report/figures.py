@@ -1,0 +1,126 @@
+"""The figures of a run's report; the title of each states what it shows."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deepjax.analysis.plots import COLORS, STYLE, format_number
+from deepjax.training.metrics.metrics_log import Row
+
+MAX_CLASSES = 30  # of a confusion matrix whose names can be read
+MAX_LAYERS = 60  # named layers of the gradient map
+WORST_COLUMNS = 8
+
+
+def draw_curves(epochs: Sequence[Row]) -> Figure:
+    """Running training error and test error by epoch, and the learning rate below them."""
+    with plt.style.context(STYLE):
+        figure, (top, bottom) = plt.subplots(
+            2, 1, figsize=(8, 5), sharex=True, height_ratios=(3, 1)
+        )
+        x = [row["epoch"] for row in epochs]
+        running = [100 * row["running_error"] for row in epochs]
+        test = [100 * row["test_error"] for row in epochs]
+        top.plot(x, running, "--o", markersize=3, label="training, running mean", color=COLORS[0])
+        top.plot(x, test, "-o", markersize=3, label="test", color=COLORS[1])
+        _error_axis(top, [*running, *test])
+        top.set_title(
+            f"The test error ends at {test[-1]:.2f} %; its least value is {min(test):.2f} %, at "
+            f"epoch {x[int(np.argmin(test))]:g}"
+        )
+        top.legend()
+        bottom.plot(x, [row["learning_rate"] for row in epochs], color=COLORS[2])
+        bottom.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    return figure
+
+
+def _error_axis(ax: Axes, values: Sequence[float]) -> None:
+    """Logarithmic where errors get small, so that their differences can be seen."""
+    small = min(values) > 0 and max(values) > 10 * min(values)
+    ax.set_yscale("log" if small else "linear")
+    if not small:
+        ax.set_ylim(0, min(100, 1.05 * max(values)) or 1)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_ylabel("error (%)")
+
+
+def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
+    """Mean norm of each kernel's gradient by layer and epoch, on a logarithmic colour scale."""
+    layers = list(epochs[0]["gradient_norms"])
+    norms = np.array([[row["gradient_norms"][layer] for row in epochs] for layer in layers])
+    positive = norms[norms > 0]
+    smallest = positive.min() if positive.size else 1e-30
+    last = norms[:, -1][norms[:, -1] > 0]
+    with plt.style.context(STYLE):
+        figure, ax = plt.subplots(figsize=(8, min(10, 2 + 0.18 * len(layers))))
+        x = [row["epoch"] for row in epochs]
+        first = x[0] - (x[1] - x[0] if len(x) > 1 else 1)
+        edges = np.array([first, *x])
+        mesh = ax.pcolormesh(
+            edges, np.arange(len(layers) + 1), np.log10(np.maximum(norms, smallest)), cmap="viridis"
+        )
+        every = max(1, -(-len(layers) // MAX_LAYERS))
+        ax.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], fontsize=6)
+        ax.set(xlabel="epoch", ylim=(len(layers), 0))
+        ax.grid(False)
+        figure.colorbar(mesh, label="log10 of the gradient norm")
+        ratio = format_number(last.max() / last.min()) if last.size else "an unknown number of"
+        ax.set_title(f"In the last epoch the largest gradient norm is {ratio} times the smallest")
+    return figure
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Test images by class (row) and predicted class (column), in per cent of the row."""
+    counts = np.asarray(confusion, float)
+    totals = counts.sum(1, keepdims=True)
+    part = 100 * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    wrong = part - np.diag(np.diag(part))
+    label, predicted = np.unravel_index(np.argmax(wrong), wrong.shape)
+    with plt.style.context(STYLE):
+        side = 2.5 + 0.4 * len(names)
+        figure, ax = plt.subplots(figsize=(side + 1, side))
+        ax.imshow(part, cmap="Blues", vmin=0, vmax=100)
+        for row, column in np.argwhere(part >= 0.5):
+            color = "white" if part[row, column] > 55 else "black"
+            text = f"{part[row, column]:.0f}"
+            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        at = range(len(names))
+        ax.set_xticks(at, names, rotation=90, fontsize=8)
+        ax.set_yticks(at, names, fontsize=8)
+        ax.set(xlabel="predicted class", ylabel="class")
+        ax.grid(False)
+        ax.set_title(
+            f"Most often mistaken: {names[label]} for {names[predicted]}, "
+            f"{wrong[label, predicted]:.1f} %"
+            if wrong.any()
+            else "No test image is misclassified"
+        )
+    return figure
+
+
+def draw_worst(
+    images: Sequence[np.ndarray], captions: Sequence[str], misclassified: int, total: int
+) -> Figure:
+    """Misclassified images, each with its classes. images: uint8 (height, width, channels)."""
+    rows = -(-len(images) // WORST_COLUMNS)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            rows, WORST_COLUMNS, figsize=(1.25 * WORST_COLUMNS, 1.65 * rows + 0.5), squeeze=False
+        )
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+            grey = image.shape[2] == 1
+            ax.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
+            ax.set_title(caption, fontsize=6, loc="center")
+        figure.suptitle(
+            f"{misclassified:,} of {total:,} test images are misclassified; these with the "
+            "highest probability",
+            x=0.01,
+            ha="left",
+            fontsize=11,
+        )
+    return figure
