@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
+from deepjax.familiar_options import familiar_hint
 from deepjax.renamed_options import has_renamed_flag, rename_flags
 
 Options = TypeVar("Options")
@@ -48,7 +49,7 @@ def parse(
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if has_renamed_flag(arguments):
-        arguments, notes = rename_flags(arguments, _flags(options))
+        arguments, notes = rename_flags(arguments, option_flags(options))
         for note in notes:
             print(note, file=sys.stderr)
     for flag, value in [
@@ -68,12 +69,15 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        known = _flags(options)
+        known = option_flags(options)
         for argument in arguments:
             flag = argument.split("=")[0]
             if flag.startswith("--") and flag.replace("_", "-") not in known:
                 near = difflib.get_close_matches(flag, known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
+                familiar = familiar_hint(flag.replace("_", "-"))
+                if familiar and (familiar.split()[1] in known or "use --" not in familiar):
+                    raise InputError(f"option {flag} is unknown; {familiar}") from None
                 raise InputError(
                     f"option {flag} is unknown; {hint}allowed: {', '.join(known)}"
                 ) from None
@@ -152,7 +156,7 @@ def _exit(code: int, error: Exception) -> None:
     sys.exit(code)
 
 
-def _flags(options: type) -> list[str]:
+def option_flags(options: type) -> list[str]:
     """Every --flag of the help text."""
     text = io.StringIO()
     import tyro
