@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
-from deepjax.familiar_options import familiar_hint
+from deepjax.familiar_options import FAMILIAR_OPTIONS, familiar_hint
 from deepjax.renamed_options import has_renamed_flag, rename_flags
 
 Options = TypeVar("Options")
@@ -72,7 +72,8 @@ def parse(
         known = option_flags(options)
         for argument in arguments:
             flag = argument.split("=")[0]
-            if flag.startswith("--") and flag.replace("_", "-") not in known:
+            is_option = flag.startswith("--") or flag in FAMILIAR_OPTIONS
+            if is_option and flag.replace("_", "-") not in known:
                 near = difflib.get_close_matches(flag, known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
                 familiar = familiar_hint(flag.replace("_", "-"))
