@@ -4,6 +4,7 @@ Each returns a figure of panels; `study_figures.py` makes panels from results.
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from deepjax.study.stats.intervals import mean_interval
 Scale = Literal["linear", "log"]
 Rows = Mapping[str, Sequence[float]]  # label -> values by seed
 Lines = Mapping[str, float]  # label -> where a reference line is
+CHARACTERS_PER_INCH = 11.5  # of a title
+_BACKGROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +71,19 @@ def rows_figure(
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
                     fontsize=7.5, color="0.35", rotation=90,
                 )  # fmt: skip
-        figure.suptitle(title)
+        _set_title(figure, title)
     return figure
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    """The title at the left, each of its lines wrapped into parts of about equal length."""
+    width = int(CHARACTERS_PER_INCH * figure.get_figwidth())
+    lines: list[str] = []
+    for line in title.split("\n"):
+        parts = -(-len(line) // width)
+        balanced = min(width, -(-len(line) // max(1, parts)) + 8)
+        lines += textwrap.wrap(line, balanced) or [""]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left")
 
 
 def _draw_rows(ax: Axes, rows: Rows, scale: Scale, labelled: bool, lowest: float) -> None:
@@ -113,7 +127,7 @@ def lines_figure(
                 ax.annotate(
                     label, (0.5, y), (0, -3 if low else 2), va="top" if low else "bottom",
                     xycoords=("axes fraction", "data"), textcoords="offset points", ha="center",
-                    fontsize=7.5, color="0.35",
+                    fontsize=7.5, color="0.35", bbox=_BACKGROUND,
                 )  # fmt: skip
         # Ticks and labels once all curves are drawn, since panels share their limits.
         for ax, panel in zip(axes[0], panels, strict=True):
@@ -122,7 +136,7 @@ def lines_figure(
                 ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             _label_ends(ax, [curve for curve in panel.curves if not curve.label.startswith("_")])
         axes[0, 0].set_ylabel(axes_labels[1])
-        figure.suptitle(title)
+        _set_title(figure, title)
     return figure
 
 
@@ -183,5 +197,5 @@ def maps_figure(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], la
         for ax in axes[-1]:
             ax.set_xlabel("column (pixels)")
         figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label=label)
-        figure.suptitle(title)
+        _set_title(figure, title)
     return figure

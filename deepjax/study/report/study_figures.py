@@ -1,7 +1,6 @@
 """Figures as a study declares them: what is drawn, the caption, and the claim that is the title."""
 
 import dataclasses
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,6 @@ from deepjax.study.results import StudyResults
 Draw = Callable[[StudyResults, str], Figure | None]
 """From results and a title to a figure; None where the preset lacks its arms."""
 SETS = {"train": "training", "test": "test"}
-TITLE_WIDTH = 78
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +36,9 @@ class StudyFigure:
 
 
 def figure_title(figure: StudyFigure, results: StudyResults) -> str:
-    """The finding: the claim as it was judged, with its first effect; unjudged, the caption.
-
-    The effect is named where the claim has several.
-    """
+    """The finding: the claim as it was judged, with its first effect; unjudged, the caption."""
     if not figure.claim or not results.verdicts:
-        return _wrapped(figure.caption.split(". ")[0].rstrip("."))
+        return figure.caption.split(". ")[0].rstrip(".")
     verdict = results.verdict(figure.claim)
     lead = {
         "supported": "",
@@ -51,12 +46,11 @@ def figure_title(figure: StudyFigure, results: StudyResults) -> str:
         "inconclusive": "Undecided: ",
         "not trained": "Not trained: ",
     }[verdict.outcome]
-    text = _wrapped(lead + verdict.claim)
+    text = lead + verdict.claim
     if verdict.effects:
         effect = verdict.effects[0]
         low, high = effect.complete
-        name = f"{effect.name}: " if len(verdict.effects) > 1 else ""
-        text += f"\n{name}{effect.mean:+.3g} [{low:+.3g}, {high:+.3g}]{effect.unit}"
+        text += f"\n{effect.name}: {effect.mean:#.3g} [{low:#.3g}, {high:#.3g}]{effect.unit}"
     return text
 
 
@@ -142,8 +136,9 @@ def error_by_epoch(
                     curves.append(Curve(part, x, y, color, line))
             if curves:
                 lines = references(results.preset.dataset, "test")
-                panels.append(LinesPanel(panel, curves, lines))
-        return lines_figure(title, panels, ("epoch", "error (%)")) if panels else None
+                panels.append(LinesPanel(f"{panel} (dashed: training, solid: test)", curves, lines))
+        axes = ("epoch", "error (%)")
+        return lines_figure(title, panels, axes, y_scale="log") if panels else None
 
     return StudyFigure(name, draw, caption, claim)
 
@@ -265,7 +260,3 @@ def _numbers(keys: Iterable[str]) -> list[float]:
 
 def _label(arm: str) -> str:
     return arm.replace("_", " ")
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, TITLE_WIDTH))
