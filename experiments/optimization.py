@@ -31,6 +31,7 @@ from deepjax.study.ladder import LADDER, LADDER_GPU
 from deepjax.study.networks import Stack
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import Quantity, measured
+from deepjax.study.report.plots import set_title
 from deepjax.study.report.study_figures import StudyFigure, value_rows
 from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study
@@ -191,13 +192,16 @@ def draw_planes(results: StudyResults, title: str) -> Figure:
     """Contours of the loss around both networks of the first seed."""
     planes = results.values("planes")[0]
     names = {"plain44": "Plain-44", "resnet44": "Residual-44"}
+    every = np.array([planes[name] for name in names])
+    bounds = float(np.nanmin(every)), float(np.nanmax(every))
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(5.4 * len(names), 4.9))
         for ax, (name, label) in zip(axes, names.items(), strict=True):
             x, loss = np.linspace(-1, 1, len(planes[name])), np.array(planes[name])
             plane = LossPlane(TRAIN, True, None, x, x, loss, None, None)
-            plane.plot(ax, title=f"{label}: {100 * plane.concave_fraction:.0f} % concave")
-        figure.suptitle(title)
+            found = f"{label}: {100 * plane.concave_fraction:.0f} % concave"
+            plane.plot(ax, title=found, bounds=bounds)
+        set_title(figure, title)
     return figure
 
 

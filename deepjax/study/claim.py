@@ -18,7 +18,7 @@ from deepjax.study.stats.intervals import (
 )
 from deepjax.study.stats.power import joint_power, what_settles
 from deepjax.study.stats.rules import Rule
-from deepjax.study.stats.verdict import Effect, Outcome, Verdict
+from deepjax.study.stats.verdict import Effect, Outcome, Verdict, with_unit
 
 BOTH: tuple[Split, ...] = ("train", "test")
 TRAIN: tuple[Split, ...] = ("train",)
@@ -202,7 +202,9 @@ def _excluded(claim: Claim, effects: Sequence[Effect], outcome: Outcome) -> list
         return []
     low, high = effects[0].complete
     bound = high if claim.rule.low == 0 else -low
-    return [f"an effect of {bound:.2g}{effects[0].unit} or more is excluded"] if bound > 0 else []
+    if bound <= 0:
+        return []
+    return [f"an effect of {with_unit(bound, effects[0].unit, '.2g')} or more is excluded"]
 
 
 def _power(claim: Claim, parts: Sequence[tuple[Quantity, Split, Sample]]) -> str:
@@ -222,7 +224,7 @@ def _power(claim: Claim, parts: Sequence[tuple[Quantity, Split, Sample]]) -> str
         return ""
     unit = parts[0][0].unit
     corrected = " after Holm's correction" if claim.headline else ""
-    return f"{100 * found:.0f} % power at {claim.interest:g}{unit}{corrected}"
+    return f"{100 * found:.0f} % power at {with_unit(claim.interest, unit)}{corrected}"
 
 
 def _is_open(claim: Claim, outcome: Outcome, p: float) -> bool:
@@ -249,7 +251,8 @@ def _settles(claim: Claim, parts: Sequence[tuple[Quantity, Split, Sample]]) -> s
         if effect:
             needed = what_settles(components(worst), seeds, images, effect, level)
             if needed != f"{seeds} seeds":
-                return f"80 % power at {words[effect]}{effect:.3g}{unit} needs {needed}"
+                at = words[effect] + with_unit(effect, unit, ".3g")
+                return f"80 % power at {at} needs {needed}"
     return ""
 
 

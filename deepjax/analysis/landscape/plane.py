@@ -85,15 +85,18 @@ class LossPlane(Result):
         columns = zip(x, y, self.loss.ravel().tolist(), accuracy, strict=True)
         return [{"x": x, "y": y, "loss": loss, "accuracy": right} for x, y, loss, right in columns]
 
-    def plot(self, ax: Any = None, title: str | None = None) -> Any:
+    def plot(
+        self, ax: Any = None, title: str | None = None, bounds: tuple[float, float] | None = None
+    ) -> Any:
         """Filled contours of the loss, the network as a cross, and the path of training.
 
-        Logarithmic where the range is wide. Returns the matplotlib Axes.
+        Logarithmic where the range is wide. bounds: the ends of a logarithmic colour scale, so that
+        planes can be compared. Returns the matplotlib Axes.
         """
         from deepjax.analysis.plots import COLORS, canvas, format_percent
 
         with canvas(ax, 5.6, 4.6, title) as axes:
-            low, high = self._draw_contours(axes)
+            low, high = self._draw_contours(axes, bounds)
             if self.path is not None:
                 draw_path(axes, self.path, "white")
             axes.plot([0], [0], "+", color=COLORS[1], markersize=11, markeredgewidth=2.2, zorder=5)
@@ -107,17 +110,18 @@ class LossPlane(Result):
             axes.grid(False)
         return axes
 
-    def _draw_contours(self, ax: Any) -> tuple[float, float]:
+    def _draw_contours(self, ax: Any, bounds: tuple[float, float] | None) -> tuple[float, float]:
         """Contours and colour bar; returns the smallest and the largest finite loss."""
         from matplotlib.colors import LogNorm, Normalize
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
         losses = np.ma.masked_invalid(self.loss)
         low, high = (float(losses.min()), float(losses.max())) if losses.count() else (0.0, 0.0)
-        if needs_log_scale(self.loss):
-            levels = np.geomspace(low, high, 25)
+        first, last = bounds or (low, high)
+        if bounds or needs_log_scale(self.loss):
+            levels = np.geomspace(first, last, 25)
             norm, label = LogNorm(levels[0], levels[-1]), "loss, logarithmic"
-            ticks = LogLocator(subs=(1, 2, 5)).tick_values(low, high)
+            ticks = LogLocator(subs=(1, 2, 5)).tick_values(first, last)
         else:
             levels = np.linspace(low, high + (high == low), 25)
             norm, label = Normalize(levels[0], levels[-1]), "loss"
@@ -126,7 +130,7 @@ class LossPlane(Result):
         lines: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "alpha": 0.7}
         ax.contour(self.x, self.y, losses, levels[::2], **lines)
         bar = ax.figure.colorbar(filled, ax=ax, shrink=0.9, label=label)
-        bar.set_ticks([tick for tick in ticks if low <= tick <= high])
+        bar.set_ticks([tick for tick in ticks if first <= tick <= last])
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
         return low, high

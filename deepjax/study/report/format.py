@@ -7,12 +7,12 @@ from deepjax.study.arms.result import ArmResult
 from deepjax.study.stats.verdict import Verdict
 
 
-def format_count(count: int) -> str:
+def format_count(count: float) -> str:
     """Three digits and a letter: '67.9 k', '1.96 M'."""
     for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
-    return str(count)
+    return f"{count:g}"
 
 
 def format_outcome(verdict: Verdict) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from deepjax.analysis.plots import COLORS, STYLE, Curve, draw_curve
+from deepjax.study.report.format import format_count
 from deepjax.study.stats.intervals import mean_interval
 
 Scale = Literal["linear", "log"]
@@ -71,11 +72,11 @@ def rows_figure(
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
                     fontsize=7.5, color="0.35", rotation=90,
                 )  # fmt: skip
-        _set_title(figure, title)
+        set_title(figure, title)
     return figure
 
 
-def _set_title(figure: Figure, title: str) -> None:
+def set_title(figure: Figure, title: str) -> None:
     """The title at the left, each of its lines wrapped into parts of about equal length."""
     width = int(CHARACTERS_PER_INCH * figure.get_figwidth())
     lines: list[str] = []
@@ -109,10 +110,12 @@ def lines_figure(
     y_scale: Scale = "linear",
     share_y: bool = True,
     x_ticks: Sequence[float] = (),
+    labels_at: float = 0.5,
 ) -> Figure:
     """Lines with a band from the minimum to the maximum over seeds, each labelled at its end.
 
-    axes_labels: of x and y; a curve's label that starts with "_" is not shown.
+    axes_labels: of x and y; a curve's label that starts with "_" is not shown. labels_at: where
+    along the axis the labels of reference lines are, from 0 to 1.
     """
     size = (5.2 * len(panels) + 1.2, 4.4)
     with plt.style.context(STYLE):
@@ -121,12 +124,15 @@ def lines_figure(
             ax.set(xscale=x_scale, yscale=y_scale, title=panel.title, xlabel=axes_labels[0])
             for curve in panel.curves:
                 draw_curve(ax, curve)
+            if panel.references and y_scale == "linear":
+                ax.margins(y=0.1)  # room for their labels
             for label, y in panel.references.items():
                 ax.axhline(y, color="0.45", linestyle=":", linewidth=1.2, zorder=0)
                 low = y == min(panel.references.values())
                 ax.annotate(
-                    label, (0.5, y), (0, -3 if low else 2), va="top" if low else "bottom",
-                    xycoords=("axes fraction", "data"), textcoords="offset points", ha="center",
+                    label, (labels_at, y), (0, -3 if low else 2), va="top" if low else "bottom",
+                    xycoords=("axes fraction", "data"), textcoords="offset points",
+                    ha="center" if labels_at == 0.5 else "left",
                     fontsize=7.5, color="0.35", bbox=_BACKGROUND,
                 )  # fmt: skip
         # Ticks and labels once all curves are drawn, since panels share their limits.
@@ -136,7 +142,7 @@ def lines_figure(
                 ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             _label_ends(ax, [curve for curve in panel.curves if not curve.label.startswith("_")])
         axes[0, 0].set_ylabel(axes_labels[1])
-        _set_title(figure, title)
+        set_title(figure, title)
     return figure
 
 
@@ -150,6 +156,10 @@ def _log_ticks(ax: Axes, x: Sequence[float]) -> None:
     if x:
         ax.set_xticks(list(x), [f"{value:g}" for value in x])
         ax.xaxis.set_minor_locator(NullLocator())
+    elif ax.get_xscale() == "log" and ax.get_xlim()[1] < 300 * ax.get_xlim()[0]:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log" and high < 300 * low:
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -197,5 +207,5 @@ def maps_figure(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], la
         for ax in axes[-1]:
             ax.set_xlabel("column (pixels)")
         figure.colorbar(image, ax=list(axes.flat), shrink=0.6, label=label)
-        _set_title(figure, title)
+        set_title(figure, title)
     return figure

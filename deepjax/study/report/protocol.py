@@ -38,8 +38,14 @@ def _training(training: Mapping[str, Any]) -> str:
     }
     known = [text.format(training[name]) for name, text in words.items() if name in training]
     others = [
-        f"{name.replace('_', ' ')} {value}"
+        _option(name.replace("_", " "), value)
         for name, value in training.items()
         if name not in words and name != "image_size"
     ]
     return ", ".join(known + others)
+
+
+def _option(name: str, value: Any) -> str:
+    if value is False:
+        return "no augmentation" if name == "augment" else f"no {name}"
+    return f"{value:g} {name}" if name.endswith("epochs") else f"{name} {value}"

@@ -136,9 +136,12 @@ def error_by_epoch(
                     curves.append(Curve(part, x, y, color, line))
             if curves:
                 lines = references(results.preset.dataset, "test")
+                lines = {"linear classifier": lines["linear classifier"]}
                 panels.append(LinesPanel(f"{panel} (dashed: training, solid: test)", curves, lines))
         axes = ("epoch", "error (%)")
-        return lines_figure(title, panels, axes, y_scale="log") if panels else None
+        if not panels:
+            return None
+        return lines_figure(title, panels, axes, y_scale="log", labels_at=0.02)
 
     return StudyFigure(name, draw, caption, claim)
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from deepjax.study.stats.intervals import LEVEL, Interval
-from deepjax.study.stats.verdict import Outcome
+from deepjax.study.stats.verdict import Outcome, with_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Rule:
 
     def _region(self, unit: str) -> str:
         if not math.isfinite(self.high):
-            return f"above {self.low:g}{unit}"
+            return f"above {with_unit(self.low, unit)}"
         if not math.isfinite(self.low):
-            return f"below {self.high:g}{unit}"
+            return f"below {with_unit(self.high, unit)}"
         return f"between {self.low:g} and {self.high:g}{unit}"
 
 

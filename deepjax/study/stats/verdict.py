@@ -36,6 +36,16 @@ class Effect:
 _FORM = "#.3g"
 
 
+def with_unit(value: float, unit: str, form: str = "g") -> str:
+    """A number with its unit, which is in the singular after 1.
+
+    >>> with_unit(1.0, " points"), with_unit(2.0, " points"), with_unit(1.0, "")
+    ('1 point', '2 points', '1')
+    """
+    number = f"{value:{form}}"
+    return number + (unit.removesuffix("s") if number == "1" else unit)
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """A judged claim, with everything that a reader needs to check the outcome by hand."""

@@ -19,7 +19,9 @@ def record_start(out: Path, step: int) -> None:
     if jax.process_count() > 1:
         hardware += f" in {jax.process_count()} processes"
     found: Start = {"step": step, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    found |= {name: value for name, value in provenance(0.0, hardware).items() if name != "wall time"}
+    found |= {
+        name: value for name, value in provenance(0.0, hardware).items() if name != "wall time"
+    }
     try:
         with (out / NAME).open("a") as file:
             file.write(json.dumps(found) + "\n")
