@@ -258,7 +258,7 @@ FIGURES = (
         "Gradients of wide networks at Gaussian inputs. Dotted: 1/2^L and (3/4)^L.",
         {name: (name,) for name in list(WIDE)[:3]},
         ("blocks", COSINE_AXIS), SHORT, y_scale="log",
-        reference={"_half": [0.5**n for n in SHORT], "_quarters": [0.75**n for n in SHORT]},
+        reference={"1/2^L": [0.5**n for n in SHORT], "(3/4)^L": [0.75**n for n in SHORT]},
         claim="The gradients of a wide plain network with batch",
     ),
     value_lines(
@@ -267,7 +267,7 @@ FIGURES = (
         "in the paper, below with the mean subtracted by batch norm.",
         {name: (name,) for name in list(WIDE)[5:]},
         ("blocks", COSINE_AXIS), LONG, x_scale="log", y_scale="log",
-        reference={"_paper": PAPER, "_centred": CENTRED},
+        reference={"theory of the paper": PAPER, "mean counted": CENTRED},
         claim="The gradients of a wide residual network with batch norm",
     ),
 )  # fmt: skip

@@ -69,12 +69,12 @@ def write_run_report(run: RunSummary, result: TestResult | None) -> Path:
 
 
 _CURVES = (
-    "Training error is the mean over the augmented images of an epoch, in training mode; test error "
-    "is measured at the end of the epoch."
+    "Training error is the mean over the augmented images of an epoch, in training mode; test "
+    "error is measured at the end of the epoch."
 )
 _GRADIENTS = (
-    "Gradient norm of every kernel, mean over the steps of an epoch; the layer nearest to the input "
-    "is at the top."
+    "Gradient norm of every kernel, mean over the steps of an epoch; the layer nearest to the "
+    "input is at the top."
 )
 _CONFUSION = "Test images by class and predicted class, in per cent of the class; below 0.5 blank."
 _WORST = "Each image with its class, the predicted one, and the probability of the latter."

@@ -162,7 +162,10 @@ def _log_ticks(ax: Axes, x: Sequence[float]) -> None:
         ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log" and high < 300 * low:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        narrow = high < 8 * low
+        ax.yaxis.set_major_locator(
+            LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5))
+        )
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
