@@ -37,8 +37,8 @@ reference: install
 demo: install
 	$(BIN)/python experiments/degradation.py
 
-# Every claim of the lecture, judged on the embedded Fashion-MNIST (budget: 90 minutes on two
-# cores); resumes, and writes docs/results/README.md. Learning rates are those that pilots selected.
+# Every claim of the lecture, judged on the embedded Fashion-MNIST (62 minutes on two idle
+# cores; budget: 90); resumes, writes docs/results/README.md. Learning rates are those that pilots selected.
 studies: install
 	$(BIN)/python experiments/run_studies.py
 
