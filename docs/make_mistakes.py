@@ -110,7 +110,7 @@ def write_inputs(folder: Path) -> None:
 
     model = create_model("cifar_resnet20", width=2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    save_safetensors("resnet20.safetensors", "cifar_resnet20", variables)
+    save_safetensors("resnet20.safetensors", "cifar_resnet20", variables, width=2)
     message(RUN)
 
 

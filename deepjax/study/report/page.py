@@ -25,8 +25,9 @@ photographs of clothes (Fashion-MNIST, ten classes, 14x14 grey pixels), so a ver
 networks, and each section says what it does not show.
 """
 
-READING = """Errors are in per cent, and differences of errors in points. "a less b" is positive
-where a makes more errors. The [glossary](../glossary.md) explains the other terms.
+READING = """Errors are in per cent, and differences of errors in points. "a less b" is the value
+of a minus that of b: for errors it is positive where b is better. The [glossary](../glossary.md)
+explains the other terms.
 """
 
 NOT_PUBLISHED = """**The judged runs of this edition are not published yet.** The verdicts of the
@@ -48,7 +49,8 @@ LEGEND = {
     "exact": "counted or computed, without chance",
     "unstable": "a second run, which differs only in rounding, has another verdict",
     "exploratory": "a hint, not a test: too few runs for the smallest effect of interest, or "
-    "changed after a first look at results",
+    "changed after a first look at results. The power that the pilots promise decides, not the "
+    "one in the judged runs, which is printed next to it",
 }
 
 
@@ -71,7 +73,8 @@ def write_page(
     for i, study in enumerate(lecture, 1):
         lines += _section(f"{i}. {study.title}", "The lecture", study, small, gpu)
     lines += ["## Beyond the lecture", ""]
-    lines += [_BEYOND, ""] if beyond else []
+    if beyond:
+        lines += [_BEYOND if small_beyond or not small else f"{_BEYOND} {_NOT_RUN}", ""]
     for study in beyond:
         lines += _section(study.title, "The literature", study, small_beyond, gpu)
     if found:
@@ -86,6 +89,7 @@ _BEYOND = (
     "Questions that the lecture leaves open, from the literature. Their claims are not corrected "
     "for their number."
 )
+_NOT_RUN = "None of them is judged yet: the sentences below are claims, not findings."
 
 
 def _summary(studies: Studies) -> list[str]:
@@ -103,7 +107,10 @@ def _summary(studies: Studies) -> list[str]:
     lines += [
         "## The headline claims",
         "",
-        f"{_counts([verdict for _, verdict in headline])}",
+        f"Headline claims: {_counts([verdict for _, verdict in headline])}",
+        "",
+        "All claims of the lecture's sections: "
+        f"{_counts([each for study in studies.values() for each in study.claims])}",
         "",
         "The measured claims are one family: their "
         f"verdicts are corrected for {FAMILY} claims by Holm's method, so that the chance of even "

@@ -44,8 +44,8 @@ def _cost(studies: Studies, where: str) -> Iterable[str]:
         seconds = sum(study.record["wall_seconds"] for study in studies.values())
         hardware = sorted({study.record["hardware"] for study in studies.values()})
         yield (
-            f"{where}: {_count(studies)}, {seconds / 60:,.0f} minutes in all, on "
-            f"{escape('; '.join(hardware))}. Each report names its command and versions."
+            f"{where}: {_count(studies)}, {seconds / 60:,.0f} minutes in all without the pilots, "
+            f"on {escape('; '.join(hardware))}. Each report names its command and versions."
         )
         yield ""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepjax.data import dataset_info
+from deepjax.study.baselines import baseline
 from deepjax.study.results import StudyResults
 
 
@@ -20,13 +21,24 @@ def protocol(results: StudyResults) -> str:
         f"of {height}x{width} pixels" + (f", enlarged to {size}x{size}" if size else ""),
     ]
     if results.arms:
-        parts.append(_training(preset.training))
+        parts.append(f"networks trained for {_training(preset.training)}")
     parts.append(f"{len(results.seeds)} seeds")
     if results.arms:
         rates = sorted({arm.rate for arm in results.arms.values()})
         each = ", ".join(f"{rate:g}" for rate in rates)
         parts.append(f"learning rates {each}" + ("" if preset.rate else ", selected by pilots"))
+        if preset.pilots:
+            parts.append(f"training runs shared with the study of {preset.pilots}")
+        parts.append(_baseline_words(preset.dataset))
     return "; ".join(filter(None, parts)) + "."
+
+
+def _baseline_words(dataset: str) -> str:
+    found = baseline(dataset)
+    return (
+        f"a linear classifier has {100 * found.linear_train:.1f} % training and "
+        f"{100 * found.linear_test:.1f} % test error"
+    )
 
 
 def _training(training: Mapping[str, Any]) -> str:

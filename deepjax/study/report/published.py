@@ -74,6 +74,8 @@ class PublishedStudy:
     record: Record
     verdicts: Sequence[PublishedVerdict]
     has_second: bool = False
+    promised: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """By claim: the power at its smallest effect of interest that the pilots promise."""
 
     @property
     def folder(self) -> str:
@@ -84,6 +86,11 @@ class PublishedStudy:
     def claims(self) -> list[PublishedVerdict]:
         """The verdicts that are not controls."""
         return [each for each in self.verdicts if not each.is_control]
+
+    @property
+    def others(self) -> list[PublishedVerdict]:
+        """The claims that are not headline claims, where there are some that are."""
+        return [each for each in self.claims if each not in self.shown]
 
     @property
     def controls(self) -> list[PublishedVerdict]:
@@ -128,9 +135,17 @@ def read_studies(results: Path, names: Sequence[str], preset: str) -> dict[str, 
                 for verdict in record["verdicts"]
             ],
             name in second,
+            _promised(results / "pilots" / f"{name}-{preset}.json"),
         )
         for name, record in first.items()
     }
+
+
+def _promised(path: Path) -> dict[str, float]:
+    """The power by claim in the published record of pilots; empty where there is none."""
+    if not path.exists():
+        return {}
+    return {claim: found["power"] for claim, found in json.loads(path.read_text())["power"].items()}
 
 
 def is_repetition(record: Record, other: Record) -> bool:

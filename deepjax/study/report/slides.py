@@ -31,15 +31,29 @@ def slide(
     lines += [escape(record["method"]), ""]
     for verdict in study.shown:
         lines += [f"**{outcome_words(verdict)}** {escape(verdict.claim)}", ""]
-        lines += [f"- {line}" for line in numbers(verdict)]
+        promised = study.promised.get(verdict.claim)
+        lines += [f"- {line}" for line in numbers(verdict, promised)]
         lines += [""]
     lines += _figure(study)
+    lines += _also_tested(study)
     lines += [f"**Tested:** {escape(sentence(record['protocol']))} {_origin(study)}", ""]
     lines += [f"**Not shown:** {escape(sentence(record['limits']))}", ""]
     if gpu is not None:
         lines += _on_gpu(gpu)
     lines += [_links(study), ""]
     return lines
+
+
+def _also_tested(study: PublishedStudy) -> list[str]:
+    """A line for each claim that is not a headline claim."""
+    if not study.others:
+        return []
+    lines = ["**Also tested:**", ""]
+    for verdict in study.others:
+        effect, interval = short_effects(verdict)
+        found = " ".join(filter(None, [effect, interval])).replace("<br>", "; ")
+        lines.append(f"- {outcome_words(verdict)} {escape(verdict.claim)} {found}".rstrip())
+    return [*lines, ""]
 
 
 def outcome_words(verdict: PublishedVerdict) -> str:
@@ -52,8 +66,11 @@ def outcome_words(verdict: PublishedVerdict) -> str:
     return f"{words}."
 
 
-def numbers(verdict: PublishedVerdict) -> list[str]:
-    """What a reader needs to check the outcome by hand, one line each."""
+def numbers(verdict: PublishedVerdict, promised: float | None = None) -> list[str]:
+    """What a reader needs to check the outcome by hand, one line each.
+
+    promised: the power that the pilots promise the claim.
+    """
     values = verdict.values
     effects = values["effects"]
     lines = [_effect_line(effect) for effect in effects[:MOST_EFFECTS]]
@@ -63,7 +80,7 @@ def numbers(verdict: PublishedVerdict) -> list[str]:
     rule = f"{escape(values['rule'].split('; ')[0].rstrip('.'))}."
     lines.append(" ".join(filter(None, [rule, _p_words(verdict)])))
     if values["power"]:
-        lines.append(escape(sentence(values["power"])))
+        lines.append(escape(sentence(_power_words(values["power"], promised))))
     if verdict.outcome == "inconclusive":
         lines.append(f"What would settle it: {escape(sentence(_settles(verdict)))}")
     return lines
@@ -84,8 +101,8 @@ def short_effects(verdict: PublishedVerdict, most: int = 2) -> tuple[str, str]:
         heads = [effect["name"] for effect in effects]
     found, intervals = [], []
     for head, effect in zip(heads[:most], effects[:most], strict=True):
-        label = f"{escape(head)}: " if len(effects) > 1 else ""
-        found.append(label + format_effect(effect))
+        name = head if len(effects) > 1 else effect["name"]
+        found.append(f"{escape(name)}: {format_effect(effect)}")
         intervals.append(format_interval(effect["complete"], effect["unit"]))
     if len(effects) > most:
         found.append(f"{len(effects) - most} more")
@@ -98,6 +115,14 @@ def control_words(verdict: PublishedVerdict) -> str:
         must = " or ".join(verdict.values["control"])
         return f"**control failed**: {verdict.outcome}, must be {must}"
     return f"control: {verdict.outcome}, as it must be"
+
+
+def _power_words(found: str, promised: float | None) -> str:
+    """The power in these runs, and the one of the pilots, which decides what is exploratory."""
+    if promised is None:
+        return found
+    power, _, rest = found.partition(" power at ")
+    return f"Power at {rest}: {100 * promised:.0f} % promised by the pilots, {power} in these runs"
 
 
 def _effect_line(effect: Mapping[str, Any]) -> str:

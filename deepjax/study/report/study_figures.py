@@ -42,8 +42,8 @@ def figure_title(figure: StudyFigure, results: StudyResults) -> str:
     verdict = results.verdict(figure.claim)
     lead = {
         "supported": "",
-        "refuted": "Not so: ",
-        "inconclusive": "Undecided: ",
+        "refuted": "Refuted: ",
+        "inconclusive": "Inconclusive: ",
         "not trained": "Not trained: ",
     }[verdict.outcome]
     text = lead + verdict.claim

@@ -38,11 +38,11 @@ def test_headline_claims_have_their_verdict_after_the_correction(page):
     assert row(page, "Strong.") == [
         "[Strong.](#degradation)",
         "Unstable: supported, in the second run inconclusive",
-        "+2.00 points",
+        "test error, a less b: +2.00 points",
         "[+1.00, +3.00]",
     ]
     assert row(page, "Weak.")[1] == "Inconclusive"  # p = 0.03 alone
-    assert row(page, "Opposite.")[1:3] == ["Refuted", "-2.00 points"]
+    assert row(page, "Opposite.")[1:3] == ["Refuted", "test error, a less b: -2.00 points"]
     assert row(page, "Open.")[2] == "training error: +0.10 points<br>test error: +0.20 points"
     assert row(page, "Bad.")[1:] == ["Not trained", "not trained: a has 20.00 % test error", ""]
     assert row(page, "Hint.")[1] == "Supported (exploratory: too little power)"
@@ -67,7 +67,8 @@ def test_a_section_has_both_intervals_what_settles_it_and_its_limits(page):
     assert "1 of 2 controls came out as they must." in section
     assert "**Not shown:** Not that this holds elsewhere." in section
     assert "(degradation-small/report.html)" in section
-    assert "Measured." not in section and "Planted defect" not in section
+    assert "- Supported. Measured. exponent: 1.90 [1.80, 2.00]" in section
+    assert "Planted defect" not in section
 
 
 def test_a_figure_whose_title_the_correction_changes_says_so(tmp_path):
@@ -91,9 +92,25 @@ def test_beyond_the_lecture_nothing_is_a_headline_claim(page):
     assert "corrected for" not in section.replace("are not corrected for", "")
 
 
+def test_the_power_of_the_pilots_stands_next_to_that_of_the_runs(tmp_path):
+    write(tmp_path, record("degradation", ALL_KINDS))
+    (tmp_path / "pilots").mkdir()
+    (tmp_path / "pilots" / "degradation-small.json").write_text(
+        json.dumps({"power": {"Strong.": {"power": 0.86}}})
+    )
+    page = write_page(tmp_path, LECTURE, ()).read_text()
+    assert "- Power at 2 points: 86 % promised by the pilots, 95 % in these runs." in page
+
+
 def test_other_claims_controls_and_tables_follow(page):
     section = page[page.index("## All other claims") : page.index("## How it was tested")]
-    assert row(section, "Measured.") == ["Supported", "Measured.", "1.90", "[1.80, 2.00]", "0.01"]
+    assert row(section, "Measured.") == [
+        "Supported",
+        "Measured.",
+        "exponent: 1.90",
+        "[1.80, 2.00]",
+        "0.01",
+    ]
     assert row(section, "The same network")[0] == "control: inconclusive, as it must be"
     assert row(section, "Planted")[0] == "**control failed**: inconclusive, must be supported"
     assert "Winners." in section and "| a \\| b |" in section
@@ -106,7 +123,7 @@ def test_unstable_verdicts_are_listed(page):
     assert "1 of 2 studies ran a second time" in section
     assert "Of 11 verdicts and controls 1 differ" in section
     assert row(section, "Strong.") == ["degradation", "Strong.", "supported", "inconclusive"]
-    assert "CPUs: 2 studies, 3 minutes in all, on 1 x cpu" in section
+    assert "CPUs: 2 studies, 3 minutes in all without the pilots, on 1 x cpu" in section
 
 
 def test_a_second_run_of_another_protocol_does_not_count(tmp_path):
