@@ -1,6 +1,7 @@
 """One study on the page of results: its claims with their numbers, one figure, what was tested."""
 
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from deepjax.study.claim import FAMILY
@@ -50,8 +51,9 @@ def _also_tested(study: PublishedStudy) -> list[str]:
         return []
     lines = ["**Also tested:**", ""]
     for verdict in study.others:
-        effect, interval = short_effects(verdict)
-        found = " ".join(filter(None, [effect, interval])).replace("<br>", "; ")
+        effects, intervals = (each.split("<br>") for each in short_effects(verdict))
+        pairs = zip_longest(effects, intervals, fillvalue="")
+        found = "; ".join(f"{effect} {interval}".strip() for effect, interval in pairs)
         lines.append(f"- {outcome_words(verdict)} {escape(verdict.claim)} {found}".rstrip())
     return [*lines, ""]
 
