@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    if isinstance(value, bool | str) or not 0 <= float(value) <= 1:
         raise ValueError
     return float(value)
 

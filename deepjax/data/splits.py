@@ -218,7 +218,9 @@ def own_parts(dataset: Dataset, index: Index) -> dict[SplitName, Examples]:
     images than described.
     """
     splits = index.split(dataset.test_fraction, dataset.split_seed)
-    expressions = {which: expression for which, (expression, _) in dataset.splits.items()}
+    expressions: dict[SplitName, str] = {
+        which: expression for which, (expression, _) in dataset.splits.items()
+    }
     found = own_records(dataset.name, splits, expressions)
     for which, (_, size) in dataset.splits.items():
         if len(found[which]) != size:

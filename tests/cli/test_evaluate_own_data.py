@@ -59,7 +59,7 @@ def test_so_it_is_where_the_images_have_moved(source, trained, moved, tmp_path, 
     assert evaluated(tmp_path / "out", *given) == 3
     printed = capsys.readouterr().out
     assert ("agrees with the final row" in printed) == (option == "--run")
-    with pytest.raises(InputError, match=r"was trained on images that .* has for tests \(\d of"):
+    with pytest.raises(InputError, match=r"was trained on .* for tests \(14 of its 15"):
         evaluated(tmp_path / "other", *given[:3], f"{moved}[test_fraction=0.5]")
 
 

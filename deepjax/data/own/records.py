@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
+from deepjax.data.split_spec import Range, SplitName, check_disjoint, record_ranges
 from deepjax.errors import require
 
 
@@ -19,7 +19,9 @@ def own_records(
     parts that the data do not have, and where training and test images overlap.
     """
     sizes = {split: SimpleNamespace(num_examples=len(each)) for split, each in splits.items()}
-    ranges = {which: record_ranges(name, which, text, sizes) for which, text in expressions.items()}
+    ranges: dict[SplitName, list[Range]] = {
+        which: record_ranges(name, which, text, sizes) for which, text in expressions.items()
+    }
     check_disjoint(name, ranges)
     found: dict[SplitName, Examples] = {}
     for which, parts in ranges.items():

@@ -117,7 +117,8 @@ def _splits_and_classes(where: Path, images: Mapping[str, Member]) -> dict[str, 
     for folder, path in paths.items():
         if not path or not folder.isprintable():
             raise _without_label(images[folder])
-    common = len(os.path.commonprefix(list(paths.values()) or [[]]))
+    joined = ["/".join(path) for path in paths.values()]
+    common = len(_parts(os.path.commonpath(joined))) if joined else 0
     start = min([common, *(len(path) - 1 for path in paths.values())])  # the name of a single class
     inner: dict[str, set[str]] = {}
     direct: set[str] = set()

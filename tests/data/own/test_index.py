@@ -48,7 +48,7 @@ def test_each_class_gives_a_fifth_for_tests_and_both_splits_mix_the_classes(fold
 
 
 def test_the_splits_depend_on_names_and_seed_alone(folder, tmp_path):
-    """The images of the default are those of every release, computed once from the random stream."""
+    """The images of the default are those of every release, from the random stream."""
     copy = write_classes(tmp_path / "copy", CLASSES, seed=5)
     one, same = (load_split(dataset_info(str(path)), "test") for path in (folder, copy))
     other = load_split(own_dataset(str(folder), "other", split_seed=1), "test")

@@ -86,7 +86,9 @@ def test_the_further_images_of_svhn_are_written_where_they_are_asked_for(uncheck
 def test_a_folder_that_cannot_be_written_is_one_line(unchecked, tmp_path):
     archives = write_small_archives(tmp_path / "archives", "cifar10")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be prepared in .*; free space, or choose another"):
+    with pytest.raises(
+        InputError, match=r"cannot be prepared in .*; free space, or choose another"
+    ):
         prepare_dataset("cifar10", str(tmp_path / "file" / "data"), str(archives))
 
 
