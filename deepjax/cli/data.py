@@ -21,7 +21,7 @@ import tyro
 
 from deepjax.command_line import parse
 from deepjax.data import Dataset, dataset_info, list_datasets
-from deepjax.data.catalog import CATALOG
+from deepjax.data.catalog import CATALOG, require_no_folder
 from deepjax.data.own.check import check_images
 from deepjax.data.own.index import split_options
 from deepjax.data.prepare.own_images import convert_images
@@ -92,6 +92,7 @@ class _List:
 def _check(arguments: Sequence[str]) -> None:
     """Print the report."""
     options = parse(_Check, arguments)
+    require_no_folder(options.path)
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
     report = check_images(options.path, *chosen)
     print(json.dumps(report.to_json(), indent=1) if options.json else report.text())
@@ -100,11 +101,14 @@ def _check(arguments: Sequence[str]) -> None:
 def _convert(arguments: Sequence[str]) -> None:
     """Write the data set, and print how it is read."""
     options = parse(_Convert, arguments)
+    require_no_folder(options.path)
     target = user_path(options.output_dir, "output_dir")
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
     splits = convert_images(options.path, target, options.shorter_side, *chosen)
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in splits.items())
-    print(f"{counts} images; read them with --dataset {shlex.quote(str(options.output_dir))}")
+    name = str(options.output_dir)
+    name = f"./{name}" if name in CATALOG else name
+    print(f"{counts} images; read them with --dataset {shlex.quote(name)}")
 
 
 def _prepare(arguments: Sequence[str]) -> None:

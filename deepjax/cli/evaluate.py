@@ -21,10 +21,16 @@ import jax
 import numpy as np
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
-from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for
+from deepjax.cli.evaluate_options import (
+    Options,
+    choose_tested_data,
+    open_test_split,
+    protocol_for,
+)
 from deepjax.cli.evaluate_table import evaluate_table
 from deepjax.command_line import parse
-from deepjax.data import Split, dataset_info
+from deepjax.data import Dataset, Split, dataset_info
+from deepjax.data.catalog import require_no_folder
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
@@ -74,6 +80,8 @@ def main(options: Options) -> None:
     options = dataclasses.replace(
         options, run=tuple(run_directory(path, "run") for path in options.run)
     )
+    for name in (options.dataset, *options.also):
+        require_no_folder(name)
     initialize_distributed(options.hosts)
     enable_compilation_cache()
     if options.models:
@@ -81,20 +89,22 @@ def main(options: Options) -> None:
         return
     members = load_members(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
+    networks = [member.trained_on for member in members if member.trained_on]
+    datasets = [choose_tested_data(name, networks) for name in names]
     # All data sets are opened before hours of work.
-    splits = {name: open_test_split(dataset_info(name), members, options) for name in names}
+    tests = [(dataset, open_test_split(dataset, members, options)) for dataset in datasets]
     about = evaluation_spec(
         members, [protocol_for(member, options) for member in members], options.overrides.precision
     )
     out = user_path(options.output_dir or default_output_dir(members, options), "output_dir")
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, names))
-        predict_and_write(members, splits, about, out, options, began)
+        predict_and_write(members, tests, about, out, options, began)
 
 
 def predict_and_write(
     members: list[EvalModel],
-    splits: dict[str, Split | EncodedSplit],
+    tests: Sequence[tuple[Dataset, Split | EncodedSplit]],
     about: list[dict[str, Any]],
     out: Path,
     options: Options,
@@ -105,16 +115,16 @@ def predict_and_write(
         if member.assumed and jax.process_index() == 0:
             print(f"{member.source}: {member.assumed}")
     rows, agreement = [], lambda: None
-    for name, split in splits.items():
-        scores = predict_with_progress(members, split, f"{name}, {options.protocol}", options)
+    for dataset, split in tests:
+        title = f"{dataset.name}, {options.protocol}"
+        scores = predict_with_progress(members, split, title, options)
         if jax.process_index() == 0:
             labels = read_labels(split)
-            found = compute_metrics(scores, labels, dataset_info(name))
-            by_class = class_errors(
-                scores, labels, dataset_info(name), label_names(dataset_info(name))
-            )
+            found = compute_metrics(scores, labels, dataset)
+            names = label_names(dataset, options.data_dir)
+            by_class = class_errors(scores, labels, dataset, names)
             rows.append(report_metrics(found, by_class, members, options))
-            if options.run and name == members[0].dataset.name:
+            if options.run and _is_of_training(dataset, split, members[0]):
                 agreement = functools.partial(
                     check_final_row, found, scores, labels, split, members, options
                 )
@@ -127,6 +137,13 @@ def predict_and_write(
         sources = " + ".join(f"{member.name} ({member.source})" for member in members)
         print(f"{out / RESULT_FILE}: {sources}")
     on_primary(agreement)  # last, so that a result that does not agree is written too
+
+
+def _is_of_training(dataset: Dataset, split: Split | EncodedSplit, member: EvalModel) -> bool:
+    """Whether a test split is that of a run, whose data may have moved."""
+    known = member.trained_on.fingerprint if member.trained_on else ""
+    moved = bool(dataset.path) and split.fingerprint == known
+    return moved or dataset.name == member.dataset.name
 
 
 def load_members(options: Options) -> list[EvalModel]:
@@ -146,7 +163,7 @@ def load_members(options: Options) -> list[EvalModel]:
         options.dataset,
         f"one of {', '.join(trained_on)}, of the runs",
     )
-    dataset = of_runs or (dataset_info(members[0].dataset.name) if members else None)
+    dataset = of_runs or (_default_dataset(members[0]) if members else None)
     name = options.name or options.model
     for given in options.weights:
         members.append(from_weights(given, name, dataset, options.overrides, options.entry, make))
@@ -157,6 +174,14 @@ def load_members(options: Options) -> list[EvalModel]:
             "--run DIRECTORY, or --models PATTERN"
         )
     return members
+
+
+def _default_dataset(member: EvalModel) -> Dataset:
+    """The data set of a run, which describes the user's own data."""
+    trained = member.trained_on
+    if trained is not None and trained.dataset.path:
+        return trained.dataset
+    return dataset_info(member.dataset.name)
 
 
 def predict_with_progress(

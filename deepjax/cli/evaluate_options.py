@@ -1,9 +1,11 @@
 """The options of `deepjax evaluate`, and the test split and protocol that they mean."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
 import tyro
 
 from deepjax.data import Dataset, Split, load_split
@@ -14,6 +16,11 @@ from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.training.distributed.cluster import Hosts
 from deepjax.training.run_directory.data_identity import require_same_classes
+from deepjax.training.run_directory.tested_data import (
+    TrainedOn,
+    require_not_trained_on,
+    tested_data,
+)
 
 ProtocolName = Literal[
     "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
@@ -46,7 +53,8 @@ class Options:
     """Of runs that were trained with --ema-decay the averaged weights; --no-ema: the parameters of
     the last step."""
     dataset: str = ""
-    """Data set to test on; default that of the run or of the exported folder, or imagenet2012."""
+    """Data set to test on; default that of the run or of the exported folder, or imagenet2012. Of
+    your own images without a test split, which the network was not trained on, all are tested."""
     also: tuple[str, ...] = ()
     """More data sets of these classes: imagenet_v2, imagenet2012_real, imagenet_a, imagenet_r."""
     protocol: ProtocolName = "1-crop"
@@ -84,12 +92,25 @@ class Options:
         require(not given or bool(self.models), "weights_dir", given, "a folder only with --models")
 
 
+def choose_tested_data(name: str, networks: Sequence[TrainedOn]) -> Dataset:
+    """`tested_data`, with its warning printed."""
+    dataset, warning = tested_data(name, networks)
+    if warning and jax.process_index() == 0:
+        print(f"warning: {warning}")
+    return dataset
+
+
 def open_test_split(
     dataset: Dataset, members: list[EvalModel], options: Options
 ) -> Split | EncodedSplit:
-    """The test split of a data set, which must have the members' classes and channels."""
+    """The test split of a data set, which must have the members' classes and channels.
+
+    Raises InputError where a member was trained on images of it.
+    """
     for member in members:
         require_same_classes(dataset, member.dataset, member.name)
+        if member.trained_on is not None:
+            require_not_trained_on(dataset, member.trained_on, options.data_dir)
     if not dataset.encoded and (options.sides or options.overrides.resize):
         raise InputError(
             f"--sides and --resize are for photographs; the images of {dataset.name} are resized "

@@ -9,8 +9,13 @@ import jax
 import numpy as np
 
 from deepjax.analysis import count_macs
-from deepjax.cli.evaluate_options import Options, open_test_split, protocol_for
-from deepjax.data import Dataset, Split, dataset_info
+from deepjax.cli.evaluate_options import (
+    Options,
+    choose_tested_data,
+    open_test_split,
+    protocol_for,
+)
+from deepjax.data import Dataset, Split
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, describe_error
 from deepjax.evaluation.candidates import Candidate, find_candidates
@@ -34,6 +39,7 @@ from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_lock import hold
+from deepjax.training.run_directory.tested_data import require_not_trained_on, trained_on
 
 
 def evaluate_table(options: Options) -> None:
@@ -48,9 +54,10 @@ def evaluate_table(options: Options) -> None:
             "patterns and an --output-dir of its own"
         )
     candidates = find_candidates(options.models, options.weights_dir)
-    of_runs = [each for each in candidates if each.is_run]
-    default = read_config(Path(of_runs[0].source)).dataset if of_runs else "imagenet2012"
-    dataset = dataset_info(options.dataset or default)
+    runs = [Path(each.source) for each in candidates if each.is_run]
+    networks = [trained_on(path, read_config(path)) for path in runs]
+    default = networks[0].dataset.name if networks else "imagenet2012"
+    dataset = choose_tested_data(options.dataset or default, networks)
     split = open_test_split(dataset, [], options)
     about = _about(dataset, split, options)
     named = f"table-{dataset.name.replace('/', '-')}-{options.protocol}"
@@ -128,6 +135,8 @@ def _load(candidate: Candidate, dataset: Dataset, options: Options) -> EvalModel
         options.ema,
     )
     require_same_classes(dataset, member.dataset, member.name)
+    if member.trained_on is not None:
+        require_not_trained_on(dataset, member.trained_on, options.data_dir)
     return member
 
 
@@ -177,6 +186,7 @@ def _about(dataset: Dataset, split: Split | EncodedSplit, options: Options) -> d
         "dataset": dataset.name,
         "images": len(split),
         "fingerprint": split.fingerprint,
+        "test split": [dataset.test_split, dataset.test_fraction, dataset.split_seed],
         "protocol": options.protocol,
         "sides": list(options.sides),
         "average": options.average or "",

@@ -26,6 +26,7 @@ from deepjax.progress import display
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
+from deepjax.training.run_directory.tested_data import require_not_trained_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ def classify_test_images(run: RunSummary, options: Options) -> TestResult:
     make = import_network(options.model) if options.model else None
     overrides = PreprocessingOverrides()
     member = from_run(run.path, None, overrides, options.data_dir, options.model, make)
+    if member.trained_on is not None:
+        require_not_trained_on(member.dataset, member.trained_on, options.data_dir)
     split = load_split(member.dataset, "test", options.data_dir)
     protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
     title = f"test images of {member.dataset.name}"

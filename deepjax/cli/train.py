@@ -22,7 +22,7 @@ import tyro
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.data.catalog import named_split
+from deepjax.data.catalog import named_split, require_no_folder
 from deepjax.errors import InputError
 from deepjax.paths import run_directory
 from deepjax.progress import display
@@ -82,6 +82,7 @@ def recipe_of(arguments: Sequence[str]) -> str:
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
     config, out = options.config, run_directory(options.output_dir, "output_dir")
+    require_no_folder(config.dataset)
     chosen = (options.test_fraction, options.split_seed)
     config = dataclasses.replace(config, dataset=named_split(config.dataset, *chosen))
     if options.deterministic:

@@ -3,16 +3,17 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 from deepjax.data.dataset_checks import validate_fields
 from deepjax.data.own.arrays import Arrays
 from deepjax.data.own.folder import FORMS
 from deepjax.data.own.index import (
     TEST_FRACTION,
+    Index,
     exists,
     looks_like_path,
     open_index,
-    own_splits,
     split_options,
 )
 from deepjax.data.split_spec import SplitName
@@ -30,7 +31,8 @@ class Dataset:
     pixels).
 
     `path`: of the user's own data, in place of a builder; `own_dataset` makes such a data set.
-    Without a test split `test_fraction` of each class, chosen by `split_seed`, is for tests.
+    Without a test split `test_fraction` of each class, chosen by `split_seed`, is for tests; with 1
+    all images are.
     `label_names`: the names of the classes, where they are known here.
 
     `builder` is the name in tfds where it differs, with its configuration; `label` the feature of a
@@ -195,8 +197,6 @@ def dataset_info(name: str) -> Dataset:
     whole = found[1] if found else name
     if found and (complete := _complete(whole)):
         return _part(complete, name, found[2], found[3])
-    if name in _OF_RUNS:
-        return _OF_RUNS[name]
     if looks_like_path(name):
         raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
     raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])
@@ -212,6 +212,24 @@ def _complete(name: str) -> Dataset | None:
         fraction, seed = split_options(found[1], float(found[2]), int(found[3] or 0))
         return own_dataset(found[1], name, test_fraction=fraction, split_seed=seed)
     return None
+
+
+def require_no_folder(name: str) -> None:
+    """Raise InputError for a data set of the catalogue where a folder of its name holds images too.
+
+    For names that a user types, who may mean either.
+    """
+    known = name.partition("[")[0]
+    if known not in CATALOG or not exists(known):
+        return
+    try:
+        open_index(known)
+    except InputError:
+        return
+    raise InputError(
+        f"dataset is {name!r}, a data set of the catalogue, and there are images at that path; "
+        f"give ./{name} for these, or rename them"
+    )
 
 
 def named_split(name: str, test_fraction: float | None, split_seed: int | None) -> str:
@@ -230,22 +248,6 @@ def named_split(name: str, test_fraction: float | None, split_seed: int | None) 
     require(is_path, field, given, f"the path of your own images as dataset, which {name!r} is not")
     fraction, seed = split_options(name, test_fraction, split_seed)
     return f"{name}[test_fraction={fraction!r}" + (f",split_seed={seed}]" if seed else "]")
-
-
-_OF_RUNS: dict[str, Dataset] = {}
-
-
-def remember(dataset: Dataset) -> None:
-    """Let `dataset_info` describe the user's own data of a run where they are not at their path.
-
-    Raises InputError where a run of other data of this name was opened before.
-    """
-    known = _OF_RUNS.setdefault(dataset.name, dataset)
-    if (known.shape, known.label_names) != (dataset.shape, dataset.label_names):
-        raise InputError(
-            f"dataset {dataset.name!r} of this run has other classes or sizes than that of a run "
-            "that was opened before; open each in a process of its own"
-        )
 
 
 def _part(whole: Dataset, name: str, first: str | None, held_out: str | None) -> Dataset:
@@ -283,43 +285,26 @@ def own_dataset(
     arrays, by default an eighth of their height, as 4 at 32 pixels. Raises InputError for data that
     cannot be read as such.
     """
-    require(0 < test_fraction < 1, "test_fraction", test_fraction, "above 0, below 1")
+    require(0 < test_fraction <= 1, "test_fraction", test_fraction, "above 0, up to 1")
     require(split_seed >= 0, "split_seed", split_seed, "0 or more")
-    return _own_dataset(
-        path, name, size, test_fraction, split_seed, tuple(mean), tuple(std), flip, crop
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _own_dataset(
-    path: str,
-    name: str,
-    size: int,
-    test_fraction: float,
-    split_seed: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    flip: bool,
-    crop: int | None,
-) -> Dataset:
-    """Listed and measured once in a process."""
-    index, splits = open_index(path), own_splits(path, test_fraction, split_seed)
-    train, shape = splits["train"], (size, size, 3)
-    measured = (IMAGENET_MEAN, IMAGENET_STD)
-    if isinstance(train, Arrays):
-        shape, measured = train.images.shape[1:], train.statistics()
+    index = open_index(path)
+    splits = index.split(test_fraction, split_seed)
+    some = splits.get("train", splits.get("test"))
+    shape, measured = (size, size, 3), (IMAGENET_MEAN, IMAGENET_STD)
+    if isinstance(some, Arrays):
+        shape, measured = some.images.shape[1:], _measured(index, test_fraction, split_seed)
     return Dataset(
         name or path,
         shape,
         len(index.label_names),
-        len(train),
-        len(splits["test"]),
-        mean or measured[0],
-        std or measured[1],
+        len(splits.get("train", ())),
+        len(splits.get("test", ())),
+        tuple(mean) or measured[0],
+        tuple(std) or measured[1],
         flip,
-        crop if crop is not None else shape[0] // 8 if isinstance(train, Arrays) else 0,
+        crop if crop is not None else shape[0] // 8 if isinstance(some, Arrays) else 0,
         f"{index.form}, {path}",
-        encoded=not isinstance(train, Arrays),
+        encoded=not isinstance(some, Arrays),
         path=path,
         test_fraction=test_fraction,
         split_seed=split_seed,
@@ -327,14 +312,30 @@ def _own_dataset(
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _measured(
+    index: Index, test_fraction: float, split_seed: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the training images of arrays, once in a process."""
+    splits = index.split(test_fraction, split_seed)
+    arrays: Any = splits.get("train", splits.get("test"))
+    return arrays.statistics()
+
+
 def register(dataset: Dataset) -> Dataset:
     """Register a custom data set under its name (any tfds builder or config); returns it.
 
-    Raises InputError where the name is taken by another definition; the same one again is accepted.
+    Raises InputError where the name is taken by another definition, the same one again is accepted,
+    and where it is that of a file or folder, which the command line would take for the data.
     `load_split` checks that the prepared data match the definition.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(f"dataset is {dataset!r}; allowed: a deepjax.data.Dataset")
+    if dataset.name not in CATALOG and exists(dataset.name):
+        raise InputError(
+            f"name of a data set is {dataset.name!r}, which is a file or folder; register it under "
+            "another name"
+        )
     known = CATALOG.setdefault(dataset.name, dataset)
     if known != dataset:
         raise InputError(

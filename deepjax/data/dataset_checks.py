@@ -68,7 +68,11 @@ def validate_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "test_split": take("test_split", _split, ALLOWED_SPLITS),
         "path": take("path", _text, "text: a path to own data, '' for a builder of tfds"),
         "label": take("label", _text, "text: the entry of a record that holds the class"),
+        "test_fraction": take("test_fraction", _fraction, "0 to 1"),
+        "split_seed": take("split_seed", _integer(0, INT32_MAX), f"0 to {INT32_MAX}"),
     }
+    names = f"() or {checked['num_classes']} texts of one line, one for each class"
+    checked["label_names"] = take("label_names", _names(checked["num_classes"]), names)
     _check_splits(where, checked)
     if encoded and max(checked["std"]) < 1:  # no photographs have that; torchvision's numbers do
         raise InputError(f"{where}std is {checked['std']}; {_UNITS}")
@@ -90,6 +94,23 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or (value and not value.isprintable()):
         raise TypeError
     return value
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool | str) or not 0 <= float(value) <= 1:
+        raise ValueError
+    return float(value)
+
+
+def _names(count: int) -> Callable[[Any], tuple[str, ...]]:
+    def convert(value: Any) -> tuple[str, ...]:
+        names = tuple(value)
+        valid = not isinstance(value, str) and len(names) in (0, count) and all(map(_text, names))
+        if not valid:
+            raise ValueError
+        return names
+
+    return convert
 
 
 def _split(value: Any) -> str:

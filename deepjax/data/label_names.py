@@ -4,10 +4,14 @@ from typing import Any
 
 from deepjax.data.catalog import Dataset
 from deepjax.data.embedded import EMBEDDED
+from deepjax.data.splits import data_directory
 
 
-def label_names(dataset: Dataset) -> list[str]:
-    """The names of a data set's classes: its own, tfds's, or numbers."""
+def label_names(dataset: Dataset, data_dir: str | None = None) -> list[str]:
+    """The names of a data set's classes: its own, tfds's, or numbers.
+
+    Some builders of tfds know them only from the prepared data in `data_dir`.
+    """
     import tensorflow_datasets as tfds
 
     numbers = [str(label) for label in range(dataset.num_classes)]
@@ -17,7 +21,7 @@ def label_names(dataset: Dataset) -> list[str]:
         if dataset.builder in EMBEDDED:
             builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
         else:
-            builder = tfds.builder(dataset.builder)
+            builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir))
     except tfds.core.DatasetNotFoundError:  # a user's own builder that is not prepared here
         return numbers
     features: Any = builder.info.features

@@ -70,12 +70,22 @@ def record_ranges(
 def check_disjoint(name: str, parts: Mapping[SplitName, Sequence[Range]]) -> None:
     """Raise InputError where training and test images overlap, or one has a record twice."""
     labelled = [(f"{which}_split", part) for which, ranges in parts.items() for part in ranges]
-    for (one, (split, *first)), (other, (same, *second)) in itertools.combinations(labelled, 2):
-        start, stop = max(first[0], second[0]), min(first[1], second[1])
-        if split == same and start < stop:
+    for (one, first), (other, second) in itertools.combinations(labelled, 2):
+        for split, start, stop in shared_records([first], [second]):
             which = f"{one} holds" if one == other else "train_split and test_split both hold"
             twice = " twice" if one == other else ""
             raise InputError(
                 f"dataset {name!r}: {which} records {start} to {stop - 1} of {split!r}{twice}; "
                 "give parts that do not overlap"
             )
+
+
+def shared_records(first: Sequence[Range], second: Sequence[Range]) -> list[Range]:
+    """The records that are in both.
+
+    >>> shared_records([("train", 0, 50)], [("test", 0, 9), ("train", 45, 60)])
+    [('train', 45, 50)]
+    """
+    pairs = itertools.product(first, second)
+    found = [(a[0], max(a[1], b[1]), min(a[2], b[2])) for a, b in pairs if a[0] == b[0]]
+    return [part for part in found if part[1] < part[2]]

@@ -15,10 +15,18 @@ from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
 from deepjax.data.own.arrays import Arrays
+from deepjax.data.own.examples import Examples
+from deepjax.data.own.fingerprint import fingerprint_of
 from deepjax.data.own.grouping import shown_names
-from deepjax.data.own.index import exists, open_index
+from deepjax.data.own.index import Index, exists, open_index
 from deepjax.data.own.records import own_records
-from deepjax.data.split_spec import SplitName, check_disjoint, record_ranges
+from deepjax.data.split_spec import (
+    SplitName,
+    check_disjoint,
+    parse_split,
+    record_ranges,
+    shared_records,
+)
 from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
@@ -76,6 +84,7 @@ def load_split(
     if dataset.encoded:
         return EncodedSplit(dataset, split, records, fingerprint=fingerprint)
     if isinstance(records, Arrays):
+        check_statistics(dataset, records.images)
         return Split(records.images, records.labels, fingerprint)
     images, labels = _allocated(dataset, len(records)), np.empty(len(records), np.int64)
     for i in range(len(records)):
@@ -126,22 +135,11 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
             f"dataset {dataset.name!r} has no images for split {split!r}: its {split}_size is 0"
         )
     if dataset.path:
-        _check_own(dataset)
-        expression, _ = dataset.splits[split]
-        chosen = dataset.path, dataset.test_fraction, dataset.split_seed
-        return own_records(*chosen, split, expression)
+        index = _own_index(dataset)
+        return own_parts(dataset, index)[split], fingerprint_of(index.splits)
     try:
-        if dataset.builder in EMBEDDED:
-            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
-        else:
-            builder = tfds.builder(
-                dataset.builder, data_dir=data_directory(data_dir), file_format="array_record"
-            )
-            if not builder.data_path.exists():
-                raise InputError(
-                    f"dataset {dataset.name!r} is not prepared in {data_directory(data_dir)}; "
-                    f"prepare it with: deepjax data prepare {dataset.name}"
-                )
+        builder = _builder(dataset, data_dir)
+        if dataset.builder not in EMBEDDED:
             fingerprint = _checked(Path(builder.data_path))
         check_features(dataset, builder.info.features)
         of_builder = builder.info.splits
@@ -173,20 +171,81 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         ) from error
 
 
-def _check_own(dataset: Dataset) -> None:
-    """Raise InputError unless the user's own data are there, with the classes as described."""
+def _builder(dataset: Dataset, data_dir: str | None) -> Any:
+    """The builder of a data set that is prepared."""
+    import tensorflow_datasets as tfds
+
+    if dataset.builder in EMBEDDED:
+        return tfds.builder_from_directory(EMBEDDED[dataset.builder])
+    folder = data_directory(data_dir)
+    builder = tfds.builder(dataset.builder, data_dir=folder, file_format="array_record")
+    if not builder.data_path.exists():
+        raise InputError(
+            f"dataset {dataset.name!r} is not prepared in {folder}; "
+            f"prepare it with: deepjax data prepare {dataset.name}"
+        )
+    return builder
+
+
+def images_trained_on(trained: Dataset, tested: Dataset, data_dir: str | None) -> str:
+    """Which test images of a data set are training images of another one, in words; "" for none.
+
+    Both are of one builder, or of the same data of the user's own, which lie where `tested` says.
+    """
+    if tested.path:
+        index = _own_index(tested)
+        there = dataclasses.replace(trained, path=tested.path)
+        train, test = own_parts(there, index)["train"], own_parts(tested, index)["test"]
+        known = {train.name(i) for i in range(len(train))}
+        count = sum(test.name(i) in known for i in range(len(test)))
+        return f"{count:,} of its {len(test):,} test images" if count else ""
+    expressions = trained.train_split, tested.test_split
+    train, test = ({name for name, _ in parse_split(text)} for text in expressions)
+    if not train & test:
+        return ""
+    of_builder = _builder(tested, data_dir).info.splits
+    shared = shared_records(
+        record_ranges(trained.name, "train", trained.train_split, of_builder),
+        record_ranges(tested.name, "test", tested.test_split, of_builder),
+    )
+    return ", ".join(f"records {start} to {stop - 1} of {name!r}" for name, start, stop in shared)
+
+
+def own_parts(dataset: Dataset, index: Index) -> dict[SplitName, Examples]:
+    """The training and test images of the user's own data, as a data set describes them.
+
+    Raises InputError for parts that the data do not have or that overlap, and for another number of
+    images than described.
+    """
+    splits = index.split(dataset.test_fraction, dataset.split_seed)
+    expressions: dict[SplitName, str] = {
+        which: expression for which, (expression, _) in dataset.splits.items()
+    }
+    found = own_records(dataset.name, splits, expressions)
+    for which, (_, size) in dataset.splits.items():
+        if len(found[which]) != size:
+            raise InputError(
+                f"dataset {dataset.name!r} has {len(found[which]):,} images for split {which!r}, "
+                f"expected {size:,} ({which}_size); describe the data as they are now"
+            )
+    return found
+
+
+def _own_index(dataset: Dataset) -> Index:
+    """The user's own data of a data set, which have to be there with the classes as described."""
     if not exists(dataset.path):
         where = user_path(dataset.path, "dataset")
         raise InputError(
             f"dataset {dataset.name!r} is not at {where}; put it there, or give another of the "
             "same classes (--dataset PATH, in Python dataset=PATH)"
         )
-    there = open_index(dataset.path).label_names
-    if dataset.label_names and there != dataset.label_names:
+    index = open_index(dataset.path)
+    if dataset.label_names and index.label_names != dataset.label_names:
         raise InputError(
-            f"dataset {dataset.name!r} has the classes {shown_names(there)}; expected: "
+            f"dataset {dataset.name!r} has the classes {shown_names(index.label_names)}; expected: "
             f"{shown_names(dataset.label_names)}"
         )
+    return index
 
 
 def _checked(folder: Path) -> str:

@@ -17,8 +17,11 @@ from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
 from deepjax.training.metrics.metrics_log import Row, read_rows
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.run_directory.data_identity import NAME as FINGERPRINT
-from deepjax.training.run_directory.data_identity import read_description, run_dataset
+from deepjax.training.run_directory.data_identity import (
+    read_description,
+    read_fingerprint,
+    run_dataset,
+)
 
 LOGIT_ROUNDING = {"float32": 2e-3, "bfloat16": 2e-2}
 """How much rounding may change a logit, relative to the range of its image's logits, by dtype.
@@ -69,16 +72,17 @@ def evaluation_differences(
         "step": (member.step, final["step"]),
         "use of averages": (member.averaged, config.ema_decay > 0),
         "number of images": (len(split), final["test_images"]),
+        # of a run that began without one: nothing to compare
+        "fingerprint of the data set": (
+            split.fingerprint,
+            read_fingerprint(path) or split.fingerprint,
+        ),
     }
     if isinstance(split, EncodedSplit):
         pairs |= {
             "crop": (member.crop, height),
             "shorter side": (protocol.sides, (round(height / config.data.eval_crop),)),
             "interpolation": (member.interpolation, "bilinear"),
-            "fingerprint of the data set": (
-                split.fingerprint,
-                _fingerprint(path, split.fingerprint),
-            ),
         }
     else:
         pairs["size of images"] = (member.stored or (member.crop, member.crop), (height, width))
@@ -92,13 +96,6 @@ def evaluation_differences(
         for what, (here, there) in pairs.items()
         if here != there
     ]
-
-
-def _fingerprint(path: Path, default: str) -> str:
-    try:
-        return json.loads((path / FINGERPRINT).read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return default  # the run began without one
 
 
 def compare_with_final_row(

@@ -27,6 +27,7 @@ from deepjax.training.network import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_dir import open_run
+from deepjax.training.run_directory.tested_data import TrainedOn
 
 Normalize = Literal["expected", "dataset", "half"]
 HALF = (127.5,)  # for every channel
@@ -148,6 +149,7 @@ def _from_exported(
         if overrides.interpolation == "expected"
         else overrides.interpolation,
         assumed=about.assumed,
+        trained_on=TrainedOn(source, about.dataset, about.fingerprint),
     )
 
 
@@ -250,6 +252,7 @@ def from_run(
         stored=_stored(tested, config.eval_shape, overrides),
         step=run.step,
         averaged=averaged,
+        trained_on=run.trained_on,
         interpolation="bilinear"
         if overrides.interpolation == "expected"
         else overrides.interpolation,

@@ -27,6 +27,7 @@ from deepjax.evaluation.protocols import Average, Protocol
 from deepjax.evaluation.reader import ViewBatch, ViewReader
 from deepjax.training.distributed.collectives import allgather_strings
 from deepjax.training.distributed.sharding import Partitioner
+from deepjax.training.run_directory.tested_data import TrainedOn
 
 Report = Callable[[int, int], None]  # (views done, views in all)
 MAX_BATCHES_IN_FLIGHT = 2  # batches on the devices before the result of the first is awaited
@@ -56,6 +57,8 @@ class EvalModel:
     """Whether the variables are a run's exponential moving averages."""
     assumed: str = ""
     """Message on preprocessing that is assumed, as it is not known for the weights."""
+    trained_on: TrainedOn | None = None
+    """The data of the training, where they are known."""
 
 
 def predict(

@@ -17,7 +17,6 @@ from deepjax.data import (
     Dataset,
     EncodedSplit,
     Split,
-    dataset_info,
     load_split,
     train_batches,
 )
@@ -304,7 +303,7 @@ def _train_steps(
 
 def open_split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:
     """A split of a configuration's data set, with its policy for images that cannot be decoded."""
-    split = load_split(dataset_info(config.dataset), name, options.data_dir)
+    split = load_split(config.described, name, options.data_dir)
     if isinstance(split, Split):
         return split
     policy = {

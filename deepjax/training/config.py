@@ -1,13 +1,14 @@
 """The configuration of one training run: frozen, checked when it is made, stored as config.json."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from deepjax.data import dataset_info
+from deepjax.data import Dataset, dataset_info
 from deepjax.errors import require, unknown_name_error
 from deepjax.models import model_info
 from deepjax.training.config_groups import (
@@ -131,12 +132,17 @@ class TrainConfig:
         self._check_dataset()
 
     def _check_dataset(self) -> None:
-        dataset = dataset_info(self.dataset)
+        dataset = self.described
         has_both = len(dataset.splits) == 2
         require(has_both, "dataset", self.dataset, "one with training and test images")
         lighting = self.augmentation.pca_lighting_std
         grey = f"0 for {self.dataset}, whose images have no colours"
         require(not lighting or dataset.shape[2] == 3, "pca_lighting_std", lighting, grey)
+
+    @functools.cached_property
+    def described(self) -> Dataset:
+        """The data set, as it was when this configuration was made."""
+        return dataset_info(self.dataset)
 
     @property
     def policy(self) -> Policy:
@@ -147,12 +153,12 @@ class TrainConfig:
     @property
     def num_classes(self) -> int:
         """Classes of the data set."""
-        return dataset_info(self.dataset).num_classes
+        return self.described.num_classes
 
     @property
     def steps_per_epoch(self) -> int:
         """Complete batches in the training images."""
-        size = dataset_info(self.dataset).train_size
+        size = self.described.train_size
         allowed = f"1 to {size} (the training images of {self.dataset})"
         require(self.batch_size <= size, "batch_size", self.batch_size, allowed)
         return size // self.batch_size
@@ -168,7 +174,7 @@ class TrainConfig:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the network's input at the end of the training."""
-        height, width, channels = dataset_info(self.dataset).shape
+        height, width, channels = self.described.shape
         size = self._final_size
         return (size or height, size or width, channels)
 

@@ -117,6 +117,9 @@ class AugmentationConfig:
 
     augment: bool = True
     """Random crop, and horizontal flip where it keeps the class."""
+    flip: bool = True
+    """Flip images at random, unless the data set says that this changes the class; your own images
+    do not say so."""
     pca_lighting_std: float = 0.0
     """Standard deviation of AlexNet's PCA colour shift; 0: off."""
     auto_augment: Literal["none", "rand", "trivial"] = "none"

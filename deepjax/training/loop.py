@@ -93,8 +93,8 @@ def train(
                 say(str(programs.cost))
         for line in programs.warnings:
             say(f"warning: {line}")
-        pin_dataset(out, programs.train_split, programs.dataset.name)
-        on_primary(functools.partial(pin_description, out, programs.dataset))
+        pin_dataset(out, programs.train_split, programs.dataset)
+        on_primary(functools.partial(pin_description, out, programs.dataset, options.data_dir))
         programs.require_same(config)
         checkpoints = Checkpoints(
             out, options.keep_last, options.keep_best, say, options.verify_saves

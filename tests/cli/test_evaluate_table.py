@@ -36,11 +36,12 @@ from tests.faults.runs import ROOT
 
 CONFIG = train_config(model="cifar_plain20", width=4, model_args=("stages=[1,1,1]",))
 NAMES = ("a", "b", "c")
+HELD_OUT = "digits[-50:]"
 
 
-def save_run(out, seed, step=3):
+def save_run(out, seed, step=3, dataset="digits"):
     """A run directory on the digits with initial parameters."""
-    config = dataclasses.replace(CONFIG, seed=seed)
+    config = dataclasses.replace(CONFIG, seed=seed, dataset=dataset)
     init_run_dir(out, config)
     state = init_state(model_from(config), make_optimizer(config), config.input_shape, 0.1, seed)
     with contextlib.closing(Checkpoints(out)) as checkpoints:
@@ -269,3 +270,19 @@ def test_the_rate_begins_with_the_first_batch(monkeypatch):
         rate.update(done)
     assert rate.images_per_second(32) == 12
     assert ImageRate().images_per_second(8) is None
+
+
+def test_a_run_that_was_trained_on_the_test_images_has_no_result(tmp_path):
+    """The first run held out images that the second one was trained on."""
+    for name, dataset in (("a", "digits[-100:]"), ("b", "digits")):
+        save_run(tmp_path / "runs" / name, 0, dataset=dataset)
+    with pytest.raises(InputError, match=r"1 of 2 networks failed"):
+        run_command(tmp_path / "first", "--models", f"{tmp_path}/runs/*")
+    rows = json.loads((tmp_path / "first" / "table.json").read_text())["rows"]
+    assert [row["error"] for row in rows if not row["weights"].endswith("b")] == [""]
+    (error,) = [row["error"] for row in rows if row["weights"].endswith("b")]
+    assert "has for tests (records 1337 to 1436 of 'train'); test it on" in error
+    run_command(tmp_path / "second", "--models", f"{tmp_path}/runs/*", "--dataset", "digits")
+    assert len(table(tmp_path / "second")) == 2
+    with pytest.raises(InputError, match="records 1387 to 1436 of 'train'"):
+        run_command(tmp_path / "third", "--run", tmp_path / "runs" / "b", "--dataset", HELD_OUT)

@@ -71,6 +71,11 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
             {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
             "std is .*units of stored pixels, 0 to 255",
         ),
+        (DIGITS, {"label_names": ("a", "b")}, r"\('a', 'b'\); allowed: \(\) or 10 texts of"),
+        (DIGITS, {"label_names": ("a\n",) * 10}, r"label_names is .*; allowed: \(\) or 10 texts"),
+        (DIGITS, {"label_names": "abcdefghij"}, r"label_names is 'abc.*; allowed: \(\) or 10"),
+        (DIGITS, {"test_fraction": 1.5}, "test_fraction is 1.5; allowed: 0 to 1"),
+        (DIGITS, {"split_seed": -1}, "split_seed is -1; allowed: 0 to 2147483647"),
         (
             DIGITS,
             {"mean": (1.0, 2.0, 3.0)},

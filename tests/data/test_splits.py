@@ -33,7 +33,7 @@ def test_sizes_shapes_and_statistics_of_the_catalog(name):
 
 
 def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
-    with pytest.raises(InputError, match=r"python -m deepjax\.data\.prepare cifar10"):
+    with pytest.raises(InputError, match=r"deepjax data prepare cifar10"):
         load_split(dataset_info("cifar10"), "train", str(tmp_path))
 
 

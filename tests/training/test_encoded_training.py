@@ -127,12 +127,12 @@ def test_a_run_goes_on_with_the_data_set_that_it_began_with_alone(
     moved = dataclasses.replace(
         programs, train_split=dataclasses.replace(programs.train_split, fingerprint="1" * 64)
     )
-    pin_dataset(tmp_path, moved.train_split, config.dataset)
+    pin_dataset(tmp_path, moved.train_split, moved.dataset)
     given = dataclasses.replace(
         programs, train_split=dataclasses.replace(programs.train_split, fingerprint=there)
     )
     if not there:
-        pin_dataset(tmp_path, given.train_split, config.dataset)
+        pin_dataset(tmp_path, given.train_split, given.dataset)
         return
     with pytest.raises(
         InputError, match=r"is another one than this run began with .*choose another --output-dir"

@@ -8,9 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from deepjax.data import catalog, dataset_info
+from deepjax.data import dataset_info
 from deepjax.data.catalog import named_split
-from deepjax.data.own import index, records
 from deepjax.errors import InputError
 from deepjax.models import create_model
 from deepjax.training import RunOptions, compile_training, train
@@ -23,7 +22,6 @@ from tests.data.own.images import write_classes, write_images
 
 THIN = functools.partial(create_model, "cifar_plain20", width=2, stages=(1, 1, 1))
 EVERY_2 = RunOptions(save_every=2)
-CACHES = (index.open_index, index.own_splits, records._fingerprint, catalog._own_dataset)
 
 
 @pytest.fixture(scope="module")
@@ -76,28 +74,29 @@ def test_its_training_error_is_of_all_classes(programs):
 
 
 def test_a_folder_that_has_changed_is_refused(config, programs, folder, tmp_path):
+    """In the same process too, whether or not its programs are compiled again."""
     out = interrupted(config, programs, tmp_path)
     image = folder / "a b" / "0.jpg"
     before = image.read_bytes()
     try:
         image.write_bytes(before + b"one more byte")
-        with pytest.raises(InputError, match="is another one than this run began with"):
-            restart(config, out)
+        for restart in (functools.partial(train, programs=programs), train_again):
+            with pytest.raises(InputError, match="is another one than this run began with"):
+                restart(config, out, EVERY_2)
         image.write_bytes(before)
         write_images(folder / "犬" / "new", 5, seed=9)
         with pytest.raises(InputError, match="is another one than this run began with"):
-            restart(config, out)
+            train_again(config, out, EVERY_2)
+        with pytest.raises(InputError, match=r"has \d+ images for split .*, expected \d+"):
+            compile_training(config, EVERY_2, make=THIN)  # made before they were there
     finally:
+        image.write_bytes(before)
         shutil.rmtree(folder / "犬" / "new", ignore_errors=True)
-        for cached in CACHES:
-            cached.cache_clear()
 
 
-def restart(config, out):
-    """As a new process does it, which has listed nothing yet."""
-    for cached in CACHES:
-        cached.cache_clear()
-    train(config, out, EVERY_2, programs=compile_training(config, EVERY_2, make=THIN))
+def train_again(config, out, options):
+    """With a configuration of the data as they are now."""
+    train(dataclasses.replace(config), out, options, make=THIN)
 
 
 def test_arrays_whose_labels_have_changed_are_refused(tmp_path):
@@ -109,20 +108,16 @@ def test_arrays_whose_labels_have_changed_are_refused(tmp_path):
     out = interrupted(config, compile_training(config, EVERY_2, make=THIN), tmp_path / "run")
     np.savez(tmp_path / "own.npz", images=images, labels=rng.permutation(labels))
     with pytest.raises(InputError, match="is another one than this run began with"):
-        restart(config, out)
+        train_again(config, out, EVERY_2)
 
 
 @pytest.fixture
-def moved(config, whole, folder, tmp_path, monkeypatch):
-    """The run and the data on another machine: in other places, and nothing is listed yet."""
+def moved(whole, folder, tmp_path):
+    """The run and the data on another machine: in other places."""
     shutil.copytree(whole[0], tmp_path / "run")
     folder.rename(folder.with_name("elsewhere"))
-    for cached in CACHES:
-        cached.cache_clear()
     yield tmp_path / "run", folder.with_name("elsewhere")
     folder.with_name("elsewhere").rename(folder)
-    for cached in CACHES:
-        cached.cache_clear()
 
 
 def test_a_run_opens_without_its_data_and_takes_them_from_a_new_path(config, whole, folder, moved):
@@ -138,10 +133,13 @@ def test_a_run_opens_without_its_data_and_takes_them_from_a_new_path(config, who
 
 
 def test_data_of_other_classes_under_the_same_path_are_refused(moved, folder):
+    """Where they are read; the network knows its own."""
     write_classes(folder, {"a b": 5, "cat": 5})
     try:
-        with pytest.raises(InputError, match=r"classes a b, 犬; .* has a b, cat now; move that"):
-            open_run(moved[0], make=THIN)
+        opened = open_run(moved[0], make=THIN)
+        assert opened.dataset.label_names == ("a b", "犬")
+        with pytest.raises(InputError, match=r"has the classes a b, cat; expected: a b, 犬"):
+            opened.batch(4)
     finally:
         shutil.rmtree(folder)
 
@@ -155,7 +153,7 @@ def test_another_split_is_another_data_set(config, programs, folder, tmp_path):
     assert dataset_info(f"{name}[:5]").train_size == 5
     out = interrupted(config, programs, tmp_path)
     with pytest.raises(InputError, match=r"dataset is '.*0\.4,split_seed=3\]', there '.*images'"):
-        restart(dataclasses.replace(config, dataset=name), out)
+        train(dataclasses.replace(config, dataset=name), out, EVERY_2, make=THIN)
 
 
 @pytest.mark.parametrize(

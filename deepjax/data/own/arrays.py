@@ -11,6 +11,7 @@ from deepjax.data.own.examples import Examples
 from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES, group
 from deepjax.errors import InputError, describe_error
 
+BLOCK = 2**20  # pixels that are counted at a time, as integers of 8 bytes
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 ALLOWED = (
     "images, uint8 (n, height, width) or (n, height, width, 1 or 3), and labels (n,), integers; or "
@@ -47,13 +48,29 @@ class Arrays(Examples):
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of all pixels, per channel."""
-        axes = (0, 1, 2)
-        mean, std = self.images.mean(axes, np.float64), self.images.std(axes, np.float64)
-        return tuple(mean.tolist()), tuple(std.tolist())
+        return pixel_statistics(pixel_counts(self.images))
 
     def part(self, rows: np.ndarray) -> "Arrays":
         """The images of these rows."""
         return Arrays(self.labels[rows], self.images[rows], self.rows[rows])
+
+
+def pixel_counts(images: np.ndarray) -> np.ndarray:
+    """How often each value occurs, (channels, 256), in images (..., channels) uint8."""
+    pixels = images.reshape(-1, images.shape[-1])
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(pixels), BLOCK):
+        block = pixels[start : start + BLOCK]
+        counts += [np.bincount(channel, minlength=256) for channel in block.T]
+    return counts
+
+
+def pixel_statistics(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel of values 0 to 255. counts: (channels, 256)."""
+    weights, values = counts / counts.sum(1, keepdims=True), np.arange(256)
+    mean = weights @ values
+    variance = np.sum(weights * np.square(values - mean[:, None]), axis=1)
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
 def index_npz(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
@@ -72,6 +89,9 @@ def index_npz(file: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     images: list[np.ndarray] = []
     for split in ("", *TRAIN_NAMES, *TEST_NAMES):
         found = [_named(arrays, split, names) for names in (IMAGES, LABELS)]
+        if split and (found[0] is None) != (found[1] is None):
+            kind = "labels" if found[1] is None else "images"
+            raise InputError(f"{file} has no {kind} of split {split!r}; allowed: {ALLOWED}")
         if found[0] is not None and found[1] is not None:
             pixels, of_images = _checked(file, found[0], found[1])
             splits += ["train" if split in ("", *TRAIN_NAMES) else split] * len(pixels)

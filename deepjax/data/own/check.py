@@ -12,6 +12,7 @@ from PIL import Image
 
 from deepjax.data.image.decode import decode_rgb, open_image
 from deepjax.data.image.fixed_size import FORMATS
+from deepjax.data.own.arrays import pixel_counts, pixel_statistics
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.index import open_index
 from deepjax.data.threads import progress, thread_map
@@ -57,7 +58,8 @@ class ImageReport:
     rotated: int
     animated: int
     mean: tuple[float, ...]
-    """Per channel, in units of 0 to 255, of up to 1,000 training images as RGB."""
+    """Per channel, in units of 0 to 255, of up to 1,000 training images as RGB; of test images
+    where there are no others."""
     std: tuple[float, ...]
     undecodable: Mapping[str, str]
     """Reason by name."""
@@ -72,9 +74,10 @@ class ImageReport:
 
     def warnings(self) -> list[str]:
         """What will trouble a training or a test, a sentence each."""
-        classes = self.counts["train"]
+        split, classes = next(iter(self.counts.items()))
         least, most = (pick(classes, key=classes.__getitem__) for pick in (min, max))
-        unbalanced = f"{most!r} has {classes[most]:,} training images, {least!r} {classes[least]:,}"
+        kind = "training" if split == "train" else "test"
+        unbalanced = f"{most!r} has {classes[most]:,} {kind} images, {least!r} {classes[least]:,}"
         reasons = [f"{name} ({why})" for name, why in self.undecodable.items()]
         leaks = [f"{test} is {train}" for train, test in self.leaks]
         repeated = [" = ".join(names) for names in self.duplicates]
@@ -93,7 +96,8 @@ class ImageReport:
         splits = ", ".join(
             f"{sum(of_class.values()):,} {split}" for split, of_class in self.counts.items()
         )
-        lines = [f"{self.path}: {self.form}, {len(self.counts['train'])} classes, {splits}"]
+        classes = len(next(iter(self.counts.values())))
+        lines = [f"{self.path}: {self.form}, {classes} classes, {splits}"]
         lines += self._classes()
         widths, heights = ("{:,} to {:,}, median {:,}".format(*_least_most(each))
                            for each in (self.widths, self.heights))  # fmt: skip
@@ -106,11 +110,12 @@ class ImageReport:
         return text.encode("utf-8", "backslashreplace").decode()  # names of other bytes
 
     def _classes(self) -> list[str]:
-        train, test = self.counts["train"], self.counts.get("test", {})
-        width = max(map(len, train))
+        names = next(iter(self.counts.values()))
+        width = max(map(len, names))
         rows = [
-            f"  {name:{width}}  {count:>9,} train  {test.get(name, 0):>9,} test"
-            for name, count in train.items()
+            f"  {name:{width}}"
+            + "".join(f"  {of_class[name]:>9,} {split}" for split, of_class in self.counts.items())
+            for name in names
         ]
         if len(rows) > 2 * SHOWN:
             hidden = f"  ... {len(rows) - 2 * SHOWN} more classes"
@@ -121,7 +126,7 @@ class ImageReport:
 def check_images(path: str, test_fraction: float, split_seed: int = 0) -> ImageReport:
     """Decode every image at a path to the user's own data, and report.
 
-    Raises InputError for what `open_index` refuses, and where no image can be decoded.
+    Raises InputError for what `open_index` refuses, and where none can be decoded that is measured.
     """
     index = open_index(path)
     splits = index.split(test_fraction, split_seed)
@@ -139,9 +144,13 @@ def check_images(path: str, test_fraction: float, split_seed: int = 0) -> ImageR
 
             facts[split] = thread_map(look, range(len(examples)))
     good = [each for several in facts.values() for each in several if not each.problem]
-    if not good:
-        raise InputError(f"dataset {path!r} has no image that can be decoded")
-    mean, std = statistics(splits["train"], facts["train"])
+    measured = "train" if "train" in splits else "test"
+    if all(each.problem for each in facts[measured]):
+        name, why = splits[measured].name(0), facts[measured][0].problem
+        raise InputError(
+            f"dataset {path!r}, split {measured!r}, has no image that can be decoded; {name}: {why}"
+        )
+    mean, std = statistics(splits[measured], facts[measured])
     return ImageReport(
         path=path,
         form=index.form,
@@ -208,12 +217,11 @@ def statistics(
     good = [i for i, each in enumerate(facts) if not each.problem]
     rows = [good[i] for i in np.linspace(0, len(good) - 1, min(MEASURED, len(good))).astype(int)]
 
-    def moments(i: int) -> np.ndarray:
-        pixels = decode_rgb(examples.encoded(i)).reshape(-1, 3).astype(np.float64)
-        return np.stack([pixels.mean(0), np.square(pixels).mean(0)])
+    def frequencies(i: int) -> np.ndarray:
+        pixels = decode_rgb(examples.encoded(i))
+        return pixel_counts(pixels) / (pixels.size // 3)
 
-    first, second = np.mean(thread_map(moments, rows), axis=0)
-    return tuple(first.tolist()), tuple(np.sqrt(second - np.square(first)).tolist())
+    return pixel_statistics(np.sum(thread_map(frequencies, rows), axis=0))
 
 
 def _repeated(
@@ -227,7 +235,7 @@ def _repeated(
             if each.digest:
                 of_split.setdefault(each.digest, []).append(examples.name(i))
     repeated = [tuple(same) for each in names.values() for same in each.values() if len(same) > 1]
-    train, test = names["train"], names["test"]
+    train, test = names.get("train", {}), names.get("test", {})
     return {
         "duplicates": repeated,
         "leaks": [(train[each][0], test[each][0]) for each in test if each in train],

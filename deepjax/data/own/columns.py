@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.grouping import group, splits_in_names
+from deepjax.data.own.grouping import group, shown_names, splits_in_names
 from deepjax.errors import InputError, describe_error
 
 IMAGES, LABELS = ("image", "img", "picture"), ("label", "labels", "fine_label", "class", "target")
@@ -71,8 +71,7 @@ def index_parquet(root: Path, files: Sequence[Path]) -> tuple[tuple[str, ...], d
             f"{root} has {size / 2**30:.0f} GiB in Parquet; allowed: up to "
             f"{MOST_BYTES // 2**30}, as it is kept in memory; save it with datasets' save_to_disk"
         )
-    names = [str(file.relative_to(root)) for file in files]
-    splits = splits_in_names(root, names)
+    splits = splits_in_names(root, [str(file.relative_to(root)) for file in files])
     return _grouped(files, splits, lambda file: pyarrow.parquet.ParquetFile(file).read())
 
 
@@ -114,7 +113,7 @@ def _grouped(
     labels: list[str] = []
     of_rows: list[str] = []
     names: list[str] = []
-    classes: list[str] = []
+    classes: list[list[str]] = []  # of each file
     for file, split in zip(files, splits, strict=True):
         try:
             table = read(file)
@@ -125,13 +124,19 @@ def _grouped(
         labels += _names(file, table, label)
         of_rows += [split] * table.num_rows
         names += [file.name] * table.num_rows
-        classes = classes or _class_label(table, label)
+        classes.append(_class_label(table, label))
+        if classes[-1] != classes[0]:
+            one, other = (shown_names(each) or "none" for each in (classes[-1], classes[0]))
+            raise InputError(
+                f"{file} has the names of classes {one}; {files[0].name} has {other}; allowed: the "
+                "same in all files"
+            )
     if not images:
         raise InputError(f"{files[0].parent if files else 'the folder'} has no rows")
     column = pyarrow.chunked_array([chunk.cast(pyarrow.large_binary()) for chunk in images])
     return group(
         files[0].parent, of_rows, labels,
-        lambda chosen, rows: Column(chosen, column, np.array(rows), names), classes,
+        lambda chosen, rows: Column(chosen, column, np.array(rows), names), classes[0],
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class Records(Examples):
 
 def is_converted(folder: Path) -> bool:
     """Whether a folder was written by `deepjax data convert`."""
-    return (folder / rows_file("train")).is_file()
+    return any((folder / rows_file(split)).is_file() for split in ("train", "test"))
 
 
 def index_converted(folder: Path) -> tuple[str, tuple[str, ...], dict[str, Examples]]:

@@ -8,9 +8,18 @@ import numpy as np
 
 from deepjax.data.fingerprint import BLOCK_BYTES, MAX_HASHED_BYTES
 from deepjax.data.own.examples import Examples
+from deepjax.data.own.index import open_index
 from deepjax.data.threads import thread_map
 
 MOST_FILES = MAX_HASHED_BYTES // BLOCK_BYTES  # of larger data, whose first blocks are hashed
+
+
+def current_fingerprint(path: str) -> str:
+    """`fingerprint_of` the user's own data at a path, as they are now.
+
+    Raises InputError as that and `open_index` do.
+    """
+    return fingerprint_of(open_index(path).splits)
 
 
 def fingerprint_of(splits: Mapping[str, Examples]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deepjax.data.own.examples import Examples, Files
-from deepjax.data.own.grouping import TEST_NAMES, TRAIN_NAMES
+from deepjax.data.own.grouping import split_folders
 from deepjax.errors import InputError
 
 FORMS = (
@@ -24,34 +24,26 @@ OTHER_IMAGES = (
 def index_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Examples]]:
     """The classes and the splits of a folder; classes and files are sorted by name.
 
-    A folder that has nothing but folders of `TRAIN_NAMES` and `TEST_NAMES`, in any case, has
-    splits; of several for testing the first is taken. Images may lie in folders within that of
-    their class. Hidden files and files that are no images are ignored. Raises InputError for a
-    folder without class folders, for a class without images, for a class of the test folder that
-    the training folder lacks, and for images that are neither JPEG nor PNG.
+    Which folders are splits `split_folders` says. Images may lie in folders within that of their
+    class. Hidden files and files that are no images are ignored. Raises InputError as that does,
+    for a folder without class folders, for a class without images, for a class of the test folder
+    that the training folder lacks, and for images that are neither JPEG nor PNG.
     """
     folders = _folders(root)
-    by_name = {name.lower(): name for name in folders}
-    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
-    test = next((by_name[name] for name in TEST_NAMES if name in by_name), None)
-    others = [name for name in folders if name.lower() not in (*TRAIN_NAMES, *TEST_NAMES)]
-    if train is None or (others and test is None):
+    of_splits = split_folders(root, folders, lambda name: _folders_in(root / name))
+    if not of_splits:
         return tuple(folders), {"train": _examples(root, "", folders, folders)}
-    if others:
-        raise InputError(
-            f"{root} has the folders {train} and {test}, and also {others[0]}; allowed: splits, or "
-            "one for each class"
-        )
-    names = _folders(root / train)
-    splits: dict[str, Examples] = {"train": _examples(root, train, names, names)}
-    if test is not None:
-        there = _folders(root / test)
+    first, *_ = of_splits.values()
+    names = _folders(root / first)
+    splits: dict[str, Examples] = {}
+    for split, folder in of_splits.items():
+        there = _folders(root / folder)
         if unknown := [name for name in there if name not in names]:
             raise InputError(
-                f"{root / test} has a folder for the class {unknown[0]!r}, {root / train} has "
+                f"{root / folder} has a folder for the class {unknown[0]!r}, {root / first} has "
                 "none; allowed: the classes of the training folder"
             )
-        splits["test"] = _examples(root, test, names, there)
+        splits[split] = _examples(root, folder, names, there)
     return tuple(names), splits
 
 
@@ -68,6 +60,26 @@ def _folders(root: Path) -> list[str]:
         if not name.isprintable():  # bytes that are not UTF-8, too
             raise InputError(f"{root} has a folder {name!r}; allowed: names of one line, in UTF-8")
     return found
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """The folders in a folder; none where it has images itself."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_image(entry.name):
+                    return []
+                if entry.is_dir() and not entry.name.startswith("."):
+                    found.append(entry.name)
+    except OSError as error:
+        _refuse(error)
+    return found
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image that can be read, and not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE
 
 
 def _examples(root: Path, split: str, names: Sequence[str], there: Sequence[str]) -> Files:
@@ -96,14 +108,13 @@ def _image_paths(root: Path, folder: str) -> Iterator[str]:
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in OTHER_IMAGES:
+            if is_image(name):
+                yield os.path.join(relative, name)
+            elif name.lower().endswith(OTHER_IMAGES) and not name.startswith("."):
                 raise InputError(
                     f"{os.path.join(parent, name)} is neither JPEG nor PNG; convert such images, "
                     "or move them away"
                 )
-            if suffix in READABLE and not name.startswith("."):
-                yield os.path.join(relative, name)
 
 
 def _refuse(error: OSError) -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from deepjax.data.own.columns import index_parquet, index_saved, is_saved
 from deepjax.data.own.converted import index_converted, is_converted
 from deepjax.data.own.csv_list import index_csv
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.folder import FORMS, READABLE, index_folder
+from deepjax.data.own.folder import FORMS, index_folder, is_image
 from deepjax.data.own.tar import brace_expansion, index_tars
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 
 TEST_FRACTION = 0.2  # of each class, where the data have no test split
+Found = tuple[tuple[str, ...], dict[str, Examples]]  # classes, and splits
+State = tuple[int, int, int]
+"""Inode, size and time of a file."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Index:
     """Classes and examples of the user's own data."""
 
@@ -28,15 +32,15 @@ class Index:
     """In words, such as "folder of classes"."""
     label_names: tuple[str, ...]
     splits: Mapping[str, Examples]
-    """"train", and "test" where the data have a test split."""
+    """"train", and "test" where the data have a test split; or "test" alone."""
     mixed: bool = False
     """Whether the examples are in the order of training already."""
 
     def split(self, test_fraction: float, seed: int) -> dict[str, Examples]:
-        """Both splits, with their examples in an order by the seed, so that classes are mixed.
+        """The splits, with their examples in an order by the seed, so that classes are mixed.
 
-        Without a test split a part of each class is for tests. Raises InputError where no class has
-        images enough for that.
+        Without a test split a part of each class is for tests; with the fraction 1 all images are,
+        and none for training. Raises InputError where no class has images enough for that.
         """
         splits = dict(self.splits)
         if self.mixed:
@@ -46,7 +50,8 @@ class Index:
             rows = stratified_rows(full.labels, test_fraction, seed)
             require(len(rows) > 0, "test_fraction", test_fraction, "more, with so few images")
             rest = np.setdiff1d(np.arange(len(full)), rows)
-            splits = {"train": full.part(rest), "test": full.part(rows)}
+            parts = {"train": rest, "test": rows}
+            splits = {name: full.part(part) for name, part in parts.items() if len(part)}
         return {name: each.part(_order(len(each), seed)) for name, each in splits.items()}
 
 
@@ -59,8 +64,11 @@ def _order(count: int, *seed: int) -> np.ndarray:
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """The ascending rows of a part of each class; a class of one image keeps it for training.
 
-    A class of n images gives round(fraction * n), at least one.
+    A class of n images gives round(fraction * n), at least one and at most n - 1; all if the
+    fraction is 1.
     """
+    if fraction == 1:
+        return np.arange(len(labels))
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -70,9 +78,10 @@ def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 
 def exists(name: str) -> bool:
-    """Whether there is a file or folder of this name."""
+    """Whether there is a file or folder of this name, or all that a pattern stands for."""
+    names = brace_expansion(name)
     try:
-        return all(Path(each).expanduser().exists() for each in brace_expansion(name))
+        return all(Path(each).expanduser().exists() for each in names)
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a null byte
         return False
 
@@ -82,9 +91,8 @@ def looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~"))
 
 
-@functools.lru_cache(maxsize=8)
 def open_index(path: str) -> Index:
-    """List the user's own data; once in a process.
+    """List the user's own data as they are now; files that have not changed are listed once.
 
     Raises InputError for a path that does not exist or holds nothing of a known form, for empty
     classes, for one class only, and for images of other formats.
@@ -94,12 +102,6 @@ def open_index(path: str) -> Index:
         only = "".join(found.label_names)
         raise InputError(f"dataset {path!r} has one class only, {only!r}; allowed: two or more")
     return found
-
-
-@functools.lru_cache(maxsize=8)
-def own_splits(path: str, test_fraction: float, seed: int) -> dict[str, Examples]:
-    """`Index.split` of the data at a path; once in a process."""
-    return open_index(path).split(test_fraction, seed)
 
 
 def split_options(path: str, test_fraction: float | None, seed: int | None) -> tuple[float, int]:
@@ -126,17 +128,15 @@ def _index(path: str) -> Index:
     if missing := [shard for shard in shards if not shard.exists()]:
         raise InputError(f"dataset is {path!r}; {missing[0]} does not exist; allowed: {FORMS}")
     suffix = where.suffix.lower()
+    several = suffix in (".tar", ".parquet") and not any(shard.is_dir() for shard in shards)
+    allowed = "a pattern of tar or of Parquet files"
+    require(len(shards) == 1 or several, "dataset", path, allowed)
     if where.is_dir():
         return _index_directory(where)
-    if suffix == ".tar":
-        return Index("tar files", *index_tars(shards))
-    if suffix == ".csv":
-        return Index("CSV list", *index_csv(where))
-    if suffix == ".npz":
-        return Index("arrays", *index_npz(where))
-    if suffix == ".parquet":
-        return Index("Parquet files", *index_parquet(where.parent, shards))
-    raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
+    if suffix not in FILES:
+        raise InputError(f"dataset is {path!r}, a file; allowed: {FORMS}")
+    root = os.path.commonpath([shard.parent for shard in shards])
+    return _index_files(suffix, Path(root), shards)
 
 
 def _index_directory(where: Path) -> Index:
@@ -145,16 +145,48 @@ def _index_directory(where: Path) -> Index:
         return Index(form, names, splits, mixed=True)
     if is_saved(where):
         return Index("saved by Hugging Face's datasets", *index_saved(where))
-    tars = sorted(where.glob("*.tar"))
-    parquet = sorted(path for depth in ("*", "*/*") for path in where.glob(f"{depth}.parquet"))
+    tars, parquet = _files(where, ("*",), ".tar"), _files(where, ("*", "*/*"), ".parquet")
     if not tars and not parquet:
         return Index("folder of classes", *index_folder(where))
-    readable = {path.suffix for path in where.glob("*/*")} & set(READABLE)
-    if (tars and parquet) or readable:
+    if (tars and parquet) or _has_images(where):
         raise InputError(
             f"dataset is {str(where)!r}, which has {(tars or parquet)[0].name} next to images in "
             "folders, or next to other files of images; keep one form in it"
         )
-    if tars:
-        return Index("tar files", *index_tars(tars))
-    return Index("Parquet files", *index_parquet(where, parquet))
+    return _index_files(".tar", where, tars) if tars else _index_files(".parquet", where, parquet)
+
+
+def _files(where: Path, patterns: Sequence[str], suffix: str) -> list[Path]:
+    paths = (path for pattern in patterns for path in where.glob(pattern))
+    return sorted(p for p in paths if p.suffix.lower() == suffix and not p.name.startswith("."))
+
+
+def _has_images(where: Path) -> bool:
+    for _, folders, names in os.walk(where):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(map(is_image, names)):
+            return True
+    return False
+
+
+FILES: Mapping[str, tuple[str, Callable[[Path, Sequence[Path]], Found]]] = {
+    ".tar": ("tar files", lambda root, files: index_tars(files)),
+    ".csv": ("CSV list", lambda root, files: index_csv(*files)),
+    ".npz": ("arrays", lambda root, files: index_npz(*files)),
+    ".parquet": ("Parquet files", index_parquet),
+}
+"""By suffix: the form in words, and its reader of a root and files."""
+
+
+def _index_files(suffix: str, root: Path, files: Sequence[Path]) -> Index:
+    states = [file.stat() for file in files]
+    return _listed(
+        suffix, root, tuple(files), tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in states)
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(suffix: str, root: Path, files: tuple[Path, ...], states: tuple[State, ...]) -> Index:
+    """Listed once in a process, unless a file changes."""
+    form, read = FILES[suffix]
+    return Index(form, *read(root, files))

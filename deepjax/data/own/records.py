@@ -1,35 +1,34 @@
-"""The records of the user's own data, split by split."""
+"""The records of a split of the user's own data."""
 
-import functools
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.own.fingerprint import fingerprint_of
-from deepjax.data.own.index import open_index, own_splits
-from deepjax.data.split_spec import SplitName, record_ranges
+from deepjax.data.split_spec import Range, SplitName, check_disjoint, record_ranges
 from deepjax.errors import require
 
 
 def own_records(
-    path: str, test_fraction: float, split_seed: int, split: SplitName, expression: str
-) -> tuple[Examples, str]:
-    """The examples of a split and the fingerprint of the data.
+    name: str, splits: Mapping[str, Examples], expressions: Mapping[SplitName, str]
+) -> dict[SplitName, Examples]:
+    """The examples of each split of a data set, in the order of training.
 
-    expression: "train", "test" or a part of one, in the notation of tfds.
+    expressions: "train", "test" or a part of one, in the notation of tfds. Raises InputError for
+    parts that the data do not have, and where training and test images overlap.
     """
-    splits = own_splits(path, test_fraction, split_seed)
-    sizes = {name: SimpleNamespace(num_examples=len(each)) for name, each in splits.items()}
-    ranges = record_ranges(path, split, expression, sizes)
-    require(len(ranges) == 1, f"{split}_split", expression, "'train', 'test' or a part of one")
-    [(name, first, stop)] = ranges
-    examples = splits[name]
-    if (first, stop) != (0, len(examples)):
-        examples = examples.part(np.arange(first, stop))
-    return examples, _fingerprint(path)
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(path: str) -> str:
-    return fingerprint_of(open_index(path).splits)
+    sizes = {split: SimpleNamespace(num_examples=len(each)) for split, each in splits.items()}
+    ranges: dict[SplitName, list[Range]] = {
+        which: record_ranges(name, which, text, sizes) for which, text in expressions.items()
+    }
+    check_disjoint(name, ranges)
+    found: dict[SplitName, Examples] = {}
+    for which, parts in ranges.items():
+        allowed = "'train', 'test' or a part of one"
+        require(len(parts) == 1, f"{which}_split", expressions[which], allowed)
+        [(split, first, stop)] = parts
+        examples = splits[split]
+        complete = (first, stop) == (0, len(examples))
+        found[which] = examples if complete else examples.part(np.arange(first, stop))
+    return found

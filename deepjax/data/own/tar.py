@@ -1,10 +1,11 @@
 """Images in tar files, as WebDataset writes them: read in place, without unpacking."""
 
 import json
+import os
 import re
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.folder import OTHER_IMAGES, READABLE
-from deepjax.data.own.grouping import group, splits_in_names
+from deepjax.data.own.grouping import TRAIN_NAMES, group, split_folders, splits_in_names
 from deepjax.data.threads import progress
 from deepjax.errors import InputError, require
 
@@ -30,6 +31,11 @@ class Member(NamedTuple):
     name: str
     offset: int
     size: int
+
+    @property
+    def folder(self) -> str:
+        """The folder that the file lies in, within the tar file."""
+        return sys.intern(self.name.rpartition("/")[0])
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,17 @@ def index_tars(shards: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examp
     """The classes and the splits of tar files; the name of a shard says its split.
 
     A label is in a file with the name of its image up to the first dot and the suffix .cls, .txt
-    (a number or a name) or .json (with a key of `KEYS`); without any it is the folder of the image.
-    Raises InputError for a compressed or damaged tar file, an image without a label, and as `group`
-    does.
+    (a number or a name) or .json (with a key of `KEYS`). Without any the folders say class and
+    split, as those of `index_folder` do; folders that all images have in common do not count.
+    Hidden files are ignored. Raises InputError for a compressed or damaged tar file, an image
+    without a label, a folder of another split than the shard's, and as `group` and `split_folders`
+    do.
     """
+    where = shards[0].parent
     splits: list[str] = []
     labels: list[str] = []
     members: list[Member] = []
-    of_shards = splits_in_names(shards[0].parent, [shard.name for shard in shards])
+    of_shards = splits_in_names(where, [shard.name for shard in shards])
     with progress("listing", len(shards), "tar files") as advance:
         for shard, split in zip(shards, of_shards, strict=True):
             for member, label in _images(shard):
@@ -85,14 +94,64 @@ def index_tars(shards: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Examp
             advance(1)
     if not members:
         raise InputError(f"{shards[0]} has no JPEG or PNG images")
+    unlabelled = [row for row, label in enumerate(labels) if not label]
+    one_of_each = {members[row].folder: members[row] for row in unlabelled}
+    of_folders = _splits_and_classes(where, one_of_each)
+    for row in unlabelled:
+        member, mine = members[row], splits[row]
+        split, labels[row] = of_folders[member.folder]
+        if split and len({*of_shards}) > 1 and (split == "train") != (mine == "train"):
+            raise InputError(
+                f"{member.shard} has {member.name!r}, in a folder of another split; name them alike"
+            )
+        splits[row] = split or mine
     return group(
-        shards[0].parent, splits, labels,
+        where, splits, labels,
         lambda of_rows, rows: TarMembers(of_rows, [members[row] for row in rows]),
     )  # fmt: skip
 
 
+def _splits_and_classes(where: Path, images: Mapping[str, Member]) -> dict[str, tuple[str, str]]:
+    """The split, "" for none, and the class of each folder. images: one of each folder."""
+    paths = {folder: _parts(folder) for folder in images}
+    for folder, path in paths.items():
+        if not path or not folder.isprintable():
+            raise _without_label(images[folder])
+    joined = ["/".join(path) for path in paths.values()]
+    common = len(_parts(os.path.commonpath(joined))) if joined else 0
+    start = min([common, *(len(path) - 1 for path in paths.values())])  # the name of a single class
+    inner: dict[str, set[str]] = {}
+    direct: set[str] = set()
+    for folder, *more in (path[start:] for path in paths.values()):
+        inner.setdefault(folder, set()).update(more[:1])
+        if not more:
+            direct.add(folder)
+    known = split_folders(where, sorted(inner), lambda name: () if name in direct else inner[name])
+    found: dict[str, tuple[str, str]] = {}
+    for folder, path in paths.items():
+        first, *more = path[start:]
+        if known and not more:
+            raise _without_label(images[folder])
+        split = "train" if first.lower() in TRAIN_NAMES else first.lower()
+        found[folder] = (split, more[0]) if known else ("", first)
+    return found
+
+
+def _parts(folder: str) -> list[str]:
+    return [part for part in folder.split("/") if part not in ("", ".")]
+
+
+def _without_label(member: Member) -> InputError:
+    return InputError(
+        f"{member.shard} has {member.name!r} without a label; allowed: a file of the same name "
+        f"with the suffix {' or '.join(LABELS)}, or a folder for each class"
+    )
+
+
 def brace_expansion(path: str) -> list[str]:
     """The names that shard-{000000..000003}.tar stands for; a name without braces alone.
+
+    Raises InputError for a pattern of no or of too many files.
 
     >>> brace_expansion("a-{08..10}.tar")
     ['a-08.tar', 'a-09.tar', 'a-10.tar']
@@ -102,14 +161,15 @@ def brace_expansion(path: str) -> list[str]:
         return [path]
     before, first, last, after = found.groups()
     count = int(last) - int(first) + 1
-    require(count <= MOST_SHARDS, "dataset", path, f"a pattern of up to {MOST_SHARDS:,} files")
+    allowed = f"{{FIRST..LAST}} of 1 to {MOST_SHARDS:,} files"
+    require(1 <= count <= MOST_SHARDS, "dataset", path, allowed)
     return [
         f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)
     ]
 
 
 def _images(shard: Path) -> Iterator[tuple[Member, str]]:
-    """The images of a shard with their labels, in its order."""
+    """The images of a shard with their labels, "" where it has no files of labels."""
     images: list[tuple[str, Member]] = []
     contents: dict[str, dict[str, tuple[str, bytes]]] = {}
     try:
@@ -130,16 +190,11 @@ def _images(shard: Path) -> Iterator[tuple[Member, str]]:
         twice = next(m for key, m in images if key in seen or seen.add(key))
         raise InputError(f"{shard} has two images of one sample: {twice.name}; keep one of them")
     for key, member in images:
-        folder = member.name.rpartition("/")[0].rpartition("/")[2]
         found = contents.get(key, {})
         first = next((suffix for suffix in LABELS if suffix in found), None)
-        label = _label(shard, *found[first]) if first else "" if labelled else folder.strip(".")
-        if not label:
-            raise InputError(
-                f"{shard} has {member.name} without a label; allowed: a file of the same name with "
-                f"the suffix {' or '.join(LABELS)}, or a folder for each class"
-            )
-        yield member, label
+        if labelled and not first:
+            raise _without_label(member)
+        yield member, _label(shard, *found[first]) if first else ""
 
 
 def _add(
@@ -153,7 +208,8 @@ def _add(
     folder, _, base = info.name.rpartition("/")
     stem, _, suffixes = base.partition(".")
     key, suffix = f"{folder}/{stem}", "." + suffixes.rpartition(".")[2].lower()
-    if not stem or info.isdir():
+    hidden = not stem or any(p.startswith(".") and p != ".." for p in _parts(folder))
+    if hidden or info.isdir():
         return
     if suffix in OTHER_IMAGES:
         raise InputError(f"{shard} has {info.name}, which is neither JPEG nor PNG; convert it")
@@ -188,7 +244,10 @@ def _label(shard: Path, name: str, content: bytes) -> str:
         text = content.decode().strip()
         if name.lower().endswith(".json"):
             found = json.loads(text)
-            text = str(next(found[key] for key in KEYS if key in found))
+            value = next(found[key] for key in KEYS if key in found)
+            if type(value) not in (str, int):
+                raise TypeError(value)
+            text = str(value)
         if not text or not text.isprintable():
             raise ValueError(text)
         return text

@@ -27,7 +27,7 @@ NAME = "images"
 def convert_images(
     path: str, target: Path, side: int, test_fraction: float, split_seed: int
 ) -> dict[str, Examples]:
-    """Write both splits of the user's own data to a new folder, which is a data set itself.
+    """Write the splits of the user's own data to a new folder, which is a data set itself.
 
     side: of images whose shorter side is longer than this, see `shrink`; 0: all as they are. Until
     it is complete the folder is `unfinished.NAME` next to the target, where the same call resumes.
@@ -40,7 +40,7 @@ def convert_images(
     inside = user_path(path, "dataset").resolve() in target.resolve().parents
     require(not inside, "output_dir", str(target), "a folder outside of the data")
     index = open_index(path)
-    if isinstance(index.splits["train"], Arrays):
+    if any(isinstance(examples, Arrays) for examples in index.splits.values()):
         raise InputError(f"dataset is {path!r}, arrays, which are in memory; nothing to convert")
     splits = index.split(test_fraction, split_seed)
     sizes = {split: examples.sizes() for split, examples in splits.items()}

@@ -31,7 +31,9 @@ def shrink(image: bytes, side: int) -> bytes:
                 return image
             size = side * width // shorter, side * height // shorter
             small = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    except Exception:  # as in damage.py: Pillow's errors are of a dozen types
+    except (MemoryError, ImportError):
+        raise
+    except Exception:  # as in verify.py: Pillow's errors are of a dozen types
         return image
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")

@@ -9,7 +9,7 @@ import io
 import shutil
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from PIL import Image
 from deepjax.data.catalog import Dataset
 from deepjax.data.idx import read_idx_split
 from deepjax.data.prepare.archives import check_archive
+from deepjax.data.prepare.rewrite import ORIGIN, claim_folder
+from deepjax.data.split_spec import parse_split
 from deepjax.data.threads import progress
 from deepjax.errors import InputError, describe_error
 
@@ -28,6 +30,7 @@ Names = Mapping[str, list[str]]
 Read = Callable[[Path, str], tuple[Names, Iterator[Example]]]
 """(folder of archives, split) -> class names, examples in the archive's order."""
 SPLITS = ("train", "test")
+FURTHER_SPLITS = {"svhn_cropped": ("extra",)}  # which are written where a data set asks for them
 DOWNLOADS = "downloads"  # in the folder of prepared data sets
 BLOCK = 2**20  # bytes that are read at a time
 CIFAR_PIXELS = 3 * 32 * 32
@@ -61,7 +64,7 @@ def read_cifar100(archives: Path, split: str) -> tuple[Names, Iterator[Example]]
 
 
 def read_svhn(archives: Path, split: str) -> tuple[Names, Iterator[Example]]:
-    """The cropped digits of SVHN from train_32x32.mat and test_32x32.mat; a 0 is stored as 10."""
+    """The cropped digits of SVHN from train_32x32.mat, ...; a 0 is stored as 10."""
     import scipy.io  # here, since it takes half a second
 
     path = archives / f"{split}_32x32.mat"
@@ -89,31 +92,48 @@ READERS: Mapping[str, tuple[Read, tuple[str, ...]]] = {
     ),
     "cifar10": (read_cifar10, ("cifar-10-binary.tar.gz",)),
     "cifar100": (read_cifar100, ("cifar-100-binary.tar.gz",)),
-    "svhn_cropped": (read_svhn, ("train_32x32.mat", "test_32x32.mat")),
+    "svhn_cropped": (read_svhn, ("{split}_32x32.mat",)),
 }  # fmt: skip
-"""By builder: the reader and the names of the archives."""
+"""By builder: the reader and the names of the archives, of which `{split}` is each split."""
 
 
 def build_small(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     """Write a data set of `READERS`, from archives in `manual_dir` or downloaded ones.
 
     Size and sha256 of every archive are those that tfds knows. Raises InputError for a missing or
-    other archive, and where it cannot be downloaded or read.
+    other archive, where it cannot be downloaded or read, where another process writes the data set,
+    and where it cannot be written.
     """
+    try:
+        _build(dataset, data_dir, manual_dir)
+    except (OSError, RuntimeError) as error:  # the latter by ArrayRecord
+        raise InputError(
+            f"dataset {dataset.name!r} cannot be prepared in {data_dir} ({describe_error(error)}); "
+            "free space, or choose another --data-dir"
+        ) from error
+
+
+def _build(dataset: Dataset, data_dir: Path, manual_dir: str | None) -> None:
     import tensorflow_datasets as tfds
 
     read, names = READERS[dataset.builder]
+    asked = {name for text, _ in dataset.splits.values() for name, _ in parse_split(text)}
+    further = [name for name in FURTHER_SPLITS.get(dataset.builder, ()) if name in asked]
+    splits = (*SPLITS, *further)
     builder = tfds.builder(dataset.builder, data_dir=data_dir, file_format="array_record")
     known = {info.filename: (url, info) for url, info in (builder.url_infos or {}).items()}
     archives = Path(manual_dir) if manual_dir else data_dir / DOWNLOADS / dataset.builder
-    for name in names:
+    for name in dict.fromkeys(name.format(split=split) for name in names for split in splits):
         url, info = known[name]
         if not manual_dir and not (archives / name).is_file():
             download(url, archives / name, int(info.size))
         if not (archives / name).is_file():
             raise InputError(f"manual_dir {manual_dir} has no {name}; get it from {url}")
         check_archive(archives / name, info)
-    write_records_of(builder, read, archives)
+    work = Path(builder.data_path).with_name(f"unfinished.{Path(builder.data_path).name}")
+    work.mkdir(parents=True, exist_ok=True)
+    with claim_folder(work, {"builder": dataset.builder}):
+        write_records_of(builder, read, archives, splits, work)
 
 
 def download(url: str, path: Path, size: int) -> None:
@@ -140,19 +160,26 @@ def download(url: str, path: Path, size: int) -> None:
     partial.rename(path)
 
 
-def write_records_of(builder: Any, read: Read, archives: Path) -> None:
-    """Write both splits with tfds's serializer and writer, in the order of its hash of the keys."""
+def write_records_of(
+    builder: Any, read: Read, archives: Path, splits: Sequence[str], work: Path
+) -> None:
+    """Write splits with tfds's serializer and writer, in the order of its hash of the keys.
+
+    work: the folder until it is complete, claimed by this process; what an earlier one left in it
+    is removed.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
     from tensorflow_datasets.core.utils.shard_utils import ShardConfig
     from tensorflow_datasets.core.writer import ExampleWriter, Writer
 
-    folder = Path(builder.data_path)
-    work = folder.with_name(f"unfinished.{folder.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    features, splits = builder.info.features, []
-    for split in SPLITS:
+    for left in work.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != ORIGIN:
+            left.unlink()
+    features, written = builder.info.features, []
+    for split in splits:
         names, examples = read(archives, split)
         for feature, of_feature in names.items():
             features[feature].names = of_feature
@@ -167,14 +194,15 @@ def write_records_of(builder: Any, read: Read, archives: Path) -> None:
                 writer.write(key, features.encode_example(example))
                 advance(1)
         lengths, size = writer.finalize()
-        splits.append(
+        written.append(
             tfds.core.SplitInfo(
                 name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
             )
         )
-    builder.info.set_splits(tfds.core.SplitDict(splits))
+    builder.info.set_splits(tfds.core.SplitDict(written))
     builder.info.write_to_directory(work)
-    work.rename(folder)
+    work.rename(builder.data_path)
+    (Path(builder.data_path) / ORIGIN).unlink()  # last: an unfinished folder names its origin
 
 
 def _cifar(path: Path, data: bytes, labels: tuple[str, ...], split: str) -> Iterator[Example]:

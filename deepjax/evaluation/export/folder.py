@@ -107,6 +107,7 @@ def describe_network(member: EvalModel, model: Any, origin: Origin, layout: str)
         licence=origin.licence,
         recipe=origin.recipe,
         metrics=origin.metrics,
+        fingerprint=member.trained_on.fingerprint if member.trained_on else "",
     )
 
 

@@ -46,6 +46,8 @@ class Metadata:
     """Options of the training that are not the defaults; empty for weights without a run."""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Metrics of the run's final row, or of the source of public weights; empty if unknown."""
+    fingerprint: str = ""
+    """Of the data set, where it has one."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -67,7 +69,10 @@ def to_json(about: Metadata) -> str:
     """The text of deepjax.json."""
     fields = {field.name: getattr(about, field.name) for field in dataclasses.fields(about)}
     mean, std = about.mean_and_std
-    kept = ("name", "shape", "num_classes", "train_size", "test_size", "encoded", "label_names")
+    kept = (
+        *("name", "builder", "shape", "num_classes", "encoded", "label_names"),
+        *("train_split", "test_split", "train_size", "test_size", "test_fraction", "split_seed"),
+    )
     dataset = {name: getattr(about.dataset, name) for name in kept}
     fields["dataset"] = dataset | {"mean": mean, "std": std}
     return json.dumps({"format": FORMAT} | fields, indent=2, ensure_ascii=False) + "\n"

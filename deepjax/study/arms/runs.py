@@ -128,7 +128,7 @@ def misclassified_images(arm: TrainedArm, rate: float, out: Path) -> dict[str, n
                 f"{run_dir} is a run of another configuration; choose another --output-dir, or "
                 "remove it to train it again"
             )
-    dataset = dataset_info(config.dataset)
+    dataset = config.described
     limit = config.data.eval_train_images or dataset.train_size
     images = {"train": min(limit, dataset.train_size), "test": dataset.test_size}
     guess = 1 - 1 / dataset.num_classes

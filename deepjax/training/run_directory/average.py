@@ -105,7 +105,7 @@ def average_checkpoints(
     if variables["batch_stats"] and not config.transfer.freeze_batch_norm:
         split = open_split(config, RunOptions(data_dir=data_dir), "train")
         if (paths[0] / FINGERPRINT).exists():
-            pin_dataset(paths[0], split, dataset.name)
+            pin_dataset(paths[0], split, dataset)
         size = config.batch_size // config.grad_accum_steps
         count = batches or len(split) // size
         images = count * size

@@ -6,14 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deepjax.data import Dataset
 from deepjax.errors import InputError
 from deepjax.io import write_text
 from deepjax.renamed_options import rename_option
-from deepjax.training.config import OPTION_GROUPS, TrainConfig, options_of, train_config
-from deepjax.training.run_directory.data_identity import remember_dataset
+from deepjax.training.config import OPTION_GROUPS, TrainConfig, options_of, replace_options
+from deepjax.training.run_directory.data_identity import own_data
 
 AVERAGE_FILE = "average.json"  # marks the average of checkpoints, which is no run to resume
 RESULT_FILES = ("metrics.jsonl", "checkpoints", "measured", "result.json")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnDataConfig(TrainConfig):
+    """The configuration of a run on the user's own data, which the run directory describes.
+
+    `own` stays with copies that `dataclasses.replace` makes, unless they name another data set.
+    """
+
+    own: dataclasses.InitVar[Dataset | None] = None
+
+    def __post_init__(self, own: Dataset | None) -> None:
+        object.__setattr__(self, "own", own)
+        if own is not None and own.name == self.dataset:
+            object.__setattr__(self, "described", own)
+        super().__post_init__()
 
 
 def init_run_dir(out: Path, config: Any) -> None:
@@ -39,10 +56,13 @@ def read_config(path: Path) -> TrainConfig:
 
     The user's own data need not be there any more: their description is in the run directory.
     """
-    remember_dataset(path)
     try:
         stored = _options(json.loads((path / "config.json").read_text()))
-        return train_config(**{name: _as_tuple(value) for name, value in stored.items()})
+        options = {name: _as_tuple(value) for name, value in stored.items()}
+        first = options.pop("model", ""), options.pop("dataset", "digits")
+        own = own_data(path)
+        config = TrainConfig(*first) if own is None else OwnDataConfig(*first, own=own)
+        return replace_options(config, **options)
     except OSError as error:
         raise InputError(
             f"{path} holds no config.json ({error.strerror}); "

@@ -18,7 +18,13 @@ from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.network import ModelFactory, model_from
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.run_directory.data_identity import require_same_classes, run_dataset
+from deepjax.training.run_directory.data_identity import require_same_classes
+from deepjax.training.run_directory.tested_data import (
+    TrainedOn,
+    data_of_training,
+    require_not_trained_on,
+    trained_on,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +41,7 @@ class OpenRun:
     dataset: Dataset
     variables: dict[str, Any]
     """"params" and, where the network has some, "batch_stats"."""
+    trained_on: TrainedOn
     data_dir: str | None = None
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -46,9 +53,12 @@ class OpenRun:
 
         Test images have the size of evaluation; training images have that of the step after this
         checkpoint (see `progressive_sizes`). Photographs are cut at the centre as in evaluation.
-        Raises InputError for a size larger than the split and for a data set that is not prepared.
+        Raises InputError for a size larger than the split, for a data set that is not prepared, and
+        for test images that the network was trained on.
         """
         config = self.config
+        if split == "test":
+            require_not_trained_on(self.dataset, self.trained_on, self.data_dir)
         of_step = (
             config.shape_at(self.step)[0]
             if config.data.progressive_sizes
@@ -70,8 +80,9 @@ def open_run(
     """The network of a run at one of its checkpoints, default the newest, on the first device.
 
     `averaged`: the moving averages of a run with --ema-decay instead of the parameters. `dataset`:
-    the data set of `batch`, of the same classes, such as a new path of the user's own images; by
-    default the run's, which need not be there before `batch`. `make`: see `compile_training`.
+    the data set of `batch`, of the same classes, such as a new path of the user's own images, which
+    have the split of the training there; by default the run's, which need not be there before
+    `batch`. `make`: see `compile_training`.
 
     Raises InputError for a directory that is no run, a step without a checkpoint (naming those
     there are), a corrupt checkpoint, and averages that the run does not keep.
@@ -92,9 +103,13 @@ def open_run(
         if source.get(name)
     }
     steps = tuple(steps_of(folder.parent))
-    model, data = model_from(config, make), run_dataset(path, config)
+    model, trained = model_from(config, make), trained_on(path, config)
+    data = trained.dataset
     if dataset:
         other = dataset_info(dataset)
+        other = data_of_training(other, [trained]) or other
         require_same_classes(other, data, str(path))
-        data = dataclasses.replace(other, mean=data.mean, std=data.std)
-    return OpenRun(path, int(folder.name), steps, config, model, data, variables, data_dir)
+        shape = data.shape if other.encoded and data.encoded else other.shape
+        data = dataclasses.replace(other, mean=data.mean, std=data.std, shape=shape)
+    at = int(folder.name)
+    return OpenRun(path, at, steps, config, model, data, variables, trained, data_dir)

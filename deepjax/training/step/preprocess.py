@@ -28,6 +28,7 @@ class StepOptions:
     """The choices of a train step; the defaults are those of `TrainConfig`, which explains them."""
 
     augment: bool = True
+    flip: bool = True
     pca_lighting_std: float = 0.0
     auto_augment: Literal["none", "rand", "trivial"] = "none"
     augment_operations: int = 2
@@ -84,7 +85,8 @@ def _augmented(
 ) -> Array:
     """The augmentations of uint8 images, still uint8."""
     if options.augment:
-        images = augment(key, images, dataset, share)
+        as_chosen = dataset if options.flip else dataclasses.replace(dataset, flip=False)
+        images = augment(key, images, as_chosen, share)
     key = jax.random.fold_in(key, OPERATE)
     if options.auto_augment == "trivial":
         return trivial_augment(key, images, share)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from deepjax.data import Dataset, dataset_info
+from deepjax.data import Dataset
 from deepjax.errors import InputError, describe_error, require
 from deepjax.io import sha256_of
 from deepjax.models.weights.convert import load_pretrained
@@ -58,7 +58,7 @@ def dataset_of(config: TrainConfig) -> Dataset:
     These are the data set's but for the public weights whose row says 0.5 (`PublicWeights.half`),
     and for a run, whose own are taken for images of the same kind.
     """
-    dataset = dataset_info(config.dataset)
+    dataset = config.described
     if is_run(config.transfer.weights):
         start = _stored(Path(config.transfer.weights).expanduser() / "dataset.json")
         same = start.get("encoded") == dataset.encoded and len(start["mean"]) == dataset.shape[2]
@@ -162,7 +162,7 @@ def _of_run(
     _, state = read_state(path, step)
     kept = state["ema"] or state
     leaves: Leaves = flatten_dict({n: kept.get(n) or {} for n in ("params", "batch_stats")})
-    theirs, mine = described.get("label_names", []), [*dataset_info(config.dataset).label_names]
+    theirs, mine = described.get("label_names", []), [*config.described.label_names]
     other = there["dataset"].partition("[")[0] != config.dataset.partition("[")[0]
     if other and (not mine or theirs != mine):
         require(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -170,3 +171,18 @@ def test_a_folder_of_broken_images_alone_is_refused(tmp_path):
             (tmp_path / name / f"{i}.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="has no image that can be decoded"):
         check_images(str(tmp_path), TEST_FRACTION)
+
+
+def test_a_folder_whose_training_images_are_all_broken_is_refused(folder):
+    for path in folder.glob("train/*/*.jpg"):
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="split 'train', has no image that can be decoded; train"):
+        check_images(str(folder), TEST_FRACTION)
+
+
+def test_images_for_tests_alone_are_reported(folder):
+    shutil.rmtree(folder / "train")
+    write_images(folder / "val" / "odd", 4, seed=3)
+    report = check_images(str(folder), TEST_FRACTION)
+    assert report.counts == {"test": {"odd": 4, "plain": 4}} and report.warnings() == []
+    assert "2 classes, 8 test" in report.text()

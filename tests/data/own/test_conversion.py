@@ -100,6 +100,15 @@ def test_a_conversion_that_was_stopped_goes_on_and_reads_no_shard_twice(
         assert records(tmp_path / "new", split) == records(photos, split)
 
 
+def test_images_for_tests_alone(photos, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "test").symlink_to(photos)
+    convert(tmp_path / "own", tmp_path / "new")
+    dataset = dataset_info(str(tmp_path / "new"))
+    assert (dataset.train_size, dataset.test_size) == (0, 21)
+    assert records(tmp_path / "new", "test") == records(tmp_path / "own", "test")
+
+
 def bad(kind: str, photos: Path, tmp_path: Path) -> tuple[Path, list[str]]:
     """The data and the options of a conversion that is refused."""
     if kind == "there already":

@@ -14,7 +14,6 @@ import pytest
 
 from deepjax.data import Split, dataset_info, load_split
 from deepjax.data.own.check import check_images
-from deepjax.data.own.fingerprint import fingerprint_of
 from deepjax.data.own.index import open_index
 from deepjax.errors import InputError
 from tests.data.photographs import crops, jpeg
@@ -135,8 +134,8 @@ def test_a_form_holds_the_images_with_their_classes(form, images, tmp_path):
         assert batch["image"].shape == (4, 8, 8, 3) and batch["mask"].all()
     report = check_images(path, 0.2)
     assert report.undecodable == {} and report.modes == {"RGB": 18}
-    assert len(found.fingerprint) == 64
-    assert fingerprint_of(open_index(path).splits) == found.fingerprint
+    copy = load_split(dataset_info(str(FORMS[form](tmp_path / "copy", images))), "test")
+    assert copy.fingerprint == found.fingerprint and len(found.fingerprint) == 64
 
 
 def box(height: int, width: int):
@@ -153,6 +152,14 @@ def test_a_pattern_names_several_shards(images, tmp_path):
         open_index(str(root / "train-{0..2}.tar"))
 
 
+def test_a_pattern_of_folders(images, tmp_path):
+    for number, part in enumerate((images[:12], images[12:])):
+        (tmp_path / f"d{number}").mkdir()
+        pq.write_table(table(part, names=True), tmp_path / f"d{number}" / "a.parquet")
+    dataset = dataset_info(str(tmp_path / "d{0..1}" / "a.parquet"))
+    assert dataset.train_size + dataset.test_size == 18
+
+
 @pytest.mark.parametrize("style", ["one", "keras", "medmnist"])
 def test_arrays_are_read_as_they_are(style, tmp_path):
     rng = np.random.default_rng(0)
@@ -164,7 +171,8 @@ def test_arrays_are_read_as_they_are(style, tmp_path):
     elif style == "keras":
         np.savez(file, x_train=train, y_train=y_train[:, None], x_test=test, y_test=y_test)
     else:
-        given = {"val_images": test, "val_labels": y_test, "test_images": test[:3]}
+        given = {"val_images": test, "val_labels": y_test}
+        given |= {"test_images": test[:3], "test_labels": y_test[:3]}
         np.savez_compressed(file, train_images=train, train_labels=y_train, **given)
     dataset = dataset_info(str(file))
     assert dataset.label_names == ("0", "1", "2", "3") and not dataset.encoded
@@ -192,6 +200,9 @@ def refused(kind: str, root: Path, images: list[Image]) -> Path:
         np.savez(file, images=np.zeros((2, 8, 8, 4), np.uint8), labels=np.arange(2))
     elif kind == "no labels":
         np.savez(file, images=np.zeros((2, 8, 8, 3), np.uint8))
+    elif kind == "half a split":
+        arrays = {"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.arange(2)}
+        np.savez(file, **arrays, x_test=arrays["images"])
     elif kind == "compressed":
         file = root / "own.tar"
         with tarfile.open(file, "w:gz") as archive:
@@ -219,8 +230,9 @@ def refused(kind: str, root: Path, images: list[Image]) -> Path:
         ),
         ("four channels", r"images uint8 \(2, 8, 8, 4\) and .*; allowed: .*width, 1 or 3\)"),
         ("no labels", r"has the arrays images \(2, 8, 8, 3\); allowed"),
+        ("half a split", "has no labels of split 'test'; allowed: images"),
         ("compressed", "cannot be read as tar .*; allowed: without compression"),
-        ("unlabelled", r"has 1\.jpg without a label; allowed: a file of the same name"),
+        ("unlabelled", r"has '1\.jpg' without a label; allowed: a file of the same name"),
         ("no column", "has the columns img; allowed: a column of encoded images"),
         ("no parquet", r"own\.parquet cannot be read"),
     ],
@@ -264,10 +276,49 @@ def test_names_with_dots_and_several_files_of_a_sample(images, tmp_path):
     assert found == {f"{i}.jpg": str(i % 2) for i in range(4)}
 
 
+@pytest.mark.parametrize("root", ["", "./", "my/photos/"])
+def test_folders_in_a_tar_file_mean_what_they_mean_on_disk(root, images, tmp_path):
+    """Splits, classes, folders within a class, hidden files, and what all have in common."""
+    encoded = [each for _, each, _ in images]
+    names = [*(f"train/cat/{i}.jpg" for i in range(3)), "train/cat/holiday/a.jpg"]
+    names += [*(f"train/犬/{i}.jpg" for i in range(3)), "val/cat/0.jpg", "val/犬/0.jpg"]
+    files = {root + name: encoded[i] for i, name in enumerate(names)}
+    files |= {f"{root}.git/x.jpg": b"x", f"{root}train/cat/._0.webp": b"x"}
+    index = open_index(str(write_tar(tmp_path / "own.tar", files)))
+    folder_of = tmp_path / "own"
+    for name, content in files.items():
+        (folder_of / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder_of / name).write_bytes(content)
+    same = open_index(str(folder_of / root))
+    assert index.label_names == same.label_names == ("cat", "犬")
+    for split, count in (("train", 7), ("test", 2)):
+        pairs = [
+            {(each.encoded(i), int(each.labels[i])) for i in range(len(each))}
+            for each in (index.splits[split], same.splits[split])
+        ]
+        assert pairs[0] == pairs[1] and len(pairs[0]) == count
+
+
+def test_the_folders_of_several_tar_files_are_seen_together(images, tmp_path):
+    """A shard of one class alone."""
+    for i, name in enumerate(("cat", "cat", "犬")):
+        write_tar(tmp_path / f"{i}.tar", {f"photos/{name}/{i}.jpg": images[i][1]})
+    assert open_index(str(tmp_path)).label_names == ("cat", "犬")
+
+
+def test_a_tar_file_of_tests_alone(images, tmp_path):
+    root = tar_files(tmp_path / "own", images, "txt")
+    dataset = dataset_info(str(root / "validation-0.tar"))
+    assert (dataset.train_size, dataset.test_size) == (0, 6)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("two images", "has two images of one sample"),
+        ("no label", "a/0.json, which holds no label; allowed: a number or a name"),
+        ("a list", "a/0.json, which holds no label; allowed: a number or a name"),
+        ("two splits", "has 'val/a/9.jpg', in a folder of another split; name them alike"),
         ("webp", r"0\.webp, which is neither JPEG nor PNG; convert it"),
         ("link", "a link or a sparse file; store its bytes"),
         ("cut between members", "is cut or damaged after byte"),
@@ -278,14 +329,22 @@ def test_tar_files_that_would_lose_images_are_refused(kind, message, images, tmp
     encoded = images[0][1]
     files = {f"{name}/{i}.jpg": encoded for i, name in enumerate("aabb")}
     files |= {"two images": {"0.jpg": b"x", "0.mask.png": b"x", "0.cls": b"0"},
-              "webp": {"a/0.webp": b"x"}}.get(kind, {})  # fmt: skip
+              "webp": {"a/0.webp": b"x"}, "no label": {"a/0.json": b'{"label": null}'},
+              "a list": {"a/0.json": b'{"label": [1]}'}}.get(kind, {})  # fmt: skip
     path = write_tar(tmp_path / "own.tar", files)
+    if kind == "two splits":
+        path.unlink()
+        for name in ("train", "val"):
+            write_tar(tmp_path / f"{name}.tar", {f"{name}/{c}/1.jpg": encoded for c in "ab"})
+        write_tar(tmp_path / "train-1.tar", {"val/a/9.jpg": encoded})
+        path = tmp_path
     if kind == "link":
         with tarfile.open(path, "a") as archive:
             info = tarfile.TarInfo("a/link.jpg")
             info.type, info.linkname = tarfile.SYMTYPE, "a/0.jpg"
             archive.addfile(info)
-    data, third = path.read_bytes(), 2 * (512 + -(-len(encoded) // 512) * 512)
+    data = b"" if path.is_dir() else path.read_bytes()
+    third = 2 * (512 + -(-len(encoded) // 512) * 512)
     if kind == "cut between members":
         path.write_bytes(data[:third])
     elif kind == "damaged header":
@@ -301,7 +360,6 @@ def test_parquet_in_folders_of_splits_and_files_without_a_split(images, tmp_path
     dataset = dataset_info(str(tmp_path / "own"))
     assert (dataset.train_size, dataset.test_size) == (12, 6)
     pq.write_table(table(images[:3], names=True), tmp_path / "own" / "extra.parquet")
-    open_index.cache_clear()
     with pytest.raises(InputError, match=r"extra\.parquet, whose name has no split in it"):
         open_index(str(tmp_path / "own"))
 
@@ -321,6 +379,32 @@ def test_a_label_outside_of_the_classes_is_named_by_its_row(images, tmp_path):
     pq.write_table(made, tmp_path / "own.parquet")
     with pytest.raises(InputError, match=r"row 2: label is -1; allowed: 0 to 2"):
         open_index(str(tmp_path / "own.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "other names",
+            r"1\.parquet has the names of classes cat, zebra, 犬; 0\.parquet has zebra",
+        ),
+        ("no names", r"1\.parquet has the names of classes none; 0\.parquet has zebra, cat, 犬"),
+        ("a text", "has the class 'dog'; allowed: its classes by name, zebra, cat, 犬"),
+    ],
+)
+def test_parquet_files_of_other_classes_are_refused(kind, message, images, tmp_path):
+    pq.write_table(table(images[:6], names=True), tmp_path / "0.parquet")
+    other = table(images[6:], names=kind != "no names")
+    if kind == "other names":
+        text = other.schema.metadata[b"huggingface"].decode()
+        names = [json.dumps(each)[1:-1] for each in (CLASSES, sorted(CLASSES))]
+        other = other.replace_schema_metadata({"huggingface": text.replace(*names)})
+    elif kind == "a text":
+        labels = pa.array(["dog"] * len(other))
+        other = other.set_column(other.column_names.index("label"), "label", labels)
+    pq.write_table(other, tmp_path / "1.parquet")
+    with pytest.raises(InputError, match=message):
+        open_index(str(tmp_path))
 
 
 def test_a_tar_file_that_was_cut_is_named(images, tmp_path):

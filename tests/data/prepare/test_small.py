@@ -1,6 +1,7 @@
 """The small data sets of the catalog, prepared without TensorFlow."""
 
 import dataclasses
+import errno
 import http.server
 import sys
 import threading
@@ -9,12 +10,16 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.hashing import Hasher
 
 from deepjax.data import catalog, dataset_info, load_split, register
+from deepjax.data.label_names import label_names
 from deepjax.data.prepare import small
 from deepjax.data.prepare.prepare import prepare_dataset
+from deepjax.data.prepare.rewrite import claim_folder
 from deepjax.data.prepare.small import READERS, download
 from deepjax.errors import InputError
+from deepjax.training.run_directory.data_identity import pin_description, read_description
 from tests.data.prepare.small_archives import (
     COUNTS,
     images_and_labels,
@@ -51,10 +56,69 @@ def test_every_image_has_its_label_and_the_order_is_that_of_tfds(name, unchecked
     for split, (images, labels, _) in images_and_labels(name).items():
         found = load_split(dataset, split, str(tmp_path / "data"))
         images = images[..., None] if images.ndim == 3 else images
-        rows = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-        order = [rows[image.tobytes()] for image in found.images]
-        np.testing.assert_array_equal(found.labels, order)
-        assert len(rows) == len(found) and not np.array_equal(found.labels, labels)  # hashed keys
+        order = sorted(range(len(images)), key=Hasher(split).hash_key)
+        np.testing.assert_array_equal(found.images, images[order])
+        np.testing.assert_array_equal(found.labels, labels[order])
+
+
+def test_names_of_classes_are_in_the_prepared_data(unchecked, tmp_path):
+    archives = write_small_archives(tmp_path / "archives", "cifar10")
+    dataset = of_few_images("cifar10")
+    prepare_dataset(dataset.name, str(tmp_path / "data"), str(archives))
+    assert label_names(dataset, str(tmp_path / "data")) == [f"class{i}" for i in range(10)]
+    assert label_names(dataset, str(tmp_path / "nowhere")) == [str(i) for i in range(10)]
+    pin_description(tmp_path / "run", dataset, str(tmp_path / "data"))
+    assert read_description(tmp_path / "run")["label_names"] == [f"class{i}" for i in range(10)]
+    pin_description(tmp_path / "run", dataset, str(tmp_path / "nowhere"))  # the names alone differ
+
+
+def test_the_further_images_of_svhn_are_written_where_they_are_asked_for(unchecked, tmp_path):
+    archives = write_small_archives(tmp_path / "archives", "svhn_cropped")
+    (archives / "extra_32x32.mat").write_bytes((archives / "train_32x32.mat").read_bytes())
+    size = 2 * COUNTS["train"]
+    dataset = dataclasses.replace(
+        of_few_images("svhn_cropped"), name="more", train_split="train+extra", train_size=size
+    )
+    prepare_dataset(register(dataset).name, str(tmp_path / "data"), str(archives))
+    assert len(load_split(dataset, "train", str(tmp_path / "data"))) == size
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(unchecked, tmp_path):
+    archives = write_small_archives(tmp_path / "archives", "cifar10")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=r"cannot be prepared in .*; free space, or choose another"
+    ):
+        prepare_dataset("cifar10", str(tmp_path / "file" / "data"), str(archives))
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_data_set(unchecked, tmp_path, monkeypatch):
+    archives = write_small_archives(tmp_path / "archives", "cifar10")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(small, "write_records_of", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        prepare_dataset("cifar10", str(tmp_path / "data"), str(archives))
+    assert not list((tmp_path / "data").glob("cifar10/[0-9]*"))
+
+
+def test_what_another_process_writes_is_left_alone(unchecked, tmp_path):
+    archives = write_small_archives(tmp_path / "archives", "cifar10")
+    dataset = of_few_images("cifar10")
+    work = tmp_path / "data" / "cifar10" / "unfinished.3.0.2"
+    work.mkdir(parents=True)
+    (work / "theirs").write_text("")
+    with (
+        claim_folder(work, {"builder": "cifar10"}),
+        pytest.raises(InputError, match="another process is writing"),
+    ):
+        prepare_dataset(dataset.name, str(tmp_path / "data"), str(archives))
+    assert (work / "theirs").exists()
+    folder = prepare_dataset(dataset.name, str(tmp_path / "data"), str(archives))
+    assert folder.name == "3.0.2" and not (folder / "theirs").exists()
+    assert not (folder / "origin.json").exists()
 
 
 def test_cifar_100_keeps_its_coarse_labels_ids_and_names(unchecked, tmp_path):

@@ -117,3 +117,10 @@ def test_a_run_without_checkpoints(tmp_path):
     init_run_dir(tmp_path, CONFIG)
     with pytest.raises(InputError, match="holds no checkpoint"):
         open_run(tmp_path)
+
+
+def test_batches_of_test_images_have_none_of_the_training(run):
+    opened = open_run(run, dataset="digits[-100:]")
+    assert opened.batch(4)["image"].shape == (4, 10, 10, 1)
+    with pytest.raises(InputError, match=r"for tests \(records 1337 to 1436 of 'train'\)"):
+        opened.batch(4, "test")
