@@ -30,6 +30,7 @@ _PATHS = (
     "--runs",
     "--results",
     "--data-dir",
+    "--weights",
     "--weights-dir",
     "--manual-dir",
     "--from-tfrecord",
