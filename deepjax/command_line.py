@@ -31,6 +31,7 @@ _PATHS = (
     "--runs",
     "--results",
     "--data-dir",
+    "--weights",
     "--weights-dir",
     "--manual-dir",
     "--from-tfrecord",

@@ -28,7 +28,7 @@ from deepjax.training.config import TrainConfig, options_of
 from deepjax.training.custom_network import import_network
 from deepjax.training.network import network_fields
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.transfer.starting_weights import is_run
+from deepjax.training.transfer.described import is_run
 
 _METRICS = ("test_error", "test_top5_error", "test_loss", "test_images", "step")
 

@@ -24,7 +24,7 @@ from deepjax.errors import InputError, require, unknown_name_error
 class Dataset:
     """A classification data set; mean and std in stored uint8 units, per channel or one for all.
 
-    `shape`: height, width and channels (1 or 3) of the stored images. `encoded`: the images are
+    `shape`: height, width and channels (1, 3 or 4) of the stored images. `encoded`: the images are
     stored as JPEG of any size, and decoded to RGB and cropped to `shape`, a square, when they are
     read. `flip` is False where a mirrored image is of another class or none (digits, house
     numbers); `crop` is the padding in pixels of a random crop (He et al. 2015, section 4.2: 4 at 32

@@ -144,7 +144,7 @@ def _numbers(channels: int, least: float) -> Callable[[Any], tuple[float, ...]]:
 def _shape(encoded: bool) -> Callable[[Any], tuple[int, int, int]]:
     def convert(value: Any) -> tuple[int, int, int]:
         height, width, channels = (_integer(1, INT32_MAX)(side) for side in value)
-        fits = height == width and channels == 3 if encoded else channels in (1, 3)
+        fits = height == width and channels == 3 if encoded else channels in (1, 3, 4)
         if not fits or height * width > MAX_PIXELS:
             raise ValueError
         return height, width, channels
@@ -158,7 +158,7 @@ def _allowed_shape(encoded: bool) -> str:
             "(side, side, 3) for photographs (encoded=True), which are cropped to a square; grey "
             "ones are read as RGB"
         )
-    return "(height, width, channels) of the stored images, with 1 or 3 channels"
+    return "(height, width, channels) of the stored images, with 1, 3 or 4 channels"
 
 
 def _check_splits(where: str, fields: Mapping[str, Any]) -> None:

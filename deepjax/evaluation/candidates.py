@@ -14,7 +14,7 @@ from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import user_path
 from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.run_directory.config_file import read_config
-from deepjax.training.transfer.starting_weights import is_run
+from deepjax.training.transfer.described import is_run
 
 ALL = "all"  # as in timm's validate.py
 SUFFIXES = (".safetensors", ".npz", ".pth")

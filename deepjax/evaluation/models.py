@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from deepjax.evaluation.crops import Interpolation
 from deepjax.evaluation.export.metadata import PATHS, Metadata, read_metadata
 from deepjax.evaluation.predict import EvalModel
 from deepjax.models import create_model, model_info
-from deepjax.models.weights.convert import load_pretrained
+from deepjax.models.weights.convert import load_pretrained, read_pretrained
 from deepjax.models.weights.files import read_tensors
 from deepjax.models.weights.variable_names import from_paths
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
@@ -193,14 +192,12 @@ def _load(
     name: str, source: str, dataset: Dataset, entry: str | None, fields: dict[str, Any]
 ) -> Any:
     """Variables; InputError for a classifier of other classes, which would be untrained."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*newly initialised", UserWarning)
-        try:
-            return load_pretrained(name, source, entry=entry, **fields)
-        except UserWarning as warning:
-            raise InputError(
-                f"{source} is for other classes than those of {dataset.name} ({warning})"
-            ) from None
+    found = read_pretrained(name, source, entry=entry, **fields)
+    if found.new:
+        raise InputError(
+            f"{source} is for other classes than those of {dataset.name} ({found.note})"
+        )
+    return found.variables
 
 
 def from_run(

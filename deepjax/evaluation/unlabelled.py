@@ -13,7 +13,7 @@ from deepjax.data.image.decode import decode_rgb
 from deepjax.data.own.examples import Files
 from deepjax.data.own.folder import READABLE
 from deepjax.data.threads import thread_map
-from deepjax.errors import InputError, describe_error
+from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
 
@@ -55,8 +55,12 @@ def open_images(paths: Sequence[str], dataset: Dataset) -> Unlabelled:
     """The images as the test split of a network's data set; each is decoded once to find damage.
 
     For networks of photographs they are read as these are; for networks of arrays they are resized
-    to the arrays' shape, grey where these are. Raises InputError where none can be decoded.
+    to the arrays' shape, grey where these are. Raises InputError where none can be decoded, and for
+    a network of four channels.
     """
+    channels = dataset.shape[2]
+    allowed = "a network of 1 or 3 channels: files of images have no more"
+    require(channels in (1, 3), "channels", channels, allowed)
     read = _reason if dataset.encoded else (lambda path: _as_array(path, dataset.shape))
     results = thread_map(read, paths)
     bad = {path: each for path, each in zip(paths, results, strict=True) if isinstance(each, str)}

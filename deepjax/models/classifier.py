@@ -1,5 +1,6 @@
 """Which parameters are a network's classifier."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ def classifier_paths(
 
     def shapes(count: int) -> dict[Path, tuple[int, ...]]:
         images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-        variables: Any = jax.eval_shape(make(count).init, jax.random.key(0), images)
+        init = functools.partial(make(count).init, train=False)
+        variables: Any = jax.eval_shape(init, jax.random.key(0), images)
         flat: dict[Path, Any] = flatten_dict(dict(nn.meta.unbox(variables["params"])))
         return {path: leaf.shape for path, leaf in flat.items()}
 

@@ -19,7 +19,14 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from deepjax.models.layers.basic import ModuleDef, check_fields, conv_factory, dense, tag_stage
+from deepjax.models.layers.basic import (
+    ModuleDef,
+    check_fields,
+    conv_factory,
+    dense,
+    tag_feature,
+    tag_stage,
+)
 from deepjax.models.layers.initializers import Initialization, gaussian, torch_bias
 from deepjax.models.layers.input_checks import as_images, at_least_float32
 from deepjax.models.layers.norms import Norm, Scope, norm_factory
@@ -211,9 +218,8 @@ class GoogLeNet(nn.Module):
                     name=f"auxiliary{module}",
                 )
                 sow_auxiliary(self, module, head(x))
-        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(
-            global_avg_pool(x)
-        )
+        x = tag_feature(self, "pooled", global_avg_pool(x))
+        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(x)
         return dense(
             self.num_classes,
             x.shape[-1],

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
 from deepjax.models.googlenet import Unit, auxiliary_wanted, conv_unit, sow_auxiliary
-from deepjax.models.layers.basic import check_fields, conv_factory, dense, tag_stage
+from deepjax.models.layers.basic import check_fields, conv_factory, dense, tag_feature, tag_stage
 from deepjax.models.layers.initializers import (
     Initialization,
     Initializer,
@@ -240,9 +240,8 @@ class InceptionV3(nn.Module):
                     self.num_classes, self.width, init, unit, self.param_dtype, name="auxiliary6e"
                 )
                 sow_auxiliary(self, "6e", head(self._auxiliary_map(x, images.shape)))
-        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(
-            global_avg_pool(x)
-        )
+        x = tag_feature(self, "pooled", global_avg_pool(x))
+        x = nn.Dropout(self.dropout, deterministic=not train, name="head_dropout")(x)
         return dense(self.num_classes, x.shape[-1], init.net, wide, self.param_dtype, "head")(x)
 
     def _auxiliary_map(self, x: Array, shape: Sequence[int]) -> Array:

@@ -22,6 +22,7 @@ from deepjax.models.layers.basic import (
     check_channels,
     check_fields,
     dense,
+    tag_feature,
     tag_stage,
 )
 from deepjax.models.layers.conv_lowering import convolve
@@ -170,7 +171,8 @@ class NFResNet(nn.Module):
                 self.scan,
             )
             x = tag_stage(self, f"stage{stage + 1}", x)
-        x, wide = global_avg_pool(nn.relu(x)), at_least_float32(self.dtype)
+        x = tag_feature(self, "pooled", global_avg_pool(nn.relu(x)))
+        wide = at_least_float32(self.dtype)
         return dense(self.num_classes, x.shape[-1], INITIALIZATION, wide, self.param_dtype, "head")(
             x
         )

@@ -30,6 +30,7 @@ from deepjax.models.layers.basic import (
     conv_factory,
     dense,
     shortcut_a,
+    tag_feature,
     tag_stage,
 )
 from deepjax.models.layers.initializers import (
@@ -202,6 +203,7 @@ class NormFreeResNet(nn.Module):
         x = global_avg_pool(nn.relu(x) if self.scheme == "skipinit" else x)
         if self.scheme == "fixup":
             x = x + _scalar(self, x, "head_bias")
+        x = tag_feature(self, "pooled", x)
         return dense(
             self.num_classes,
             x.shape[-1],

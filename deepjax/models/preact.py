@@ -31,6 +31,7 @@ from deepjax.models.layers.basic import (
     conv_factory,
     dense,
     shortcut_a,
+    tag_feature,
     tag_stage,
 )
 from deepjax.models.layers.input_checks import as_images, at_least_float32
@@ -141,6 +142,7 @@ class PreActResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(nn.relu(norm(name="head_norm")(x)))
+        x = tag_feature(self, "pooled", x)
         return dense(
             self.num_classes,
             x.shape[-1],

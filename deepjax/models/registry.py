@@ -1,6 +1,5 @@
 """Networks by name: list, look up, create."""
 
-import dataclasses
 import fnmatch
 from collections.abc import Callable
 from typing import Any
@@ -9,33 +8,43 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.errors import InputError, describe_error, unknown_name_error
 from deepjax.models.layers.basic import check_fields
+from deepjax.models.maker import make_linen, required_fields
 from deepjax.models.table import ROWS, ModelInfo
 
 _TABLE = {row.name: row for row in ROWS}
+CLASSES = 1000  # of a registered network without a default
 
 
 def register_model(
     name: str,
-    build: Callable[..., nn.Module],
+    build: Callable[..., Any],
     input_shape: tuple[int, int, int] = (224, 224, 3),
     paper: str = "registered",
 ) -> ModelInfo:
     """Make a network of your own known under a name, to `create_model`, configurations and reports.
 
-    build: a class of linen or a function that takes its fields, `num_classes` and, for another
-    precision than float32, `dtype` among them; called as (images, train). Its parameters are
-    counted at `input_shape`, its multiply-adds are not (0). The same one again is accepted. Raises
-    InputError for a name that is taken, and for what does not make a linen module.
+    build: a class of linen or NNX, or a function of its fields, `num_classes` and, for another
+    precision than float32, `dtype` among them; a linen module is called as (images, train), one of
+    NNX as (images). All other fields need defaults. Its parameters are counted at `input_shape`,
+    its multiply-adds are not (0). The same one again is accepted. Raises InputError for a name that
+    is taken, and for what makes no such module or cannot take the images.
     """
     known = _TABLE.get(name)
     if known is not None and known.build != build:
         raise InputError(f"model {name!r} is another network already; register it as another name")
-    model = build()
-    require(isinstance(model, nn.Module), "build", build, "a class or function of a linen module")
+    model = _made(name, build, {})
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
+    try:
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's module raises
+        raise InputError(
+            f"{name} cannot be called with images of {input_shape} and train=False "
+            f"({describe_error(error)})"
+        ) from error
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     _TABLE[name] = ModelInfo(name, params, 0, input_shape, paper, "", build)
     return _TABLE[name]
@@ -64,21 +73,19 @@ def model_info(name: str) -> ModelInfo:
 def create_model(name: str, **overrides: Any) -> nn.Module:
     """The linen module of that name, with fields overridden.
 
-    A registered network without a field `dtype` takes dtype=float32 alone. Raises InputError
-    for an unknown name or field, and for a value that is not allowed.
+    A registered network without a field `dtype` takes dtype=float32 alone, and one without a
+    default of `num_classes` has 1000. Raises InputError for an unknown name or field, and for a
+    value that is not allowed.
 
     >>> create_model("cifar_plain56", num_classes=100, width=32).stages
     (9, 9, 9)
     """
-    build = model_info(name).build
-    fields = {field.name for field in dataclasses.fields(build())} - {"parent", "name"}
-    if "dtype" in overrides and "dtype" not in fields:
-        dtype = jnp.dtype(overrides.pop("dtype"))
-        allowed = f"float32 for {name}, which takes no dtype"
-        require(dtype == jnp.float32, "precision", dtype.name, allowed)
-    for field in overrides:
-        if field not in fields:
-            raise unknown_name_error(f"field of {name}", field, fields)
-    model = build(**overrides)
+    model = _made(name, model_info(name).build, overrides)
     check_fields(model)
     return model
+
+
+def _made(name: str, build: Callable[..., Any], fields: dict[str, Any]) -> nn.Module:
+    if "num_classes" in required_fields(build):
+        fields = {"num_classes": CLASSES} | fields
+    return make_linen(name, build, fields)

@@ -36,6 +36,7 @@ from deepjax.models.layers.basic import (
     dense,
     relu_of_sum,
     shortcut_a,
+    tag_feature,
     tag_stage,
 )
 from deepjax.models.layers.initializers import (
@@ -202,6 +203,7 @@ class ResNet(nn.Module):
             x = run_blocks(block, x, stage + 1, blocks, self.scan)
             x = tag_stage(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
+        x = tag_feature(self, "pooled", x)
         return dense(
             self.num_classes,
             x.shape[-1],

@@ -21,7 +21,14 @@ from jax.typing import DTypeLike
 
 from deepjax.errors import InputError
 from deepjax.models.layers import valid_region
-from deepjax.models.layers.basic import broadcast_like, check_fields, conv_factory, tag_stage
+from deepjax.models.layers.basic import (
+    broadcast_like,
+    check_fields,
+    collects_features,
+    conv_factory,
+    tag_feature,
+    tag_stage,
+)
 from deepjax.models.layers.initializers import (
     Initialization,
     gaussian,
@@ -151,6 +158,8 @@ class VGG(nn.Module):
                 name=f"head_fc{layer}",
             )
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(layer_of(x)))
+        if collects_features(self):
+            tag_feature(self, "pooled", valid_region.masked_mean(x))
         scores = FullyConnected(
             self.num_classes, 1, slide, init, wide, self.param_dtype, name="head_fc8"
         )(x)

@@ -25,11 +25,14 @@ from deepjax.data.split_spec import SplitName
 from deepjax.errors import require
 from deepjax.training.config import TrainConfig, options_of
 from deepjax.training.config_warnings import (
+    Forward,
     check_batch_norm,
+    check_frozen,
     shape_of_part,
     trace_forward,
     warnings_of,
 )
+from deepjax.training.custom_network import errors_of_own_network, require_known_collections
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_batch
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
@@ -49,7 +52,8 @@ from deepjax.training.step.step import (
     make_eval_step,
     make_train_step,
 )
-from deepjax.training.transfer.starting_weights import StartingWeights, dataset_of
+from deepjax.training.transfer.expected_images import dataset_of
+from deepjax.training.transfer.starting_weights import StartingWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,29 +180,22 @@ def compile_training(
     partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
     partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
-    factors = factors_of(config, make)
-    optimizer, schedule = make_optimizer(config, factors), make_schedule(config)
-    heads = auxiliary_heads(model, config.input_shape) if config.objective.auxiliary_weight else ()
-    shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
-    state = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-        shapes,
-        partitioner.state_shardings(shapes),
-    )
-    forward = trace_forward(
-        model,
-        state.params,
-        state.batch_stats,
-        shape_of_part(config),
-        partitioner.mesh.devices.size,
-        config.objective.auxiliary_weight,
-    )
-    given, logits = (
-        getattr(forward.output, "shape", forward.output),
-        (shape_of_part(config).shape[0], dataset.num_classes),
-    )
-    require(given == logits, "the network's output", given, f"logits {logits}")
-    check_batch_norm(forward, config)
+    with errors_of_own_network(config.model, config.input_shape):
+        require_known_collections(config.model, model, config.input_shape)
+        factors = factors_of(config, make)
+        optimizer, schedule = make_optimizer(config, factors), make_schedule(config)
+        heads = _heads(config, model)
+        state = _abstract_state(config, model, optimizer, heads, partitioner)
+        forward = trace_forward(
+            model,
+            state.params,
+            state.batch_stats,
+            shape_of_part(config),
+            partitioner.mesh.devices.size,
+            config.objective.auxiliary_weight,
+            config.transfer.freeze_batch_norm,
+        )
+    _check_network(config, dataset, forward, state.batch_stats)
     heartbeat()
     frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
     build_step = functools.partial(make_train_step, model, optimizer, schedule, dataset)
@@ -228,6 +225,38 @@ def compile_training(
         train_steps_by_size=steps,
         make=make,
     )
+
+
+def _heads(config: TrainConfig, model: nn.Module) -> tuple[str, ...]:
+    weight = config.objective.auxiliary_weight
+    return auxiliary_heads(model, config.input_shape) if weight else ()
+
+
+def _abstract_state(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    heads: tuple[str, ...],
+    partitioner: Partitioner,
+) -> Any:
+    """The shapes of the training state, with their shardings."""
+    shapes = jax.eval_shape(lambda: _state(config, model, optimizer, heads))
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+        shapes,
+        partitioner.state_shardings(shapes),
+    )
+
+
+def _check_network(
+    config: TrainConfig, dataset: Dataset, forward: Forward, batch_stats: Any
+) -> None:
+    """Raise InputError for an output that is no logits, and for batch norms that cannot train."""
+    given = getattr(forward.output, "shape", forward.output)
+    logits = (shape_of_part(config).shape[0], dataset.num_classes)
+    require(given == logits, "the network's output", given, f"logits {logits}")
+    check_batch_norm(forward, config)
+    check_frozen(forward, batch_stats, config)
 
 
 def require_kinds(config: object, options: object) -> None:

@@ -37,6 +37,11 @@ def is_custom(model: str) -> bool:
     return model.startswith(CUSTOM_NETWORK_PREFIX) or is_import_path(model)
 
 
+def is_own(model: str) -> bool:
+    """Whether a network is the user's own: not of the registry, or registered there."""
+    return is_custom(model) or not model_info(model).table
+
+
 def parse_fields(arguments: Sequence[str]) -> dict[str, Any]:
     """Fields from NAME=VALUE: values are JSON, or text where they are none.
 
@@ -136,8 +141,11 @@ class TrainConfig:
         has_both = len(dataset.splits) == 2
         require(has_both, "dataset", self.dataset, "one with training and test images")
         lighting = self.augmentation.pca_lighting_std
-        grey = f"0 for {self.dataset}, whose images have no colours"
-        require(not lighting or dataset.shape[2] == 3, "pca_lighting_std", lighting, grey)
+        channels, operations = dataset.shape[2], self.augmentation.auto_augment
+        grey = f"0 for {self.dataset}, whose images are not RGB"
+        require(not lighting or channels == 3, "pca_lighting_std", lighting, grey)
+        others = f"'none' for {self.dataset}, whose images have {channels} channels"
+        require(operations == "none" or channels in (1, 3), "auto_augment", operations, others)
 
     @functools.cached_property
     def described(self) -> Dataset:
@@ -194,13 +202,18 @@ class TrainConfig:
         sizes = self.data.progressive_sizes
         if not sizes:
             return self.input_shape
-        size = sizes[min(step * len(sizes) // self.total_steps, len(sizes) - 1)]
+        size = size_at(sizes, step, self.total_steps)
         return (size, size, self.input_shape[2])
 
     @property
     def _final_size(self) -> int:
         sizes = self.data.progressive_sizes
         return sizes[-1] if sizes else self.data.image_size
+
+
+def size_at(sizes: Sequence[int], step: int, total_steps: int) -> int:
+    """The image size of a step (from 0), where each size has an equal part of the training."""
+    return sizes[min(step * len(sizes) // total_steps, len(sizes) - 1)]
 
 
 _GROUPS: dict[str, type] = {

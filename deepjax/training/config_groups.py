@@ -27,7 +27,8 @@ class OptimizationConfig:
     weight_decay: float = 1e-4
     """L2 penalty, added to the gradient (LAMB, AdamW, Muon: decoupled, added to the update)."""
     decay_norm_and_bias: bool = False
-    """Apply weight decay to normalisation parameters and biases too, as the papers do."""
+    """Apply weight decay to normalisation parameters and biases too, as the papers do; without it
+    to all other parameters of two axes or more."""
     grad_clip_norm: float = 0.0
     """Maximum global gradient norm; larger gradients are scaled down to it. 0: no clipping."""
     schedule: Literal["cosine", "linear", "root", "step", "exponential", "constant"] = "cosine"
@@ -208,6 +209,9 @@ class TransferConfig:
     is newly initialised."""
     weights_entry: str = ""
     """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
+    weights_known: str = ""
+    """Which public weights a file holds, for the mean and std that they expect: 'torchvision
+    IMAGENET1K_V1' (`deepjax models NAME` lists them); 'none': those of the data set."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by patterns of their paths: 'stem*' 'stage1*'; all but the
     classifier: '!classifier'."""
@@ -219,8 +223,9 @@ class TransferConfig:
     def __post_init__(self) -> None:
         check_types(self)
         self.factors()
-        required = not self.weights_entry or bool(self.weights)
-        require(required, "weights_entry", self.weights_entry, "a prefix only with --weights")
+        for name, allowed in (("weights_entry", "a prefix"), ("weights_known", "a name")):
+            given = getattr(self, name)
+            require(not given or bool(self.weights), name, given, f"{allowed} only with --weights")
 
     def factors(self) -> dict[str, float]:
         """Factor by pattern. Raises InputError for other text than PATTERN=NUMBER."""

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from deepjax.backend.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from deepjax.backend.lowering import reference_lowering
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.models import model_info
 from deepjax.models.layers.norms import BatchNorm
 from deepjax.training.config import TrainConfig, is_custom
@@ -42,6 +43,8 @@ class Forward:
     """Number of values in the statistics of each batch normalisation, by path."""
     not_asked: frozenset[str]
     """Parameters of modules that did not run because auxiliary heads have no weight."""
+    not_frozen: tuple[str, ...] = ()
+    """Paths of batch statistics that change although batch norms are frozen."""
 
 
 def trace_forward(
@@ -51,21 +54,28 @@ def trace_forward(
     images: Any,
     devices: int,
     auxiliary_weight: float,
+    frozen: bool = False,
 ) -> Forward:
     """Trace a network in training mode.
 
     Arguments are arrays or their shapes. images: (batch, height, width, channels); devices: number
-    of devices that share the batch; auxiliary_weight: 0 for auxiliary heads that do not run.
+    of devices that share the batch; auxiliary_weight: 0 for auxiliary heads that do not run;
+    frozen: whether its batch norms are frozen (`freeze_batch_norms`).
     """
     values: dict[str, int] = {}
     called: set[str] = set()
+    frozen_norms: set[str] = set()
+    changed: list[str] = []
 
     def note(
         function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext
     ) -> Any:
         module = context.module
         called.add("/".join(module.path))
-        if isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
+        if frozen:
+            if isinstance(module, BatchNorm | nn.BatchNorm):
+                frozen_norms.add("/".join(module.path))
+        elif isinstance(module, BatchNorm) and module.train and context.method_name == "__call__":
             count = _images_together(module.bn_scope, arguments[0].shape[0], devices) * math.prod(
                 arguments[0].shape[1:-1]
             )
@@ -83,6 +93,8 @@ def trace_forward(
             mutable=["batch_stats", *mutable_aux_collection(auxiliary_weight)],
             rngs={"dropout": key},
         )
+        if frozen:
+            changed.extend(_changed(batch_stats, sown.get("batch_stats", {})))
         return output, sown.get("auxiliary", {})
 
     with nn.intercept_methods(note), reference_lowering():
@@ -96,7 +108,30 @@ def trace_forward(
     ]
     idle = {path for path in paths if path.rpartition("/")[0] not in called}
     not_asked = frozenset(idle if auxiliary_weight == 0 else ())
-    return Forward(jaxpr.jaxpr, output, tuple(paths), values, not_asked)
+    not_frozen = tuple(path for path in changed if path.rpartition("/")[0] not in frozen_norms)
+    return Forward(jaxpr.jaxpr, output, tuple(paths), values, not_asked, not_frozen)
+
+
+def _changed(before: Any, after: Any) -> list[str]:
+    """Paths of the leaves that are not the same objects; those of a scan never are."""
+    others: dict[tuple[Any, ...], Any] = flatten_dict(dict(after))
+    leaves: dict[tuple[Any, ...], Any] = flatten_dict(dict(before))
+    return ["/".join(map(str, path)) for path in leaves if others.get(path) is not leaves[path]]
+
+
+def check_frozen(forward: Forward, batch_stats: Any, config: TrainConfig) -> None:
+    """Raise InputError where freeze_batch_norm leaves batch statistics that change, or has none."""
+    if not config.transfer.freeze_batch_norm:
+        return
+    has_some = bool(jax.tree.leaves(batch_stats))
+    allowed = f"False for {config.model}, which has no batch norm"
+    require(has_some, "freeze_batch_norm", True, allowed)
+    if forward.not_frozen:
+        raise InputError(
+            f"freeze_batch_norm is True, and training {config.model} changes "
+            f"{_listed(forward.not_frozen)}; allowed: batch norms of deepjax, of flax.linen in "
+            "linen networks, and of flax.nnx in networks of NNX"
+        )
 
 
 def check_batch_norm(forward: Forward, config: TrainConfig) -> None:

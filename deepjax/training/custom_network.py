@@ -1,19 +1,27 @@
 """Makes and checks a network that is not in the registry."""
 
-import functools
+import contextlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import nnx
+from flax.traverse_util import flatten_dict
 
+from deepjax.analysis.network.module import initialise
 from deepjax.errors import InputError, describe_error, unknown_name_error
-from deepjax.models.nnx import NnxInLinen
+from deepjax.models.maker import make_linen
+from deepjax.training.config import is_own
+
+KEPT = (
+    *("params", "batch_stats"),  # by a training
+    *("auxiliary", "features", "intermediates", "perturbations"),  # into which networks sow
+)
 
 
 def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> nn.Module:
@@ -31,7 +39,12 @@ def make_network(make: Callable[..., nn.Module], fields: Mapping[str, Any]) -> n
             f"make, {name}, does not take the fields of the run ({error}); "
             f"allowed: one that takes {', '.join(fields)}"
         ) from error
-    network = make(**fields)
+    try:
+        network = make(**fields)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        raise InputError(f"make, {name}, cannot be called ({describe_error(error)})") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"make, {name}, gives {_kind(network)}; allowed: a flax.linen module")
     try:
@@ -77,35 +90,49 @@ def import_network(name: str) -> Callable[..., nn.Module]:
             names = [each for each in vars(found) if not each.startswith("_")]
             raise unknown_name_error(f"class in {module_name}", part, names)
         found = getattr(found, part)
-    if isinstance(found, type) and issubclass(found, nnx.Module):
-        return _maker(name, functools.partial(_in_linen, found), found.__init__)
     if not callable(found):
         raise InputError(f"model is {name!r}, {_kind(found)}; allowed: a class of linen or NNX")
-    return _maker(name, found, found)
+    return lambda **fields: make_linen(name, found, fields)
 
 
-def _in_linen(network: type[nnx.Module], **fields: Any) -> nn.Module:
-    return NnxInLinen(network, tuple(fields.items()))
+@contextlib.contextmanager
+def errors_of_own_network(model: str, shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn any error of an own network's code into an InputError of one line.
+
+    For blocks that trace it. shape: of its images, for the message. Errors of networks of deepjax
+    keep their traceback.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's network raises
+        if not is_own(model):
+            raise
+        raise InputError(
+            f"{model} cannot be trained on images of {shape}: {describe_error(error)}"
+        ) from error
 
 
-def _maker(
-    name: str, build: Callable[..., Any], signed: Callable[..., Any]
-) -> Callable[..., nn.Module]:
-    """A maker that refuses fields which `signed` does not take; dtype is left out if float32."""
-    takes = inspect.signature(signed).parameters
-    anything = any(each.kind == inspect.Parameter.VAR_KEYWORD for each in takes.values())
+def require_known_collections(model: str, network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Raise InputError for an own network with state that a training would not keep.
 
-    def make(**fields: Any) -> nn.Module:
-        if "dtype" not in takes and not anything:
-            dtype = jnp.dtype(fields.pop("dtype", jnp.float32))
-            if dtype != jnp.float32:
-                raise InputError(
-                    f"precision is {dtype.name}; allowed: float32 for {name}, which takes no dtype"
-                )
-        for field in fields:
-            if field not in takes and not anything:
-                names = [each for each in takes if each not in ("self", "rngs", "parent", "name")]
-                raise unknown_name_error(f"field of {name}", field, names)
-        return build(**fields)
-
-    return make
+    That is any collection but "params", "batch_stats", and those into which it only sows. shape: of
+    an image. Networks of deepjax have no other.
+    """
+    if not is_own(model):
+        return
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables: Any = jax.eval_shape(lambda x: initialise(network, x), images)
+    others = [
+        collection
+        for collection, tree in variables.items()
+        if collection not in KEPT
+        and not all(isinstance(leaf, tuple) for leaf in flatten_dict(dict(tree)).values())  # sown
+    ]
+    if others:
+        raise InputError(
+            f"{model} has variables in {', '.join(map(repr, others))}, which a training does not "
+            "keep from step to step; allowed: 'params' and 'batch_stats' (nnx.Param and "
+            "nnx.BatchStat)"
+        )

@@ -91,11 +91,11 @@ def train(
                     lambda: compile_training(config, options, heartbeat, make, stored)
                 )
                 say(str(programs.cost))
+            programs.require_same(config)
         for line in programs.warnings:
             say(f"warning: {line}")
         pin_dataset(out, programs.train_split, programs.dataset)
         on_primary(functools.partial(pin_description, out, programs.dataset, options.data_dir))
-        programs.require_same(config)
         checkpoints = Checkpoints(
             out, options.keep_last, options.keep_best, say, options.verify_saves
         )
@@ -154,6 +154,8 @@ def _read_weights(
     weights = sync_errors(lambda: starting_weights(config, make))
     pin_weights(out, weights)
     say(weights.summary())
+    for line in weights.warnings:
+        say(f"warning: {line}")
     return weights
 
 

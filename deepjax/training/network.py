@@ -20,7 +20,7 @@ from deepjax.training.config import (
     is_import_path,
     parse_fields,
 )
-from deepjax.training.custom_network import make_network
+from deepjax.training.custom_network import errors_of_own_network, make_network
 from deepjax.training.step.patterns import rate_factors
 from deepjax.training.transfer.frozen_batch_norm import freeze_batch_norms
 from deepjax.training.transfer.starting_weights import StartingWeights, read_weights
@@ -81,8 +81,10 @@ def starting_weights(config: TrainConfig, make: ModelFactory | None = None) -> S
 
     Compiles nothing. Raises InputError for weights that cannot be read or are of another network.
     """
-    shapes = variable_shapes(config, model_from(config, make))
-    return read_weights(config, shapes, _classifier(config, make))
+    model = model_from(config, make)
+    with errors_of_own_network(config.model, config.input_shape):
+        shapes, classifier = variable_shapes(config, model), _classifier(config, make)
+    return read_weights(config, shapes, classifier)
 
 
 def factors_of(config: TrainConfig, make: ModelFactory | None = None) -> dict[str, float] | None:
@@ -94,7 +96,7 @@ def factors_of(config: TrainConfig, make: ModelFactory | None = None) -> dict[st
     if not transfer.freeze and not transfer.rate_factors:
         return None
     params = variable_shapes(config, model_from(config, make))["params"]
-    paths = frozenset("/".join(path) for path in _classifier(config, make))
+    paths = frozenset("/".join(map(str, path)) for path in _classifier(config, make))
     return rate_factors(params, transfer, paths)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepjax.training.config import TrainConfig
+from deepjax.training.config import TrainConfig, size_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,7 @@ class TrainPlan:
 
     def image_size(self, step: int) -> int:
         """Pixels a side of the images of a step."""
-        parts = len(self.image_sizes)
-        return self.image_sizes[min(step * parts // self.total_steps, parts - 1)]
+        return size_at(self.image_sizes, step, self.total_steps)
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:

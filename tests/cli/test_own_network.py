@@ -45,6 +45,25 @@ NETWORKS = textwrap.dedent('''
     class Without(nn.Module):
         width: int = 8
 
+    class Needs(nn.Module):
+        num_classes: int
+        depth: int
+
+    class Fails(Linen):
+        def __post_init__(self):
+            raise RuntimeError("no such depth")
+
+    class Fixed(nnx.Module):
+        def __init__(self, num_classes):
+            self.head = nnx.Linear(64, num_classes, rngs=nnx.Rngs(0))
+
+    class Masked(nnx.Module):
+        def __init__(self, num_classes, rngs):
+            self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+        def __call__(self, x, mask):
+            return self.head(x.reshape(len(x), -1) * mask)
+
     class Inner:
         Nested = Linen
 
@@ -109,6 +128,16 @@ def test_a_run_does_not_import_what_its_config_names(capsys):
         ("broken:Net", "broken cannot be imported .*nothing_of_this_name"),
         ("my_networks:Linnen", "class in my_networks 'Linnen' is unknown; did you mean 'Linen'"),
         ("my_networks:Without", "field of my_networks:Without 'num_classes' is unknown; .*width"),
+        (
+            "my_networks:Needs",
+            "field 'depth' of my_networks:Needs is not given .*--model-args depth=",
+        ),
+        ("my_networks:Fails", "my_networks:Fails cannot be made .*no such depth"),
+        (
+            "my_networks:Fixed",
+            "model is 'my_networks:Fixed'; allowed: a class of NNX that takes rngs",
+        ),
+        ("my_networks:Masked", r"cannot .*images of \(8, 8, 1\).*argument: 'mask'"),
         ("my_networks:number", "an object of class int; allowed: a class of linen or NNX"),
     ],
 )
@@ -144,7 +173,7 @@ def test_an_nnx_network_has_other_dropout_under_another_key():
 def test_a_class_within_a_class_and_types(tmp_path):
     assert import_network("my_networks:Inner.Nested")(num_classes=3).num_classes == 3
     import_network("my_networks:Nnx")(num_classes=3, dtype="float32")
-    with pytest.raises(InputError, match="precision is bfloat16; allowed: float32 for my_networks"):
+    with pytest.raises(InputError, match="precision is 'bfloat16'; allowed: float32 for my_netw"):
         import_network("my_networks:Nnx")(num_classes=3, dtype="bfloat16")
 
 

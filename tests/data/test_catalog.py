@@ -89,7 +89,7 @@ PHOTOGRAPHS, DIGITS = dataset_info("imagenet2012"), dataset_info("digits")
         (DIGITS, {"std": (0.0,)}, "std is .*above 0"),
         (DIGITS, {"mean": (float("nan"),)}, "mean is .*nan"),
         (DIGITS, {"shape": (8, 8)}, r"shape is \(8, 8\); allowed: \(height, width, channels\)"),
-        (DIGITS, {"shape": (8, 8, 4)}, "shape is .*1 or 3 channels"),
+        (DIGITS, {"shape": (8, 8, 5)}, "shape is .*1, 3 or 4 channels"),
         (DIGITS, {"shape": (8, 0, 1)}, "shape is"),
         (DIGITS, {"num_classes": 10.0}, "num_classes is 10.0; allowed: 2 or more"),
         (DIGITS, {"train_size": -1}, "train_size is -1; allowed: 0"),

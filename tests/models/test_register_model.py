@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from deepjax.analysis import count_params
 from deepjax.errors import InputError
@@ -68,6 +69,54 @@ def test_a_name_has_one_network():
             register_model(taken, functools.partial(Small, width=4))
 
 
-def test_what_makes_no_linen_module_is_refused():
-    with pytest.raises(InputError, match=r"build is .*; allowed: a class or function of a linen"):
-        register_model("small", dict)
+class SmallNnx(nnx.Module):
+    """The same of NNX, without a default for the classes."""
+
+    def __init__(self, num_classes, width=8, *, rngs):
+        self.conv = nnx.Conv(3, width, (3, 3), rngs=rngs)
+        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.conv(x)).mean((1, 2)))
+
+
+def test_a_class_of_nnx_is_registered_too():
+    info = register_model("nnx", SmallNnx, input_shape=(16, 16, 3))
+    assert info == register_model("nnx", SmallNnx, input_shape=(16, 16, 3))
+    assert info.params == 27 * 8 + 8 + 8 * 1000 + 1000  # of ImageNet's classes, as others
+    model = model_from(train_config("nnx", "digits", model_args=("width=2",)))
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert variables["params"]["network"]["head"]["kernel"].shape == (2, 10)
+    with pytest.raises(InputError, match="field of nnx 'widht' is unknown; did you mean 'width'"):
+        create_model("nnx", widht=4)
+    with pytest.raises(InputError, match="precision is 'bfloat16'; allowed: float32 for nnx"):
+        model_from(train_config("nnx", "digits", precision="bfloat16"))
+
+
+class WithoutTrain(Float32):
+    """It has no switch of modes."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+def needs_depth(num_classes=10, *, depth):
+    return Small(num_classes, depth)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (dict, "build is .*; allowed: a class or function of a linen"),
+        (Small(), "build is .*; allowed: a class or function of a linen"),
+        (lambda: None, "build is .*; allowed: a class or function of a linen"),
+        (needs_depth, "field 'depth' of other is not given and has no default"),
+        (WithoutTrain, r"other cannot be called with images of \(16, 16, 3\) and train=False"),
+    ],
+)
+def test_what_makes_no_network_is_refused_in_a_line(build, message):
+    with pytest.raises(InputError, match=message) as error:
+        register_model("other", build, input_shape=(16, 16, 3))
+    assert "\n" not in str(error.value)
+    assert "other" not in list_models()

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from deepjax import create_model, list_models, model_info
 from deepjax.analysis import count_macs, count_params
 from deepjax.errors import InputError
-from deepjax.models.features import feature_shapes
+from deepjax.models import features
 from tests.numpy_variables import numpy_variables
 
 EXACT = json.loads((Path(__file__).parent / "exact_counts.json").read_text())
@@ -65,11 +65,29 @@ def test_params_and_macs_are_the_exact_integers(name):
     assert count_macs(model, info.input_shape) == info.macs
 
 
+def feature_shapes(model, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the features for one image, in the order of the calls."""
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    order: list[str] = []
+
+    def run(variables, images):
+        found = features(model, variables, images)
+        order.extend(found)  # JAX hands dicts back in alphabetical order
+        return found
+
+    shapes = jax.eval_shape(run, variables, images)
+    return {name: shapes[name].shape[1:] for name in order}
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_stages_have_the_shapes_of_their_tables(name):
     """Sides halve from stage to stage and channels double: the papers' tables."""
     info = model_info(name)
     shapes = feature_shapes(scanned(name), info.input_shape)
+    pooled = shapes.pop("pooled")
+    last = list(shapes.values())[-1][-1]
+    assert pooled == ((4096,) if name.startswith("vgg") else (last,))  # what the classifier takes
     sides = {stage: shape[0] for stage, shape in shapes.items()}
     channels = {stage: shape[-1] for stage, shape in shapes.items()}
     if name.startswith("vgg"):  # Table 1; the side is that after the pool

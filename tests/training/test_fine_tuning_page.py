@@ -20,10 +20,11 @@ SHORTER = ["--steps", "2", "--batch-size", "8", "--image-size", "32", "--width",
 
 @pytest.fixture(autouse=True)
 def _files(tmp_path, monkeypatch):
-    """Photographs of two classes, and a narrow resnet18 for 1000 classes."""
+    """Photographs of two classes, and narrow networks for 1000 classes."""
     write_classes(tmp_path / "photos", {"ant": 12, "bee": 12})
-    variables = numpy_variables(create_model("resnet18", width=4), (32, 32, 3))
-    save_safetensors(tmp_path / "resnet18.safetensors", "resnet18", variables, width=4)
+    for name in ("resnet18", "googlenet_tv"):
+        variables = numpy_variables(create_model(name, width=4), (32, 32, 3))
+        save_safetensors(tmp_path / f"{name}.safetensors", name, variables, width=4)
     monkeypatch.chdir(tmp_path)
 
 
@@ -37,9 +38,11 @@ def test_examples_print_what_the_page_shows(block, capsys):
 
 @pytest.mark.system
 def test_the_commands_of_the_page_run(tmp_path):
-    full, probe = re.findall(r"    deepjax ((?:.*\\\n)*.*)", PAGE)
-    for command in (full, probe):
+    commands = re.findall(r"    deepjax ((?:.*\\\n)*.*)", PAGE)
+    assert len(commands) == 3
+    for command in commands:
         start([*shlex.split(command.replace("\\\n", "")), *SHORTER])
     tuned, probed = (open_run(tmp_path / "runs" / name) for name in ("tuned", "probe"))
+    assert open_run(tmp_path / "runs" / "googlenet").dataset.mean == (127.5,) * 3  # of torchvision
     kernels = [run.variables["params"]["stem_conv"]["kernel"] for run in (tuned, probed)]
     assert not np.array_equal(*kernels)

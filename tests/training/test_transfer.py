@@ -11,12 +11,10 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from deepjax.analysis import kernel_order
-from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.models import create_model, list_models, model_info
 from deepjax.models.classifier import classifier_paths
 from deepjax.models.weights.convert import save_safetensors
-from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.training import RunOptions, compile_training, loop, open_run, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import TrainConfig, train_config
@@ -25,7 +23,6 @@ from deepjax.training.network import starting_weights
 from deepjax.training.step.patterns import matches, rate_factors
 from deepjax.training.step.state import init_ema
 from deepjax.training.transfer.frozen_batch_norm import freeze_batch_norms
-from deepjax.training.transfer.starting_weights import dataset_of
 from tests.numpy_variables import numpy_variables
 
 NETWORK = {"model": "resnet18", "dataset": "digits", "width": 4, "image_size": 32, "steps": 4}
@@ -75,7 +72,7 @@ def test_a_file_is_loaded_with_a_new_classifier_and_kernels_for_grey_images(weig
             np.testing.assert_array_equal(leaf, given[key])
     for key, leaf in flatten_dict(state.batch_stats).items():
         np.testing.assert_array_equal(leaf, flatten_dict(theirs["batch_stats"])[key])
-    assert lines == [f"starts from {path}, head newly initialised"]
+    assert lines == [f"starts from {path}, head newly initialised; mean and std of digits assumed"]
 
 
 def test_the_new_classifier_follows_the_seed_of_the_run(weights):
@@ -199,20 +196,6 @@ def test_frozen_batch_norms_equal_evaluation_and_keep_their_averages():
         jax.tree.map(np.testing.assert_array_equal, state["batch_stats"], variables["batch_stats"])
 
 
-def test_mean_and_std_are_those_that_known_weights_expect():
-    """Torchvision's GoogLeNet takes images of mean and std 0.5; its ResNets ImageNet's."""
-    options = {"model": "googlenet_tv", "dataset": "imagenette/160px-v2"}
-    known = next(iter(PUBLIC_WEIGHTS["googlenet_tv"]))
-    assert dataset_of(train_config(**options, weights=known)).mean == (127.5,) * 3
-    for other in (
-        {},
-        {"weights": "file.pth"},
-        {"model": "resnet50", "weights": "timm/resnet50.a1_in1k"},
-    ):
-        found = dataset_of(train_config(**options | other))
-        assert found == dataset_info("imagenette/160px-v2")
-
-
 @pytest.mark.parametrize(
     ("path", "pattern", "result"),
     [
@@ -235,13 +218,21 @@ def test_patterns(path, pattern, result):
     [
         ({"freeze": ("satge1*",)}, "pattern of parameters 'satge1\\*' is unknown"),
         ({"freeze": ("!clasifier",)}, "'clasifier' is unknown; did you mean 'classifier'"),
-        ({"freeze": ("*",)}, "which freezes every parameter"),
+        ({"freeze": ("*",)}, r"freeze is \('\*',\), which freezes every parameter"),
+        ({"rate_factors": ("*=0",)}, r"rate_factors is \('\*=0',\), which freezes every parameter"),
         ({"rate_factors": ("nowhere=2",)}, "pattern of parameters 'nowhere' is unknown"),
     ],
 )
 def test_patterns_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         compile_training(config(**options))
+
+
+def test_a_network_whose_classifier_is_not_known_has_no_such_pattern():
+    with pytest.raises(
+        InputError, match=r"pattern '!classifier' fits no parameter: .* such as 'a'"
+    ):
+        rate_factors({"a": {"kernel": 0}}, TransferConfig(freeze=("!classifier",)), ())
 
 
 @pytest.mark.parametrize("text", ["head", "head=x", "=2", "head=-1", "head=inf"])
@@ -255,7 +246,7 @@ def test_weights_of_another_network_are_named(weights, tmp_path):
     with pytest.raises(InputError, match="these are not weights of resnet34"):
         starting_weights(config(model="resnet34", weights=str(path)))
     train(config(model="resnet34", steps=1), tmp_path / "other")
-    with pytest.raises(InputError, match="allowed: a run of resnet18, not resnet34"):
+    with pytest.raises(InputError, match="of resnet34 width=4; allowed: weights of resnet18 width"):
         starting_weights(config(weights=str(tmp_path / "other")))
 
 

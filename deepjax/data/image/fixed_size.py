@@ -10,7 +10,7 @@ from PIL import Image
 from deepjax.errors import InputError
 
 FORMATS = ("PNG", "JPEG")  # what tfds writes; Pillow's other readers are never reached
-_MODES = {1: "L", 3: "RGB"}  # channels -> 8 bits each, in Pillow's words
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> 8 bits each, in Pillow's words
 # of a JPEG's segments that have a length, or its end
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _END = b"\xd9"  # ITU-T T.81, table B.1

@@ -14,8 +14,8 @@ from deepjax.errors import InputError, describe_error
 BLOCK = 2**20  # pixels that are counted at a time, as integers of 8 bytes
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 ALLOWED = (
-    "images, uint8 (n, height, width) or (n, height, width, 1 or 3), and labels (n,), integers; or "
-    "both for each split: x_train, y_train, x_test, y_test or train_images, train_labels, ..."
+    "images, uint8 (n, height, width) or (n, height, width, 1, 3 or 4), and labels (n,), integers; "
+    "or both for each split: x_train, y_train, x_test, y_test or train_images, train_labels, ..."
 )
 
 
@@ -118,7 +118,7 @@ def _checked(file: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     images = images[..., None] if images.ndim == 3 else images
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     fits = (
-        images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3)
+        images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3, 4)
         and np.issubdtype(labels.dtype, np.integer) and labels.shape == images.shape[:1]
         and (labels.size == 0 or labels.min() >= 0)
     )  # fmt: skip

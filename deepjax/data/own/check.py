@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepjax.data.image.decode import decode_rgb, open_image
 from deepjax.data.image.fixed_size import FORMATS
-from deepjax.data.own.arrays import pixel_counts, pixel_statistics
+from deepjax.data.own.arrays import Arrays, pixel_counts, pixel_statistics
 from deepjax.data.own.examples import Examples
 from deepjax.data.own.index import open_index
 from deepjax.data.threads import progress, thread_map
@@ -212,8 +212,10 @@ def statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels of up to `MEASURED` images, each with one weight.
 
-    Per channel of RGB, in units of 0 to 255.
+    Per channel of RGB, of arrays with four channels of these; in units of 0 to 255.
     """
+    if isinstance(examples, Arrays) and examples.images.shape[-1] == 4:
+        return examples.statistics()
     good = [i for i, each in enumerate(facts) if not each.problem]
     rows = [good[i] for i in np.linspace(0, len(good) - 1, min(MEASURED, len(good))).astype(int)]
 

@@ -192,7 +192,17 @@ class Sum(nn.Module):
 
 def tag_stage(module: nn.Module, name: str, x: Array) -> Array:
     """Mark a stage's output for `deepjax.models.features`, and as "block" for rematerialisation."""
-    if not module.is_initializing() and module.is_mutable_collection("features"):
+    return checkpoint_name(tag_feature(module, name, x), "block")
+
+
+def tag_feature(module: nn.Module, name: str, x: Array) -> Array:
+    """Mark an output for `deepjax.models.features`; returns it."""
+    if collects_features(module):
         # sow would refuse the name of a stage that is one module
         module.put_variable("features", name, x)
-    return checkpoint_name(x, "block")
+    return x
+
+
+def collects_features(module: nn.Module) -> bool:
+    """Whether the network is called by `deepjax.models.features`, or for a table of stages."""
+    return not module.is_initializing() and module.is_mutable_collection("features")

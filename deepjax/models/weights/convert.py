@@ -46,6 +46,17 @@ Layout = Literal["torchvision", "timm"]
 Variables = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """Variables of a network, and which of its layers the tensors did not give."""
+
+    variables: Variables
+    new: tuple[str, ...] = ()
+    """The layers of a classifier for other classes, which are newly initialised."""
+    note: str = ""
+    """A warning that names them; "" if there are none."""
+
+
 def from_torch(
     name: str,
     tensors: Tensors,
@@ -67,6 +78,21 @@ def from_torch(
     Raises InputError naming each tensor that is missing, unknown, not floating or of another shape
     (both shapes), for several networks without `entry`, and for unknown names.
     """
+    return _with_warning(
+        convert_tensors(name, tensors, num_classes=num_classes, key=key, entry=entry, **overrides)
+    )
+
+
+def convert_tensors(
+    name: str,
+    tensors: Tensors,
+    *,
+    num_classes: int | None = None,
+    key: jax.Array | None = None,
+    entry: str | None = None,
+    **overrides: Any,
+) -> Converted:
+    """As `from_torch`; new layers are named, not warned of."""
     model = _model(name, num_classes, overrides)
     theirs, leaves = [*layouts(model).values()], abstract_leaves(model, name)
     tensors = _unwrapped(name, [tensor_pairs(leaves, layout) for layout in theirs], tensors, entry)
@@ -90,16 +116,17 @@ def from_torch(
                 numbers[pair.path] = pair.from_torch(tensor)
             else:
                 other_shape.append((pair, tensor.shape))
-    if other_shape:
-        numbers |= _reinitialize_classifiers(
-            model,
-            name,
-            other_shape,
-            num_classes,
-            jax.random.key(0) if key is None else key,
-            tensors,
-        )
-    return unflatten_dict(numbers)
+    if not other_shape:
+        return Converted(unflatten_dict(numbers))
+    key = jax.random.key(0) if key is None else key
+    classifiers = _new_classifiers(model, name, other_shape, num_classes, key, tensors)
+    new = tuple(sorted({"/".join(path[1:-1]) for path in classifiers}))
+    count = other_shape[0][1][0]
+    note = (
+        f"{name}: the weights have {count} classes, num_classes is {num_classes}: "
+        f"{', '.join(new)} newly initialised"
+    )
+    return Converted(unflatten_dict(numbers | classifiers), new, note)
 
 
 def to_torch(
@@ -159,19 +186,34 @@ def load_pretrained(
     must be normalised as the weights expect: by ImageNet's mean and std for most, by 0.5 and 0.5
     for GoogLeNet and Inception-v3.
     """
-    info = model_info(name)  # raises for an unknown name before anything is downloaded
-    if str(source).startswith("torchvision ") and not Path(source).exists():
-        raise InputError(
-            f"source is {str(source)!r}, which only torchvision has; write it to a file by "
-            f"torch.save(torchvision.models.get_model({name.removesuffix('_tv')!r}, "
-            f"weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
-        )
+    options = {"num_classes": num_classes, "key": key, "entry": entry} | overrides
+    return _with_warning(read_pretrained(name, source, revision=revision, **options))
+
+
+def read_pretrained(
+    name: str, source: str | Path, *, revision: str | None = None, **options: Any
+) -> Converted:
+    """As `load_pretrained`, whose options it takes; new layers are named, not warned of."""
+    check_source(name, source)  # before anything is downloaded
+    return convert_tensors(name, read_tensors(source, revision), **options)
+
+
+def check_source(name: str, source: str | Path, field: str = "source") -> None:
+    """Raise InputError for what is no source of weights of a network, and for an unknown network.
+
+    Weights that only torchvision has are no source. field: the option's name in messages.
+    """
+    info = model_info(name)
     if not isinstance(source, str | Path):
         known = [weights for weights, _ in info.weights if weights.startswith("timm/")]
         hint = f"{SOURCES}{f', such as {known[0]!r}' if known else ''}"
-        require(False, "source", source, hint)
-    tensors = read_tensors(source, revision)
-    return from_torch(name, tensors, num_classes=num_classes, key=key, entry=entry, **overrides)
+        require(False, field, source, hint)
+    if str(source).startswith("torchvision ") and not user_path(source, field).exists():
+        raise InputError(
+            f"{field} is {str(source)!r}, which only torchvision has; write it to a file by "
+            f"torch.save(torchvision.models.get_model({name.removesuffix('_tv')!r}, "
+            f"weights={str(source).split()[-1]!r}).state_dict(), '{name}.pth') and give that file"
+        )
 
 
 def save_safetensors(
@@ -218,7 +260,7 @@ def _unwrapped(
     wanted = {pair.tensor for pairs in candidates for pair in pairs}
     found = unwrap(tensors, wanted, entry)
     if found.note:
-        warnings.warn(f"{name}: {found.note}", stacklevel=3)
+        warnings.warn(f"{name}: {found.note}", stacklevel=4)
     return {short: tensors[given] for short, given in found.given.items()}
 
 
@@ -228,7 +270,7 @@ def _without_heads(model: nn.Module, tensors: Tensors) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
 
 
-def _reinitialize_classifiers(
+def _new_classifiers(
     model: nn.Module,
     name: str,
     other: list[tuple[TensorPair, tuple[int, ...]]],
@@ -264,14 +306,13 @@ def _reinitialize_classifiers(
         )
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     initial = flatten_dict(dict(model.lazy_init(key, images)))
-    modules = sorted({"/".join(pair.path[1:-1]) for pair in classifiers})
-    theirs = other[0][1][0]
-    warnings.warn(
-        f"{name}: the weights have {theirs} classes, num_classes is {num_classes}: "
-        f"{', '.join(modules)} newly initialised",
-        stacklevel=3,
-    )
     return {pair.path: np.asarray(initial[pair.path]) for pair in classifiers}
+
+
+def _with_warning(found: Converted) -> Variables:
+    if found.note:
+        warnings.warn(found.note, stacklevel=3)
+    return found.variables
 
 
 def _classes(flat: Mapping[tuple[str, ...], np.ndarray]) -> int | None:

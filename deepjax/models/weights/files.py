@@ -38,24 +38,24 @@ def read_tensors(source: str | Path, revision: str | None = None) -> Tensors:
     return _READERS[path.suffix](path)
 
 
-def weights_file(source: str | Path, revision: str | None = None) -> Path:
+def weights_file(source: str | Path, revision: str | None = None, field: str = "source") -> Path:
     """The file of a source of `read_tensors`, downloaded if it is a repository.
 
-    Raises InputError when there is no such file.
+    field: the option's name in messages. Raises InputError when there is no such file.
     """
-    require(isinstance(source, str | Path), "source", source, SOURCES)
-    path = user_path(source, "source")
+    require(isinstance(source, str | Path), field, source, SOURCES)
+    path = user_path(source, field)
     if path.is_dir():
         path = path / WEIGHTS_FILE
     elif not path.exists():
         name = re.fullmatch(r"(?:hf-hub:|hf_hub:)?([\w.-]+/[\w.-]+)", str(source))
         if name is None or path.suffix in _READERS:
             raise InputError(
-                f"source is {str(source)!r}; allowed: {SOURCES}; there is no such file"
+                f"{field} is {str(source)!r}; allowed: {SOURCES}; there is no such file"
             )
         path = _download(name[1], revision)
     if path.suffix not in _READERS:
-        raise InputError(f"source is {str(source)!r}; allowed: {SOURCES}")
+        raise InputError(f"{field} is {str(source)!r}; allowed: {SOURCES}")
     if not path.is_file():
         raise InputError(f"{path} is not there; allowed: {SOURCES}")
     return path

@@ -75,7 +75,7 @@ def check_tensor_types(name: str, pairs: list[TensorPair], tensors: Tensors) -> 
         warnings.warn(
             f"{name}: {len(rounded)} tensors of float64 are rounded to {rounded[0].dtype}; dtype "
             "and param_dtype float64 under JAX_ENABLE_X64=1 keep them",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -98,6 +98,8 @@ def matching_models(tensors: Tensors) -> str:
         return ""
     fits, given = [], {(tensor, np.shape(value)) for tensor, value in tensors.items()}
     for name in list_models():
+        if not model_info(name).table:  # registered: it has no names in PyTorch
+            continue
         model = create_model(name)
         added = (head[0] - model.num_classes) * (math.prod(head[1:]) + 1)  # pyright: ignore[reportAttributeAccessIssue]
         if model_info(name).params + added == sum(sizes.values()):

@@ -1,5 +1,6 @@
 """Variables as tensors under their own paths, for networks without PyTorch's names."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,8 @@ def from_paths(model: nn.Module, shape: tuple[int, int, int], tensors: Tensors) 
     missing, unknown, or of another shape.
     """
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    abstract = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
+    init = functools.partial(model.init, train=False)
+    abstract = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), images))
     leaves: dict[tuple[str, ...], Any] = flatten_dict(dict(abstract))
     expected = {
         ".".join(map(str, path)): (path, leaf)

@@ -168,7 +168,11 @@ def read_contents(run: Path, step: int | None = None) -> CheckpointContents:
 
     Raises InputError if there is none, or it is corrupt.
     """
-    folder, state = read_state(run, step)
+    return contents_of(*read_state(run, step))
+
+
+def contents_of(folder: Path, state: Any) -> CheckpointContents:
+    """The contents of a checkpoint that was read by `read_state`."""
     leaves = {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -1,5 +1,6 @@
 """Why a step was bad: labels outside the classes, or the first non-finite layer or parameter."""
 
+import functools
 from typing import Any
 
 import jax
@@ -63,9 +64,8 @@ def _call_order(model: nn.Module, input_shape: tuple[int, ...]) -> dict[Path, in
         return output
 
     with nn.intercept_methods(note):
-        jax.eval_shape(
-            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-        )
+        images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     return order
 
 

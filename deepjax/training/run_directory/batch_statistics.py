@@ -1,5 +1,6 @@
 """Batch statistics of given parameters, computed again on training batches."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -77,5 +78,6 @@ def _statistic(new: np.ndarray, momentum: np.ndarray) -> np.ndarray:
 
 def _zero_statistics(model: nn.Module, config: TrainConfig) -> Any:
     images = jax.ShapeDtypeStruct((1, *config.input_shape), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["batch_stats"]
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)["batch_stats"]
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

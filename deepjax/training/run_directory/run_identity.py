@@ -46,7 +46,7 @@ def claim_run(out: Path, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
-    """Remove the files of `claim_run` and of `pin_weights` of a new run that is refused within.
+    """Remove the files of `claim_run` and of `pin_weights` of a new run that fails within.
 
     The corrected command then finds the directory free.
     """
@@ -54,7 +54,7 @@ def unclaimed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
         yield
     except LockLost:  # the files are those of another process now
         raise
-    except InputError:
+    except Exception:
         if is_new and jax.process_index() == 0:
             for name in ("config.json", NUMERICS, WEIGHTS):
                 (out / name).unlink(missing_ok=True)

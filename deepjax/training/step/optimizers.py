@@ -5,6 +5,7 @@ serves all rates. It scales the output of the optimizer: the momentum of SGD and
 gradients, not of updates, as in PyTorch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,11 @@ def make_optimizer(
     factors: of the learning rate by path of a parameter, from `rate_factors`; 0: it is frozen.
 
     sgd: L2 decay, then momentum (He et al. 2015). lars: You et al. 2017 (arXiv:1708.03888), trust
-    ratios for kernels alone. lamb: You et al. 2019 (arXiv:1904.00962). adamw: Loshchilov and Hutter
-    2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each convolution as a matrix of its outputs,
-    Adam for all parameters but kernels. lamb, adamw and muon decay the weights in the update, not
-    in the gradient. rmsprop: TensorFlow's, with the constants of Szegedy et al. 2015
-    (arXiv:1512.00567, section 8). Gradient clipping comes before all of them.
+    ratios for weights alone (`decay_mask`). lamb: You et al. 2019 (arXiv:1904.00962). adamw:
+    Loshchilov and Hutter 2017 (arXiv:1711.05101). muon: Jordan et al. 2024, each convolution as a
+    matrix of its outputs, Adam for all other parameters. lamb, adamw and muon decay the weights in
+    the update, not in the gradient. rmsprop: TensorFlow's, with the constants of Szegedy et al.
+    2015 (arXiv:1512.00567, section 8). Gradient clipping comes before all of them.
     """
     decay = optax.add_decayed_weights(
         config.optimization.weight_decay,
@@ -103,10 +104,15 @@ def _scaled(updates: Any, factors: Mapping[str, float]) -> Any:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for kernels; false for biases, gains and scales of norms, in stacked blocks too."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1] == jax.tree_util.DictKey("kernel"), params
-    )
+    """True for parameters of two axes or more (as in timm); false for biases and gains of norms.
+
+    These are known by their names, "bias", "scale" and "gain", in stacked blocks too.
+    """
+
+    def is_weight(path: tuple[Any, ...], leaf: Any) -> bool:
+        return leaf.ndim > 1 and path[-1].key not in ("bias", "scale", "gain")
+
+    return jax.tree_util.tree_map_with_path(is_weight, params)
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
@@ -156,19 +162,20 @@ def _tenths(milestones: Sequence[float], total: int, warmup: int) -> dict[int, f
 
 
 def _as_matrices(params: Any) -> Any:
-    """Muon's view of each kernel: the last axis is the output, the axes before it the input.
+    """Muon's view of each weight: the last axis is the output, the axes before it the input.
 
-    None for other parameters. The first axis of stacked blocks is the block.
+    None for other parameters. The first axis of the blocks that deepjax stacks is the block.
     """
 
-    def view(leaf: jax.Array, is_kernel: bool) -> optax.contrib.MuonDimensionNumbers | None:
-        # Kernels of dense layers and convolutions have an even number of axes.
-        first = leaf.ndim % 2
-        axes = tuple(range(first, leaf.ndim - 1))
+    def view(
+        path: tuple[Any, ...], leaf: jax.Array, is_weight: bool
+    ) -> optax.contrib.MuonDimensionNumbers | None:
+        is_stacked = any(re.fullmatch(r"stage\d+_blocks", str(part.key)) for part in path)
+        axes = tuple(range(1 if is_stacked else 0, leaf.ndim - 1))
         return (
             optax.contrib.MuonDimensionNumbers(reduction_axis=axes, output_axis=(leaf.ndim - 1,))
-            if is_kernel
+            if is_weight
             else None
         )
 
-    return jax.tree.map(view, params, decay_mask(params))
+    return jax.tree_util.tree_map_with_path(view, params, decay_mask(params))

@@ -42,6 +42,12 @@ def rate_factors(
     factors, paths = transfer.factors(), paths_of(params)
     for pattern in (*transfer.freeze, *factors):
         given = pattern.removeprefix("!")
+        if given == CLASSIFIER and not classifier:
+            raise InputError(
+                f"pattern {pattern!r} fits no parameter: none has a shape that depends on the "
+                "number of classes, so the last layer is not known; name it by its path, such as "
+                f"{paths[-1].rpartition('/')[0]!r}"
+            )
         if not any(matches(path, given, classifier) for path in paths):
             raise unknown_name_error("pattern of parameters", given, [*paths, CLASSIFIER])
 
@@ -52,10 +58,12 @@ def rate_factors(
         return float(np.prod(matching))
 
     found = {path: factor(path) for path in paths}
-    if transfer.freeze and not any(found.values()):
+    if not any(found.values()):
+        options = {"freeze": transfer.freeze, "rate_factors": transfer.rate_factors}
+        given = " and ".join(f"{name} is {value}" for name, value in options.items() if value)
         raise InputError(
-            f"freeze is {transfer.freeze}, which freezes every parameter; allowed: patterns that "
-            f"leave some, such as '!{CLASSIFIER}'"
+            f"{given}, which freezes every parameter; allowed: patterns that leave some, such as "
+            f"'!{CLASSIFIER}'"
         )
     return found
 

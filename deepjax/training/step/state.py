@@ -114,8 +114,9 @@ def zero_totals(params: Any, heads: Sequence[str] = ()) -> dict[str, Any]:
 def auxiliary_heads(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, ...]:
     """Names of the auxiliary heads of a network, by abstract evaluation."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
     _, sown = jax.eval_shape(
-        lambda v, x: model.apply(v, x, mutable=["auxiliary"]), variables, images
+        lambda v, x: model.apply(v, x, train=False, mutable=["auxiliary"]), variables, images
     )
     return tuple(sown.get("auxiliary", {}))

@@ -1,10 +1,7 @@
 """The weights that a training starts from: read, compared with the network, and identified."""
 
 import dataclasses
-import json
-import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from deepjax.data import Dataset
-from deepjax.errors import InputError, describe_error, require
+from deepjax.errors import InputError, require
 from deepjax.io import sha256_of
-from deepjax.models.weights.convert import load_pretrained
-from deepjax.models.weights.files import weights_file
-from deepjax.models.weights_table import PUBLIC_WEIGHTS
+from deepjax.models.weights.convert import check_source, read_pretrained
+from deepjax.models.weights.files import read_tensors, weights_file
 from deepjax.paths import user_path
-from deepjax.training.checkpoint.inspect import digest, read_state
+from deepjax.training.checkpoint.inspect import contents_of, read_state
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
+from deepjax.training.transfer.described import (
+    WeightsDescription,
+    describe_weights,
+    has_other_classes,
+    is_run,
+    may_test_on_seen_images,
+    require_same_network,
+)
+from deepjax.training.transfer.expected_images import expected_images
 
 PHOTOGRAPH_CHANNELS = 3
-NEW = " newly initialised"  # the end of the warning of `load_pretrained`
-Leaves = dict[tuple[str, ...], Any]  # by collection, modules and leaf
+UNDER_PATHS = "deepjax"  # the layout of an exported network without PyTorch's names
+Names = tuple[str, ...]  # of collection, modules and leaf; of a list its index, as text
+Leaves = dict[Names, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,45 +41,28 @@ class StartingWeights:
     leaves: Leaves
     new: tuple[str, ...]
     """The layers that are newly initialised."""
+    statistics: str
+    """Which mean and std the images are normalised by, in words."""
+    warnings: tuple[str, ...] = ()
+    """What may be a mistake, a line each."""
 
     def variables(self, initial: Mapping[str, Any]) -> dict[str, Any]:
         """The weights; from `initial`, the variables of the run's seed, those of the new layers."""
         flat: Leaves = flatten_dict(dict(initial))
         found = {
-            path: jnp.asarray(self.leaves.get(path, leaf), leaf.dtype)
+            path: jnp.asarray(self.leaves.get(_names(path), leaf), leaf.dtype)
             for path, leaf in flat.items()
         }
         return {"batch_stats": {}} | unflatten_dict(found)
 
     def summary(self) -> str:
-        """One line: the source, and what is new."""
+        """One line: the source, what is new, and which mean and std are used."""
         new = "".join(f", {name} newly initialised" for name in self.new)
-        return f"starts from {self.identity['source']}{new}"
-
-
-def dataset_of(config: TrainConfig) -> Dataset:
-    """The data set of a run, with the mean and std that the weights it starts from expect.
-
-    These are the data set's but for the public weights whose row says 0.5 (`PublicWeights.half`),
-    and for a run, whose own are taken for images of the same kind.
-    """
-    dataset = config.described
-    if is_run(config.transfer.weights):
-        start = _stored(Path(config.transfer.weights).expanduser() / "dataset.json")
-        same = start.get("encoded") == dataset.encoded and len(start["mean"]) == dataset.shape[2]
-        if not same:
-            return dataset
-        return dataclasses.replace(dataset, mean=tuple(start["mean"]), std=tuple(start["std"]))
-    known = PUBLIC_WEIGHTS.get(config.model, {})
-    row = known.get(re.sub("^hf[-_]hub:", "", config.transfer.weights))
-    if row is None or not row.half:
-        return dataset
-    half = (127.5,) * dataset.shape[2]
-    return dataclasses.replace(dataset, mean=half, std=half)
+        return f"starts from {self.identity['source']}{new}; {self.statistics}"
 
 
 def read_weights(
-    config: TrainConfig, shapes: Mapping[str, Any], classifier: frozenset[tuple[str, ...]]
+    config: TrainConfig, shapes: Mapping[str, Any], classifier: frozenset[Names]
 ) -> StartingWeights:
     """The weights of `config.transfer.weights` for a network; a new classifier where it differs.
 
@@ -85,11 +73,26 @@ def read_weights(
     parameters.
     """
     source = config.transfer.weights
-    loaded, identity = _read(config, classifier)
+    about = describe_weights(source)
+    wanted, classifier = _flat(shapes), frozenset(map(_names, classifier))
+    loaded, identity = _read(config, about, wanted)
+    if about is not None and has_other_classes(about, config.described):
+        require(
+            bool(classifier),
+            "weights",
+            source,
+            f"weights of a training on {config.dataset}, for {config.model}: none of its "
+            "parameters has a shape that depends on the number of classes, so its last layer is "
+            "not known",
+        )
+        loaded = {path: leaf for path, leaf in loaded.items() if path[1:] not in classifier}
     found: Leaves = {}
     new: set[str] = set()
-    other = []
-    wanted: Leaves = flatten_dict(dict(shapes))
+    other = [
+        f"{'/'.join(path[1:])} is not of it"
+        for path in loaded
+        if path[0] == "params" and path not in wanted
+    ]
     for path, leaf in wanted.items():
         given = loaded.get(path)
         adapted = None if given is None else _adapted(np.asarray(given), leaf.shape)
@@ -105,84 +108,78 @@ def read_weights(
             f"weights is {source!r}, which are not of {config.model}: {'; '.join(other[:4])}"
             + (f" and {len(other) - 4} more" if len(other) > 4 else "")
         )
-    return StartingWeights(identity, found, tuple(sorted(new)))
+    images = expected_images(config, about)
+    warnings = (images.difference, _seen_images(config, about))
+    return StartingWeights(
+        identity, found, tuple(sorted(new)), images.statistics, tuple(filter(None, warnings))
+    )
 
 
 def _read(
-    config: TrainConfig, classifier: frozenset[tuple[str, ...]]
+    config: TrainConfig, about: WeightsDescription | None, wanted: Collection[Names]
 ) -> tuple[Leaves, dict[str, Any]]:
     """Variables of a run directory, or of a file, a folder or a repository; and their identity.
 
-    Without the layers that `load_pretrained` initialises for other classes.
+    Without the layers of a classifier for another number of classes, where their names are
+    PyTorch's. wanted: the paths of the network's variables.
     """
-    source = config.transfer.weights
+    source, entry = config.transfer.weights, config.transfer.weights_entry
+    if about is not None:
+        allowed = f"'' for {source}, which holds one network"
+        require(not entry, "weights_entry", entry, allowed)
+        require_same_network(about, config)
     if is_run(source):
-        return _of_run(config, user_path(source, "weights"), classifier)
-    if is_custom(config.model):
+        return _of_run(source, user_path(source, "weights"))
+    if is_custom(config.model) and about is None:
         raise InputError(
-            f"weights is {source!r}; allowed: a run directory, for {config.model}, which has no "
-            "twin in torchvision or timm"
+            f"weights is {source!r}; allowed: a run directory or a folder of `deepjax export`, for "
+            f"{config.model}, which has no twin in torchvision or timm"
         )
+    if not is_custom(config.model):
+        check_source(config.model, source, "weights")
+    file = weights_file(source, field="weights")
+    identity = {"source": source, "entry": entry, "sha256": sha256_of(file)}
+    if about is not None and about.layout == UNDER_PATHS:
+        paths = {".".join(path): path for path in wanted}
+        tensors = read_tensors(file)
+        return {
+            paths.get(name, tuple(name.split("."))): each for name, each in tensors.items()
+        }, identity
     fields: dict[str, Any] = parse_fields(config.model_args)
     if config.width:
         fields["width"] = config.width
-    entry = config.transfer.weights_entry
     fields |= {"num_classes": config.num_classes, "entry": entry or None}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loaded = load_pretrained(config.model, source, **fields)
-    new: set[str] = set()
-    for each in caught:
-        text = str(each.message)
-        if text.endswith(NEW):
-            new |= set(text.removesuffix(NEW).rpartition(": ")[2].split(", "))
-        else:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    flat: Leaves = flatten_dict(dict(loaded))
-    leaves = {path: leaf for path, leaf in flat.items() if "/".join(path[1:-1]) not in new}
-    identity = {"source": source, "entry": entry, "sha256": sha256_of(weights_file(source))}
-    return leaves, identity
+    converted = read_pretrained(config.model, file, **fields)
+    flat, new = _flat(converted.variables), converted.new
+    return {path: leaf for path, leaf in flat.items() if "/".join(path[1:-1]) not in new}, identity
 
 
-def is_run(source: str) -> bool:
-    """Whether weights are those of a run directory."""
-    path = Path(source).expanduser()
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+def _flat(variables: Mapping[str, Any]) -> Leaves:
+    return {_names(path): leaf for path, leaf in flatten_dict(dict(variables)).items()}
 
 
-def _of_run(
-    config: TrainConfig, path: Path, classifier: frozenset[tuple[str, ...]]
-) -> tuple[Leaves, dict[str, Any]]:
-    """Variables of a run of the same network; without its classifier if its classes are others."""
-    there, described = _stored(path / "config.json"), _stored(path / "dataset.json")
-    same = (there["model"], there.get("model_args", [])) == (config.model, [*config.model_args])
-    named = " ".join((config.model, *config.model_args))
-    require(same, "weights", str(path), f"a run of {named}, not {there['model']}")
-    step, sha256 = digest(path)
-    _, state = read_state(path, step)
+def _names(path: tuple[Any, ...]) -> Names:
+    return tuple(map(str, path))
+
+
+def _of_run(source: str, path: Path) -> tuple[Leaves, dict[str, Any]]:
+    """Variables of the newest checkpoint of a run, its averages if it keeps some."""
+    folder, state = read_state(path)
+    contents = contents_of(folder, state)
     kept = state["ema"] or state
-    leaves: Leaves = flatten_dict({n: kept.get(n) or {} for n in ("params", "batch_stats")})
-    theirs, mine = described.get("label_names", []), [*config.described.label_names]
-    other = there["dataset"].partition("[")[0] != config.dataset.partition("[")[0]
-    if other and (not mine or theirs != mine):
-        require(
-            bool(classifier),
-            "weights",
-            str(path),
-            f"a run on {config.dataset}, for {config.model}: none of its parameters has a shape "
-            "that depends on the number of classes, so its last layer is not known",
-        )
-        leaves = {p: leaf for p, leaf in leaves.items() if p[1:] not in classifier}
-    return leaves, {"source": config.transfer.weights, "step": step, "digest": sha256}
+    leaves = _flat({name: kept.get(name) or {} for name in ("params", "batch_stats")})
+    return leaves, {"source": source, "step": contents.step, "digest": contents.digest}
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    """The object in a file of a run directory. Raises InputError where it cannot be read."""
-    try:
-        found = json.loads(path.read_text())
-        return {"model": "", "dataset": "", "mean": [], "std": []} | dict(found)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({describe_error(error)})") from error
+def _seen_images(config: TrainConfig, about: WeightsDescription | None) -> str:
+    """A warning where the weights may have been trained on images that this run tests on."""
+    if about is None or not may_test_on_seen_images(about, config.described):
+        return ""
+    return (
+        f"{config.transfer.weights} was trained on {about.dataset}, of which other images are for "
+        f"tests than of {config.dataset}; its training images may be among the test images here, "
+        f"whose error is then too low; give --dataset {about.dataset!r}"
+    )
 
 
 def _adapted(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

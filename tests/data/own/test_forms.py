@@ -196,8 +196,8 @@ def refused(kind: str, root: Path, images: list[Image]) -> Path:
         np.savez(file, images=np.array([{}], object), labels=np.zeros(1, int))
     elif kind == "floats":
         np.savez(file, images=np.zeros((2, 8, 8, 3), np.float32), labels=np.arange(2))
-    elif kind == "four channels":
-        np.savez(file, images=np.zeros((2, 8, 8, 4), np.uint8), labels=np.arange(2))
+    elif kind == "five channels":
+        np.savez(file, images=np.zeros((2, 8, 8, 5), np.uint8), labels=np.arange(2))
     elif kind == "no labels":
         np.savez(file, images=np.zeros((2, 8, 8, 3), np.uint8))
     elif kind == "half a split":
@@ -228,7 +228,7 @@ def refused(kind: str, root: Path, images: list[Image]) -> Path:
             "floats",
             r"images float32 \(2, 8, 8, 3\) and labels int64 \(2,\); allowed: images, uint8",
         ),
-        ("four channels", r"images uint8 \(2, 8, 8, 4\) and .*; allowed: .*width, 1 or 3\)"),
+        ("five channels", r"images uint8 \(2, 8, 8, 5\) and .*; allowed: .*width, 1, 3 or 4\)"),
         ("no labels", r"has the arrays images \(2, 8, 8, 3\); allowed"),
         ("half a split", "has no labels of split 'test'; allowed: images"),
         ("compressed", "cannot be read as tar .*; allowed: without compression"),

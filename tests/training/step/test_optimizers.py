@@ -10,7 +10,7 @@ import pytest
 from deepjax.errors import InputError
 from deepjax.training import TrainConfig
 from deepjax.training.config import replace_options, train_config
-from deepjax.training.step.optimizers import make_optimizer, make_schedule
+from deepjax.training.step.optimizers import decay_mask, make_optimizer, make_schedule
 
 # 22 steps per epoch, 44 of warm-up.
 CONFIG = train_config(model="cifar_resnet20", batch_size=64, epochs=10, warmup_epochs=2.0)
@@ -106,3 +106,44 @@ def test_decay_epochs_of_no_step_are_refused():
         InputError, match=r"decay_epochs is 0\.01; allowed: half a step or more, 0\.0227 epochs"
     ):
         make_schedule(replace_options(CONFIG, schedule="exponential", decay_epochs=0.01))
+
+
+def test_weights_are_decayed_by_their_axes_as_in_timm():
+    """Timm's param_groups_weight_decay decays what has two axes or more; ours are stacked too."""
+    params = {
+        "own": {"w": jnp.ones((2, 3)), "b": jnp.ones((3,)), "temperature": jnp.ones(())},
+        "embed": {"embedding": jnp.ones((5, 2))},
+        "stage1_blocks": {
+            "conv": {"kernel": jnp.ones((4, 3, 3, 2, 2)), "bias": jnp.ones((4, 2))},
+            "norm": {"scale": jnp.ones((4, 2)), "gain": jnp.ones((4, 2))},
+        },
+    }
+    assert decay_mask(params) == {
+        "own": {"w": True, "b": False, "temperature": False},
+        "embed": {"embedding": True},
+        "stage1_blocks": {
+            "conv": {"kernel": True, "bias": False},
+            "norm": {"scale": False, "gain": False},
+        },
+    }
+
+
+@jax.numpy_dtype_promotion("standard")  # optax's Adam mixes counts and rates
+def test_muon_takes_a_kernel_of_three_axes_as_a_matrix_but_for_our_stacked_blocks():
+    """Attention's is (in, heads, features); near-orthogonal: all singular values nearly equal."""
+    config = replace_options(CONFIG, optimizer="muon", weight_decay=0.0)
+    gradient = jax.random.normal(jax.random.key(0), (4, 6, 3)) * jnp.array([1.0, 4.0, 16.0])
+    params = {name: {"kernel": jnp.zeros((4, 6, 3))} for name in ("query", "stage1_blocks")}
+    gradients = {name: {"kernel": gradient} for name in params}
+    optimizer = make_optimizer(config)
+    updates, _ = optimizer.update(
+        gradients, optimizer.init(params), params, learning_rate=jnp.ones(())
+    )
+
+    def ratio(matrix):
+        values = jnp.linalg.svd(matrix, compute_uv=False)
+        return float(values.max() / values.min())
+
+    assert ratio(updates["query"]["kernel"].reshape(24, 3)) < 2
+    assert all(ratio(block) < 2 for block in updates["stage1_blocks"]["kernel"])
+    assert max(ratio(block) for block in updates["query"]["kernel"]) > 2
