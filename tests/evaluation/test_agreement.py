@@ -117,9 +117,9 @@ def test_another_description_under_the_same_name_is_named_and_not_resumed(
 ):
     """config.json has only the name of the data set."""
     copy = changed(run, tmp_path, kind="epoch")
-    config = read_config(copy)
     other = dataclasses.replace(dataset_info("oblong"), mean=20.0)
     monkeypatch.setitem(catalog.CATALOG, "oblong", other)
+    config = read_config(copy)
     with pytest.raises(
         InputError,
         match=r"'oblong' is registered with another description .*: mean is \[20.0\], there \[\d+",
