@@ -11,13 +11,13 @@ python experiments/normalizer_free.py --preset small --pilots    # select rates 
 from functools import partial
 
 from deepjax.command_line import parse, run_command
+from deepjax.html_page import Table
 from deepjax.models import create_model
 from deepjax.study.arms.arm import Arm
 from deepjax.study.claim import BOTH, SAME_LEVEL, TEST, Claim, Control
 from deepjax.study.ladder import LADDER, LADDER_GPU, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error
-from deepjax.html_page import Table
 from deepjax.study.report.study_figures import error_by_epoch, error_rows
 from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study

@@ -8,15 +8,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from deepjax.analysis.plots import save
+from deepjax.html_page import Figure
 from deepjax.io import write_text
+from deepjax.provenance import provenance
 from deepjax.study.claim import CHANGED, judge_claims
 from deepjax.study.preregistration import changed_claims
 from deepjax.study.report.format import arm_values, format_outcome
-from deepjax.html_page import Figure
 from deepjax.study.report.html import Page, render
 from deepjax.study.report.metrics import final_error_table
 from deepjax.study.report.protocol import protocol
-from deepjax.provenance import provenance
 from deepjax.study.report.study_figures import figure_title
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.verdict import Verdict

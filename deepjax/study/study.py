@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.html_page import Table
 from deepjax.study.arms.arm import OTHER_SEEDS, Arm, TrainedArm, arm_config
 from deepjax.study.arms.rates import SelectedRate
 from deepjax.study.claim import AnyClaim, Claim, Control
 from deepjax.study.preset import Preset
-from deepjax.html_page import Table
 from deepjax.study.report.study_figures import StudyFigure
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.intervals import PILOT_SEEDS

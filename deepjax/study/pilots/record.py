@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.io import write_text
+from deepjax.provenance import provenance
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate, write_rates
 from deepjax.study.claim import FAMILY, Claim, is_there
 from deepjax.study.pilots.sweep import Errors, pilot_errors, selected_rate
 from deepjax.study.preset import Preset
-from deepjax.provenance import provenance
 from deepjax.study.results import StudyResults
 from deepjax.study.stats.holm import first_level
 from deepjax.study.stats.intervals import LEVEL, Sample, components

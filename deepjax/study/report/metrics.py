@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from deepjax.html_page import Table
 from deepjax.study.arms.result import ArmResult
 from deepjax.study.cost import NetworkCost
-from deepjax.html_page import Table
 
 
 def final_error_table(arms: Mapping[str, ArmResult]) -> Table:

@@ -7,8 +7,8 @@ import pytest
 
 from deepjax.data import dataset_info
 from deepjax.data.embedded import EMBEDDED
-from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.data.prepare.build import repair_hint
+from deepjax.data.prepare.prepare import prepare_dataset
 from deepjax.data.prepare.tfrecord import find_tfrecord
 from deepjax.errors import InputError
 from tests.data.archives import DAMAGED, small_imagenet

@@ -6,8 +6,8 @@ from matplotlib import pyplot as plt
 
 from deepjax.analysis.plots import Curve, depth_profile, error_curves, save
 from deepjax.html_page import Figure, Table
-from deepjax.study.report.html import Page, render
 from deepjax.provenance import provenance
+from deepjax.study.report.html import Page, render
 from deepjax.study.stats.verdict import Verdict
 from tests.study.report.fabricated import control, effect
 
