@@ -9,7 +9,7 @@ import tyro
 from deepjax.data import Dataset, Split, load_split
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
-from deepjax.evaluation.models import PreprocessingOverrides
+from deepjax.evaluation.models import PreprocessingOverrides, require_photographs
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.training.distributed.cluster import Hosts
@@ -90,10 +90,11 @@ def open_test_split(
     """The test split of a data set, which must have the members' classes and channels."""
     for member in members:
         require_same_classes(dataset, member.dataset, member.name)
-    if not dataset.encoded and (options.sides or options.overrides.resize):
+    require_photographs(dataset, options.overrides)
+    if not dataset.encoded and options.sides:
         raise InputError(
-            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
-            "to the crop directly"
+            f"--sides is for photographs; the images of {dataset.name} are resized to the crop "
+            "directly"
         )
     if not dataset.encoded and options.protocol != "1-crop":
         raise InputError(

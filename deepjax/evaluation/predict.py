@@ -56,6 +56,8 @@ class EvalModel:
     """Whether the variables are a run's exponential moving averages."""
     assumed: str = ""
     """Message on preprocessing that is assumed, as it is not known for the weights."""
+    precision: str = "float32"
+    """Dtype of the activations."""
 
 
 def predict(

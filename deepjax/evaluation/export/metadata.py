@@ -46,6 +46,8 @@ class Metadata:
     """Options of the training that are not the defaults; empty for weights without a run."""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Metrics of the run's final row, or of the source of public weights; empty if unknown."""
+    average: str = ""
+    """Of an average of checkpoints: which they are, in words."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
