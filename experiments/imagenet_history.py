@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from deepjax.analysis.plots import COLORS, STYLE
 from deepjax.command_line import parse, run_command
+from deepjax.html_page import Table
 from deepjax.study.claim import ExactClaim
 from deepjax.study.preset import Preset
-from deepjax.html_page import Table
 from deepjax.study.report.study_figures import StudyFigure
 from deepjax.study.results import StudyResults
 from deepjax.study.runner import run_study
