@@ -41,7 +41,12 @@ def compare(arguments: Sequence[str]) -> None:
     paths = [path for given in options.runs for path in require_runs(user_path(given, "runs"))]
     found = [summarize_run(path) for path in dict.fromkeys(paths)]
     runs = [run for run in found if run.state != "average"]
-    require(len(runs) > 1, "runs", ", ".join(map(str, paths)), "two training runs or more")
+    require(
+        len(runs) > 1,
+        "runs",
+        ", ".join(map(str, paths)),
+        "two training runs or more, without averages",
+    )
     groups = group_by_options(runs)
     rows = [_row(label, group) for label, group in groups.items()]
     differences = paired_differences(groups)
@@ -150,10 +155,11 @@ def _write_curves(groups: Mapping[str, Group], path: Path) -> Path:
         if not common:
             raise InputError(f"{group[0].path} or a run of its group has no epoch yet")
         x = [row["epoch"] for row in rows[0][:common]]
-        for name, entry, line in (("train", "running_error", "--"), ("test", "test_error", "-")):
+        # A label that begins with "_" is not in the legend.
+        for name, entry, line in ((f"_{label}", "running_error", "--"), (label, "test_error", "-")):
             y = [[100 * row[entry] for row in each[:common]] for each in rows]
-            curves.append(Curve(f"{label}, {name}", x, y, color, line))
-    title = "Training error (dashed) and test error, mean and range over the seeds"
+            curves.append(Curve(name, x, y, color, line))
+    title = "Test error, training error dashed; range over seeds"
     try:
         return save(error_curves([(title, curves)], "epoch"), path)
     except OSError as error:

@@ -63,7 +63,7 @@ def describe_epoch(run: RunSummary, row: Row, starts: Sequence[Start]) -> str:
 def describe_end(run: RunSummary) -> str:
     """Why there is nothing more to watch."""
     if run.state == "done":
-        train, test = run.last("train_error"), run.last("test_error")
+        train, test = (run.rows[-1][entry] for entry in ("train_error", "test_error"))
         return f"done: train error {100 * train:.2f} %, test error {100 * test:.2f} %"
     if run.state == "halted":
         return "halted on non-finite values; see its last row in metrics.jsonl"

@@ -18,7 +18,7 @@ from pathlib import Path
 import deepjax
 from deepjax.errors import InputError, unknown_name_error
 
-SCRIPTS, SEVERAL = "experiments", "run_studies"
+SEVERAL = "run_studies.py"  # the script of several studies
 
 
 def scripts_folder() -> Path:
@@ -27,8 +27,8 @@ def scripts_folder() -> Path:
     Raises InputError where there is none.
     """
     for root in (Path.cwd(), Path(deepjax.__file__).parents[1]):
-        if (root / SCRIPTS / f"{SEVERAL}.py").exists():
-            return root / SCRIPTS
+        if (root / "experiments" / SEVERAL).exists():
+            return root / "experiments"
     raise InputError(
         "there are no studies here: they are scripts of the repository, not of the installed "
         "package; clone it, and start this in its folder"
@@ -38,7 +38,7 @@ def scripts_folder() -> Path:
 def study_sets(folder: Path) -> Mapping[str, Sequence[str]]:
     """The names of the studies by set; "all" has those of the lecture first."""
     sys.path.insert(0, str(folder.parent))
-    return importlib.import_module(f"{SCRIPTS}.{SEVERAL}").SETS
+    return importlib.import_module("experiments.run_studies").SETS
 
 
 def _list(arguments: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def _list(arguments: Sequence[str]) -> None:
     names = study_sets(scripts_folder())["all"]
     width = max(map(len, names))
     for name in names:
-        study = importlib.import_module(f"{SCRIPTS}.{name}").STUDY
+        study = importlib.import_module(f"experiments.{name}").STUDY
         print(f"{name:{width}}  {study.title}  [{', '.join(study.presets)}]")
 
 
@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> None:
     names = (*sets, *sets["all"])
     if name not in names:
         raise unknown_name_error("study", name, names, listed_by="deepjax study list")
-    script = [str(folder / f"{SEVERAL}.py"), "--studies", name]
+    script = [str(folder / SEVERAL), "--studies", name]
     if name not in sets:
         script = [str(folder / f"{name}.py")]
     os.execv(sys.executable, [sys.executable, *script, *rest])  # noqa: S606  # no shell

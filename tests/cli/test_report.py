@@ -182,7 +182,7 @@ def test_the_confusion_matrix_names_what_is_mistaken_most_often():
     figure = draw_confusion([[6, 2, 0], [0, 4, 0], [1, 0, 0]], ["ant", "bee", "cat"])
     (ax,) = figure.axes
     np.testing.assert_allclose(ax.images[0].get_array(), [[75, 25, 0], [0, 100, 0], [100, 0, 0]])
-    assert title(ax) == "Most often mistaken: cat for ant, 100.0 %"
+    assert title(ax) == "Most often mistaken: cat for ant, 100.0 % of its images"
     perfect = draw_confusion([[3, 0], [0, 0]], ["ant", "bee"]).axes[0]
     assert title(perfect) == "No test image is misclassified"
     plt.close("all")
@@ -199,7 +199,8 @@ def test_the_worst_images_are_those_of_the_highest_probability_for_another_class
         np.testing.assert_array_equal(
             np.asarray(shown[3].images[0].get_array()).reshape(4, 4, -1), images[3]
         )
-        assert "12 of 360 test images are misclassified" in figure.get_suptitle()
+        heading = "12 of 360 test images are misclassified; here the 10 most confident"
+        assert figure.get_suptitle() == heading
     plt.close("all")
     assert Image.open(run / "report" / "worst.png").size[0] > 500
 

@@ -101,7 +101,7 @@ def _add_worst(add, result: RunPredictions, labels: np.ndarray, names: Sequence[
     chosen = mistaken[np.argsort(-confidence, kind="stable")[:WORST_IMAGES]]
     texts = class_texts(names, SHORT_CHARACTERS)
     captions = [
-        f"{texts[labels[i]]}\n→ {texts[predicted[i]]} "
+        f"{texts[labels[i]]}\n→ {texts[predicted[i]]}, "
         f"{100 * np.exp(result.scores[i, predicted[i]]):.0f} %"
         for i in chosen
     ]
@@ -109,7 +109,7 @@ def _add_worst(add, result: RunPredictions, labels: np.ndarray, names: Sequence[
     add("worst", plot, _WORST)
 
 
-def _pixels(result: RunPredictions, chosen: Sequence[int]) -> list[np.ndarray]:
+def _pixels(result: RunPredictions, chosen: np.ndarray) -> list[np.ndarray]:
     """The images that the network saw: the first crop of each, or the stored array."""
     views = result.protocol, result.member.interpolation
     bucket = shape_buckets(result.split, result.protocol, result.member.crop)[0]
@@ -185,9 +185,9 @@ def _origin(run: RunSummary) -> dict[str, str]:
 
 
 def _outcome(run: RunSummary) -> str:
-    test = run.last("test_error")
-    done = run.state == "done" and test is not None
-    return f"test error {100 * test:.2f} %" if done else _state_text(run)
+    if run.state == "done":
+        return f"test error {100 * run.rows[-1]['test_error']:.2f} %"
+    return _state_text(run)
 
 
 def _state_text(run: RunSummary) -> str:

@@ -54,7 +54,7 @@ def test_timm_has_no_vgg_for_large_images(side, theirs):
 @pytest.mark.reference
 @pytest.mark.parametrize(("shape", "equal"), [((64, 255), True), ((64, 256), False)])
 def test_the_logits_of_timms_vgg_by_the_size_of_the_image(shape, equal):
-    """Torchvision's and ours are equal at every size."""
+    """Ours and those of torchvision are equal at every size."""
     torchvision, timm = library("torchvision"), library("timm")
     import torch
 
@@ -66,7 +66,7 @@ def test_the_logits_of_timms_vgg_by_the_size_of_the_image(shape, equal):
         ("torchvision", torchvision.vgg11(num_classes=3, init_weights=False)),
         ("timm", timm.create_model("vgg11", num_classes=3)),
     ):
-        tensors = to_torch("vgg11", variables, source, num_classes=3)
+        tensors = to_torch("vgg11", variables, source)
         network.load_state_dict({name: torch.from_numpy(tensors[name]) for name in tensors})
         with torch.no_grad():
             found = network.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
