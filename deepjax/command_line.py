@@ -86,11 +86,11 @@ def parse(
         raise InputError(_one_line(messages.getvalue())) from None
 
 
-def run_command(command: Callable[[], None]) -> None:
+def run_command(command: Callable[[], None], resumes: bool = True) -> None:
     """Run a command and exit.
 
     0 done, 1 stdout was closed (as by `head`), 2 invalid input, 3 halted on non-finite values, 130
-    interrupted (Ctrl-C), 143 stopped by a signal after saving.
+    interrupted (Ctrl-C), 143 stopped by a signal after saving. resumes: it has checkpoints.
     """
     sys.unraisablehook = _unraisable_hook
     # A consequence of failed writes, which are reported in one line.
@@ -109,10 +109,8 @@ def run_command(command: Callable[[], None]) -> None:
     except Stopped as error:
         _exit(EXIT_STOPPED, error)
     except KeyboardInterrupt:
-        _exit(
-            EXIT_INTERRUPTED,
-            Stopped("interrupted; the same command resumes from the last checkpoint"),
-        )
+        hint = "; the same command resumes from the last checkpoint" if resumes else ""
+        _exit(EXIT_INTERRUPTED, Stopped(f"interrupted{hint}"))
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise

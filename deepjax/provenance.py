@@ -21,12 +21,9 @@ PACKAGES = (
 )
 
 
-_MAIN = ("deepjax", "__main__.py")
-
-
 def provenance(seconds: float, device: str) -> dict[str, str]:
     """The command to repeat a result, and the versions, hardware and wall time that it had."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}"
     return {
         "command": _command(sys.argv),
@@ -36,10 +33,18 @@ def provenance(seconds: float, device: str) -> dict[str, str]:
     }
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a clone on PYTHONPATH
+        return "(not installed)"
+
+
 def _command(arguments: Sequence[str]) -> str:
     """The command line, by the name `deepjax` where it is that command."""
     program, *rest = map(_relative, arguments)
-    is_command = Path(program).name == "deepjax" or Path(program).parts[-2:] == _MAIN
+    *packages, file = ("", *Path(program).parts)[-3:]
+    is_command = file == "deepjax" or (file == "__main__.py" and "deepjax" in packages)
     return shlex.join(["deepjax", *rest] if is_command else ["python", program, *rest])
 
 

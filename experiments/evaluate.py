@@ -6,4 +6,4 @@ from deepjax.cli.evaluate import start
 from deepjax.command_line import run_command
 
 if __name__ == "__main__":
-    run_command(lambda: start(sys.argv[1:]))
+    run_command(lambda: start(sys.argv[1:]), resumes=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepjax.cli import __main__ as cli
 from deepjax.cli.train import Options
 from deepjax.command_line import EXIT_PIPE, parse, run_command
 from deepjax.errors import InputError, NonFiniteError, Stopped
@@ -74,6 +75,25 @@ def test_exit_codes(error, code, capsys):
         run_command(fail)
     assert stop.value.code == code
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("train", "interrupted; the same command resumes from the last checkpoint\n"),
+        ("predict", "interrupted\n"),
+        ("data", "interrupted\n"),
+    ],
+)
+def test_only_a_training_that_is_interrupted_is_said_to_resume(name, line, monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["deepjax", name, "x"])
+    monkeypatch.setattr(f"deepjax.cli.{name}.start", interrupt)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(

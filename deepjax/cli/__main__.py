@@ -33,7 +33,7 @@ USAGE = "\n".join(
 
 def main() -> None:
     """The entry point `deepjax`."""
-    run_command(lambda: start(sys.argv[1:]))
+    run_command(lambda: start(sys.argv[1:]), resumes=sys.argv[1:2] == ["train"])
 
 
 def start(arguments: Sequence[str]) -> None:

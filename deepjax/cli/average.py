@@ -18,7 +18,7 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.progress import display
 from deepjax.training.custom_network import import_network
-from deepjax.training.run_directory.average import Averaged, average_checkpoints
+from deepjax.training.run_directory.average import average_checkpoints
 
 TITLE = "batch statistics"
 
@@ -61,14 +61,4 @@ def start(arguments: Sequence[str]) -> None:
             make=import_network(options.model) if options.model else None,
             report=lambda done, total: report(TITLE, done, total),
         )
-    print(_line(found))
-
-
-def _line(found: Averaged) -> str:
-    of = ", ".join(f"{path} step {step}" for path, step in found.checkpoints)
-    statistics = (
-        f"; batch statistics of {found.images:,} training images in {found.batches:,} batches"
-        if found.batches
-        else ""
-    )
-    return f"{found.path}: the mean of the {found.weights} of {of}{statistics}"
+    print(f"{found.path}: {found.describe()}")

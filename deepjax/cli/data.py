@@ -35,7 +35,7 @@ from deepjax.paths import user_path
 class _Check:
     """Check a folder of images, or a list of them: decodes every image."""
 
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """The images: a folder of classes, a CSV list, tar or Parquet files, an .npz file."""
     test_fraction: float | None = None
     """Part of each class for tests, where the data have no test split; default 0.2."""
@@ -49,7 +49,7 @@ class _Check:
 class _Convert:
     """Store images as ArrayRecord, with their splits: a data set that is read in large blocks."""
 
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """The images: a folder of classes, a CSV list, tar or Parquet files."""
     output_dir: Path
     """A new folder, which --dataset takes then."""
@@ -66,7 +66,7 @@ class _Convert:
 class _Prepare:
     """Write a data set as ArrayRecord so that training reads it without TensorFlow."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Name of the data set: fashion_mnist, cifar10, imagenette/160px-v2, imagenet2012, ..."""
     data_dir: str | None = None
     """Where to write it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""

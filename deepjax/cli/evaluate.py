@@ -56,6 +56,7 @@ from deepjax.evaluation.result_file import (
     check_result_folder,
     evaluation_spec,
     result_text,
+    set_spec,
 )
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
@@ -97,8 +98,9 @@ def main(options: Options) -> None:
         members, [protocol_for(member, options) for member in members], options.overrides.precision
     )
     out = user_path(options.output_dir or default_output_dir(members, options), "output_dir")
+    data = [set_spec(dataset.name, split) for dataset, split in tests]
     with hold(out, say_on_stderr):
-        on_primary(lambda: check_result_folder(out, about, names))
+        on_primary(lambda: check_result_folder(out, about, data))
         predict_and_write(members, tests, about, out, options, began)
 
 
@@ -123,7 +125,8 @@ def predict_and_write(
             found = compute_metrics(scores, labels, dataset)
             names = label_names(dataset, options.data_dir)
             by_class = class_errors(scores, labels, dataset, names)
-            rows.append(report_metrics(found, by_class, members, options))
+            row = report_metrics(found, by_class, members, options)
+            rows.append(set_spec(dataset.name, split) | row)
             if options.run and _is_of_training(dataset, split, members[0]):
                 agreement = functools.partial(
                     check_final_row, found, scores, labels, split, members, options
@@ -150,10 +153,11 @@ def load_members(options: Options) -> list[EvalModel]:
     """The networks to test: runs and exported folders for their classes, weights for ImageNet's."""
     of_runs = dataset_info(options.dataset) if options.dataset else None
     make = import_network(options.model) if options.model else None
+    overrides = options.overrides
+    # With runs and weights --known is of the weights.
+    of_run = dataclasses.replace(overrides, known="") if options.weights else overrides
     members = [
-        from_run(
-            path, of_runs, options.overrides, options.data_dir, options.model, make, options.ema
-        )
+        from_run(path, of_runs, of_run, options.data_dir, options.model, make, options.ema)
         for path in options.run
     ]
     trained_on = sorted({member.dataset.name for member in members})
@@ -166,7 +170,7 @@ def load_members(options: Options) -> list[EvalModel]:
     dataset = of_runs or (_default_dataset(members[0]) if members else None)
     name = options.name or options.model
     for given in options.weights:
-        members.append(from_weights(given, name, dataset, options.overrides, options.entry, make))
+        members.append(from_weights(given, name, dataset, overrides, options.entry, make))
         dataset = dataset or dataset_info(members[0].dataset.name)
     if not members:
         raise InputError(

@@ -11,7 +11,7 @@ import tyro
 from deepjax.data import Dataset, Split, load_split
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.errors import InputError, require
-from deepjax.evaluation.models import PreprocessingOverrides
+from deepjax.evaluation.models import PreprocessingOverrides, require_photographs
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Average, Protocol, resolve_protocol
 from deepjax.training.distributed.cluster import Hosts
@@ -111,10 +111,11 @@ def open_test_split(
         require_same_classes(dataset, member.dataset, member.name)
         if member.trained_on is not None:
             require_not_trained_on(dataset, member.trained_on, options.data_dir)
-    if not dataset.encoded and (options.sides or options.overrides.resize):
+    require_photographs(dataset, options.overrides)
+    if not dataset.encoded and options.sides:
         raise InputError(
-            f"--sides and --resize are for photographs; the images of {dataset.name} are resized "
-            "to the crop directly"
+            f"--sides is for photographs; the images of {dataset.name} are resized to the crop "
+            "directly"
         )
     if not dataset.encoded and options.protocol != "1-crop":
         raise InputError(

@@ -54,7 +54,10 @@ def evaluate_table(options: Options) -> None:
             "patterns and an --output-dir of its own"
         )
     candidates = find_candidates(options.models, options.weights_dir)
-    runs = [Path(each.source) for each in candidates if each.is_run]
+    readable = [each for each in candidates if not each.error]
+    if not readable:
+        raise InputError(candidates[0].error)
+    runs = [Path(each.source) for each in readable if each.is_run]
     networks = [trained_on(path, read_config(path)) for path in runs]
     default = networks[0].dataset.name if networks else "imagenet2012"
     dataset = choose_tested_data(options.dataset or default, networks)
@@ -86,13 +89,15 @@ def _complete(
     began, labels = time.monotonic(), read_labels(split)
     rows = {row.key: row for row in open_table(out, about)}
     todo = [each for each in candidates if each.key not in rows or rows[each.key].error]
+    if rows:  # an earlier start may have been killed between the files
+        write_table(out, about, list(rows.values()), provenance(0.0, _hardware()))
     print(f"{len(candidates)} networks on {dataset.name}; {len(candidates) - len(todo)} are done")
     for number, candidate in enumerate(todo, 1):
         title = f"{number} of {len(todo)}: {candidate.model}"
         row = _evaluated(candidate, title, dataset, split, labels, options)
-        # A file that could not be read, and was replaced, has another revision now.
-        same = candidate.key[:2]
-        rows = {key: old for key, old in rows.items() if not (old.error and key[:2] == same)}
+        # What could not be read, and was replaced, has another revision now.
+        source = candidate.source
+        rows = {key: old for key, old in rows.items() if not (old.error and old.weights == source)}
         rows[candidate.key] = row
         seconds = time.monotonic() - began
         write_table(out, about, list(rows.values()), provenance(seconds, _hardware()))
@@ -110,6 +115,8 @@ def _evaluated(
     options: Options,
 ) -> TableRow:
     """The row of a network; with its error where it fails, of whatever kind that is."""
+    if candidate.error:
+        return TableRow(*candidate.key, error=candidate.error)
     try:
         member = _load(candidate, dataset, options)
         return _measured(candidate, member, title, dataset, split, labels, options)

@@ -3,6 +3,7 @@
 deepjax export runs/photos --output-dir exported
 deepjax export runs/photos --output-dir exported --format safetensors stablehlo
 deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
+deepjax export vgg16 --weights vgg16.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
 """
 
 import dataclasses
@@ -19,14 +20,21 @@ from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.evaluation.agreement import final_row
 from deepjax.evaluation.export.folder import Format, Origin, check_new_folder, export_network
 from deepjax.evaluation.export.metadata import read_metadata
-from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.models import (
+    PreprocessingOverrides,
+    from_run,
+    from_weights,
+    require_photographs,
+)
 from deepjax.evaluation.predict import EvalModel
 from deepjax.models import list_models
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import run_directory, user_path
-from deepjax.training.config import TrainConfig, options_of
+from deepjax.progress import say_on_stderr
 from deepjax.training.custom_network import import_network
 from deepjax.training.network import network_fields
+from deepjax.training.run_directory.average import read_average
+from deepjax.training.run_directory.command import changed_options
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.transfer.described import is_run
 
@@ -45,6 +53,9 @@ class Options:
     weights: str = ""
     """A file, a folder or a repository of weights for ImageNet's classes; or a folder of `deepjax
     export`."""
+    entry: str | None = None
+    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
+    overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     format: tuple[Format, ...] = ("safetensors",)
     """Forms of the network: weights as safetensors, and a StableHLO program for CPU, GPU and TPU,
     which needs the extra `export`."""
@@ -59,6 +70,8 @@ class Options:
         require(bool(self.format), "format", self.format, "safetensors, stablehlo or both")
         valid = bool(self.license) and self.license.isprintable()
         require(valid, "license", self.license, "text of one line, such as apache-2.0")
+        without = "a prefix only with --weights"
+        require(self.entry is None or bool(self.weights), "entry", self.entry, without)
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -67,6 +80,9 @@ def start(arguments: Sequence[str]) -> None:
     out = user_path(options.output_dir, "output_dir")
     check_new_folder(out)
     member, origin = open_source(options)
+    require_photographs(member.dataset, options.overrides)
+    if member.assumed:
+        say_on_stderr(f"{member.source}: {member.assumed}")
     labels = tuple(label_names(member.dataset))
     member = dataclasses.replace(
         member, dataset=dataclasses.replace(member.dataset, label_names=labels)
@@ -79,31 +95,34 @@ def start(arguments: Sequence[str]) -> None:
 
 def open_source(options: Options) -> tuple[EvalModel, Origin]:
     """The network of a run or of weights, and where it is from."""
-    overrides, name = PreprocessingOverrides(), options.source
+    overrides, name = options.overrides, options.source
     make = import_network(options.model) if options.model else None
     if options.weights:
-        member = from_weights(options.weights, name, None, overrides, make=make)
-        return member, _origin_of_weights(options, member)
-    if not is_run(name):
-        _refuse(name)
-    path = run_directory(name, "source")
-    config = read_config(path)
-    member = from_run(path, None, overrides, None, options.model, make)
-    averages = f", averages of --ema-decay {config.ema_decay}" if config.ema_decay else ""
-    member = dataclasses.replace(member, source=f"run {name}, step {member.step:,}{averages}")
-    recipe, metrics = changed_options(config), _measured(path, member.step)
-    return member, Origin(network_fields(config), recipe, metrics, options.license)
+        member = from_weights(options.weights, name, None, overrides, options.entry, make)
+        origin = _origin_of_weights(options, member)
+    else:
+        if not is_run(name):
+            _refuse(name)
+        path = run_directory(name, "source")
+        config, average = read_config(path), _average(path)
+        member = from_run(path, None, overrides, None, options.model, make)
+        averages = f", averages of --ema-decay {config.ema_decay}" if config.ema_decay else ""
+        source = f"{name}, {average}" if average else f"run {name}, step {member.step:,}{averages}"
+        member = dataclasses.replace(member, source=source)
+        recipe, metrics = changed_options(config), _measured(path, member.step)
+        origin = Origin(network_fields(config), recipe, metrics, options.license, average)
+    if overrides != PreprocessingOverrides(known=overrides.known):
+        origin = dataclasses.replace(origin, metrics={})  # which are those of other images
+    return member, origin
 
 
-def changed_options(config: TrainConfig) -> dict[str, Any]:
-    """The options of a run that are not the defaults, with its network and data set."""
-    usual = options_of(TrainConfig(config.model))
-    always = ("model", "dataset")
-    return {
-        name: value
-        for name, value in options_of(config).items()
-        if name in always or value != usual[name]
-    }
+def _average(path: Path) -> str:
+    """Of an average of checkpoints: which they are, by the names of the runs; else ""."""
+    averaged = read_average(path)
+    if averaged is None:
+        return ""
+    named = tuple((Path(run).name, step) for run, step in averaged.checkpoints)
+    return dataclasses.replace(averaged, checkpoints=named).describe()
 
 
 def _refuse(source: str) -> None:
@@ -133,8 +152,8 @@ def _origin_of_weights(options: Options, member: EvalModel) -> Origin:
     about = read_metadata(user_path(options.weights, "weights"))
     if about is not None:
         licence = about.licence if options.license == "unknown" else options.license
-        return Origin(about.fields, about.recipe, about.metrics, licence)
-    known = re.sub("^hf[-_]hub:", "", options.weights)
+        return Origin(about.fields, about.recipe, about.metrics, licence, about.average)
+    known = options.overrides.known or re.sub("^hf[-_]hub:", "", options.weights)
     row = PUBLIC_WEIGHTS.get(member.name, {}).get(known)
     stated = {} if row is None else {"stated_top1": row.top1, "stated_top5": row.top5}
     return Origin({"num_classes": member.dataset.num_classes}, {}, stated, options.license)

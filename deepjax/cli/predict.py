@@ -4,10 +4,12 @@ deepjax predict photos/new --run runs/photos
 deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
 deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
 deepjax predict photos --weights exported
+deepjax predict cat.jpg --name googlenet_tv --weights g.pth --known 'torchvision IMAGENET1K_V1'
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -22,16 +24,22 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
-from deepjax.evaluation.models import PreprocessingOverrides, from_run, from_weights
+from deepjax.evaluation.models import (
+    PreprocessingOverrides,
+    from_run,
+    from_weights,
+    require_photographs,
+)
 from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.unlabelled import find_images, open_images
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
+from deepjax.progress import display, say_on_stderr
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 
-FORMATS = (".csv", ".json")
+FORMATS, TITLE = (".csv", ".json"), "classifying"
 Prediction = dict[str, Any]
 
 
@@ -40,7 +48,7 @@ class Options:
     """Classify images by a run or by weights."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Files, and folders of JPEG and PNG files."""
+    """Files, and folders of JPEG and PNG files; hidden ones in folders are ignored."""
     run: Path | None = None
     """Run directory of `deepjax train`: its newest checkpoint."""
     ema: bool = True
@@ -51,8 +59,11 @@ class Options:
     weights: str = ""
     """A file, a folder or a repository of weights for ImageNet's classes; or a folder of `deepjax
     export`, with its classes."""
+    entry: str | None = None
+    """Which network of a file that holds several, by the prefix of its tensors, e.g. model_ema."""
     model: str = ""
     """package.module:Class of the network, where it is your own."""
+    overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     top: int = 5
     """Classes shown for each image."""
     output: Path | None = None
@@ -65,8 +76,10 @@ class Options:
         one = (self.run is None) == bool(self.weights)
         require(one, "run", self.run, "a run directory, or --name and --weights")
         require(self.ema or self.run is not None, "ema", self.ema, "--no-ema only for a run")
-        suffix = "" if self.output is None else self.output.suffix.lower()
-        require(suffix in ("", *FORMATS), "output", str(self.output), "a file .csv or .json")
+        without = "a prefix only with --weights"
+        require(self.entry is None or bool(self.weights), "entry", self.entry, without)
+        writable = self.output is None or self.output.suffix.lower() in FORMATS
+        require(writable, "output", str(self.output), "a file .csv or .json")
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -75,8 +88,12 @@ def start(arguments: Sequence[str]) -> None:
     output = options.output and user_path(options.output, "output")
     if output is not None and output.exists():
         raise InputError(f"output is {output}, which exists; choose another, or remove it")
+    paths = find_images(options.images)
     enable_compilation_cache()
-    found = classify(load_member(options), find_images(options.images), options)
+    member = load_member(options)
+    if member.assumed:
+        say_on_stderr(f"{member.source}: {member.assumed}")
+    found = classify(member, paths, options)
     for each in found:
         print(_line(each))
     if output is not None:
@@ -86,20 +103,26 @@ def start(arguments: Sequence[str]) -> None:
 
 def load_member(options: Options) -> EvalModel:
     """The network with its preprocessing."""
-    overrides = PreprocessingOverrides()
+    overrides = options.overrides
     make = import_network(options.model) if options.model else None
     if options.run is None:
         name = options.name or options.model
-        return from_weights(options.weights, name, None, overrides, make=make)
-    path = run_directory(options.run, "run")
-    return from_run(path, None, overrides, None, options.model, make, options.ema)
+        member = from_weights(options.weights, name, None, overrides, options.entry, make)
+    else:
+        path = run_directory(options.run, "run")
+        member = from_run(path, None, overrides, None, options.model, make, options.ema)
+    require_photographs(member.dataset, overrides)
+    return member
 
 
 def classify(member: EvalModel, paths: Sequence[str], options: Options) -> list[Prediction]:
     """By image, in the given order: {"image", "classes": [{"label", "probability"}]} or "error"."""
     images = open_images(paths, member.dataset)
     protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
-    scores = predict(member, images.split, protocol, Partitioner(make_mesh()), options.batch_size)
+    where = Partitioner(make_mesh())
+    with display(TITLE, {TITLE: len(images.paths)}, "image") as report:
+        shown = functools.partial(report, TITLE)
+        scores = predict(member, images.split, protocol, where, options.batch_size, shown)
     names, rows = label_names(member.dataset), dict(zip(images.paths, scores, strict=True))
     return [
         {"image": path, "classes": _best(rows[path], names, options.top)}

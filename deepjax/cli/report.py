@@ -20,7 +20,7 @@ from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
-from deepjax.evaluation.report.page import TestResult, write_run_report
+from deepjax.evaluation.report.page import RunPredictions, write_run_report
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training.custom_network import import_network
@@ -33,7 +33,7 @@ from deepjax.training.run_directory.tested_data import require_not_trained_on
 class Options:
     """Write report.html of a training run into its directory."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
     predict: bool = True
     """Classify the test images, for errors by class and the worst images; --no-predict: only what
@@ -56,7 +56,7 @@ def start(arguments: Sequence[str]) -> None:
     print(f"report in {write_run_report(run, result)}")
 
 
-def classify_test_images(run: RunSummary, options: Options) -> TestResult:
+def classify_test_images(run: RunSummary, options: Options) -> RunPredictions:
     """The predictions of the newest checkpoint for the test images, with progress."""
     enable_compilation_cache()
     make = import_network(options.model) if options.model else None
@@ -72,4 +72,4 @@ def classify_test_images(run: RunSummary, options: Options) -> TestResult:
             member, split, protocol, Partitioner(make_mesh()), options.batch_size,
             lambda done, total: report(title, done, total),
         )  # fmt: skip
-    return TestResult(member, protocol, split, scores)
+    return RunPredictions(member, protocol, split, scores)

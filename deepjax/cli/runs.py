@@ -13,33 +13,35 @@ RUN is the --output-dir folder of a training run. `list`, `show` and `compare` t
 
 import dataclasses
 import json
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from deepjax.cli.runs_compare import compare
 from deepjax.cli.runs_watch import watch
 from deepjax.command_line import parse
-from deepjax.errors import InputError, describe_error, unknown_name_error
+from deepjax.errors import InputError, unknown_name_error
 from deepjax.paths import run_directory, user_path
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
-from deepjax.training.run_directory.command import changed_options
+from deepjax.training.run_directory.average import read_average
+from deepjax.training.run_directory.command import changed_flags, changed_options
 from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
 
 EPOCHS_SHOWN = 5  # last epochs that `show` prints
+HEAD = ("run", "network", "data set", "state", "steps", "train error", "test error", "last row")
+NUMBERS = ("steps", "train error", "test error")
 
 
 @dataclasses.dataclass(frozen=True)
 class _List:
     """List the runs below a folder: how far they are, and their errors."""
 
-    folder: Annotated[Path, tyro.conf.Positional] = Path("runs")
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs")
     """Folder that holds run directories, at any depth."""
     json: bool = False
     """Print JSON."""
@@ -49,7 +51,7 @@ class _List:
 class _Show:
     """Show one run: its options, its last epochs and its checkpoints."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
     json: bool = False
     """Print JSON."""
@@ -59,7 +61,7 @@ class _Show:
 class _One:
     """Verify the checkpoints of a run, or print the digest of the newest."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
 
 
@@ -67,9 +69,9 @@ class _One:
 class _Two:
     """Print the differences between the newest checkpoints of two runs."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
-    other: Annotated[Path, tyro.conf.Positional]
+    other: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")]
     """Another one."""
 
 
@@ -77,54 +79,50 @@ def _list(arguments: Sequence[str]) -> None:
     """Print a line for each run; raises InputError where there is none."""
     options = parse(_List, arguments)
     folder = user_path(options.folder, "folder")
-    paths = require_runs(folder)
+    found = [_facts_or_error(path) for path in require_runs(folder)]
     if options.json:
-        print(json.dumps([_facts_or_error(path) for path in paths], indent=1))
+        print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for head in ("network", "data set", "state"):
-        table.add_column(head)
-    for head in ("steps", "train error", "test error", "last row"):
-        table.add_column(head, justify="right")
-    for path in paths:
-        found = _facts_or_error(path)
-        name = str(path.relative_to(folder)) if path != folder else str(path)
-        if "error" in found:
-            table.add_row(name, "", "", found["error"])
-            continue
-        steps = f"{found['step']:,} / {found['total_steps']:,}"
-        errors = [_percent(found[entry]) for entry in ("train_error", "test_error")]
-        table.add_row(
-            name, found["model"], found["dataset"], found["state"], steps, *errors, found["updated"]
-        )
-    Console(highlight=False, markup=False).print(table)
+    rows = [HEAD, *(_cells(each, folder) for each in found if "error" not in each)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if head in NUMBERS else cell.ljust(width)
+            for cell, width, head in zip(row, widths, HEAD, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+    for each in found:
+        if "error" in each:
+            print(f"{each['run']} cannot be read: {each['error']}")
 
 
 def _show(arguments: Sequence[str]) -> None:
     """Print one run."""
     options = parse(_Show, arguments)
     path = run_directory(options.run, "run")
-    run = summarize_run(path)
-    changed = changed_options(run.config)
+    run, average = summarize_run(path), read_average(path)
     if options.json:
-        found = _facts(run) | {"options": changed, "epochs": run.epochs}
-        print(json.dumps(found | {"checkpoints": steps_of(path / "checkpoints")}, indent=1))
+        found = _facts(run) | {"options": changed_options(run.config), "epochs": run.epochs}
+        found |= {"checkpoints": steps_of(path / "checkpoints")}
+        print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    print(f"{path}: {run.state}, step {run.step:,} of {run.total_steps:,}")
-    print("options that are not defaults:")
-    for name, value in changed.items():
-        print(f"  --{name.replace('_', '-'):22} {_text(value)}")
+    if average is None:
+        print(f"{path}: {run.state}, step {run.step:,} of {run.total_steps:,}")
+    else:
+        print(f"{path}: {average.describe()}")
+    print("options that are not defaults:" if average is None else "options of the first run:")
+    for flag in changed_flags(run.config):
+        print(f"  {shlex.join(flag)}")
     for row in run.epochs[-EPOCHS_SHOWN:]:
         print(
             f"epoch {row['epoch']:<7g} running error {_percent(row['running_error'])}, "
-            f"test error {_percent(row.get('test_error'))}, rate {row['learning_rate']:.3g}"
+            f"test error {_percent(row.get('test_error'))}, learning rate "
+            f"{row['learning_rate']:.3g}"
         )
     if run.state == "done":
         train, test = _percent(run.last("train_error")), _percent(run.last("test_error"))
         print(f"at the end    train error {train}, test error {test}")
-    for line in _checkpoints(path)[0]:
-        print(line)
+    print("\n".join(_checkpoints(path)[0]) or "no checkpoint yet")
 
 
 def _verify(arguments: Sequence[str]) -> None:
@@ -159,7 +157,22 @@ def _facts_or_error(path: Path) -> dict[str, Any]:
     try:
         return _facts(summarize_run(path))
     except InputError as error:
-        return {"run": str(path), "error": describe_error(error)}
+        return {"run": str(path), "error": str(error)}
+
+
+def _cells(found: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """The row of a run in the order of `HEAD`."""
+    path = Path(found["run"])
+    return (
+        str(path.relative_to(folder)) if path != folder else path.name,
+        found["model"],
+        found["dataset"],
+        found["state"],
+        f"{found['step']:,} / {found['total_steps']:,}",
+        _percent(found["train_error"]),
+        _percent(found["test_error"]),
+        found["updated"],
+    )
 
 
 def _facts(run: RunSummary) -> dict[str, Any]:
@@ -205,10 +218,6 @@ def _described(folder: Path) -> str:
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 ACTIONS = {

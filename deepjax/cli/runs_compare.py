@@ -13,6 +13,7 @@ from deepjax.analysis.plots import COLORS, Curve, error_curves, save
 from deepjax.command_line import parse
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
+from deepjax.progress import say_on_stderr
 from deepjax.study.stats.intervals import LEVEL, mean_interval
 from deepjax.training.config import options_of
 from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
@@ -24,8 +25,9 @@ Group = list[RunSummary]
 class Options:
     """Compare runs; those that differ in nothing but the seed form one group."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, or folders with runs below them."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run directories, or folders with runs below them; averages of checkpoints are not compared.
+    """
     figure: Path | None = None
     """New PNG file for the curves: mean over the seeds of a group, and the band between the
     extremes."""
@@ -37,13 +39,20 @@ def compare(arguments: Sequence[str]) -> None:
     """Print the groups with their errors and differences; write the curves if asked for."""
     options = parse(Options, arguments)
     paths = [path for given in options.runs for path in require_runs(user_path(given, "runs"))]
-    runs = [summarize_run(path) for path in dict.fromkeys(paths)]
-    require(len(runs) > 1, "runs", ", ".join(map(str, paths)), "two runs or more")
+    found = [summarize_run(path) for path in dict.fromkeys(paths)]
+    runs = [run for run in found if run.state != "average"]
+    require(
+        len(runs) > 1,
+        "runs",
+        ", ".join(map(str, paths)),
+        "two training runs or more, without averages",
+    )
     groups = group_by_options(runs)
     rows = [_row(label, group) for label, group in groups.items()]
     differences = paired_differences(groups)
     if options.figure:
-        _write_curves(groups, user_path(options.figure, "figure"))
+        path = _write_curves(groups, user_path(options.figure, "figure"))
+        say_on_stderr(f"curves in {path}")
     if options.json:
         print(json.dumps({"groups": rows, "differences": differences}, indent=1))
         return
@@ -58,10 +67,10 @@ def compare(arguments: Sequence[str]) -> None:
 
 
 def group_by_options(runs: Sequence[RunSummary]) -> dict[str, Group]:
-    """Runs by the options in which they differ, such as "model=vgg11, epochs=5".
+    """Runs by the options in which they differ, such as "model=vgg11, epochs=5", without the seed.
 
-    The seed does not count, unless runs differ in nothing else. Two runs of the same seed in a
-    group are refused with InputError: no interval over seeds can count both.
+    Two runs of the same seed in a group are refused with InputError: no interval over seeds can
+    count both.
     """
     options = [options_of(run.config) | {"seed": 0} for run in runs]
     names = [name for name in options[0] if len({str(each[name]) for each in options}) > 1]
@@ -135,9 +144,9 @@ def _of(row: Mapping[str, Any], entry: str) -> str:
     return f"{row[entry]:.2f} %" + (f" (standard deviation {std:.2f})" if std is not None else "")
 
 
-def _write_curves(groups: Mapping[str, Group], path: Path) -> None:
-    if path.exists():
-        raise InputError(f"{path} exists; choose another --figure")
+def _write_curves(groups: Mapping[str, Group], path: Path) -> Path:
+    require(path.suffix.lower() == ".png", "figure", str(path), "a file .png")
+    require(not path.exists(), "figure", str(path), "a new file")
     curves = []
     for i, (label, group) in enumerate(groups.items()):
         color = COLORS[i % len(COLORS)]
@@ -146,8 +155,14 @@ def _write_curves(groups: Mapping[str, Group], path: Path) -> None:
         if not common:
             raise InputError(f"{group[0].path} or a run of its group has no epoch yet")
         x = [row["epoch"] for row in rows[0][:common]]
-        for name, entry, line in (("train", "running_error", "--"), ("test", "test_error", "-")):
+        # A label that begins with "_" is not in the legend.
+        for name, entry, line in ((f"_{label}", "running_error", "--"), (label, "test_error", "-")):
             y = [[100 * row[entry] for row in each[:common]] for each in rows]
-            curves.append(Curve(f"{label}, {name}", x, y, color, line))
-    save(error_curves([("Training error (dashed) and test error", curves)], "epoch"), path)
-    print(f"curves in {path}")
+            curves.append(Curve(name, x, y, color, line))
+    title = "Test error, training error dashed; range over seeds"
+    try:
+        return save(error_curves([(title, curves)], "epoch"), path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; choose another --figure"
+        ) from error

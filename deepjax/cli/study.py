@@ -3,7 +3,8 @@
     deepjax study list                              # names, questions, presets
     deepjax study run degradation                   # a preset of minutes, without verdicts
     deepjax study run degradation --preset small    # judged
-    deepjax study run all                           # `make studies`
+    deepjax study run lecture                       # all of the lecture, judged; also beyond, all
+    deepjax study run degradation --help            # the options of a study
 
 They are the scripts of experiments/, which are not part of the installed package.
 """
@@ -11,13 +12,13 @@ They are the scripts of experiments/, which are not part of the installed packag
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deepjax
 from deepjax.errors import InputError, unknown_name_error
 
-SCRIPTS, ALL = "experiments", "run_studies"
+SEVERAL = "run_studies.py"  # the script of several studies
 
 
 def scripts_folder() -> Path:
@@ -26,40 +27,46 @@ def scripts_folder() -> Path:
     Raises InputError where there is none.
     """
     for root in (Path.cwd(), Path(deepjax.__file__).parents[1]):
-        if (root / SCRIPTS / f"{ALL}.py").exists():
-            return root / SCRIPTS
+        if (root / "experiments" / SEVERAL).exists():
+            return root / "experiments"
     raise InputError(
         "there are no studies here: they are scripts of the repository, not of the installed "
         "package; clone it, and start this in its folder"
     )
 
 
-def study_names(folder: Path) -> tuple[str, ...]:
-    """The names of the studies, those of the lecture first."""
+def study_sets(folder: Path) -> Mapping[str, Sequence[str]]:
+    """The names of the studies by set; "all" has those of the lecture first."""
     sys.path.insert(0, str(folder.parent))
-    return importlib.import_module(f"{SCRIPTS}.{ALL}").SETS["all"]
+    return importlib.import_module("experiments.run_studies").SETS
 
 
 def _list(arguments: Sequence[str]) -> None:
     """Print the name, the question and the presets of each study."""
     if arguments:
         raise InputError(f"list takes no option, given {' '.join(arguments)}")
-    names = study_names(scripts_folder())
+    names = study_sets(scripts_folder())["all"]
     width = max(map(len, names))
     for name in names:
-        study = importlib.import_module(f"{SCRIPTS}.{name}").STUDY
+        study = importlib.import_module(f"experiments.{name}").STUDY
         print(f"{name:{width}}  {study.title}  [{', '.join(study.presets)}]")
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Replace this process by the script of a study, or of all."""
-    name, *rest = arguments or [""]
+    """Replace this process by the script of a study, or of several."""
+    name, *rest = arguments or ["--help"]
+    if name in ("--help", "-h"):
+        print(__doc__)
+        return
     folder = scripts_folder()
-    names = {"all": ALL} | {each: each for each in study_names(folder)}
+    sets = study_sets(folder)
+    names = (*sets, *sets["all"])
     if name not in names:
-        raise unknown_name_error("study", name, list(names), listed_by="deepjax study list")
-    script = str(folder / f"{names[name]}.py")
-    os.execv(sys.executable, [sys.executable, script, *rest])  # noqa: S606  # no shell
+        raise unknown_name_error("study", name, names, listed_by="deepjax study list")
+    script = [str(folder / SEVERAL), "--studies", name]
+    if name not in sets:
+        script = [str(folder / f"{name}.py")]
+    os.execv(sys.executable, [sys.executable, *script, *rest])  # noqa: S606  # no shell
 
 
 ACTIONS = {"list": _list, "run": _run}

@@ -3,16 +3,17 @@
 import dataclasses
 import fnmatch
 import glob
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, describe_error
+from deepjax.io import sha256_of
 from deepjax.models import list_models
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import user_path
 from deepjax.training.checkpoint.inspect import steps_of
+from deepjax.training.checkpoint.manifest import NAME as MANIFEST
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.transfer.described import is_run
 
@@ -28,8 +29,11 @@ class Candidate:
     model: str
     source: str
     revision: str = ""
-    """The step of a run, the start of a file's sha256; "" for a repository."""
+    """The step of a run and the start of the sha256 of its checkpoint's manifest; of a file that of
+    its sha256; "" for a repository."""
     is_run: bool = False
+    error: str = ""
+    """Why a run cannot be read, in one line; `model` is the name of its folder then."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -55,7 +59,10 @@ def find_candidates(patterns: Sequence[str], folder: Path | None = None) -> list
             what = "public weights (`deepjax models NAME`), or run directories with a checkpoint"
         else:
             some = _most_accurate(pattern)
-            what = "names of networks with public weights (`deepjax models`), or give --weights-dir"
+            what = (
+                "names of networks with public weights that can be downloaded (`deepjax models "
+                "NAME`), or give --weights-dir"
+            )
         if not some:
             raise InputError(f"models has {pattern!r}, which matches nothing; allowed: {what}")
         found += some
@@ -74,8 +81,7 @@ def _in_folder(pattern: str, folder: Path) -> list[Candidate]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:DIGITS_OF_SHA256]}"
+    return f"sha256 {sha256_of(path)[:DIGITS_OF_SHA256]}"
 
 
 def _public(pattern: str) -> list[Candidate]:
@@ -88,19 +94,27 @@ def _public(pattern: str) -> list[Candidate]:
 
 
 def _most_accurate(pattern: str) -> list[Candidate]:
-    """Of weights that only torchvision has none can be downloaded: they come last."""
-    known = [(name, rows) for name in _names(pattern) if (rows := PUBLIC_WEIGHTS.get(name))]
-    return [
-        Candidate(name, max(rows, key=lambda of, rows=rows: ("/" in of, rows[of].top1)))
-        for name, rows in known
-    ]
+    """Of the weights in a repository; those that only torchvision has cannot be downloaded."""
+    top1 = {
+        name: {source: row.top1 for source, row in rows.items() if "/" in source}
+        for name, rows in PUBLIC_WEIGHTS.items()
+    }
+    names = [name for name in _names(pattern) if top1.get(name)]
+    return [Candidate(name, max(top1[name], key=top1[name].__getitem__)) for name in names]
 
 
 def _runs(pattern: str) -> list[Candidate]:
     paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern))) if is_run(path)]
     steps = [(path, steps_of(path / "checkpoints")) for path in paths]
-    return [
-        Candidate(read_config(path).model, str(path), f"step {kept[-1]}", is_run=True)
-        for path, kept in steps
-        if kept
-    ]
+    return [_run(path, kept[-1]) for path, kept in steps if kept]
+
+
+def _run(path: Path, step: int) -> Candidate:
+    try:
+        model = read_config(path).model
+        sha256 = _sha256(path / "checkpoints" / str(step) / MANIFEST)
+    except InputError as error:
+        return Candidate(path.name, str(path), is_run=True, error=" ".join(str(error).split()))
+    except OSError as error:
+        return Candidate(path.name, str(path), is_run=True, error=describe_error(error))
+    return Candidate(model, str(path), f"step {step}, {sha256}", is_run=True)

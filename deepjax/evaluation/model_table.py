@@ -31,7 +31,7 @@ class TableRow:
     model: str
     weights: str
     revision: str
-    """The step of a run, the start of a file's sha256; "" for a repository."""
+    """As that of `Candidate`."""
     error: str = ""
     """Why there is no result, in one line."""
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)

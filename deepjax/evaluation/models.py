@@ -27,6 +27,7 @@ from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import require_same_classes
 from deepjax.training.run_directory.run_dir import open_run
 from deepjax.training.run_directory.tested_data import TrainedOn
+from deepjax.training.transfer.frozen_batch_norm import FrozenBatchNorm
 
 Normalize = Literal["expected", "dataset", "half"]
 HALF = (127.5,)  # for every channel
@@ -45,7 +46,8 @@ class PreprocessingOverrides:
     interpolation: Literal["expected", "bilinear", "bicubic"] = "expected"
     """Interpolation of the resizing; by default as the weights expect."""
     normalize: Normalize = "expected"
-    """Mean and std: the data set's, or 0.5 and 0.5; by default as the weights expect."""
+    """Mean and std: those of the data set that is tested, or 0.5 and 0.5; by default as the weights
+    or the run expect."""
     known: str = ""
     """Which public weights a file holds, for their preprocessing: 'torchvision IMAGENET1K_V2'."""
     precision: Literal["expected", "float32", "bfloat16"] = "expected"
@@ -58,6 +60,16 @@ class PreprocessingOverrides:
             "resize",
             self.resize,
             "0 (as expected), or the crop or more",
+        )
+
+
+def require_photographs(dataset: Dataset, overrides: PreprocessingOverrides) -> None:
+    """Raise InputError for options of photographs where the images are arrays."""
+    given = overrides.resize or overrides.interpolation != "expected"
+    if given and not dataset.encoded:
+        raise InputError(
+            f"--resize and --interpolation are for photographs; the images of {dataset.name} are "
+            "resized to the crop directly"
         )
 
 
@@ -87,11 +99,13 @@ def from_weights(
     ImageNet. A folder of `deepjax export` knows its network, data set and preprocessing; `make`:
     the maker of its network where that is not in the registry. entry: which network of a file that
     holds several, such as "model_ema". Raises InputError for an unknown network, for weights of
-    another network or number of classes, and for unknown `known` weights.
+    another network or number of classes, for unknown `known` weights, and for `known` or `entry`
+    with an exported folder.
     """
     named = None if user_path(given, "weights").exists() else re.fullmatch(r"(\w+)=(.+)", given)
     name, source = named.groups() if named else (name, given)
     if (about := read_metadata(user_path(source, "weights"))) is not None:
+        require(entry is None, "entry", entry, f"none for {source}, which holds one network")
         return _from_exported(about, name, source, dataset, overrides, make)
     dataset = dataset or dataset_info("imagenet2012")
     require(bool(name), "weights", given, "a source after the NAME of a network, or NAME=SOURCE")
@@ -105,6 +119,7 @@ def from_weights(
         source=_describe_source(source, overrides.known, entry),
         model=create_model(name, dtype=jnp.dtype(precision), **fields),
         variables=_load(name, source, dataset, entry, fields),
+        precision=precision,
         **vars(preprocessing),
     )
 
@@ -119,6 +134,7 @@ def _from_exported(
 ) -> EvalModel:
     """The network of a folder that `deepjax export` wrote."""
     require(name in ("", about.network), "name", name, f"{about.network}, of {source}")
+    _refuse_known(overrides, source)
     require_same_classes(tested or about.dataset, about.dataset, source)
     if is_custom(about.network) and make is None:
         raise InputError(
@@ -140,7 +156,7 @@ def _from_exported(
         source=f"{source}, of {about.source}",
         model=make_network(make, {"dtype": jnp.dtype(precision)} | fields),
         variables=variables,
-        dataset=_normalized(about.dataset, overrides.normalize, half=False),
+        dataset=_normalized(about.dataset, tested, overrides.normalize),
         crop=crop,
         resize=overrides.resize or round(about.shorter_side * crop / about.crop),
         stored=None if overrides.crop else about.resized,
@@ -149,6 +165,7 @@ def _from_exported(
         else overrides.interpolation,
         assumed=about.assumed,
         trained_on=TrainedOn(source, about.dataset, about.fingerprint),
+        precision=precision,
     )
 
 
@@ -171,7 +188,7 @@ def preprocessing_for(
         resize, assumed = _shorter_side(weights, row, crop, input_size, overrides)
     expected = row.interpolation if row else "bilinear"
     return Preprocessing(
-        dataset=_normalized(dataset, overrides.normalize, half=row is not None and row.half),
+        dataset=_normalized(dataset, dataset, overrides.normalize, row is not None and row.half),
         crop=crop,
         resize=resize if dataset.encoded else 0,
         interpolation=expected
@@ -214,9 +231,11 @@ def from_run(
     dataset: the test set, by default that of the training. network, make: name and maker of a
     network that is not in the registry, which has to be that of the run. ema: the averages of a run
     with --ema-decay, not the parameters of its last step. Raises InputError for a folder that is no
-    run directory, and for a data set of other classes than those of the training.
+    run directory, for a data set of other classes than those of the training, and for
+    `overrides.known`.
     """
     path = run_directory(path, "run")
+    _refuse_known(overrides, str(path))
     config = read_config(path)
     require(network in ("", config.model), "model", network, f"{config.model}, of {path}")
     keeps_averages = config.ema_decay > 0
@@ -224,10 +243,8 @@ def from_run(
     run = open_run(path, averaged=averaged, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
     require_same_classes(tested, run.dataset, str(path))
-    config_at_precision = dataclasses.replace(
-        config,
-        precision=config.precision if overrides.precision == "expected" else overrides.precision,
-    )
+    precision = config.precision if overrides.precision == "expected" else overrides.precision
+    model = model_from(dataclasses.replace(config, precision=precision), make)
     height, width, _ = config.eval_shape
     square = overrides.crop or not tested.encoded or height == width
     require(
@@ -241,9 +258,10 @@ def from_run(
         name=config.model,
         source=f"{path}, step {run.step}"
         + (", averages" if averaged else ", not the averages" if keeps_averages else ""),
-        model=model_from(config_at_precision, make),
+        # Frozen batch norms differ in training alone.
+        model=model.unfrozen if isinstance(model, FrozenBatchNorm) else model,
         variables=run.variables,
-        dataset=_normalized(run.dataset, overrides.normalize, half=False),
+        dataset=_normalized(run.dataset, dataset, overrides.normalize),
         crop=crop,
         resize=overrides.resize or round(crop / config.data.eval_crop),
         stored=_stored(tested, config.eval_shape, overrides),
@@ -253,6 +271,7 @@ def from_run(
         interpolation="bilinear"
         if overrides.interpolation == "expected"
         else overrides.interpolation,
+        precision=precision,
     )
 
 
@@ -282,6 +301,11 @@ def _shorter_side(
     )
 
 
+def _refuse_known(overrides: PreprocessingOverrides, source: str) -> None:
+    """Raise InputError for `known` with a source that states its preprocessing."""
+    require(not overrides.known, "known", overrides.known, f"'' for {source}, which states its own")
+
+
 def _check_known(name: str, known: str, rows: Mapping[str, PublicWeights]) -> None:
     if not rows:
         raise InputError(
@@ -309,7 +333,17 @@ def _assumptions(crop: int, dataset: Dataset, overrides: PreprocessingOverrides)
     )
 
 
-def _normalized(dataset: Dataset, normalize: Normalize, half: bool) -> Dataset:
+def _normalized(
+    dataset: Dataset, tested: Dataset | None, normalize: Normalize, half: bool = False
+) -> Dataset:
+    """The data set of a network, with the mean and std that are chosen.
+
+    tested: the test set, by default that data set as the catalogue has it. half: the weights expect
+    0.5 and 0.5.
+    """
     if normalize == "half" or (normalize == "expected" and half):
         return dataclasses.replace(dataset, mean=HALF, std=HALF)
+    if normalize == "dataset":
+        own = tested or dataset_info(dataset.name)
+        return dataclasses.replace(dataset, mean=own.mean, std=own.std)
     return dataset

@@ -59,6 +59,8 @@ class EvalModel:
     """Message on preprocessing that is assumed, as it is not known for the weights."""
     trained_on: TrainedOn | None = None
     """The data of the training, where they are known."""
+    precision: str = "float32"
+    """Dtype of the activations."""
 
 
 def predict(

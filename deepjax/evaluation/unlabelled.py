@@ -11,10 +11,12 @@ from PIL import Image
 from deepjax.data import Dataset, EncodedSplit, Split
 from deepjax.data.image.decode import decode_rgb
 from deepjax.data.own.examples import Files
-from deepjax.data.own.folder import READABLE
+from deepjax.data.own.folder import OTHER_IMAGES, READABLE
+from deepjax.data.own.walk import files_below
 from deepjax.data.threads import thread_map
 from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
+from deepjax.progress import counter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +30,26 @@ class Unlabelled:
 
 
 def find_images(given: Sequence[str]) -> list[str]:
-    """Files as given, and the JPEG and PNG files in folders and the folders in these, sorted.
+    """Files as given, and the images in folders and the folders in these, sorted.
 
-    Raises InputError for a path that does not exist, and where there is no image.
+    Images of other formats than JPEG and PNG are among them: `open_images` names them as
+    undecodable. Hidden files and folders in folders are not, links are followed. Raises InputError
+    for a path that does not exist, a folder that cannot be read, a name that no `user_path` may
+    have (bytes that are not UTF-8, line breaks), and where there is no image.
     """
+    require(bool(given), "images", "", "one file or folder, or more")
     found: list[str] = []
     for name in map(os.path.expanduser, given):
         path = user_path(name, "images")
         if path.is_dir():
-            found += sorted(
-                os.path.join(parent, file)
-                for parent, _, files in os.walk(name)
-                for file in files
-                if Path(file).suffix.lower() in READABLE and not file.startswith(".")
+            inside = sorted(
+                file
+                for file in files_below(name)
+                if os.path.splitext(file)[1].lower() in (*READABLE, *OTHER_IMAGES)
             )
+            for file in inside:
+                user_path(file, "images")
+            found += inside
         elif path.is_file():
             found.append(name)
         else:
@@ -61,8 +69,14 @@ def open_images(paths: Sequence[str], dataset: Dataset) -> Unlabelled:
     channels = dataset.shape[2]
     allowed = "a network of 1 or 3 channels: files of images have no more"
     require(channels in (1, 3), "channels", channels, allowed)
-    read = _reason if dataset.encoded else (lambda path: _as_array(path, dataset.shape))
-    results = thread_map(read, paths)
+    with counter("decoding", len(paths), "image") as advance:
+
+        def read(path: str) -> np.ndarray | str | None:
+            found = _reason(path) if dataset.encoded else _as_array(path, dataset.shape)
+            advance(1)
+            return found
+
+        results = thread_map(read, paths)
     bad = {path: each for path, each in zip(paths, results, strict=True) if isinstance(each, str)}
     good = [path for path in paths if path not in bad]
     if not good:

@@ -23,28 +23,35 @@ from deepjax.data import dataset_info, eval_batches, load_split, register
 from deepjax.data.augment.basic import normalize, resize
 from deepjax.errors import InputError
 from deepjax.evaluation import resolve_protocol
+from deepjax.evaluation.dense import as_fully_convolutional
 from deepjax.evaluation.models import (
     PreprocessingOverrides,
     from_run,
     from_weights,
     preprocessing_for,
 )
-from deepjax.evaluation.result_file import RESULT_FILE, check_result_folder, evaluation_spec
+from deepjax.evaluation.result_file import (
+    RESULT_FILE,
+    check_result_folder,
+    evaluation_spec,
+    set_spec,
+)
 from deepjax.models import create_model
 from deepjax.models.stochastic_depth import StochasticDepth
 from deepjax.models.weights.convert import from_torch, save_safetensors, to_torch
 from deepjax.models.weights.files import read_tensors
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.config import train_config
+from deepjax.training.config import replace_options, train_config
 from deepjax.training.network import model_from
 from deepjax.training.run_directory.config_file import init_run_dir
+from deepjax.training.run_directory.data_identity import pin_description
 from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import init_state
 from deepjax.training.step.step import make_eval_step
 from tests.data.archives import small_imagenet
 from tests.evaluation.test_dense import drawn
-from tests.evaluation.test_protocols import MEMBER
+from tests.evaluation.test_protocols import DATASET, MEMBER
 from tests.faults.runs import ROOT
 
 CONFIG = train_config(model="cifar_plain20", width=4, ema_decay=0.5, image_size=12)
@@ -272,35 +279,51 @@ def test_nothing_is_begun_whose_result_could_not_be_written(trained, tmp_path):
         InputError, match=r"file is a file, .* not a directory; choose another --output-dir"
     ):
         evaluated(tmp_path / "file", "--run", trained)
-    about = evaluation_spec([MEMBER], [resolve_protocol("1-crop", "small", 32)], "float32")
-    (tmp_path / RESULT_FILE).write_text(
-        json.dumps({"evaluation": about, "sets": [{"dataset": "digits"}]})
-    )
-    check_result_folder(tmp_path, about, ["digits"])
-    others = [
-        (
-            evaluation_spec(
-                [dataclasses.replace(MEMBER, source="other")],
-                [resolve_protocol("1-crop", "small", 32)],
-                "float32",
-            ),
-            ["digits"],
-        ),
-        (
-            evaluation_spec(
-                [MEMBER], [resolve_protocol("1-crop", "small", 32, sides=(40,))], "float32"
-            ),
-            ["digits"],
-        ),
-        (about, ["digits", "mnist"]),
-    ]
-    for other, names in others:
-        with pytest.raises(
-            InputError,
-            match=r"result\.json is of another evaluation; "
-            r"choose another --output-dir, or remove it",
-        ):
-            check_result_folder(tmp_path, other, names)
+
+
+def test_the_result_of_another_evaluation_is_refused_by_the_difference(tmp_path):
+    protocol = resolve_protocol("1-crop", "small", 32)
+    about, sets = spec_of(MEMBER, protocol), [set_spec("digits", load("digits"))]
+    write_result(tmp_path, {"evaluation": about, "sets": [sets[0] | {"top1_error": 0.1}]})
+    check_result_folder(tmp_path, about, sets)
+    params = jax.tree.map(lambda leaf: leaf + 1, MEMBER.variables["params"])
+    others = {
+        "weights": dataclasses.replace(MEMBER, source="other"),
+        "sha256": dataclasses.replace(MEMBER, variables=MEMBER.variables | {"params": params}),
+        "std": dataclasses.replace(MEMBER, dataset=dataclasses.replace(DATASET, std=(9.0,) * 3)),
+    }
+    for name, member in others.items():
+        with pytest.raises(InputError, match=rf"of another evaluation \(other {name}\); choose"):
+            check_result_folder(tmp_path, spec_of(member, protocol), sets)
+    with pytest.raises(InputError, match=r"of another evaluation \(other protocol\)"):
+        sides = resolve_protocol("1-crop", "small", 32, sides=(40,))
+        check_result_folder(tmp_path, spec_of(MEMBER, sides), sets)
+    for name, changed in (
+        ("images", [sets[0] | {"images": 359}]),
+        ("fingerprint", [sets[0] | {"fingerprint": "ab"}]),
+        ("number of data sets", sets * 2),
+    ):
+        with pytest.raises(InputError, match=rf"\(other {name}\); choose another --output-dir"):
+            check_result_folder(tmp_path, about, changed)
+
+
+@pytest.mark.parametrize("result", [[], {}, {"evaluation": 3, "sets": []}, None])
+def test_a_file_that_is_no_result_is_refused(result, tmp_path):
+    write_result(tmp_path, result)
+    with pytest.raises(InputError, match=r"allowed: a folder without a corrupt result\.json"):
+        check_result_folder(tmp_path, [], [])
+
+
+def spec_of(member, protocol):
+    return evaluation_spec([member], [protocol], "float32")
+
+
+def load(name):
+    return load_split(dataset_info(name), "test")
+
+
+def write_result(folder, result):
+    (folder / RESULT_FILE).write_text(json.dumps(result))
 
 
 def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refused(
@@ -315,16 +338,60 @@ def test_an_evaluation_that_is_refused_leaves_no_folder_and_a_second_one_is_refu
 
 
 def test_what_does_not_hold_for_stored_arrays_is_refused(trained, tmp_path):
-    for option in ("--resize", "--sides"):
+    for option, value in (("--resize", "40"), ("--sides", "40"), ("--interpolation", "bicubic")):
         with pytest.raises(
-            InputError, match="--sides and --resize are for photographs; the images of digits"
+            InputError, match=rf"{option}.* (is|are) for photographs; the images of digits"
         ):
-            evaluated(tmp_path, "--run", trained, option, "40")
+            evaluated(tmp_path, "--run", trained, option, value)
+    with pytest.raises(InputError, match=r"known is 'x'; allowed: '' for .*trained, which states"):
+        evaluated(tmp_path, "--run", trained, "--known", "x")
     colours = dataclasses.replace(dataset_info("digits"), name="colours", shape=(8, 8, 3))
     with pytest.raises(
         InputError, match="dataset is 'colours'; allowed: one of the 10 classes and 1 channels"
     ):
         from_run(trained, colours, PreprocessingOverrides())
+
+
+def test_the_mean_of_the_data_set_in_place_of_that_of_the_weights(tmp_path):
+    """A run that started from one with another mean, which it took over: digits' own of the
+    catalogue.
+    """
+    config = replace_options(CONFIG, ema_decay=0.0, image_size=0)
+    save_state(tmp_path / "first", config)
+    digits = dataset_info("digits")
+    other = dataclasses.replace(digits, mean=(7.0,), std=(5.0,))
+    pin_description(tmp_path / "first", other)
+    tuned = replace_options(config, weights=str(tmp_path / "first"))
+    save_state(tmp_path / "tuned", tuned)
+    pin_description(tmp_path / "tuned", other)
+    for chosen, mean, std in (
+        ("expected", (7.0,), (5.0,)),
+        ("dataset", digits.mean, digits.std),
+        ("half", (127.5,), (127.5,)),
+    ):
+        member = from_run(tmp_path / "tuned", None, PreprocessingOverrides(normalize=chosen))
+        assert (member.dataset.mean, member.dataset.std) == (mean, std)
+
+
+def test_dense_evaluation_of_a_vgg_with_frozen_batch_norms(tmp_path):
+    """Its head slides, and gives the scores of the network as it was trained."""
+    config = train_config("vgg11_bn", width=2, freeze_batch_norm=True, image_size=224)
+    save_state(tmp_path / "run", config)
+    member = from_run(tmp_path / "run", None, PreprocessingOverrides())
+    dense = as_fully_convolutional(member.model)
+    assert dense.head == "conv"
+    images = np.random.default_rng(0).standard_normal((1, 224, 224, 1)).astype(np.float32)
+    wanted = model_from(config).apply(member.variables, images)
+    np.testing.assert_allclose(dense.apply(member.variables, images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def save_state(out, config):
+    """A run directory with initial parameters."""
+    init_run_dir(out, config)
+    model = model_from(config)
+    state = init_state(model, make_optimizer(config), config.input_shape, 0.1, seed=0)
+    with contextlib.closing(Checkpoints(out)) as checkpoints:
+        checkpoints.save_last(state, {})
 
 
 def test_another_precision_of_a_run_with_stochastic_depth(trained, tmp_path):
@@ -389,7 +456,7 @@ def test_assumed_preprocessing_is_reported(imagenet, monkeypatch):
     )
     assert (hub.resize, hub.interpolation, hub.assumed) == (235, "bicubic", "")
     with pytest.raises(
-        InputError, match="known is 'x'; allowed: '', as vgg16_c has no public weights"
+        InputError, match=r"known is 'x'; allowed: '', as vgg16_c has no public weights"
     ):
         preprocessing_for("vgg16_c", "x", dataset, PreprocessingOverrides(known="x"))
 

@@ -3,8 +3,11 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,11 +42,12 @@ NAMES = ("a", "b", "c")
 HELD_OUT = "digits[-50:]"
 
 
-def save_run(out, seed, step=3, dataset="digits"):
-    """A run directory on the digits with initial parameters."""
+def save_run(out, seed, step=3, dataset="digits", weights=None):
+    """A run directory with initial parameters, of the seed or of `weights`."""
     config = dataclasses.replace(CONFIG, seed=seed, dataset=dataset)
     init_run_dir(out, config)
-    state = init_state(model_from(config), make_optimizer(config), config.input_shape, 0.1, seed)
+    key = seed if weights is None else weights
+    state = init_state(model_from(config), make_optimizer(config), config.input_shape, 0.1, key)
     with contextlib.closing(Checkpoints(out)) as checkpoints:
         checkpoints.save_last(state.replace(step=jnp.asarray(step, jnp.int32)), {})
 
@@ -131,7 +135,9 @@ def test_the_numbers_of_a_row(runs, tmp_path):
     norms = 2 * sum(out for _, out, _ in kernels)
     assert int(row["params"]) == sum(9 * i * o for i, o, _ in kernels) + norms + 16 * 10 + 10
     assert int(row["macs"]) == sum(9 * i * o * side**2 for i, o, side in kernels) + 16 * 10
-    assert (row["crop"], row["revision"], row["images"]) == ("8", "step 3", "360")
+    manifest = (runs / "b" / "checkpoints" / "3" / "manifest.json").read_bytes()
+    revision = f"step 3, sha256 {hashlib.sha256(manifest).hexdigest()[:12]}"
+    assert (row["crop"], row["revision"], row["images"]) == ("8", revision, "360")
     assert float(row["images_per_second"]) > 0
     text = (tmp_path / "table.md").read_text()
     assert f"| {float(row['top1']):.3f} | {float(row['top5']):.3f} |" in text
@@ -201,7 +207,50 @@ def test_a_run_that_trained_on_is_another_row(tmp_path):
     run_command(tmp_path / "out", "--models", tmp_path / "run")
     save_run(tmp_path / "run", seed=0, step=5)
     run_command(tmp_path / "out", "--models", tmp_path / "run")
-    assert [row["revision"] for row in table(tmp_path / "out")] == ["step 3", "step 5"]
+    assert {row["revision"][:6] for row in table(tmp_path / "out")} == {"step 3", "step 5"}
+
+
+def test_a_run_that_was_trained_anew_is_another_row(tmp_path):
+    """Of the same step: a checkpoint's manifest has other sha256 sums."""
+    for seed in (0, 1):
+        save_run(tmp_path / "run", seed=0, weights=seed)
+        run_command(tmp_path / "out", "--models", tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+    first, second = table(tmp_path / "out")
+    assert first["weights"] == second["weights"] and first["top1"] != second["top1"]
+    assert re.fullmatch(r"step 3, sha256 [0-9a-f]{12}", first["revision"])
+
+
+def test_runs_that_cannot_be_read_are_rows_and_are_tried_again(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    config = tmp_path / "runs" / "a" / "config.json"
+    good = config.read_text()
+    config.write_text("{")
+    manifest = tmp_path / "runs" / "b" / "checkpoints" / "3" / "manifest.json"
+    manifest.rename(tmp_path / "kept")
+    arguments = ["--models", f"{tmp_path}/runs/*"]
+    with pytest.raises(InputError, match=r"2 of 3 networks failed \(a, b\), see"):
+        run_command(tmp_path / "out", *arguments)
+    errors = {row["model"]: row["error"] for row in table(tmp_path / "out")}
+    assert "config.json is not of a training run" in errors["a"]
+    assert "manifest.json" in errors["b"] and errors["cifar_plain20"] == ""
+    with pytest.raises(InputError, match=r"config\.json is not of a training run"):
+        run_command(tmp_path / "none", "--models", f"{tmp_path}/runs/a")
+    config.write_text(good)
+    (tmp_path / "kept").rename(manifest)
+    run_command(tmp_path / "out", *arguments)
+    assert [row["error"] for row in table(tmp_path / "out")] == [""] * 3
+
+
+def test_what_a_kill_left_of_the_files_is_written_again(runs, tmp_path):
+    """Between table.json and the others: nothing is left to evaluate."""
+    arguments = ["--models", f"{runs}/a"]
+    run_command(tmp_path, *arguments)
+    complete = [(tmp_path / name).read_text() for name in ("table.csv", "table.md")]
+    (tmp_path / "table.csv").write_text(complete[0].splitlines()[0] + "\n")
+    (tmp_path / "table.md").unlink()
+    run_command(tmp_path, *arguments)
+    assert [(tmp_path / name).read_text() for name in ("table.csv", "table.md")] == complete
 
 
 def test_tables_of_other_evaluations_are_refused(runs, tmp_path):
@@ -229,7 +278,10 @@ def test_patterns(runs, tmp_path):
     }
     sources = [each.source for each in find_candidates(["timm/resnet18.*", "timm/resnet18.tv*"])]
     assert sources == ["timm/resnet18.tv_in1k", "timm/resnet18.a1_in1k"]
-    assert len(find_candidates(["all"])) == len(find_candidates(["*"])) > 30
+    everything = find_candidates(["all"])
+    assert everything == find_candidates(["*"]) and len(everything) > 30
+    assert all(each.source.startswith("timm/") for each in everything)
+    assert "googlenet_tv" not in {each.model for each in everything}  # which timm does not have
     assert [each.source for each in find_candidates([f"{runs}/*"])] == [
         str(runs / name) for name in NAMES
     ]

@@ -17,7 +17,7 @@ from deepjax.cli.__main__ import start
 from deepjax.data import dataset_info
 from deepjax.errors import InputError
 from deepjax.evaluation import EvalModel
-from deepjax.evaluation.export.folder import Origin, export_network
+from deepjax.evaluation.export.folder import Origin, describe_network, export_network
 from deepjax.evaluation.export.metadata import read_metadata
 from deepjax.evaluation.export.plain import without_wrappers
 from deepjax.evaluation.export.stablehlo import PLATFORMS, to_stablehlo
@@ -36,6 +36,7 @@ THIN = ["--model", "resnet18", "--width", "4", "--image-size", "32", *SHORT]
 LABELS = ("ant hill", "bee", "犬")
 DEFAULTS = PreprocessingOverrides()
 BATCHES = (1, 2, 7)
+PHOTOGRAPHS = dataset_info("imagenet2012")
 
 
 def images_of(count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -266,6 +267,61 @@ def test_public_weights_have_the_preprocessing_and_accuracy_of_their_source(tmp_
     jax.tree.map(np.testing.assert_array_equal, again.variables, public.variables)
 
 
+def test_preprocessing_that_is_chosen_is_in_the_folder(tmp_path, capsys):
+    """Torchvision's own for the known weights; what is assumed for others is in the card."""
+    model = create_model("googlenet_tv", auxiliary=False)
+    variables = jax.tree.map(np.asarray, numpy_variables(model, (64, 64, 3)))
+    save_safetensors(tmp_path / "g.safetensors", "googlenet_tv", variables, auxiliary=False)
+    command = ["export", "googlenet_tv", "--weights", str(tmp_path / "g.safetensors")]
+    start([*command, "--output-dir", str(tmp_path / "unknown")])
+    assert "override with --known, --resize" in capsys.readouterr().err
+    card = (tmp_path / "unknown" / "README.md").read_text()
+    assert "Assumed: these weights are not known" in card and "override" not in card
+    known = ["--known", "torchvision IMAGENET1K_V1"]
+    start([*command, *known, "--output-dir", str(tmp_path / "known")])
+    assert capsys.readouterr().err == ""
+    about = json.loads((tmp_path / "known" / "deepjax.json").read_text())
+    assert about["dataset"]["mean"] == about["dataset"]["std"] == [0.5] * 3
+    assert about["assumed"] == "" and about["metrics"]["stated_top1"] == 69.778
+    start([*command, "--normalize", "half", "--crop", "96", "--output-dir", str(tmp_path / "own")])
+    about = json.loads((tmp_path / "own" / "deepjax.json").read_text())
+    assert about["dataset"]["mean"] == [0.5] * 3 and about["crop"] == 96
+    exported = str(tmp_path / "known")
+    for refused in ({"overrides": PreprocessingOverrides(known=known[1])}, {"entry": "ema"}):
+        given = {"overrides": DEFAULTS} | refused
+        with pytest.raises(InputError, match=r"(known|entry) is .*known, which"):
+            from_weights(exported, "", None, **given)
+
+
+def test_a_run_that_is_exported_with_other_preprocessing_has_no_measured_error(photos, tmp_path):
+    command = ["export", str(photos / "trained"), "--normalize", "half", "--output-dir"]
+    start([*command, str(tmp_path / "out")])
+    about = json.loads((tmp_path / "out" / "deepjax.json").read_text())
+    assert about["metrics"] == {} and about["dataset"]["mean"] == [0.5] * 3
+    assert "Not measured." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_of_an_average_names_its_checkpoints(tmp_path):
+    runs = []
+    for rate in ("0.01", "0.02"):
+        runs.append(str(tmp_path / f"rate{rate}"))
+        train = ["--model", "cifar_plain20", "--width", "4", "--steps", "2", "--batch-size", "64"]
+        start(["train", *train, "--learning-rate", rate, "--output-dir", runs[-1]])
+    start(["average", *runs, "--batches", "3", "--output-dir", str(tmp_path / "soup")])
+    start(["export", str(tmp_path / "soup"), "--output-dir", str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text()
+    average = (
+        "the mean of the parameters of rate0.01 step 2, rate0.02 step 2; batch statistics of 192 "
+        "training images in 3 batches"
+    )
+    assert f"The weights are {average}. Options of `deepjax train` for the first of these" in card
+    assert f"| weights | {tmp_path / 'soup'}, {average} |" in card
+    assert "Not measured." in card
+    again = ["export", "cifar_plain20", "--weights", str(tmp_path / "out")]
+    start([*again, "--output-dir", str(tmp_path / "again")])
+    assert f"The weights are {average}." in (tmp_path / "again" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "layout"),
     [
@@ -310,6 +366,9 @@ NETWORK = textwrap.dedent("""
 """)
 
 
+HALF = "rngs, width=8, dtype=None"
+
+
 @pytest.mark.parametrize(
     ("name", "kernel"),
     [("Linen", "params.Conv_0.kernel"), ("Nnx", "params.network.conv.kernel")],
@@ -336,6 +395,29 @@ def test_an_own_network_is_written_under_its_own_paths(name, kernel, tmp_path, m
     assert found["top1_error"] == pytest.approx(wanted)
     with pytest.raises(InputError, match="layout is 'timm'; allowed: none for nets_to_export"):
         start([*export[:-1], "other", *model, "--layout", "timm"])
+
+
+def test_the_precision_is_that_of_the_run(tmp_path, monkeypatch):
+    """Of an NNX network, which has no field for it on the outside."""
+    (tmp_path / "nets_of_half.py").write_text(NETWORK.replace("rngs, width=8", HALF))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model = ["--model", "nets_of_half:Nnx"]
+    train = ["train", *model, "--precision", "bfloat16", *SHORT, "--output-dir", "trained"]
+    start(train)
+    start(["export", "trained", *model, "--output-dir", "out"])
+    assert read_metadata(Path("out")).precision == "bfloat16"
+    start(["export", "trained", *model, "--precision", "float32", "--output-dir", "single"])
+    assert read_metadata(Path("single")).precision == "float32"
+
+
+def test_a_vgg_for_large_images_has_no_twin_in_timm():
+    """Timm's computes something else there: tests/models/weights/test_twins.py."""
+    variables = {"params": {}}
+    for side, twins in ((224, {"torchvision", "timm"}), (256, {"torchvision"})):
+        member = EvalModel("vgg11", "", create_model("vgg11"), variables, PHOTOGRAPHS, side)
+        about = describe_network(member, member.model, Origin({}), "torchvision")
+        assert set(about.twins) == twins
 
 
 @pytest.mark.parametrize(

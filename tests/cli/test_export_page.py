@@ -18,8 +18,8 @@ def test_commands_run_and_examples_print_what_the_page_shows(tmp_path, monkeypat
     write_classes(tmp_path / "photos", {"ant": 10, "bee": 10, "cat": 10})
     monkeypatch.chdir(tmp_path)
     start([*shlex.split(TRAIN), "--output-dir", "runs/photos"])
-    export, _, program, *use = re.findall(r"^    deepjax (.*)", PAGE, re.MULTILINE)
-    for command in (export, program, *use):  # not the one that downloads
+    export, _, program, _, *use = re.findall(r"^    deepjax (.*)", PAGE, re.MULTILINE)
+    for command in (export, program, *use):  # not those of weights that are not here
         start(shlex.split(command))
     blocks = re.findall(r"```python\n([^`]*)```\n\n((?:    .*\n)+)", PAGE)
     assert len(blocks) == 2

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -19,9 +20,14 @@ from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
+from deepjax.evaluation.unlabelled import find_images, open_images
+from deepjax.models import create_model
+from deepjax.models.weights.convert import save_safetensors
 from deepjax.training import open_run
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
-from tests.data.own.images import write_classes
+from tests.data.own.images import write_classes, write_images
+from tests.data.photographs import crops
+from tests.numpy_variables import numpy_variables
 
 SHORT = ["--steps", "4", "--batch-size", "16", "--learning-rate", "0.02"]
 THIN = ["--model", "cifar_plain20", "--model-args", "stages=[1,1,1]", "width=4", *SHORT]
@@ -118,12 +124,77 @@ def test_averages_or_parameters_of_the_last_step(photos, tmp_path):
         np.testing.assert_allclose([given[str(i)] for i in range(10)], wanted, rtol=1e-4)
 
 
+def test_known_weights_are_normalised_as_they_expect(tmp_path, capsys):
+    """Computed by hand: 0.5 and 0.5 for torchvision's GoogLeNet, ImageNet's where it is unknown."""
+    model = create_model("googlenet_tv", auxiliary=False)
+    variables = numpy_variables(model, (64, 64, 3))
+    save_safetensors(tmp_path / "g.safetensors", "googlenet_tv", variables, auxiliary=False)
+    pixels = crops(1, shortest=64, longest=64)[0]
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    command = ["predict", str(tmp_path / "x.png"), "--name", "googlenet_tv", "--top", "1000"]
+    command += ["--weights", str(tmp_path / "g.safetensors"), "--crop", "64", "--resize", "64"]
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    known = ["--known", "torchvision IMAGENET1K_V1"]
+    for options, (mean, std) in ((known, (0.5, 0.5)), ([], imagenet)):
+        output = tmp_path / f"{len(options)}.json"
+        start([*command, *options, "--output", str(output)])
+        [found] = json.loads(output.read_text())
+        image = (pixels[None] / 255.0 - np.array(mean)) / np.array(std)
+        logits = model.apply(variables, image.astype(np.float32))
+        given = [each["probability"] for each in found["classes"]]
+        np.testing.assert_allclose(given, np.sort(jax.nn.softmax(logits)[0])[::-1], rtol=1e-3)
+        assumed = "these weights are not known: bilinear, imagenet2012's mean assumed; override"
+        assert (assumed in capsys.readouterr().err) == (not options)
+
+
+def test_which_files_of_a_folder_are_images(tmp_path):
+    """Links are followed, once; of hidden ones none is an image; other formats are named later."""
+    write_images(tmp_path / "elsewhere", 1)
+    for name in ("in/.hidden/a.jpg", "in/.b.jpg", "in/c.webp", "in/d.JPG", "in/deep/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "deep" / "back").symlink_to(tmp_path / "in")
+    found = [os.path.relpath(path, tmp_path) for path in find_images([str(tmp_path / "in")])]
+    assert found == ["in/c.webp", "in/d.JPG", "in/deep/e.png", "in/linked/0.jpg"]
+    with pytest.raises(InputError, match=r"no image can be decoded; .*c\.webp: .*neither a JPEG"):
+        open_images([str(tmp_path / "in" / "c.webp")], dataset_info("imagenet2012"))
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    write_images(tmp_path / "closed", 1)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+        find_images([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [(b"\xff.jpg", "a path in UTF-8"), (b"a\nb.jpg", "without line breaks")]
+)
+def test_names_that_cannot_be_written_are_refused_before_any_work(name, message, tmp_path):
+    """Before the network is looked for, which is not there."""
+    with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=f"images is .*{message}"):
+        start(["predict", str(tmp_path), "--run", str(tmp_path / "none")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["x.jpg"], "run is None; allowed: a run directory, or --name and --weights"),
         (["x.jpg", "--name", "resnet18"], "allowed: a run directory, or --name and --weights"),
         (["x.jpg", "--run", "r", "--output", "a.txt"], r"allowed: a file \.csv or \.json"),
+        (["x.jpg", "--run", "r", "--output", "found"], r"output is 'found'; allowed: a file \.csv"),
+        (["x.jpg", "--run", "r", "--entry", "ema"], "entry is 'ema'; allowed: a prefix only with"),
+        (["--run", "r"], "images is ''; allowed: one file or folder"),
         (["x.jpg", "--run", "r", "--top", "0"], "top is 0; allowed: 1 or more"),
         (["x.jpg", "--name", "a", "--weights", "b", "--no-ema"], "--no-ema only for a run"),
     ],
@@ -131,6 +202,16 @@ def test_averages_or_parameters_of_the_last_step(photos, tmp_path):
 def test_options_that_do_not_fit_are_one_line(arguments, message):
     with pytest.raises(InputError, match=message):
         start(["predict", *arguments])
+
+
+def test_preprocessing_that_means_nothing_is_refused(photos, tmp_path):
+    image, run = str(next((photos / "photos" / "bee").iterdir())), ["--run", str(photos / "run")]
+    with pytest.raises(InputError, match=r"known is 'x'; allowed: '' for .*, which states its own"):
+        start(["predict", image, *run, "--known", "x"])
+    start(["train", "--dataset", "digits", *THIN, "--output-dir", str(tmp_path / "run")])
+    for option in (["--resize", "9"], ["--interpolation", "bicubic"]):
+        with pytest.raises(InputError, match="are for photographs; the images of digits"):
+            start(["predict", image, "--run", str(tmp_path / "run"), *option])
 
 
 def test_paths_without_images_are_refused(photos, tmp_path):

@@ -149,4 +149,10 @@ def _recipe(about: Metadata) -> str:
     if not about.recipe:
         return "Unknown: the weights are not of a run of deepjax."
     options = json.dumps(dict(about.recipe), indent=2, ensure_ascii=False)
-    return f"Options of `deepjax train` that are not the defaults:\n\n```json\n{options}\n```"
+    listed = f"that are not the defaults:\n\n```json\n{options}\n```"
+    if about.average:
+        return (
+            f"The weights are {about.average}. Options of `deepjax train` for the first of these "
+            f"runs {listed}"
+        )
+    return f"Options of `deepjax train` {listed}"

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from deepjax.errors import InputError, require
 from deepjax.evaluation.export.card import STABLEHLO_FILE, model_card
 from deepjax.evaluation.export.metadata import METADATA_FILE, PATHS, Metadata, to_json
@@ -37,6 +35,7 @@ class Origin:
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     licence: str = "unknown"
+    average: str = ""
 
 
 def check_new_folder(out: Path) -> None:
@@ -87,7 +86,10 @@ def describe_network(member: EvalModel, model: Any, origin: Origin, layout: str)
     fields = {name: value for name, value in origin.fields.items() if name != "scan"}
     if isinstance(getattr(model, "auxiliary", None), bool):
         fields["auxiliary"] = model.auxiliary
-    twins = {library: twin(member.name, model, library) for library in ("torchvision", "timm")}
+    side = max(member.stored or (member.crop,))
+    twins = {
+        library: twin(member.name, model, library, side) for library in ("torchvision", "timm")
+    }
     if member.dataset.shape[2] != 3:
         twins["torchvision"] = ""  # which has no argument for the number of channels
     protocol = resolve_protocol("1-crop", member.name, member.crop, member.resize, (), None)
@@ -102,12 +104,13 @@ def describe_network(member: EvalModel, model: Any, origin: Origin, layout: str)
         shorter_side=protocol.sides[0] if member.dataset.encoded else 0,
         interpolation=member.interpolation,
         resized=member.stored,
-        assumed=member.assumed,
-        precision=jnp.dtype(getattr(model, "dtype", "float32")).name,
+        assumed=member.assumed.partition("; override")[0],  # by options of the export
+        precision=member.precision,
         licence=origin.licence,
         recipe=origin.recipe,
         metrics=origin.metrics,
         fingerprint=member.trained_on.fingerprint if member.trained_on else "",
+        average=origin.average,
     )
 
 

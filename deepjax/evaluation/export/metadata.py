@@ -48,6 +48,8 @@ class Metadata:
     """Metrics of the run's final row, or of the source of public weights; empty if unknown."""
     fingerprint: str = ""
     """Of the data set, where it has one."""
+    average: str = ""
+    """Of an average of checkpoints: which they are, in words."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -13,7 +13,6 @@ from deepjax.models import unstack_blocks
 from deepjax.models.preact import PreActResNet
 from deepjax.models.resnet import ResNet
 from deepjax.models.stochastic_depth import StochasticDepth
-from deepjax.training.transfer.frozen_batch_norm import FrozenBatchNorm
 
 Variables = Mapping[str, Any]
 
@@ -23,8 +22,6 @@ def without_wrappers(model: nn.Module, variables: Variables) -> tuple[Any, Varia
 
     Raises InputError for stochastic depth in a network whose branches cannot be scaled.
     """
-    if isinstance(model, FrozenBatchNorm):
-        model = model.unfrozen
     if isinstance(model, StochasticDepth):
         model, variables = model.network, fold_survival(model, variables)
     if getattr(model, "scan", False):

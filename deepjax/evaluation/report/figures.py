@@ -6,13 +6,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from deepjax.analysis.plots import COLORS, STYLE, format_number
+from deepjax.analysis.plots import COLORS, STYLE, format_number, plain_log_ticks
 from deepjax.training.metrics.metrics_log import Row
 
 MAX_CLASSES = 30  # of a confusion matrix whose names can be read
 MAX_LAYERS = 60  # named layers of the gradient map
 WORST_COLUMNS = 8
+
+
+def class_texts(names: Sequence[str], characters: int) -> list[str]:
+    """Names of classes for a figure: cut to so many characters.
+
+    A name with characters that the font lacks, which would be boxes, is its label's number.
+    """
+    with plt.style.context(STYLE):
+        known = get_font(findfont(FontProperties())).get_charmap()
+    return [
+        (name if len(name) <= characters else f"{name[: characters - 1]}…")
+        if all(ord(character) in known for character in name)
+        else str(label)
+        for label, name in enumerate(names)
+    ]
 
 
 def draw_curves(epochs: Sequence[Row]) -> Figure:
@@ -28,8 +44,8 @@ def draw_curves(epochs: Sequence[Row]) -> Figure:
         top.plot(x, test, "-o", markersize=3, label="test", color=COLORS[1])
         _error_axis(top, [*running, *test])
         top.set_title(
-            f"The test error ends at {test[-1]:.2f} %; its least value is {min(test):.2f} %, at "
-            f"epoch {x[int(np.argmin(test))]:g}"
+            f"Test error {test[-1]:.2f} % after epoch {x[-1]:g}; the least is {min(test):.2f} %, "
+            f"after epoch {x[int(np.argmin(test))]:g}"
         )
         top.legend()
         bottom.plot(x, [row["learning_rate"] for row in epochs], color=COLORS[2])
@@ -44,6 +60,7 @@ def _error_axis(ax: Axes, values: Sequence[float]) -> None:
     if not small:
         ax.set_ylim(0, min(100, 1.05 * max(values)) or 1)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    plain_log_ticks(ax)
     ax.set_ylabel("error (%)")
 
 
@@ -73,12 +90,15 @@ def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Test images by class (row) and predicted class (column), in per cent of the row."""
+    """Test images by class (row) and predicted class (column), in per cent of the row.
+
+    names: from `class_texts`.
+    """
     counts = np.asarray(confusion, float)
     totals = counts.sum(1, keepdims=True)
     part = 100 * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     wrong = part - np.diag(np.diag(part))
-    label, predicted = np.unravel_index(np.argmax(wrong), wrong.shape)
+    label, predicted = map(int, np.unravel_index(np.argmax(wrong), wrong.shape))
     with plt.style.context(STYLE):
         side = 2.5 + 0.4 * len(names)
         figure, ax = plt.subplots(figsize=(side + 1, side))
@@ -87,16 +107,17 @@ def draw_confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> 
             color = "white" if part[row, column] > 55 else "black"
             text = f"{part[row, column]:.0f}"
             ax.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-        at = range(len(names))
-        ax.set_xticks(at, names, rotation=90, fontsize=8)
-        ax.set_yticks(at, names, fontsize=8)
+        at, turned = range(len(names)), max(map(len, names)) > 3
+        ax.set_xticks(at, names, rotation=90 if turned else 0, fontsize=8, parse_math=False)
+        ax.set_yticks(at, names, fontsize=8, parse_math=False)
         ax.set(xlabel="predicted class", ylabel="class")
         ax.grid(False)
         ax.set_title(
             f"Most often mistaken: {names[label]} for {names[predicted]}, "
-            f"{wrong[label, predicted]:.1f} %"
+            f"{wrong[label, predicted]:.1f} % of its images"
             if wrong.any()
-            else "No test image is misclassified"
+            else "No test image is misclassified",
+            parse_math=False,
         )
     return figure
 
@@ -105,22 +126,21 @@ def draw_worst(
     images: Sequence[np.ndarray], captions: Sequence[str], misclassified: int, total: int
 ) -> Figure:
     """Misclassified images, each with its classes. images: uint8 (height, width, channels)."""
-    rows = -(-len(images) // WORST_COLUMNS)
+    columns = min(WORST_COLUMNS, max(4, len(images)))
+    rows = -(-len(images) // columns)
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(
-            rows, WORST_COLUMNS, figsize=(1.25 * WORST_COLUMNS, 1.65 * rows + 0.5), squeeze=False
-        )
+        size = (1.25 * columns, 1.5 * rows + 0.4)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, image, caption in zip(axes.flat, images, captions, strict=False):
             grey = image.shape[2] == 1
             ax.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-            ax.set_title(caption, fontsize=6, loc="center")
-        figure.suptitle(
-            f"{misclassified:,} of {total:,} test images are misclassified; these with the "
-            "highest probability",
-            x=0.01,
-            ha="left",
-            fontsize=11,
+            ax.set_title(caption, fontsize=7, loc="center", parse_math=False)
+        all_shown = len(images) == misclassified
+        which = (
+            "the most confident first" if all_shown else f"here the {len(images)} most confident"
         )
+        heading = f"{misclassified:,} of {total:,} test images are misclassified; {which}"
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
     return figure

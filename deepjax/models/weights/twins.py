@@ -10,6 +10,7 @@ from typing import Literal
 from flax import linen as nn
 
 from deepjax.models.registry import create_model
+from deepjax.models.vgg import MAP, VGG
 
 # Fields that change neither the logits of given weights nor the layers, but for the classifier's
 # size. Auxiliary heads are judged below.
@@ -36,14 +37,20 @@ TWINS = {
 """Name in the library by our name, for the fields of the table."""
 
 
-def twin(name: str, model: nn.Module, library: Literal["torchvision", "timm"]) -> str:
+def twin(
+    name: str, model: nn.Module, library: Literal["torchvision", "timm"], side: int = 0
+) -> str:
     """The name in a library of the network that computes what `model` computes; "" if none.
 
-    name: of `model` in the registry, or another name, which has no twin. Of a network with
-    auxiliary heads timm has none.
+    name: of `model` in the registry, or another name, which has no twin. side: pixels of the longer
+    side of its images. Of a network with auxiliary heads timm has none. Its VGG slides the fully
+    connected layers over a map larger than 7x7, of 256 pixels or more (timm 1.0, models/vgg.py
+    `ConvMlp`), where ours and torchvision's average the map to 7x7.
     """
     theirs = TWINS[library].get(name, "")
     if not theirs or (library == "timm" and getattr(model, "auxiliary", False)):
+        return ""
+    if library == "timm" and isinstance(model, VGG) and side // 2**5 > MAP:
         return ""
     usual = create_model(name)
     fields = {field.name for field in dataclasses.fields(usual)} - _FREE

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepjax.data import train_batches
-from deepjax.errors import InputError, require
+from deepjax.errors import InputError, describe_error, require
 from deepjax.io import write_text
 from deepjax.paths import AnyPath, run_directory
 from deepjax.progress import say_on_stderr
@@ -40,12 +40,13 @@ from deepjax.training.run_directory.data_identity import (
     run_dataset,
 )
 from deepjax.training.run_directory.data_identity import NAME as FINGERPRINT
+from deepjax.training.run_directory.weights_identity import read_identity
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.state import TrainState
 
 SAME = (  # options that averaged runs have in common: the network, and its images
-    *("model", "model_args", "width", "dataset", "precision", "bn_scope", "freeze_batch_norm"),
-    *("image_size", "progressive_sizes", "eval_size", "eval_crop"),
+    *("model", "model_args", "width", "drop_path", "dataset", "precision", "bn_scope"),
+    *("freeze_batch_norm", "image_size", "progressive_sizes", "eval_size", "eval_crop"),
 )
 Report = Callable[[int, int], None]  # (batches done, batches in all)
 Say = Callable[[str], None]
@@ -61,6 +62,39 @@ class Averaged:
     """"averages" of --ema-decay, or "parameters"."""
     batches: int
     images: int
+
+    def describe(self) -> str:
+        """The weights in words.
+
+        >>> Averaged(Path("soup"), (("a", 8), ("b", 8)), "parameters", 0, 0).describe()
+        'the mean of the parameters of a step 8, b step 8'
+        """
+        of = ", ".join(f"{path} step {step}" for path, step in self.checkpoints)
+        images = f"{self.images:,} training images in {self.batches:,} batches"
+        statistics = f"; batch statistics of {images}" if self.batches else ""
+        return f"the mean of the {self.weights} of {of}{statistics}"
+
+
+def read_average(run: Path) -> Averaged | None:
+    """What was averaged in a run directory; None for one that was trained.
+
+    Raises InputError for a file that is corrupt.
+    """
+    path = run / AVERAGE_FILE
+    if not path.exists():
+        return None
+    try:
+        mark = json.loads(path.read_text())
+        statistics = mark["batch_statistics"]
+        return Averaged(
+            run,
+            tuple((each["run"], each["step"]) for each in mark["checkpoints"]),
+            mark["weights"],
+            int(statistics["batches"]),
+            int(statistics["images"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({describe_error(error)})") from error
 
 
 def average_checkpoints(
@@ -91,10 +125,11 @@ def average_checkpoints(
     require(empty, "output_dir", str(target), "a folder that is new or empty")
     configs = [read_config(path) for path in paths]
     _require_one_network(paths, configs)
-    if not _from_one_start(configs):
+    if len({_start(path, config) for path, config in zip(paths, configs, strict=True)}) > 1:
         say(
-            "warning: the runs began with different initial weights (other --seed, no common "
-            "--weights); the mean of such networks is usually no better than chance"
+            "warning: the runs began with different initial weights (other --weights, or another "
+            "--seed where these do not set every layer); the mean of such networks is usually no "
+            "better than chance"
         )
     averaged = ema and configs[0].ema_decay > 0
     chosen = [(path, step) for path in paths for step in _steps(path, last, len(paths))]
@@ -157,9 +192,14 @@ def _require_one_network(paths: Sequence[Path], configs: Sequence[TrainConfig]) 
             raise InputError(f"{path} cannot be averaged with {paths[0]}: {'; '.join(changed)}")
 
 
-def _from_one_start(configs: Sequence[TrainConfig]) -> bool:
-    weights, seeds = ({c.transfer.weights for c in configs}, {c.seed for c in configs})
-    return len(weights) == 1 and (weights != {""} or len(seeds) == 1)
+def _start(path: Path, config: TrainConfig) -> tuple[str, int | None]:
+    """The weights that a run began with, and the seed of the layers that they do not set."""
+    if not config.transfer.weights:
+        return "", config.seed
+    found = read_identity(path)
+    identity = {name: found[name] for name in found if name not in ("source", "new")}
+    same = json.dumps(identity, sort_keys=True) if identity else config.transfer.weights
+    return same, None if found.get("new") == [] else config.seed
 
 
 def _steps(path: Path, last: int, runs: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepjax.errors import InputError
+from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, Row, read_rows
 from deepjax.training.run_directory.config_file import AVERAGE_FILE, read_config
@@ -26,15 +27,12 @@ class RunSummary:
     state: State
     """halted: on non-finite values; running: a process has locked the directory; stopped: none has,
     and the run is not done; average: of checkpoints, by `deepjax average`."""
+    step: int
+    """Training steps at the last row, or at the newest checkpoint where that is later."""
     rows: list[Row]
     """Of metrics.jsonl."""
     updated: float
     """Time of the last row, in seconds since the epoch."""
-
-    @property
-    def step(self) -> int:
-        """Training steps at the last row."""
-        return self.rows[-1]["step"] if self.rows else 0
 
     @property
     def total_steps(self) -> int:
@@ -54,8 +52,10 @@ class RunSummary:
 def summarize_run(path: Path) -> RunSummary:
     """The summary of a run directory; raises InputError as `read_config` does."""
     config, rows = read_config(path), read_rows(path / METRICS)
+    steps = [row["step"] for row in rows[-1:]] + steps_of(path / "checkpoints")
     stored = path / METRICS if rows else path / "config.json"
-    return RunSummary(path, config, _state(path, rows), rows, stored.stat().st_mtime)
+    updated = stored.stat().st_mtime
+    return RunSummary(path, config, _state(path, rows), max(steps, default=0), rows, updated)
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -68,6 +68,17 @@ def find_runs(folder: Path) -> Iterator[Path]:
             folders.clear()  # a run holds no other
             yield Path(parent)
         folders.sort()
+
+
+def require_runs(folder: Path) -> list[Path]:
+    """The run directories at or below a folder; raises InputError where there are none."""
+    if found := list(find_runs(folder)):
+        return found
+    what = "has no run below it" if folder.exists() else "does not exist"
+    raise InputError(
+        f"{folder} {what}; allowed: the --output-dir folder of a training run, or a folder of such "
+        "folders"
+    )
 
 
 def _is_of_run(path: Path) -> bool:
@@ -86,13 +97,3 @@ def _state(path: Path, rows: list[Row]) -> State:
     if current_owner(path):
         return "running"
     return "halted" if rows and rows[-1]["kind"] == "halted" else "stopped"
-
-
-def require_runs(folder: Path) -> list[Path]:
-    """The run directories at or below a folder; raises InputError where there are none."""
-    if found := list(find_runs(folder)):
-        return found
-    raise InputError(
-        f"{folder} has no run below it; allowed: the --output-dir folder of a training run, or a "
-        "folder of such folders"
-    )

@@ -3,37 +3,31 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from deepjax.errors import InputError
+from deepjax.io import write_text
 from deepjax.provenance import provenance
 
 NAME = "starts.jsonl"
-Start = dict[str, str | int]
+Start = dict[str, Any]
 
 
 def record_start(out: Path, step: int) -> None:
-    """Append this start, from a step on; raises InputError if the file cannot be written."""
+    """Add this start, from a step on; raises InputError if the file cannot be written."""
     hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     if jax.process_count() > 1:
         hardware += f" in {jax.process_count()} processes"
     found: Start = {"step": step, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-    found |= {
-        name: value for name, value in provenance(0.0, hardware).items() if name != "wall time"
-    }
-    try:
-        with (out / NAME).open("a") as file:
-            file.write(json.dumps(found) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {out / NAME}: {error.strerror}; free space, or choose another "
-            "--output-dir"
-        ) from error
+    found |= provenance(0.0, hardware)
+    del found["wall time"]
+    lines = [json.dumps(start) + "\n" for start in (*read_starts(out), found)]
+    write_text(out / NAME, "".join(lines))
 
 
 def read_starts(out: Path) -> list[Start]:
-    """The starts of a run, oldest first, without lines that a kill cut short."""
+    """The starts of a run, oldest first, without lines that are none."""
     try:
         lines = (out / NAME).read_text().splitlines()
     except (OSError, ValueError):
@@ -44,4 +38,4 @@ def read_starts(out: Path) -> list[Start]:
             found.append(json.loads(line))
         except ValueError:
             continue
-    return [start for start in found if isinstance(start, dict)]
+    return [each for each in found if isinstance(each, dict) and isinstance(each.get("step"), int)]

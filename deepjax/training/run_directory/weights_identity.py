@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from deepjax.errors import InputError, describe_error
 from deepjax.io import write_text
@@ -25,6 +26,18 @@ def pin_weights(out: Path, weights: StartingWeights) -> None:
     on_primary(lambda: _note(out / NAME, weights))
 
 
+def read_identity(out: Path) -> dict[str, Any]:
+    """The stored identity, and "new": the layers that the weights do not set.
+
+    Empty for a run without weights; older runs have no "new". Raises InputError for a corrupt file.
+    """
+    path = out / NAME
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({describe_error(error)})") from error
+
+
 def _note(path: Path, weights: StartingWeights) -> None:
     mine = weights.identity
     try:
@@ -41,4 +54,4 @@ def _note(path: Path, weights: StartingWeights) -> None:
             "give those that it began with, or choose another --output-dir"
         )
     if not path.exists():
-        write_text(path, json.dumps(mine, indent=2) + "\n")
+        write_text(path, json.dumps(mine | {"new": list(weights.new)}, indent=2) + "\n")

@@ -279,7 +279,7 @@ def test_the_command_line_lists_verifies_and_compares(tmp_path, capsys):
     manifest.write_bytes(manifest.read_bytes().replace(b"next_index", b"next_andex"))
     with pytest.raises(InputError, match=r"checkpoints/3 is corrupt: manifest.json is corrupt"):
         runs.start(["verify", str(tmp_path / "a")])
-    with pytest.raises(InputError, match=r"option is missing|OTHER"):
+    with pytest.raises(InputError, match=r"an option is missing|OTHER"):
         runs.start(["diff", str(tmp_path / "a")])
 
 

@@ -18,6 +18,7 @@ from deepjax.models.layers.norms import BatchNorm
 from deepjax.training import RunOptions, open_run, replace_options, train, train_config
 from deepjax.training.checkpoint.inspect import read_state
 from deepjax.training.run_directory.average import average_checkpoints
+from tests.data.own.images import write_classes
 
 OPTIONS = {"batch_size": 64, "steps": 3, "learning_rate": 0.05, "augment": False, "seed": 4}
 
@@ -178,13 +179,18 @@ def test_statistics_that_are_frozen_are_kept_and_refused_where_they_differ(runs,
 
 
 def test_what_cannot_be_averaged(runs, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(runs / "a", other)
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"dataset": "fashion_mnist_small"}))
+    other, dropped = tmp_path / "other", tmp_path / "dropped"
+    for path, change in (
+        (other, {"dataset": "fashion_mnist_small"}),
+        (dropped, {"drop_path": 0.1}),
+    ):
+        shutil.copytree(runs / "a", path)
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | change))
     for given, options, message in (
         ([runs / "a", other], {}, r"cannot be averaged with .*: dataset is 'fashion_mnist_small'"),
         ([runs / "a", runs / "start"], {}, "averages is False, there True"),
+        ([runs / "a", dropped], {}, r"drop_path is 0\.1, there 0\.0"),
         ([runs / "a"], {"last": 4}, "last is 4; allowed: 0 to 3, the checkpoints that"),
         ([tmp_path], {}, "holds no config"),
     ):
@@ -203,3 +209,36 @@ def test_runs_from_different_initial_weights_are_warned_of(runs, tmp_path):
         [runs / "a", runs / "b"], tmp_path / "soup", batches=1, make=Net, say=said.append
     )
     assert len(said) == 1
+
+
+def test_starts_are_compared_by_the_contents_of_the_weights(runs, tmp_path):
+    """A copy of the run under another name is the same start; another run is none."""
+    shutil.copytree(runs / "start", tmp_path / "copy")
+    train(replace_options(CONFIG, seed=9), tmp_path / "other", make=Net)
+    for name in ("copy", "other"):
+        config = replace_options(CONFIG, weights=str(tmp_path / name), steps=1, ema_decay=0.5)
+        train(config, tmp_path / f"from-{name}", make=Net)
+    for name, warned in (("copy", False), ("other", True)):
+        said = []
+        pair = [runs / "a", tmp_path / f"from-{name}"]
+        average_checkpoints(pair, tmp_path / f"out-{name}", batches=1, make=Net, say=said.append)
+        assert bool(said) == warned
+
+
+def test_a_new_classifier_is_part_of_the_start(tmp_path):
+    """Its initial weights are those of the seed. The first run has other classes."""
+    write_classes(tmp_path / "photos", {"ant": 10, "bee": 10})
+    small = train_config(
+        "cifar_plain20", model_args=("stages=[1,1,1]", "width=2"), image_size=16, steps=1,
+        batch_size=8, dataset=str(tmp_path / "photos"),
+    )  # fmt: skip
+    train(small, tmp_path / "first")
+    write_classes(tmp_path / "others", {"cat": 10, "dog": 10, "emu": 10})
+    tuned = replace_options(small, weights=str(tmp_path / "first"))
+    tuned = replace_options(tuned, dataset=str(tmp_path / "others"))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(replace_options(tuned, seed=seed), tmp_path / name)
+    for other, warned in (("b", False), ("c", True)):
+        said, out = [], tmp_path / f"out-{other}"
+        average_checkpoints([tmp_path / "a", tmp_path / other], out, batches=1, say=said.append)
+        assert bool(said) == warned
