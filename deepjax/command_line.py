@@ -22,8 +22,11 @@ _TITLES = {  # titles of tyro's error boxes and their replacements; the messages
     r"^Value error Error parsing (?!--)\S+: ": "",
     r"^Value error Error parsing (--\S+): ": r"option \1: ",
     r"^Required options Missing from \S+: ": "an option is missing: ",
+    r"invalid literal for int\(\) with base 10: (.*)$": r"\1 is not an integer",
+    r"could not convert string to float: (.*)$": r"\1 is not a number",
     r"^Invalid choice (?=invalid choice)": "",
 }
+_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*)\)\.")
 _PATHS = (
     "--output-dir",
     "--run",
@@ -169,8 +172,14 @@ def option_flags(options: type) -> list[str]:
 
 def _one_line(box: str) -> str:
     """The text of tyro's error box, without frame, colours and advice."""
-    plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", box)
+    plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{5,}", " ", box)
     plain = " ".join(plain.split("For full helptext")[0].split("Argument helptext")[0].split())
     for title, words in _TITLES.items():
         plain = re.sub(title, words, plain)
+    if choice := _CHOICE.fullmatch(plain):
+        given, flag, names = choice.groups()
+        allowed = re.findall(r"'([^']*)'", names)
+        near = difflib.get_close_matches(given, allowed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"option {flag} is {given!r}; {hint}allowed: {', '.join(allowed)}"
     return plain

@@ -429,8 +429,8 @@ def test_a_vgg_for_large_images_has_no_twin_in_timm():
         (["runs/none"], "runs/none is no run directory with checkpoints"),
         (["CONFIG"], "is no run directory with checkpoints"),
         (["resnet18", "--weights", "none.safetensors"], "source is .*there is no such file"),
-        (["RUN", "--format", "onnx"], "invalid choice 'onnx'"),
-        (["RUN", "--layout", "keras"], "invalid choice 'keras'"),
+        (["RUN", "--format", "onnx"], "option --format is 'onnx'"),
+        (["RUN", "--layout", "keras"], "option --layout is 'keras'"),
         (["RUN", "--license", "a\nb"], "license is 'a.*nb'; allowed: text of one line"),
     ],
 )
