@@ -73,7 +73,7 @@ def require_same_network(about: WeightsDescription, config: TrainConfig) -> None
         differing = sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))
     if about.network != config.model or differing:
         there, here = (
-            " ".join([name, *(f"{n}={fields.get(n)}" for n in differing or fields)])
+            " ".join([name, *(f"{n}={fields.get(n, 'unset')}" for n in differing or fields)])
             for name, fields in ((about.network, theirs), (config.model, mine))
         )
         raise InputError(
