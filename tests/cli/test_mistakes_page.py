@@ -1,6 +1,7 @@
 """docs/mistakes.md: every command is refused in one line, as the page says."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,16 @@ def page():
     return make_mistakes.PAGE.read_text()
 
 
+def without_lists(text):
+    """Without the names of data sets, to which other tests add theirs."""
+    return re.sub(r"allowed: [^\n]*, the path of a folder of images", "allowed: ...", text)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_is_refused_as_the_page_says(command, folder, page):
     found = make_mistakes.message(command).replace(f"{folder}/", "")
     assert found and "\n" not in found
-    assert f"    $ {command}\n    {found}\n" in page
+    assert without_lists(f"    $ {command}\n    {found}\n") in without_lists(page)
 
 
 def test_a_refused_command_leaves_nothing_behind(folder):

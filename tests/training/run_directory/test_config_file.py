@@ -33,7 +33,7 @@ OLD = {
 def test_options_have_one_name_each_and_make_the_same_configuration():
     options = options_of(CONFIG)
     assert list(options) == list(OPTION_GROUPS)
-    assert len(options) == 58
+    assert len(options) == 59
     assert train_config(**options) == replace_options(CONFIG) == CONFIG
 
 
