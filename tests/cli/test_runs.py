@@ -17,13 +17,13 @@ from deepjax.cli.__main__ import start
 from deepjax.cli.runs_compare import group_by_options
 from deepjax.cli.train import parsed
 from deepjax.errors import InputError
+from deepjax.training import compile_training, train
 from deepjax.training.config import train_config
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.run_directory.run_summary import summarize_run
 
-TRAIN = "train --model cifar_plain20 --width 2 --batch-size 240 --epochs 2 --keep-last 2"
 CONFIG = train_config("cifar_plain20", width=2, batch_size=240, epochs=2)
 RATES = ("0.1", "0.02")
 
@@ -32,10 +32,11 @@ RATES = ("0.1", "0.02")
 def runs(tmp_path_factory):
     """Two learning rates with three seeds each."""
     folder = tmp_path_factory.mktemp("runs")
+    programs = compile_training(CONFIG)
     for rate in RATES:
         for seed in range(3):
-            out = ["--seed", str(seed), "--output-dir", str(folder / f"rate{rate}" / f"seed{seed}")]
-            start([*TRAIN.split(), "--learning-rate", rate, *out])
+            config = dataclasses.replace(CONFIG, learning_rate=float(rate), seed=seed)
+            train(config, folder / f"rate{rate}" / f"seed{seed}", programs=programs)
     return folder
 
 

@@ -170,7 +170,7 @@ def test_stages_have_table_1_s_shapes(reduce, rows):
     )
     shapes = {name: leaf.shape for name, leaf in state["features"].items()}
     expected = {f"inception{name}": (2, *shape[:2], depth) for name, shape, depth, *_ in rows}
-    assert shapes == {"stem": (2, 28, 28, 192)} | expected
+    assert shapes == {"stem": (2, 28, 28, 192), "pooled": (2, rows[-1][2])} | expected
     assert logits.shape == (2, 1000)
 
 

@@ -93,6 +93,7 @@ def test_stages_have_the_shapes_of_figures_5_to_7():
         "mixed7a": (8, 8, 1280),
         "mixed7b": (8, 8, 2048),
         "mixed7c": (8, 8, 2048),
+        "pooled": (2048,),
     }
     assert logits.shape == (2, 1000)
     assert jaxpr.count("dot_general") == 1  # the auxiliary head is not computed

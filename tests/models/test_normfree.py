@@ -390,6 +390,7 @@ def test_the_imagenet_stem_takes_any_size(scheme):
         "stem": (5, 8, 4),
         "stage1": (5, 8, 16),
         "stage2": (3, 4, 32),
+        "pooled": (32,),
     }
     assert logits.shape == (2, 5)
 

@@ -92,7 +92,7 @@ def test_features_of_named_stages_in_one_call_under_jit():
         (2, 4 * 64),
     ]
     head = variables["params"]["head_fc8"]
-    logits = every["pooled"] @ head["kernel"] + head["bias"]
+    logits = every["pooled"] @ head["kernel"] + head["bias"][None]
     np.testing.assert_allclose(logits, model.apply(variables, images), rtol=1e-5, atol=1e-6)
     some = jax.jit(lambda v, x: features(model, v, x, ["stage2"]))(variables, images)
     np.testing.assert_allclose(some["stage2"], every["stage2"], rtol=1e-5, atol=1e-6)

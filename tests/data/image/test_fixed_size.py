@@ -67,7 +67,7 @@ def test_what_a_header_claims_is_refused_before_a_pixel_is_decoded(side, monkeyp
     ("mode", "said"),
     [
         ("RGB", r"\(5, 4, 3\)"),
-        ("RGBA", r"\(5, 4, 4\) in mode RGBA"),
+        ("RGBA", r"\(5, 4, 4\)"),
         ("P", "in mode P"),
         ("I;16", "in mode I;16"),
         ("1", "in mode 1"),

@@ -132,7 +132,7 @@ def test_weights_are_decayed_by_their_axes_as_in_timm():
 def test_muon_takes_a_kernel_of_three_axes_as_a_matrix_but_for_our_stacked_blocks():
     """Attention's is (in, heads, features); near-orthogonal: all singular values nearly equal."""
     config = replace_options(CONFIG, optimizer="muon", weight_decay=0.0)
-    gradient = jax.random.normal(jax.random.key(0), (4, 6, 3)) * jnp.array([1.0, 4.0, 16.0])
+    gradient = jax.random.normal(jax.random.key(0), (4, 6, 3)) * jnp.array([[[1.0, 4.0, 16.0]]])
     params = {name: {"kernel": jnp.zeros((4, 6, 3))} for name in ("query", "stage1_blocks")}
     gradients = {name: {"kernel": gradient} for name in params}
     optimizer = make_optimizer(config)
