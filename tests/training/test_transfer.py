@@ -305,7 +305,13 @@ def test_frozen_parameters_and_their_averages_are_bitwise_what_they_were(name):
             assert same == (path[0] != "head"), path
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if re.search("1001|1202", name) else ())
+        for name in list_models()
+    ],
+)
 def test_the_classifier_is_the_last_layer_of_the_network_and_of_its_heads(name):
     """The last in the order of the calls, whatever its name."""
     shape = model_info(name).input_shape

@@ -81,7 +81,7 @@ def cosine(depth, residual, examples, seeds, width=512):
     return np.mean(found)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_plain_networks_halve_it_with_every_layer(depth):
     """Balduzzi et al. 2017, Theorem 1: 1 / 2^L of an infinitely wide network.
 
