@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 REQUIRED = os.environ.get("DEEPJAX_REQUIRE_TORCH") == "1"
+IS_THERE = importlib.util.find_spec("torch") is not None or REQUIRED
 needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None and not REQUIRED,
+    not IS_THERE,
     reason="torch is not installed (make reference installs it)",
 )
 
