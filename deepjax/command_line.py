@@ -9,11 +9,17 @@ import re
 import select
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from deepjax.errors import InputError, NonFiniteError, Stopped, require_devices
+from deepjax.errors import (
+    InputError,
+    NonFiniteError,
+    Stopped,
+    require_devices,
+    unknown_name_error,
+)
 from deepjax.familiar_options import FAMILIAR_OPTIONS, familiar_hint
 from deepjax.renamed_options import has_renamed_flag, rename_flags
 
@@ -87,6 +93,22 @@ def parse(
                     f"option {flag} is unknown; {hint}allowed: {', '.join(known)}"
                 ) from None
         raise InputError(_one_line(messages.getvalue())) from None
+
+
+def run_action(
+    actions: Mapping[str, Callable[[Sequence[str]], None]], arguments: Sequence[str], text: str
+) -> None:
+    """Run the action that the first argument names, or print the help text.
+
+    Raises InputError for an unknown action.
+    """
+    action, *rest = arguments or ["--help"]
+    if action in ("--help", "-h"):
+        print(text)
+        return
+    if action not in actions:
+        raise unknown_name_error("action", action, actions)
+    actions[action](rest)
 
 
 def run_command(command: Callable[[], None], resumes: bool = True) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from deepjax.command_line import parse
+from deepjax.command_line import parse, run_action
 from deepjax.data import Dataset, dataset_info, list_datasets
 from deepjax.data.catalog import CATALOG, require_no_folder
 from deepjax.data.own.check import check_images
@@ -27,7 +27,6 @@ from deepjax.data.own.index import split_options
 from deepjax.data.prepare.own_images import convert_images
 from deepjax.data.prepare.prepare import check_side, prepare_dataset, write_resized_copy
 from deepjax.data.splits import is_prepared
-from deepjax.errors import unknown_name_error
 from deepjax.paths import user_path
 
 
@@ -159,10 +158,4 @@ ACTIONS = {"list": _list, "prepare": _prepare, "check": _check, "convert": _conv
 
 def start(arguments: Sequence[str]) -> None:
     """The command: an action. Raises InputError for an unknown one."""
-    action, *rest = arguments or ["--help"]
-    if action in ("--help", "-h"):
-        print(__doc__)
-        return
-    if action not in ACTIONS:
-        raise unknown_name_error("action", action, ACTIONS)
-    ACTIONS[action](rest)
+    run_action(ACTIONS, arguments, str(__doc__))

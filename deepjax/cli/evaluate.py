@@ -155,9 +155,9 @@ def load_members(options: Options) -> list[EvalModel]:
     make = import_network(options.model) if options.model else None
     overrides = options.overrides
     # With runs and weights --known is of the weights.
-    of_run = dataclasses.replace(overrides, known="") if options.weights else overrides
+    for_runs = dataclasses.replace(overrides, known="") if options.weights else overrides
     members = [
-        from_run(path, of_runs, of_run, options.data_dir, options.model, make, options.ema)
+        from_run(path, of_runs, for_runs, options.data_dir, options.model, make, options.ema)
         for path in options.run
     ]
     trained_on = sorted({member.dataset.name for member in members})

@@ -23,8 +23,8 @@ import tyro
 
 from deepjax.cli.runs_compare import compare
 from deepjax.cli.runs_watch import watch
-from deepjax.command_line import parse
-from deepjax.errors import InputError, unknown_name_error
+from deepjax.command_line import parse, run_action
+from deepjax.errors import InputError
 from deepjax.paths import run_directory, user_path
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
@@ -233,10 +233,4 @@ ACTIONS = {
 
 def start(arguments: Sequence[str]) -> None:
     """The command: an action. Raises InputError for an unknown one."""
-    action, *rest = arguments or ["--help"]
-    if action in ("--help", "-h"):
-        print(__doc__)
-        return
-    if action not in ACTIONS:
-        raise unknown_name_error("action", action, ACTIONS)
-    ACTIONS[action](rest)
+    run_action(ACTIONS, arguments, str(__doc__))

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deepjax
+from deepjax.command_line import run_action
 from deepjax.errors import InputError, unknown_name_error
 
 SEVERAL = "run_studies.py"  # the script of several studies
@@ -74,10 +75,4 @@ ACTIONS = {"list": _list, "run": _run}
 
 def start(arguments: Sequence[str]) -> None:
     """The command: an action. Raises InputError for an unknown one."""
-    action, *rest = arguments or ["--help"]
-    if action in ("--help", "-h"):
-        print(__doc__)
-        return
-    if action not in ACTIONS:
-        raise unknown_name_error("action", action, ACTIONS)
-    ACTIONS[action](rest)
+    run_action(ACTIONS, arguments, str(__doc__))

@@ -8,6 +8,7 @@ import numpy as np
 
 from deepjax.data.own.examples import Examples, Files
 from deepjax.data.own.grouping import split_folders
+from deepjax.data.own.walk import files_below, refuse_unreadable
 from deepjax.errors import InputError
 
 FORMS = (
@@ -73,7 +74,7 @@ def _folders_in(folder: Path) -> list[str]:
                 if entry.is_dir() and not entry.name.startswith("."):
                     found.append(entry.name)
     except OSError as error:
-        _refuse(error)
+        refuse_unreadable(error)
     return found
 
 
@@ -99,23 +100,11 @@ def _examples(root: Path, split: str, names: Sequence[str], there: Sequence[str]
 
 def _image_paths(root: Path, folder: str) -> Iterator[str]:
     """The JPEG and PNG files of a folder and the folders in it, relative to the root, sorted."""
-    seen: set[tuple[int, int]] = set()  # of links that lead back
-    for parent, folders, files in os.walk(root / folder, followlinks=True, onerror=_refuse):
-        relative, state = os.path.relpath(parent, root), os.stat(parent)
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if is_image(name):
-                yield os.path.join(relative, name)
-            elif name.lower().endswith(OTHER_IMAGES) and not name.startswith("."):
-                raise InputError(
-                    f"{os.path.join(parent, name)} is neither JPEG nor PNG; convert such images, "
-                    "or move them away"
-                )
-
-
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    start = len(os.path.join(root, ""))
+    for path in files_below(os.path.join(root, folder)):
+        if is_image(os.path.basename(path)):
+            yield path[start:]
+        elif path.lower().endswith(OTHER_IMAGES):
+            raise InputError(
+                f"{path} is neither JPEG nor PNG; convert such images, or move them away"
+            )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 from deepjax.errors import InputError
 
@@ -13,7 +14,7 @@ def files_below(folder: str) -> Iterator[str]:
     read.
     """
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         state = os.stat(parent)
         if (state.st_dev, state.st_ino) in seen:  # by a link that leads back
             folders.clear()
@@ -23,5 +24,6 @@ def files_below(folder: str) -> Iterator[str]:
         yield from (os.path.join(parent, name) for name in sorted(files) if name[0] != ".")
 
 
-def _refuse(error: OSError) -> None:
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """Raise InputError for the error of a file or folder that cannot be read."""
     raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
