@@ -5,10 +5,11 @@
     python experiments/run_studies.py --studies degradation small_filters --preset gpu
     python experiments/run_studies.py --preset quick           # no verdicts, nothing is published
     python experiments/run_studies.py --studies all --pilots   # select learning rates first
-    python experiments/run_studies.py --runs second --threads 2 --results second/results
+    export XLA_FLAGS=--xla_cpu_max_isa=AVX2  # sums in another order than with AVX-512
+    python experiments/run_studies.py --runs second --results second/results; unset XLA_FLAGS
     python experiments/run_studies.py --publish-only --second-runs second
 
-The last two run the lecture once more with other rounding, and publish where the verdicts differ.
+The last three run the lecture once more with other rounding, and publish where verdicts differ.
 A finished study is only judged and drawn again. Exit code 1 if one fails; the others are still run.
 """
 
@@ -204,13 +205,21 @@ def publish(out: Path, target: Path) -> None:
 
 
 def publish_second(out: Path, target: Path) -> None:
-    """Copy the result of a second run. Raises InputError for a run of another protocol."""
+    """Copy the result of a second run.
+
+    Raises InputError for a run of another protocol, and for one that rounded as the first.
+    """
     if not (out / RESULT).exists() or not (target / RESULT).exists():
         return
     record, first = (json.loads((each / RESULT).read_text()) for each in (out, target))
     if not is_repetition(record, first):
         raise InputError(
             f"{out} is no second run of {target.name}: study, preset, seeds or protocol differ"
+        )
+    if record["arms"] and record["arms"] == first["arms"]:
+        raise InputError(
+            f"{out} rounded as the first run: every error of every network is equal; run it with "
+            "XLA_FLAGS=--xla_cpu_max_isa=AVX2, or another number of --threads"
         )
     shutil.copy(out / RESULT, target / SECOND)
 

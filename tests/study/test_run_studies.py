@@ -94,6 +94,22 @@ def test_a_second_run_is_published_next_to_the_first(ran, folders, tmp_path):
         main(Options(**options, **folders))
 
 
+def test_a_second_run_with_the_same_rounding_is_refused(ran, folders, tmp_path):
+    main(Options(studies=("degradation",), **folders))
+    second = tmp_path / "second" / "degradation-small"
+    second.mkdir(parents=True)
+    first = folders["results"] / "degradation-small" / RESULT
+    trained = json.loads(first.read_text()) | {"arms": {"plain8": {"test_error": [0.1, 0.2]}}}
+    options = Options(publish_only=True, second_runs=second.parent, **folders)
+    (folders["runs"] / "degradation-small" / RESULT).write_text(json.dumps(trained))
+    (second / RESULT).write_text(json.dumps(trained))
+    with pytest.raises(InputError, match="rounded as the first run"):
+        main(options)
+    trained["arms"]["plain8"]["test_error"] = [0.1, 0.3]
+    (second / RESULT).write_text(json.dumps(trained))
+    main(options)
+
+
 def test_a_second_run_of_an_earlier_protocol_is_removed(ran, folders):
     main(Options(studies=("degradation",), **folders))
     second = folders["results"] / "degradation-small" / SECOND

@@ -67,8 +67,8 @@ def _unstable(studies: Studies) -> Iterable[str]:
     ]
     total = sum(len(study.verdicts) for study in twice)
     yield (
-        f"{len(twice)} of {_count(studies)} ran a second time from scratch with another "
-        "number of threads, which changes only the rounding. Of "
+        f"{len(twice)} of {_count(studies)} ran a second time from scratch with "
+        "other rounding ([how](../studies.md#rounding)). Of "
         f"{total} verdicts and controls {len(rows)} differ, and are unstable."
     )
     yield ""
