@@ -11,7 +11,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub export notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -59,10 +59,10 @@ PYTEST = $(BIN)/python -m pytest -q
 PARALLEL = -n 2 --dist worksteal
 
 # The tiers: tests/README.md. `test` is what every change must pass: one case of each kind. Its
-# programs, and those of `test-reference`, are compiled without most optimisations, which saves
-# about half of the time; `test-optimized` compiles them as in use.
+# programs, and those of the next two, are compiled without most optimisations, which saves about
+# half of the time; `test-optimized` compiles them as in use.
 FAST = DEEPJAX_TEST_FAST_COMPILATION=1
-EVERY_CHANGE = "not (reference or system or eight_devices or slow)"
+EVERY_CHANGE = "not (reference or numerics or system or eight_devices or slow)"
 
 test: install
 	$(FAST) $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
@@ -70,9 +70,13 @@ test: install
 test-optimized: install
 	$(PYTEST) $(PARALLEL) -m "not (system or eight_devices or slow)"
 
-# Against PyTorch, which `make reference` installs, and long exact numerics.
+# Against PyTorch, which `make reference` installs.
 test-reference: install
-	$(FAST) $(PYTEST) $(PARALLEL) -m "reference and not (system or eight_devices or slow)"
+	$(FAST) $(PYTEST) $(PARALLEL) -m "reference and not (numerics or system or eight_devices or slow)"
+
+# Long exact numerics, and every network and variant.
+test-numerics: install
+	$(FAST) $(PYTEST) $(PARALLEL) -m "numerics and not (system or eight_devices or slow)"
 
 # Processes, signals, launchers, interrupted runs; then what needs eight devices.
 test-system: install
@@ -90,7 +94,7 @@ test-models: install
 	DEEPJAX_TEST_DEVICES=8 DEEPJAX_REQUIRE_TORCH=1 $(PYTEST) $(PARALLEL) -m slow tests/models
 
 # Everything: hours.
-nightly: test-all test-optimized test-slow properties faults
+nightly: test-all test-numerics test-optimized test-slow properties faults
 
 # Preparing from archives, with TensorFlow, in its own environment; without it the other targets
 # skip these.

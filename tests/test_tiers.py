@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiers import KINDS, REFERENCE, RUNS_IN_MAKE_TEST, SYSTEM, tier_of
+from tests.tiers import KINDS, NUMERICS, RUNS_IN_MAKE_TEST, SYSTEM, tier_of
 
 FUNCTIONS = {
     node.name
@@ -15,17 +15,17 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*REFERENCE, *SYSTEM, *RUNS_IN_MAKE_TEST])
+@pytest.mark.parametrize("name", [*NUMERICS, *SYSTEM, *RUNS_IN_MAKE_TEST])
 def test_each_name_is_that_of_a_test(name):
     assert name in FUNCTIONS
 
 
 def test_tiers_by_name_parameter_and_fixture():
-    counts = next(name for name, kept in REFERENCE.items() if kept == KINDS)
+    counts = next(name for name, kept in NUMERICS.items() if kept == KINDS)
     assert tier_of(counts, "vgg11", frozenset()) is None
     assert tier_of(counts, "policy0-vgg11", frozenset()) is None
-    assert tier_of(counts, "vgg13", frozenset()) == "reference"
-    assert tier_of("test_float32_networks_under_x64", "", frozenset()) == "reference"
+    assert tier_of(counts, "vgg13", frozenset()) == "numerics"
+    assert tier_of("test_float32_networks_under_x64", "", frozenset()) == "numerics"
     process = "test_as_a_process_it_exits_with_2_and_one_line"
     assert tier_of(process, "command0", frozenset()) is None
     assert tier_of(process, "command1", frozenset()) == "system"

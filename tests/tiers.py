@@ -14,7 +14,7 @@ KINDS = (
 )
 
 # Long exact numerics: more than about three seconds of CPU time a test.
-REFERENCE: dict[str, tuple[str, ...]] = {
+NUMERICS: dict[str, tuple[str, ...]] = {
     # models
     "test_params_and_macs_are_the_exact_integers": KINDS,
     "test_stages_have_the_shapes_of_their_tables": KINDS,
@@ -148,8 +148,8 @@ def tier_of(function: str, parameters: str, fixtures: frozenset[str]) -> str | N
     parameters: the part of its id in brackets.
     """
     parts = set(parameters.split("-"))
-    if function in REFERENCE and parts.isdisjoint(REFERENCE[function]):
-        return "reference"
+    if function in NUMERICS and parts.isdisjoint(NUMERICS[function]):
+        return "numerics"
     if function in SYSTEM and parts.isdisjoint(SYSTEM[function]):
         return "system"
     if fixtures & RUN_FIXTURES:

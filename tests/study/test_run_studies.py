@@ -159,7 +159,7 @@ def test_options_that_make_no_sense_are_refused(given, message):
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
-@pytest.mark.reference  # imports every study
+@pytest.mark.system  # imports every study
 def test_the_published_pages_are_what_the_published_results_give(tmp_path):
     for path in RESULTS.iterdir():
         if path.name != "README.md":

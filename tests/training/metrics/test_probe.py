@@ -161,7 +161,7 @@ def test_the_full_tier_sees_curvature_and_noise_of_the_training_loss(programs):
     np.testing.assert_allclose(found["trace_sigma"], (small - big) / (1 / 60 - 1 / 240), rtol=1e-3)
 
 
-@pytest.mark.reference
+@pytest.mark.numerics
 def test_sharpness_is_the_largest_eigenvalue_on_a_fixed_sample(programs):
     """Validated against ARPACK; a function of the state alone, whatever the batch."""
     state = programs.fresh_state(CONFIG)
