@@ -5,9 +5,10 @@
     deepjax evaluate --weights deepjax/evaluation/trained/plain44 --dataset fashion_mnist_small
 
 Each is one run of a study in its preset "small": the first judged seed. Without these runs it is
-trained, about 40 minutes on one core for all; the same command resumes. A network that the output
-directory has already is left as it is. Per network: model.safetensors, deepjax.json and README.md,
-as `deepjax export` writes them; metrics.jsonl, the log of the run; provenance.json.
+trained, one process per core with one thread each, about 20 minutes in all on two cores; the same
+command resumes. A network that the output directory has already is left as it is. Per network:
+model.safetensors, deepjax.json and README.md, as `deepjax export` writes them; metrics.jsonl, the
+log of the run; provenance.json.
 """
 
 import dataclasses
@@ -32,11 +33,13 @@ from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.trained.networks import FOLDER, PROVENANCE
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
+from deepjax.progress import display
 from deepjax.provenance import provenance
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import packaged_rates
 from deepjax.study.arms.runs import Runner
 from deepjax.study.study import FIRST_SEED, trained_arms
+from deepjax.study.workers import TaskReport, default_jobs, worker_pool
 from deepjax.training.metrics.metrics_log import METRICS
 from deepjax.training.network import network_fields
 from deepjax.training.run_directory.command import changed_options
@@ -78,18 +81,21 @@ class Options:
 
 def main(options: Options) -> None:
     """Train and export what the output directory does not have."""
-    jax.config.update("jax_num_cpu_devices", 1)
-    for name in options.only or NETWORKS:
-        folder = user_path(options.output_dir, "output_dir") / name
-        if folder.exists():
-            print(f"{folder}: exists")
-            continue
-        study, arm = NETWORKS[name]
-        trained = declared_arm(study, arm)
-        run = train_first_seed(trained, options)
-        write_network(trained, run, folder, f"study {study}, arm {arm}, {run.name}")
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        print(f"{folder}: {size:,} bytes")
+    out = user_path(options.output_dir, "output_dir")
+    runs = run_directory(options.runs, "runs")
+    given = options.reuse_runs_from
+    reuse = run_directory(given, "reuse_runs_from") if given else None
+    names = options.only or tuple(NETWORKS)
+    missing = [name for name in names if not (out / name).exists()]
+    steps = {name: declared_arm(*NETWORKS[name]).config.total_steps for name in missing}
+    tasks = [functools.partial(train_network, name, runs, reuse) for name in missing]
+    with display("networks", steps) as report, worker_pool(default_jobs()) as run_all:
+        run_all(tasks, report)
+    for name in names:
+        if name in missing:
+            write_network(name, runs, out / name)
+        size = sum(path.stat().st_size for path in (out / name).iterdir())
+        print(f"{out / name}: {size:,} bytes{'' if name in missing else ', exists'}")
 
 
 def declared_arm(study: str, arm: str) -> TrainedArm:
@@ -101,26 +107,26 @@ def declared_arm(study: str, arm: str) -> TrainedArm:
     return trained_arms(declared, preset, packaged_rates(study, "small"))[arm]
 
 
-def train_first_seed(arm: TrainedArm, options: Options) -> Path:
-    """The directory of the run with the first judged seed, trained or copied if it is missing."""
-    out = run_directory(options.runs, "runs")
-    given = options.reuse_runs_from
-    reuse = run_directory(given, "reuse_runs_from") if given else None
+def train_network(name: str, runs: Path, reuse: Path | None, report: TaskReport) -> None:
+    """Train a network with the first judged seed, or copy its run, in a worker process."""
+    arm = declared_arm(*NETWORKS[name])
     steps = arm.config.total_steps
 
-    def report(name: str, done: int, total: int) -> None:
-        print(f"\r{name}: step {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+    def of_network(task: str, done: int, total: int) -> None:
+        report(name, done, total)
 
-    Runner(arm, out, None, reuse).run(arm.rate, FIRST_SEED, report, 0, steps)
-    print(file=sys.stderr)
-    return arm.run_dir(out, arm.rate, FIRST_SEED)
+    Runner(arm, runs, None, reuse).run(arm.rate, FIRST_SEED, of_network, 0, steps)
+    report(name, steps, steps)
 
 
-def write_network(arm: TrainedArm, run: Path, folder: Path, source: str) -> None:
-    """Export a finished run with its log. source: for the model card."""
+def write_network(name: str, runs: Path, folder: Path) -> None:
+    """Export a finished run with its log."""
+    study, declared = NETWORKS[name]
+    arm = declared_arm(study, declared)
+    run = arm.run_dir(runs, arm.rate, FIRST_SEED)
     member = from_run(run, None, PreprocessingOverrides(), network=arm.config.model, make=arm.make)
     config = arm.run_config(arm.rate, FIRST_SEED)
-    name, made = import_path(arm)
+    network, made = import_path(arm)
     final: Mapping[str, Any] = final_row(run) or {}
     origin = Origin(
         network_fields(config) | made,
@@ -128,9 +134,10 @@ def write_network(arm: TrainedArm, run: Path, folder: Path, source: str) -> None
         {key: final[key] for key in _METRICS},
         "apache-2.0",
     )
+    source = f"study {study}, arm {declared}, {run.name}"
     labels = tuple(label_names(member.dataset))
     dataset = dataclasses.replace(member.dataset, label_names=labels)
-    member = dataclasses.replace(member, name=name, source=source, dataset=dataset)
+    member = dataclasses.replace(member, name=network, source=source, dataset=dataset)
     export_network(member, origin, folder)
     shutil.copyfile(run / METRICS, folder / METRICS)
     written = {"commit": commit()} | provenance(0.0, jax.devices()[0].device_kind)

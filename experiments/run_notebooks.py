@@ -58,7 +58,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Execute, write the notebooks and the page; exit code 1 for what failed or was too slow."""
-    rows = read_page()
+    rows: dict[str, str] = {}
     failed = []
     for name in options.only or names():
         began, cpu_before = time.monotonic(), children_cpu()
@@ -69,6 +69,7 @@ def main(options: Options) -> None:
             failed.append(f"{name} ({error or f'{seconds:.0f} s'})")
         if not error:
             rows[name] = row(name, seconds, cpu)
+    rows = read_page() | rows
     write_text(PAGE, HEAD + "".join(rows[name] for name in names() if name in rows))
     print(f"Read {PAGE.relative_to(ROOT)}")
     if failed:
@@ -95,10 +96,14 @@ def execute(name: str) -> str:
         raise InputError(f"{error.name} is not installed; run `make notebooks-env`") from error
     notebook: Any = jupytext.read(FOLDER / f"{name}.py")
     options = {"record_timing": False, "kernel_name": "python3", "timeout": 1200}
+    options |= {"startup_timeout": 300, "coalesce_streams": True}
+    # Without the kernel's warning of its local connection.
+    options |= {"extra_arguments": ["--Application.log_level=40"]}
     resources = {"metadata": {"path": str(FOLDER)}}
     try:
         NotebookClient(notebook, resources=resources, **options).execute()
     except CellExecutionError as error:
+        print(error, file=sys.stderr)
         return f"{error.ename}: {error.evalue}"
     notebook.metadata = METADATA
     for i, cell in enumerate(notebook.cells, 1):

@@ -37,8 +37,8 @@ nets = {
     "without": load_trained("googlenet", make=SmallImageGoogLeNet),
 }
 for name, net in nets.items():
-    final = net.final
-    print(f"{name:10} training error {final['train_error']:.1%}, test error {final['test_error']:.1%}")
+    training, test = net.final["train_error"], net.final["test_error"]
+    print(f"{name:10} training error {training:.1%}, test error {test:.1%}")
 
 # %% [markdown]
 # ## How much

@@ -38,8 +38,8 @@ plt.style.use([STYLE, {"figure.dpi": 80}])
 
 nets = {"plain": load_trained("plain44"), "residual": load_trained("resnet44")}
 for kind, net in nets.items():
-    final = net.final
-    print(f"{kind:8} training error {final['train_error']:.1%}, test error {final['test_error']:.1%}")
+    training, test = net.final["train_error"], net.final["test_error"]
+    print(f"{kind:8} training error {training:.1%}, test error {test:.1%}")
 
 # %% [markdown]
 # ## Layer by epoch

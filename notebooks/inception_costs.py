@@ -90,7 +90,8 @@ assert costs["bottleneck"].summary()["MACs"] == 271_351_808
 
 # %% [markdown]
 # The naive module has 854 million multiply-adds, as the slide says. For the bottleneck the slide
-# says 358 million. Its own terms add up to 271 million; adding the 3x3 term a second time gives 358:
+# says 358 million. Its own terms add up to 271 million; adding the 3x3 term a second time gives
+# 358:
 
 # %%
 terms = {layer: int(1e6 * value) for layer, value in by_layer["bottleneck"].items() if value}
@@ -123,7 +124,8 @@ for kind, color in (("naive", COLORS[0]), ("bottleneck", COLORS[1])):
     ax.plot([channels[kind][i] for i in shown], "o-", color=color, label=kind)
 ax.set_xticks(range(len(shown)), [names[i].replace("inception", "") for i in shown])
 ax.set(ylabel="channels", xlabel="module")
-ax.set_title(f"Without bottlenecks the channels grow to {max(channels['naive'][i] for i in shown):,}")
+most = max(channels["naive"][i] for i in shown)
+ax.set_title(f"Without bottlenecks the channels grow to {most:,}")
 ax.legend()
 plt.show()
 for kind, total in totals.items():
@@ -145,7 +147,7 @@ for row in analysis.stage_table(nets["bottleneck"], (224, 224, 3)):
     print(f"{row.name:12} {output:12} {field:>6} {row.params:>12,} {row.macs / 1e6:>13,.0f}")
 
 # %% [markdown]
-# ## Multiply-adds are not seconds
+# ## Do multiply-adds predict seconds?
 #
 # One forward pass of each module, eight images, the median of five.
 
@@ -167,9 +169,11 @@ images = jax.random.normal(jax.random.key(0), (8, 28, 28, 256))
 took = {kind: milliseconds(module, images) for kind, module in modules.items()}
 for kind, value in took.items():
     print(f"{kind:10} {value:6.1f} ms")
-print(f"{took['naive'] / took['bottleneck']:.1f} times the time, {ratio:.1f} times the multiply-adds")
+slower = took["naive"] / took["bottleneck"]
+print(f"naive: {slower:.1f} times the time, {ratio:.1f} times the multiply-adds")
 
 # %% [markdown]
-# The two ratios differ: small layers use a processor less well, and a pool has no multiply-adds but
-# takes time. Whether a network with bottlenecks is as good as a naive one of equal cost is a
-# question for a study: `inception_module` (docs/results/README.md).
+# Where both ratios are close, multiply-adds predict the time. They need not: small layers use a
+# processor less well, and a pool has no multiply-adds but takes time. Whether a network with
+# bottlenecks is as good as a naive one of equal cost is a question for a study: `inception_module`
+# (docs/results/README.md).

@@ -238,11 +238,16 @@ fractions = np.array(norms) / np.sum(norms, axis=0)
 # %%
 figure, ax = plt.subplots(figsize=(8.4, 3.6))
 bottom = np.zeros(len(STAGES))
-for label, part, color in zip(("main loss", "head on 4a", "head on 4d"), fractions, COLORS, strict=False):
+LOSSES = ("main loss", "head on 4a", "head on 4d")
+for label, part, color in zip(LOSSES, fractions, COLORS, strict=False):
     ax.bar(range(len(STAGES)), 100 * part, 0.7, bottom=100 * bottom, label=label, color=color)
     bottom += part
 low = 1 - fractions[0, :5]
-ax.set_xticks(range(len(STAGES)), [s.replace("inception", "") for s in STAGES], fontsize=9)
+ax.set_xticks(
+    range(len(STAGES)),
+    [s.replace("inception", "").replace("stem_", "") for s in STAGES],
+    fontsize=9,
+)
 ax.set(ylim=(0, 100), ylabel="% of the gradient's norm")
 ax.set_title(f"Below both heads {low.min():.0%} to {low.max():.0%} of the gradient is theirs")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -280,7 +285,7 @@ for ax, kind in zip(axes, ("plain", "resnet"), strict=True):
         ax.plot(epochs, of, "--", color=color, label=f"{depth} layers, training")
         of = [100 * row["test_error"] for row in rows]
         ax.plot(epochs, of, color=color, label=f"{depth} layers, test")
-    ax.set(xlabel="epoch", ylim=(0, 60))
+    ax.set(xlabel="epoch", ylim=(0, 65))
     ax.legend()
 axes[0].set(title="Plain: 44 layers are worse than 20", ylabel="error (%)")
 axes[1].set(title="Residual: 44 layers are as good as 20")
@@ -310,10 +315,10 @@ for ax, name in zip(axes, ("plain44", "resnet44"), strict=True):
         ax.semilogy(np.arange(1, len(norms) + 1), norms, "o-", ms=3, label=label, color=color)
         third = len(norms) // 3
         ratios[name, label] = np.median(norms[:third]) / np.median(norms[-third:])
-    title = "plain" if name == "plain44" else "residual"
-    ax.set(xlabel="layer, from the input", title=f"44 layers, {title}")
+    ax.set_xlabel("layer, from the input")
     ax.legend()
-axes[0].set_ylabel("norm of the gradient")
+axes[0].set(ylabel="norm of the gradient", title="Plain, 44 layers: larger near the input at first")
+axes[1].set_title("Residual, 44 layers: even from the start")
 plt.show()
 for (name, moment), ratio in ratios.items():
     print(f"{name:8} {moment:10}: first third of the layers has {ratio:5.2f} times the last's")
@@ -345,8 +350,9 @@ plt.show()
 assert np.median(rises["resnet20"]) < 10 < np.median(rises["plain20"])
 
 # %% [markdown]
-# A plain network without one of its blocks guesses. A residual network loses little, except by its
-# first blocks: each adds a correction to a signal that the shortcuts keep.
+# A plain network without one of its blocks guesses (blocks that change the shape of the map cannot
+# be bypassed). A residual network loses a few points: each block adds a correction to a signal that
+# the shortcuts keep.
 
 # %% [markdown]
 # ## Read on

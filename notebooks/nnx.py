@@ -14,8 +14,8 @@
 # # An NNX network, trained and analysed
 #
 # A small residual network is written and trained in plain Flax NNX, on 1,797 real images of
-# handwritten digits. Nothing in it knows of `deepjax.analysis`. `from_nnx` then gives the instruments
-# what they take: a network, and its variables before and after training.
+# handwritten digits. Nothing in it knows of `deepjax.analysis`. `from_nnx` then gives the
+# instruments what they take: a network, and its variables before and after training.
 #
 # The notebook runs from top to bottom in under two minutes on two CPU cores, without a download.
 
@@ -38,6 +38,7 @@ plt.style.use([STYLE, {"figure.dpi": 72}])
 #
 # Six residual blocks. One convention helps: a module whose call takes `(shortcut, branch)` is a
 # residual sum, which some instruments show separately.
+
 
 # %%
 class Sum(nnx.Module):
@@ -77,8 +78,8 @@ class Net(nnx.Module):
 # ## Training
 #
 # The usual loop: `nnx.Optimizer`, `nnx.jit`, twelve epochs. At the start and after each epoch
-# `from_nnx` returns the variables as nested dicts of arrays. The networks that it returns are equal,
-# so nothing compiles anew.
+# `from_nnx` returns the variables as nested dicts of arrays. The networks that it returns are
+# equal, so nothing compiles anew.
 
 # %%
 digits = dataset_info("digits")

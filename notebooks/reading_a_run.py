@@ -28,6 +28,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from deepjax import analysis
 from deepjax.analysis.plots import COLORS, STYLE
@@ -41,7 +42,7 @@ def deepjax(*arguments):
     """The command `deepjax` with these arguments."""
     command = [sys.executable, "-m", "deepjax", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    print(done.stdout.rstrip())
+    print(done.stdout.rstrip().replace(f"{os.getcwd()}/", ""))
 
 
 # %% [markdown]
@@ -79,7 +80,7 @@ assert again.was_done and again.test_error == result.test_error
 try:
     train(train_config("cifar_resnet20", "digits", seed=2), "runs/digits")
 except Exception as error:
-    print(f"{type(error).__name__}: {str(error)[:140]} ...")
+    print(f"{type(error).__name__}: {str(error).replace(os.getcwd(), '.')[:120]} ...")
 
 # %% [markdown]
 # ## In a terminal
@@ -135,19 +136,16 @@ assert result.test_error < 0.1
 norms = np.array([list(row["gradient_norms"].values()) for row in epochs])
 layers = list(epochs[0]["gradient_norms"])
 probes = [row for row in rows if row["kind"] == "trace"]
-ratios = {
-    row["step"]: {each["layer"]: each["update_ratio"] for each in row["layers"]} for row in probes
-}
 figure, axes = plt.subplots(1, 2, figsize=(10.4, 4))
-for i, epoch in enumerate((0, 5, 11)):
-    axes[0].semilogy(norms[epoch], "o-", ms=4, color=COLORS[i], label=f"epoch {epoch + 1}")
-    of_probe = list(ratios.values())[min(epoch, len(ratios) - 1)]
-    values = [of_probe[layer] for layer in layers]
-    axes[1].semilogy(values, "o-", ms=4, color=COLORS[i], label=f"step {list(ratios)[epoch]}")
+for at, color in zip((0, 5, -1), COLORS, strict=False):
+    axes[0].semilogy(norms[at], "o-", ms=4, color=color, label=f"epoch {epochs[at]['epoch']:g}")
+    measured = [probes[at]["layers"][layer]["update_ratio"] for layer in layers]
+    axes[1].semilogy(measured, "o-", ms=4, color=color, label=f"step {probes[at]['step']}")
 axes[0].set(title="Gradient by layer", ylabel="norm")
-axes[1].set(title="Update by layer", ylabel="norm of the update over that of the weights")
+axes[1].set(title="Update by layer", ylabel="norm, update over weights")
 for ax in axes:
     ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=9)
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.legend()
 plt.show()
 
@@ -173,7 +171,7 @@ assert abs(float(error) - result.test_error) < 1e-6  # of the last one, as the r
 # %% [markdown]
 # ## What it gets wrong
 #
-# The misclassified test images with the highest loss, and all confusions.
+# The test images with the highest loss, as "digit as prediction", and all confusions.
 
 # %%
 losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(360), np.asarray(test["label"])]
@@ -183,8 +181,7 @@ figure, axes = plt.subplots(1, 8, figsize=(11, 1.9))
 for ax, i in zip(axes, worst, strict=True):
     ax.imshow(np.asarray(test["image"][i, ..., 0]), cmap="gray_r")
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"{int(test['label'][i])}, not {predicted[i]}" if
-                 predicted[i] != test["label"][i] else f"{predicted[i]}, right", fontsize=10)  # fmt: skip
+    ax.set_title(f"{int(test['label'][i])} as {predicted[i]}", fontsize=10)
     ax.grid(False)
 plt.show()
 
@@ -194,7 +191,7 @@ np.add.at(confusion, (np.asarray(test["label"]), predicted), 1)
 assert np.trace(confusion) == round(360 * (1 - result.test_error))
 figure, ax = plt.subplots(figsize=(4.6, 4.2))
 mistakes = confusion - np.diag(np.diag(confusion))
-ax.imshow(mistakes, cmap="Oranges", vmax=max(2, mistakes.max()))
+ax.imshow(mistakes, cmap="Oranges", vmax=2 * max(1, mistakes.max()))
 for row, column in zip(*np.nonzero(confusion), strict=True):
     ax.text(column, row, confusion[row, column], ha="center", va="center", fontsize=9)
 ax.set(xticks=range(10), yticks=range(10), xlabel="predicted", ylabel="digit")

@@ -40,7 +40,7 @@ plt.style.use([STYLE, {"figure.dpi": 80}])
 # %%
 figure, ax = plt.subplots(figsize=(8, 4))
 largest = {}
-for name, color in (("vgg16", COLORS[0]), ("resnet50", COLORS[1]), ("googlenet", COLORS[2])):
+for name, color in (("vgg16", COLORS[0]), ("resnet50_v1", COLORS[1]), ("googlenet", COLORS[2])):
     fields = analysis.layer_fields(create_model(name), (224, 224, 3))
     sizes = np.array([row["size"][0] for row in fields.rows() if row["size"]])
     largest[name] = sizes.max()
@@ -52,11 +52,12 @@ ax.set_title("The last units see more than the image, except in VGG-16")
 ax.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
 plt.show()
 print({name: int(size) for name, size in largest.items()})
-assert largest["vgg16"] == 212 and largest["resnet50"] == 483
+assert largest["vgg16"] == 196 and largest["resnet50_v1"] == 483
 
 # %% [markdown]
-# VGG-16's 212 pixels (after its last pool) and ResNet-50's 483 are the published values (Araujo et
-# al. 2019). GoogLeNet's line goes up and down because its branches have filters of 1, 3 and 5.
+# 483 pixels of ResNet-50 are the published value (Araujo et al. 2019), and so are 196 of VGG-16's
+# last convolution. GoogLeNet's line goes up and down because its branches have filters of 1, 3 and
+# 5 pixels.
 #
 # The same for any function of images, here two dilated convolutions:
 
@@ -91,9 +92,7 @@ maps, widths = {}, {}
 stack = Stack((3,) * DEPTHS[-1], width=16, norm=False)
 variables = analysis.init_variables(stack, jax.random.key(0), noise.shape)
 for depth in DEPTHS:
-    field = analysis.effective_field(
-        stack, variables, noise, layers=f"conv{depth}", power="square"
-    )
+    field = analysis.effective_field(stack, variables, noise, layers=f"conv{depth}", power="square")
     maps[depth], widths[depth] = np.asarray(field.map), field.summary()["sigma"]
 
 # %%

@@ -37,7 +37,9 @@ def code_cells(path: Path) -> list[dict]:
 
 
 def test_the_percent_format_is_read():
-    text = "# ---\n# header\n# ---\n\n# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n\n# why\n"
+    text = (
+        "# ---\n# header\n# ---\n\n# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n\n# why\n"
+    )
     assert cells_of_script(text) == [("markdown", "# Title\n\ntext"), ("code", "x = 1\n\n# why")]
 
 
@@ -63,5 +65,7 @@ def test_it_is_stored_executed_and_without_traces_of_the_machine(path):
     for cell in code:
         has_figure = any("image/png" in output.get("data", {}) for output in cell["outputs"])
         assert has_figure == ("plt.show()" in "".join(cell["source"]))
-    assert '"execution":' not in text and not re.search(r"/(home|root|tmp|work)/|site-packages", text)
+    assert '"execution":' not in text and not re.search(
+        r"/(home|root|tmp|work)/|site-packages", text
+    )
     assert path.stat().st_size < MAX_BYTES
