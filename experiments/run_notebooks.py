@@ -99,11 +99,12 @@ def execute(name: str) -> str:
     options |= {"startup_timeout": 300, "coalesce_streams": True}
     # Without the kernel's warning of its local connection.
     options |= {"extra_arguments": ["--Application.log_level=40"]}
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no word of slow compilations in outputs
     resources = {"metadata": {"path": str(FOLDER)}}
     try:
         NotebookClient(notebook, resources=resources, **options).execute()
     except CellExecutionError as error:
-        print(error, file=sys.stderr)
+        print(re.sub(r"\x1b\[[0-9;]*m", "", str(error)), file=sys.stderr)  # without colours
         return f"{error.ename}: {error.evalue}"
     notebook.metadata = METADATA
     for i, cell in enumerate(notebook.cells, 1):

@@ -68,10 +68,11 @@ LABELS = [stage.replace("inception", "").replace("stem_", "") for stage in STAGE
 LOSSES = {"main": "main loss", "4a": "head on 4a", "4d": "head on 4d"}
 
 
-def by_stage(result, loss, value):
+def by_stage(result, loss, value, stages=STAGES):
+    """Means over the layers of each stage."""
     rows = [row for row in result.rows() if row["loss"] == loss]
     return np.array(
-        [np.nanmean([r[value] for r in rows if r["layer"].startswith(stage)]) for stage in STAGES]
+        [np.mean([r[value] for r in rows if r["layer"].startswith(stage)]) for stage in stages]
     )
 
 
@@ -103,7 +104,7 @@ assert min(below.values()) > 0.1
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharey=True)
 for ax, (moment, result) in zip(axes, found.items(), strict=True):
     for loss, last, color in (("4a", 6, COLORS[1]), ("4d", 9, COLORS[2])):
-        values = by_stage(result, loss, "cosine")[:last]
+        values = by_stage(result, loss, "cosine", STAGES[:last])
         ax.plot(range(last), values, "o-", color=color, label=LOSSES[loss])
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(9), LABELS[:9], rotation=60, ha="right")
@@ -111,7 +112,7 @@ for ax, (moment, result) in zip(axes, found.items(), strict=True):
     ax.legend()
 axes[0].set_ylabel("cosine with the main loss")
 plt.show()
-cosines = {m: np.nanmean(by_stage(r, "4a", "cosine")[:6]) for m, r in found.items()}
+cosines = {m: by_stage(r, "4a", "cosine", STAGES[:6]).mean() for m, r in found.items()}
 print({moment: f"{value:.2f}" for moment, value in cosines.items()})
 assert cosines["trained"] > 0.3
 
@@ -149,7 +150,7 @@ for (name, each), color in zip(nets.items(), COLORS, strict=False):
         color=color, label=name,
     )  # fmt: skip
 gain = nets["without"].final["test_error"] - nets["with heads"].final["test_error"]
-ax.set(xlabel="epoch", ylabel="test error (%)", ylim=(0, None))
+ax.set(xlabel="epoch", ylabel="test error (%)", ylim=(0, None), xticks=range(1, 6))
 ax.set_title(f"With this seed the heads save {100 * gain:.1f} points of test error")
 ax.legend()
 plt.show()

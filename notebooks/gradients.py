@@ -128,7 +128,7 @@ figure, ax = plt.subplots(figsize=(7.4, 3.6))
 growth = {}
 for kind, net in small.items():
     signal = analysis.signal_propagation(net.model, start[kind], batch["image"])
-    values = np.array([row["channel_variance"] for row in signal.rows()])
+    values = np.array([row["variance"] for row in signal.rows()])
     ax.plot(range(1, len(values) + 1), values, "o-", label=kind)
     growth[kind] = values[2] / values[0]
 ax.set(xlabel="block", ylabel="channel variance", title="Shortcuts add variance within a stage")

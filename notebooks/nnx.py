@@ -30,7 +30,7 @@ from deepjax.analysis import TRAIN, from_nnx
 from deepjax.analysis.plots import STYLE
 from deepjax.data import dataset_info, sample
 
-plt.style.use([STYLE, {"figure.dpi": 72}])
+plt.style.use([STYLE, {"figure.dpi": 80}])
 
 
 # %% [markdown]
@@ -124,10 +124,11 @@ moments = {"before": before, "after": after}
 analysis.trace(network, before, batch, layers=["stem", "norm", "blocks/0/**", "head"])
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
 for ax, (moment, variables) in zip(axes, moments.items(), strict=True):
     report = analysis.trace(network, variables, batch)
     report.plot(ax, title=f"{moment} training, loss {report.loss:.2g}")
+    ax.tick_params(axis="x", labelsize=9)
 plt.show()
 
 # %% [markdown]
@@ -171,7 +172,8 @@ for moment, variables in moments.items():
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6))
 for ax, (moment, variables) in zip(axes, moments.items(), strict=True):
     density = analysis.spectral_density(network, variables, batch, mode=TRAIN, steps=24, probes=1)
-    density.plot(ax, title=f"{moment} training")
+    ends = f"from {density.lambda_min:.1f} to {density.lambda_max:.1f}"
+    density.plot(ax, title=f"{moment} training: eigenvalues {ends}")
 plt.show()
 
 # %% [markdown]
