@@ -117,7 +117,7 @@ print({moment: f"{value:.2f}" for moment, value in cosines.items()})
 assert cosines["trained"] > 0.3
 
 # %% [markdown]
-# After training both heads want nearly the same of the lower layers as the main classifier.
+# After training both heads want much the same of the lower layers as the main classifier.
 #
 # ## What the heads know
 #

@@ -30,7 +30,7 @@ from matplotlib.colors import LogNorm
 
 from deepjax import analysis, create_model
 from deepjax.analysis import TRAIN
-from deepjax.analysis.plots import COLORS, STYLE
+from deepjax.analysis.plots import COLORS, STYLE, plain_log_ticks
 from deepjax.evaluation.trained.networks import load_trained
 from deepjax.models.layers.scanned_blocks import stack_blocks
 
@@ -54,12 +54,13 @@ for kind, net in nets.items():
     maps[kind] = np.array([list(row.values())[:-1] for row in rows]).T  # without the classifier
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True)
 scale = LogNorm(min(m.min() for m in maps.values()), max(m.max() for m in maps.values()))
-for ax, (kind, norms) in zip(axes, maps.items(), strict=True):
+for ax, norms in zip(axes, maps.values(), strict=True):
     shown = ax.pcolormesh(norms, norm=scale, cmap="viridis")
     ax.set_xticks(np.arange(0, norms.shape[1], 2) + 0.5, ["start", *range(2, norms.shape[1], 2)])
-    ax.set(xlabel="epoch", title=f"{kind}, 44 layers")
+    ax.set_xlabel("epoch")
     ax.grid(False)
-axes[0].set_ylabel("layer, 1 is next to the input")
+axes[0].set(ylabel="layer, 1 is next to the input", title="Plain: explodes at the start")
+axes[1].set_title("Residual: even from the start")
 figure.colorbar(shown, ax=axes, label="norm of the gradient")
 plt.show()
 
@@ -76,7 +77,7 @@ assert input_over_output(maps["plain"][:, 0]) > 10
 assert 0.1 < input_over_output(maps["plain"][:, -1]) < 10
 
 # %% [markdown]
-# The plain network starts with gradients that explode toward the input. After the first epoch they
+# The plain network starts with gradients that explode toward the input. After two epochs they
 # neither vanish nor explode, in both networks. So the sizes of gradients do not explain the
 # difference in error.
 
@@ -100,8 +101,13 @@ print("\n".join(repr(reports["residual"]).splitlines()[:10]))
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8))
 for kind, report in reports.items():
     rows = [r for r in report.rows() if r["layer"].endswith(("conv1", "conv2"))]
-    axes[0].semilogy([r["gradient_norm"] for r in rows], "o-", ms=4, label=kind)
-axes[0].set(xlabel="convolution", ylabel="norm", title="Gradient at the output of each convolution")
+    norms = [r["gradient_norm"] for r in rows]
+    axes[0].semilogy(range(1, 19), norms, "o-", ms=4, label=kind)
+axes[0].set(
+    xlabel="convolution", ylabel="norm of the gradient at its output", xticks=range(2, 19, 4)
+)
+axes[0].set_title("Both grow toward the input, the plain one's more")
+plain_log_ticks(axes[0])
 axes[0].legend()
 rows = [r for r in reports["residual"].rows() if r["branch_ratio"] is not None]
 ratios = np.array([r["branch_ratio"] for r in rows])
@@ -109,13 +115,15 @@ axes[1].plot(range(1, 10), ratios, "o-", color=COLORS[2], label="norm, branch ov
 axes[1].plot(
     range(1, 10), [r["cosine"] for r in rows], "s--", color=COLORS[3], label="cosine of both"
 )
-axes[1].set(xlabel="residual block", ylim=(-0.5, 2.5), title="Branches and their shortcuts")
+axes[1].set(
+    xlabel="residual block", ylim=(-0.5, 2.5), title="Branches are orthogonal to their shortcuts"
+)
 axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# A branch is at most about as large as its shortcut, and nearly orthogonal to it. So a block
-# changes the signal a little, and the gradient passes through the shortcut.
+# A branch is about as large as its shortcut, and orthogonal to it. So a block does not replace the
+# signal but adds to it, and the gradient passes through the shortcut unchanged.
 
 # %% [markdown]
 # ## Signals
@@ -162,49 +170,50 @@ first, last = batch["image"][:2]
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharey=True)
 for ax, (kind, model) in zip(axes, scanned.items(), strict=True):
     line = analysis.gradient_line(model, fresh[kind], first, last, 128)
-    line.plot(ax, title=kind)
+    next_point = float(line.autocorrelation[1])
+    line.plot(ax, title=f"{kind}: correlation {next_point:.2f} at the next point")
+    assert (next_point > 0.3) == (kind == "residual")
 plt.show()
 
 # %% [markdown]
-# Without shortcuts, neighbouring points of the line have unrelated gradients. With them they agree:
-# a step that one gradient suggests still holds a little further on.
+# Without shortcuts, neighbouring points of the line have unrelated gradients. With them they agree
+# in part, for a few points.
 
 # %% [markdown]
 # ## Do images agree?
 #
-# The gradient of each single image, after training: where the norm of the mean is far below the
-# mean norm, images disagree. `noise_scale` says it in one number (McCandlish et al. 2018), the
-# batch size at which noise and signal are equal.
+# The variance of the gradients of single images over the squared norm of their mean, after
+# training, with frozen batch statistics: far above 1, images disagree. Before training
+# `noise_scale` says how large a batch has to be for noise and signal of a step to be equal
+# (McCandlish et al. 2018).
 
 # %%
 after = {kind: stack_blocks(net.variables) for kind, net in nets.items()}
-for kind, model in scanned.items():
-    found = analysis.per_example_gradients(model, after[kind], nets[kind].batch(32))
-    print(kind, {name: f"{value:.3g}" for name, value in found.summary().items()})
 batches = [nets["residual"].batch(256, seed=seed) for seed in range(3)]
-for moment, variables in (("start", fresh), ("trained", after)):
-    noise = analysis.noise_scale(
-        scanned["residual"], variables["residual"], batches, mode=TRAIN, small=32
-    )
-    print(f"residual, {moment}: noise scale {noise.scale:.0f} ± {noise.standard_error:.0f} images")
+for kind, model in scanned.items():
+    found = analysis.per_example_gradients(model, after[kind], nets[kind].batch(32)).summary()
+    ratio = found["variance"] / found["mean gradient's norm"] ** 2
+    noise = analysis.noise_scale(model, fresh[kind], batches, mode=TRAIN, small=32)
+    print(f"{kind:8} trained: variance {ratio:.0f} times the squared mean")
+    print(f"{kind:8} start: noise scale {noise.scale:.0f} ± {noise.standard_error:.0f} images")
 
 # %% [markdown]
 # ## Short paths
 #
 # A residual network with n blocks is a sum over 2ⁿ paths (Veit et al. 2016). The gradient by the
-# number of branches on a path, in the trained network of 20 layers.
+# number of branches on a path, in the trained network of 44 layers with its 21 blocks.
 
 # %%
-net = small["residual"]
-paths = analysis.path_lengths(net.model, net.variables, net.batch(64), samples=6)
+net = nets["residual"]
+paths = analysis.path_lengths(net.model, net.variables, net.batch(32), samples=4, chunk=4)
 figure, ax = plt.subplots(figsize=(7.4, 3.6))
 paths.plot(ax)
 plt.show()
-assert paths.mean_length < 4.5  # the mean over all paths of nine blocks
+assert paths.mean_length < 9  # the mean over all paths is 10.5
 
 # %% [markdown]
-# Most of the gradient comes by paths shorter than the average one. Very short paths are few, and
-# very long ones carry next to nothing.
+# The gradient comes by paths shorter than the average one. The network behaves as an ensemble of
+# shallower ones, which are easier to optimise.
 
 # %% [markdown]
 # ## A network that is not ours
