@@ -27,12 +27,11 @@
 # the panel *Files*. Elsewhere the cell does nothing.
 
 # %%
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
-if importlib.util.find_spec("google.colab") is not None:
+if "google.colab" in sys.modules:
     wheels = sorted(Path("/content").glob("deepjax-*.whl"))
     if not wheels:
         raise SystemExit("upload the wheel of deepjax with the panel Files, then run this again")
