@@ -195,7 +195,9 @@ for kind, model in scanned.items():
     ratio = found["variance"] / found["mean gradient's norm"] ** 2
     noise = analysis.noise_scale(model, fresh[kind], batches, mode=TRAIN, small=32)
     print(f"{kind:8} trained: variance {ratio:.0f} times the squared mean")
-    print(f"{kind:8} start: noise scale {noise.scale:.0f} ± {noise.standard_error:.0f} images")
+    scale = f"{noise.scale:.0f} ± {noise.standard_error:.0f} images"
+    known = np.isfinite(noise.standard_error)
+    print(f"{kind:8} start: noise scale {scale if known else 'too large for 768 images to tell'}")
 
 # %% [markdown]
 # ## Short paths

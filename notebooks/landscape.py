@@ -9,7 +9,7 @@
 #     display_name: Python 3
 #     language: python
 #     name: python3
-
+# ---
 
 # %% [markdown]
 # # Loss landscape and Hessian
