@@ -9,7 +9,7 @@
 #     display_name: Python 3
 #     language: python
 #     name: python3
-
+# ---
 
 # %% [markdown]
 # # Gradients of plain and residual networks
