@@ -99,6 +99,7 @@ def execute(name: str) -> str:
     options |= {"startup_timeout": 300, "coalesce_streams": True}
     # Without the kernel's warning of its local connection.
     options |= {"extra_arguments": ["--Application.log_level=40"]}
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # so that compilation counts
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no word of slow compilations in outputs
     resources = {"metadata": {"path": str(FOLDER)}}
     try:

@@ -37,7 +37,8 @@ def test_it_has_its_log_and_its_origin(name):
 )
 def test_it_has_the_recorded_error(name):
     """The record is of the run that trained it: every test image counts once, and rounding may
-    move one of the 4,000 across a decision."""
+    move one of the 4,000 across a decision.
+    """
     net = load_trained(name, MAKERS.get(name))
     test = net.batch(4000, "test")
     forward = jax.jit(lambda variables, images: net.model.apply(variables, images, train=False))
