@@ -11,7 +11,7 @@ PIP_AUDIT = pip-audit==2.10.1
 EXTRAS = prepare tensorboard hub export notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,13 @@ $(VENV)/installed: $(LOCK) pyproject.toml
 # TensorFlow, which only preparing photographs needs, in an environment of its own: .venv-prepare.
 prepare-env:
 	$(MAKE) install VENV=.venv-prepare LOCK=requirements-all.lock
+
+# What opens and executes the notebooks, in .venv, without TensorFlow: then `$(BIN)/jupyter lab`.
+notebooks-env: $(VENV)/notebooks-installed
+
+$(VENV)/notebooks-installed: requirements-notebooks.lock | install
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-notebooks.lock
+	touch $@
 
 # PyTorch's networks, against which ours are tested where they are installed: the extra `reference`
 # of pyproject.toml, in two steps (Python 3.11; torchvision and timm without their own dependencies,
@@ -94,7 +101,7 @@ test-models: install
 	DEEPJAX_TEST_DEVICES=8 DEEPJAX_REQUIRE_TORCH=1 $(PYTEST) $(PARALLEL) -m slow tests/models
 
 # Everything: hours.
-nightly: test-all test-numerics test-optimized test-slow properties faults
+nightly: test-all test-numerics test-optimized test-slow notebooks properties faults
 
 # Preparing from archives, with TensorFlow, in its own environment; without it the other targets
 # skip these.
@@ -111,10 +118,9 @@ faults: install
 properties: install
 	$(BIN)/python -m tests.properties
 
-# Every notebook anew, from top to bottom, with its pictures.
-notebooks: prepare-env
-	cd notebooks && for name in *.ipynb; do JAX_PLATFORMS=cpu ../.venv-prepare/bin/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False $$name; done
+# Every notebook anew, from top to bottom, with its figures; writes docs/results/notebooks.md.
+notebooks: notebooks-env
+	$(BIN)/python experiments/run_notebooks.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -131,10 +137,11 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Both lock files from one resolution, so that they agree; needs uv. Every extra but `reference`.
+# All lock files from one resolution, so that they agree; needs uv. Every extra but `reference`.
 lock:
 	uv pip compile $(UV_PIP) --quiet $(EXTRAS:%=--extra %) pyproject.toml requirements-build.in -o requirements-all.lock
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
+	uv pip compile $(UV_PIP) --quiet --extra notebooks -c requirements-all.lock pyproject.toml -o requirements-notebooks.lock
 
 clean:
 	rm -rf .venv .venv-prepare .venv-audit .cache .pytest_cache .ruff_cache build dist
