@@ -1,9 +1,9 @@
 """Export a network with its weights, classes and preprocessing into a folder for other programs.
 
-deepjax export runs/photos --output-dir exported
-deepjax export runs/photos --output-dir exported --format safetensors stablehlo
-deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
-deepjax export vgg16 --weights vgg16.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
+    deepjax export runs/photos --output-dir exported
+    deepjax export runs/photos --output-dir exported --format safetensors stablehlo
+    deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
+    deepjax export vgg16 --weights vgg16.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from deepjax.command_line import parse
+from deepjax.help_page import HelpPage
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.evaluation.agreement import final_row
@@ -76,7 +77,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, load, write, print the files."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     out = user_path(options.output_dir, "output_dir")
     check_new_folder(out)
     member, origin = open_source(options)

@@ -1,10 +1,10 @@
 """Classify images: names and probabilities, printed and written as CSV or JSON.
 
-deepjax predict photos/new --run runs/photos
-deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
-deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
-deepjax predict photos --weights exported
-deepjax predict cat.jpg --name googlenet_tv --weights g.pth --known 'torchvision IMAGENET1K_V1'
+    deepjax predict photos/new --run runs/photos
+    deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
+    deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
+    deepjax predict photos --weights exported
+    deepjax predict cat.jpg --name googlenet_tv --weights g.pth --known 'torchvision IMAGENET1K_V1'
 """
 
 import csv
@@ -22,6 +22,7 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
+from deepjax.help_page import HelpPage
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.models import (
@@ -70,6 +71,8 @@ class Options:
     """A file .csv or .json to write; an existing one is refused."""
     batch_size: int = 64
     """Images per step."""
+    json: bool = False
+    """Print JSON, as --output writes it; messages go to stderr."""
 
     def __post_init__(self) -> None:
         require(self.top >= 1, "top", self.top, "1 or more")
@@ -84,7 +87,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify, print, write."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     output = options.output and user_path(options.output, "output")
     if output is not None and output.exists():
         raise InputError(f"output is {output}, which exists; choose another, or remove it")
@@ -94,8 +97,7 @@ def start(arguments: Sequence[str]) -> None:
     if member.assumed:
         say_on_stderr(f"{member.source}: {member.assumed}")
     found = classify(member, paths, options)
-    for each in found:
-        print(_line(each))
+    print(_json(found) if options.json else "".join(f"{_line(each)}\n" for each in found), end="")
     if output is not None:
         write_text(output, _csv(found) if output.suffix.lower() == ".csv" else _json(found))
         print(f"{output}: {len(found):,} images", file=sys.stderr)

@@ -15,6 +15,7 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
+from deepjax.help_page import HelpPage
 from deepjax.data import load_split
 from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
@@ -48,7 +49,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify the test images, write the page."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     run = summarize_run(run_directory(options.run, "run"))
     if not (run.epochs or options.predict):
         raise InputError(f"{run.path} has no epoch in its log yet; nothing to report")

@@ -1,7 +1,6 @@
 """`deepjax runs compare RUN...`: options that differ, errors, and curves with their bands."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
-from deepjax.command_line import parse
+from deepjax.command_line import print_json
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 from deepjax.progress import say_on_stderr
@@ -35,9 +34,8 @@ class Options:
     """Print JSON."""
 
 
-def compare(arguments: Sequence[str]) -> None:
+def compare(options: Options) -> None:
     """Print the groups with their errors and differences; write the curves if asked for."""
-    options = parse(Options, arguments)
     paths = [path for given in options.runs for path in require_runs(user_path(given, "runs"))]
     found = [summarize_run(path) for path in dict.fromkeys(paths)]
     runs = [run for run in found if run.state != "average"]
@@ -54,7 +52,7 @@ def compare(arguments: Sequence[str]) -> None:
         path = _write_curves(groups, user_path(options.figure, "figure"))
         say_on_stderr(f"curves in {path}")
     if options.json:
-        print(json.dumps({"groups": rows, "differences": differences}, indent=1))
+        print_json({"groups": rows, "differences": differences})
         return
     for row in rows:
         print(f"{row['label']}: {_errors(row)}")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from deepjax.command_line import parse
 from deepjax.errors import require
 from deepjax.paths import run_directory
 from deepjax.progress import format_duration
@@ -27,9 +26,8 @@ class Options:
     """Seconds between two looks."""
 
 
-def watch(arguments: Sequence[str]) -> None:
+def watch(options: Options) -> None:
     """Print the epochs that are done, and every further one; returns when no process trains."""
-    options = parse(Options, arguments)
     require(options.interval > 0, "interval", options.interval, "above 0 seconds")
     path = run_directory(options.run, "run")
     run, shown = summarize_run(path), 0
