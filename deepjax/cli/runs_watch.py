@@ -11,7 +11,7 @@ import tyro
 from deepjax.errors import require
 from deepjax.paths import run_directory
 from deepjax.progress import format_duration
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
 from deepjax.training.run_directory.starts import Start, read_starts
 
