@@ -40,6 +40,7 @@ from deepjax.training.run_directory.data_identity import (
     pin_description,
     stored_dataset,
 )
+from deepjax.training.run_directory.progress_file import ProgressFile
 from deepjax.training.run_directory.run_identity import (
     claim_run,
     is_done,
@@ -144,7 +145,7 @@ def train(
             throughput=ThroughputMeter(batches, config.batch_size),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
-            report=report,
+            report=_with_file(report, out),
         )
         final = loop.run(state, batches)
     return run_result(final, resumed_at=resumed_at, was_done=False)
@@ -163,6 +164,19 @@ def _read_weights(
     for line in weights.warnings:
         say(f"warning: {line}")
     return weights
+
+
+def _with_file(report: Report, out: Path) -> Report:
+    """Reports to progress.json too, in process 0."""
+    if jax.process_index() > 0:
+        return report
+    file = ProgressFile(out)
+
+    def both(done: int, total: int, note: str) -> None:
+        report(done, total, note)
+        file.write(done, total, note)
+
+    return both
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.errors import InputError
+from deepjax.io import write_text
 from deepjax.training.metrics.writer import Histogram, MetricWriter, Row, scalars_of
 
 WANDB_FILE = "wandb.json"  # in the run directory: the id, and the last step logged by kind of row
+FINISH_SECONDS = 300.0  # for what is left at the end, where the network is slow or gone
 STEP = "step"  # the horizontal axis: W&B's own step cannot go back when a run resumes
 
 
 class WandbRun(MetricWriter):
     """A run of Weights & Biases.
 
-    A resumed run continues it: what an earlier start logged is not logged again. Rows cannot be
-    taken back; after a rollback both values of a step stay.
+    A resumed run continues it: what was logged by a start that ended in order, as after SIGTERM, is
+    not logged again. After a kill it is unknown what W&B has received, so the steps after the
+    checkpoint are logged again, with equal values. Rows cannot be taken back; after a rollback both
+    values of a step stay.
     """
 
     def __init__(self, out: Path, config: Mapping[str, Any]) -> None:
@@ -43,6 +47,7 @@ class WandbRun(MetricWriter):
             project=os.environ.get("WANDB_PROJECT", "deepjax"),
             name=os.environ.get("WANDB_NAME", out.name),
             config=dict(config),
+            settings=wandb.Settings(finish_timeout=FINISH_SECONDS),
         )
         self._run.define_metric("*", step_metric=STEP)
         self._save()
@@ -57,7 +62,6 @@ class WandbRun(MetricWriter):
             if row["step"] > self._logged.get(row["kind"], -1):
                 self._run.log({**dict(scalars_of(row)), STEP: row["step"]})
                 self._logged[row["kind"]] = row["step"]
-        self._save()
 
     def write_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         """Log histograms."""
@@ -69,22 +73,18 @@ class WandbRun(MetricWriter):
         }
         self._run.log({**found, STEP: step})
         self._logged["histograms"] = step
-        self._save()
 
     def rewind(self, step: int) -> None:
         """What follows a step is logged again."""
         self._logged = {kind: min(at, step) for kind, at in self._logged.items()}
-        self._save()
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, and note what is logged."""
         self._run.finish()
+        self._save()
 
     def _save(self) -> None:
-        """Atomically, but not synced to the disk, as this is done at every sync of the loop."""
-        partial = self._path.with_name(f"{WANDB_FILE}.partial")
-        partial.write_text(json.dumps({"id": self._id, "logged": self._logged}) + "\n")
-        partial.replace(self._path)
+        write_text(self._path, json.dumps({"id": self._id, "logged": self._logged}) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
