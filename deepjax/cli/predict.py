@@ -42,13 +42,31 @@ from deepjax.training.distributed.sharding import Partitioner, make_mesh
 
 FORMATS, TITLE = (".csv", ".json"), "classifying"
 Prediction = dict[str, Any]
+USUAL_OPTIONS = {
+    "images": {"IMAGE ...": "files, and folders of JPEG and PNG files"},
+    "network": {
+        "--run": "run directory of `deepjax train`: its newest checkpoint",
+        "--weights": "a file, a folder or a repository; or a folder of `deepjax export`",
+        "--name": "its network, where --weights do not give it",
+        "--model": "package.module:Class, where it is your own",
+    },
+    "preprocessing": {
+        "--crop": "pixels a side; --resize: of the shorter side before the crop",
+        "--known": "which public weights a file holds, for their preprocessing",
+    },
+    "output": {
+        "--top": "classes shown for each image (default: 5)",
+        "--output": "a file .csv or .json to write",
+        "--json": "print JSON",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Classify images by a run or by weights."""
 
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Files, and folders of JPEG and PNG files; hidden ones in folders are ignored."""
     run: Path | None = None
     """Run directory of `deepjax train`: its newest checkpoint."""
@@ -87,7 +105,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify, print, write."""
-    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
+    options = parse(Options, arguments, page=HelpPage(str(__doc__), USUAL_OPTIONS))
     output = options.output and user_path(options.output, "output")
     if output is not None and output.exists():
         raise InputError(f"output is {output}, which exists; choose another, or remove it")

@@ -58,12 +58,20 @@ class _Show:
 
 @dataclasses.dataclass(frozen=True)
 class _One:
-    """Verify the checkpoints of a run, or print the digest of the newest."""
+    """Of a run."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
     json: bool = False
     """Print JSON."""
+
+
+class _Verify(_One):
+    """Verify every checkpoint of a run: the hash of each file, and each array."""
+
+
+class _Digest(_One):
+    """Print one sha256 over the training state of the newest checkpoint of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +261,8 @@ ACTION_OPTIONS: dict[str, Any] = {
     "show": _Show,
     "watch": runs_watch.Options,
     "compare": runs_compare.Options,
-    "verify": _One,
-    "digest": _One,
+    "verify": _Verify,
+    "digest": _Digest,
     "diff": _Two,
 }
 ACTIONS = {

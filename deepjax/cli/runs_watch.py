@@ -74,14 +74,14 @@ def describe_row(run: RunSummary, row: Row, starts: Sequence[Start]) -> str:
     if kind == "rollback":
         return f"step {row['bad_step']:,} was bad; back to step {step:,}"
     if kind == "damaged":
-        return f"step {step:,}: an image cannot be decoded; see metrics.jsonl"
+        return f"step {step:,}: {row['image']} cannot be decoded ({row['why']})"
     return ""
 
 
 def describe_progress(run: RunSummary, progress: Mapping[str, Any] | None) -> str:
     """Where a running training is, in one line without its end."""
     if progress is None or progress["step"] < run.step:
-        return f"step {run.step:,} of {run.total_steps:,}" if run.step else "preparing"
+        return f"step {run.step:,} of {run.total_steps:,}" if run.step else "preparing: compiling, reading data"
     fraction = progress["step"] / run.total_steps
     left = format_duration(progress["seconds_left"])
     return (
