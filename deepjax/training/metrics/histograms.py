@@ -57,6 +57,7 @@ def make_histograms(programs: CompiledTraining) -> Histograms:
             f"{name}/{path_string(path)}": count_values(leaf)
             for name, tree in trees.items()
             for path, leaf in by_path(tree).items()
+            if leaf.size
         }
 
     compiled = jax.jit(compute, static_argnums=2, out_shardings=replicated_sharding(mesh))

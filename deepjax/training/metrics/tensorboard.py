@@ -1,7 +1,6 @@
 """TensorBoard: event files of scalars and histograms (the extra `tensorboard`)."""
 
 import importlib.util
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ class Tensorboard(MetricWriter):
                 "install it with: pip install 'deepjax[tensorboard]'"
             ) from error
         self._writer_type, self._summary = event_file_writer.EventsWriter, summary
-        self._events, self._folder, self._files = event_pb2, folder, 0
+        self._events, self._folder = event_pb2, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = self._open(resume_step)
 
@@ -78,9 +77,8 @@ class Tensorboard(MetricWriter):
         self._writer.close()
 
     def _open(self, step: int) -> Any:
-        # Two files of one second would have one name.
-        suffix = f".{os.getpid()}.{self._files}"
-        self._files += 1
+        # tensorboardX names files by the second, and a second file of that name replaces the first.
+        suffix = f".{time.time_ns()}"
         self._writer = self._writer_type(str(self._folder / "events"), suffix)
         log = self._events.SessionLog(status=self._events.SessionLog.START)
         self._write(step + 1, session_log=log)
