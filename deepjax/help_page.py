@@ -25,8 +25,7 @@ class HelpPage:
 
 
 def action_page(options: type, text: str, action: str) -> HelpPage:
-    """The page of an action such as "runs list": the docstring of its options, and the examples of
-    it in the text of its command."""
+    """The page of an action such as "runs list", with its examples in the text of its command."""
     examples = [line for line in text.splitlines() if line.strip().startswith(f"deepjax {action} ")]
     return HelpPage("\n\n".join([inspect.cleandoc(str(options.__doc__)), "\n".join(examples)]))
 
@@ -55,11 +54,12 @@ def help_text(
 
 def _top(specs: Sequence[OptionSpec]) -> list[str]:
     """Positional arguments, then options."""
-    arguments = [spec for spec in specs if not spec.flags]
-    flags = [spec for spec in specs if spec.flags]
-    lines = ["arguments", *(line for spec in arguments for line in _full(spec)), ""]
-    lines = lines if arguments else []
-    return [*lines, "options", *(line for spec in flags for line in _full(spec))] if flags else lines
+    lines = []
+    for title, with_flags in (("arguments", False), ("options", True)):
+        members = [spec for spec in specs if bool(spec.flags) == with_flags]
+        if members:
+            lines += [title, *(line for spec in members for line in _full(spec)), ""]
+    return lines[:-1]
 
 
 def _group(group: str, specs: Sequence[OptionSpec]) -> list[str]:

@@ -67,7 +67,7 @@ def test_the_first_screen_has_an_example_and_all_options_follow(name):
 
 @pytest.mark.parametrize("name", COMMANDS_WITH_OPTIONS)
 def test_the_options_are_those_that_tyro_parses(name):
-    """tyro's own help is the oracle; a flag there is indented by two spaces."""
+    """Tyro's own help is the oracle; a flag there is indented by two spaces."""
     options = COMMANDS_WITH_OPTIONS[name]
     box = printed(lambda: tyro.cli(options, args=["--help"]))
     heads = re.findall(r"^  (?:-h, )?(--[a-z]\S*?)(?:, (--\S+))?(?: .*)?$", box, re.MULTILINE)
@@ -104,7 +104,9 @@ def test_a_spec_has_the_text_of_the_field_and_the_default():
 def test_the_commands_are_in_groups_below_an_example(capsys):
     start(["--help"])
     text = capsys.readouterr().out
-    assert text.index("    deepjax train --model") < text.index("training\n") < text.index("other\n")
+    assert (
+        text.index("    deepjax train --model") < text.index("training\n") < text.index("other\n")
+    )
     assert all(f"\n  {name} " in text for name in COMMANDS) and text.count("\n") < ROWS
 
 

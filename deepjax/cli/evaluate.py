@@ -36,7 +36,6 @@ from deepjax.data.catalog import require_no_folder
 from deepjax.data.encoded_split import EncodedSplit
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
-from deepjax.help_page import HelpPage
 from deepjax.evaluation.agreement import compare_with_final_row, evaluation_differences, final_row
 from deepjax.evaluation.class_errors import (
     ClassErrors,
@@ -61,6 +60,7 @@ from deepjax.evaluation.result_file import (
     result_text,
     set_spec,
 )
+from deepjax.help_page import HelpPage
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr

@@ -4,6 +4,8 @@
     deepjax export runs/photos --output-dir exported --format safetensors stablehlo
     deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
     deepjax export vgg16 --weights v.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
+
+The folder has weights, metadata and a model card.
 """
 
 import dataclasses
@@ -15,7 +17,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from deepjax.command_line import parse
-from deepjax.help_page import HelpPage
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.evaluation.agreement import final_row
@@ -28,6 +29,7 @@ from deepjax.evaluation.models import (
     require_photographs,
 )
 from deepjax.evaluation.predict import EvalModel
+from deepjax.help_page import HelpPage
 from deepjax.models import list_models
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import run_directory, user_path

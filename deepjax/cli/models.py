@@ -4,6 +4,8 @@
     deepjax models 'resnet*'      # those that match
     deepjax models resnet50       # its stages, and all known weights
     deepjax models --json
+
+MACs are multiply-adds for one image.
 """
 
 import dataclasses
@@ -16,8 +18,8 @@ from rich.table import Table
 
 from deepjax.analysis.costs.stages import StageRow, stage_table
 from deepjax.command_line import parse, print_json
-from deepjax.help_page import HelpPage
 from deepjax.errors import unknown_name_error
+from deepjax.help_page import HelpPage
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 
 WIDE = 112  # columns of a terminal in which no row of the list takes two lines

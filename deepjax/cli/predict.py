@@ -4,7 +4,9 @@
     deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
     deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
     deepjax predict photos --weights exported
-    deepjax predict cat.jpg --name googlenet_tv --weights g.pth --known 'torchvision IMAGENET1K_V1'
+    deepjax predict cat.jpg --name vgg16 --weights v.pth --known 'torchvision IMAGENET1K_V1'
+
+Folders are searched for JPEG and PNG files.
 """
 
 import csv
@@ -22,7 +24,6 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.help_page import HelpPage
 from deepjax.data.label_names import label_names
 from deepjax.errors import InputError, require
 from deepjax.evaluation.models import (
@@ -34,6 +35,7 @@ from deepjax.evaluation.models import (
 from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.unlabelled import find_images, open_images
+from deepjax.help_page import HelpPage
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr

@@ -15,13 +15,13 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
-from deepjax.help_page import HelpPage
 from deepjax.data import load_split
 from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.report.page import RunPredictions, write_run_report
+from deepjax.help_page import HelpPage
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training.custom_network import import_network

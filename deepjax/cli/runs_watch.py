@@ -1,4 +1,4 @@
-"""`deepjax runs watch RUN`: the epochs, incidents and steps of a run that another process trains."""
+"""`deepjax runs watch RUN`: epochs, incidents and steps of a run that another process trains."""
 
 import dataclasses
 import sys
@@ -81,7 +81,11 @@ def describe_row(run: RunSummary, row: Row, starts: Sequence[Start]) -> str:
 def describe_progress(run: RunSummary, progress: Mapping[str, Any] | None) -> str:
     """Where a running training is, in one line without its end."""
     if progress is None or progress["step"] < run.step:
-        return f"step {run.step:,} of {run.total_steps:,}" if run.step else "preparing: compiling, reading data"
+        return (
+            f"step {run.step:,} of {run.total_steps:,}"
+            if run.step
+            else "preparing: compiling, reading data"
+        )
     fraction = progress["step"] / run.total_steps
     left = format_duration(progress["seconds_left"])
     return (

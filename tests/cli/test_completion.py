@@ -1,5 +1,6 @@
 """`deepjax completion`: bash itself completes with the script."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -38,7 +39,9 @@ def test_bash_completes(path, words, expected):
         f"source {path}; complete -p deepjax >&2; COMP_WORDS=({words}); "
         'COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _deepjax; echo "${COMPREPLY[*]}"'
     )
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(shutil.which("bash")), "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == expected
     assert done.stderr == "complete -o default -F _deepjax deepjax\n"
 
