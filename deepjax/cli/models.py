@@ -10,7 +10,7 @@ MACs are multiply-adds for one image.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -96,7 +96,7 @@ def start(arguments: Sequence[str]) -> None:
         info = model_info(name)
         if options.json:
             stages = stage_table(create_model(name), info.input_shape)
-            print_json(dataclasses.asdict(info) | {"stages": [*map(dataclasses.asdict, stages)]})
+            print_json(_facts(info) | {"stages": [*map(dataclasses.asdict, stages)]})
         else:
             _print_model(console, info)
         return
@@ -104,7 +104,7 @@ def start(arguments: Sequence[str]) -> None:
     if not names:
         raise unknown_name_error("model", name, list_models(), listed_by="deepjax models")
     if options.json:
-        print_json([dataclasses.asdict(model_info(each)) for each in names])
+        print_json([_facts(model_info(each)) for each in names])
     else:
         _print_list(console, names)
 
@@ -135,6 +135,12 @@ def _print_model(console: Console, info: ModelInfo) -> None:
         width = max(len(source) for source, _ in info.weights)
         for source, accuracy in info.weights:
             console.print(f"  {source:{width}}  {accuracy:.2f}")
+
+
+def _facts(info: ModelInfo) -> dict[str, Any]:
+    """The row of a network, for JSON."""
+    names = ("name", "params", "macs", "input_shape", "paper", "table", "weights")
+    return {name: getattr(info, name) for name in names}
 
 
 def _field(row: StageRow) -> tuple[str, str]:

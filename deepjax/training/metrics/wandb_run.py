@@ -32,7 +32,7 @@ class WandbRun(MetricWriter):
         InputError if the extra is not installed, and W&B's errors, such as a missing login.
         """
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise InputError(
                 "wandb is not installed; install it with: pip install 'deepjax[wandb]'"
