@@ -3,13 +3,14 @@
 import contextlib
 import difflib
 import io
+import json
 import logging
 import os
 import re
 import select
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from deepjax.errors import (
     unknown_name_error,
 )
 from deepjax.familiar_options import FAMILIAR_OPTIONS, familiar_hint
+from deepjax.help_page import HELP_FLAGS, HelpPage, help_text
+from deepjax.option_specs import option_specs
 from deepjax.renamed_options import has_renamed_flag, rename_flags
 
 Options = TypeVar("Options")
@@ -49,15 +52,23 @@ EXIT_INPUT, EXIT_NONFINITE, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_PIPE = 2, 3, 13
 
 
 def parse(
-    options: type[Options], arguments: Sequence[str] | None = None, default: Options | None = None
+    options: type[Options],
+    arguments: Sequence[str] | None = None,
+    default: Options | None = None,
+    page: HelpPage | None = None,
 ) -> Options:
     """Parse the command line into a dataclass; every mistake becomes an InputError of one line.
 
-    default: the values of options that are not given.
+    default: the values of options that are not given. page: what --help prints, and exits with 0;
+    default the docstring of the dataclass and all options, as with --help-all and with `default`.
     """
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if asked := set(HELP_FLAGS).intersection(arguments):
+        every = "--help-all" in asked or default is not None
+        print(help_text(options, page, default, every), flush=True)
+        raise SystemExit(0)
     if has_renamed_flag(arguments):
         arguments, notes = rename_flags(arguments, option_flags(options))
         for note in notes:
@@ -109,6 +120,26 @@ def run_action(
     if action not in actions:
         raise unknown_name_error("action", action, actions)
     actions[action](rest)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def json_output(enabled: bool) -> Iterator[Callable[[Any], None]]:
+    """Gives a function that prints a document; what else is printed meanwhile goes to stderr.
+
+    enabled: otherwise the function prints nothing, and the rest goes to stdout.
+    """
+    documents: list[Any] = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if enabled else contextlib.nullcontext():
+            yield documents.append
+    finally:  # an error after the result does not hide it
+        for document in documents if enabled else ():
+            print_json(document)
 
 
 def run_command(command: Callable[[], None], resumes: bool = True) -> None:
@@ -182,14 +213,8 @@ def _exit(code: int, error: Exception) -> None:
 
 
 def option_flags(options: type) -> list[str]:
-    """Every --flag of the help text."""
-    text = io.StringIO()
-    import tyro
-
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(options, args=["--help"])
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
-    return sorted({flag.rstrip(".") for flag in re.findall(r"--[a-z][a-z0-9.-]*", plain)})
+    """Every --flag of a command."""
+    return sorted({flag for spec in option_specs(options) for flag in spec.flags} | {"--help"})
 
 
 def _one_line(box: str) -> str:

@@ -48,6 +48,10 @@ FAMILIAR_OPTIONS = {
     "--max-steps": "--steps",
     "--checkpoint-every": "--save-every",
     "--log-tensorboard": "--tensorboard",
+    "--log-wandb": "--wandb",
+    "--use-wandb": "--wandb",
+    "--log-interval": "--log-every",
+    "--print-freq": "--log-every",
 }
 """The option here by the name there."""
 FAMILIAR_REMEDIES = {
@@ -59,6 +63,7 @@ FAMILIAR_REMEDIES = {
     "--gpus": "CUDA_VISIBLE_DEVICES chooses devices; all of them are used",
     "--local-rank": "torchrun's variables are read; see docs/launch.md",
     "--dist-url": "see docs/launch.md, or --hosts.coordinator",
+    "--wandb-project": "WANDB_PROJECT, WANDB_NAME and WANDB_ENTITY are read",
     "--pin-mem": "batches are always transferred ahead of their step",
 }
 """What does the same here, where that is no option."""

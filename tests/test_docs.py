@@ -12,9 +12,10 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "instruments").glob("*.md")),
 ]
-OF_OTHER_PROGRAMS = {  # SLURM, torchrun, gcloud
+OF_OTHER_PROGRAMS = {  # SLURM, torchrun, gcloud, TensorBoard
     "nproc-per-node", "max-restarts", "nodes", "ntasks-per-node", "gpus-per-node",
-    "gpus-per-task", "signal", "zone", "worker", "command", "help",
+    "gpus-per-task", "signal", "zone", "worker", "command", "help", "help-all",
+    "logdir",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "deepjax").rglob("*.py"))
 # What every package may use.
 BASE = {
     *("errors", "io", "paths", "progress", "command_line", "renamed_options", "provenance"),
-    *("familiar_options", "html_page", "backend"),
+    *("familiar_options", "html_page", "help_page", "option_specs", "backend"),
 }
 # A package may import itself, the base, and the packages named here.
 ALLOWED = {

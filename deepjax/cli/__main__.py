@@ -8,25 +8,41 @@ import deepjax
 from deepjax.command_line import run_command
 from deepjax.errors import unknown_name_error
 
-COMMANDS = {
-    "train": "train one network on one data set",
-    "evaluate": "test networks as their papers did, on every image of a set exactly once",
-    "runs": "list, show, watch, compare and verify training runs",
-    "report": "write the HTML report of a run: curves, gradients, classes, worst images",
-    "data": "list and prepare public data sets, check your own images",
-    "average": "average the weights of several checkpoints or runs",
-    "predict": "classify images, with names and probabilities",
-    "export": "write a network for PyTorch, timm and StableHLO, with a model card",
-    "models": "list the networks, or show one stage by stage",
-    "study": "list and run the studies of a clone",
+GROUPS = {
+    "training": {
+        "train": "train one network on one data set",
+        "runs": "list, show, watch, compare and verify training runs",
+        "report": "write the HTML report of a run: curves, gradients, classes, worst images",
+        "average": "average the weights of several checkpoints or runs",
+    },
+    "testing and use": {
+        "evaluate": "test networks as their papers did, on every image of a set exactly once",
+        "predict": "classify images, with names and probabilities",
+        "export": "write a network for PyTorch, timm and StableHLO, with a model card",
+    },
+    "networks and data": {
+        "models": "list the networks, or show one stage by stage",
+        "data": "list and prepare public data sets, check your own images",
+    },
+    "other": {
+        "study": "list and run the studies of a clone",
+        "completion": "print a script by which bash or zsh completes commands and options",
+    },
 }
+COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 USAGE = "\n".join(
     [
-        "usage: deepjax NAME [OPTIONS]; `deepjax NAME --help` shows the options of a command.",
+        "VGG, GoogLeNet and ResNet in JAX: training, evaluation and instruments.",
         "",
-        *(f"  {name:10}{about}" for name, about in COMMANDS.items()),
+        "    deepjax train --model cifar_resnet20 --dataset digits --output-dir runs/resnet20",
+        "    deepjax train --help          # the options of a command",
+        *(
+            line
+            for title, group in GROUPS.items()
+            for line in ("", title, *(f"  {name:12}{about}" for name, about in group.items()))
+        ),
         "",
-        "  --version  the version of deepjax",
+        "  --version   the version of deepjax",
     ]
 )
 

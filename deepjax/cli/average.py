@@ -16,6 +16,7 @@ import tyro
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
+from deepjax.help_page import HelpPage
 from deepjax.progress import display
 from deepjax.training.custom_network import import_network
 from deepjax.training.run_directory.average import average_checkpoints
@@ -48,7 +49,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, average, print."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     enable_compilation_cache()
     with display(TITLE, {TITLE: options.batches or 1}, "batch") as report:
         found = average_checkpoints(

@@ -11,7 +11,6 @@ with the columns path and label, or another form of docs/own_data.md.
 """
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from deepjax.command_line import parse, run_action
+from deepjax.command_line import parse, print_json, run_action
 from deepjax.data import Dataset, dataset_info, list_datasets
 from deepjax.data.catalog import CATALOG, require_no_folder
 from deepjax.data.own.check import check_images
@@ -27,6 +26,7 @@ from deepjax.data.own.index import split_options
 from deepjax.data.prepare.own_images import convert_images
 from deepjax.data.prepare.prepare import check_side, prepare_dataset, write_resized_copy
 from deepjax.data.splits import is_prepared
+from deepjax.help_page import action_page
 from deepjax.paths import user_path
 
 
@@ -88,18 +88,35 @@ class _List:
     """Print JSON."""
 
 
+ACTION_OPTIONS: dict[str, Any] = {
+    "list": _List,
+    "prepare": _Prepare,
+    "check": _Check,
+    "convert": _Convert,
+}
+
+
+def _parsed(action: str, arguments: Sequence[str]) -> Any:
+    """The options of an action."""
+    options = ACTION_OPTIONS[action]
+    return parse(options, arguments, page=action_page(options, str(__doc__), f"data {action}"))
+
+
 def _check(arguments: Sequence[str]) -> None:
     """Print the report."""
-    options = parse(_Check, arguments)
+    options = _parsed("check", arguments)
     require_no_folder(options.path)
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
     report = check_images(options.path, *chosen)
-    print(json.dumps(report.to_json(), indent=1) if options.json else report.text())
+    if options.json:
+        print_json(report.to_json())
+    else:
+        print(report.text())
 
 
 def _convert(arguments: Sequence[str]) -> None:
     """Write the data set, and print how it is read."""
-    options = parse(_Convert, arguments)
+    options = _parsed("convert", arguments)
     require_no_folder(options.path)
     target = user_path(options.output_dir, "output_dir")
     chosen = split_options(options.path, options.test_fraction, options.split_seed)
@@ -112,7 +129,7 @@ def _convert(arguments: Sequence[str]) -> None:
 
 def _prepare(arguments: Sequence[str]) -> None:
     """Prepare a public data set, and print how it is read."""
-    options = parse(_Prepare, arguments)
+    options = _parsed("prepare", arguments)
     if options.resized is not None:
         check_side(dataset_info(options.name), options.resized)
     folder = prepare_dataset(
@@ -126,10 +143,10 @@ def _prepare(arguments: Sequence[str]) -> None:
 
 def _list(arguments: Sequence[str]) -> None:
     """Print a line for each data set of the catalogue."""
-    options = parse(_List, arguments)
+    options = _parsed("list", arguments)
     rows = [_facts(CATALOG[name], options.data_dir) for name in list_datasets()]
     if options.json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     for row in rows:
         images = f"{row['train_size']:>9,} + {row['test_size']:>6,}"

@@ -1,4 +1,4 @@
-"""`deepjax evaluate`: test networks by their papers' protocols, on every image exactly once.
+"""Test networks by their papers' protocols, on every image of a data set exactly once.
 
     deepjax evaluate resnet50 --weights timm/resnet50.a1_in1k
     deepjax evaluate vgg16 --weights vgg16.safetensors --protocol multi-scale --also imagenet_v2
@@ -12,8 +12,9 @@ Published results are printed with the measured ones; result.json has both.
 import contextlib
 import dataclasses
 import functools
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ import numpy as np
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.cli.evaluate_options import (
+    USUAL_OPTIONS,
     Options,
     choose_tested_data,
     open_test_split,
     protocol_for,
 )
 from deepjax.cli.evaluate_table import evaluate_table
-from deepjax.command_line import parse
+from deepjax.command_line import json_output, parse
 from deepjax.data import Dataset, Split, dataset_info
 from deepjax.data.catalog import require_no_folder
 from deepjax.data.encoded_split import EncodedSplit
@@ -58,6 +60,7 @@ from deepjax.evaluation.result_file import (
     result_text,
     set_spec,
 )
+from deepjax.help_page import HelpPage
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
@@ -72,11 +75,13 @@ from deepjax.training.run_directory.run_lock import hold
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options and evaluate."""
-    main(parse(Options, arguments))
+    options = parse(Options, arguments, page=HelpPage(str(__doc__), USUAL_OPTIONS))
+    with json_output(options.json) as show:
+        main(options, show)
 
 
-def main(options: Options) -> None:
-    """Predict, score, print, write."""
+def main(options: Options, show: Callable[[Any], None] = lambda result: None) -> None:
+    """Predict, score, print, write. show: is given the result for --json."""
     began = time.monotonic()
     options = dataclasses.replace(
         options, run=tuple(run_directory(path, "run") for path in options.run)
@@ -86,7 +91,7 @@ def main(options: Options) -> None:
     initialize_distributed(options.hosts)
     enable_compilation_cache()
     if options.models:
-        evaluate_table(options)
+        evaluate_table(options, show)
         return
     members = load_members(options)
     names = tuple(dict.fromkeys((options.dataset or members[0].dataset.name, *options.also)))
@@ -101,7 +106,7 @@ def main(options: Options) -> None:
     data = [set_spec(dataset.name, split) for dataset, split in tests]
     with hold(out, say_on_stderr):
         on_primary(lambda: check_result_folder(out, about, data))
-        predict_and_write(members, tests, about, out, options, began)
+        predict_and_write(members, tests, about, out, options, began, show)
 
 
 def predict_and_write(
@@ -111,6 +116,7 @@ def predict_and_write(
     out: Path,
     options: Options,
     began: float,
+    show: Callable[[Any], None],
 ) -> None:
     """Predict, score and print every data set; write result.json."""
     for member in members:
@@ -139,6 +145,7 @@ def predict_and_write(
         write_text(out / RESULT_FILE, result_text(result))
         sources = " + ".join(f"{member.name} ({member.source})" for member in members)
         print(f"{out / RESULT_FILE}: {sources}")
+        show(json.loads(result_text(result)))
     on_primary(agreement)  # last, so that a result that does not agree is written too
 
 

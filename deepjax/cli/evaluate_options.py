@@ -26,6 +26,30 @@ ProtocolName = Literal[
     "1-crop", "10-crop", "10-crop-whole", "144-crop", "dense", "multi-scale", "multi-crop"
 ]
 
+USUAL_OPTIONS = {
+    "network": {
+        "NAME": "a network of `deepjax models`, for --weights",
+        "--weights": "files, folders or repositories; several: an ensemble",
+        "--run": "run directories of `deepjax train`",
+        "--models": "patterns of many networks, for a table",
+    },
+    "data": {
+        "--dataset": "default that of the run, or imagenet2012",
+        "--also": "more data sets of these classes, such as imagenet_v2",
+        "--data-dir": "where prepared data sets are",
+    },
+    "protocol": {
+        "--protocol": "1-crop, 10-crop, 144-crop, dense, multi-scale ...",
+        "--crop": "pixels a side; --resize: of the shorter side before the crop",
+        "--batch-size": "crops per step, over all devices (default: 64)",
+        "--precision": "float32 or bfloat16",
+    },
+    "output": {
+        "--output-dir": "folder for result.json, or for the table",
+        "--json": "print the result as JSON",
+    },
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -73,6 +97,8 @@ class Options:
     """Folder for result.json, or table.csv, table.md and table.json of --models; default
     runs/evaluation-NAME-PROTOCOL, runs/table-DATASET-PROTOCOL. A folder with the result of another
     evaluation is refused; a table is completed."""
+    json: bool = False
+    """Print the result, or the table, as JSON; messages go to stderr."""
     hosts: Hosts = Hosts()
 
     def __post_init__(self) -> None:

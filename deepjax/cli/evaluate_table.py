@@ -1,7 +1,8 @@
 """`deepjax evaluate --models PATTERN`: a table of many networks, completed by the next start."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from deepjax.training.run_directory.run_lock import hold
 from deepjax.training.run_directory.tested_data import require_not_trained_on, trained_on
 
 
-def evaluate_table(options: Options) -> None:
+def evaluate_table(options: Options, show: Callable[[Any], None] = lambda table: None) -> None:
     """Evaluate what the patterns match and the table lacks; write the table after each network.
 
     Raises InputError, after all others are done, where networks failed; the next start tries them
@@ -67,6 +68,7 @@ def evaluate_table(options: Options) -> None:
     out = user_path(options.output_dir or Path("runs") / named, "output_dir")
     with hold(out, say_on_stderr):
         rows = _complete(out, about, candidates, dataset, split, options)
+    show(json.loads((out / TABLE_FILES[0]).read_text()))
     print(f"{out}: {', '.join(TABLE_FILES)}; results: {sum(not row.error for row in rows)}")
     given = {each.key for each in candidates}
     failed = [row.model for row in rows if row.error and row.key in given]

@@ -1,9 +1,11 @@
 """Export a network with its weights, classes and preprocessing into a folder for other programs.
 
-deepjax export runs/photos --output-dir exported
-deepjax export runs/photos --output-dir exported --format safetensors stablehlo
-deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
-deepjax export vgg16 --weights vgg16.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
+    deepjax export runs/photos --output-dir exported
+    deepjax export runs/photos --output-dir exported --format safetensors stablehlo
+    deepjax export resnet50 --weights timm/resnet50.a1_in1k --output-dir exported
+    deepjax export vgg16 --weights v.pth --known 'torchvision IMAGENET1K_V1' --output-dir exported
+
+The folder has weights, metadata and a model card.
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ from deepjax.evaluation.models import (
     require_photographs,
 )
 from deepjax.evaluation.predict import EvalModel
+from deepjax.help_page import HelpPage
 from deepjax.models import list_models
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
 from deepjax.paths import run_directory, user_path
@@ -39,6 +42,20 @@ from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.transfer.described import is_run
 
 _METRICS = ("test_error", "test_top5_error", "test_loss", "test_images", "step")
+USUAL_OPTIONS = {
+    "network": {
+        "RUN|NAME": "run directory of `deepjax train`, or a network for --weights",
+        "--weights": "a file, a folder or a repository",
+        "--known": "which public weights a file holds, for their preprocessing",
+        "--model": "package.module:Class, where it is your own",
+    },
+    "output": {
+        "--output-dir": "a new folder",
+        "--format": "safetensors, stablehlo or both (default: safetensors)",
+        "--layout": "names of the tensors: default, torchvision or timm",
+        "--license": "of the weights, for the model card",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, load, write, print the files."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__), USUAL_OPTIONS))
     out = user_path(options.output_dir, "output_dir")
     check_new_folder(out)
     member, origin = open_source(options)

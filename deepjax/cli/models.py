@@ -1,16 +1,25 @@
-"""`deepjax models [NAME | PATTERN]`: the table of names, or one network stage by stage."""
+"""List the networks, or show one stage by stage: outputs, parameters, MACs, receptive fields.
+
+    deepjax models                # all, with the best known weights
+    deepjax models 'resnet*'      # those that match
+    deepjax models resnet50       # its stages, and all known weights
+    deepjax models --json
+
+MACs are multiply-adds for one image.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from deepjax.analysis.costs.stages import StageRow, stage_table
-from deepjax.command_line import parse
+from deepjax.command_line import parse, print_json
 from deepjax.errors import unknown_name_error
+from deepjax.help_page import HelpPage
 from deepjax.models import ModelInfo, create_model, list_models, model_info
 
 WIDE = 112  # columns of a terminal in which no row of the list takes two lines
@@ -22,6 +31,8 @@ class Options:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "*"
     """Name of a network, or a shell pattern such as 'resnet*' to list those that match."""
+    json: bool = False
+    """Print JSON: a list of the networks, or one network with its stages."""
 
 
 def list_tables(names: Sequence[str], wide: bool) -> Iterator[Table]:
@@ -79,17 +90,26 @@ def model_table(name: str) -> Table:
 
 def start(arguments: Sequence[str]) -> None:
     """Print a list or a network; raises InputError for an unknown name."""
-    _print(parse(Options, arguments).name)
-
-
-def _print(name: str) -> None:
-    console = Console(highlight=False, markup=False)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
+    name, console = options.name, Console(highlight=False, markup=False)
     if not set(name) & set("*?["):
-        _print_model(console, model_info(name))
+        info = model_info(name)
+        if options.json:
+            stages = stage_table(create_model(name), info.input_shape)
+            print_json(_facts(info) | {"stages": [*map(dataclasses.asdict, stages)]})
+        else:
+            _print_model(console, info)
         return
     names = list_models(name)
     if not names:
         raise unknown_name_error("model", name, list_models(), listed_by="deepjax models")
+    if options.json:
+        print_json([_facts(model_info(each)) for each in names])
+    else:
+        _print_list(console, names)
+
+
+def _print_list(console: Console, names: Sequence[str]) -> None:
     wide = console.width >= WIDE
     for table in list_tables(names, wide):
         console.print(table)
@@ -115,6 +135,12 @@ def _print_model(console: Console, info: ModelInfo) -> None:
         width = max(len(source) for source, _ in info.weights)
         for source, accuracy in info.weights:
             console.print(f"  {source:{width}}  {accuracy:.2f}")
+
+
+def _facts(info: ModelInfo) -> dict[str, Any]:
+    """The row of a network, for JSON."""
+    names = ("name", "params", "macs", "input_shape", "paper", "table", "weights")
+    return {name: getattr(info, name) for name in names}
 
 
 def _field(row: StageRow) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """Classify images: names and probabilities, printed and written as CSV or JSON.
 
-deepjax predict photos/new --run runs/photos
-deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
-deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
-deepjax predict photos --weights exported
-deepjax predict cat.jpg --name googlenet_tv --weights g.pth --known 'torchvision IMAGENET1K_V1'
+    deepjax predict photos/new --run runs/photos
+    deepjax predict cat.jpg dog.jpg --run runs/photos --top 3 --output predictions.csv
+    deepjax predict photos --name resnet50 --weights timm/resnet50.a1_in1k --output found.json
+    deepjax predict photos --weights exported
+    deepjax predict cat.jpg --name vgg16 --weights v.pth --known 'torchvision IMAGENET1K_V1'
+
+Folders are searched for JPEG and PNG files.
 """
 
 import csv
@@ -33,6 +35,7 @@ from deepjax.evaluation.models import (
 from deepjax.evaluation.predict import EvalModel, predict
 from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.unlabelled import find_images, open_images
+from deepjax.help_page import HelpPage
 from deepjax.io import write_text
 from deepjax.paths import run_directory, user_path
 from deepjax.progress import display, say_on_stderr
@@ -41,13 +44,31 @@ from deepjax.training.distributed.sharding import Partitioner, make_mesh
 
 FORMATS, TITLE = (".csv", ".json"), "classifying"
 Prediction = dict[str, Any]
+USUAL_OPTIONS = {
+    "images": {"IMAGE ...": "files, and folders of JPEG and PNG files"},
+    "network": {
+        "--run": "run directory of `deepjax train`: its newest checkpoint",
+        "--weights": "a file, a folder or a repository; or a folder of `deepjax export`",
+        "--name": "its network, where --weights do not give it",
+        "--model": "package.module:Class, where it is your own",
+    },
+    "preprocessing": {
+        "--crop": "pixels a side; --resize: of the shorter side before the crop",
+        "--known": "which public weights a file holds, for their preprocessing",
+    },
+    "output": {
+        "--top": "classes shown for each image (default: 5)",
+        "--output": "a file .csv or .json to write",
+        "--json": "print JSON",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Classify images by a run or by weights."""
 
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Files, and folders of JPEG and PNG files; hidden ones in folders are ignored."""
     run: Path | None = None
     """Run directory of `deepjax train`: its newest checkpoint."""
@@ -70,6 +91,8 @@ class Options:
     """A file .csv or .json to write; an existing one is refused."""
     batch_size: int = 64
     """Images per step."""
+    json: bool = False
+    """Print JSON, as --output writes it; messages go to stderr."""
 
     def __post_init__(self) -> None:
         require(self.top >= 1, "top", self.top, "1 or more")
@@ -84,7 +107,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify, print, write."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__), USUAL_OPTIONS))
     output = options.output and user_path(options.output, "output")
     if output is not None and output.exists():
         raise InputError(f"output is {output}, which exists; choose another, or remove it")
@@ -94,8 +117,7 @@ def start(arguments: Sequence[str]) -> None:
     if member.assumed:
         say_on_stderr(f"{member.source}: {member.assumed}")
     found = classify(member, paths, options)
-    for each in found:
-        print(_line(each))
+    print(_json(found) if options.json else "".join(f"{_line(each)}\n" for each in found), end="")
     if output is not None:
         write_text(output, _csv(found) if output.suffix.lower() == ".csv" else _json(found))
         print(f"{output}: {len(found):,} images", file=sys.stderr)

@@ -21,6 +21,7 @@ from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.report.page import RunPredictions, write_run_report
+from deepjax.help_page import HelpPage
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training.custom_network import import_network
@@ -48,7 +49,7 @@ class Options:
 
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify the test images, write the page."""
-    options = parse(Options, arguments)
+    options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     run = summarize_run(run_directory(options.run, "run"))
     if not (run.epochs or options.predict):
         raise InputError(f"{run.path} has no epoch in its log yet; nothing to report")

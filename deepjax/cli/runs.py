@@ -8,11 +8,10 @@
     deepjax runs digest runs/resnet20        # one sha256 over the training state
     deepjax runs diff runs/a runs/b          # differences of two states, leaf by leaf
 
-RUN is the --output-dir folder of a training run. `list`, `show` and `compare` take --json.
+RUN is the --output-dir folder of a training run. All but `watch` take --json.
 """
 
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from deepjax.cli.runs_compare import compare
-from deepjax.cli.runs_watch import watch
-from deepjax.command_line import parse, run_action
+from deepjax.cli import runs_compare, runs_watch
+from deepjax.command_line import parse, print_json, run_action
 from deepjax.errors import InputError
+from deepjax.help_page import action_page
 from deepjax.paths import run_directory, user_path
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
@@ -59,10 +58,20 @@ class _Show:
 
 @dataclasses.dataclass(frozen=True)
 class _One:
-    """Verify the checkpoints of a run, or print the digest of the newest."""
+    """Of a run."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
+    json: bool = False
+    """Print JSON."""
+
+
+class _Verify(_One):
+    """Verify every checkpoint of a run: the hash of each file, and each array."""
+
+
+class _Digest(_One):
+    """Print one sha256 over the training state of the newest checkpoint of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +82,23 @@ class _Two:
     """The --output-dir folder of a training run."""
     other: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")]
     """Another one."""
+    json: bool = False
+    """Print JSON."""
+
+
+def _parsed(action: str, arguments: Sequence[str]) -> Any:
+    """The options of an action."""
+    options = ACTION_OPTIONS[action]
+    return parse(options, arguments, page=action_page(options, str(__doc__), f"runs {action}"))
 
 
 def _list(arguments: Sequence[str]) -> None:
     """Print a line for each run; raises InputError where there is none."""
-    options = parse(_List, arguments)
+    options = _parsed("list", arguments)
     folder = user_path(options.folder, "folder")
     found = [_facts_or_error(path) for path in require_runs(folder)]
     if options.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
         return
     rows = [HEAD, *(_cells(each, folder) for each in found if "error" not in each)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -98,13 +115,13 @@ def _list(arguments: Sequence[str]) -> None:
 
 def _show(arguments: Sequence[str]) -> None:
     """Print one run."""
-    options = parse(_Show, arguments)
+    options = _parsed("show", arguments)
     path = run_directory(options.run, "run")
     run, average = summarize_run(path), read_average(path)
     if options.json:
         found = _facts(run) | {"options": changed_options(run.config), "epochs": run.epochs}
         found |= {"checkpoints": steps_of(path / "checkpoints")}
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
         return
     if average is None:
         print(f"{path}: {run.state}, step {run.step:,} of {run.total_steps:,}")
@@ -122,35 +139,48 @@ def _show(arguments: Sequence[str]) -> None:
     if run.state == "done":
         train, test = _percent(run.last("train_error")), _percent(run.last("test_error"))
         print(f"at the end    train error {train}, test error {test}")
-    print("\n".join(_checkpoints(path)[0]) or "no checkpoint yet")
+    found = [_checkpoint(path, step) for step in steps_of(path / "checkpoints")]
+    print("\n".join(map(_line, found)) or "no checkpoint yet")
 
 
 def _verify(arguments: Sequence[str]) -> None:
     """Read every checkpoint of a run; raises InputError if it has none, or a corrupt one."""
-    path = run_directory(parse(_One, arguments).run, "run")
+    options = _parsed("verify", arguments)
+    path = run_directory(options.run, "run")
     if not steps_of(path / "checkpoints"):
         raise InputError(
             f"{path} holds no checkpoint; allowed: the --output-dir folder of a training run"
         )
-    lines, damaged = _checkpoints(path, read=True)
-    print("\n".join(lines))
+    found = [_checkpoint(path, step, read=True) for step in steps_of(path / "checkpoints")]
+    if options.json:
+        print_json({"run": str(path), "checkpoints": found})
+    else:
+        print("\n".join(map(_line, found)))
+    damaged = [each["error"] for each in found if "error" in each]
     if damaged:
         raise InputError(f"{'; '.join(damaged)}; a resumed run starts from the newest valid one")
 
 
 def _digest(arguments: Sequence[str]) -> None:
     """Print the sha256 of the newest checkpoint of a run."""
-    options = parse(_One, arguments)
+    options = _parsed("digest", arguments)
     step, value = digest(run_directory(options.run, "run"))
-    print(f"{value}  step {step}  {options.run}")
+    if options.json:
+        print_json({"run": str(options.run), "step": step, "digest": value})
+    else:
+        print(f"{value}  step {step}  {options.run}")
 
 
 def _diff(arguments: Sequence[str]) -> None:
     """Print the differences between the newest checkpoints of two runs."""
-    options = parse(_Two, arguments)
+    options = _parsed("diff", arguments)
     one = read_contents(run_directory(options.run, "run"))
     other = read_contents(run_directory(options.other, "other"))
-    print("\n".join(differences(one, other)) or "no difference")
+    found = differences(one, other)
+    if options.json:
+        print_json({"run": str(options.run), "other": str(options.other), "differences": found})
+    else:
+        print("\n".join(found) or "no difference")
 
 
 def _facts_or_error(path: Path) -> dict[str, Any]:
@@ -190,41 +220,56 @@ def _facts(run: RunSummary) -> dict[str, Any]:
     }
 
 
-def _checkpoints(run: Path, read: bool = False) -> tuple[list[str], list[str]]:
-    """A line for each checkpoint, and what is wrong with those that are read."""
-    lines, damaged = [], []
-    for step in steps_of(run / "checkpoints"):
-        found = ""
-        if read:
-            try:
-                found = f"  OK  digest {read_contents(run, step).digest}"
-            except InputError as error:
-                damaged.append(str(error))
-                found = "  DAMAGED"
-        lines.append(f"checkpoint {step:>8}  {_described(run / 'checkpoints' / str(step))}{found}")
-    return lines, damaged
-
-
-def _described(folder: Path) -> str:
+def _checkpoint(run: Path, step: int, read: bool = False) -> dict[str, Any]:
+    """Size, time and test error of a checkpoint; with `read` its digest, or "error"."""
+    found: dict[str, Any] = {"step": step}
     try:
-        facts = read_manifest(folder)
+        facts = read_manifest(run / "checkpoints" / str(step))
     except ValueError as error:
-        return str(error)
-    size = sum(file["bytes"] for file in facts["files"].values()) / 2**20
-    metric = "" if facts["metric"] is None else f"  test error {100 * facts['metric']:.2f} %"
-    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["time"]))
-    return f"{size:9.2f} MiB  {saved}{metric}"
+        found["manifest_error"] = str(error)
+    else:
+        found["bytes"] = sum(file["bytes"] for file in facts["files"].values())
+        found["saved"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["time"]))
+        found["test_error"] = facts["metric"]
+    if read:
+        try:
+            found["digest"] = read_contents(run, step).digest
+        except InputError as error:
+            found["error"] = str(error)
+    return found
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    """A checkpoint in one line."""
+    if "manifest_error" in found:
+        about = found["manifest_error"]
+    else:
+        about = f"{found['bytes'] / 2**20:9.2f} MiB  {found['saved']}"
+        error = found["test_error"]
+        about += "" if error is None else f"  test error {100 * error:.2f} %"
+    state = "  DAMAGED" if "error" in found else ""
+    state = f"  OK  digest {found['digest']}" if "digest" in found else state
+    return f"checkpoint {found['step']:>8}  {about}{state}"
 
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
+ACTION_OPTIONS: dict[str, Any] = {
+    "list": _List,
+    "show": _Show,
+    "watch": runs_watch.Options,
+    "compare": runs_compare.Options,
+    "verify": _Verify,
+    "digest": _Digest,
+    "diff": _Two,
+}
 ACTIONS = {
     "list": _list,
     "show": _show,
-    "watch": watch,
-    "compare": compare,
+    "watch": lambda arguments: runs_watch.watch(_parsed("watch", arguments)),
+    "compare": lambda arguments: runs_compare.compare(_parsed("compare", arguments)),
     "verify": _verify,
     "digest": _digest,
     "diff": _diff,

@@ -1,8 +1,8 @@
 """`deepjax runs compare RUN...`: options that differ, errors, and curves with their bands."""
 
 import dataclasses
-import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from deepjax.analysis.plots import COLORS, Curve, error_curves, save
-from deepjax.command_line import parse
+from deepjax.command_line import print_json
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 from deepjax.progress import say_on_stderr
@@ -19,6 +19,7 @@ from deepjax.training.config import options_of
 from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
 
 Group = list[RunSummary]
+Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,8 @@ class Options:
     """Print JSON."""
 
 
-def compare(arguments: Sequence[str]) -> None:
+def compare(options: Options) -> None:
     """Print the groups with their errors and differences; write the curves if asked for."""
-    options = parse(Options, arguments)
     paths = [path for given in options.runs for path in require_runs(user_path(given, "runs"))]
     found = [summarize_run(path) for path in dict.fromkeys(paths)]
     runs = [run for run in found if run.state != "average"]
@@ -51,19 +51,13 @@ def compare(arguments: Sequence[str]) -> None:
     rows = [_row(label, group) for label, group in groups.items()]
     differences = paired_differences(groups)
     if options.figure:
-        path = _write_curves(groups, user_path(options.figure, "figure"))
+        title = finding(rows, differences)
+        path = _write_curves(groups, title, user_path(options.figure, "figure"))
         say_on_stderr(f"curves in {path}")
     if options.json:
-        print(json.dumps({"groups": rows, "differences": differences}, indent=1))
+        print_json({"groups": rows, "differences": differences})
         return
-    for row in rows:
-        print(f"{row['label']}: {_errors(row)}")
-    for found in differences:
-        low, high = found["interval"]
-        print(
-            f"{found['other']} less {found['first']}: {found['mean']:+.2f} points of test error, "
-            f"95 % interval {low:+.2f} to {high:+.2f}, paired over {found['seeds']} seeds"
-        )
+    print(format_table(rows, differences))
 
 
 def group_by_options(runs: Sequence[RunSummary]) -> dict[str, Group]:
@@ -130,38 +124,89 @@ def _row(label: str, group: Group) -> dict[str, Any]:
     return row
 
 
-def _errors(row: Mapping[str, Any]) -> str:
-    count, total = row["done"], len(row["runs"])
-    runs = f"{total} run{'s' if total > 1 else ''}"
-    if not count:
-        return f"{runs}, none is done"
-    counted = runs if count == total else f"{count} of {runs} done"
-    return f"{counted}; train error {_of(row, 'train_error')}, test error {_of(row, 'test_error')}"
+def format_table(rows: Sequence[Row], differences: Sequence[Row]) -> str:
+    """A line for each group, and below it the differences."""
+    table = [("group", "runs", "train error", "test error")]
+    for row in rows:
+        count = f"{row['done']} of {len(row['runs'])} done"
+        count = str(row["done"]) if row["done"] == len(row["runs"]) else count
+        table.append((row["label"], count, _cell(row, "train_error"), _cell(row, "test_error")))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in table
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "Errors of the runs that are done: mean, and in parentheses the standard deviation "
+            "over seeds.",
+            *(
+                f"{each['other']} less {each['first']}: {each['mean']:+.2f} points of test error, "
+                f"{_interval(each)}, paired over {each['seeds']} seeds"
+                for each in differences
+            ),
+        ]
+    )
 
 
-def _of(row: Mapping[str, Any], entry: str) -> str:
+def _cell(row: Row, entry: str) -> str:
+    if row[entry] is None:
+        return "-"
     std = row[f"{entry}_std"]
-    return f"{row[entry]:.2f} %" + (f" (standard deviation {std:.2f})" if std is not None else "")
+    return f"{row[entry]:.2f} %" + (f" ({std:.2f})" if std is not None else "")
 
 
-def _write_curves(groups: Mapping[str, Group], path: Path) -> Path:
+def _interval(difference: Row) -> str:
+    low, high = difference["interval"]
+    return f"95 % interval {low:+.2f} to {high:+.2f}"
+
+
+def finding(rows: Sequence[Row], differences: Sequence[Row]) -> str:
+    """What the comparison shows, in a sentence."""
+    measured = [row for row in rows if row["test_error"] is not None]
+    if not measured:
+        return "No run is done yet"
+    if len(rows) == 2 and differences:
+        found = differences[0]
+        (low, high), mean, seeds = found["interval"], found["mean"], found["seeds"]
+        if low <= 0 <= high:
+            return f"No difference in test error is shown ({_interval(found)}, {seeds} seeds)"
+        more = "higher" if mean > 0 else "lower"
+        low, high = sorted((abs(low), abs(high)))
+        interval = f"95 % interval {low:.2f} to {high:.2f}, {seeds} seeds"
+        return f"{found['other']}: test error {abs(mean):.2f} points {more} ({interval})"
+    best = min(measured, key=lambda row: row["test_error"])
+    seeds = f"{best['done']} seed{'s' if best['done'] > 1 else ''}"
+    if len(rows) == 1:
+        return f"Test error ends at {_cell(best, 'test_error')}, {seeds}"
+    return f"Lowest mean test error: {best['label']}, {_cell(best, 'test_error')}, {seeds}"
+
+
+def _write_curves(groups: Mapping[str, Group], title: str, path: Path) -> Path:
+    """Two panels, test and training error: the mean over seeds, and the band between extremes."""
     require(path.suffix.lower() == ".png", "figure", str(path), "a file .png")
     require(not path.exists(), "figure", str(path), "a new file")
-    curves = []
-    for i, (label, group) in enumerate(groups.items()):
-        color = COLORS[i % len(COLORS)]
-        rows = [run.epochs for run in group]
-        common = min(map(len, rows))
-        if not common:
-            raise InputError(f"{group[0].path} or a run of its group has no epoch yet")
-        x = [row["epoch"] for row in rows[0][:common]]
-        # A label that begins with "_" is not in the legend.
-        for name, entry, line in ((f"_{label}", "running_error", "--"), (label, "test_error", "-")):
+    panels, highest = [], 0.0
+    for heading, entry in (("test error", "test_error"), ("training error", "running_error")):
+        curves = []
+        for i, (label, group) in enumerate(groups.items()):
+            rows = [run.epochs for run in group]
+            common = min(map(len, rows))
+            if not common:
+                raise InputError(f"{group[0].path} or a run of its group has no epoch yet")
+            x = [row["epoch"] for row in rows[0][:common]]
             y = [[100 * row[entry] for row in each[:common]] for each in rows]
-            curves.append(Curve(name, x, y, color, line))
-    title = "Test error, training error dashed; range over seeds"
+            highest = max(highest, *map(max, y))
+            seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
+            curves.append(Curve(f"{label}{seeds}", x, y, COLORS[i % len(COLORS)]))
+        panels.append((heading, curves))
+    figure = error_curves(panels, "epoch; band: range over seeds")
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)))
+    for axes in figure.axes:
+        axes.set_ylim(0, min(100.0, 1.05 * highest))
     try:
-        return save(error_curves([(title, curves)], "epoch"), path)
+        return save(figure, path)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror}; choose another --figure"

@@ -1,25 +1,31 @@
-"""`deepjax runs watch RUN`: a line for each epoch of a run that another process trains."""
+"""`deepjax runs watch RUN`: epochs, incidents and steps of a run that another process trains."""
 
 import dataclasses
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from deepjax.command_line import parse
 from deepjax.errors import require
 from deepjax.paths import run_directory
 from deepjax.progress import format_duration
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
+from deepjax.training.run_directory.progress_file import read_progress
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
 from deepjax.training.run_directory.starts import Start, read_starts
+
+CLEAR_LINE = "\r\x1b[2K"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Print a line for each epoch of a run until it ends; Ctrl-C ends the watching only."""
+    """Show a run until it ends: each epoch, skipped steps, and on a terminal the step it is at.
+
+    Ctrl-C ends the watching only.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The --output-dir folder of a training run."""
@@ -27,22 +33,65 @@ class Options:
     """Seconds between two looks."""
 
 
-def watch(arguments: Sequence[str]) -> None:
-    """Print the epochs that are done, and every further one; returns when no process trains."""
-    options = parse(Options, arguments)
+def watch(options: Options) -> None:
+    """Print what is logged, and every further row; returns when no process trains."""
     require(options.interval > 0, "interval", options.interval, "above 0 seconds")
     path = run_directory(options.run, "run")
-    run, shown = summarize_run(path), 0
+    run = summarize_run(path)
+    shown: list[Row] = []
+    terminal = sys.stdout.isatty()
     print(f"{run.config.model} on {run.config.dataset}, {run.total_steps:,} steps, {path}")
     while True:
-        for row in run.epochs[shown:]:
-            print(describe_epoch(run, row, read_starts(path)), flush=True)
-        shown = len(run.epochs)
+        lines = [describe_row(run, row, read_starts(path)) for row in _new_rows(shown, run.rows)]
+        shown = run.rows
+        if terminal:
+            print(CLEAR_LINE, end="")
+        for line in filter(None, lines):
+            print(line, flush=True)
         if run.state != "running":
             print(describe_end(run))
             return
+        if terminal:
+            print(describe_progress(run, read_progress(path)), end="", flush=True)
         time.sleep(options.interval)
         run = summarize_run(path)
+
+
+def _new_rows(shown: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows after those that were shown; a rollback drops rows."""
+    pairs = enumerate(zip(shown, rows, strict=False))
+    same = next((i for i, (old, new) in pairs if old != new), min(len(shown), len(rows)))
+    return rows[same:]
+
+
+def describe_row(run: RunSummary, row: Row, starts: Sequence[Start]) -> str:
+    """An epoch or an incident in one line; "" for other rows."""
+    kind, step = row["kind"], row["step"]
+    if kind == "epoch":
+        return describe_epoch(run, row, starts)
+    if kind == "skipped":
+        return f"step {step:,} was skipped: not finite, or a spike"
+    if kind == "rollback":
+        return f"step {row['bad_step']:,} was bad; back to step {step:,}"
+    if kind == "damaged":
+        return f"step {step:,}: {row['image']} cannot be decoded ({row['why']})"
+    return ""
+
+
+def describe_progress(run: RunSummary, progress: Mapping[str, Any] | None) -> str:
+    """Where a running training is, in one line without its end."""
+    if progress is None or progress["step"] < run.step:
+        return (
+            f"step {run.step:,} of {run.total_steps:,}"
+            if run.step
+            else "preparing: compiling, reading data"
+        )
+    fraction = progress["step"] / run.total_steps
+    left = format_duration(progress["seconds_left"])
+    return (
+        f"step {progress['step']:,} of {run.total_steps:,} ({fraction:.0%}), {progress['note']}, "
+        f"{left} left"
+    )
 
 
 def describe_epoch(run: RunSummary, row: Row, starts: Sequence[Start]) -> str:
@@ -66,7 +115,7 @@ def describe_end(run: RunSummary) -> str:
         train, test = (run.rows[-1][entry] for entry in ("train_error", "test_error"))
         return f"done: train error {100 * train:.2f} %, test error {100 * test:.2f} %"
     if run.state == "halted":
-        return "halted on non-finite values; see its last row in metrics.jsonl"
+        return f"halted on non-finite values at step {run.rows[-1]['step']:,}"
     if run.state == "average":
         return "an average of checkpoints, which is not trained"
     return (

@@ -9,17 +9,28 @@
 They are the scripts of experiments/, which are not part of the installed package.
 """
 
+import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import deepjax
-from deepjax.command_line import run_action
+from deepjax.command_line import parse, print_json, run_action
 from deepjax.errors import InputError, unknown_name_error
+from deepjax.help_page import action_page
 
 SEVERAL = "run_studies.py"  # the script of several studies
+
+
+@dataclasses.dataclass(frozen=True)
+class _List:
+    """List the studies: names, questions and presets."""
+
+    json: bool = False
+    """Print JSON."""
 
 
 def scripts_folder() -> Path:
@@ -44,12 +55,19 @@ def study_sets(folder: Path) -> Mapping[str, Sequence[str]]:
 
 def _list(arguments: Sequence[str]) -> None:
     """Print the name, the question and the presets of each study."""
-    if arguments:
-        raise InputError(f"list takes no option, given {' '.join(arguments)}")
+    options = parse(_List, arguments, page=action_page(_List, str(__doc__), "study list"))
     names = study_sets(scripts_folder())["all"]
+    studies = {name: importlib.import_module(f"experiments.{name}").STUDY for name in names}
+    if options.json:
+        print_json(
+            [
+                {"name": name, "question": study.title, "presets": [*study.presets]}
+                for name, study in studies.items()
+            ]
+        )
+        return
     width = max(map(len, names))
-    for name in names:
-        study = importlib.import_module(f"experiments.{name}").STUDY
+    for name, study in studies.items():
         print(f"{name:{width}}  {study.title}  [{', '.join(study.presets)}]")
 
 
@@ -70,6 +88,7 @@ def _run(arguments: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, *script, *rest])  # noqa: S606  # no shell
 
 
+ACTION_OPTIONS: dict[str, Any] = {"list": _List}
 ACTIONS = {"list": _list, "run": _run}
 
 

@@ -1,11 +1,8 @@
-"""Train one model on one data set.
+"""Train one network on one data set.
 
     deepjax train --model cifar_resnet20 --dataset digits --epochs 10 --output-dir runs/resnet20
-    deepjax train --recipe resnet50_a3 --dataset imagenette/160px-v2 --output-dir runs/a3
-    deepjax train --recipe list
 
-A recipe sets the options that its source states; further options override them. The same command
-resumes a stopped run, bitwise identical to one without interruption, or reports that it is done.
+The same command resumes a stopped run, bitwise identical to one without interruption.
 """
 
 import contextlib
@@ -24,6 +21,7 @@ from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.data.catalog import named_split, require_no_folder
 from deepjax.errors import InputError
+from deepjax.help_page import HelpPage
 from deepjax.paths import run_directory
 from deepjax.progress import display
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
@@ -37,6 +35,40 @@ from deepjax.training.distributed.cluster import (
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.recipes.imagenet import recipe, recipes_page
 from deepjax.training.run_directory.run_result import DIGEST_CHARACTERS
+
+USUAL_OPTIONS = {
+    "model and data": {
+        "--model": "a network of `deepjax models`, or package.module:Class of your own",
+        "--dataset": "a name of `deepjax data list`, or the path of your own images",
+        "--weights": "start from weights: a file, a repository or a run directory",
+        "--recipe": "a preset for ImageNet; `--recipe list` shows all",
+    },
+    "optimisation": {
+        "--epochs": "passes over the training images (default: 10)",
+        "--batch-size": "images per step, over all devices (default: 128)",
+        "--learning-rate": "the peak (default: 0.1)",
+        "--optimizer": "sgd, lars, lamb, adamw, muon or rmsprop",
+        "--schedule": "cosine, linear, root, step, exponential or constant",
+        "--weight-decay": "L2 penalty (default: 0.0001)",
+        "--seed": "of weights, order of data and augmentation (default: 0)",
+    },
+    "augmentation": {
+        "--auto-augment": "none, rand or trivial",
+        "--mixup": "alpha; --cutmix likewise (default: 0, off)",
+        "--label-smoothing": "fraction of the target (default: 0)",
+    },
+    "speed and memory": {
+        "--precision": "float32 or bfloat16",
+        "--grad-accum-steps": "parts of a batch, one after the other (default: 1)",
+        "--decode-threads": "workers that decode photographs (default: one a core)",
+    },
+    "output": {
+        "--output-dir": "run directory; the same command resumes it",
+        "--save-every": "steps between checkpoints (default: once an epoch)",
+        "--tensorboard": "log every step to TensorBoard; --wandb: to Weights & Biases",
+        "--probe-every": "steps between probes of the layers (default: 0, off)",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +98,7 @@ def parsed(arguments: Sequence[str]) -> Options:
     """
     name = recipe_of(arguments)
     start: Any = Options(recipe(name).config, tyro.MISSING, recipe=name) if name else None
-    return parse(Options, arguments, start)
+    return parse(Options, arguments, start, HelpPage(str(__doc__), USUAL_OPTIONS))
 
 
 def recipe_of(arguments: Sequence[str]) -> str:

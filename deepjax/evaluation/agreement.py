@@ -15,7 +15,8 @@ from deepjax.errors import InputError
 from deepjax.evaluation.metrics import ClassificationMetrics
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
-from deepjax.training.metrics.metrics_log import Row, read_rows
+from deepjax.training.metrics.metrics_log import read_rows
+from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.config_file import read_config
 from deepjax.training.run_directory.data_identity import (
     read_description,

@@ -7,7 +7,7 @@ from deepjax.data import EncodedSplit, Split
 from deepjax.data.encoded_split import Undecodable
 from deepjax.errors import InputError
 from deepjax.training.distributed.collectives import allgather_strings
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 
 Found = tuple[int, str, int, str]  # steps done, split, record, reason
 

@@ -13,7 +13,7 @@ from deepjax.data.loader import Batch
 from deepjax.data.split_spec import SplitName
 from deepjax.training.build import CompiledTraining
 from deepjax.training.distributed.collectives import allgather_strings, sync_errors
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 
 
 @dataclasses.dataclass(frozen=True)

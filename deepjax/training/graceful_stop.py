@@ -6,7 +6,7 @@ from typing import NoReturn
 from deepjax.errors import Stopped
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.input_pipeline import BatchStream
-from deepjax.training.metrics.metrics_log import RunLog
+from deepjax.training.metrics.run_log import RunLog
 from deepjax.training.preemption import PreemptionSignal
 from deepjax.training.run_directory.run_result import DIGEST_CHARACTERS
 from deepjax.training.step.state import TrainState

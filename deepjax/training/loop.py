@@ -24,9 +24,13 @@ from deepjax.training.evaluator import Evaluator
 from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.input_pipeline import BatchStream, DeviceBatch
 from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
-from deepjax.training.metrics.metrics_log import METRICS, Row, RunLog, open_run_log, read_rows
+from deepjax.training.metrics.histograms import Histograms, requested_histograms
+from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.metrics.probe import Probe, requested_probe
+from deepjax.training.metrics.run_log import RunLog, open_run_log
+from deepjax.training.metrics.step_log import StepLog
 from deepjax.training.metrics.throughput import ThroughputMeter
+from deepjax.training.metrics.writer import Row
 from deepjax.training.network import ModelFactory, starting_weights
 from deepjax.training.plan import TrainPlan
 from deepjax.training.preemption import call_all, stop_signals, watchdog
@@ -36,6 +40,7 @@ from deepjax.training.run_directory.data_identity import (
     pin_description,
     stored_dataset,
 )
+from deepjax.training.run_directory.progress_file import ProgressFile
 from deepjax.training.run_directory.run_identity import (
     claim_run,
     is_done,
@@ -110,7 +115,7 @@ def train(
         resumed_at = int(state.step)
         decode_errors.rewind(resumed_at)
         on_primary(lambda: record_start(out, resumed_at))
-        log = open_run_log(out, rows, resumed_at, options.tensorboard, say)
+        log = open_run_log(out, rows, resumed_at, config, options, say)
         stack.callback(log.close)
         recovery = Recovery(
             config=config,
@@ -135,10 +140,12 @@ def train(
             decode_errors=decode_errors,
             recovery=recovery,
             probe=requested_probe(programs, options),
+            histograms=requested_histograms(programs, options),
+            step_log=StepLog(log, config.batch_size, options.log_every),
             throughput=ThroughputMeter(batches, config.batch_size),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
-            report=report,
+            report=_with_file(report, out),
         )
         final = loop.run(state, batches)
     return run_result(final, resumed_at=resumed_at, was_done=False)
@@ -159,6 +166,19 @@ def _read_weights(
     return weights
 
 
+def _with_file(report: Report, out: Path) -> Report:
+    """Reports to progress.json too, in process 0."""
+    if jax.process_index() > 0:
+        return report
+    file = ProgressFile(out)
+
+    def both(done: int, total: int, note: str) -> None:
+        report(done, total, note)
+        file.write(done, total, note)
+
+    return both
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainLoop:
     """The loop of one run, with its collaborators."""
@@ -172,6 +192,8 @@ class TrainLoop:
     decode_errors: DecodeErrorLog
     recovery: Recovery
     probe: Probe | None
+    histograms: Histograms | None
+    step_log: StepLog
     throughput: ThroughputMeter[DeviceBatch]
     graceful_stop: GracefulStop
     heartbeat: Callable[[], None]
@@ -198,27 +220,31 @@ class TrainLoop:
         plan, done = self.plan, int(state.step)
         save_every = self.options.save_every or plan.steps_per_epoch
         began = time.monotonic()
-        self.throughput.start()
+        self._start_meters(done)
         while done < plan.total_steps:
             batch = self._next_batch()
             self._log_probe(state, batch, done)
             state, metrics = self.compiled.train_step_at(done)(state, batch)
             done += 1
             self.throughput.last_output = metrics["loss"]
+            self.step_log.add(done, metrics)
             self.heartbeat()
             preempted, epoch_ends = self.graceful_stop.preempted(), plan.is_epoch_end(done)
             saves = done % save_every == 0 or done == plan.total_steps
-            syncs = done == 1 or done % SYNC_EVERY_STEPS == 0
+            counts = self.histograms and done % self.options.histogram_every == 0
+            syncs = done == 1 or done % SYNC_EVERY_STEPS == 0 or counts
             if epoch_ends or saves or preempted or syncs:
                 halted_at = self._sync(state, metrics["loss"], done)
                 if halted_at is not None:
                     state = self.recovery.rollback(state, batches, halted_at)
                     done = int(state.step)
-                    self.throughput.start()
+                    self._start_meters(done)
                     continue
             if done == 1:
                 norms = mean_by_layer(metrics["gradient_norms"], self.compiled.layers)
                 self.log.write({"kind": "first", "step": 1, "gradient_norms": norms})
+            if self.histograms and counts:
+                self.log.write_histograms(done, self.histograms(state, batch))
             if preempted:
                 self.graceful_stop.save_and_stop(state, batches, done)
             row = None
@@ -233,8 +259,13 @@ class TrainLoop:
                 save = self.checkpoints.save_last if last else self.checkpoints.save
                 save(state, batches.get_state(), row["test_error"] if row else None)
             if epoch_ends:
-                self.throughput.start()
+                self._start_meters(done)
         return state
+
+    def _start_meters(self, done: int) -> None:
+        """Measure throughput from here on: without compilation, evaluation and saving."""
+        self.throughput.start()
+        self.step_log.start(done)
 
     def _finish_interrupted_epoch(self, state: TrainState) -> None:
         """Log an epoch whose evaluation was interrupted, and add its error to its checkpoint."""
@@ -258,6 +289,7 @@ class TrainLoop:
     def _sync(self, state: TrainState, loss: jax.Array, done: int) -> int | None:
         """Read the guard, log decode errors, report progress. Returns the step of a halt."""
         guard = self.recovery.read_guard(state, loss, done)
+        self.step_log.write(done if guard.halted_at is None else guard.halted_at + 1)
         self.decode_errors.flush(self.log.write)
         if guard.halted_at is None:
             note = f"loss {guard.loss:.3f}"

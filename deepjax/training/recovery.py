@@ -14,7 +14,7 @@ from deepjax.training.config import TrainConfig
 from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.input_pipeline import BatchStream
 from deepjax.training.metrics.diagnosis import explain
-from deepjax.training.metrics.metrics_log import RunLog
+from deepjax.training.metrics.run_log import RunLog
 from deepjax.training.step.state import TrainState
 
 IDS_SHOWN = 8  # training images that a message names

@@ -37,7 +37,15 @@ class RunOptions:
     probe: ProbeDetail = "top"
     """Probe of top-level modules (top), every layer (layers), or curvature and noise too (full)."""
     tensorboard: bool = False
-    """Log to TensorBoard too (needs the extra `tensorboard`)."""
+    """Log to TensorBoard too, each step (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Log to Weights & Biases too, each step (needs the extra `wandb`); WANDB_PROJECT, WANDB_NAME
+    and WANDB_MODE=offline are read."""
+    log_every: int = 1
+    """Steps between two points of loss, learning rate and gradient norm in these two."""
+    histogram_every: int = 0
+    """Steps between histograms of all parameters and gradients in these two, at about the cost of a
+    step; 0: off. Needs strategy jit."""
     decode_threads: int = 0
     """Threads that decode photographs; 0: one per available CPU core."""
     data_dir: str | None = None
@@ -52,7 +60,21 @@ class RunOptions:
             keep_last=at_least(1),
             keep_best=at_least(0),
             probe_every=at_least(0, "0 (never) or more"),
+            log_every=at_least(1),
+            histogram_every=at_least(0, "0 (never) or more"),
             decode_threads=at_least(0, "0 (one a core) or more"),
+        )
+        require(
+            not self.histogram_every or self.tensorboard or self.wandb,
+            "histogram_every",
+            self.histogram_every,
+            "0 without --tensorboard or --wandb, which show histograms",
+        )
+        require(
+            not self.histogram_every or self.strategy == "jit",
+            "histogram_every",
+            self.histogram_every,
+            "0 under strategy 'pmap'; choose strategy 'jit'",
         )
         require(
             not self.probe_every or self.strategy == "jit",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepjax.cli.evaluate import Options, load_members, main
+from deepjax.cli.evaluate import Options, load_members, main, start
 from deepjax.command_line import parse
 from deepjax.data import dataset_info, eval_batches, load_split, register
 from deepjax.data.augment.basic import normalize, resize
@@ -88,6 +88,13 @@ def imagenet(tmp_path_factory):
 def evaluated(out, *arguments):
     main(parse(Options, [*map(str, arguments), "--output-dir", str(out)]))
     return json.loads((out / "result.json").read_text())
+
+
+def test_json_is_the_file_and_all_else_goes_to_stderr(trained, tmp_path, capsys):
+    start(["--run", str(trained), "--json", "--output-dir", str(tmp_path / "out")])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / "out" / RESULT_FILE).read_text())
+    assert "top-1" in printed.err
 
 
 def test_a_run_is_evaluated_as_its_own_training_would(trained, tmp_path, capsys):

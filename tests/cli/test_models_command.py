@@ -1,5 +1,6 @@
 """`deepjax models`: what it prints, and how it refuses."""
 
+import json
 import subprocess
 import sys
 
@@ -74,6 +75,13 @@ def test_one_network(monkeypatch, capsys):
     assert ["stage4", "7x7x512", "8,393,728", "411,041,792", "435x435", "32x32"] in lines
     assert ["total", "11,689,512", "1,814,073,344"] in lines
     assert ["torchvision", "IMAGENET1K_V1", "69.76"] in lines
+
+
+def test_json_has_the_networks_and_the_stages_of_one(monkeypatch, capsys):
+    found = json.loads(printed(monkeypatch, capsys, "resnet*", "--json"))
+    assert [each["name"] for each in found] == list_models("resnet*")
+    found = json.loads(printed(monkeypatch, capsys, "resnet18", "--json"))
+    assert sum(stage["params"] for stage in found["stages"]) == found["params"] == 11_689_512
 
 
 @pytest.mark.parametrize(("given", "nearest"), [("resnt50", "resnet50"), ("vgg17*", "vgg1")])

@@ -52,6 +52,9 @@ def test_it_gives_what_evaluation_computes(photos, tmp_path, capsys):
     output = tmp_path / "found.json"
     start(["predict", *names, "--run", str(photos / "run"), "--top", "3", "--output", str(output)])
     found = json.loads(output.read_text())
+    lines = capsys.readouterr().out.splitlines()
+    start(["predict", *names, "--run", str(photos / "run"), "--top", "3", "--json"])
+    assert json.loads(capsys.readouterr().out) == found
     assert [each["image"] for each in found] == names
     for each, row in zip(found, wanted, strict=True):
         given = {one["label"]: one["probability"] for one in each["classes"]}
@@ -60,7 +63,6 @@ def test_it_gives_what_evaluation_computes(photos, tmp_path, capsys):
             [given[name] for name in member.dataset.label_names], row, rtol=1e-5, atol=1e-7
         )
         assert [one["probability"] for one in each["classes"]] == sorted(given.values())[::-1]
-    lines = capsys.readouterr().out.splitlines()
     best = found[0]["classes"][0]
     assert lines[0].startswith(f"{names[0]}: {best['label']} {100 * best['probability']:.1f} %, ")
 

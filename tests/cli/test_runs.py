@@ -14,10 +14,11 @@ from PIL import Image
 
 from deepjax.cli import runs_watch
 from deepjax.cli.__main__ import start
-from deepjax.cli.runs_compare import group_by_options
+from deepjax.cli.runs_compare import finding, group_by_options
 from deepjax.cli.train import parsed
 from deepjax.errors import InputError
 from deepjax.training import compile_training, train
+from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import train_config
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.run_directory.config_file import init_run_dir
@@ -158,19 +159,21 @@ def test_compare_pairs_the_seeds(runs, tmp_path, capsys):
         rate: [100 * final(runs / f"rate{rate}" / f"seed{seed}")["test_error"] for seed in range(3)]
         for rate in RATES
     }
-    for line, rate in zip(lines, ("0.02", "0.1"), strict=False):
+    assert re.split("  +", lines[0]) == ["group", "runs", "train error", "test error"]
+    for line, rate in zip(lines[1:], ("0.02", "0.1"), strict=False):
         mean, std = statistics.fmean(errors[rate]), statistics.stdev(errors[rate])
-        assert line.startswith(f"learning_rate={rate}: 3 runs; train error ")
-        assert line.endswith(f"test error {mean:.2f} % (standard deviation {std:.2f})")
+        label, count, _, test = re.split("  +", line)
+        assert (label, count) == (f"learning_rate={rate}", "3")
+        assert test == f"{mean:.2f} % ({std:.2f})"
     difference = np.subtract(errors["0.1"], errors["0.02"])
     low, high = scipy.stats.t.interval(
         0.95, 2, difference.mean(), difference.std(ddof=1) / np.sqrt(3)
     )
-    assert lines[2] == (
+    assert lines[4] == (
         f"learning_rate=0.1 less learning_rate=0.02: {difference.mean():+.2f} points of test "
         f"error, 95 % interval {low:+.2f} to {high:+.2f}, paired over 3 seeds"
     )
-    assert len(lines) == 3 and np.asarray(Image.open(figure)).std() > 1
+    assert len(lines) == 5 and np.asarray(Image.open(figure)).std() > 1
     arguments = ("--figure", tmp_path / "other.png", "--json")
     found = json.loads("\n".join(printed(capsys, "compare", runs, *arguments)))
     assert found["differences"][0]["interval"] == pytest.approx([low, high])
@@ -181,7 +184,7 @@ def test_compare_leaves_averages_out_and_refuses_equal_runs(runs, tmp_path, caps
     one, other = runs / "rate0.1" / "seed0", runs / "rate0.1" / "seed1"
     start(["average", str(one), "--batches", "1", "--output-dir", str(tmp_path / "average")])
     lines = printed(capsys, "compare", one, other, tmp_path / "average")
-    assert len(lines) == 1 and lines[0].startswith("all runs: 2 runs; train error ")
+    assert re.split("  +", lines[1])[:2] == ["all runs", "2"] and len(lines) == 3
     shutil.copytree(one, tmp_path / "again")
     with pytest.raises(InputError, match=r"have the same options and seed \(all runs, seed 0\)"):
         start(["runs", "compare", str(one), str(tmp_path / "again")])
@@ -201,6 +204,58 @@ def test_groups_differ_in_options_alone(runs, tmp_path):
         "model=cifar_plain20, batch_size=240",
         "model=cifar_plain32, batch_size=128",
     ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "mean", "words"),
+    [
+        ((-3.0, 1.0), -1.0, "No difference in test error is shown (95 % interval -3.00 to +1.00"),
+        ((-3.0, -1.0), -2.0, "b: test error 2.00 points lower (95 % interval 1.00 to 3.00"),
+        ((1.0, 3.0), 2.0, "b: test error 2.00 points higher (95 % interval 1.00 to 3.00"),
+    ],
+)
+def test_the_title_of_the_curves_is_the_finding(interval, mean, words):
+    rows = [{"label": label, "test_error": 5.0} for label in "ab"]
+    difference = {"other": "b", "first": "a", "interval": interval, "mean": mean, "seeds": 6}
+    assert finding(rows, [difference]) == f"{words}, 6 seeds)"
+
+
+def test_the_title_without_pairs_names_the_lowest_error():
+    row = {"test_error_std": 0.5, "done": 3, "runs": ["x"] * 3}
+    rows = [row | {"label": "a", "test_error": 5.0}, row | {"label": "b", "test_error": 4.0}]
+    assert finding(rows, []) == "Lowest mean test error: b, 4.00 % (0.50), 3 seeds"
+    assert finding(rows[:1], []) == "Test error ends at 5.00 % (0.50), 3 seeds"
+    assert finding([row | {"label": "a", "test_error": None}], []) == "No run is done yet"
+
+
+def test_checkpoints_as_json(runs, capsys):
+    run, other = runs / "rate0.02" / "seed1", runs / "rate0.02" / "seed2"
+
+    def document(*arguments):
+        return json.loads("\n".join(printed(capsys, *arguments, "--json")))
+
+    step, value = digest(run)
+    assert document("digest", run) == {"run": str(run), "step": step, "digest": value}
+    newest = document("verify", run)["checkpoints"][-1]
+    assert (newest["step"], newest["digest"]) == (step, value) and newest["bytes"] > 0
+    assert document("diff", run, run)["differences"] == []
+    assert document("diff", run, other)["differences"]
+
+
+def test_progress_within_an_epoch_and_incidents(runs):
+    run = summarize_run(runs / "rate0.1" / "seed0")
+    progress = {"step": 10, "note": "loss 0.500", "seconds_left": 61}
+    assert runs_watch.describe_progress(run, progress) == (
+        "step 10 of 10 (100%), loss 0.500, 1 min 1 s left"
+    )
+    assert runs_watch.describe_progress(run, None) == "step 10 of 10"
+    for row, words in (
+        ({"kind": "skipped", "step": 7}, "step 7 was skipped: not finite, or a spike"),
+        ({"kind": "rollback", "step": 5, "bad_step": 8}, "step 8 was bad; back to step 5"),
+        ({"kind": "damaged", "step": 3, "image": "a.jpg", "why": "empty"}, "a.jpg cannot be"),
+    ):
+        assert words in runs_watch.describe_row(run, row, [])
+    assert runs_watch.describe_row(run, {"kind": "trace", "step": 3}, []) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`deepjax study`: the studies of the clone, by name."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ def test_list_has_each_study_with_its_title_and_presets(capsys):
     start(["study", "list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(SETS["all"])
+    start(["study", "list", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in found] == list(SETS["all"])
     [degradation] = [line for line in lines if line.startswith("degradation ")]
     assert degradation.endswith("[quick, small, gpu]") and "depth" in degradation.lower()
 

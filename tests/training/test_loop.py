@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ import pytest
 
 from deepjax.errors import InputError, NonFiniteError, Stopped
 from deepjax.training import RunOptions, TrainConfig, compile_training, train
-from deepjax.training.checkpoint.inspect import digest
+from deepjax.training.checkpoint.inspect import digest, named_leaves, read_state
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
+from tests.training.metrics.event_files import logged_values
 
 CONFIG = TrainConfig(model="cifar_resnet20", width=4, batch_size=240, epochs=2)  # 5 steps an epoch
 EVERY_2 = RunOptions(save_every=2)
@@ -168,14 +170,34 @@ def test_training_that_blows_up_halts_with_step_and_images(programs, tmp_path, m
     assert read_rows(tmp_path / "metrics.jsonl")[-1] == {"kind": "halted", "step": 4}
 
 
-def test_tensorboard_gets_the_same_rows(programs, tmp_path):
-    train(
-        dataclasses.replace(CONFIG, seed=2),
-        tmp_path,
-        programs=programs,
-        options=RunOptions(tensorboard=True),
-    )
-    assert any((tmp_path / "tensorboard").iterdir())
+def test_tensorboard_has_each_step_of_an_interrupted_run_once(whole, programs, tmp_path):
+    """The mean of the losses of an epoch is its running loss; nothing else changes."""
+    options = dataclasses.replace(EVERY_2, tensorboard=True, histogram_every=4)
+
+    def interrupt(step: int, total: int, note: str) -> None:
+        if step >= 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, tmp_path, options, programs=programs, report=interrupt)
+    train(CONFIG, tmp_path, options, programs=programs)
+    assert digest(tmp_path) == digest(whole[0])
+    assert rows_without_times(tmp_path) == rows_without_times(whole[0])
+    found = logged_values(tmp_path / "tensorboard")
+    losses = dict(found["step/loss"])
+    assert [step for step, _ in found["step/loss"]] == [*range(1, 11)]
+    for row in read_rows(tmp_path / "metrics.jsonl"):
+        if row["kind"] == "epoch":
+            of_epoch = [losses[step] for step in range(row["step"] - 4, row["step"] + 1)]
+            assert statistics.fmean(of_epoch) == pytest.approx(row["running_loss"], rel=1e-5)
+    first = read_rows(tmp_path / "metrics.jsonl")[0]["gradient_norms"]
+    norm = dict(found["step/gradient_norm"])[1]
+    assert norm == pytest.approx(sum(each**2 for each in first.values()) ** 0.5, rel=1e-5)
+    params = read_state(tmp_path, 8)[1]["params"]
+    for name, leaf in named_leaves(params).items():
+        (four, eight) = found[f"params/{name}"]
+        assert (four[0], eight[0], eight[1].num) == (4, 8, leaf.size)
+        assert (eight[1].min, eight[1].max) == (leaf.min(), leaf.max())
 
 
 @pytest.mark.eight_devices

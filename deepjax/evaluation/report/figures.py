@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from deepjax.analysis.plots import COLORS, STYLE, format_number, plain_log_ticks
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 
 MAX_CLASSES = 30  # of a confusion matrix whose names can be read
 MAX_LAYERS = 60  # named layers of the gradient map

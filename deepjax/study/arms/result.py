@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 
 
 @dataclasses.dataclass(frozen=True)

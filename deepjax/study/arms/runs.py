@@ -15,7 +15,8 @@ from deepjax.study.arms.result import ArmResult
 from deepjax.study.workers import TaskReport
 from deepjax.training import CompiledTraining, RunOptions, compile_training, train
 from deepjax.training.config import TrainConfig
-from deepjax.training.metrics.metrics_log import METRICS, Row, read_rows
+from deepjax.training.metrics.metrics_log import METRICS, read_rows
+from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.numerics import claim_numerics
 from deepjax.training.run_directory.run_lock import NAME as LOCK

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from deepjax.training.build import CompiledTraining
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 from deepjax.training.step.state import TrainState
 
 

@@ -1,16 +1,13 @@
-"""The rows of metrics of a run: metrics.jsonl, and TensorBoard if asked for."""
+"""metrics.jsonl: the rows of metrics of a run."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from deepjax.errors import InputError
 from deepjax.io import write_text
+from deepjax.training.metrics.writer import MetricWriter, Row
 
-Row = dict[str, Any]
 METRICS = "metrics.jsonl"
 TIMES = ("seconds", "images_per_second", "data_wait")  # entries that differ between equal runs
 
@@ -45,23 +42,6 @@ def _row(line: bytes) -> Row:
     return row
 
 
-class MetricWriter:
-    """Where rows go. The defaults of all but `write` are for writers that cannot take rows back."""
-
-    def write(self, row: Row) -> None:
-        """Write a row."""
-        raise NotImplementedError
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows after a step, which will be logged again."""
-
-    def flush(self) -> None:
-        """Write rows that are buffered."""
-
-    def close(self) -> None:
-        """Flush and close."""
-
-
 class MetricsLog(MetricWriter):
     """metrics.jsonl: rows in order of steps. On resume, rows after the restored step are dropped.
 
@@ -72,13 +52,13 @@ class MetricsLog(MetricWriter):
     def __init__(self, path: Path, resume_step: int, warn: Callable[[str], None] = print) -> None:
         """Keep the rows up to `resume_step`; raises InputError if the file cannot be written."""
         self._path, self._warn = path, warn
-        self._rows = _up_to(resume_step, read_rows(path))
+        self._rows = rows_up_to(resume_step, read_rows(path))
         self._dirty = False  # the file lacks rows, or has rows that were dropped
         self._rewrite()
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step, which will be logged again."""
-        self._rows = _up_to(step, self._rows)
+        self._rows = rows_up_to(step, self._rows)
         self._try(self._rewrite)
 
     def write(self, row: Row) -> None:
@@ -118,7 +98,8 @@ class MetricsLog(MetricWriter):
         write_text(self._path, "".join(map(_line, self._rows)))
 
 
-def _up_to(step: int, rows: Sequence[Row]) -> list[Row]:
+def rows_up_to(step: int, rows: Sequence[Row]) -> list[Row]:
+    """The rows of steps up to one."""
     return [row for row in rows if row["step"] <= step]
 
 
@@ -128,91 +109,3 @@ def _line(row: Row) -> str:
 
 def _cause(path: Path, error: Exception) -> str:
     return f"cannot write {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-class Tensorboard(MetricWriter):
-    """The rows for TensorBoard (the extra `tensorboard`)."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open an event file in `folder`; raises InputError if the extra is not installed."""
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "tensorboard needs tensorboardX; "
-                "install it with: pip install 'deepjax[tensorboard]'"
-            ) from error
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, row: Row) -> None:
-        """Write every number of a row as a scalar."""
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-        for name in ("auxiliary", "train_auxiliary", "test_auxiliary"):
-            for head, values in row.get(name, {}).items():
-                for what, value in values.items():
-                    self._writer.add_scalar(
-                        f"{row['kind']}/{name}_{head}/{what}", value, row["step"]
-                    )
-        for layer, values in row.get("layers", {}).items():
-            for what, value in values.items():
-                self._writer.add_scalar(f"trace_{what}/{layer}", value, row["step"])
-        for what, value in row.get("curvature_and_noise", {}).items():
-            self._writer.add_scalar(f"curvature_and_noise/{what}", value, row["step"])
-        for layer, value in row.get("gradient_norms", {}).items():
-            self._writer.add_scalar(f"gradient_norm/{layer}", value, row["step"])
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()
-
-
-class RunLog:
-    """The rows of a run: written by process 0, remembered as (kind, step) by all processes."""
-
-    def __init__(self, rows: Iterable[Row], writers: Sequence[MetricWriter]) -> None:
-        """`rows`: those logged before this process; `writers`: none in processes other than 0."""
-        self._logged = {(row["kind"], row["step"]) for row in rows}
-        self._writers = tuple(writers)
-
-    def has(self, kind: str, step: int) -> bool:
-        """Whether a row of this kind and step is logged: a resumed run does not log it again."""
-        return (kind, step) in self._logged
-
-    def write(self, row: Row) -> None:
-        """Write a row to every writer."""
-        self._logged.add((row["kind"], row["step"]))
-        for writer in self._writers:
-            writer.write(row)
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows after a step, which will be logged again."""
-        self._logged = {(kind, at) for kind, at in self._logged if at <= step}
-        for writer in self._writers:
-            writer.rewind(step)
-
-    def flush(self) -> None:
-        """Write buffered rows, before a checkpoint: a run that resumes from it would lack them."""
-        for writer in self._writers:
-            writer.flush()
-
-    def close(self) -> None:
-        """Close every writer."""
-        for writer in reversed(self._writers):
-            writer.close()
-
-
-def open_run_log(
-    out: Path, rows: Sequence[Row], resume_step: int, tensorboard: bool, warn: Callable[[str], None]
-) -> RunLog:
-    """The log of a run directory, from a step on. `rows`: those of its metrics.jsonl.
-
-    Raises InputError if a file cannot be written, or tensorboardX is missing.
-    """
-    writers: list[MetricWriter] = []
-    if jax.process_index() == 0:
-        writers.append(MetricsLog(out / METRICS, resume_step, warn))
-        if tensorboard:
-            writers.append(Tensorboard(out / "tensorboard"))
-    return RunLog(_up_to(resume_step, rows), writers)

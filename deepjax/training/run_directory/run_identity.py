@@ -9,7 +9,8 @@ import jax
 from deepjax.errors import InputError
 from deepjax.training.config import TrainConfig
 from deepjax.training.distributed.collectives import on_primary, sync_errors
-from deepjax.training.metrics.metrics_log import Row, read_rows
+from deepjax.training.metrics.metrics_log import read_rows
+from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.config_file import AVERAGE_FILE, init_run_dir
 from deepjax.training.run_directory.numerics import NAME as NUMERICS
 from deepjax.training.run_directory.numerics import claim_numerics

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepjax.training.metrics.metrics_log import Row
+from deepjax.training.metrics.writer import Row
 
 DIGEST_CHARACTERS = 12  # characters of a digest that a message shows
 

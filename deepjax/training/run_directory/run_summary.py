@@ -10,7 +10,8 @@ from typing import Literal
 from deepjax.errors import InputError
 from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.config import TrainConfig
-from deepjax.training.metrics.metrics_log import METRICS, Row, read_rows
+from deepjax.training.metrics.metrics_log import METRICS, read_rows
+from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.config_file import AVERAGE_FILE, read_config
 from deepjax.training.run_directory.run_identity import is_done
 from deepjax.training.run_directory.run_lock import current_owner

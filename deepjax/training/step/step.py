@@ -94,7 +94,7 @@ def make_train_step(
         after = optax.tree.where(counts, new, kept)
         return after.replace(
             step=state.step + (guard.halted < 0).astype(jnp.int32), guard=guard
-        ), metrics | {"learning_rate": rate}
+        ), metrics | {"learning_rate": rate, "gradient_norm": _norm_over(metrics)}
 
     return canonicalize_conv_layouts(step)
 
@@ -259,6 +259,12 @@ def _over_devices(
             lambda leaf: lax.pmean(leaf, axis), lambda leaf: lax.psum(leaf, axis), metrics
         ),
     )
+
+
+def _norm_over(metrics: Metrics) -> Array:
+    """The norm over all kernels, from those of each; no reduction over parameters is added."""
+    norms = [*metrics["gradient_norms"].values()]
+    return jnp.linalg.norm(jnp.stack(norms)) if norms else jnp.zeros((), jnp.float32)
 
 
 def _all_reduce_and(axis: str | None, condition: Array) -> Array:
