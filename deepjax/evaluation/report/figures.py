@@ -7,13 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator
 
 from deepjax.analysis.plots import COLORS, STYLE, format_number, plain_log_ticks
 from deepjax.training.metrics.metrics_log import Row
 
 MAX_CLASSES = 30  # of a confusion matrix whose names can be read
 MAX_LAYERS = 60  # named layers of the gradient map
-WORST_COLUMNS = 8
+WORST_COLUMNS = 6
 
 
 def class_texts(names: Sequence[str], characters: int) -> list[str]:
@@ -50,6 +51,7 @@ def draw_curves(epochs: Sequence[Row]) -> Figure:
         top.legend()
         bottom.plot(x, [row["learning_rate"] for row in epochs], color=COLORS[2])
         bottom.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+        bottom.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
 
 
@@ -80,8 +82,9 @@ def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
             edges, np.arange(len(layers) + 1), np.log10(np.maximum(norms, smallest)), cmap="viridis"
         )
         every = max(1, -(-len(layers) // MAX_LAYERS))
-        ax.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], fontsize=6)
+        ax.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], fontsize=7)
         ax.set(xlabel="epoch", ylim=(len(layers), 0))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.grid(False)
         figure.colorbar(mesh, label="log10 of the gradient norm")
         ratio = format_number(last.max() / last.min()) if last.size else "an unknown number of"
@@ -129,14 +132,14 @@ def draw_worst(
     columns = min(WORST_COLUMNS, max(4, len(images)))
     rows = -(-len(images) // columns)
     with plt.style.context(STYLE):
-        size = (1.25 * columns, 1.5 * rows + 0.4)
+        size = (1.6 * columns, 1.9 * rows + 0.4)
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, image, caption in zip(axes.flat, images, captions, strict=False):
             grey = image.shape[2] == 1
             ax.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-            ax.set_title(caption, fontsize=7, loc="center", parse_math=False)
+            ax.set_title(caption, fontsize=8.5, loc="center", parse_math=False)
         all_shown = len(images) == misclassified
         which = (
             "the most confident first" if all_shown else f"here the {len(images)} most confident"

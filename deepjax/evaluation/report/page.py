@@ -24,7 +24,15 @@ from deepjax.evaluation.report.figures import (
     draw_gradient_map,
     draw_worst,
 )
-from deepjax.html_page import Figure, Table, definitions_html, figure_html, page_html, table_html
+from deepjax.html_page import (
+    Figure,
+    Table,
+    definitions_html,
+    details_html,
+    figure_html,
+    page_html,
+    table_html,
+)
 from deepjax.io import write_text
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX
 from deepjax.training.run_directory.average import read_average
@@ -161,6 +169,7 @@ def _write(run: RunSummary, figures: Sequence[Figure], tables: Sequence[Table]) 
         *map(table_html, tables),
         "<h2>How it was trained</h2>",
         definitions_html(_origin(run)),
+        details_html("All options (config.json)", (run.path / "config.json").read_text()),
     ]
     title = f"{run.config.model} on {run.config.dataset}: {_outcome(run)}"
     path = run.path / REPORT_FILE
