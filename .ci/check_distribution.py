@@ -76,18 +76,12 @@ def use(python: str, wheel: Path) -> None:
     report(f"{version}: installed in {time.monotonic() - begin:.0f} s", [])
     for command in COMMANDS:
         begin, expected = time.monotonic(), 2 if "resnet1 " in command else 0
-        done = subprocess.run(
-            [f"{programs / command.split()[0]}", *command.split()[1:]],
-            cwd=place, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = start([f"{programs / command.split()[0]}", *command.split()[1:]], place, environment)
         failed = [] if done.returncode == expected else [f"{done.returncode}: {done.stderr[-800:]}"]
         report(f"{version}: {command}: {time.monotonic() - begin:.0f} s", failed)
     (place / "user.py").write_text(USER_SCRIPT)
     checker = f"{ROOT / '.venv' / 'bin' / 'basedpyright'}"
-    said = subprocess.run(
-        [checker, "--pythonpath", f"{programs / 'python'}", "user.py"],
-        cwd=place, capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
+    said = start([checker, "--pythonpath", f"{programs / 'python'}", "user.py"], place).stdout
     report(f"{version}: types are known", [text for text in TYPED if text not in said])
     shutil.rmtree(place)
 
@@ -101,9 +95,18 @@ def report(step: str, failures: Sequence[str]) -> None:
     FAILED.extend([step] if failures else [])
 
 
+def start(
+    command: Sequence[str], place: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A finished command."""
+    return subprocess.run(  # noqa: S603  # commands of this file
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def run(command: Sequence[str]) -> str:
     """Standard output of a command, whose failure ends the check."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = start(command)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout
@@ -114,7 +117,7 @@ def main(interpreters: Sequence[str]) -> int:
     wheel = build()
     for python in interpreters:
         found = shutil.which(python)
-        if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
+        if found and start([found, "--version"]).returncode == 0:  # pyenv has shims of absent ones
             use(found, wheel)
         else:
             print(f"not run {python}: no such interpreter here", flush=True)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-
 LONG_CELL = 40  # characters; such columns stay wide enough to read on a phone
 
 
@@ -71,7 +70,9 @@ def details_html(summary: str, text: str) -> str:
 
 def _row_html(tag: str, cells: Sequence[str], kinds: Sequence[str]) -> str:
     pairs = zip(cells, kinds, strict=True)
-    return f"<tr>{''.join(f'<{tag}{kind}>{html.escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
+    return (
+        f"<tr>{''.join(f'<{tag}{kind}>{html.escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
+    )
 
 
 def _column_class(cells: Sequence[str]) -> str:

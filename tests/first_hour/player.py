@@ -76,7 +76,7 @@ class Folder:
         """Run a command; returns why it failed, or nothing."""
         log = self.path / "first_hour.log"
         with log.open("w") as output:
-            done = subprocess.run(  # noqa: S603  # a command of the documentation
+            done = subprocess.run(  # a command of the documentation
                 ["/bin/bash", "-c", command], cwd=self.path, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=LIMIT, check=False,
             )  # fmt: skip
@@ -86,7 +86,7 @@ class Folder:
         """Run a command, interrupt it during its training; returns why that failed, or nothing."""
         log = self.path / "interrupted.log"
         with log.open("w") as output:
-            process = subprocess.Popen(  # noqa: S603  # a command of the documentation
+            process = subprocess.Popen(  # a command of the documentation
                 ["/bin/bash", "-c", f"exec {command}"], cwd=self.path, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
@@ -103,7 +103,7 @@ class Folder:
         """Execute code after all earlier code of this page; returns the error, or nothing."""
         if self.session is None:
             with (self.path / "python.log").open("w") as log:
-                self.session = subprocess.Popen(  # noqa: S603  # code of the documentation
+                self.session = subprocess.Popen(  # code of the documentation
                     [f"{self.programs / 'python'}", "-c", SESSION], cwd=self.path, text=True,
                     env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=log,
@@ -126,7 +126,7 @@ class Folder:
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 

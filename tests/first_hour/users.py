@@ -94,7 +94,7 @@ USERS = (
         [Part("README.md", ("deepjax",))],
         then=[
             ("test -s docs/results/README.md", "the page of verdicts is in the clone"),
-            ("python experiments/receptive_field.py", "receptive fields, of the lecture's second claim"),
+            ("python experiments/receptive_field.py", "receptive fields"),
             (
                 "sed -i 's/^DEPTHS = .*/DEPTHS = (8, 14, 26)/' deepjax/study/ladder.py",
                 "other depths, as experiments/degradation.py says",
