@@ -162,9 +162,11 @@ def test_a_run_without_an_epoch_is_refused(tmp_path):
 
 def test_figures_draw_the_numbers_of_the_log(run):
     epochs = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "epoch"]
-    top, bottom = draw_curves(epochs).axes
+    top, middle, bottom = draw_curves(epochs).axes
     for line, name in zip(top.lines, ("running_error", "test_error"), strict=True):
         np.testing.assert_allclose(line.get_ydata(), [100 * row[name] for row in epochs])
+    for line, name in zip(middle.lines, ("running_loss", "test_loss"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), [row[name] for row in epochs])
     np.testing.assert_allclose(
         bottom.lines[0].get_ydata(), [row["learning_rate"] for row in epochs]
     )

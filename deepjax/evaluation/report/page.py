@@ -88,8 +88,8 @@ def write_run_report(run: RunSummary, result: RunPredictions | None) -> Path:
 
 
 _CURVES = (
-    "Training error is the mean over the augmented images of an epoch, in training mode; test "
-    "error is measured at the end of the epoch."
+    "Training error and loss are means over the augmented images of an epoch, in training mode; "
+    "those of the test are measured at the end of the epoch."
 )
 _GRADIENTS = (
     "Gradient norm of every kernel, mean over the steps of an epoch; the layer nearest to the "
