@@ -7,10 +7,12 @@ reason. Exit code 1 if something failed. Needs Python and make alone, and about 
 """
 
 import argparse
+import shutil
 import sys
+import time
 from pathlib import Path
 
-from tests.first_hour.player import ROOT, environments, play
+from tests.first_hour.player import ROOT, make_environment, play
 from tests.first_hour.users import USERS, tutorials
 
 
@@ -25,8 +27,13 @@ def main() -> int:
     if unknown := sorted({*options.users} - {*users}):
         parser.error(f"unknown users {unknown}; allowed: {', '.join(users)}")
     out = options.work_dir.resolve()
-    programs = environments(out)
+    shutil.rmtree(out, ignore_errors=True)
     chosen = [users[name] for name in options.users or users]
+    programs = {}
+    for kind in dict.fromkeys(user.environment for user in chosen):
+        begin = time.monotonic()
+        programs[kind] = make_environment(kind, out)
+        print(f"a fresh {kind} in {time.monotonic() - begin:.0f} s", flush=True)
     steps = [step for user in chosen for step in play(user, out, programs[user.environment])]
     failed = [step for step in steps if step.outcome == "FAILED"]
     not_run = [step for step in steps if step.outcome == "not run"]

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -135,17 +134,18 @@ def _tail(log: Path, characters: int = 1500) -> str:
     return log.read_text()[-characters:]
 
 
-def environments(out: Path) -> dict[str, Path]:
-    """A fresh clone that `make install` equips, and a fresh environment with the wheel."""
-    shutil.rmtree(out, ignore_errors=True)
-    clone, wheel = out / "clone", out / "wheel"
-    _run(["git", "clone", "--quiet", f"{ROOT}", f"{clone}"])
-    _run(["make", "-C", f"{clone}", f"PYTHON={sys.executable}", "install"])
-    _run([sys.executable, "-m", "venv", f"{wheel}"])
-    pip = [f"{wheel / 'bin' / 'python'}", "-m", "pip", "--quiet"]
-    _run([*pip, "wheel", "--no-deps", "--wheel-dir", f"{out / 'dist'}", f"{clone}"])
+def make_environment(kind: Literal["clone", "wheel"], out: Path) -> Path:
+    """The programs of a fresh clone after `make install`, or of an environment with the wheel."""
+    place = out / kind
+    if kind == "clone":
+        _run(["git", "clone", "--quiet", f"{ROOT}", f"{place}"])
+        _run(["make", "-C", f"{place}", f"PYTHON={sys.executable}", "install"])
+        return place / ".venv" / "bin"
+    _run([sys.executable, "-m", "venv", f"{place}"])
+    pip = [f"{place / 'bin' / 'python'}", "-m", "pip", "--quiet"]
+    _run([*pip, "wheel", "--no-deps", "--wheel-dir", f"{out / 'dist'}", f"{ROOT}"])
     _run([*pip, "install", f"{next((out / 'dist').glob('*.whl'))}"])
-    return {"clone": clone / ".venv" / "bin", "wheel": wheel / "bin"}
+    return place / "bin"
 
 
 def play(user: User, out: Path, programs: Path) -> list[Step]:
