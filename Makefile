@@ -37,6 +37,7 @@ reference: install
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	$(BIN)/python -m pip install --quiet pillow pyyaml safetensors huggingface_hub
+	@echo "A plain 'import torchvision' fails with this torch, as its compiled operators are for another build; tests/models/torch_reference.py shows how to import it."
 
 demo: install
 	$(BIN)/python experiments/degradation.py
