@@ -104,13 +104,15 @@ body > * { max-width: 58rem; } body > figure { max-width: none; }
 h1, h2 { line-height: 1.2; break-after: avoid; }
 .question { font-size: 1.15rem; color: var(--soft); }
 .verdict {
-  border-left: 6px solid #888; padding: .3rem 1rem; margin: 1rem 0; background: var(--card);
+  border: 0 solid #888; border-left-width: 6px; padding: .3rem 1rem; margin: 1rem 0;
+  background: var(--card);
   box-sizing: border-box; break-inside: avoid;
 }
 .verdict h3 { margin: .4rem 0; } .verdict ul { padding-left: 1.2rem; }
 .verdict h3 span { text-transform: uppercase; font-size: .85rem; letter-spacing: .05em; }
 .supported { border-color: #009E73; } .supported h3 span { color: var(--good); }
-.refuted { border-color: #D55E00; } .refuted h3 span { color: var(--bad); }
+.refuted, .failed { border-color: #D55E00; }
+.refuted h3 span, .failed h3 span { color: var(--bad); } .failed { border-width: 3px 3px 3px 12px; }
 figure { margin: 1.5rem 0; break-inside: avoid; }
 figure button { display: block; padding: 0; border: 0; background: none; cursor: zoom-in; }
 figure img { display: block; max-width: 100%; max-height: 85vh; background: #fff; }
