@@ -19,7 +19,8 @@ from tests.first_hour.users import USERS, tutorials
 def main() -> int:
     """Play all users, or those that were named; 1 if something failed."""
     pages = sorted(f"{path.relative_to(ROOT)}" for path in ROOT.glob("docs/tutorials/*.md"))
-    users = {user.name: user for user in (*USERS, *tutorials(pages))}
+    # The student last, because they change the code.
+    users = {user.name: user for user in (*USERS[1:], *tutorials(pages), USERS[0])}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("users", nargs="*", help=f"of {', '.join(users)}; default: all")
     parser.add_argument("--work-dir", type=Path, default=ROOT / "build" / "first_hour")

@@ -100,7 +100,7 @@ USERS = (
                 "other depths, as experiments/degradation.py says",
             ),
             (
-                "PYTHONPATH=. python experiments/degradation.py --output-dir runs/other_depths",
+                "python experiments/degradation.py --output-dir runs/other_depths",
                 "the study with them",
             ),
         ],
