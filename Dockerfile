@@ -23,7 +23,7 @@ COPY deepjax deepjax
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 COPY experiments experiments
 
-RUN useradd --create-home deepjax && mkdir /runs && chown deepjax /runs
-USER deepjax
+RUN useradd --create-home --uid 1000 deepjax && mkdir /runs && chown deepjax /runs
+USER 1000
 ENTRYPOINT ["deepjax"]
 CMD ["--help"]

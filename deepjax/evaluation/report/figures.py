@@ -7,13 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from deepjax.analysis.plots import COLORS, STYLE, format_number, plain_log_ticks
 from deepjax.training.metrics.writer import Row
 
 MAX_CLASSES = 30  # of a confusion matrix whose names can be read
 MAX_LAYERS = 60  # named layers of the gradient map
-WORST_COLUMNS = 8
+WORST_COLUMNS = 6
 
 
 def class_texts(names: Sequence[str], characters: int) -> list[str]:
@@ -32,36 +34,42 @@ def class_texts(names: Sequence[str], characters: int) -> list[str]:
 
 
 def draw_curves(epochs: Sequence[Row]) -> Figure:
-    """Running training error and test error by epoch, and the learning rate below them."""
+    """Running training error and test error by epoch; below them both losses and the rate."""
     with plt.style.context(STYLE):
-        figure, (top, bottom) = plt.subplots(
-            2, 1, figsize=(8, 5), sharex=True, height_ratios=(3, 1)
+        figure, (top, middle, bottom) = plt.subplots(
+            3, 1, figsize=(8, 6.5), sharex=True, height_ratios=(3, 2, 1)
         )
         x = [row["epoch"] for row in epochs]
-        running = [100 * row["running_error"] for row in epochs]
-        test = [100 * row["test_error"] for row in epochs]
-        top.plot(x, running, "--o", markersize=3, label="training, running mean", color=COLORS[0])
-        top.plot(x, test, "-o", markersize=3, label="test", color=COLORS[1])
-        _error_axis(top, [*running, *test])
+        styles = (("running", "training, running mean", "--o"), ("test", "test", "-o"))
+        errors = {name: [100 * row[f"{name}_error"] for row in epochs] for name, _, _ in styles}
+        for (name, label, line), color in zip(styles, COLORS, strict=False):
+            top.plot(x, errors[name], line, markersize=3, label=label, color=color)
+            losses = [row[f"{name}_loss"] for row in epochs]
+            middle.plot(x, losses, line, markersize=3, color=color)
+        test = errors["test"]
+        _plain_axis(top, list(errors.values()), "error (%)")
         top.set_title(
             f"Test error {test[-1]:.2f} % after epoch {x[-1]:g}; the least is {min(test):.2f} %, "
             f"after epoch {x[int(np.argmin(test))]:g}"
         )
         top.legend()
+        _plain_axis(middle, [line.get_ydata() for line in middle.lines], "loss")
         bottom.plot(x, [row["learning_rate"] for row in epochs], color=COLORS[2])
         bottom.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+        bottom.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
 
 
-def _error_axis(ax: Axes, values: Sequence[float]) -> None:
-    """Logarithmic where errors get small, so that their differences can be seen."""
-    small = min(values) > 0 and max(values) > 10 * min(values)
+def _plain_axis(ax: Axes, values: ArrayLike, label: str) -> None:
+    """Logarithmic where values get small, so that their differences can be seen."""
+    low, high = float(np.min(values)), float(np.max(values))
+    small = low > 0 and high > 10 * low
     ax.set_yscale("log" if small else "linear")
     if not small:
-        ax.set_ylim(0, min(100, 1.05 * max(values)) or 1)
+        ax.set_ylim(0, 1.05 * high or 1)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     plain_log_ticks(ax)
-    ax.set_ylabel("error (%)")
+    ax.set_ylabel(label)
 
 
 def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
@@ -80,8 +88,9 @@ def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
             edges, np.arange(len(layers) + 1), np.log10(np.maximum(norms, smallest)), cmap="viridis"
         )
         every = max(1, -(-len(layers) // MAX_LAYERS))
-        ax.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], fontsize=6)
+        ax.set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], fontsize=7)
         ax.set(xlabel="epoch", ylim=(len(layers), 0))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.grid(False)
         figure.colorbar(mesh, label="log10 of the gradient norm")
         ratio = format_number(last.max() / last.min()) if last.size else "an unknown number of"
@@ -129,14 +138,14 @@ def draw_worst(
     columns = min(WORST_COLUMNS, max(4, len(images)))
     rows = -(-len(images) // columns)
     with plt.style.context(STYLE):
-        size = (1.25 * columns, 1.5 * rows + 0.4)
+        size = (1.6 * columns, 1.9 * rows + 0.4)
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, image, caption in zip(axes.flat, images, captions, strict=False):
             grey = image.shape[2] == 1
             ax.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None)
-            ax.set_title(caption, fontsize=7, loc="center", parse_math=False)
+            ax.set_title(caption, fontsize=8.5, loc="center", parse_math=False)
         all_shown = len(images) == misclassified
         which = (
             "the most confident first" if all_shown else f"here the {len(images)} most confident"

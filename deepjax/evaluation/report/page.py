@@ -24,7 +24,15 @@ from deepjax.evaluation.report.figures import (
     draw_gradient_map,
     draw_worst,
 )
-from deepjax.html_page import Figure, Table, definitions_html, figure_html, page_html, table_html
+from deepjax.html_page import (
+    Figure,
+    Table,
+    definitions_html,
+    details_html,
+    figure_html,
+    page_html,
+    table_html,
+)
 from deepjax.io import write_text
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX
 from deepjax.training.run_directory.average import read_average
@@ -80,8 +88,8 @@ def write_run_report(run: RunSummary, result: RunPredictions | None) -> Path:
 
 
 _CURVES = (
-    "Training error is the mean over the augmented images of an epoch, in training mode; test "
-    "error is measured at the end of the epoch."
+    "Training error and loss are means over the augmented images of an epoch, in training mode; "
+    "those of the test are measured at the end of the epoch."
 )
 _GRADIENTS = (
     "Gradient norm of every kernel, mean over the steps of an epoch; the layer nearest to the "
@@ -161,6 +169,7 @@ def _write(run: RunSummary, figures: Sequence[Figure], tables: Sequence[Table]) 
         *map(table_html, tables),
         "<h2>How it was trained</h2>",
         definitions_html(_origin(run)),
+        details_html("All options (config.json)", (run.path / "config.json").read_text()),
     ]
     title = f"{run.config.model} on {run.config.dataset}: {_outcome(run)}"
     path = run.path / REPORT_FILE

@@ -57,7 +57,9 @@ def _verdict(verdict: Verdict) -> str:
     lines = [*verdict.lines(), *filter(None, notes)]
     rows = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     label = f"control: {format_outcome(verdict)}" if verdict.control else verdict.outcome
-    kind = "control" if verdict.control else verdict.outcome.replace(" ", "-")
+    kind = verdict.outcome.replace(" ", "-")
+    if verdict.control:
+        kind = "control" if verdict.is_as_expected else "control failed"
     return (
         f"<section class='verdict {kind}'>"
         f"<h3><span>{label}</span> {html.escape(verdict.claim)}</h3>"

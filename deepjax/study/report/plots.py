@@ -133,7 +133,7 @@ def lines_figure(
                     label, (labels_at, y), (0, -3 if low else 2), va="top" if low else "bottom",
                     xycoords=("axes fraction", "data"), textcoords="offset points",
                     ha="center" if labels_at == 0.5 else "left",
-                    fontsize=7.5, color="0.35", bbox=_BACKGROUND,
+                    fontsize=7.5, color="0.35", bbox=_BACKGROUND, zorder=1,  # below the curves
                 )  # fmt: skip
         # Ticks and labels once all curves are drawn, since panels share their limits.
         for ax, panel in zip(axes[0], panels, strict=True):

@@ -91,6 +91,11 @@ def test_the_report_has_everything_that_the_verdict_has_escaped(report):
     assert report.index("inconclusive") < report.index("the rule") < report.index("numbers")
 
 
+def test_a_control_that_fails_is_marked(report):
+    assert report.count("<section class='verdict control failed'>") == 1
+    assert "class='verdict control'" not in report
+
+
 def test_the_report_needs_no_other_file(report):
     assert report.count('src="data:image/png;base64,') == 1
     assert "http" not in report and "<script src" not in report and "<link" not in report
