@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from deepjax.errors import (
+    MAX_NAMES_SHOWN,
     InputError,
     NonFiniteError,
     Stopped,
@@ -96,13 +97,17 @@ def parse(
             is_option = flag.startswith("--") or flag in FAMILIAR_OPTIONS
             if is_option and flag.replace("_", "-") not in known:
                 near = difflib.get_close_matches(flag, known, n=1)
+                near = near or [name for name in known if flag.startswith(f"{name}-")]
                 hint = f"did you mean {near[0]}? " if near else ""
                 familiar = familiar_hint(flag.replace("_", "-"))
                 if familiar and (familiar.split()[1] in known or "use --" not in familiar):
                     raise InputError(f"option {flag} is unknown; {familiar}") from None
-                raise InputError(
-                    f"option {flag} is unknown; {hint}allowed: {', '.join(known)}"
-                ) from None
+                listed = (
+                    f"allowed: {', '.join(known)}"
+                    if len(known) <= MAX_NAMES_SHOWN
+                    else "--help-all lists all options"
+                )
+                raise InputError(f"option {flag} is unknown; {hint}{listed}") from None
         raise InputError(_one_line(messages.getvalue())) from None
 
 
