@@ -6,12 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 LOCK ?= requirements.lock
-AUDITED ?= requirements-all.lock
+AUDITED ?= requirements-all.lock requirements-docs.lock
 PIP_AUDIT = pip-audit==2.10.1
-EXTRAS = prepare tensorboard hub export notebooks docs test dev
+EXTRAS = prepare tensorboard hub export notebooks test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks lint audit format lock clean
+.PHONY: install prepare-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-system test-all test-slow test-models nightly test-prepare faults properties notebooks docs docs-env lint audit format lock clean
 
 install: $(VENV)/installed
 
@@ -112,6 +112,22 @@ notebooks: prepare-env
 	cd notebooks && for name in *.ipynb; do JAX_PLATFORMS=cpu ../.venv-prepare/bin/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False $$name; done
 
+# The documentation site, into build/site: strict, then every link and anchor of the built pages. Open
+# build/site/index.html, or serve it (its search needs a server):
+# python3 -m http.server -d build/site
+docs: docs-env
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	.venv-docs/bin/python docs/site/check_links.py build/site
+
+# What builds the site, in an environment of its own: .venv-docs. It reads the source of deepjax and
+# imports none of it.
+docs-env: .venv-docs/installed
+
+.venv-docs/installed: requirements-docs.lock
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --require-hashes -r requirements-docs.lock
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -121,16 +137,19 @@ lint: install
 # where the service cannot be reached.
 audit:
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet $(PIP_AUDIT); }
-	@.venv-audit/bin/python .ci/audit.py $(AUDITED)
+	@for lock in $(AUDITED); do .venv-audit/bin/python .ci/audit.py $$lock || exit $$?; done
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Both lock files from one resolution, so that they agree; needs uv. Every extra but `reference`.
+# Lock files from one resolution, so that they agree; needs uv. Every extra but `reference`; that of
+# the site has its own file, without the packages that deepjax needs.
 lock:
 	uv pip compile $(UV_PIP) --quiet $(EXTRAS:%=--extra %) pyproject.toml requirements-build.in -o requirements-all.lock
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+		| uv pip compile $(UV_PIP) --quiet -c requirements-all.lock - -o requirements-docs.lock
 
 clean:
-	rm -rf .venv .venv-prepare .venv-audit .cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .venv-docs .venv-audit .cache .pytest_cache .ruff_cache build dist
