@@ -142,7 +142,7 @@ def test_two_hosts_and_no_bucket(tmp_path):
     bucket, *hosts = [
         words for block in BLOCK.finditer(text_of("tpu_pod")) for words in commands(block["text"])
     ]
-    with pytest.raises(InputError, match="gs://"):
+    with pytest.raises(InputError, match="URLs are not supported"):
         command(bucket)
     assert len(hosts) == 2
     address = f"127.0.0.1:{free_port()}"
