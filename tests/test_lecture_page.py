@@ -11,11 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
+REPORT = re.compile(r"\[Report of this study\]\(results/(\w+)-small/report\.html\)")
 TEXT = (ROOT / "docs" / "lecture.md").read_text()
 SECTIONS = {
     study: section
     for section in re.split(r"\n## ", TEXT)
-    for study in re.findall(r"\[Report of this study\]\(results/(\w+)-small/report\.html\)", section)
+    for study in re.findall(
+        r"\[Report of this study\]\(results/(\w+)-small/report\.html\)", section
+    )
 }
 STUDIES = {path.parent.name.removesuffix("-small") for path in RESULTS.glob("*-small/result.json")}
 LECTURE = {study for study in STUDIES if f"results/{study}-small/" in TEXT}

@@ -42,14 +42,14 @@ gallery = script("gallery/make_gallery.py")
     [
         ("One line.", "One line."),
         (
-            "Measure.\n\nlayers: paths. key: one key, or\nmany, of JAX. Raises InputError for none.",
-            "Measure.\n\n- `layers`: paths.\n- `key`: one key, or many, of JAX.\n\n"
-            "Raises InputError for none.",
+            "Measure.\n\nlayers: paths. key: one key, or\nmany of JAX. Raises InputError for it.",
+            "Measure.\n\n- `layers`: paths.\n- `key`: one key, or many of JAX.\n\n"
+            "Raises InputError for it.",
         ),
         ("`layers`, `key`: as there.", "- `layers`, `key`: as there."),
         ("other: no parameter.", "other: no parameter."),
         ("Text.\n\n>>> f(1)\n2", "Text.\n\n```pycon\n>>> f(1)\n2\n```"),
-        ("A line that ends early.\nAnother statement.", "A line that ends early.\n\nAnother statement."),
+        ("A line that ends early.\nAnother one.", "A line that ends early.\n\nAnother one."),
     ],
 )  # fmt: skip
 def test_docstrings_as_markdown(docstring, markdown):

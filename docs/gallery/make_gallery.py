@@ -95,9 +95,9 @@ its_variables = {name: its_variables[name] for name in ("params", "batch_stats")
 def studies() -> list[tuple[str, dict[str, Any]]]:
     """The published studies with their results, in the order of the page of results."""
     found = {path.parent.name: path for path in RESULTS.glob("*-small/result.json")}
-    page = (RESULTS / "README.md").read_text()
-    return [(name.removesuffix("-small"), json.loads(found[name].read_text()))
-            for name in sorted(found, key=lambda name: page.find(f"]({name}/report.html)"))]  # fmt: skip
+    text = (RESULTS / "README.md").read_text()
+    names = sorted(found, key=lambda name: text.find(f"]({name}/report.html)"))
+    return [(name.removesuffix("-small"), json.loads(found[name].read_text())) for name in names]
 
 
 def page() -> str:
@@ -144,9 +144,8 @@ def names_of_the_examples() -> dict[str, Any]:
     """What the first page of the instruments defines, and what the lines need in addition."""
     path = DOCS / "instruments" / "make_pictures.py"
     spec = importlib.util.spec_from_file_location("make_pictures", path)
-    assert spec and spec.loader
-    pictures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pictures)
+    pictures = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+    spec.loader.exec_module(pictures)  # pyright: ignore[reportOptionalMemberAccess]
     names: dict[str, Any] = {}
     for block in pictures.BLOCK.finditer(pictures.text_of("index")):
         pictures.run(block["code"], names)
@@ -162,10 +161,8 @@ def draw(code: str, names: dict[str, Any]) -> bytes:
 
     with plt.style.context([STYLE, {"figure.figsize": INCHES, "font.size": 9}]):
         eval(code, names).plot()  # noqa: S307  # the table above
-        figure = plt.figure(plt.get_fignums()[-1])
-        figure.set_size_inches(*INCHES)
         pixels = io.BytesIO()
-        figure.savefig(pixels, dpi=DPI)
+        plt.figure(plt.get_fignums()[-1]).savefig(pixels, dpi=DPI, bbox_inches="tight")
     plt.close("all")
     return pixels.getvalue()
 
