@@ -41,8 +41,6 @@ INSTRUMENTS = (
      "analysis.top_eigenvalues(model, trained, batch, k=5, steps=24)"),
     ("spectral_density", "curvature", "All eigenvalues of the Hessian, as a density",
      "analysis.spectral_density(model, trained, batch, steps=24, probes=1)"),
-    ("sharpness_path", "sharpness", "The largest eigenvalue along training",
-     "analysis.sharpness_path(range(0, 40, 8), sharpness, edge=20.0)"),
     ("linear_interpolation", "landscape", "The loss between two networks",
      "analysis.linear_interpolation(model, initial, trained, batch, mode=TRAIN, chunk=25)"),
     ("loss_plane", "landscape", "The loss on the plane of a training",
@@ -78,10 +76,6 @@ batches = [{name: array[i::5] for name, array in data.items()} for i in range(5)
 few, six = ({name: array[:n] for name, array in batch.items()} for n in (32, 6))
 noise = jax.random.normal(jax.random.key(1), (16, 48, 48, 1))
 path = analysis.trajectory(history[::4])
-sharpness = [
-    float(analysis.top_eigenvalues(model, each, batch, 1, which='largest', steps=12).values[0])
-    for each in history[:40:8]
-]
 heads = create_model("googlenet_bn", width=4, num_classes=10)
 pixels = {"image": jax.random.normal(jax.random.key(2), (8, 64, 64, 1)), "label": jnp.arange(8)}
 its_variables = heads.init(
