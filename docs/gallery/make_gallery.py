@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).parent
 DOCS = HERE.parent
 RESULTS = DOCS / "results"
-WIDTH, HEIGHT, COLORS = 400, 260, 48
+WIDTH, HEIGHT, COLORS = 400, 260, 128
 INCHES, DPI = (5.2, 3.4), 77
 
 # The instrument, the page that describes it, what it shows, and the line of code.
