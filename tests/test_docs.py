@@ -11,11 +11,13 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "instruments").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+    *sorted((ROOT / "docs" / "gallery").glob("*.md")),
 ]
 OF_OTHER_PROGRAMS = {  # SLURM, torchrun, gcloud, TensorBoard
     "nproc-per-node", "max-restarts", "nodes", "ntasks-per-node", "gpus-per-node",
     "gpus-per-task", "signal", "zone", "worker", "command", "help", "help-all",
-    "logdir",
+    "logdir", "me",
 }  # fmt: skip
 
 
@@ -83,8 +85,9 @@ def test_options_exist(page):
     assert sorted(unknown) == []
 
 
-def test_the_effects_in_the_readme_are_those_of_the_published_page():
-    readme = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("front", ["README.md", "docs/index.md"])
+def test_the_effects_of_the_front_pages_are_those_of_the_published_page(front):
+    readme = (ROOT / front).read_text()
     page = (ROOT / "docs" / "results" / "README.md").read_text().replace("+", "")
     effects = re.findall(r"(-?\d\.\d+) (\[-?\d\.\d+, -?\d\.\d+\]) (?:points|times)", readme)
     assert len(effects) >= 5
