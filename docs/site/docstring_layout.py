@@ -6,6 +6,7 @@ breaks a line where a new statement begins. In Markdown both would run into one 
 
 import re
 from collections.abc import Collection
+from itertools import pairwise
 
 COLUMNS = 100
 _VERBATIM = ("    ", "- ", "* ", "|", "```", "1. ")
@@ -30,7 +31,7 @@ def _paragraph(text: str, parameters: Collection[str], indent: int) -> str:
     if any(line.startswith(_VERBATIM) for line in lines):
         return text
     statements = [lines[0]]
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         first_word = len(line.split(" ")[0])
         if indent + len(before) + 1 + first_word <= COLUMNS and before.endswith((".", ":")):
             statements.append(line)
@@ -39,7 +40,7 @@ def _paragraph(text: str, parameters: Collection[str], indent: int) -> str:
     parts = [part for statement in statements for part in _split(statement, parameters)]
     rendered = [_item(part, parameters) for part in parts]
     text = rendered[0]
-    for before, part in zip(rendered, rendered[1:], strict=False):
+    for before, part in pairwise(rendered):
         both_items = before.startswith("- ") and part.startswith("- ")
         text += ("\n" if both_items else "\n\n") + part
     return text

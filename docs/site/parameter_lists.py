@@ -7,11 +7,11 @@ from typing import Any
 import griffe
 
 sys.path.append(str(Path(__file__).parent))
-from docstring_layout import layout  # noqa: E402  # griffe runs this file by its path
+from docstring_layout import layout  # griffe runs this file by its path
 
 
 class ParameterLists(griffe.Extension):
-    """Every docstring as `docstring_layout` makes it; that of a class has its fields and methods."""
+    """Every docstring by `docstring_layout`; that of a class with its fields and methods."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Replace the docstring of a function or a class."""
