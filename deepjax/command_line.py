@@ -35,6 +35,7 @@ _TITLES = {  # titles of tyro's error boxes and their replacements; the messages
     r"invalid literal for int\(\) with base 10: (.*)$": r"\1 is not an integer",
     r"could not convert string to float: (.*)$": r"\1 is not a number",
     r"^Invalid choice (?=invalid choice)": "",
+    r"^Unrecognized options Unrecognized options: (.*)$": r"unexpected: \1; options begin with --",
 }
 _CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*)\)\.")
 _PATHS = (

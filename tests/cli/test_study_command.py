@@ -60,7 +60,7 @@ def test_the_script_runs_in_any_folder(tmp_path):
     [
         (["run", "degredation"], "study 'degredation' is unknown; did you mean 'degradation'"),
         (["rn"], "action 'rn' is unknown; did you mean 'run'"),
-        (["list", "x"], "list takes no option, given x"),
+        (["list", "x"], "unexpected: x; options begin with --"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message):
