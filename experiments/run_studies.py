@@ -5,7 +5,7 @@
     python experiments/run_studies.py --studies degradation small_filters --preset gpu
     python experiments/run_studies.py --preset quick           # no verdicts, nothing is published
     python experiments/run_studies.py --studies all --pilots   # select learning rates first
-    export XLA_FLAGS=--xla_cpu_max_isa=AVX2  # sums in another order than with AVX-512
+    export XLA_FLAGS=--xla_cpu_max_isa=SSE4_2  # sums in another order
     python experiments/run_studies.py --runs second --results second/results; unset XLA_FLAGS
     python experiments/run_studies.py --publish-only --second-runs second
 
@@ -219,7 +219,7 @@ def publish_second(out: Path, target: Path) -> None:
     if record["arms"] and record["arms"] == first["arms"]:
         raise InputError(
             f"{out} rounded as the first run: every error of every network is equal; run it with "
-            "XLA_FLAGS=--xla_cpu_max_isa=AVX2, or another number of --threads"
+            "XLA_FLAGS=--xla_cpu_max_isa=SSE4_2, or another number of --threads"
         )
     shutil.copy(out / RESULT, target / SECOND)
 
