@@ -34,7 +34,7 @@ class User:
     environment: Literal["clone", "wheel"]
     parts: Sequence[Part]
     given: str = ""
-    """Python that makes what the user has already, such as their images, for each page anew."""
+    """Python that makes what the user already has, such as their images; it runs for each page."""
     then: Sequence[tuple[str, str]] = ()
     """Commands of their own after the first page, each with what it is."""
 
