@@ -80,7 +80,7 @@ class Net(nnx.Module):
 #
 # The usual loop: `nnx.Optimizer`, `nnx.jit`, twelve epochs. At the start and after each epoch
 # `from_nnx` returns the variables as nested dicts of arrays. The networks that it returns are
-# equal, so nothing compiles anew.
+# equal, so nothing is compiled again.
 
 # %%
 digits = dataset_info("digits")

@@ -1,6 +1,7 @@
 """Environments for users, and what their commands and Python do there."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -179,7 +180,7 @@ def _play_part(user: User, part: Part, folder: Folder) -> list[Step]:
 def _play_block(user: User, block: Block, folder: Folder) -> list[Step]:
     text, changes = changed(block.text)
     if block.kind == "file":
-        act = lambda text: folder.file(block.title, text)  # noqa: E731
+        act = functools.partial(folder.file, block.title)
     else:
         act = folder.shell if block.kind == "shell" else folder.python
     steps = []

@@ -1,5 +1,6 @@
 """The log of a run: process 0 writes it to every logger, all processes remember what is logged."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def open_run_log(
         writers.append(MetricsLog(out / METRICS, resume_step, say))
         if options.tensorboard:
             folder = out / TENSORBOARD_FOLDER
-            make = lambda: Tensorboard(folder, resume_step)  # noqa: E731
+            make = functools.partial(Tensorboard, folder, resume_step)
             writers += _optional("TensorBoard", make, say)
             say(viewing_hint(folder))
         if options.wandb:
