@@ -67,6 +67,11 @@ def test_examples_print_what_their_page_shows(page, names):
     execute(page, dict(names))
 
 
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_pages_say_what_their_example_continues(page):
+    assert "(index.md#the-network-of-the-examples)" in make_pictures.text_of(page)
+
+
 def test_outputs_are_compared():
     compare("loss 1.02, layer2  8x8", "loss 1.01, layer2 8x8", 0)
     compare("-1,200.0e-3 (network)", "-1,300.0e-3 (network)", 10)

@@ -152,20 +152,25 @@ def make_environment(kind: Literal["clone", "wheel"], out: Path) -> Path:
 def play(user: User, out: Path, programs: Path) -> list[Step]:
     """Everything that a user does, printed as it is done."""
     steps: list[Step] = []
+    folder: Folder | None = None
     for number, part in enumerate(user.parts):
-        path = out / "users" / user.name / str(number)
-        folder = Folder(path, programs, user.environment == "clone")
+        if folder is None or not part.continues:
+            if folder is not None:
+                folder.close()
+            path = out / "users" / user.name / str(number)
+            folder = Folder(path, programs, user.environment == "clone")
+            if user.given:
+                steps.append(_step(user, "given", user.given, "what the user has", folder.python))
         steps += _play_part(user, part, folder)
         if number == 0:
             steps += [_step(user, "own", text, note, folder.shell) for text, note in user.then]
+    if folder is not None:
         folder.close()
     return steps
 
 
 def _play_part(user: User, part: Part, folder: Folder) -> list[Step]:
     steps = []
-    if user.given:
-        steps.append(_step(user, "given", user.given, "what the user has", folder.python))
     for block in blocks_of(part.page, (ROOT / part.page).read_text()):
         if not part.has(block):
             continue

@@ -16,6 +16,8 @@ class Part:
     headings: tuple[str, ...] = ()
     """Of the sections; () is all."""
     kinds: tuple[Kind, ...] = ("shell", "python", "file")
+    continues: bool = False
+    """In the folder and the Python session of the part before, as the page says."""
 
     def has(self, block: Block) -> bool:
         """Whether a block belongs to this part."""
@@ -109,7 +111,7 @@ USERS = (
         "researcher",
         "wheel",
         [Part("README.md", ("Use it",), ("python",)), Part("docs/instruments/index.md"),
-         Part("docs/instruments/gradients.md")],
+         Part("docs/instruments/gradients.md", continues=True)],
         given=PRETRAINED,
         then=[("deepjax models 'vgg*'", "README"), ("deepjax models googlenet", "README")],
     ),
