@@ -35,7 +35,7 @@ def unknown_name_error(
     shown = ", ".join(names[:MAX_NAMES_SHOWN]) + (
         f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
     )
-    rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else shown
+    rest = f"{len(names)} names, listed by `{listed_by}`" if listed_by else shown or "none"
     return InputError(f"{what} {given!r} is unknown; {hint}allowed: {rest}")
 
 

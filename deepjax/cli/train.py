@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from deepjax.analysis.plots import COLORS, Curve, error_curves, save
+from deepjax.analysis.plots import save
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse
 from deepjax.data.catalog import named_split, require_no_folder
 from deepjax.errors import InputError
+from deepjax.evaluation.report.figures import draw_curves
 from deepjax.help_page import HelpPage
 from deepjax.paths import run_directory
 from deepjax.progress import display
@@ -132,7 +133,7 @@ def main(options: Options) -> None:
         shown = functools.partial(report, title)
         result = train(config, out, options.run, report=shown, make=make)
     if primary:
-        draw(out)
+        draw(out, title)
         print(describe(result, out))
 
 
@@ -140,20 +141,10 @@ def ignore_progress(task: str, done: int, total: int, note: str = "") -> None:
     """Progress of the other processes; process 0 shows it for all."""
 
 
-def draw(out: Path) -> None:
+def draw(out: Path, title: str) -> None:
     """Write curves.png from the metrics of the run; raises InputError when it cannot be written."""
     rows = [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == "epoch"]
-    epochs = [row["epoch"] for row in rows]
-    curves = [
-        Curve(label, epochs, [[100 * row[key] for row in rows]], COLORS[0], line)
-        for label, key, line in (
-            ("train (running)", "running_error", "--"),
-            ("test", "test_error", "-"),
-        )
-    ]
-    figure = error_curves(
-        [(f"Test error ends at {100 * rows[-1]['test_error']:.2f} %", curves)], "epoch"
-    )
+    figure = draw_curves(rows, title)
     try:
         save(figure, out / "curves.png")
     except OSError as error:

@@ -30,6 +30,11 @@ def make_linen(name: str, build: Callable[..., Any], fields: Mapping[str, Any]) 
         allowed = f"float32 for {name}, which takes no dtype"
         require(dtype == jnp.float32, "precision", dtype.name, allowed)
     names = [each for each in takes if each not in OF_FLAX]
+    if "num_classes" in fields and "num_classes" not in takes and not anything:
+        raise InputError(
+            f"{name} takes no num_classes, which every training sets; give the class a field "
+            "`num_classes: int`, the size of its last layer"
+        )
     for field in fields:
         if field not in names and not anything:
             raise unknown_name_error(f"field of {name}", field, names)

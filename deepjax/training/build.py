@@ -180,6 +180,9 @@ def compile_training(
     partitioner = Partitioner(make_mesh(), options.strategy, options.fsdp)
     partitioner.check_batch_size(config.batch_size, config.grad_accum_steps)
     model = model_from(config, make)
+    # Before anything is traced: a data set that is missing is refused within seconds.
+    train, test = (open_split(config, options, name) for name in ("train", "test"))
+    heartbeat()
     with errors_of_own_network(config.model, config.input_shape):
         require_known_collections(config.model, model, config.input_shape)
         factors = factors_of(config, make)
@@ -200,8 +203,6 @@ def compile_training(
     frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
     build_step = functools.partial(make_train_step, model, optimizer, schedule, dataset)
     steps, cost = _train_steps(config, build_step, frozen, dataset, partitioner, state)
-    heartbeat()
-    train, test = (open_split(config, options, name) for name in ("train", "test"))
     heartbeat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from deepjax.data import Dataset, dataset_info
-from deepjax.errors import require, unknown_name_error
+from deepjax.errors import InputError, require, unknown_name_error
 from deepjax.models import model_info
 from deepjax.training.config_groups import (
     AugmentationConfig,
@@ -113,6 +113,12 @@ class TrainConfig:
     transfer: TransferConfig = TransferConfig()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, str):
+            raise InputError(
+                f"model is an object of {type(self.model).__name__}; allowed: the name of a "
+                f"network. Your own: train_config('{CUSTOM_NETWORK_PREFIX}NAME'), and "
+                "train(config, output_dir, make=ITS_CLASS)"
+            )
         check_types(self)
         if not is_custom(self.model):
             model_info(self.model)

@@ -162,7 +162,7 @@ def test_a_run_without_an_epoch_is_refused(tmp_path):
 
 def test_figures_draw_the_numbers_of_the_log(run):
     epochs = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "epoch"]
-    top, middle, bottom = draw_curves(epochs).axes
+    top, middle, bottom = draw_curves(epochs, "net on digits").axes
     for line, name in zip(top.lines, ("running_error", "test_error"), strict=True):
         np.testing.assert_allclose(line.get_ydata(), [100 * row[name] for row in epochs])
     for line, name in zip(middle.lines, ("running_loss", "test_loss"), strict=True):
@@ -170,7 +170,8 @@ def test_figures_draw_the_numbers_of_the_log(run):
     np.testing.assert_allclose(
         bottom.lines[0].get_ydata(), [row["learning_rate"] for row in epochs]
     )
-    assert f"Test error {100 * epochs[-1]['test_error']:.2f} % after epoch 2" in title(top)
+    error = f"{100 * epochs[-1]['test_error']:.2f} %"
+    assert f"net on digits: test error {error} after epoch 2" in title(top)
     norms = [
         [row["gradient_norms"][layer] for row in epochs] for layer in epochs[0]["gradient_norms"]
     ]

@@ -137,6 +137,7 @@ NOT_RUN = (
     NotRun("deepjax data prepare", "archives of public data sets, by download"),
     NotRun("--dataset fashion_mnist ", "needs the prepared archives"),
     NotRun("--recipe resnet50_a3", "ImageNet"),
+    NotRun("--dataset imagenet2012", "ImageNet"),
     NotRun("--run runs/a3", "needs the training on ImageNet"),
     NotRun("--preset small", "a judged study: tens of minutes"),
     NotRun("--preset gpu", "a GPU"),

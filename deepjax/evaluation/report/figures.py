@@ -33,8 +33,11 @@ def class_texts(names: Sequence[str], characters: int) -> list[str]:
     ]
 
 
-def draw_curves(epochs: Sequence[Row]) -> Figure:
-    """Running training error and test error by epoch; below them both losses and the rate."""
+def draw_curves(epochs: Sequence[Row], run: str) -> Figure:
+    """Running training error and test error by epoch; below them both losses and the rate.
+
+    run: the network and its data, for the title.
+    """
     with plt.style.context(STYLE):
         figure, (top, middle, bottom) = plt.subplots(
             3, 1, figsize=(8, 6.5), sharex=True, height_ratios=(3, 2, 1)
@@ -49,8 +52,8 @@ def draw_curves(epochs: Sequence[Row]) -> Figure:
         test = errors["test"]
         _plain_axis(top, list(errors.values()), "error (%)")
         top.set_title(
-            f"Test error {test[-1]:.2f} % after epoch {x[-1]:g}; the least is {min(test):.2f} %, "
-            f"after epoch {x[int(np.argmin(test))]:g}"
+            f"{run}: test error {test[-1]:.2f} % after epoch {x[-1]:g}\n"
+            f"the least is {min(test):.2f} %, after epoch {x[int(np.argmin(test))]:g}"
         )
         top.legend()
         _plain_axis(middle, [line.get_ydata() for line in middle.lines], "loss")

@@ -73,7 +73,8 @@ def write_run_report(run: RunSummary, result: RunPredictions | None) -> Path:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
 
     if run.epochs:
-        add("curves", draw_curves(run.epochs), _CURVES)
+        network = f"{run.config.model} on {run.config.dataset}"
+        add("curves", draw_curves(run.epochs, network), _CURVES)
         add("gradients", draw_gradient_map(run.epochs), _GRADIENTS)
     if result is not None:
         names, labels = label_names(result.member.dataset), read_labels(result.split)
