@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Literal
 
 Kind = Literal["shell", "python", "file"]
 PROGRAMS = ("deepjax ", "make ", "pip ", "python ", "source ", "docker ", "git ")
+PROCESS = "--hosts.process-id"
 _FENCE = re.compile(r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\s*$")
 _COMMENT = re.compile(r"(?:^|\s{2,})#.*$")
 
@@ -54,6 +56,18 @@ def blocks_of(page: str, text: str) -> Iterator[Block]:
                 number += 1
             for _, command in commands(inside):
                 yield Block(page, start, heading, "shell", command)
+
+
+def at_once(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Commands that start the processes of one run are one command: each has a terminal."""
+    for is_process, found in groupby(blocks, lambda block: PROCESS in block.text):
+        group = list(found)
+        if is_process:
+            first, *others = (block.text for block in group)
+            text = "".join(f"{each} & " for each in others) + f"{first} && wait $!"
+            yield dataclasses.replace(group[0], text=text)
+        else:
+            yield from group
 
 
 def _fenced(

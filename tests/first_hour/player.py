@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tests.first_hour.blocks import Block, blocks_of
+from tests.first_hour.blocks import Block, at_once, blocks_of
 from tests.first_hour.users import INTERRUPTED, Part, User, changed, reason_not_run
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def play(user: User, out: Path, programs: Path) -> list[Step]:
 
 def _play_part(user: User, part: Part, folder: Folder) -> list[Step]:
     steps = []
-    for block in blocks_of(part.page, (ROOT / part.page).read_text()):
+    for block in at_once(blocks_of(part.page, (ROOT / part.page).read_text())):
         if not part.has(block):
             continue
         if reason := reason_not_run(block):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.first_hour.blocks import blocks_of, commands
+from tests.first_hour.blocks import at_once, blocks_of, commands
 from tests.first_hour.users import CHANGES, NOT_RUN, USERS, changed, reason_not_run
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,15 @@ def test_commands_and_python_are_found_and_outputs_are_not():
         (18, "Section", "python", "print(x)"),
     ]
     assert list(commands(["$ make x  # why", "", "# all of it"])) == [(0, "make x")]
+
+
+def test_processes_of_one_run_are_started_at_once():
+    lines = ["deepjax runs list", "a --hosts.process-id 0", "a --hosts.process-id 1"]
+    page = "\n".join(("```", *lines, "```"))
+    assert [block.text for block in at_once(blocks_of("page", page))] == [
+        "deepjax runs list",
+        "a --hosts.process-id 1 & a --hosts.process-id 0 && wait $!",
+    ]
 
 
 @pytest.mark.parametrize("page", sorted({part.page for user in USERS for part in user.parts}))

@@ -144,6 +144,7 @@ NOT_RUN = (
     NotRun("srun", "SLURM"),
     NotRun("sbatch", "SLURM"),
     NotRun("squeue", "SLURM"),
+    NotRun("--weights timm/", "no access to the Hugging Face hub"),
     NotRun("/shared", "a file system that several hosts share"),
     NotRun("gs://", "a bucket"),
     NotRun("gcloud", "a TPU pod"),
