@@ -20,12 +20,15 @@ SHORTER = ["--steps", "2", "--batch-size", "8", "--image-size", "32", "--width",
 
 @pytest.fixture(autouse=True)
 def _files(tmp_path, monkeypatch):
-    """Photographs of two classes, and narrow networks for 1000 classes."""
+    """Photographs of two classes, and weights of networks for 1000 classes."""
     write_classes(tmp_path / "photos", {"ant": 12, "bee": 12})
-    for name in ("resnet18", "googlenet_tv"):
-        variables = numpy_variables(create_model(name, width=4), (32, 32, 3))
-        save_safetensors(tmp_path / f"{name}.safetensors", name, variables, width=4)
+    write_weights(tmp_path, "resnet18")
     monkeypatch.chdir(tmp_path)
+
+
+def write_weights(folder, name, **fields):
+    variables = numpy_variables(create_model(name, **fields), (32, 32, 3))
+    save_safetensors(folder / f"{name}.safetensors", name, variables, **fields)
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n([^`]*)```\n\n((?:    .*\n)+)", PAGE))
@@ -40,6 +43,9 @@ def test_examples_print_what_the_page_shows(block, capsys):
 def test_the_commands_of_the_page_run(tmp_path):
     commands = re.findall(r"    deepjax ((?:.*\\\n)*.*)", PAGE)
     assert len(commands) == 3
+    for name in ("resnet18", "googlenet_tv"):  # narrow
+        (tmp_path / f"{name}.safetensors").unlink(missing_ok=True)
+        write_weights(tmp_path, name, width=4)
     for command in commands:
         start([*shlex.split(command.replace("\\\n", "")), *SHORTER])
     tuned, probed = (open_run(tmp_path / "runs" / name) for name in ("tuned", "probe"))
