@@ -64,6 +64,12 @@ def run_directory(given: AnyPath, field: str = "out") -> Path:
     return path
 
 
+def user_cache_folder() -> Path:
+    """XDG_CACHE_HOME, or its default."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+
+
 def _check(path: Path, field: str) -> None:
     text = str(path)
     try:

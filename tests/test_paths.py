@@ -78,11 +78,8 @@ def test_no_run_starts_where_checkpoints_cannot_be_saved(character, tmp_path):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda path: train(TrainConfig(model="cifar_resnet20"), path),
-        open_run,
         data_directory,
         read_tensors,
-        lambda path: from_run(Path(path), None, PreprocessingOverrides()),
         lambda path: evaluate.load_members(evaluate.Options("resnet18", weights=(path,))),
         lambda path: studies.main(studies.Options(runs=Path(path))),
     ],
@@ -90,3 +87,16 @@ def test_no_run_starts_where_checkpoints_cannot_be_saved(character, tmp_path):
 def test_every_path_of_a_user_is_checked(use):
     with pytest.raises(InputError, match="URLs are not supported"):
         use("gs://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: train(TrainConfig(model="cifar_resnet20"), path),
+        open_run,
+        lambda path: from_run(Path(path), None, PreprocessingOverrides()),
+    ],
+)
+def test_a_run_directory_is_a_path_or_a_url_of_a_known_scheme(use):
+    with pytest.raises(InputError, match=r"allowed: a path of this machine, gs://... or s3://..."):
+        use("http://bucket/x")

@@ -15,7 +15,16 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "deepjax").rglob("*.py"))
 # What every package may use.
 BASE = {
-    *("errors", "io", "paths", "progress", "command_line", "renamed_options", "provenance"),
+    *(
+        "errors",
+        "io",
+        "owner",
+        "paths",
+        "progress",
+        "command_line",
+        "renamed_options",
+        "provenance",
+    ),
     *("familiar_options", "html_page", "help_page", "option_specs", "backend"),
 }
 # A package may import itself, the base, and the packages named here.
@@ -23,10 +32,11 @@ ALLOWED = {
     "models": set(),
     "data": set(),
     "analysis": set(),
-    "training": {"models", "data", "analysis"},
-    "evaluation": {"training", "models", "data", "analysis"},
-    "study": {"training", "models", "data", "analysis"},
-    "cli": {"study", "evaluation", "training", "models", "data", "analysis", "__init__"},
+    "storage": set(),
+    "training": {"models", "data", "analysis", "storage"},
+    "evaluation": {"training", "models", "data", "analysis", "storage"},
+    "study": {"training", "models", "data", "analysis", "storage"},
+    "cli": {"study", "evaluation", "training", "models", "data", "analysis", "storage", "__init__"},
     "__init__": {"models"},
     "__main__": {"cli"},
 } | {name: set() for name in BASE}

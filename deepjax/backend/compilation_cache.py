@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from deepjax.paths import user_cache_folder
+
 MAX_BYTES = 2 * 2**30  # of a folder; a step of ResNet-50 takes a few million
 MIN_COMPILE_SECONDS = 0.2  # programs that compile faster are not cached
 
@@ -24,7 +26,7 @@ def enable_compilation_cache() -> Path | None:
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return None
-    folder = _user_cache() / "deepjax" / "compiled" / processor_id()
+    folder = user_cache_folder() / "deepjax" / "compiled" / processor_id()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -35,12 +37,6 @@ def enable_compilation_cache() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     return folder
-
-
-def _user_cache() -> Path:
-    """XDG_CACHE_HOME, or its default."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
 
 
 def processor_id() -> str:

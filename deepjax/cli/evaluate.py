@@ -62,9 +62,10 @@ from deepjax.evaluation.result_file import (
 )
 from deepjax.help_page import HelpPage
 from deepjax.io import write_text
-from deepjax.paths import run_directory, user_path
+from deepjax.paths import user_path
 from deepjax.progress import display, say_on_stderr
 from deepjax.provenance import provenance
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import initialize_distributed
 from deepjax.training.distributed.collectives import on_primary
@@ -84,7 +85,7 @@ def main(options: Options, show: Callable[[Any], None] = lambda result: None) ->
     """Predict, score, print, write. show: is given the result for --json."""
     began = time.monotonic()
     options = dataclasses.replace(
-        options, run=tuple(run_directory(path, "run") for path in options.run)
+        options, run=tuple(local_run(path, "run") for path in options.run)
     )
     for name in (options.dataset, *options.also):
         require_no_folder(name)

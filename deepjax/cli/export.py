@@ -32,8 +32,9 @@ from deepjax.evaluation.predict import EvalModel
 from deepjax.help_page import HelpPage
 from deepjax.models import list_models
 from deepjax.models.weights_table import PUBLIC_WEIGHTS
-from deepjax.paths import run_directory, user_path
+from deepjax.paths import user_path
 from deepjax.progress import say_on_stderr
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.custom_network import import_network
 from deepjax.training.network import network_fields
 from deepjax.training.run_directory.average import read_average
@@ -120,7 +121,7 @@ def open_source(options: Options) -> tuple[EvalModel, Origin]:
     else:
         if not is_run(name):
             _refuse(name)
-        path = run_directory(name, "source")
+        path = local_run(name, "source")
         config, average = read_config(path), _average(path)
         member = from_run(path, None, overrides, None, options.model, make)
         averages = f", averages of --ema-decay {config.ema_decay}" if config.ema_decay else ""

@@ -37,8 +37,9 @@ from deepjax.evaluation.protocols import resolve_protocol
 from deepjax.evaluation.unlabelled import find_images, open_images
 from deepjax.help_page import HelpPage
 from deepjax.io import write_text
-from deepjax.paths import run_directory, user_path
+from deepjax.paths import user_path
 from deepjax.progress import display, say_on_stderr
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 
@@ -131,7 +132,7 @@ def load_member(options: Options) -> EvalModel:
         name = options.name or options.model
         member = from_weights(options.weights, name, None, overrides, options.entry, make)
     else:
-        path = run_directory(options.run, "run")
+        path = local_run(options.run, "run")
         member = from_run(path, None, overrides, None, options.model, make, options.ema)
     require_photographs(member.dataset, overrides)
     return member

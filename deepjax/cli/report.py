@@ -20,10 +20,11 @@ from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.evaluation.predict import predict
 from deepjax.evaluation.protocols import resolve_protocol
-from deepjax.evaluation.report.page import RunPredictions, write_run_report
+from deepjax.evaluation.report.page import FIGURES, RunPredictions, write_run_report
 from deepjax.help_page import HelpPage
-from deepjax.paths import run_directory
 from deepjax.progress import display
+from deepjax.storage.url import path_or_url
+from deepjax.training.checkpoint.run_copy import local_run, write_to_run
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
@@ -50,11 +51,14 @@ class Options:
 def start(arguments: Sequence[str]) -> None:
     """Parse the options, classify the test images, write the page."""
     options = parse(Options, arguments, page=HelpPage(str(__doc__)))
-    run = summarize_run(run_directory(options.run, "run"))
+    run = summarize_run(local_run(options.run, "run"))
     if not (run.epochs or options.predict):
         raise InputError(f"{run.path} has no epoch in its log yet; nothing to report")
     result = classify_test_images(run, options) if options.predict else None
-    print(f"report in {write_run_report(run, result)}")
+    page = write_run_report(run, result)
+    figures = [f"{FIGURES}/{path.name}" for path in (run.path / FIGURES).iterdir()]
+    write_to_run(options.run, run.path, page.name, *figures)
+    print(f"report in {path_or_url(options.run, 'run')}/{page.name}")
 
 
 def classify_test_images(run: RunSummary, options: Options) -> RunPredictions:

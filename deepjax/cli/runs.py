@@ -8,7 +8,8 @@
     deepjax runs digest runs/resnet20        # one sha256 over the training state
     deepjax runs diff runs/a runs/b          # differences of two states, leaf by leaf
 
-RUN is the --output-dir folder of a training run. All but `watch` take --json.
+RUN is the --output-dir of a training run: a folder, or a URL such as gs://bucket/run. All but
+`watch` take --json.
 """
 
 import dataclasses
@@ -24,12 +25,14 @@ from deepjax.cli import runs_compare, runs_watch
 from deepjax.command_line import parse, print_json, run_action
 from deepjax.errors import InputError
 from deepjax.help_page import action_page
-from deepjax.paths import run_directory, user_path
+from deepjax.storage.url import path_or_url
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.run_directory.average import read_average
 from deepjax.training.run_directory.command import changed_flags, changed_options
-from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
+from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
+from deepjax.training.run_directory.runs_below import runs_below
 
 EPOCHS_SHOWN = 5  # last epochs that `show` prints
 HEAD = ("run", "network", "data set", "state", "steps", "train error", "test error", "last row")
@@ -95,12 +98,12 @@ def _parsed(action: str, arguments: Sequence[str]) -> Any:
 def _list(arguments: Sequence[str]) -> None:
     """Print a line for each run; raises InputError where there is none."""
     options = _parsed("list", arguments)
-    folder = user_path(options.folder, "folder")
-    found = [_facts_or_error(path) for path in require_runs(folder)]
+    folder = path_or_url(options.folder, "folder")
+    found = [_facts_or_error(run) for run in runs_below(folder)]
     if options.json:
         print_json(found)
         return
-    rows = [HEAD, *(_cells(each, folder) for each in found if "error" not in each)]
+    rows = [HEAD, *(_cells(each, str(folder)) for each in found if "error" not in each)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -116,17 +119,21 @@ def _list(arguments: Sequence[str]) -> None:
 def _show(arguments: Sequence[str]) -> None:
     """Print one run."""
     options = _parsed("show", arguments)
-    path = run_directory(options.run, "run")
+    path, name = local_run(options.run, "run", checkpoints=False), _name(options.run)
     run, average = summarize_run(path), read_average(path)
     if options.json:
-        found = _facts(run) | {"options": changed_options(run.config), "epochs": run.epochs}
+        found = (
+            _facts(run)
+            | {"run": name}
+            | {"options": changed_options(run.config), "epochs": run.epochs}
+        )
         found |= {"checkpoints": steps_of(path / "checkpoints")}
         print_json(found)
         return
     if average is None:
-        print(f"{path}: {run.state}, step {run.step:,} of {run.total_steps:,}")
+        print(f"{name}: {run.state}, step {run.step:,} of {run.total_steps:,}")
     else:
-        print(f"{path}: {average.describe()}")
+        print(f"{name}: {average.describe()}")
     print("options that are not defaults:" if average is None else "options of the first run:")
     for flag in changed_flags(run.config):
         print(f"  {shlex.join(flag)}")
@@ -146,14 +153,14 @@ def _show(arguments: Sequence[str]) -> None:
 def _verify(arguments: Sequence[str]) -> None:
     """Read every checkpoint of a run; raises InputError if it has none, or a corrupt one."""
     options = _parsed("verify", arguments)
-    path = run_directory(options.run, "run")
+    path, name = local_run(options.run, "run"), _name(options.run)
     if not steps_of(path / "checkpoints"):
         raise InputError(
-            f"{path} holds no checkpoint; allowed: the --output-dir folder of a training run"
+            f"{name} holds no checkpoint; allowed: the --output-dir folder of a training run"
         )
     found = [_checkpoint(path, step, read=True) for step in steps_of(path / "checkpoints")]
     if options.json:
-        print_json({"run": str(path), "checkpoints": found})
+        print_json({"run": name, "checkpoints": found})
     else:
         print("\n".join(map(_line, found)))
     damaged = [each["error"] for each in found if "error" in each]
@@ -164,37 +171,44 @@ def _verify(arguments: Sequence[str]) -> None:
 def _digest(arguments: Sequence[str]) -> None:
     """Print the sha256 of the newest checkpoint of a run."""
     options = _parsed("digest", arguments)
-    step, value = digest(run_directory(options.run, "run"))
+    (step, value), name = digest(local_run(options.run, "run")), _name(options.run)
     if options.json:
-        print_json({"run": str(options.run), "step": step, "digest": value})
+        print_json({"run": name, "step": step, "digest": value})
     else:
-        print(f"{value}  step {step}  {options.run}")
+        print(f"{value}  step {step}  {name}")
 
 
 def _diff(arguments: Sequence[str]) -> None:
     """Print the differences between the newest checkpoints of two runs."""
     options = _parsed("diff", arguments)
-    one = read_contents(run_directory(options.run, "run"))
-    other = read_contents(run_directory(options.other, "other"))
+    one = read_contents(local_run(options.run, "run"))
+    other = read_contents(local_run(options.other, "other"))
     found = differences(one, other)
     if options.json:
-        print_json({"run": str(options.run), "other": str(options.other), "differences": found})
+        names = {"run": _name(options.run), "other": _name(options.other)}
+        print_json(names | {"differences": found})
     else:
         print("\n".join(found) or "no difference")
 
 
-def _facts_or_error(path: Path) -> dict[str, Any]:
+def _name(given: Path) -> str:
+    """A run for people: its absolute path or its URL."""
+    return str(path_or_url(given, "run"))
+
+
+def _facts_or_error(run: str) -> dict[str, Any]:
     try:
-        return _facts(summarize_run(path))
+        path = local_run(run, "run", checkpoints=False)
+        return _facts(summarize_run(path)) | {"run": run}
     except InputError as error:
-        return {"run": str(path), "error": str(error)}
+        return {"run": run, "error": str(error)}
 
 
-def _cells(found: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+def _cells(found: Mapping[str, Any], folder: str) -> tuple[str, ...]:
     """The row of a run in the order of `HEAD`."""
-    path = Path(found["run"])
+    run = found["run"]
     return (
-        str(path.relative_to(folder)) if path != folder else path.name,
+        run.removeprefix(f"{folder}/") if run != folder else run.rpartition("/")[2],
         found["model"],
         found["dataset"],
         found["state"],

@@ -14,9 +14,12 @@ from deepjax.command_line import print_json
 from deepjax.errors import InputError, require
 from deepjax.paths import user_path
 from deepjax.progress import say_on_stderr
+from deepjax.storage.url import path_or_url
 from deepjax.study.stats.intervals import LEVEL, mean_interval
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.config import options_of
-from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
+from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
+from deepjax.training.run_directory.runs_below import runs_below
 
 Group = list[RunSummary]
 Row = Mapping[str, Any]
@@ -38,13 +41,13 @@ class Options:
 
 def compare(options: Options) -> None:
     """Print the groups with their errors and differences; write the curves if asked for."""
-    paths = [path for given in options.runs for path in require_runs(user_path(given, "runs"))]
-    found = [summarize_run(path) for path in dict.fromkeys(paths)]
+    paths = [run for given in options.runs for run in runs_below(path_or_url(given, "runs"))]
+    found = [summarize_run(local_run(run, "runs", False)) for run in dict.fromkeys(paths)]
     runs = [run for run in found if run.state != "average"]
     require(
         len(runs) > 1,
         "runs",
-        ", ".join(map(str, paths)),
+        ", ".join(paths),
         "two training runs or more, without averages",
     )
     groups = group_by_options(runs)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from deepjax.errors import require
-from deepjax.paths import run_directory
 from deepjax.progress import format_duration
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.progress_file import read_progress
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
@@ -36,7 +36,7 @@ class Options:
 def watch(options: Options) -> None:
     """Print what is logged, and every further row; returns when no process trains."""
     require(options.interval > 0, "interval", options.interval, "above 0 seconds")
-    path = run_directory(options.run, "run")
+    path = local_run(options.run, "run", checkpoints=False)
     run = summarize_run(path)
     shown: list[Row] = []
     terminal = sys.stdout.isatty()
@@ -54,7 +54,7 @@ def watch(options: Options) -> None:
         if terminal:
             print(describe_progress(run, read_progress(path)), end="", flush=True)
         time.sleep(options.interval)
-        run = summarize_run(path)
+        run = summarize_run(local_run(options.run, "run", checkpoints=False))
 
 
 def _new_rows(shown: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row]:

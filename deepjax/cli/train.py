@@ -23,9 +23,10 @@ from deepjax.data.catalog import named_split, require_no_folder
 from deepjax.errors import InputError
 from deepjax.evaluation.report.figures import draw_curves
 from deepjax.help_page import HelpPage
-from deepjax.paths import run_directory
 from deepjax.progress import display
+from deepjax.storage.url import path_or_url
 from deepjax.training import RunOptions, RunResult, TrainConfig, train
+from deepjax.training.checkpoint.run_copy import local_run, write_to_run
 from deepjax.training.config import is_import_path
 from deepjax.training.custom_network import import_network
 from deepjax.training.distributed.cluster import (
@@ -114,7 +115,7 @@ def recipe_of(arguments: Sequence[str]) -> str:
 
 def main(options: Options) -> None:
     """Train, draw the curves, print the result."""
-    config, out = options.config, run_directory(options.output_dir, "output_dir")
+    config, out = options.config, path_or_url(options.output_dir, "output_dir")
     require_no_folder(config.dataset)
     chosen = (options.test_fraction, options.split_seed)
     config = dataclasses.replace(config, dataset=named_split(config.dataset, *chosen))
@@ -133,7 +134,9 @@ def main(options: Options) -> None:
         shown = functools.partial(report, title)
         result = train(config, out, options.run, report=shown, make=make)
     if primary:
-        draw(out, title)
+        folder = local_run(out, "output_dir", checkpoints=False)
+        draw(folder, title)
+        write_to_run(out, folder, "curves.png")
         print(describe(result, out))
 
 
@@ -154,7 +157,7 @@ def draw(out: Path, title: str) -> None:
         ) from error
 
 
-def describe(result: RunResult, out: Path) -> str:
+def describe(result: RunResult, out: Path | str) -> str:
     """The result of a run in two lines; the digest is that of its last checkpoint."""
     start = (
         "was done already"

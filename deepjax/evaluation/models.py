@@ -19,7 +19,8 @@ from deepjax.models.weights.convert import load_pretrained, read_pretrained
 from deepjax.models.weights.files import read_tensors
 from deepjax.models.weights.variable_names import from_paths
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
-from deepjax.paths import run_directory, user_path
+from deepjax.paths import user_path
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.config import is_custom
 from deepjax.training.custom_network import make_network
 from deepjax.training.network import ModelFactory, model_from
@@ -234,7 +235,7 @@ def from_run(
     run directory, for a data set of other classes than those of the training, and for
     `overrides.known`.
     """
-    path = run_directory(path, "run")
+    path = local_run(path, "run")
     _refuse_known(overrides, str(path))
     config = read_config(path)
     require(network in ("", config.model), "model", network, f"{config.model}, of {path}")

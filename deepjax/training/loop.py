@@ -12,10 +12,9 @@ import jax
 from deepjax.data import EncodedSplit
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import Stopped
-from deepjax.paths import AnyPath, run_directory
+from deepjax.paths import AnyPath
 from deepjax.progress import say_on_stderr
 from deepjax.training.build import CompiledTraining, compile_training, require_kinds
-from deepjax.training.checkpoint.inspect import steps_of
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
 from deepjax.training.decode_errors import DecodeErrorLog
@@ -44,9 +43,9 @@ from deepjax.training.run_directory.progress_file import ProgressFile
 from deepjax.training.run_directory.run_identity import (
     claim_run,
     is_done,
-    locked,
     unclaimed_if_refused,
 )
+from deepjax.training.run_directory.run_place import RunPlace, open_place
 from deepjax.training.run_directory.run_result import RunResult, run_result
 from deepjax.training.run_directory.starts import record_start
 from deepjax.training.run_directory.weights_identity import pin_weights
@@ -76,19 +75,21 @@ def train(
     Raises InputError, NonFiniteError, and Stopped (after saving).
     """
     require_kinds(config, options)
-    out = run_directory(out)
     say = say if jax.process_index() == 0 else lambda line: None
     with contextlib.ExitStack() as stack:
-        confirm_lock = stack.enter_context(locked(out, say))
+        place = stack.enter_context(open_place(out, say))
+        out, say = place.folder, place.say
         is_new = not (out / "config.json").exists()
         claim_run(out, config)
         rows = read_rows(out / METRICS)
         if on_primary(lambda: is_done(rows)):
             return run_result(rows[-1], resumed_at=config.total_steps, was_done=True)
         preempted = stack.enter_context(stop_signals())
-        heartbeat = call_all(stack.enter_context(watchdog(options.step_timeout)), confirm_lock)
+        heartbeat = call_all(
+            stack.enter_context(watchdog(options.step_timeout)), place.confirm_lock
+        )
         with unclaimed_if_refused(out, is_new):
-            weights = _read_weights(out, config, programs.make if programs else make, say)
+            weights = _read_weights(place, config, programs.make if programs else make)
             heartbeat()
             if programs is None:
                 stored = stored_dataset(out, config)
@@ -101,8 +102,9 @@ def train(
             say(f"warning: {line}")
         pin_dataset(out, programs.train_split, programs.dataset)
         on_primary(functools.partial(pin_description, out, programs.dataset, options.data_dir))
+        place.publish()
         checkpoints = Checkpoints(
-            out, options.keep_last, options.keep_best, say, options.verify_saves
+            out, options.keep_last, options.keep_best, say, options.verify_saves, place.store
         )
         stack.callback(checkpoints.close)
         heartbeat()
@@ -152,17 +154,17 @@ def train(
 
 
 def _read_weights(
-    out: Path, config: TrainConfig, make: ModelFactory | None, say: Callable[[str], None]
+    place: RunPlace, config: TrainConfig, make: ModelFactory | None
 ) -> StartingWeights | None:
     """The weights that a run without a checkpoint starts from; None: at random, or it resumes."""
-    resumes = on_primary(lambda: bool(steps_of(out / "checkpoints")))
+    resumes = on_primary(lambda: bool(place.store.steps()))
     if not config.transfer.weights or resumes:
         return None
     weights = sync_errors(lambda: starting_weights(config, make))
-    pin_weights(out, weights)
-    say(weights.summary())
+    pin_weights(place.folder, weights)
+    place.say(weights.summary())
     for line in weights.warnings:
-        say(f"warning: {line}")
+        place.say(f"warning: {line}")
     return weights
 
 

@@ -36,6 +36,10 @@ FAULTS = {
     "settings": ("starts", "settings", 0, 1),
     "names": ("names", "names", 500, 1),
     "double-starts": ("double_starts", "double_starts", 100, 1),
+    "bucket-kills": ("buckets", "killed_in_a_bucket", 200, 1),
+    "bucket-bit-flips": ("buckets", "flipped_in_a_bucket", 2000, 1),
+    "bucket-failures": ("buckets", "failing_store", 0, 1),
+    "bucket-pairs": ("buckets", "pairs_in_a_bucket", 12, 1),
     "controls": ("controls", "controls", 0, 1),
 }
 HEADER = """# Faults

@@ -160,7 +160,7 @@ def _last(ends: list[tuple[int, str]]) -> list[str]:
 
 
 def together(
-    out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str
+    out: Path | str, heartbeat: int, *flags: str, count: int = 2, **how: str
 ) -> list[subprocess.Popen[str]]:
     """The run as processes of one device each; `how`: script and environment for `start`."""
     with socket.socket() as probe:
@@ -181,7 +181,7 @@ def together(
 
 
 def pair(
-    out: Path, heartbeat: int, *flags: str, count: int = 2, **how: str
+    out: Path | str, heartbeat: int, *flags: str, count: int = 2, **how: str
 ) -> list[tuple[int, str]]:
     """Exit code and messages of two processes that end by themselves."""
     return [

@@ -36,7 +36,7 @@ CACHE = {  # a second start need not compile
 
 
 def start(
-    out: Path, *flags: str, script: str = "experiments/train.py", **environment: str
+    out: Path | str, *flags: str, script: str = "experiments/train.py", **environment: str
 ) -> subprocess.Popen[str]:
     """The run as a process of its own, on one CPU device unless the environment says otherwise."""
     variables = (
@@ -68,7 +68,7 @@ def programs(config: TrainConfig = CONFIG) -> CompiledTraining:
     return compile_training(config, OPTIONS)
 
 
-def complete(out: Path, config: TrainConfig = CONFIG) -> list[str]:
+def complete(out: Path | str, config: TrainConfig = CONFIG) -> list[str]:
     """Carry the run on to its end in this process; returns what was said."""
     said: list[str] = []
     train(config, out, OPTIONS, programs=programs(config), say=said.append)

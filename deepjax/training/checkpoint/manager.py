@@ -2,7 +2,7 @@
 
 A folder checkpoints/STEP holds Orbax's files and a manifest with the data position and the sha256
 of every file. It is named STEP only when all of it is synced; before, and while it is deleted, it
-is STEP.partial.
+is STEP.partial. In a bucket its manifest is written last (`bucket_store`).
 
 `deepjax runs verify | digest | diff` inspects them.
 """
@@ -21,8 +21,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from deepjax.errors import InputError
-from deepjax.io import sync_folder
 from deepjax.paths import AnyPath, run_directory
+from deepjax.training.checkpoint.host_state import on_host, put_like
 from deepjax.training.checkpoint.inspect import (
     Position,
     Values,
@@ -31,15 +31,17 @@ from deepjax.training.checkpoint.inspect import (
     error_text,
     local_values,
     read_contents,
-    steps_of,
+    read_tree,
     structure,
 )
-from deepjax.training.checkpoint.manifest import (
-    change_manifest,
-    read_manifest,
-    write_manifest,
+from deepjax.training.checkpoint.manifest import read_manifest, write_manifest
+from deepjax.training.checkpoint.store import CheckpointStore, FolderStore, newest_valid
+from deepjax.training.distributed.collectives import (
+    all_or_none,
+    error_of,
+    on_primary,
+    sync_errors,
 )
-from deepjax.training.distributed.collectives import all_or_none, error_of, on_primary
 from deepjax.training.step.state import TrainState
 
 Verify = Literal["structure", "full"]
@@ -62,28 +64,30 @@ class Checkpoints:
         keep_best: int = 0,
         warn: Warn = print,
         verify: Verify = "structure",
+        store: CheckpointStore | None = None,
     ) -> None:
         """Open (or make) `run`/checkpoints and delete what interrupted saves left in it.
 
-        Raises InputError if it is not writable.
+        store: another place for them. Raises InputError if it is not writable.
         """
-        self.folder = run_directory(run) / "checkpoints"
+        self._store = store or FolderStore(run_directory(run) / "checkpoints")
+        self.folder = self._store.folder
         self._keep_last, self._keep_best = keep_last, keep_best
         self._warn, self._verify = warn, verify
         self._primary = jax.process_index() == 0
         on_primary(self._clear)
         for name in ("absl", "asyncio"):  # of a failed save `_failed` warns in one line
             logging.getLogger(name).addFilter(_not_of_failed_saves)
-        self._orbax = ocp.StandardCheckpointer()
+        self._orbax = _orbax(self._store)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, Future[None]] | None = None
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first."""
-        return steps_of(self.folder)
+        return self._store.steps()
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint on disk, or None, as process 0 sees it."""
+        """Step of the newest checkpoint, or None, as process 0 sees it."""
         newest = on_primary(lambda: next(reversed(self.steps()), -1))
         return None if newest < 0 else newest
 
@@ -125,7 +129,7 @@ class Checkpoints:
             if self.wait_until_finished() and self._has(int(state.step)):
                 return
         raise InputError(
-            f"cannot write checkpoints in {self.folder} (see above); "
+            f"cannot write checkpoints in {self._store} (see above); "
             "free space or choose another --output-dir"
         )
 
@@ -135,22 +139,20 @@ class Checkpoints:
         Empty in other processes than 0, and if that checkpoint is not the newest. Raises InputError
         if it cannot be read.
         """
-        return (
-            read_contents(self.folder.parent, step).digest
-            if self._primary and self.steps()[-1:] == [step]
-            else ""
-        )
+        if not self._primary or self.steps()[-1:] != [step]:
+            return ""
+        self._store.open(step)
+        return read_contents(self.folder.parent, step).digest
 
     def note_metric(self, step: int, metric: float) -> None:
         """Add the metric of a checkpoint that was measured after the save."""
-        folder = self.folder / str(step)
-        if (
-            self._primary
-            and (error := error_of(lambda: change_manifest(folder, metric=metric))) is not None
-        ):
+        if not self._primary:
+            return
+        error = error_of(lambda: self._store.change_facts(step, metric=metric))
+        if error is not None:
             self._warn(
-                f"the metric of checkpoint {folder} could not be written ({error_text(error)}); "
-                "training continues"
+                f"the metric of checkpoint {self._store.name(step)} could not be written "
+                f"({error_text(error)}); training continues"
             )
 
     def restore(self, like: TrainState, before: int | None = None) -> tuple[TrainState, Position]:
@@ -164,20 +166,20 @@ class Checkpoints:
         try:
             if before is not None:
                 on_primary(lambda: self._delete_from_step(before))
-            step = on_primary(self._newest_valid)
+            step = on_primary(lambda: newest_valid(self._store, self._warn))
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise _unwritable(self._store, error) from error
         if step < 0:
             raise InputError(
-                f"{self.folder} holds no valid checkpoint; delete the folder to start anew"
+                f"{self._store} holds no valid checkpoint; delete the folder to start anew"
             )
-        facts = read_manifest(self.folder / str(step))
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+        folder = sync_errors(lambda: self._open(step))
+        facts = read_manifest(folder)
         try:
-            state = self._orbax.restore(self.folder / str(step) / "state", abstract)
+            state = self._read(folder, _storable(like))
         except Exception as error:  # valid, but not of this network
             raise InputError(
-                f"checkpoint {self.folder / str(step)} is of another network ({error_text(error)})"
+                f"checkpoint {self._store.name(step)} is of another network ({error_text(error)})"
             ) from error
         return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), facts[
             "position"
@@ -197,13 +199,25 @@ class Checkpoints:
         self._orbax.close()
 
     def _clear(self) -> None:
-        """Make the folder, and delete what interrupted saves left in it."""
+        """Make the folder, and delete what interrupted saves left."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob("*.partial"):
-                shutil.rmtree(left)
+            self._store.clear()
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise _unwritable(self._store, error) from error
+
+    def _open(self, step: int) -> Path:
+        """The folder of a checkpoint; raises InputError where it cannot be read."""
+        try:
+            return self._store.open(step)
+        except OSError as error:
+            raise InputError(f"cannot read {self._store.name(step)} ({error})") from error
+
+    def _read(self, folder: Path, like: TrainState) -> TrainState:
+        """The state in a folder, on the devices of `like`."""
+        if self._store.is_shared or jax.process_count() == 1:
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return self._orbax.restore(folder / "state", abstract)
+        return put_like(read_tree(folder), like)
 
     def _has(self, step: int) -> bool:
         return bool(on_primary(lambda: step in self.steps()))
@@ -224,7 +238,12 @@ class Checkpoints:
                 values.update(local_values(saved))
 
     def _begin(self, partial: Path, saved: TrainState) -> None:
-        self._orbax.save(partial / "state", saved)
+        if self._store.is_shared or jax.process_count() == 1:
+            self._orbax.save(partial / "state", saved)
+            return
+        complete = on_host(saved)  # all processes gather; process 0 writes
+        if self._primary:
+            self._orbax.save(partial / "state", complete)
 
     def _finish(self, partial: Path, facts: dict[str, Any], values: Values) -> None:
         """In the thread: wait for Orbax, sync, verify, rename, delete old checkpoints."""
@@ -233,11 +252,10 @@ class Checkpoints:
             write_manifest(partial, facts)
             if wrong := defects(partial) or differing_values(partial, values):
                 raise OSError(f"read again it differs: {'; '.join(wrong[:3])}")
-            partial.rename(partial.with_suffix(""))
-            sync_folder(self.folder)
+            self._store.commit(partial)
             if (error := error_of(self._delete_old)) is not None:
                 self._warn(
-                    f"old checkpoints in {self.folder} could not be removed ({error_text(error)}); "
+                    f"old checkpoints in {self._store} could not be removed ({error_text(error)}); "
                     "training continues"
                 )
 
@@ -247,62 +265,48 @@ class Checkpoints:
         if self._primary:  # what was written would keep a full disk full
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         self._warn(
-            f"checkpoint of step {step} could not be written to {self.folder} "
+            f"checkpoint of step {step} could not be written to {self._store} "
             f"({error_text(error)}); training continues"
         )
 
     def _delete_old(self) -> None:
         steps = self.steps()
-        metrics = (
-            {step: _metric(self.folder / str(step)) for step in steps} if self._keep_best else {}
-        )
+        metrics = {step: self._metric(step) for step in steps} if self._keep_best else {}
         ranked = sorted(
             (step for step, metric in metrics.items() if metric is not None),
             key=lambda s: (metrics[s], -s),
         )
         for step in set(steps) - set(steps[-self._keep_last :]) - set(ranked[: self._keep_best]):
-            _remove(self.folder / str(step))
+            self._store.remove(step)
+
+    def _metric(self, step: int) -> float | None:
+        """The metric of a checkpoint; None if its manifest has none, or cannot be read."""
+        try:
+            return self._store.facts(step)["metric"]
+        except ValueError:
+            return None
 
     def _delete_from_step(self, before: int) -> None:
         """Delete the checkpoints from a step on."""
         for step in self.steps():
             if step >= before:
-                _remove(self.folder / str(step))
-
-    def _newest_valid(self) -> int:
-        """Step of the newest valid checkpoint, or -1; corrupt ones are moved to STEP.damaged."""
-        for step in reversed(self.steps()):
-            wrong = defects(self.folder / str(step))
-            if not wrong:
-                return step
-            aside = self.folder / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
-            self._warn(
-                f"checkpoint {self.folder / str(step)} is corrupt: {'; '.join(wrong[:3])}; "
-                f"moved to {aside.name}"
-            )
-        return -1
+                self._store.remove(step)
 
 
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint atomically: renamed first, so that none is left in part."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    folder.rename(partial)
-    shutil.rmtree(partial)
+def _orbax(store: CheckpointStore) -> ocp.StandardCheckpointer:
+    """Of all processes for one folder; of each by itself for folders of their own."""
+    if store.is_shared or jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _storable(state: TrainState) -> TrainState:
     """The state with its typed key as raw words."""
     return dataclasses.replace(state, key=jax.random.key_data(state.key))
-
-
-def _metric(folder: Path) -> float | None:
-    """The metric of a checkpoint; None if its manifest has none, or cannot be read."""
-    try:
-        return read_manifest(folder)["metric"]
-    except ValueError:
-        return None
 
 
 def _not_of_failed_saves(record: logging.LogRecord) -> bool:
@@ -314,8 +318,8 @@ def _not_of_failed_saves(record: logging.LogRecord) -> bool:
     )
 
 
-def _unwritable(folder: Path, error: Exception) -> InputError:
+def _unwritable(store: CheckpointStore, error: Exception) -> InputError:
     return InputError(
-        f"cannot write checkpoints in {folder} ({error_text(error)}); "
+        f"cannot write checkpoints in {store} ({error_text(error)}); "
         "free space or choose another --output-dir"
     )

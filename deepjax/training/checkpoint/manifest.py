@@ -40,9 +40,14 @@ def change_manifest(folder: Path, **facts: Any) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The facts and files of a manifest; raises ValueError if it is missing or corrupt."""
     try:
-        head, _, body = (folder / NAME).read_bytes().partition(b"\n")
+        return parse_manifest((folder / NAME).read_bytes())
     except OSError as error:
         raise ValueError(f"{NAME} is missing or unreadable ({error.strerror})") from error
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """The facts and files of a manifest's content; raises ValueError if it is corrupt."""
+    head, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != head:
         raise ValueError(f"{NAME} is corrupt (its sha256 differs)")
     try:
@@ -85,10 +90,15 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
-def _write(path: Path, manifest: dict[str, Any]) -> None:
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """The content of a manifest: its own sha256, then the facts."""
     body = json.dumps(manifest, indent=1, sort_keys=True)
+    return f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
     with path.open("w") as file:
-        file.write(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+        file.write(manifest_text(manifest))
         file.flush()
         os.fsync(file.fileno())
 

@@ -12,8 +12,8 @@ from jax import Array
 from deepjax.data import Dataset, dataset_info, sample
 from deepjax.data.splits import SplitName
 from deepjax.errors import require
-from deepjax.paths import run_directory
 from deepjax.training.checkpoint.inspect import read_state, steps_of
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.network import ModelFactory, model_from
@@ -87,7 +87,7 @@ def open_run(
     Raises InputError for a directory that is no run, a step without a checkpoint (naming those
     there are), a corrupt checkpoint, and averages that the run does not keep.
     """
-    path = run_directory(path, "path")
+    path = local_run(path, "path")
     config = read_config(path)
     folder, state = read_state(path, step)
     require(

@@ -10,43 +10,21 @@ import dataclasses
 import fcntl
 import json
 import os
-import platform
-import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepjax.errors import InputError
+from deepjax.owner import Owner, has_ended, is_here, named_owner, parse_owner, this_process
 from deepjax.training.distributed.collectives import on_primary
 
 NAME = "run.lock"
 HEARTBEAT = 10.0  # seconds between two renewals
 STALE = 60.0  # seconds without one after which an owner on another machine counts as dead
 
-_HIDDEN = "hidden"  # start time of a process of another user that the system hides
-
 Say = Callable[[str], None]
 _Seen = tuple[bytes, int]  # content of the lock and time of its last renewal
-
-
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """A process on any machine, and when it took the lock."""
-
-    host: str
-    machine: str
-    """Boot id and pid namespace: if both are equal, process ids are comparable."""
-    pid: int
-    started: str
-    """Start time of the process, as its system gives it: process ids are reused."""
-    since: str
-    token: str
-    """Unique, to distinguish locks of one process."""
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on host {self.host} since {self.since}"
 
 
 class LockLost(InputError):
@@ -62,14 +40,7 @@ class RunLock:
         """Lock nothing yet. `say`: reports a lock that is taken over, or waited for."""
         self._folder, self._path, self._say = folder, folder / NAME, say
         self._heartbeat, self._stale = heartbeat, stale
-        self._me = Owner(
-            platform.node(),
-            _machine(),
-            os.getpid(),
-            _started(os.getpid()) or "",
-            _now(),
-            uuid.uuid4().hex,
-        )
+        self._me = this_process()
         self._mine = json.dumps(dataclasses.asdict(self._me)).encode()
         self._made: list[Path] = []  # folders, from the innermost
         self._lost = False
@@ -128,16 +99,16 @@ class RunLock:
             seen = self._read()
             if seen is None:  # released meanwhile
                 continue
-            owner = _parse(seen[0])
-            if owner is not None and self._is_here(owner):
-                if _started(owner.pid) in (owner.started, _HIDDEN):
+            owner = parse_owner(seen[0])
+            if owner is not None and is_here(owner):
+                if not has_ended(owner):
                     raise self._refused(owner)
                 self._take_over(seen, owner)
                 continue
             if watched is None or seen[0] != watched[0]:
                 watched, since = seen, time.monotonic()
                 self._say(
-                    f"{self._folder} is locked by {_named(owner)}; "
+                    f"{self._folder} is locked by {named_owner(owner)}; "
                     f"waiting up to {self._stale:g} s for a heartbeat"
                 )
             elif seen != watched:
@@ -145,12 +116,6 @@ class RunLock:
             elif time.monotonic() - since > self._stale:
                 self._take_over(seen, owner)
             time.sleep(min(1.0, self._stale / 20))
-
-    def _is_here(self, owner: Owner) -> bool:
-        return bool(owner.machine) and (owner.host, owner.machine) == (
-            self._me.host,
-            self._me.machine,
-        )
 
     def _create(self) -> bool:
         """Make the lock, unless there is one. Raises OSError."""
@@ -180,13 +145,13 @@ class RunLock:
             if self._read() == seen:
                 self._path.unlink()
                 self._say(
-                    f"{self._path} was left by {_named(owner)}, which has ended; "
+                    f"{self._path} was left by {named_owner(owner)}, which has ended; "
                     "this process takes over"
                 )
 
     def _refused(self, owner: Owner | None) -> InputError:
         return InputError(
-            f"{self._folder} is in use by {_named(owner)}; "
+            f"{self._folder} is in use by {named_owner(owner)}; "
             "wait for its end or stop it, or choose another --output-dir "
             f"(if that process has certainly ended, delete {self._path})"
         )
@@ -228,12 +193,10 @@ def current_owner(folder: Path) -> Owner | None:
     returned.
     """
     try:
-        owner = _parse((folder / NAME).read_bytes())
+        owner = parse_owner((folder / NAME).read_bytes())
     except OSError:
         return None
-    if owner is None or (owner.host, owner.machine) != (platform.node(), _machine()):
-        return owner
-    return owner if _started(owner.pid) in (owner.started, _HIDDEN) else None
+    return None if owner is not None and is_here(owner) and has_ended(owner) else owner
 
 
 @contextlib.contextmanager
@@ -246,47 +209,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _named(owner: Owner | None) -> str:
-    return str(owner or "an unidentified process (incomplete lock file)")
-
-
-def _parse(content: bytes) -> Owner | None:
-    """The owner in a lock; None for a lock that is incomplete or corrupt."""
-    try:
-        owner = Owner(**json.loads(content))
-        return owner if 0 < owner.pid < 2**31 else None
-    except (ValueError, TypeError):
-        return None
-
-
-def _machine() -> str:
-    """Boot id and pid namespace, or "": they differ between machines and containers of one name."""
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process of this machine, as the system gives it; None if it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]
-    except OSError:  # no such process, a hidden one of another user, or a system without /proc
-        pass
-    try:
-        os.kill(pid, 0)
-        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        return found.stdout.strip() or None
-    except ProcessLookupError:
-        return None
-    except OSError:
-        return _HIDDEN
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")

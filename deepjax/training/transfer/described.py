@@ -13,6 +13,8 @@ from deepjax.data.own.index import TEST_FRACTION
 from deepjax.errors import InputError, describe_error
 from deepjax.models import create_model
 from deepjax.paths import user_path
+from deepjax.storage.url import is_bucket_url
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
 
 EXPORTED, FORMAT = "deepjax.json", 1  # as deepjax/evaluation/export/metadata.py writes it
@@ -52,13 +54,14 @@ def describe_weights(source: str) -> WeightsDescription | None:
     Raises InputError where it cannot be read.
     """
     if is_run(source):
-        return _of_run(user_path(source, "weights"))
+        return _of_run(local_run(source, "weights"))
     return _of_export(user_path(source, "weights")) if _has(source, EXPORTED) else None
 
 
 def is_run(source: str) -> bool:
-    """Whether weights are those of a run directory; False for what is no valid path."""
-    return _has(source, "config.json") and _has(source, "checkpoints")
+    """Whether weights are those of a run directory, which a URL is; False for no valid path."""
+    is_folder = _has(source, "config.json") and _has(source, "checkpoints")
+    return is_bucket_url(source) or is_folder
 
 
 def require_same_network(about: WeightsDescription, config: TrainConfig) -> None:

@@ -13,8 +13,8 @@ from deepjax.errors import InputError, require
 from deepjax.io import sha256_of
 from deepjax.models.weights.convert import check_source, read_pretrained
 from deepjax.models.weights.files import read_tensors, weights_file
-from deepjax.paths import user_path
 from deepjax.training.checkpoint.inspect import contents_of, read_state
+from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.config import TrainConfig, is_custom, parse_fields
 from deepjax.training.transfer.described import (
     WeightsDescription,
@@ -129,7 +129,7 @@ def _read(
         require(not entry, "weights_entry", entry, allowed)
         require_same_network(about, config)
     if is_run(source):
-        return _of_run(source, user_path(source, "weights"))
+        return _of_run(source, local_run(source, "weights"))
     if is_custom(config.model) and about is None:
         raise InputError(
             f"weights is {source!r}; allowed: a run directory or a folder of `deepjax export`, for "

@@ -21,6 +21,7 @@ from deepjax.training.checkpoint import manager
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.checkpoint.manifest import problems
+from deepjax.training.checkpoint.store import FolderStore
 from deepjax.training.distributed import sharding
 from deepjax.training.step.optimizers import make_optimizer
 from deepjax.training.step.state import TrainState, init_state
@@ -226,7 +227,7 @@ def test_trouble_with_old_checkpoints_is_no_failure_of_a_save(file, tmp_path):
         # The best of those whose metric is known; the unreadable one has none.
         assert opened.steps() == [2, 3, 4]
     else:
-        with mock.patch.object(manager, "_remove", side_effect=OSError(13, "Permission denied")):
+        with mock.patch.object(FolderStore, "remove", side_effect=OSError(13, "Permission denied")):
             opened.save(state_at(4), {"next_index": 4}, 0.4)
             assert opened.wait_until_finished()
         assert opened.steps() == [1, 2, 3, 4]

@@ -1,0 +1,1 @@
+"""Object storage: run directories and prepared data in buckets, by fsspec."""

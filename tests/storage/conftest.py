@@ -1,0 +1,33 @@
+"""A store of each kind for the tests of this folder, and short pauses between retries."""
+
+import asyncio
+import types
+
+import gcsfs.retry
+import pytest
+
+from deepjax.storage import bucket
+from tests.storage.servers import running
+
+
+@pytest.fixture(scope="session", params=["s3", "gs"])
+def _running(request):
+    with running(request.param) as store:
+        yield store
+
+
+async def _shortly(_):
+    await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def store(_running, monkeypatch, tmp_path):
+    """A running store without faults, to which this process's drivers are pointed."""
+    _running.fault = lambda method, path: ""
+    _running.requests.clear()
+    for name, value in _running.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(bucket, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=_shortly))
+    return _running
