@@ -27,6 +27,7 @@ from deepjax.help_page import action_page
 from deepjax.paths import run_directory, user_path
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
+from deepjax.training.metrics.loop_clock import describe_time, time_by_part
 from deepjax.training.run_directory.average import read_average
 from deepjax.training.run_directory.command import changed_flags, changed_options
 from deepjax.training.run_directory.run_summary import RunSummary, require_runs, summarize_run
@@ -121,6 +122,7 @@ def _show(arguments: Sequence[str]) -> None:
     if options.json:
         found = _facts(run) | {"options": changed_options(run.config), "epochs": run.epochs}
         found |= {"checkpoints": steps_of(path / "checkpoints")}
+        found |= {"time": time_by_part(run.rows)}
         print_json(found)
         return
     if average is None:
@@ -139,6 +141,8 @@ def _show(arguments: Sequence[str]) -> None:
     if run.state == "done":
         train, test = _percent(run.last("train_error")), _percent(run.last("test_error"))
         print(f"at the end    train error {train}, test error {test}")
+    if where := describe_time(run.rows):
+        print(f"time of the loop  {where}")
     found = [_checkpoint(path, step) for step in steps_of(path / "checkpoints")]
     print("\n".join(map(_line, found)) or "no checkpoint yet")
 
