@@ -128,6 +128,7 @@ def draw_time(rows: Sequence[Row]) -> Figure:
             bottom += heights
         ax.set(xlabel="epoch", ylabel="seconds", xlim=(0, edges[-1]))
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x <= ends[-1] else "end")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
         ax.set_title(
             f"Where the time went: {_PART_NAMES[largest]} took "
@@ -142,7 +143,7 @@ _PART_NAMES: dict[str, str] = {
     "device": "computing on the devices",
     "checkpoint": "saving checkpoints",
     "evaluation": "evaluation",
-    "instruments": "instruments",
+    "instruments": "instruments and profiles",
 }
 
 
