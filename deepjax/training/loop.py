@@ -311,6 +311,8 @@ class TrainLoop:
         """Every `probe_every` steps: measure the layers on the state and the next batch."""
         if self.probe is None or done % self.options.probe_every or self.log.has("trace", done):
             return
+        with self.clock.part("device"):
+            jax.block_until_ready(state)  # the probe would wait for it
         with self.clock.part("instruments"):
             self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
 
