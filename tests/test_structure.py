@@ -15,17 +15,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "deepjax").rglob("*.py"))
 # What every package may use.
 BASE = {
-    *(
-        "errors",
-        "io",
-        "owner",
-        "paths",
-        "progress",
-        "command_line",
-        "renamed_options",
-        "provenance",
-    ),
-    *("familiar_options", "html_page", "help_page", "option_specs", "backend"),
+    *("errors", "io", "owner", "paths", "progress", "command_line", "renamed_options"),
+    *("provenance", "familiar_options", "html_page", "help_page", "option_specs", "backend"),
 }
 # A package may import itself, the base, and the packages named here.
 ALLOWED = {

@@ -29,6 +29,7 @@ from deepjax.storage.url import path_or_url
 from deepjax.training.checkpoint.inspect import differences, digest, read_contents, steps_of
 from deepjax.training.checkpoint.manifest import read_manifest
 from deepjax.training.checkpoint.run_copy import local_run
+from deepjax.training.metrics.loop_clock import describe_time, time_by_part
 from deepjax.training.run_directory.average import read_average
 from deepjax.training.run_directory.command import changed_flags, changed_options
 from deepjax.training.run_directory.run_summary import RunSummary, summarize_run
@@ -122,12 +123,10 @@ def _show(arguments: Sequence[str]) -> None:
     path, name = local_run(options.run, "run", checkpoints=False), _name(options.run)
     run, average = summarize_run(path), read_average(path)
     if options.json:
-        found = (
-            _facts(run)
-            | {"run": name}
-            | {"options": changed_options(run.config), "epochs": run.epochs}
-        )
+        found = _facts(run) | {"run": name, "options": changed_options(run.config)}
+        found |= {"epochs": run.epochs}
         found |= {"checkpoints": steps_of(path / "checkpoints")}
+        found |= {"time": time_by_part(run.rows)}
         print_json(found)
         return
     if average is None:
@@ -146,6 +145,8 @@ def _show(arguments: Sequence[str]) -> None:
     if run.state == "done":
         train, test = _percent(run.last("train_error")), _percent(run.last("test_error"))
         print(f"at the end    train error {train}, test error {test}")
+    if where := describe_time(run.rows):
+        print(f"time of the loop  {where}")
     found = [_checkpoint(path, step) for step in steps_of(path / "checkpoints")]
     print("\n".join(map(_line, found)) or "no checkpoint yet")
 

@@ -35,6 +35,7 @@ from deepjax.training.distributed.cluster import (
     initialize_distributed,
 )
 from deepjax.training.metrics.metrics_log import read_rows
+from deepjax.training.metrics.profiler import PROFILE_FOLDER
 from deepjax.training.recipes.imagenet import recipe, recipes_page
 from deepjax.training.run_directory.run_result import DIGEST_CHARACTERS
 
@@ -69,6 +70,7 @@ USUAL_OPTIONS = {
         "--save-every": "steps between checkpoints (default: once an epoch)",
         "--tensorboard": "log every step to TensorBoard; --wandb: to Weights & Biases",
         "--probe-every": "steps between probes of the layers (default: 0, off)",
+        "--profile": "A:B, the steps to trace with jax.profiler",
     },
 }
 
@@ -171,11 +173,13 @@ def describe(result: RunResult, out: Path | str) -> str:
         if result.digest
         else ""
     )
+    files = "config.json, metrics.jsonl, checkpoints/, curves.png"
+    files += ", profile/" if (out / PROFILE_FOLDER).exists() else ""
     return (
         f"{start}: {result.steps} steps; "
         f"train error {100 * result.train_error:.2f} % of {result.train_images} images, "
         f"test error {100 * result.test_error:.2f} % of {result.test_images} images\n"
-        f"in {out}: config.json, metrics.jsonl, checkpoints/, curves.png{saved}"
+        f"in {out}: {files}{saved}"
     )
 
 

@@ -11,7 +11,7 @@ import jax
 
 from deepjax.data import EncodedSplit
 from deepjax.data.split_spec import SplitName
-from deepjax.errors import Stopped
+from deepjax.errors import Stopped, require
 from deepjax.paths import AnyPath
 from deepjax.progress import say_on_stderr
 from deepjax.training.build import CompiledTraining, compile_training, require_kinds
@@ -24,8 +24,10 @@ from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.input_pipeline import BatchStream, DeviceBatch
 from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.metrics.histograms import Histograms, requested_histograms
+from deepjax.training.metrics.loop_clock import LoopClock
 from deepjax.training.metrics.metrics_log import METRICS, read_rows
 from deepjax.training.metrics.probe import Probe, requested_probe
+from deepjax.training.metrics.profiler import PROFILE_FOLDER, Profiler, remaining_profile
 from deepjax.training.metrics.run_log import RunLog, open_run_log
 from deepjax.training.metrics.step_log import StepLog
 from deepjax.training.metrics.throughput import ThroughputMeter
@@ -75,6 +77,12 @@ def train(
     Raises InputError, NonFiniteError, and Stopped (after saving).
     """
     require_kinds(config, options)
+    require(
+        options.profile_steps.stop <= config.total_steps,
+        "profile",
+        options.profile,
+        f"A:B with B at most {config.total_steps}, the steps of this run",
+    )
     say = say if jax.process_index() == 0 else lambda line: None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(open_place(out, say))
@@ -83,6 +91,7 @@ def train(
         claim_run(out, config)
         rows = read_rows(out / METRICS)
         if on_primary(lambda: is_done(rows)):
+            remaining_profile(options.profile_steps, config.total_steps, say)
             return run_result(rows[-1], resumed_at=config.total_steps, was_done=True)
         preempted = stack.enter_context(stop_signals())
         heartbeat = call_all(
@@ -119,6 +128,10 @@ def train(
         on_primary(lambda: record_start(out, resumed_at))
         log = open_run_log(out, rows, resumed_at, config, options, say)
         stack.callback(log.close)
+        clock = LoopClock()
+        profiled = remaining_profile(options.profile_steps, resumed_at, say)
+        profiler = Profiler(profiled, out / PROFILE_FOLDER, clock, say)
+        stack.callback(profiler.close)
         recovery = Recovery(
             config=config,
             compiled=programs,
@@ -144,7 +157,9 @@ def train(
             probe=requested_probe(programs, options),
             histograms=requested_histograms(programs, options),
             step_log=StepLog(log, config.batch_size, options.log_every),
-            throughput=ThroughputMeter(batches, config.batch_size),
+            clock=clock,
+            profiler=profiler,
+            throughput=ThroughputMeter(batches, config.batch_size, clock),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
             report=_with_file(report, out),
@@ -196,6 +211,8 @@ class TrainLoop:
     probe: Probe | None
     histograms: Histograms | None
     step_log: StepLog
+    clock: LoopClock
+    profiler: Profiler
     throughput: ThroughputMeter[DeviceBatch]
     graceful_stop: GracefulStop
     heartbeat: Callable[[], None]
@@ -203,6 +220,7 @@ class TrainLoop:
 
     def run(self, state: TrainState, batches: BatchStream) -> Row:
         """Train from a state to the end, evaluate, and return the final row."""
+        self.clock.start()
         self.graceful_stop.stop_if_preempted(int(state.step), "saved")
         self._finish_interrupted_epoch(state)
         state = self._train(state, batches)
@@ -211,7 +229,9 @@ class TrainLoop:
         final |= self._evaluate(state, "train") | self._evaluate(state, "test")
 
         def write_final() -> None:
-            final["digest"] = self.checkpoints.digest(done)
+            with self.clock.part("checkpoint"):
+                final["digest"] = self.checkpoints.digest(done)
+            final.update(self.clock.row())
             self.log.write(final)
 
         on_primary(write_final)
@@ -224,11 +244,14 @@ class TrainLoop:
         began = time.monotonic()
         self._start_meters(done)
         while done < plan.total_steps:
-            batch = self._next_batch()
-            self._log_probe(state, batch, done)
-            state, metrics = self.compiled.train_step_at(done)(state, batch)
+            self.profiler.before_step(done, state)
+            with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
+                batch = self._next_batch()
+                self._log_probe(state, batch, done)
+                state, metrics = self.compiled.train_step_at(done)(state, batch)
+                self.clock.dispatched(metrics["loss"])
             done += 1
-            self.throughput.last_output = metrics["loss"]
+            self.profiler.after_step(done, state)
             self.step_log.add(done, metrics)
             self.heartbeat()
             preempted, epoch_ends = self.graceful_stop.preempted(), plan.is_epoch_end(done)
@@ -238,7 +261,8 @@ class TrainLoop:
             if epoch_ends or saves or preempted or syncs:
                 halted_at = self._sync(state, metrics["loss"], done)
                 if halted_at is not None:
-                    state = self.recovery.rollback(state, batches, halted_at)
+                    with self.clock.part("checkpoint"):
+                        state = self.recovery.rollback(state, batches, halted_at)
                     done = int(state.step)
                     self._start_meters(done)
                     continue
@@ -246,7 +270,8 @@ class TrainLoop:
                 norms = mean_by_layer(metrics["gradient_norms"], self.compiled.layers)
                 self.log.write({"kind": "first", "step": 1, "gradient_norms": norms})
             if self.histograms and counts:
-                self.log.write_histograms(done, self.histograms(state, batch))
+                with self.clock.part("instruments"):
+                    self.log.write_histograms(done, self.histograms(state, batch))
             if preempted:
                 self.graceful_stop.save_and_stop(state, batches, done)
             row = None
@@ -259,7 +284,8 @@ class TrainLoop:
                 self.log.flush()
                 last = done == plan.total_steps
                 save = self.checkpoints.save_last if last else self.checkpoints.save
-                save(state, batches.get_state(), row["test_error"] if row else None)
+                with self.clock.part("checkpoint"):
+                    save(state, batches.get_state(), row["test_error"] if row else None)
             if epoch_ends:
                 self._start_meters(done)
         return state
@@ -279,18 +305,23 @@ class TrainLoop:
     def _next_batch(self) -> DeviceBatch:
         """The next batch. If an encoded one cannot be read in one process, all processes raise."""
         if isinstance(self.compiled.train_split, EncodedSplit):
-            return sync_errors(lambda: next(self.throughput))
+            with self.clock.part("device"):  # the agreement waits for the other processes
+                return sync_errors(lambda: next(self.throughput))
         return next(self.throughput)
 
     def _log_probe(self, state: TrainState, batch: DeviceBatch, done: int) -> None:
         """Every `probe_every` steps: measure the layers on the state and the next batch."""
         if self.probe is None or done % self.options.probe_every or self.log.has("trace", done):
             return
-        self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
+        with self.clock.part("device"):
+            jax.block_until_ready(state)  # the probe would wait for it
+        with self.clock.part("instruments"):
+            self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
 
     def _sync(self, state: TrainState, loss: jax.Array, done: int) -> int | None:
         """Read the guard, log decode errors, report progress. Returns the step of a halt."""
-        guard = self.recovery.read_guard(state, loss, done)
+        with self.clock.part("device"):
+            guard = self.recovery.read_guard(state, loss, done)
         self.step_log.write(done if guard.halted_at is None else guard.halted_at + 1)
         self.decode_errors.flush(self.log.write)
         if guard.halted_at is None:
@@ -302,17 +333,19 @@ class TrainLoop:
     def _log_epoch(self, state: TrainState, seconds: float) -> Row:
         times = {"seconds": round(seconds, 3)} | self.throughput.row()
         row = epoch_row(state, self.compiled, times) | self._evaluate(state, "test")
+        row |= self.clock.row()
         self.log.write(row)
         return row
 
     def _evaluate(self, state: TrainState, split: SplitName) -> Row:
         done, stop = int(state.step), self.graceful_stop
-        evaluation = self.evaluator(
-            *eval_variables(state),
-            split,
-            limit=self._train_limit() if split == "train" else None,
-            before_batch=lambda: stop.stop_if_preempted(done, "saved before evaluation"),
-        )
+        with self.clock.part("evaluation"):
+            evaluation = self.evaluator(
+                *eval_variables(state),
+                split,
+                limit=self._train_limit() if split == "train" else None,
+                before_batch=lambda: stop.stop_if_preempted(done, "saved before evaluation"),
+            )
         self.decode_errors.note(done, split, evaluation.decode_errors)
         self.decode_errors.flush(self.log.write)
         return evaluation.row(split)

@@ -1,6 +1,7 @@
 """How a run is executed: checkpoints, devices, logs; nothing here changes what is computed."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from deepjax.errors import require
@@ -46,6 +47,9 @@ class RunOptions:
     histogram_every: int = 0
     """Steps between histograms of all parameters and gradients in these two, at about the cost of a
     step; 0: off. Needs strategy jit."""
+    profile: str = ""
+    """Steps A:B to trace with jax.profiler, for XProf and Perfetto, in profile/ of the run
+    directory: 100:110 for the ten steps after step 100."""
     decode_threads: int = 0
     """Threads that decode photographs; 0: one per available CPU core."""
     data_dir: str | None = None
@@ -82,5 +86,17 @@ class RunOptions:
             self.probe_every,
             "0 under strategy 'pmap'; choose strategy 'jit'",
         )
+        require(
+            not self.profile or bool(self.profile_steps),
+            "profile",
+            self.profile,
+            "A:B with A below B, such as 100:110 for the ten steps after step 100",
+        )
         # An infinite limit is allowed.
         require(self.step_timeout >= 0, "step_timeout", self.step_timeout, "0 (no limit) or more")
+
+    @property
+    def profile_steps(self) -> range:
+        """The steps that are traced, counted from 0; none without `profile`."""
+        bounds = re.fullmatch(r"([0-9]+):([0-9]+)", self.profile)
+        return range(int(bounds[1]), int(bounds[2])) if bounds else range(0)

@@ -1,4 +1,4 @@
-r"""Two checkouts of deepjax compared: training step, instruments and saves, interleaved.
+r"""Two checkouts of deepjax compared: step, loop, instruments and saves, interleaved.
 
 python experiments/benchmarks/versions.py --other ../deepjax-before
 python experiments/benchmarks/versions.py --other ../deepjax-before --model resnet50 \
@@ -24,7 +24,7 @@ from harness import (
 from deepjax import command_line
 from deepjax.errors import InputError, require
 
-Block = Literal["step", "trace", "per_example_gradients", "hessian_trace", "save"]
+Block = Literal["step", "loop", "trace", "per_example_gradients", "hessian_trace", "save"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,7 +43,8 @@ class Options:
     rounds: int = 12
     """Blocks of each, in turns."""
     only: tuple[Block, ...] = ("step", "trace", "per_example_gradients", "hessian_trace")
-    """What is timed; hessian_trace has two probes, a save is written, synced and read again."""
+    """What is timed; hessian_trace has two probes, a save is written, synced and read again. A loop
+    is the start of a training, up to the first time after so many steps that it waits for them."""
     out: Path | None = None
     """Where the result is written as JSON; nowhere by default."""
 

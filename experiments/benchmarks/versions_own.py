@@ -1,5 +1,6 @@
-"""Step, instruments and saves of one checkout, as a contender of versions.py."""
+"""Step, loop, instruments and saves of one checkout, as a contender of versions.py."""
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,9 +12,13 @@ from block_server import Block, serve
 
 from deepjax.analysis import hessian_trace, per_example_gradients, trace
 from deepjax.data.augment.basic import normalize, resize
-from deepjax.training import compile_training
+from deepjax.training import RunOptions, compile_training, train
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import train_config
+
+
+class EndOfBlock(Exception):
+    """The loop has taken its steps."""
 
 
 def main() -> None:
@@ -48,6 +53,20 @@ def main() -> None:
 
         return block
 
+    def loop() -> int:
+        steps = 0
+
+        def end(done: int, total: int, note: str) -> None:
+            nonlocal steps
+            steps = done
+            if done >= calls:
+                raise EndOfBlock
+
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EndOfBlock):
+            options = RunOptions(save_every=config.total_steps)
+            train(config, Path(folder) / "run", options, programs=programs, report=end)
+        return steps * batch_size
+
     def save() -> int:
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = Checkpoints(Path(folder))
@@ -58,6 +77,7 @@ def main() -> None:
 
     blocks: dict[str, Block] = {
         "step": step,
+        "loop": loop,
         "trace": repeated(lambda: trace(programs.model, variables, inputs)),
         "per_example_gradients": repeated(
             lambda: per_example_gradients(programs.model, variables, inputs)

@@ -18,9 +18,11 @@ from deepjax.evaluation.report.figures import (
     draw_confusion,
     draw_curves,
     draw_gradient_map,
+    draw_time,
     draw_worst,
 )
 from deepjax.training import train, train_config
+from deepjax.training.metrics.loop_clock import PARTS
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.run_directory.config_file import init_run_dir
 from tests.data.own.images import write_classes
@@ -28,7 +30,7 @@ from tests.training.run_directory.test_average import Net
 
 NAMES = ("<b>ant", "$5 and $6", "犬")
 SMALL = "--model cifar_plain20 --width 2 --epochs 2 --batch-size"
-FIGURES = {"curves.png", "gradients.png", "confusion.png", "worst.png"}
+FIGURES = {"curves.png", "gradients.png", "time.png", "confusion.png", "worst.png"}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_the_numbers_are_those_of_the_log_and_of_an_evaluation(run):
 
 def test_the_page_is_one_file_and_names_how_it_was_trained(run):
     text, _ = page_of(run)
-    assert text.count('src="data:image/png;base64,') == 4 == text.count("<figure>")
+    assert text.count('src="data:image/png;base64,') == 5 == text.count("<figure>")
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert {path.name for path in (run / "report").iterdir()} == FIGURES
     for option in ("--width 2", "--epochs 2", "--batch-size 240", f"--output-dir {run}"):
@@ -111,12 +113,13 @@ def test_the_log_alone_is_enough(run, tmp_path):
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report*"))
     start(["report", str(tmp_path / "run"), "--no-predict"])
     text, tags = page_of(tmp_path / "run")
-    assert text.count("<figure>") == 2 and not any(
+    assert text.count("<figure>") == 3 and not any(
         "Test error after" in name for name in tags.tables
     )
     assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == {
         "curves.png",
         "gradients.png",
+        "time.png",
     }
     with pytest.raises(InputError, match="run holds no checkpoint"):
         start(["report", str(tmp_path / "run")])
@@ -178,6 +181,22 @@ def test_figures_draw_the_numbers_of_the_log(run):
     ax = draw_gradient_map(epochs).axes[0]
     np.testing.assert_allclose(ax.collections[0].get_array().reshape(-1, 2), np.log10(norms))
     assert [tick.get_text() for tick in ax.get_yticklabels()] == [*epochs[0]["gradient_norms"]]
+    plt.close("all")
+
+
+def test_the_bars_of_time_are_stacked_and_the_title_names_the_largest_part():
+    """Epochs that end at 1 and 1.5, the first without times, and the end: 2 + 1 and 5 seconds."""
+    times = [{}, {"device": 2.0, "input": 1.0}, {"evaluation": 5.0}]
+    rows = [{"time": dict.fromkeys(PARTS, 0.0) | time} if time else {} for time in times]
+    facts = ({"kind": "epoch", "epoch": 1.0}, {"kind": "epoch", "epoch": 1.5}, {"kind": "final"})
+    (ax,) = draw_time([row | of_row for row, of_row in zip(rows, facts, strict=True)]).axes
+    bars = {bars.get_label(): list(bars) for bars in ax.containers}
+    assert [*bars] == ["input", "device", "evaluation"]  # those that took time
+    heights = {part: [bar.get_height() for bar in bars[part]] for part in bars}
+    assert heights == {"input": [0, 1, 0], "device": [0, 2, 0], "evaluation": [0, 0, 5]}
+    assert [bar.get_y() for bar in bars["device"]] == [0, 1, 0]
+    assert [(bar.get_x(), bar.get_width()) for bar in bars["input"]] == [(0, 1), (1, 0.5), (1.5, 1)]
+    assert title(ax) == "Where the time went: evaluation took 62.5 % of 8.0 s"
     plt.close("all")
 
 

@@ -20,6 +20,7 @@ from deepjax.errors import InputError
 from deepjax.training import compile_training, train
 from deepjax.training.checkpoint.inspect import digest
 from deepjax.training.config import train_config
+from deepjax.training.metrics.loop_clock import PARTS
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.run_directory.config_file import init_run_dir
 from deepjax.training.run_directory.run_lock import hold
@@ -90,10 +91,14 @@ def test_show_prints_options_epochs_and_checkpoints(runs, capsys):
     errors = [f"{100 * row['test_error']:.2f} %" for row in rows if row["kind"] == "epoch"]
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert [re.search(r"test error (.*?),", line)[1] for line in epochs] == errors
-    assert f"test error {100 * rows[-1]['test_error']:.2f} %" in lines[-3]
+    assert f"test error {100 * rows[-1]['test_error']:.2f} %" in lines[-4]
+    times = [row["time"] for row in rows if "time" in row]
+    total = sum(each[part] for each in times for part in PARTS)
+    assert lines[-3].startswith(f"time of the loop  {total:.1f} s: ")
     assert [line.split()[:2] for line in lines[-2:]] == [["checkpoint", "5"], ["checkpoint", "10"]]
     found = json.loads("\n".join(printed(capsys, "show", run, "--json")))
     assert found["checkpoints"] == [5, 10] and found["options"]["learning_rate"] == 0.02
+    assert found["time"]["device"] == pytest.approx(sum(each["device"] for each in times))
     assert found["epochs"] == [row for row in rows if row["kind"] == "epoch"]
 
 

@@ -19,7 +19,6 @@ from deepjax.training.config import replace_options, train_config
 from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.evaluator import split_row
 from deepjax.training.metrics.metrics_log import TIMES, read_rows
-from deepjax.training.metrics.throughput import ThroughputMeter
 from deepjax.training.run_directory.data_identity import pin_dataset
 from tests.data.archives import DAMAGED, small_imagenet
 from tests.faults.kills import pair
@@ -179,33 +178,6 @@ def test_every_epoch_tells_images_a_second_and_the_wait_for_data(whole):
         True,
         True,
     ]
-
-
-class Computed:
-    """An array that is or is not ready."""
-
-    def __init__(self, ready: bool) -> None:
-        self.is_ready = lambda: ready
-
-
-def test_the_wait_counts_when_the_device_has_nothing_left_to_do(monkeypatch):
-    """Batches take 2 s, steps 1 s: of 9 s, the first and the third wait, 4 s, are idle."""
-    now = [0.0]
-    monkeypatch.setattr("deepjax.training.metrics.throughput.time.perf_counter", lambda: now[0])
-
-    def batches():
-        while True:
-            now[0] += 2
-            yield "batch"
-
-    meter = ThroughputMeter(batches(), 30)
-    for last in (None, Computed(False), Computed(True)):
-        meter.last_output = last
-        assert next(meter) == "batch"
-        now[0] += 1
-    assert meter.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
-    meter.start()
-    assert meter.row() == {}
 
 
 def test_an_image_that_cannot_be_decoded_counts_as_an_error():

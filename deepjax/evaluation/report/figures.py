@@ -10,7 +10,14 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from deepjax.analysis.plots import COLORS, STYLE, format_number, plain_log_ticks
+from deepjax.analysis.plots import (
+    COLORS,
+    STYLE,
+    format_number,
+    format_percent,
+    plain_log_ticks,
+)
+from deepjax.training.metrics.loop_clock import PARTS, TIME, time_by_part
 from deepjax.training.metrics.writer import Row
 
 MAX_CLASSES = 30  # of a confusion matrix whose names can be read
@@ -99,6 +106,45 @@ def draw_gradient_map(epochs: Sequence[Row]) -> Figure:
         ratio = format_number(last.max() / last.min()) if last.size else "an unknown number of"
         ax.set_title(f"In the last epoch the largest gradient norm is {ratio} times the smallest")
     return figure
+
+
+def draw_time(rows: Sequence[Row]) -> Figure:
+    """Seconds by part, stacked: a bar for each epoch, and one for what follows the last.
+
+    rows: of epochs, then the final one if there is one; those without times have no bar.
+    """
+    parts = time_by_part(rows)
+    largest, total = next(iter(parts)), sum(parts.values())
+    ends = [0.0, *(row["epoch"] for row in rows if row["kind"] == "epoch")]
+    edges = np.array([*ends, ends[-1] + 1])[: len(rows) + 1]
+    with plt.style.context(STYLE):
+        figure, ax = plt.subplots(figsize=(8, 3))
+        bottom = np.zeros(len(rows))
+        for part, color in zip(PARTS, COLORS, strict=False):
+            heights = np.array([row.get(TIME, {}).get(part, 0.0) for row in rows])
+            if part in parts:
+                bars = {"align": "edge", "edgecolor": "white", "linewidth": 0.3}
+                ax.bar(edges[:-1], heights, np.diff(edges), bottom, color=color, label=part, **bars)
+            bottom += heights
+        ax.set(xlabel="epoch", ylabel="seconds", xlim=(0, edges[-1]))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x <= ends[-1] else "end")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
+        ax.set_title(
+            f"Where the time went: {_PART_NAMES[largest]} took "
+            f"{format_percent(parts[largest] / total)} of {total:,.1f} s"
+        )
+    return figure
+
+
+_PART_NAMES: dict[str, str] = {
+    "input": "waiting for input",
+    "host": "Python on the host",
+    "device": "computing on the devices",
+    "checkpoint": "saving checkpoints",
+    "evaluation": "evaluation",
+    "instruments": "instruments and profiles",
+}
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:

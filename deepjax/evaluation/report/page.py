@@ -22,6 +22,7 @@ from deepjax.evaluation.report.figures import (
     draw_confusion,
     draw_curves,
     draw_gradient_map,
+    draw_time,
     draw_worst,
 )
 from deepjax.html_page import (
@@ -35,6 +36,7 @@ from deepjax.html_page import (
 )
 from deepjax.io import write_text
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX
+from deepjax.training.metrics.loop_clock import time_by_part
 from deepjax.training.run_directory.average import read_average
 from deepjax.training.run_directory.command import changed_options, train_command
 from deepjax.training.run_directory.run_summary import RunSummary
@@ -76,6 +78,9 @@ def write_run_report(run: RunSummary, result: RunPredictions | None) -> Path:
         network = f"{run.config.model} on {run.config.dataset}"
         add("curves", draw_curves(run.epochs, network), _CURVES)
         add("gradients", draw_gradient_map(run.epochs), _GRADIENTS)
+    if time_by_part(run.rows):
+        timed = [row for row in run.rows if row["kind"] in ("epoch", "final")]
+        add("time", draw_time(timed), _TIME)
     if result is not None:
         names, labels = label_names(result.member.dataset), read_labels(result.split)
         found = class_errors(result.scores, labels, result.member.dataset, names)
@@ -95,6 +100,12 @@ _CURVES = (
 _GRADIENTS = (
     "Gradient norm of every kernel, mean over the steps of an epoch; the layer nearest to the "
     "input is at the top."
+)
+_TIME = (
+    "Time of the training loop by part; the last bar of a complete run is the last save and the "
+    "final evaluation. Input (waiting for a batch) and host (Python) count only while the devices "
+    "had nothing to compute, checkpoint only while a save held up the loop; a save at the end of "
+    "an epoch is in the next bar."
 )
 _CONFUSION = "Test images by class and predicted class, in per cent of the class; below 0.5 blank."
 _WORST = "Each image with its class, the predicted one, and the probability of the latter."

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from deepjax.errors import InputError
 from deepjax.io import write_text
+from deepjax.training.metrics.loop_clock import TIME
 from deepjax.training.metrics.writer import MetricWriter, Row
 
 METRICS = "metrics.jsonl"
-TIMES = ("seconds", "images_per_second", "data_wait")  # entries that differ between equal runs
+# Entries that differ between equal runs.
+TIMES = ("seconds", "images_per_second", "data_wait", TIME)
 
 
 def read_rows(path: Path) -> list[Row]:

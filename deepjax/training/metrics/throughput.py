@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from deepjax.training.metrics.loop_clock import LoopClock
 
 Item = TypeVar("Item")
 
@@ -10,26 +12,22 @@ Item = TypeVar("Item")
 class ThroughputMeter(Iterator[Item], Generic[Item]):
     """An iterator over batches that measures images per second and the wait for input.
 
-    A wait counts if the devices had finished all their work by its end. They may have finished only
-    shortly before, so the fraction is an upper bound.
+    A wait counts if the devices had finished all their work by its end, see `LoopClock`.
     """
 
-    def __init__(self, batches: Iterator[Item], batch_size: int) -> None:
-        self._batches, self._batch_size = batches, batch_size
-        self.last_output: Any = None
-        """An array of the last step: the devices are idle once it is ready. None: idle."""
+    def __init__(self, batches: Iterator[Item], batch_size: int, clock: LoopClock) -> None:
+        self._batches, self._batch_size, self._clock = batches, batch_size, clock
         self.start()
 
     def start(self) -> None:
         """Start a new measurement."""
-        self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
+        self._began, self._images = time.perf_counter(), 0
+        self._waited = self._clock.seconds["input"]
 
     def __next__(self) -> Item:
         """The next batch."""
-        began = time.perf_counter()
-        batch = next(self._batches)
-        if self.last_output is None or self.last_output.is_ready():
-            self._waited += time.perf_counter() - began
+        with self._clock.part("input"):
+            batch = next(self._batches)
         self._images += self._batch_size
         return batch
 
@@ -38,7 +36,8 @@ class ThroughputMeter(Iterator[Item], Generic[Item]):
         if not self._images:
             return {}
         seconds = time.perf_counter() - self._began
+        waited = self._clock.seconds["input"] - self._waited
         return {
             "images_per_second": round(self._images / seconds, 2),
-            "data_wait": round(self._waited / seconds, 4),
+            "data_wait": round(waited / seconds, 4),
         }

@@ -94,6 +94,8 @@ def scalars_of(row: Row) -> Iterator[tuple[str, float]]:
         for head, values in row.get(name, {}).items():
             for what, value in values.items():
                 yield f"{kind}/{name}_{head}/{what}", value
+    for part, seconds in row.get("time", {}).items():
+        yield f"{kind}_time/{part}", seconds
     for layer, values in row.get("layers", {}).items():
         for what, value in values.items():
             yield f"trace_{what}/{layer}", value
