@@ -74,7 +74,7 @@ def devices() -> list[Row]:
 def processes() -> list[Row]:
     """The same step of several processes with one device each, as each of them compiles it."""
     rows = []
-    with counter("compiling", sum(COUNTS), "process", 10.0) as advance:
+    with counter("compiling", sum(COUNTS), "program", 10.0) as advance:
         for count in COUNTS:
             found = together("scale_collectives.py", count)
             advance(count)
