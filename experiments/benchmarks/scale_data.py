@@ -66,16 +66,17 @@ def main() -> None:
 def generate(data_dir: Path, records: int, shards: int) -> None:
     """An ArrayRecord data set as tfds writes it: images of one pixel, labels 0, 1, 2, ..."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-    folder = data_dir / NAME / "1.0.0"
+    folder: Any = data_dir / NAME / "1.0.0"
     folder.mkdir(parents=True)
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        NAME, tfds.core.Version("1.0.0"), str(folder), "scale"
-    )
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=records)}
-    )
+    identity = DatasetIdentity(NAME, tfds.core.Version("1.0.0"), str(folder), "scale")
+    entries: Any = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(num_classes=records),
+    }
+    features: Any = tfds.features.FeaturesDict(entries)
     info = tfds.core.DatasetInfo(builder=identity, features=features, description="generated")
     info.set_file_format("array_record")
     file = io.BytesIO()
@@ -119,14 +120,13 @@ def measured(data_dir: Path, options: Options) -> dict[str, Any]:
         num_classes=options.records,
         train_size=options.records,
         test_size=0,
-        mean=128.0,
-        std=64.0,
+        mean=(128.0,),
+        std=(64.0,),
         flip=False,
         crop=0,
         source="generated",
         encoded=True,
     )
-    # The first call of some libraries allocates: before anything is counted.
     before, start = resident_bytes(), time.perf_counter()
     split = load_split(dataset, "train", str(data_dir))
     opened = time.perf_counter() - start

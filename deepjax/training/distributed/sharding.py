@@ -20,7 +20,7 @@ SMALLEST_SHARD = 2**12  # elements: smaller parameters are replicated, as gather
 Strategy = Literal["jit", "pmap"]
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over the devices of all processes: axis "data"; of several slices "slice", "data"."""
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", 0) for device in devices})

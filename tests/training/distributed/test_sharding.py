@@ -62,7 +62,7 @@ class Chip:
 
 def test_several_slices_are_an_axis_of_their_own():
     chips = [Chip(id=i, slice_index=i % 2) for i in range(8)]
-    mesh = make_mesh(chips)  # pyright: ignore[reportArgumentType]
+    mesh = make_mesh(chips)
     assert dict(mesh.shape) == {"slice": 2, "data": 4}
     assert [[chip.id for chip in row] for row in mesh.devices] == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert batch_sharding(mesh).spec == PartitionSpec(("slice", "data"))
