@@ -1,4 +1,4 @@
-"""What the benchmarks compute from their numbers; the performance page is up to date."""
+"""What the benchmarks compute from their numbers; their pages are up to date."""
 
 import importlib
 from pathlib import Path
@@ -17,11 +17,12 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-def test_the_page_is_current(script):
-    performance = script("performance")
-    page = performance.RESULTS / "performance.md"
-    assert page.read_text() == performance.render(performance.RESULTS), (
-        "run: python experiments/benchmarks/performance.py --render-only"
+@pytest.mark.parametrize("name", ["performance", "scale"])
+def test_the_page_is_current(script, name):
+    module = script(name)
+    page = module.RESULTS / f"{name}.md"
+    assert page.read_text() == module.render(module.RESULTS), (
+        f"run: python experiments/benchmarks/{name}.py --render-only"
     )
 
 

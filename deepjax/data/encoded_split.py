@@ -54,8 +54,8 @@ class EncodedSplit:
         try:
             record = self.records[index]
         except RuntimeError as error:
-            # ArrayRecord's message where the disk or the network fails, not the record
-            if "pread()" in str(error):
+            # ArrayRecord's messages where the disk, the network or a limit fails, not the record
+            if any(call in str(error) for call in ("pread()", "open()")):
                 raise OSError(f"{self._where(index)} cannot be read: {error}") from error
             raise
         classes = self.dataset.num_classes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from deepjax.errors import InputError
 
 INFO = "dataset_info.json"
 _RECORDS_PER_READ = 64
+SPARE_FILES = 256  # that a process opens besides shards: libraries, sockets, checkpoints, logs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,27 @@ def read_records(path: Path) -> Iterator[bytes]:
             f"shard {path.name} in {path.parent} cannot be read ({reason}); prepare the data set "
             "again"
         ) from error
+
+
+def allow_open_shards(count: int, where: str) -> None:
+    """Raise this process's limit of open files for so many shards, which stay open once read.
+
+    The limit is often 1024; a process may raise it up to its hard limit. Raises InputError where
+    that is too low, with `where` as the name of the data.
+    """
+    if sys.platform == "win32":
+        return
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + SPARE_FILES
+    if resource.RLIM_INFINITY != hard < needed:
+        raise InputError(
+            f"{where} has {count:,} shards, each an open file, and a process may open {hard:,} "
+            f"files here; allow {needed:,} (ulimit -n, Docker's --ulimit nofile)"
+        )
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def write_records(path: Path, records: Iterator[bytes], options: str = "group_size:1") -> None:

@@ -20,6 +20,7 @@ from deepjax.data.own.fingerprint import fingerprint_of
 from deepjax.data.own.grouping import shown_names
 from deepjax.data.own.index import Index, exists, open_index
 from deepjax.data.own.records import own_records
+from deepjax.data.shards import allow_open_shards
 from deepjax.data.split_spec import (
     SplitName,
     check_disjoint,
@@ -143,6 +144,8 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
             fingerprint = _checked(Path(builder.data_path))
         check_features(dataset, builder.info.features)
         of_builder = builder.info.splits
+        shards = sum(part.num_shards for part in of_builder.values())
+        allow_open_shards(shards, f"dataset {dataset.name!r}")
         check_disjoint(
             dataset.name,
             {

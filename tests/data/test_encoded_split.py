@@ -225,6 +225,7 @@ class Failing(Records):
         MemoryError(),
         ImportError(),
         RuntimeError("pread() failed: Input/output error"),
+        RuntimeError("open() failed: Too many open files; opening train.array_record-00520"),
     ],
 )
 def test_what_is_no_fault_of_an_image_is_no_damage(error):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepjax.data.own.examples import Examples
-from deepjax.data.shards import INFO, list_splits, read_info
+from deepjax.data.shards import INFO, allow_open_shards, list_splits, read_info
 from deepjax.errors import InputError, describe_error
 
 LABEL_NAMES = "label_names"  # in dataset_info.json of converted data only
@@ -64,7 +64,9 @@ def index_converted(folder: Path) -> tuple[str, tuple[str, ...], dict[str, Examp
     if not {FORM, LABEL_NAMES} <= info.keys():
         raise InputError(f"{folder / INFO} has no {LABEL_NAMES}; convert the data again")
     names = tuple(map(str, info[LABEL_NAMES]))
-    for split, shards in list_splits(folder).items():
+    by_split = list_splits(folder)
+    allow_open_shards(sum(map(len, by_split.values())), str(folder))
+    for split, shards in by_split.items():
         if missing := [shard.path for shard in shards if not shard.path.is_file()]:
             raise InputError(f"{missing[0]} is missing; convert the data again")
         labels, sizes, of_rows = load_rows(folder / rows_file(split))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,14 @@ from pathlib import Path
 import jax
 
 from deepjax.errors import InputError, require, require_devices
-from deepjax.training.distributed.launchers import TORCHRUN, Join, find_launcher
+from deepjax.training.distributed.launchers import TORCHRUN, TPU, Join, find_launcher
+
+# After "the other processes were not reached": what helps with a launcher.
+_REMEDIES = {
+    TORCHRUN.name: "; JAX_COORDINATOR_PORT chooses another port",
+    TPU: "; give --hosts.coordinator, --hosts.processes (1 for a host alone) and "
+    "--hosts.process-id",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +74,7 @@ def initialize_distributed(hosts: Hosts) -> None:
         _initialize(Join("--hosts", hosts.processes, arguments), hosts.heartbeat)
     elif (
         found := find_launcher(
-            os.environ, _on_tpu(), importlib.util.find_spec("mpi4py") is not None
+            os.environ, on_tpu_host(), importlib.util.find_spec("mpi4py") is not None
         )
     ) is not None:
         _initialize(found, hosts.heartbeat)
@@ -89,9 +97,7 @@ def _initialize(found: Join, heartbeat: int) -> None:
     except (RuntimeError, ValueError, LookupError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         at = f" at {coordinator}" if coordinator else ""
-        other = (
-            "; JAX_COORDINATOR_PORT chooses another port" if found.launcher == TORCHRUN.name else ""
-        )
+        other = _REMEDIES.get(found.launcher, "")
         raise InputError(
             f"hosts: the other processes were not reached{at} by {found.launcher} ({first}){other}"
         ) from error
@@ -110,12 +116,15 @@ def enable_deterministic_ops() -> None:
     )
 
 
-def _on_tpu() -> bool:
-    """Whether this host has the TPU library and TPU devices."""
-    devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
-    return importlib.util.find_spec("libtpu") is not None and any(
-        device.exists() for device in devices
-    )
+def on_tpu_host(devices: Path = Path("/dev")) -> bool:  # a constant
+    """Whether this host has the TPU library, and devices of TPUs in `devices`.
+
+    Names of the devices: accel0 up to TPU v4, then those of VFIO groups, whose numbers need not
+    begin at 0.
+    """
+    library = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+    found = itertools.chain(devices.glob("accel[0-9]*"), devices.glob("vfio/[0-9]*"))
+    return library and any(found)
 
 
 def _is_loopback(address: str) -> bool:

@@ -12,6 +12,7 @@ _KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 # By which jax finds the coordinator of Open MPI 4; Open MPI 5 does not set it.
 _ORTE = "OMPI_MCA_orte_hnp_uri"
+TPU = "TPU"  # the launcher's name where a slice's metadata joins its hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def find_launcher(environment: Mapping[str, str], on_tpu: bool, has_mpi4py: bool
         raise InputError(_refusal(launcher, size, rank))
     if all(environment.get(name) for name in _KUBERNETES):
         return Join("Kubernetes", None, {})
-    return Join("TPU", None, {}) if on_tpu else None
+    return Join(TPU, None, {}) if on_tpu else None
 
 
 def require_one_process(environment: Mapping[str, str], what: str) -> None:

@@ -1,27 +1,34 @@
-"""Sharding: one mesh over all devices, batches split along it, state replicated or sharded."""
+"""Sharding: one mesh over all devices, batches divided over it, state replicated or sharded."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepjax.errors import InputError, require
 
-AXIS = "data"  # the mesh's one axis, and pmap's
+AXIS = "data"  # the devices of a slice, which are all devices but of several TPU slices; pmap's
+SLICE_AXIS = "slice"  # several TPU slices, which a slower network connects
 SMALLEST_SHARD = 2**12  # elements: smaller parameters are replicated, as gathering costs more
 
 Strategy = Literal["jit", "pmap"]
 
 
-def make_mesh() -> Mesh:
-    """A mesh with the one axis "data" over all devices of all processes."""
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over the devices of all processes: axis "data"; of several slices "slice", "data"."""
+    devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     # linen's Dropout raises under explicit axes, which jax.make_mesh would make by default.
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    if slices == 1:
+        return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    by_slice = create_hybrid_device_mesh((1, len(devices) // slices), (slices, 1), devices)
+    return Mesh(by_slice, (SLICE_AXIS, AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
@@ -30,8 +37,8 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+    """The first axis is divided over the devices of all slices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +46,10 @@ class Partitioner:
     """Shardings of batches and state, and the compilation of steps for them.
 
     What is computed does not depend on it, except for dropout. jit: one program over the mesh,
-    which XLA partitions; `fsdp` shards parameters and optimizer state over the devices too. pmap: a
-    program per device, with means over the devices for values of the global batch; for one process.
-    Dropout samples its masks per device under pmap, so they differ from those under jit.
+    which XLA partitions; `fsdp` shards parameters and optimizer state over the devices of a slice
+    too. pmap: a program per device, with means over the devices for values of the global batch; for
+    one process. Dropout samples its masks per device under pmap, so they differ from those under
+    jit.
     """
 
     mesh: Mesh
@@ -136,7 +144,7 @@ class Partitioner:
 
     def _partition(self, shape: tuple[int, ...]) -> PartitionSpec:
         """FSDP: of a large array the longest axis that the devices divide, the last of equals."""
-        count = self.mesh.devices.size
+        count = self.mesh.shape[AXIS]
         fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
         if not self.fsdp or not fitting or math.prod(shape) < SMALLEST_SHARD:
             return PartitionSpec()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.errors import InputError, require_devices
+from deepjax.training.distributed.cluster import on_tpu_host
 from deepjax.training.distributed.launchers import Join, find_launcher, require_one_process
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +76,21 @@ def launcher_of(
 )
 def test_which_launcher_started_this_process(environment, on_tpu, launcher):
     assert launcher_of(environment, on_tpu) == launcher
+
+
+@pytest.mark.parametrize(
+    "files, is_host",
+    [(["accel0"], True), (["vfio/4", "vfio/vfio"], True), (["vfio/vfio"], False), ([], False)],
+)
+def test_a_tpu_host_has_the_library_and_devices(tmp_path, monkeypatch, files, is_host):
+    """/dev/vfio/vfio is VFIO's container device, which every Linux with VFIO has."""
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert not on_tpu_host(tmp_path)  # without the library
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "/opt/libtpu.so")
+    assert on_tpu_host(tmp_path) == is_host
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

@@ -1,18 +1,24 @@
 """How a step is partitioned: FSDP and pmap compute what jit computes, or say what they cannot."""
 
+import dataclasses
 import os
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from deepjax.data.augment.mixup import mixup_or_cutmix
 from deepjax.errors import InputError
 from deepjax.training import RunOptions, TrainConfig, compile_training, memory
 from deepjax.training.config import replace_options
-from deepjax.training.distributed.sharding import SMALLEST_SHARD, Partitioner, make_mesh
+from deepjax.training.distributed.sharding import (
+    SMALLEST_SHARD,
+    Partitioner,
+    batch_sharding,
+    make_mesh,
+)
 from deepjax.training.memory import StepCost, check_fits
 from tests.faults import spread as faults
 from tests.faults.spread import Thin, apart, largest_apart, mesh_of, path_of
@@ -44,16 +50,42 @@ def test_fsdp_shards_the_longest_axis_that_divides():
     assert SMALLEST_SHARD > 128
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What jax.experimental.mesh_utils reads of a device; only TPUs have several slices."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "chip"
+
+
+def test_several_slices_are_an_axis_of_their_own():
+    chips = [Chip(id=i, slice_index=i % 2) for i in range(8)]
+    mesh = make_mesh(chips)
+    assert dict(mesh.shape) == {"slice": 2, "data": 4}
+    assert [[chip.id for chip in row] for row in mesh.devices] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert batch_sharding(mesh).spec == PartitionSpec(("slice", "data"))
+    sharded = Partitioner(mesh, fsdp=True)
+    shape = jax.ShapeDtypeStruct((6, 100, 100), np.float32)  # divides by 4, and not by 8
+    assert sharded.state_shardings(shape).spec == PartitionSpec(None, None, "data")
+
+
 @pytest.fixture
 def eight_layers(monkeypatch):
     """`make faults` takes networks of five kinds."""
     monkeypatch.setitem(faults.NETWORKS, "cifar_resnet20", {"width": 4, "stages": (1, 1, 1)})
 
 
+SLICES = Mesh(
+    np.asarray(jax.devices()).reshape(2, -1), ("slice", "data"), axis_types=(AxisType.Auto,) * 2
+)
 WAYS = {
     "pmap": Partitioner(make_mesh(), "pmap"),
     "two devices": Partitioner(mesh_of(2)),
     "fsdp": Partitioner(make_mesh(), fsdp=True),
+    "two slices": Partitioner(SLICES),
+    "fsdp in two slices": Partitioner(SLICES, fsdp=True),
 }
 
 
