@@ -81,9 +81,9 @@ class Options:
         require(not (local and given), "executor_options", given, "none, with --executor local")
         alone = local and not self.arm
         require(alone or not self.task, "task", self.task, "none, with --arm or --executor")
-        printed = self.executor == "kubernetes"
-        require(not (printed and self.pilots), "pilots", True, "local or slurm as --executor")
-        require(not (printed and self.arm), "arm", self.arm, "none, with --executor kubernetes")
+        any_part = self.executor != "kubernetes" or not (self.pilots or self.arm)
+        allowed = "local or slurm, with --pilots or --arm"
+        require(any_part, "executor", self.executor, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -246,4 +246,4 @@ def last_line(log: Path) -> str:
         return ""
     # srun's own lines say that a task exited, which is known.
     lines = [line.strip() for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
-    return next((line[:300] for line in reversed(lines) if line), "")
+    return next((line.removeprefix("error: ")[:300] for line in reversed(lines) if line), "")

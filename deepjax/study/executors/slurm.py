@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepjax.errors import InputError
+from deepjax.errors import InputError, require
 from deepjax.study.executors.jobs import JobState
 from deepjax.study.executors.tasks import FOLDER
 
@@ -29,13 +29,14 @@ ENDED = (
 )
 # Options of sbatch that would break what the executor relies on.
 RESERVED = (
-    *("array", "error", "job-name", "no-requeue", "ntasks", "open-mode", "output", "parsable"),
-    *("requeue", "test-only", "wait", "wrap"),
+    *("array", "error", "job-name", "no-requeue", "ntasks", "ntasks-per-node", "open-mode"),
+    *("output", "parsable", "requeue", "test-only", "wait", "wrap"),
 )
+FLAGS = ("contiguous", "exclusive", "overcommit", "oversubscribe", "use-min-nodes")  # no value
 
 
 def sbatch_options(given: Sequence[str]) -> dict[str, str | bool]:
-    """Options of sbatch from KEY=VALUE, or KEY for one without a value.
+    """Options of sbatch from KEY=VALUE, or KEY for one of FLAGS.
 
     Raises InputError for another form, and for options that the executor sets itself.
 
@@ -46,7 +47,8 @@ def sbatch_options(given: Sequence[str]) -> dict[str, str | bool]:
     for each in given:
         name, equals, value = each.partition("=")
         name = name.removeprefix("--").replace("_", "-")
-        if not re.fullmatch(r"[a-z][a-z0-9-]+", name) or (equals and not value) or "\n" in value:
+        is_option = re.fullmatch(r"[a-z][a-z0-9-]+", name) and value.isprintable()
+        if not is_option or not (value or (name in FLAGS and not equals)):
             raise InputError(
                 f"executor_options has {each!r}; allowed: long options of sbatch as KEY=VALUE, "
                 "such as partition=gpu time=4:00:00 gpus=1 mem=16G"
@@ -78,6 +80,8 @@ class Slurm:
         Raises InputError without submitit or SLURM, and for invalid options.
         """
         self._submitit, self._out, self._command = _submitit(), out, command
+        # In a name of a file SLURM replaces %j and the like.
+        require("%" not in str(out), "output_dir", str(out), "a path without %, for SLURM")
         self._options = {"cpus-per-task": str(cores)} | sbatch_options(options)
         self._setup = [
             *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
@@ -100,13 +104,15 @@ class Slurm:
             setup=self._setup,
             teardown=_leave_exit_code(folder),
             # A job that ended is submitted again by the command that follows it.
-            additional_parameters={"no-requeue": True, **self._options},
+            additional_parameters={"ntasks": 1, "no-requeue": True, **self._options},
         )
         printed = io.StringIO()
         try:
             with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
                 job = executor._submit_command(shlex.join(self._command(task)))
-        except (self._submitit.core.utils.FailedJobError, RuntimeError, OSError) as error:
+        except (RuntimeError, OSError) as error:  # submitit's own are RuntimeErrors
+            for script in folder.glob(".submission_file_*.sh"):
+                script.unlink()
             raise InputError(f"sbatch refused task {task}: {_one_line(str(error))}") from error
         return job.job_id
 
@@ -176,7 +182,8 @@ def _leave_exit_code(folder: Path) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.replace("sbatch: error: ", "").split())[:300]
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in text.splitlines()]
+    return "; ".join(line for line in lines if line)[:300]
 
 
 def _submitit() -> Any:
