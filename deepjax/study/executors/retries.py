@@ -11,7 +11,7 @@ RETRIED = (EXIT_HUNG, *range(129, 160))
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
+class RetryDecision:
     """What follows the end of an attempt."""
 
     again: bool
@@ -19,12 +19,12 @@ class Decision:
     """Attempts of this task that count, this one included."""
 
 
-def after_exit(code: int, failures: int, retries: int, advanced: bool) -> Decision:
+def after_exit(code: int, failures: int, retries: int, advanced: bool) -> RetryDecision:
     """Whether a task that did not finish is started again.
 
     failures: earlier attempts that count. advanced: whether this one saved a later checkpoint; if
     so, a stop by the scheduler (143), such as a time limit, does not count.
     """
     if code == EXIT_STOPPED and advanced:
-        return Decision(True, failures)
-    return Decision(code in RETRIED and failures < retries, failures + 1)
+        return RetryDecision(True, failures)
+    return RetryDecision(code in RETRIED and failures < retries, failures + 1)

@@ -47,15 +47,15 @@ def sbatch_options(given: Sequence[str]) -> dict[str, str | bool]:
     for each in given:
         name, equals, value = each.partition("=")
         name = name.removeprefix("--").replace("_", "-")
+        if name in RESERVED:
+            raise InputError(
+                f"executor_options has {each!r}, which the executor sets itself; omit it"
+            )
         is_option = re.fullmatch(r"[a-z][a-z0-9-]+", name) and value.isprintable()
         if not is_option or not (value or (name in FLAGS and not equals)):
             raise InputError(
                 f"executor_options has {each!r}; allowed: long options of sbatch as KEY=VALUE, "
                 "such as partition=gpu time=4:00:00 gpus=1 mem=16G"
-            )
-        if name in RESERVED:
-            raise InputError(
-                f"executor_options has {each!r}, which the executor sets itself; omit it"
             )
         found[name] = value if equals else True
     return found
