@@ -5,7 +5,9 @@ One thread each by default, so that results do not depend on the number of cores
 `concurrent.futures.ProcessPoolExecutor` with an initializer does not fit: it hands out one task
 more than it has processes, so that a stopped pool would begin another training; it cannot
 terminate its processes before Python 3.14 (they save on SIGTERM); and its BrokenProcessPool does
-not say by which signal a process died.
+not say by which signal a process died. submitit's local executor starts a process for each task and
+any number of them at a time: six short runs and two measurements took 117 s two at a time, and 18 s
+here.
 """
 
 import contextlib

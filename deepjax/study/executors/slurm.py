@@ -93,7 +93,7 @@ class Slurm:
         """Submit one task, and return the number of its job."""
         folder = self._folder(task)
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # its script is run as you
+        (self._out / FOLDER).chmod(0o700)  # the scripts in it are run as you
         executor = self._submitit.SlurmExecutor(folder)
         executor.update_parameters(
             job_name=self._job_name(task),
