@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepjax.errors import require
 from deepjax.progress import display, say_on_stderr
 from deepjax.study.executors.jobs import JobRunner
 from deepjax.study.executors.kubernetes import kubernetes_options, manifest
@@ -57,7 +58,10 @@ class SlurmExecutor:
 
     def __init__(self, run: PreparedStudy) -> None:
         """Raises InputError without submitit or SLURM, and for invalid options of sbatch."""
-        options, program = run.options, _program(sys.argv[0], sys.executable)
+        options, script = run.options, sys.argv[0]
+        program = _program(script, sys.executable)
+        is_script = "-m" in program or Path(script).is_file()
+        require(is_script, "program", script, "a script that jobs can run, as python FILE.py")
 
         def command(task: str) -> list[str]:
             return task_command(program, options, [task], OF_ALL_TASKS)

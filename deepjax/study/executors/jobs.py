@@ -121,7 +121,7 @@ class _Followed:
         self._waiting = deque((name, 0) for name in self._tasks)
         self._attempts: dict[str, _Attempt] = {}
         self._answered = time.monotonic()
-        self._is_first = True
+        self._is_first, self._is_refused = True, False
         self._queue = ""
         self.failed: dict[str, str] = {}
 
@@ -172,10 +172,14 @@ class _Followed:
             name, failures = self._waiting[0]
             try:
                 job = self._runner.scheduler.submit(name)
-            except InputError:
-                if self._attempts:  # such as a limit on the jobs of a user: later
-                    return
-                raise
+            except InputError as error:
+                if not self._attempts:
+                    raise
+                if not self._is_refused:  # such as a limit on the jobs of a user
+                    self._runner.say(f"{error}; {len(self._waiting)} tasks wait for others to end")
+                self._is_refused = True
+                return
+            self._is_refused = False
             self._waiting.popleft()
             self._attempts[name] = _Attempt(job, failures, self._tasks[name].saved())
 

@@ -155,8 +155,9 @@ def test_as_many_jobs_at_a_time_as_asked_for(tmp_path, at_once, most):
 
 def test_a_limit_of_the_scheduler_is_waited_for(tmp_path):
     queue = Queue(tmp_path, {name: [0] for name in "abcde"}, limit=2)
-    run(queue)
+    lines = run(queue)
     assert queue.most == 2 and len(queue.submitted) == 5
+    assert "job submit limit; 3 tasks wait for others to end" in lines
     with pytest.raises(InputError, match="job submit limit"):
         run(Queue(tmp_path, {"a": [0]}, limit=0))
 
