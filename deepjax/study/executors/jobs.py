@@ -231,8 +231,8 @@ class _Followed:
             why += f": {message}" if (message := last_line(log)) else ""
             if decision.again:
                 self._waiting.append((name, decision.failures))
-                count = f"failure {decision.failures} of {self._runner.retries} that are retried"
-                note = count if decision.failures > attempt.failures else "it was saved"
+                count = f"retry {decision.failures} of {self._runner.retries}"
+                note = count if decision.failures > attempt.failures else "after a save"
                 self._runner.say(f"task {name}: {why}; it is submitted again ({note})")
                 return
             hint = "; if memory ended, ask for more" if ending == KILLED else ""

@@ -122,7 +122,7 @@ def test_tasks_that_are_killed_give_the_results_of_one_machine(slurm, script, tm
     assert resumed.returncode == 0, resumed.stderr
     assert "tasks are in the queue already" in resumed.stderr
     printed = log.read_text()
-    assert f"task {killed}: exit 137" in printed and "submitted again (failure 1 of 1" in printed
+    assert f"task {killed}: exit 137" in printed and "submitted again (retry 1 of 1" in printed
     assert len(list((out / "tasks" / killed).glob("*_0_log.out"))) == 2
     # Nothing is pickled, and no one else may change what is run.
     assert not list(out.rglob("*.pkl")) and (out / "tasks").stat().st_mode & 0o777 == 0o700
