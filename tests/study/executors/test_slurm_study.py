@@ -16,7 +16,7 @@ from deepjax.training.metrics.metrics_log import METRICS, TIMES, read_rows
 from tests.slurm_cluster import Slurm, needs_slurm, slurm_cluster, until
 
 ROOT = Path(__file__).parents[3]
-STEPS = 1500  # of each run: some seconds, in which it can be killed
+STEPS = 3000  # of each run: some seconds, in which it can be killed
 SCRIPT = f"""\
 import dataclasses
 from deepjax.command_line import parse, run_command
