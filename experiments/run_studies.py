@@ -5,6 +5,7 @@
     python experiments/run_studies.py --studies degradation small_filters --preset gpu
     python experiments/run_studies.py --preset quick           # no verdicts, nothing is published
     python experiments/run_studies.py --studies all --pilots   # select learning rates first
+    python experiments/run_studies.py --executor slurm --executor-options partition=gpu time=60
     export XLA_FLAGS=--xla_cpu_max_isa=SSE4_2  # sums in another order
     python experiments/run_studies.py --runs second --results second/results; unset XLA_FLAGS
     python experiments/run_studies.py --publish-only --second-runs second
@@ -75,6 +76,14 @@ class Options:
     """Run the pilots of those studies that have their own, and store the rates that they select."""
     threads: int = 1
     """Threads of each worker; another number rounds differently."""
+    executor: Literal["local", "slurm", "kubernetes"] = "local"
+    """local: worker processes of this machine; slurm: a job for each run and measurement, followed
+    until they end (needs the extra `cluster`); kubernetes: print a manifest of Jobs."""
+    executor_options: tuple[str, ...] = ()
+    """Of SLURM: long options of sbatch, such as partition=gpu time=4:00:00 gpus=1 mem=16G; of
+    Kubernetes: image=IMAGE claim=CLAIM, and mount, namespace, cpu, memory, gpu=VALUE."""
+    retries: int = 3
+    """How often a job is submitted again that hung or was killed; not after invalid input."""
     runs: Path = Path("runs")
     """Parent of the study directories NAME-PRESET."""
     results: Path = Path("docs/results")
@@ -90,6 +99,12 @@ class Options:
             if name not in (*SETS, *SETS["all"]):
                 raise unknown_name_error("study", name, (*SETS, *SETS["all"]))
         require(self.threads >= 1, "threads", self.threads, "1 or more")
+        require(self.retries >= 0, "retries", self.retries, "0 or more")
+        given = self.executor_options if self.executor == "local" else ()
+        require(not given, "executor_options", given, "none, with --executor local")
+        printed = self.executor == "kubernetes"
+        follows = printed and (self.pilots or self.publish_only)
+        require(not follows, "executor", self.executor, "local or slurm, with these options")
         quick = self.preset == "quick" and (self.publish_only or self.second_runs is not None)
         require(not quick, "preset", self.preset, "small or gpu, to publish")
         require(not (self.pilots and self.second_runs), "second_runs", self.second_runs, "none")
@@ -105,6 +120,9 @@ def main(options: Options) -> None:
     if options.pilots:
         names = [name for name in names if is_piloted(name, options.preset)]
         require(bool(names), "preset", options.preset, "one that has pilots")
+    if options.executor == "kubernetes":
+        _print_manifests(names, options)
+        return
     is_page = not options.pilots and options.preset != "quick"
     studies = (declared(STUDIES), declared(BEYOND)) if is_page else ()
     failed = []
@@ -177,16 +195,30 @@ def declared(names: Sequence[str]) -> list[DeclaredStudy]:
 
 def run_script(name: str, out: Path, runs: Path, options: Options) -> bool:
     """Run a study's script in a process of its own; whether it succeeded."""
+    given = ["--output-dir", str(out), "--reuse-runs-from", str(runs)]
+    return subprocess.run(script_command(name, options, given), check=False).returncode == 0  # noqa: S603  # our own scripts
+
+
+def script_command(name: str, options: Options, given: Sequence[str] = ()) -> list[str]:
+    """The command of a study's script with those options that the scripts have too."""
     arguments = {
         "--preset": options.preset,
         "--threads": str(options.threads),
-        "--output-dir": str(out),
-        "--reuse-runs-from": str(runs),
+        "--executor": options.executor,
+        "--retries": str(options.retries),
     }
-    script = str(Path(__file__).with_name(f"{name}.py"))
-    given = [each for pair in arguments.items() for each in pair]
-    command = [sys.executable, script, *given, *["--pilots"] * options.pilots]
-    return subprocess.run(command, check=False).returncode == 0  # noqa: S603  # our own scripts
+    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+    command += [each for pair in arguments.items() for each in pair]
+    if options.executor_options:
+        command += ["--executor-options", *options.executor_options]
+    return [*command, *["--pilots"] * options.pilots, *given]
+
+
+def _print_manifests(names: Sequence[str], options: Options) -> None:
+    """Print the Kubernetes Jobs of the studies, one document after the other."""
+    for name in names:
+        if subprocess.run(script_command(name, options), check=False).returncode:  # noqa: S603
+            sys.exit(f"failed: {name}; the message is above")
 
 
 def publish(out: Path, target: Path) -> None:

@@ -4,6 +4,7 @@
     deepjax study run degradation                   # a preset of minutes, without verdicts
     deepjax study run degradation --preset small    # judged
     deepjax study run lecture                       # all of the lecture, judged; also beyond, all
+    deepjax study run degradation --preset small --executor slurm   # a job for each run
     deepjax study run degradation --help            # the options of a study
 
 They are the scripts of experiments/, which are not part of the installed package.

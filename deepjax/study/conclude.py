@@ -24,22 +24,34 @@ from deepjax.study.study import Study
 
 
 def conclude(
-    study: Study, preset_name: str, results: StudyResults, out: Path, seconds: float
+    study: Study,
+    preset_name: str,
+    results: StudyResults,
+    out: Path,
+    seconds: float,
+    hardware: str = "",
 ) -> StudyResults:
     """Judge and draw; write result.json, the figures and report.html. Returns the judged results.
 
-    seconds: the wall time to report.
+    seconds: the wall time to report. hardware: as for `study_provenance`.
     """
-    import jax
-
     if results.preset.judged:
         results = dataclasses.replace(results, verdicts=_judged(study, results, out))
     figures = _draw(study, results, out)
-    origin = provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+    origin = study_provenance(seconds, hardware)
     record = _record(study, preset_name, results, figures) | {"wall_seconds": seconds} | origin
     write_text(out / "result.json", json.dumps(record, indent=1) + "\n")
     write_text(out / "report.html", render(_page(study, results, figures, origin)))
     return results
+
+
+def study_provenance(seconds: float, hardware: str = "") -> dict[str, str]:
+    """How the results were made. hardware: that of other machines; "": the devices of this one."""
+    if hardware:
+        return provenance(seconds, "") | {"hardware": hardware}
+    import jax
+
+    return provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
 
 
 def _judged(study: Study, results: StudyResults, out: Path) -> list[Verdict]:

@@ -46,11 +46,24 @@ class Options:
     output_dir: Path | None = None
     """Study directory: result.json, report.html, figures, runs/. Default runs/NAME-PRESET."""
     jobs: int = 0
-    """Number of worker processes; 0: one for every `threads` cores, or one on an accelerator."""
+    """Number of worker processes; 0: one for every `threads` cores, or one on an accelerator. Of a
+    cluster: jobs at a time; 0: all."""
     threads: int = 1
     """Threads of each worker; another number rounds differently."""
     arm: str = ""
     """Run only this arm; the same command without it completes the study."""
+    executor: Literal["local", "slurm", "kubernetes"] = "local"
+    """local: worker processes of this machine; slurm: a job for each run and measurement, followed
+    until they end (needs the extra `cluster`); kubernetes: print a manifest of Jobs."""
+    executor_options: tuple[str, ...] = ()
+    """Of SLURM: long options of sbatch, such as partition=gpu time=4:00:00 gpus=1 mem=16G; of
+    Kubernetes: image=IMAGE claim=CLAIM, and mount, namespace, cpu, memory, gpu=VALUE."""
+    retries: int = 3
+    """How often a job is submitted again that hung or was killed; not after invalid input."""
+    task: tuple[str, ...] = ()
+    """Run only this task, in this process, for a scheduler: what it makes in the study directory,
+    such as runs/plain44/lr0.1-seed100 or measured/seed100. Of several that of the job's number:
+    $JOB_COMPLETION_INDEX (Kubernetes) or $SLURM_ARRAY_TASK_ID."""
     data_dir: str | None = None
     """Directory of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     reuse_runs_from: Path | None = None
@@ -62,6 +75,15 @@ class Options:
         require(self.jobs >= 0, "jobs", self.jobs, "0 (one per CPU core) or more")
         require(self.threads >= 1, "threads", self.threads, "1 or more")
         require(not (self.pilots and self.arm), "arm", self.arm, "none, with --pilots")
+        require(self.retries >= 0, "retries", self.retries, "0 or more")
+        local = self.executor == "local"
+        given = self.executor_options
+        require(not (local and given), "executor_options", given, "none, with --executor local")
+        alone = local and not self.arm
+        require(alone or not self.task, "task", self.task, "none, with --arm or --executor")
+        any_part = self.executor != "kubernetes" or not (self.pilots or self.arm)
+        allowed = "local or slurm, with --pilots or --arm"
+        require(any_part, "executor", self.executor, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

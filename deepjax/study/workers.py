@@ -5,7 +5,9 @@ One thread each by default, so that results do not depend on the number of cores
 `concurrent.futures.ProcessPoolExecutor` with an initializer does not fit: it hands out one task
 more than it has processes, so that a stopped pool would begin another training; it cannot
 terminate its processes before Python 3.14 (they save on SIGTERM); and its BrokenProcessPool does
-not say by which signal a process died.
+not say by which signal a process died. submitit's local executor starts a process for each task and
+any number of them at a time: six short runs and two measurements took 117 s two at a time, and 18 s
+here.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def worker_pool(jobs: int, threads: int = 1) -> Iterator[RunAll]:
     workers: list[Any] = []
 
     def run(tasks: Sequence[Task], report: TaskReport) -> None:
-        with _threads_each(threads):
+        with _environment(worker_environment(threads)):
             while len(workers) < min(jobs, len(tasks)):
                 worker = context.Process(target=_work, args=(waiting, messages), daemon=True)
                 worker.start()
@@ -151,20 +153,24 @@ def _report(messages: Any, *progress: Any) -> None:
     messages.put(progress)
 
 
-@contextlib.contextmanager
-def _threads_each(threads: int) -> Iterator[None]:
-    """Workers started in this block compute with so many threads, with glibc on huge pages.
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables of a process that computes with so many threads, with glibc on huge pages.
 
     XLA:CPU sums in another order with another number of threads, so that results would depend on
     the number of cores. It also allocates a step's memory anew at every step: with pages of 4 kB a
     step of 56 layers on the digits takes 151 ms, with huge ones 128 ms.
     """
-    names = {
+    return {
         "NPROC": str(threads),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
     }
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in this block have these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepjax.command_line import parse
 from deepjax.errors import InputError
 from deepjax.study.arms.rates import packaged_rates
 from deepjax.study.claim import Control, ExactClaim
@@ -14,6 +15,7 @@ from deepjax.study.report.pilots_page import write_pilots_page
 from deepjax.study.report.published import RESULT, SECOND
 from deepjax.study.stats.intervals import PILOT_SEEDS
 from deepjax.study.stats.power import ENOUGH
+from deepjax.study.study import Options as StudyOptions
 from deepjax.study.study import claims_of_interest
 from experiments import run_studies as studies
 from experiments.run_studies import BEYOND, STUDIES, Options, main, run_order
@@ -149,11 +151,24 @@ def test_pilots_publish_their_record_and_store_the_rates(folders, tmp_path, monk
         ({"threads": 0}, "threads"),
         ({"preset": "quick", "publish_only": True}, "to publish"),
         ({"pilots": True, "second_runs": "x"}, "second_runs"),
+        ({"executor_options": ("time=5",)}, "executor_options"),
+        ({"executor": "kubernetes", "pilots": True}, "executor is 'kubernetes'"),
+        ({"retries": -1}, "retries"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         Options(**given)
+
+
+def test_a_script_gets_the_options_that_it_shares():
+    given = ("partition=gpu", "time=60")
+    shared = {"executor": "slurm", "executor_options": given, "retries": 5, "pilots": True}
+    options = Options(preset="gpu", **shared)
+    _, script, *rest = studies.script_command("degradation", options, ["--output-dir", "x"])
+    assert Path(script).name == "degradation.py"
+    found = parse(StudyOptions, rest)
+    assert found == StudyOptions("gpu", output_dir=Path("x"), **shared)
 
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

@@ -40,7 +40,7 @@ class Runner:
         """One run, unless it is finished; done, total: steps of the task, for its progress."""
         arm, config = self._arm, self._arm.run_config(rate, seed)
         run_dir = arm.run_dir(self._out, rate, seed)
-        if is_finished(run_dir) or self._copied(config, run_dir):
+        if is_finished(run_dir) or copy_finished_run(config, run_dir, self._reuse):
             return
         self._programs = self._programs or compile_training(
             arm.config, self._options, make=arm.make
@@ -54,21 +54,22 @@ class Runner:
             train(config, run_dir, self._options, programs=self._programs, report=progress)
             write_misclassified(run_dir, self._programs, arm.make)
 
-    def _copied(self, config: TrainConfig, run_dir: Path) -> bool:
-        """Whether another study has finished this run, which is copied then."""
-        if self._reuse is None:
-            return False
-        runs = run_dir.parents[1].name
-        for other in sorted(self._reuse.glob(f"*/{runs}/*/{run_dir.name}")):
-            if is_finished(other) and is_run_of(other, config):
-                # Under another name first, since a copy that is interrupted may look finished.
-                partial = run_dir.with_name(f"{run_dir.name}.partial")
-                for path in (partial, run_dir):  # run_dir: an unfinished run
-                    shutil.rmtree(path, ignore_errors=True)
-                shutil.copytree(other, partial, ignore=shutil.ignore_patterns(LOCK))
-                partial.rename(run_dir)
-                return True
+
+def copy_finished_run(config: TrainConfig, run_dir: Path, reuse: Path | None) -> bool:
+    """Whether a study in the folder `reuse` has finished this run, which is copied then."""
+    if reuse is None:
         return False
+    runs = run_dir.parents[1].name
+    for other in sorted(reuse.glob(f"*/{runs}/*/{run_dir.name}")):
+        if is_finished(other) and is_run_of(other, config):
+            # Under another name first, since a copy that is interrupted may look finished.
+            partial = run_dir.with_name(f"{run_dir.name}.partial")
+            for path in (partial, run_dir):  # run_dir: an unfinished run
+                shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(other, partial, ignore=shutil.ignore_patterns(LOCK))
+            partial.rename(run_dir)
+            return True
+    return False
 
 
 def run_arm(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from deepjax.io import write_text
-from deepjax.provenance import provenance
 from deepjax.study.arms.arm import TrainedArm
 from deepjax.study.arms.rates import SelectedRate, write_rates
 from deepjax.study.claim import FAMILY, Claim, is_there
+from deepjax.study.conclude import study_provenance
 from deepjax.study.pilots.sweep import Errors, pilot_errors, selected_rate
 from deepjax.study.preset import Preset
 from deepjax.study.results import StudyResults
@@ -43,10 +43,12 @@ def write_record(
     results: StudyResults,
     out: Path,
     seconds: float,
+    hardware: str = "",
 ) -> dict[str, Any]:
-    """Write pilots.json, and return it. arms: of the pilots; results: on the seeds of pilots."""
-    import jax
+    """Write pilots.json, and return it. arms: of the pilots; results: on the seeds of pilots.
 
+    hardware: as for `study_provenance`.
+    """
     preset = results.preset
     errors = _errors(preset, arms, out)
     record = {
@@ -59,7 +61,7 @@ def write_record(
         "power": promised_power(study, results),
         "wall_seconds": seconds,
     }
-    record |= provenance(seconds, f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+    record |= study_provenance(seconds, hardware)
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     return record
 
