@@ -74,7 +74,7 @@ MISTAKES = {
         "deepjax evaluate resnet50 --weights 'torchvision IMAGENET1K_V2'",
     ),
     "Run directories": (
-        f"{TRAIN.replace('runs/b', 'gs://bucket/run')}",
+        f"{TRAIN.replace('runs/b', 'http://host/run')}",
         f"{TRAIN.replace('runs/b', 'notes.txt')}",
         f"{RUN} --epochs 20",
         f"{RUN.replace('--steps 1', '--steps 2')}",

@@ -145,12 +145,10 @@ def test_eight_devices():
 
 
 @pytest.mark.system
-def test_two_hosts_and_no_bucket(tmp_path):
-    bucket, *hosts = [
+def test_two_hosts(tmp_path):
+    hosts = [
         words for block in BLOCK.finditer(text_of("tpu_pod")) for words in commands(block["text"])
     ]
-    with pytest.raises(InputError, match="URLs are not supported"):
-        command(bucket)
     assert len(hosts) == 2
     address = f"127.0.0.1:{free_port()}"
     pair = [started([address if "127" in word else word for word in words]) for words in hosts]

@@ -139,7 +139,7 @@ def main(options: Options) -> None:
         folder = local_run(out, "output_dir", checkpoints=False)
         draw(folder, title)
         write_to_run(out, folder, "curves.png")
-        print(describe(result, out))
+        print(describe(result, out, folder))
 
 
 def ignore_progress(task: str, done: int, total: int, note: str = "") -> None:
@@ -159,8 +159,11 @@ def draw(out: Path, title: str) -> None:
         ) from error
 
 
-def describe(result: RunResult, out: Path | str) -> str:
-    """The result of a run in two lines; the digest is that of its last checkpoint."""
+def describe(result: RunResult, out: Path | str, folder: Path) -> str:
+    """The result of a run in two lines; the digest is that of its last checkpoint.
+
+    folder: the run's, or its copy on this machine.
+    """
     start = (
         "was done already"
         if result.was_done
@@ -174,7 +177,7 @@ def describe(result: RunResult, out: Path | str) -> str:
         else ""
     )
     files = "config.json, metrics.jsonl, checkpoints/, curves.png"
-    files += ", profile/" if (out / PROFILE_FOLDER).exists() else ""
+    files += ", profile/" if (folder / PROFILE_FOLDER).exists() else ""
     return (
         f"{start}: {result.steps} steps; "
         f"train error {100 * result.train_error:.2f} % of {result.train_images} images, "

@@ -1,10 +1,13 @@
 """A store of each kind for the tests of this folder, and short pauses between retries."""
 
 import asyncio
+import os
 import types
 
-import gcsfs.retry
 import pytest
+
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # which gcsfs reads when it is imported
+import gcsfs.retry
 
 from deepjax.storage import bucket
 from tests.storage.servers import running

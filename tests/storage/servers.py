@@ -51,7 +51,8 @@ class Store:
         """What points the drivers at the proxy."""
         address = f"http://{HOST}:{self.port}"
         if self.scheme == "gs":
-            return {"STORAGE_EMULATOR_HOST": address}
+            # The second: gcsfs asks no metadata server of which kind the bucket is.
+            return {"STORAGE_EMULATOR_HOST": address, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
         return {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", **SECRETS}
 
     def url(self, name: str) -> str:
