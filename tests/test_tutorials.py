@@ -19,7 +19,6 @@ import jax
 import pytest
 
 from deepjax.cli.__main__ import start
-from deepjax.errors import InputError
 from deepjax.study.runner import run_study
 from deepjax.study.study import Options
 from tests.test_docs_examples import compare, make_pictures

@@ -12,6 +12,8 @@ import gcsfs.retry
 from deepjax.storage import bucket
 from tests.storage.servers import running
 
+LONG = ("test_runs_in_a_bucket.py", "test_bucket_store.py", "test_mirror.py")
+
 
 @pytest.fixture(scope="session", params=["s3", "gs"])
 def _running(request):
@@ -34,3 +36,10 @@ def store(_running, monkeypatch, tmp_path):
     monkeypatch.setattr(bucket, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=_shortly))
     return _running
+
+
+def pytest_collection_modifyitems(items):
+    """Of the long tests `make test` has those with S3: what follows the driver is the same."""
+    for item in items:
+        if item.path.name in LONG and "[gs" in item.name:
+            item.add_marker(pytest.mark.slow)

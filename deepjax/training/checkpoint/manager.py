@@ -115,6 +115,10 @@ class Checkpoints:
         ) and self._on_all_processes(step, lambda: self._begin(partial, saved)):
             self._saving = step, self._thread.submit(self._finish, partial, facts, values)
 
+    def is_saving(self) -> bool:
+        """Whether a save runs."""
+        return self._saving is not None and not self._saving[1].done()
+
     def wait_until_finished(self) -> bool:
         """Wait for the running save, in all processes; False, after a warning, if it failed."""
         if self._saving is None:
