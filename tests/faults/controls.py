@@ -16,6 +16,7 @@ from deepjax.data import splits
 from deepjax.training import evaluator, preemption
 from deepjax.training.checkpoint import inspect, manager
 from deepjax.training.checkpoint.manager import Checkpoints
+from deepjax.training.checkpoint.store import CheckpointStore
 from deepjax.training.graceful_stop import GracefulStop
 from deepjax.training.run_directory import config_file, run_lock
 from deepjax.training.step import guard, step
@@ -98,9 +99,9 @@ def _stops_unsaved(stop: GracefulStop, state: Any, batches: Any, done: int) -> N
     stop.stop(done, "saved")
 
 
-def _only_the_newest(self: Checkpoints) -> int:
-    newest = self.steps()[-1]
-    return -1 if manager.defects(self.folder / str(newest)) else newest
+def _only_the_newest(store: CheckpointStore, warn: Any) -> int:
+    newest = store.steps()[-1]
+    return -1 if manager.defects(store.open(newest)) else newest
 
 
 def _resized(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -113,7 +114,7 @@ CONTROLS = {
         lambda work: files.bit_flips(10, work, restores=1),
     ),
     "fallback to the older step": Control(
-        _replaced(Checkpoints, "_newest_valid", _only_the_newest),
+        _replaced(manager, "newest_valid", _only_the_newest),
         lambda work: files.bit_flips(2, work, restores=1),
     ),
     "all but the loss": Control(_blind_to(*PARTS[1:]), _batches(*bad_batches.ALONE)),
@@ -156,7 +157,7 @@ CONTROLS = {
         checked(guards.abandons_the_branch),
     ),
     "best kept": Control(
-        _replaced(manager, "_metric", lambda folder: None), checked(guards.keeps_the_best)
+        _replaced(Checkpoints, "_metric", lambda self, step: None), checked(guards.keeps_the_best)
     ),
     "errors of saving told": Control(
         _replaced(Checkpoints, "_failed", lambda *_: None), checked(guards.tells_of_a_failed_save)

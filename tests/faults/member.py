@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from deepjax.data import dataset_info, load_split, loader  # noqa: E402
 from deepjax.training import plan  # noqa: E402
 
-PROCESS = sys.argv[sys.argv.index("--hosts.process-id") + 1]
+PROCESS = dict(pairwise(sys.argv)).get("--hosts.process-id", "")
 SECONDS = 20.0
 
 

@@ -29,6 +29,10 @@ LONGER = {
     "launchers": 3,
     "signals": 5,
     "settings": 2,
+    "bucket-kills": 20,
+    "bucket-bit-flips": 20,
+    "bucket-failures": 0,
+    "bucket-pairs": 2,
 }
 
 

@@ -62,6 +62,12 @@ def test_states_of_jobs():
     }
 
 
+@pytest.fixture(autouse=True)
+def _script(monkeypatch):
+    """A program that jobs can run: xdist's own, "-c", is refused."""
+    monkeypatch.setattr(sys, "argv", [__file__])
+
+
 @pytest.fixture
 def without_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
