@@ -34,7 +34,7 @@ TRAINING = (
 )
 # Of a file that torchvision saved, where it is there; else of one in its names, by us.
 KIND = "torch" if torch_reference.IS_THERE else "safetensors"
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.slow  # two minutes
 
 
 def look_of(name: str, pixels: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def test_examples_print_what_the_page_shows(block, capsys):
     assert capsys.readouterr().out.splitlines() == shown
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path):
     commands = re.findall(r"    deepjax ((?:.*\\\n)*.*)", PAGE)
     assert len(commands) == 3

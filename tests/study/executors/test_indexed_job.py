@@ -34,7 +34,7 @@ def printed(process: subprocess.Popen[str]) -> str:
     return text
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_the_jobs_of_a_manifest_give_the_results_of_one_machine(tmp_path):
     script = tmp_path / "study.py"
     script.write_text(SCRIPT)

@@ -25,7 +25,7 @@ def of_devices(count: int) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_each_sum_is_reduced_once_on_2_to_16_devices():
     """Four bytes for each parameter's gradient, for mean and mean square of each channel of a batch
     norm, and for three sums of metrics.
