@@ -20,8 +20,7 @@ from deepjax.study.preset import Preset
 from deepjax.study.runner import run_study
 from deepjax.study.stats.intervals import PILOT_SEEDS
 from deepjax.study.study import FIRST_SEED, PILOT_FIRST_SEED, Options, study_seeds, trained_arms
-from deepjax.training.metrics.metrics_log import METRICS
-from deepjax.training.metrics.metrics_log import TIMES
+from deepjax.training.metrics.metrics_log import METRICS, TIMES
 from deepjax.training.run_directory.run_lock import hold
 from tests.study import toy
 
