@@ -20,7 +20,7 @@ from deepjax.storage.parts import current_parts, is_part, part_name
 
 SECONDS = 20.0  # between two writes in the background
 TRIES = 5  # to read a file in parts that its writer deletes meanwhile
-MOST_PARTS = 100  # of one file, before it is written anew
+MOST_PARTS = 100  # of one file, before it is rewritten
 GROWS = re.compile(r".*\.jsonl|.*\.tfevents\..*|(?:.*/)?events\.out\..*")
 NOT_MIRRORED = ("checkpoints/", "run.lock")
 
@@ -85,7 +85,7 @@ class Mirror:
             self._written[name] = _Written(state)
 
     def _push_part(self, name: str, path: Path) -> _Written:
-        """Write what was appended to a file, or all of it where it was written anew."""
+        """Write what was appended to a file, or all of it where it was rewritten."""
         before, data = self._written.get(name), path.read_bytes()
         if before and before.parts < MOST_PARTS and _digest(data[: before.size]) == before.digest:
             start, parts, rewrite = before.size, before.parts + 1, before.rewrite
@@ -103,7 +103,7 @@ class Mirror:
         self._bucket.delete(older)
 
     def _run(self) -> None:
-        """In the thread: push; a failure is said once, until a push succeeds."""
+        """In the thread: push; a failure is reported once, until a push succeeds."""
         while not self._over.wait(self._seconds):
             try:
                 self.push()
@@ -148,7 +148,7 @@ def read_grown(bucket: Bucket, file: str) -> bytes:
         try:
             parts = current_parts(sizes).get(file)
             return b"".join(map(bucket.read, parts)) if parts else bucket.read(file)
-        except FileNotFoundError:  # written anew, or no such file
+        except FileNotFoundError:  # rewritten, or no such file
             if not sizes:
                 return b""
     raise BucketError(f"cannot read {bucket.url}/{file}: its parts change too often")

@@ -1,7 +1,7 @@
 """Files that grow, as objects, which cannot: each part has a name with its place in the file.
 
 metrics.jsonl is NAME.parts/GENERATION.OFFSET ... while a run writes it. A generation is a complete
-file: the next one begins where the file was written anew. A reader joins the parts of the highest
+file: the next one begins where the file was rewritten. A reader joins the parts of the highest
 generation, as far as none is missing.
 """
 

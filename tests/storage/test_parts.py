@@ -16,7 +16,7 @@ TAIL = part_name("metrics.jsonl", 2, 0, 7)
         ({A: 10}, [A]),
         ({A: 10, B: 5}, [A, B]),
         ({A: 9, B: 5}, [A]),  # a part between them is missing
-        ({A: 10, B: 5, NEW: 3}, [NEW]),  # the file was written anew
+        ({A: 10, B: 5, NEW: 3}, [NEW]),  # the file was rewritten
         ({A: 10, NEW: 3, NEXT_OWNER: 7, TAIL: 1}, [NEXT_OWNER, TAIL]),
         ({A: 10, NEXT_OWNER: 6, TAIL: 1}, [NEXT_OWNER]),
     ],
