@@ -196,7 +196,8 @@ def declared(names: Sequence[str]) -> list[DeclaredStudy]:
 def run_script(name: str, out: Path, runs: Path, options: Options) -> bool:
     """Run a study's script in a process of its own; whether it succeeded."""
     given = ["--output-dir", str(out), "--reuse-runs-from", str(runs)]
-    return subprocess.run(script_command(name, options, given), check=False).returncode == 0  # noqa: S603  # our own scripts
+    command = script_command(name, options, given)
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603  # our own scripts
 
 
 def script_command(name: str, options: Options, given: Sequence[str] = ()) -> list[str]:

@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 class BucketLock:
-    """The lock of one prefix: `acquire`, `lost` now and then, `release`."""
+    """The lock of one prefix: `acquire`, `is_lost` now and then, `release`."""
 
     def __init__(
         self, bucket: Bucket, say: Say, heartbeat: float = HEARTBEAT, stale: float = STALE

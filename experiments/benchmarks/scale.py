@@ -230,7 +230,7 @@ class Options:
     part: tuple[str, ...] = tuple(PARTS)
     """Parts to measure; the page keeps the others' results."""
     render_only: bool = False
-    """Measure nothing: write the page anew."""
+    """Measure nothing; write the page from the stored results."""
     results: Path = RESULTS
     """Where scale.md and scale/ lie."""
 

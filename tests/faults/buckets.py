@@ -20,9 +20,15 @@ from deepjax.training.checkpoint.inspect import defects
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.checkpoint.run_copy import local_run
 from deepjax.training.preemption import EXIT_HUNG
-from tests.faults.kills import LONG, LONG_FLAGS, MARKED, pair, together, wait_for_first_step
-from tests.faults.marked import SAVED
-from tests.faults.runs import CONFIG, complete, finish, outcome, programs, reference, start
+from tests.faults.kills import (
+    LONG,
+    MARKED,
+    killed_run,
+    pair,
+    together,
+    wait_for_first_step,
+)
+from tests.faults.runs import CONFIG, complete, finish, outcome, programs, reference
 from tests.faults.tally import Tally
 from tests.storage.servers import Store, running
 
@@ -60,7 +66,11 @@ def killed_in_a_bucket(tries: int, work: Path, seed: int = 0) -> Tally:
         while tally.tried < tries:
             url = stores[SCHEMES[runs % 2]].url(f"killed-{runs}")
             hits = 0
-            while tally.tried + hits < tries and (hit := _killed(url, rng.uniform(0.0, 1.5))):
+            while tally.tried + hits < tries and (
+                hit := killed_run(
+                    url, rng.uniform(0.0, 1.5), lambda url=url: bool(_incomplete(url))
+                )
+            ):
                 hits += 1
                 saving += hit == "saving"
             complete(url, LONG)
@@ -77,19 +87,6 @@ def _incomplete(url: str) -> list[str]:
     names = Bucket(url).sizes("checkpoints")
     folders = {"/".join(name.split("/")[:2]) for name in names}
     return sorted(each for each in folders if f"{each}/manifest.json" not in names)
-
-
-def _killed(url: str, seconds: float) -> str | None:
-    """Start the run and kill it after its first step; None if everything was saved by then."""
-    process = start(url, *LONG_FLAGS, script=MARKED)
-    stepped = wait_for_first_step(process)
-    time.sleep(seconds)
-    process.kill()
-    said, errors = process.communicate()
-    if process.returncode != -signal.SIGKILL or SAVED in said:
-        assert stepped or process.returncode == 0, errors
-        return None
-    return "saving" if _incomplete(url) else "training"
 
 
 def flipped_in_a_bucket(tries: int, work: Path, seed: int = 0, restores: int = 10) -> Tally:
@@ -167,7 +164,7 @@ def failing_store(tries: int, work: Path, seed: int = 0) -> Tally:
     """Runs while a tenth of all requests fail; and while all fail for longer than is waited."""
     tally = Tally(
         "an object store that answers 503 or 429, drops, delays or cuts off answers, or is gone",
-        "the run ends bitwise equal; saves that failed are said in one line each",
+        "the run ends bitwise equal; each save that failed is reported in one line",
     )
     expected = reference(work)
     kinds = [(scheme, kind) for kind in (*KINDS, "outage") for scheme in SCHEMES]

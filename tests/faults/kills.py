@@ -1,11 +1,13 @@
 """Processes that are killed or told to stop, alone and in pairs."""
 
 import dataclasses
+import functools
 import random
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deepjax.command_line import EXIT_STOPPED
@@ -35,7 +37,10 @@ def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
     while tally.tried < tries:
         out = work / f"killed-{runs}"
         hits = 0
-        while tally.tried + hits < tries and (hit := _killed(out, rng.uniform(0.0, 1.0))):
+        is_saving = functools.partial(_has_partial, out)
+        while tally.tried + hits < tries and (
+            hit := killed_run(out, rng.uniform(0.0, 1.0), is_saving)
+        ):
             hits += 1
             saving += hit == "saving"
         complete(out, LONG)
@@ -47,10 +52,14 @@ def sigkill(tries: int, work: Path, seed: int = 0) -> Tally:
     return tally
 
 
-def _killed(out: Path, seconds: float) -> str | None:
+def _has_partial(out: Path) -> bool:
+    return any((out / "checkpoints").glob("*.partial"))
+
+
+def killed_run(out: Path | str, seconds: float, is_saving: Callable[[], bool]) -> str | None:
     """Start the run and kill it some seconds after its first step, "training" or "saving".
 
-    None if everything was saved by then.
+    None if everything was saved by then. is_saving: whether the kill left a partial checkpoint.
     """
     process = start(out, *LONG_FLAGS, script=MARKED)
     stepped = wait_for_first_step(process)
@@ -60,7 +69,7 @@ def _killed(out: Path, seconds: float) -> str | None:
     if process.returncode != -signal.SIGKILL or SAVED in said:
         assert stepped or process.returncode == 0, errors
         return None
-    return "saving" if any((out / "checkpoints").glob("*.partial")) else "training"
+    return "saving" if is_saving() else "training"
 
 
 def wait_for_first_step(process: subprocess.Popen[str]) -> bool:

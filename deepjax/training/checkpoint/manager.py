@@ -175,7 +175,7 @@ class Checkpoints:
             raise _unwritable(self._store, error) from error
         if step < 0:
             raise InputError(
-                f"{self._store} holds no valid checkpoint; delete the folder to start anew"
+                f"{self._store} holds no valid checkpoint; delete it to start from step 0"
             )
         folder = sync_errors(lambda: self._open(step))
         facts = read_manifest(folder)

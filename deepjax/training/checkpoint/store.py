@@ -1,6 +1,7 @@
 """Where the complete checkpoints of a run are: a folder that all processes see."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class CheckpointStore(Protocol):
         ...
 
     def remove(self, step: int) -> None:
-        """Delete a checkpoint, so that none is left in part."""
+        """Delete a checkpoint; an interruption leaves no partial one in the list."""
         ...
 
     def set_aside(self, step: int) -> str:
@@ -86,7 +87,7 @@ class FolderStore:
         sync_folder(self.folder)
 
     def remove(self, step: int) -> None:
-        """Rename a checkpoint first, so that none is left in part."""
+        """Rename a checkpoint, then delete it: what an interruption leaves is not in the list."""
         partial = self.folder / f"{step}.partial"
         self.open(step).rename(partial)
         shutil.rmtree(partial)
@@ -115,7 +116,7 @@ class FolderStore:
         return str(self.folder)
 
 
-def newest_valid(store: CheckpointStore, warn: Any) -> int:
+def newest_valid(store: CheckpointStore, warn: Callable[[str], None]) -> int:
     """Step of the newest valid checkpoint, or -1; corrupt ones are set aside, with a warning."""
     for step in reversed(store.steps()):
         wrong = defects(store.open(step))

@@ -1,4 +1,4 @@
-"""SLURM's options and answers, and what is said where it or submitit is missing."""
+"""SLURM's options and answers, and the errors where it or submitit is missing."""
 
 import sys
 
