@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepjax.cli import evaluate
-from deepjax.data.splits import data_directory
+from deepjax.data.prepared import data_directory
 from deepjax.errors import InputError
 from deepjax.evaluation.models import PreprocessingOverrides, from_run
 from deepjax.models.weights.files import read_tensors
@@ -78,7 +78,6 @@ def test_no_run_starts_where_checkpoints_cannot_be_saved(character, tmp_path):
 @pytest.mark.parametrize(
     "use",
     [
-        data_directory,
         read_tensors,
         lambda path: evaluate.load_members(evaluate.Options("resnet18", weights=(path,))),
         lambda path: studies.main(studies.Options(runs=Path(path))),

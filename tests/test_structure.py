@@ -21,7 +21,7 @@ BASE = {
 # A package may import itself, the base, and the packages named here.
 ALLOWED = {
     "models": set(),
-    "data": set(),
+    "data": {"storage"},
     "analysis": set(),
     "storage": set(),
     "training": {"models", "data", "analysis", "storage"},

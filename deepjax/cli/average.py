@@ -42,7 +42,7 @@ class Options:
     """Training batches for the batch statistics; 0: one pass over the training images of the first
     run, augmented as in its training."""
     data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder or URL of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     model: str = ""
     """package.module:Class of the runs' network, where it is your own."""
 

@@ -25,7 +25,7 @@ from deepjax.data.own.check import check_images
 from deepjax.data.own.index import split_options
 from deepjax.data.prepare.own_images import convert_images
 from deepjax.data.prepare.prepare import check_side, prepare_dataset, write_resized_copy
-from deepjax.data.splits import is_prepared
+from deepjax.data.prepared import is_prepared
 from deepjax.help_page import action_page
 from deepjax.paths import user_path
 
@@ -83,7 +83,7 @@ class _List:
     """List the data sets that --dataset knows by name, and whether they are prepared."""
 
     data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder or URL of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     json: bool = False
     """Print JSON."""
 

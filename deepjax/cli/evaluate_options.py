@@ -92,7 +92,7 @@ class Options:
     of one image or more."""
     overrides: Annotated[PreprocessingOverrides, tyro.conf.arg(name="")] = PreprocessingOverrides()
     data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder or URL of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     output_dir: Path | None = None
     """Folder for result.json, or table.csv, table.md and table.json of --models; default
     runs/evaluation-NAME-PROTOCOL, runs/table-DATASET-PROTOCOL. A folder with the result of another

@@ -45,7 +45,7 @@ class Options:
     batch_size: int = 64
     """Images per step."""
     data_dir: str | None = None
-    """Where prepared data sets are; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder or URL of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def start(arguments: Sequence[str]) -> None:
     options = parse(Options, arguments, page=HelpPage(str(__doc__)))
     run = summarize_run(local_run(options.run, "run"))
     if not (run.epochs or options.predict):
-        raise InputError(f"{run.path} has no epoch in its log yet; nothing to report")
+        raise InputError(f"{options.run} has no epoch in its log yet; nothing to report")
     result = classify_test_images(run, options) if options.predict else None
     page = write_run_report(run, result)
     figures = [f"{FIGURES}/{path.name}" for path in (run.path / FIGURES).iterdir()]

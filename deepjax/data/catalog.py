@@ -18,6 +18,7 @@ from deepjax.data.own.index import (
 )
 from deepjax.data.split_spec import SplitName
 from deepjax.errors import InputError, require, unknown_name_error
+from deepjax.storage.url import is_url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +198,8 @@ def dataset_info(name: str) -> Dataset:
     whole = found[1] if found else name
     if found and (complete := _complete(whole)):
         return _part(complete, name, found[2], found[3])
+    allowed = "a folder of this machine: copy your images there, or mount the bucket (gcsfuse)"
+    require(not is_url(name), "dataset", name, allowed)
     if looks_like_path(name):
         raise InputError(f"dataset is {name!r}, which does not exist; allowed: {FORMS}")
     raise unknown_name_error("dataset", whole, [*CATALOG, "the path of a folder of images"])

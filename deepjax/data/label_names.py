@@ -3,8 +3,7 @@
 from typing import Any
 
 from deepjax.data.catalog import Dataset
-from deepjax.data.embedded import EMBEDDED
-from deepjax.data.splits import data_directory
+from deepjax.data.prepared import find_builder
 
 
 def label_names(dataset: Dataset, data_dir: str | None = None) -> list[str]:
@@ -18,10 +17,7 @@ def label_names(dataset: Dataset, data_dir: str | None = None) -> list[str]:
     if dataset.label_names:
         return list(dataset.label_names)
     try:
-        if dataset.builder in EMBEDDED:
-            builder = tfds.builder_from_directory(EMBEDDED[dataset.builder])
-        else:
-            builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir))
+        builder = find_builder(dataset, data_dir)
     except tfds.core.DatasetNotFoundError:  # a user's own builder that is not prepared here
         return numbers
     features: Any = builder.info.features

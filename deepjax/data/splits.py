@@ -1,9 +1,6 @@
 """Splits of prepared tfds data sets, read without TensorFlow: arrays, or encoded photographs."""
 
 import dataclasses
-import functools
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +9,6 @@ from deepjax.data.catalog import Dataset
 from deepjax.data.dataset_checks import check_features, check_statistics
 from deepjax.data.embedded import EMBEDDED, read_parts
 from deepjax.data.encoded_split import EncodedSplit
-from deepjax.data.fingerprint import FINGERPRINT_FILE, check_fingerprint
 from deepjax.data.image.fixed_size import decode_fixed_size
 from deepjax.data.own.arrays import Arrays
 from deepjax.data.own.examples import Examples
@@ -20,6 +16,7 @@ from deepjax.data.own.fingerprint import fingerprint_of
 from deepjax.data.own.grouping import shown_names
 from deepjax.data.own.index import Index, exists, open_index
 from deepjax.data.own.records import own_records
+from deepjax.data.prepared import open_builder
 from deepjax.data.shards import allow_open_shards
 from deepjax.data.split_spec import (
     SplitName,
@@ -60,13 +57,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def data_directory(data_dir: str | None = None) -> Path:
-    """The folder of prepared data sets: the argument, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    if data_dir is None and (named := os.environ.get("TFDS_DATA_DIR")):
-        return user_path(named, "TFDS_DATA_DIR")
-    return user_path("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
 
 
 def load_split(
@@ -112,24 +102,10 @@ def _allocated(dataset: Dataset, count: int) -> np.ndarray:
         ) from error
 
 
-def is_prepared(dataset: Dataset, data_dir: str | None = None) -> bool:
-    """Whether a data set is at hand, as its folder says; `check_opens` reads it."""
-    import tensorflow_datasets as tfds
-
-    if dataset.path or dataset.builder in EMBEDDED:
-        return True
-    try:
-        builder = tfds.builder(dataset.builder, data_dir=data_directory(data_dir))
-        return Path(builder.data_path).exists()
-    except Exception:  # tfds raises its own kinds for a builder that is unknown or corrupt
-        return False
-
-
 def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tuple[Any, str]:
     """The records of a split, and the fingerprint of its data set."""
     import tensorflow_datasets as tfds
 
-    fingerprint = ""
     require(split in ("train", "test"), "split", split, "'train' or 'test'")
     if split not in dataset.splits:
         raise InputError(
@@ -139,9 +115,7 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         index = _own_index(dataset)
         return own_parts(dataset, index)[split], fingerprint_of(index.splits)
     try:
-        builder = _builder(dataset, data_dir)
-        if dataset.builder not in EMBEDDED:
-            fingerprint = _checked(Path(builder.data_path))
+        builder, fingerprint = open_builder(dataset, data_dir)
         check_features(dataset, builder.info.features)
         of_builder = builder.info.splits
         shards = sum(part.num_shards for part in of_builder.values())
@@ -174,22 +148,6 @@ def open_records(dataset: Dataset, split: SplitName, data_dir: str | None) -> tu
         ) from error
 
 
-def _builder(dataset: Dataset, data_dir: str | None) -> Any:
-    """The builder of a data set that is prepared."""
-    import tensorflow_datasets as tfds
-
-    if dataset.builder in EMBEDDED:
-        return tfds.builder_from_directory(EMBEDDED[dataset.builder])
-    folder = data_directory(data_dir)
-    builder = tfds.builder(dataset.builder, data_dir=folder, file_format="array_record")
-    if not builder.data_path.exists():
-        raise InputError(
-            f"dataset {dataset.name!r} is not prepared in {folder}; "
-            f"prepare it with: deepjax data prepare {dataset.name}"
-        )
-    return builder
-
-
 def images_trained_on(trained: Dataset, tested: Dataset, data_dir: str | None) -> str:
     """Which test images of a data set are training images of another one, in words; "" for none.
 
@@ -206,7 +164,7 @@ def images_trained_on(trained: Dataset, tested: Dataset, data_dir: str | None) -
     train, test = ({name for name, _ in parse_split(text)} for text in expressions)
     if not train & test:
         return ""
-    of_builder = _builder(tested, data_dir).info.splits
+    of_builder = open_builder(tested, data_dir)[0].info.splits
     shared = shared_records(
         record_ranges(trained.name, "train", trained.train_split, of_builder),
         record_ranges(tested.name, "test", tested.test_split, of_builder),
@@ -249,18 +207,6 @@ def _own_index(dataset: Dataset) -> Index:
             f"{shown_names(dataset.label_names)}"
         )
     return index
-
-
-def _checked(folder: Path) -> str:
-    """The fingerprint of a data set that matches it; checked once for both splits in a folder."""
-    path = folder / FINGERPRINT_FILE
-    state = path.stat() if path.exists() else None
-    return _check_once(folder, state and (state.st_mtime_ns, state.st_size))
-
-
-@functools.cache
-def _check_once(folder: Path, _: tuple[int, int] | None) -> str:
-    return check_fingerprint(folder)
 
 
 def _read(records, index: int, dataset: Dataset, split: SplitName) -> tuple[np.ndarray, int]:

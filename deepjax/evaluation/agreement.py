@@ -15,6 +15,7 @@ from deepjax.errors import InputError
 from deepjax.evaluation.metrics import ClassificationMetrics
 from deepjax.evaluation.predict import EvalModel
 from deepjax.evaluation.protocols import Protocol
+from deepjax.training.checkpoint.run_copy import name_of_run
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.metrics.writer import Row
 from deepjax.training.run_directory.config_file import read_config
@@ -129,9 +130,9 @@ def compare_with_final_row(
         )
         for i in (0, 1)
     )
-    both = f"{here}; the row has {there}"
+    both, named = f"{here}; the row has {there}", name_of_run(path)
     if different:
-        return f"not the evaluation of the final row of {path} ({'; '.join(different)}): {both}"
+        return f"not the evaluation of the final row of {named} ({'; '.join(different)}): {both}"
     fraction = LOGIT_ROUNDING[
         "bfloat16" if jax.default_backend() == "tpu" else read_config(path).precision
     ]
@@ -150,11 +151,11 @@ def compare_with_final_row(
             if any(off)
             else ""
         )
-        return f"agrees with the final row of {path}{within}: {both}"
+        return f"agrees with the final row of {named}{within}: {both}"
     raise InputError(
-        f"the evaluation does not agree with the final row of {path}: {both}; rounding explains "
-        f"{near[1]} images and {allowed:.2g} of loss; was the data set, the code of the network or "
-        "the run's config.json changed since?"
+        f"the evaluation does not agree with the final row of {named}: {both}; rounding "
+        f"explains {near[1]} images and {allowed:.2g} of loss; was the data set, the code of the "
+        "network or the run's config.json changed since?"
     )
 
 

@@ -20,7 +20,7 @@ from deepjax.models.weights.files import read_tensors
 from deepjax.models.weights.variable_names import from_paths
 from deepjax.models.weights_table import PUBLIC_WEIGHTS, PublicWeights
 from deepjax.paths import user_path
-from deepjax.training.checkpoint.run_copy import local_run
+from deepjax.training.checkpoint.run_copy import local_run, name_of_run
 from deepjax.training.config import is_custom
 from deepjax.training.custom_network import make_network
 from deepjax.training.network import ModelFactory, model_from
@@ -236,14 +236,15 @@ def from_run(
     `overrides.known`.
     """
     path = local_run(path, "run")
-    _refuse_known(overrides, str(path))
+    named = name_of_run(path)
+    _refuse_known(overrides, named)
     config = read_config(path)
-    require(network in ("", config.model), "model", network, f"{config.model}, of {path}")
+    require(network in ("", config.model), "model", network, f"{config.model}, of {named}")
     keeps_averages = config.ema_decay > 0
     averaged = ema and keeps_averages
     run = open_run(path, averaged=averaged, data_dir=data_dir, make=make)
     tested = dataset or run.dataset
-    require_same_classes(tested, run.dataset, str(path))
+    require_same_classes(tested, run.dataset, named)
     precision = config.precision if overrides.precision == "expected" else overrides.precision
     model = model_from(dataclasses.replace(config, precision=precision), make)
     height, width, _ = config.eval_shape
@@ -257,7 +258,7 @@ def from_run(
     crop = overrides.crop or height
     return EvalModel(
         name=config.model,
-        source=f"{path}, step {run.step}"
+        source=f"{named}, step {run.step}"
         + (", averages" if averaged else ", not the averages" if keeps_averages else ""),
         # Frozen batch norms differ in training alone.
         model=model.unfrozen if isinstance(model, FrozenBatchNorm) else model,

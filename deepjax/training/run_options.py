@@ -53,8 +53,9 @@ class RunOptions:
     decode_threads: int = 0
     """Threads that decode photographs; 0: one per available CPU core."""
     data_dir: str | None = None
-    """Folder of prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets. A run on
-    photographs resumes only with the data set that it began with, by its fingerprint."""
+    """Folder or URL (gs://, s3://) of prepared data sets; default $TFDS_DATA_DIR or
+    ~/tensorflow_datasets. A run on photographs resumes only with the data set that it began with,
+    by its fingerprint."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepjax.data import dataset_info, list_datasets, load_split, splits
 from deepjax.data.embedded import EMBEDDED
-from deepjax.data.splits import data_directory
+from deepjax.data.prepared import data_directory
 from deepjax.errors import InputError
 
 DIGITS = dataset_info("digits")

@@ -12,7 +12,10 @@ import gcsfs.retry
 from deepjax.storage import bucket
 from tests.storage.servers import running
 
-LONG = ("test_runs_in_a_bucket.py", "test_bucket_store.py", "test_mirror.py")
+LONG = (
+    "test_runs_in_a_bucket.py", "test_bucket_store.py", "test_mirror.py",
+    "test_data_in_a_bucket.py",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", params=["s3", "gs"])

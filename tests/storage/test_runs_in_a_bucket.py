@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deepjax.cli import report, runs
+from deepjax.cli import evaluate, report, runs
 from deepjax.cli import train as train_command
 from deepjax.errors import InputError
 from deepjax.storage.bucket import Bucket
@@ -131,7 +131,14 @@ def test_commands_read_runs_in_a_bucket(store, capsys, tmp_path, monkeypatch):
     report.start([url])
     assert f"report in {url}/report.html" in capsys.readouterr().out
     assert {"report.html", "report/curves.png"} <= set(Bucket(url).sizes())
+    assert f"--output-dir {url}<" in Bucket(url).read("report.html").decode()
+    evaluate.start(["--run", url, "--output-dir", "evaluation"])
+    assert f"agrees with the final row of {url}: " in capsys.readouterr().out
+    result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert result["evaluation"][0]["weights"] == f"{url}, step 10"
     train_command.start([*FLAGS, "--weights", url, "--output-dir", "tuned"])
     assert "starts from" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds no training run"):
         runs.start(["list", store.url("nothing")])
+    with pytest.raises(InputError, match=f"^{store.url('nothing')} holds no config.json"):
+        runs.start(["show", store.url("nothing")])

@@ -15,8 +15,9 @@ from deepjax.data.prepare.shrink import shrink_record
 from deepjax.data.prepare.small import READERS, build_small
 from deepjax.data.prepare.tfrecord import convert_tfrecord
 from deepjax.data.prepare.verify import find_undecodable
+from deepjax.data.prepared import data_directory
 from deepjax.data.shards import read_info, read_records
-from deepjax.data.splits import check_opens, data_directory, load_split
+from deepjax.data.splits import check_opens, load_split
 from deepjax.errors import InputError, describe_error, require
 from deepjax.paths import user_path
 
@@ -99,8 +100,9 @@ def check_side(dataset: Dataset, side: int) -> None:
 def _folder(dataset: Dataset, data_dir: str | None) -> Path:
     import tensorflow_datasets as tfds
 
+    directory = data_directory(data_dir)
     try:
-        return Path(tfds.builder(dataset.builder, data_dir=data_directory(data_dir)).data_path)
+        return Path(tfds.builder(dataset.builder, data_dir=directory).data_path)
     # tfds reads metadata that is there, and raises its own kinds where it is corrupt
     except Exception as error:
         reason = describe_error(error)

@@ -35,6 +35,7 @@ from deepjax.html_page import (
     table_html,
 )
 from deepjax.io import write_text
+from deepjax.training.checkpoint.run_copy import name_of_run
 from deepjax.training.config import CUSTOM_NETWORK_PREFIX
 from deepjax.training.metrics.loop_clock import time_by_part
 from deepjax.training.run_directory.average import read_average
@@ -195,7 +196,7 @@ def _origin(run: RunSummary) -> dict[str, str]:
         return {"weights": average.describe()}
     # A network of a name of this kind was made by a caller in Python.
     is_own = run.config.model.startswith(CUSTOM_NETWORK_PREFIX)
-    origin = {} if is_own else {"command": train_command(run.config, str(run.path))}
+    origin = {} if is_own else {"command": train_command(run.config, name_of_run(run.path))}
     starts = read_starts(run.path)
     for start in starts[-1:]:
         origin |= {name: str(start[name]) for name in ("hardware", "versions") if name in start}

@@ -13,6 +13,7 @@ from deepjax.storage.url import path_or_url
 from deepjax.training.checkpoint.bucket_store import BucketStore
 
 _MARK = "/config.json"
+_SOURCE = "copy_of.txt"
 
 
 def local_run(given: AnyPath, field: str, checkpoints: bool = True) -> Path:
@@ -30,8 +31,10 @@ def local_run(given: AnyPath, field: str, checkpoints: bool = True) -> Path:
         with alone_in(folder):
             fetch_files(bucket, folder)
             (folder / FOLDER).write_bytes(lock_of(bucket))
+            (folder / _SOURCE).write_text(found)
             store = BucketStore(bucket, folder / "checkpoints", copies="all")
             store.copy_all(with_files=checkpoints)
+        _require_run(folder, found)
     except FileNotFoundError as error:
         raise InputError(f"{found} changed while it was read; try again") from error
     except OSError as error:
@@ -39,6 +42,20 @@ def local_run(given: AnyPath, field: str, checkpoints: bool = True) -> Path:
             f"{error.strerror or error}; check the URL and your permissions"
         ) from error
     return folder
+
+
+def name_of_run(path: Path) -> str:
+    """What names a run to its user: the URL of which a folder is a copy, or else the folder."""
+    source = path / _SOURCE
+    return source.read_text() if source.is_file() else str(path)
+
+
+def _require_run(folder: Path, url: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{url} holds no config.json; allowed: the --output-dir of a training run, which "
+            "`deepjax runs list` shows"
+        )
 
 
 def urls_of_runs(url: str) -> Iterator[str]:
