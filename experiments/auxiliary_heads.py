@@ -87,10 +87,12 @@ def head_gradients(found: LossContributions) -> dict[str, Any]:
 
 
 def measure(context: SeedContext) -> dict[str, Any]:
-    """The heads' gradient in both networks, before and after training with heads."""
+    """The heads' gradient in the preset's networks, before and after training with heads."""
     found: dict[str, Any] = {}
     for norm in ("no_norm", "batch_norm"):
         arm = f"{norm}_heads"
+        if arm not in context.runs:
+            continue
         run = open_run(context.runs[arm], data_dir=context.data_dir, make=ARMS[arm].make)
         batch = run.batch(64, seed=context.seed)
         start = init_variables(run.model, jax.random.key(context.seed), batch["image"].shape)

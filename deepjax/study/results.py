@@ -39,6 +39,10 @@ class StudyResults:
         """A measured value by seed, without diverged ones: results.values("slope", "plain")."""
         return [value_at(seed, path) for seed in self.measured if seed is not None]
 
+    def lacks(self, name: str) -> bool:
+        """Whether a measured value belongs to arms that the preset leaves out."""
+        return bool(self.preset.arms) and not any(name in (seed or {}) for seed in self.measured)
+
     def verdict(self, claim: str) -> Verdict:
         """The verdict of a claim, by its text or the beginning of it."""
         return next(each for each in self.verdicts if each.claim.startswith(claim))

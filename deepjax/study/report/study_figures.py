@@ -165,6 +165,7 @@ def value_rows(
         values = {
             label: [float(np.mean(value)) for value in results.values(*path)]
             for label, path in rows.items()
+            if not results.lacks(path[0])
         }
         lines = _baselines(results, split) | dict(references or {})
         return rows_figure(title, [RowsPanel("", x_label, values, lines)], scale)
@@ -192,6 +193,8 @@ def value_lines(
     def draw(results: StudyResults, title: str) -> Figure:
         curves = []
         for (label, path), color in zip(lines.items(), COLORS, strict=False):
+            if results.lacks(path[0]):
+                continue
             values = results.values(*path)
             points: Sequence[float] = x or range(1, 1 + len(values[0]))
             if isinstance(values[0], Mapping):
