@@ -176,3 +176,27 @@ def test_a_bucket_that_is_gone_is_one_line(store, tmp_path):
     store.fault = lambda method, path: "503"
     with pytest.raises(InputError, match=r"cannot write checkpoints in .*gone/checkpoints"):
         opened(store, "gone", tmp_path, patience=0.05)
+
+
+@pytest.mark.parametrize("verb", ["GET", "PUT"])
+def test_an_outage_is_a_warning_until_the_state_must_be_saved(store, tmp_path, verb):
+    """S3 lists by GET and writes by PUT, GCS writes by POST."""
+    writer, _, said = opened(store, f"outage-{verb}", tmp_path, patience=0.1)
+    verbs = ("PUT", "POST") if verb == "PUT" else (verb,)
+    store.fault = lambda method, path: "503" if method in verbs else ""
+    writer.save(state_at(1), {})
+    writer.wait_until_finished()
+    assert [line.partition(" (")[0] for line in said] == [
+        f"checkpoint of step 1 could not be written to {store.url(f'outage-{verb}')}/checkpoints"
+    ]
+    with pytest.raises(InputError, match="cannot write checkpoints"):
+        writer.save_last(state_at(2), {})
+    store.fault = lambda method, path: ""
+    writer.save_last(state_at(3), {})
+    assert writer.steps() == [3]
+    store.fault = lambda method, path: "503"
+    for read in (writer.steps, writer.latest, lambda: writer.digest(3)):
+        with pytest.raises(InputError, match="cannot list"):
+            read()
+    store.fault = lambda method, path: ""
+    writer.close()

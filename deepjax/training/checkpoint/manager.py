@@ -83,8 +83,11 @@ class Checkpoints:
         self._saving: tuple[int, Future[None]] | None = None
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints on disk, oldest first."""
-        return self._store.steps()
+        """Steps of the checkpoints, oldest first. Raises InputError where they cannot be listed."""
+        try:
+            return self._store.steps()
+        except OSError as error:
+            raise InputError(f"cannot list {self._store} ({error_text(error)})") from error
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint, or None, as process 0 sees it."""
@@ -99,7 +102,7 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait_until_finished()
-        if self._has(step):
+        if self._has(step) is not False:
             return
         partial, saved = self.folder / f"{step}.partial", _storable(state)
         facts = {
@@ -145,7 +148,7 @@ class Checkpoints:
         """
         if not self._primary or self.steps()[-1:] != [step]:
             return ""
-        self._store.open(step)
+        self._open(step)
         return read_contents(self.folder.parent, step).digest
 
     def note_metric(self, step: int, metric: float) -> None:
@@ -223,8 +226,18 @@ class Checkpoints:
             return self._orbax.restore(folder / "state", abstract)
         return put_like(read_tree(folder), like)
 
-    def _has(self, step: int) -> bool:
-        return bool(on_primary(lambda: step in self.steps()))
+    def _has(self, step: int) -> bool | None:
+        """Whether a step is saved; None, after a warning, where that cannot be read."""
+
+        def on_this() -> int:
+            try:
+                return int(step in self._store.steps())
+            except OSError as error:
+                self._warn_of_failure(step, error)
+                return -1
+
+        found = on_primary(on_this)
+        return None if found < 0 else bool(found)
 
     def _on_all_processes(self, step: int, act: Callable[[], object]) -> bool:
         """Do a part of a save in all processes: if one fails, the save fails in all of them."""
@@ -268,6 +281,9 @@ class Checkpoints:
             self._orbax.wait_until_finished()
         if self._primary:  # what was written would keep a full disk full
             shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+        self._warn_of_failure(step, error)
+
+    def _warn_of_failure(self, step: int, error: Exception) -> None:
         self._warn(
             f"checkpoint of step {step} could not be written to {self._store} "
             f"({error_text(error)}); training continues"

@@ -67,6 +67,8 @@ def open_place(out: AnyPath, say: Say) -> Iterator[RunPlace]:
         if str(folder) not in str(error):
             raise
         raise type(error)(named(str(error))) from error
+    except BucketError as error:  # of what nothing else handles
+        raise InputError(f"{error}; the same command resumes from what the bucket has") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
