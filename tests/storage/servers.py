@@ -99,6 +99,9 @@ def _handler(store: Store, upstream: int) -> type[BaseHTTPRequestHandler]:
 
         def _pass(self) -> None:
             body = self._body()
+            if body is None:  # of a client that was killed: real servers store nothing of it
+                self._drop()
+                return
             store.requests.append((self.command, self.path))
             fault = store.fault(self.command, self.path)
             if fault in ("503", "429"):
@@ -133,15 +136,23 @@ def _handler(store: Store, upstream: int) -> type[BaseHTTPRequestHandler]:
                     return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
                 return _request(upstream, self.command, self.path, body, headers)
 
-        def _body(self) -> bytes:
+        def _body(self) -> bytes | None:
+            """What the request sends, or None if its connection ends before."""
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                size = int(self.headers.get("Content-Length", 0))
+                found = self.rfile.read(size)
+                return found if len(found) == size else None
             found = b""
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                found += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return found
+            while line := self.rfile.readline():
+                size = int(line.split(b";")[0], 16)
+                part = self.rfile.read(size)
+                end = self.rfile.readline()
+                if len(part) < size or not end.endswith(b"\n"):
+                    return None
+                if not size:
+                    return found
+                found += part
+            return None
 
         def _answer(self, status: int, headers: Any, body: bytes, half: bool = False) -> None:
             self.send_response_only(status)
