@@ -1,10 +1,12 @@
 """Runs in a bucket: kills, flipped bits, and an object store that fails in every way."""
 
+import asyncio
 import contextlib
 import os
 import random
 import signal
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -34,7 +36,15 @@ from tests.storage.servers import Store, running
 
 SCHEMES = ("s3", "gs")
 SHARE = 0.1  # of the requests that fail
+SAVE_FAILED = "could not be written"
 KINDS = ("503", "429", "drop", "slow", "503 after", "drop after", "truncate")
+
+
+async def _shortly(_: float) -> None:
+    await asyncio.sleep(0.05)
+
+
+SHORT_PAUSES = types.SimpleNamespace(sleep=_shortly)  # between the retries of gcsfs
 
 
 @contextlib.contextmanager
@@ -170,12 +180,15 @@ def failing_store(tries: int, work: Path, seed: int = 0) -> Tally:
     kinds = [(scheme, kind) for kind in (*KINDS, "outage") for scheme in SCHEMES]
     with contextlib.ExitStack() as stack:
         stores = {scheme: stack.enter_context(_opened(scheme, work)) for scheme in SCHEMES}
+        import gcsfs.retry  # now that the variables are set that it reads
+
         stack.enter_context(mock.patch.object(bucket_module, "FIRST_DELAY", 0.05))
+        stack.enter_context(mock.patch.object(gcsfs.retry, "asyncio", SHORT_PAUSES))
         for scheme, kind in kinds[: tries or None]:
             store, name = stores[scheme], f"failing {kind}"
             said = _with_faults(store, store.url(name), kind, random.Random(seed))
             store.fault = lambda method, path: ""
-            failed = [line for line in said if "could not be written" in line]
+            failed = [line for line in said if SAVE_FAILED in line]
             fine = _outcome(store.url(name)) == expected and not any("\n" in each for each in said)
             expect_failed = kind == "outage"
             tally.count(fine and bool(failed) == expect_failed, f"{scheme} {kind}: {said[-3:]}")
@@ -187,17 +200,17 @@ def _with_faults(store: Store, url: str, kind: str, rng: random.Random) -> list[
     if kind != "outage":
         store.fault = lambda method, path: kind if rng.random() < SHARE else ""
         return complete(url)
-    began: list[float] = []
+    began, said = [], []
 
     def gone(method: str, path: str) -> str:
-        """From the first object of a checkpoint on, for three seconds."""
-        if not began and "checkpoints" in path and method in ("PUT", "POST"):
-            began.append(time.monotonic())
-        return "503" if began and time.monotonic() - began[0] < 3 else ""
+        """From the first object of a checkpoint on, until a save has failed."""
+        if "checkpoints" in path and method in ("PUT", "POST"):
+            began.append(path)
+        return "503" if began and not any(SAVE_FAILED in line for line in said) else ""
 
     store.fault = gone
     with mock.patch.object(bucket_module, "PATIENCE", 0.5):
-        return complete(url)
+        return complete(url, said=said)
 
 
 def pairs_in_a_bucket(tries: int, work: Path, seed: int = 0, heartbeat: int = 20) -> Tally:

@@ -68,9 +68,11 @@ def programs(config: TrainConfig = CONFIG) -> CompiledTraining:
     return compile_training(config, OPTIONS)
 
 
-def complete(out: Path | str, config: TrainConfig = CONFIG) -> list[str]:
-    """Carry the run on to its end in this process; returns what was said."""
-    said: list[str] = []
+def complete(
+    out: Path | str, config: TrainConfig = CONFIG, said: list[str] | None = None
+) -> list[str]:
+    """Carry the run on to its end in this process; returns what was said, also in `said`."""
+    said = [] if said is None else said
     train(config, out, OPTIONS, programs=programs(config), say=said.append)
     return said
 

@@ -20,6 +20,10 @@ def test_objects_are_written_read_listed_and_deleted(store, tmp_path):
     assert bucket.sizes() == {"a": 3, "b/ä c": 2}
     assert bucket.sizes("b") == {"b/ä c": 2}
     assert (bucket.read("a"), bucket.read("b/ä c")) == (b"333", b"22")
+    for data in (b"", b"\r", b"\n\r\n"):
+        bucket.write("ends", data)
+        assert bucket.read("ends") == data
+    bucket.delete(["ends"])
     large = bytes(range(256)) * 50_000
     (tmp_path / "large").write_bytes(large)
     bucket.upload(tmp_path / "large", "large")
