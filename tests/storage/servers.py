@@ -31,7 +31,7 @@ COMMANDS = {
 _CREATION = re.compile(r"/upload/storage/v1/b/(?P<bucket>[^/]+)/o\?")
 _NAME = re.compile(rb"\{[^}]*\"name\"[^}]*\}")
 
-# Whether and how a request fails, from its method and path.
+# Whether and how a request fails, from its method and path; of GCS the name follows "#".
 Fault = Callable[[str, str], str]
 
 
@@ -103,8 +103,9 @@ def _handler(store: Store, upstream: int) -> type[BaseHTTPRequestHandler]:
             if body is None:  # of a client that was killed: real servers store nothing of it
                 self._drop()
                 return
-            store.requests.append((self.command, self.path))
-            fault = store.fault(self.command, self.path)
+            path = self._path_with_name(body)
+            store.requests.append((self.command, path))
+            fault = store.fault(self.command, path)
             if fault in ("503", "429"):
                 self._answer(int(fault), [], b"")
                 return
@@ -124,6 +125,11 @@ def _handler(store: Store, upstream: int) -> type[BaseHTTPRequestHandler]:
                 self._answer(status, answer_headers, answer, half=fault == "truncate")
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _pass
+
+        def _path_with_name(self, body: bytes) -> str:
+            """The path, with the name of an object that GCS has in the body alone."""
+            is_creation = _CREATION.match(self.path) and "uploadType=multipart" in self.path
+            return f"{self.path}#{_name_of({}, body)}" if is_creation else self.path
 
         def _forward(self, body: bytes, headers: dict[str, str]) -> Any:
             path, query = self.path, urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
