@@ -38,6 +38,7 @@ from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_ba
 from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
 from deepjax.training.network import ModelFactory, factors_of, model_from, starting_weights
 from deepjax.training.plan import TrainPlan, make_plan
+from deepjax.training.resident import ResidentTraining, compile_resident, require_arrays
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.optimizers import make_optimizer, make_schedule
 from deepjax.training.step.state import (
@@ -79,6 +80,8 @@ class CompiledTraining:
     """The train steps of other image sizes than the last."""
     make: ModelFactory | None = None
     """The maker of a network that is not in the registry."""
+    resident: ResidentTraining | None = None
+    """With `RunOptions.resident`; then `train_step` is compiled when it is called first."""
 
     @functools.cached_property
     def plan(self) -> TrainPlan:
@@ -182,6 +185,7 @@ def compile_training(
     model = model_from(config, make)
     # Before anything is traced: a data set that is missing is refused within seconds.
     train, test = (open_split(config, options, name) for name in ("train", "test"))
+    arrays = require_arrays(config, train) if options.resident else None
     heartbeat()
     with errors_of_own_network(config.model, config.input_shape):
         require_known_collections(config.model, model, config.input_shape)
@@ -202,7 +206,13 @@ def compile_training(
     heartbeat()
     frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
     build_step = functools.partial(make_train_step, model, optimizer, schedule, dataset)
-    steps, cost = _train_steps(config, build_step, frozen, dataset, partitioner, state)
+    if arrays is not None:
+        step = build_step(dataclasses.replace(step_options(config), frozen=frozen))
+        steps = {config.input_shape[0]: partitioner.compile_train(step, state)}
+        resident, cost = compile_resident(config, step, arrays, partitioner, state)
+    else:
+        resident = None
+        steps, cost = _train_steps(config, build_step, frozen, dataset, partitioner, state)
     heartbeat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(
@@ -225,6 +235,7 @@ def compile_training(
         warnings=tuple(warnings_of(config, forward, labels, dataset.num_classes)),
         train_steps_by_size=steps,
         make=make,
+        resident=resident,
     )
 
 

@@ -5,11 +5,11 @@ from typing import NoReturn
 
 from deepjax.errors import Stopped
 from deepjax.training.checkpoint.manager import Checkpoints
-from deepjax.training.input_pipeline import BatchStream
 from deepjax.training.metrics.run_log import RunLog
 from deepjax.training.preemption import PreemptionSignal
 from deepjax.training.run_directory.run_result import DIGEST_CHARACTERS
 from deepjax.training.step.state import TrainState
+from deepjax.training.steps import Steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,10 @@ class GracefulStop:
         if self.preempted():
             self.stop(done, what)
 
-    def save_and_stop(self, state: TrainState, batches: BatchStream, done: int) -> NoReturn:
+    def save_and_stop(self, state: TrainState, steps: Steps, done: int) -> NoReturn:
         """Save the state after so many steps and end the run."""
         self.log.flush()
-        self.checkpoints.save_last(state, batches.get_state())
+        self.checkpoints.save_last(state, steps.get_state())
         self.stop(done, "saved")
 
     def stop(self, done: int, what: str) -> NoReturn:

@@ -21,7 +21,6 @@ from deepjax.training.decode_errors import DecodeErrorLog
 from deepjax.training.distributed.collectives import on_primary, sync_errors
 from deepjax.training.evaluator import Evaluator
 from deepjax.training.graceful_stop import GracefulStop
-from deepjax.training.input_pipeline import BatchStream, DeviceBatch
 from deepjax.training.metrics.epoch_metrics import epoch_row, mean_by_layer
 from deepjax.training.metrics.histograms import Histograms, requested_histograms
 from deepjax.training.metrics.loop_clock import LoopClock
@@ -53,6 +52,7 @@ from deepjax.training.run_directory.starts import record_start
 from deepjax.training.run_directory.weights_identity import pin_weights
 from deepjax.training.run_options import RunOptions
 from deepjax.training.step.state import TrainState, eval_variables
+from deepjax.training.steps import ResidentSteps, Steps, StreamedSteps
 from deepjax.training.transfer.starting_weights import StartingWeights
 
 Report = Callable[[int, int, str], None]  # (steps done, total steps, note)
@@ -118,17 +118,16 @@ def train(
         stack.callback(checkpoints.close)
         heartbeat()
         decode_errors = DecodeErrorLog(programs.train_split, rows, say)
-        batches = programs.batches(config, decode_errors.note_train)
-        stack.callback(batches.close)
+        clock = LoopClock()
+        steps = _steps(programs, config, decode_errors, clock, stack)
         start = functools.partial(programs.starting_state, config, weights)
-        state = restore_or_init(config, programs, checkpoints, batches, start)
+        state = restore_or_init(config, programs, checkpoints, steps, start)
         heartbeat()
         resumed_at = int(state.step)
         decode_errors.rewind(resumed_at)
         on_primary(lambda: record_start(out, resumed_at))
         log = open_run_log(out, rows, resumed_at, config, options, say)
         stack.callback(log.close)
-        clock = LoopClock()
         profiled = remaining_profile(options.profile_steps, resumed_at, say)
         profiler = Profiler(profiled, out / PROFILE_FOLDER, clock, say)
         stack.callback(profiler.close)
@@ -159,13 +158,27 @@ def train(
             step_log=StepLog(log, config.batch_size, options.log_every),
             clock=clock,
             profiler=profiler,
-            throughput=ThroughputMeter(batches, config.batch_size, clock),
+            throughput=ThroughputMeter(config.batch_size, clock),
             graceful_stop=graceful_stop,
             heartbeat=heartbeat,
             report=_with_file(report, out),
         )
-        final = loop.run(state, batches)
+        final = loop.run(state, steps)
     return run_result(final, resumed_at=resumed_at, was_done=False)
+
+
+def _steps(
+    programs: CompiledTraining,
+    config: TrainConfig,
+    decode_errors: DecodeErrorLog,
+    clock: LoopClock,
+    stack: contextlib.ExitStack,
+) -> Steps:
+    if programs.resident is not None:
+        return ResidentSteps(programs, programs.resident, config)
+    batches = programs.batches(config, decode_errors.note_train)
+    stack.callback(batches.close)
+    return StreamedSteps(programs, batches, clock)
 
 
 def _read_weights(
@@ -213,17 +226,17 @@ class TrainLoop:
     step_log: StepLog
     clock: LoopClock
     profiler: Profiler
-    throughput: ThroughputMeter[DeviceBatch]
+    throughput: ThroughputMeter
     graceful_stop: GracefulStop
     heartbeat: Callable[[], None]
     report: Report
 
-    def run(self, state: TrainState, batches: BatchStream) -> Row:
+    def run(self, state: TrainState, steps: Steps) -> Row:
         """Train from a state to the end, evaluate, and return the final row."""
         self.clock.start()
         self.graceful_stop.stop_if_preempted(int(state.step), "saved")
         self._finish_interrupted_epoch(state)
-        state = self._train(state, batches)
+        state = self._train(state, steps)
         done = int(state.step)
         final = {"kind": "final", "step": done}
         final |= self._evaluate(state, "train") | self._evaluate(state, "test")
@@ -237,58 +250,72 @@ class TrainLoop:
         on_primary(write_final)
         return final
 
-    def _train(self, state: TrainState, batches: BatchStream) -> TrainState:
+    def _train(self, state: TrainState, steps: Steps) -> TrainState:
         """Take every step that is left. The guard is read before anything is logged or saved."""
         plan, done = self.plan, int(state.step)
-        save_every = self.options.save_every or plan.steps_per_epoch
         began = time.monotonic()
         self._start_meters(done)
         while done < plan.total_steps:
             self.profiler.before_step(done, state)
             with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
-                batch = self._next_batch()
-                self._log_probe(state, batch, done)
-                state, metrics = self.compiled.train_step_at(done)(state, batch)
-                self.clock.dispatched(metrics["loss"])
-            done += 1
+                self._log_probe(state, steps, done)
+                state, metrics = steps.take(state, done, self._next_stop(done) - done)
+                self.clock.dispatched(metrics.values["loss"])
+            done = metrics.done
+            self.throughput.add(metrics.count)
             self.profiler.after_step(done, state)
-            self.step_log.add(done, metrics)
+            self.step_log.add(metrics)
             self.heartbeat()
             preempted, epoch_ends = self.graceful_stop.preempted(), plan.is_epoch_end(done)
-            saves = done % save_every == 0 or done == plan.total_steps
+            saves = done % self.save_every == 0 or done == plan.total_steps
             counts = self.histograms and done % self.options.histogram_every == 0
-            syncs = done == 1 or done % SYNC_EVERY_STEPS == 0 or counts
+            syncs = done == 1 or done % SYNC_EVERY_STEPS == 0 or metrics.count > 1 or counts
             if epoch_ends or saves or preempted or syncs:
-                halted_at = self._sync(state, metrics["loss"], done)
+                halted_at = self._sync(state, metrics.last("loss"), done)
                 if halted_at is not None:
                     with self.clock.part("checkpoint"):
-                        state = self.recovery.rollback(state, batches, halted_at)
+                        state = self.recovery.rollback(state, steps, halted_at)
                     done = int(state.step)
                     self._start_meters(done)
                     continue
             if done == 1:
-                norms = mean_by_layer(metrics["gradient_norms"], self.compiled.layers)
+                norms = mean_by_layer(metrics.last("gradient_norms"), self.compiled.layers)
                 self.log.write({"kind": "first", "step": 1, "gradient_norms": norms})
             if self.histograms and counts:
                 with self.clock.part("instruments"):
-                    self.log.write_histograms(done, self.histograms(state, batch))
+                    self.log.write_histograms(done, self.histograms(state, steps.batch(done - 1)))
             if preempted:
-                self.graceful_stop.save_and_stop(state, batches, done)
+                self.graceful_stop.save_and_stop(state, steps, done)
             row = None
             if epoch_ends:
                 try:
                     row = self._log_epoch(state, time.monotonic() - began)
                 except Stopped:
-                    self.graceful_stop.save_and_stop(state, batches, done)
+                    self.graceful_stop.save_and_stop(state, steps, done)
             if saves:
                 self.log.flush()
                 last = done == plan.total_steps
                 save = self.checkpoints.save_last if last else self.checkpoints.save
                 with self.clock.part("checkpoint"):
-                    save(state, batches.get_state(), row["test_error"] if row else None)
+                    save(state, steps.get_state(), row["test_error"] if row else None)
             if epoch_ends:
                 self._start_meters(done)
         return state
+
+    @property
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+        return self.options.save_every or self.plan.steps_per_epoch
+
+    def _next_stop(self, done: int) -> int:
+        """The steps done at the next one after which the state is needed, from `done` steps on."""
+        options = self.options
+        periods = [self.plan.steps_per_epoch, self.save_every]
+        periods += [options.probe_every] if self.probe else []
+        periods += [options.histogram_every] if self.histograms else []
+        stops = [(done // period + 1) * period for period in periods]
+        stops += [1, options.profile_steps.start, options.profile_steps.stop]
+        return min(self.plan.total_steps, *(stop for stop in stops if stop > done))
 
     def _start_meters(self, done: int) -> None:
         """Measure throughput from here on: without compilation, evaluation and saving."""
@@ -302,21 +329,16 @@ class TrainLoop:
             row = self._log_epoch(state, 0.0)
             self.checkpoints.note_metric(done, row["test_error"])
 
-    def _next_batch(self) -> DeviceBatch:
-        """The next batch. If an encoded one cannot be read in one process, all processes raise."""
-        if isinstance(self.compiled.train_split, EncodedSplit):
-            with self.clock.part("device"):  # the agreement waits for the other processes
-                return sync_errors(lambda: next(self.throughput))
-        return next(self.throughput)
-
-    def _log_probe(self, state: TrainState, batch: DeviceBatch, done: int) -> None:
+    def _log_probe(self, state: TrainState, steps: Steps, done: int) -> None:
         """Every `probe_every` steps: measure the layers on the state and the next batch."""
         if self.probe is None or done % self.options.probe_every or self.log.has("trace", done):
             return
         with self.clock.part("device"):
             jax.block_until_ready(state)  # the probe would wait for it
         with self.clock.part("instruments"):
-            self.log.write({"kind": "trace", "step": done} | self.probe(state, batch).row())
+            self.log.write(
+                {"kind": "trace", "step": done} | self.probe(state, steps.batch(done)).row()
+            )
 
     def _sync(self, state: TrainState, loss: jax.Array, done: int) -> int | None:
         """Read the guard, log decode errors, report progress. Returns the step of a halt."""

@@ -12,10 +12,10 @@ from deepjax.training.build import CompiledTraining
 from deepjax.training.checkpoint.manager import Checkpoints
 from deepjax.training.config import TrainConfig
 from deepjax.training.decode_errors import DecodeErrorLog
-from deepjax.training.input_pipeline import BatchStream
 from deepjax.training.metrics.diagnosis import explain
 from deepjax.training.metrics.run_log import RunLog
 from deepjax.training.step.state import TrainState
+from deepjax.training.steps import Steps
 
 IDS_SHOWN = 8  # training images that a message names
 
@@ -53,7 +53,7 @@ class Recovery:
         halted_at = int(halted) if halted >= 0 else None
         return GuardReading(halted_at, int(np.sum(skipped >= 0)), float(loss))
 
-    def rollback(self, state: TrainState, batches: BatchStream, halted_at: int) -> TrainState:
+    def rollback(self, state: TrainState, steps: Steps, halted_at: int) -> TrainState:
         """The state of the newest checkpoint before a bad step, which its guard will skip.
 
         Raises NonFiniteError if the configuration does not allow a rollback, or not another one.
@@ -70,7 +70,7 @@ class Recovery:
             fresh = self.compiled.fresh_state(self.config)
             restored, position = self.checkpoints.restore(fresh, before=halted_at + 1)
         done = int(restored.step)
-        batches.seek(position, done)
+        steps.seek(position, done)
         guard = restored.guard.replace(skipped=skipped.at[count].set(halted_at))
         self.log.rewind(done)
         self.decode_errors.rewind(done)
@@ -101,15 +101,15 @@ def restore_or_init(
     config: TrainConfig,
     compiled: CompiledTraining,
     checkpoints: Checkpoints,
-    batches: BatchStream,
+    steps: Steps,
     start: Callable[[], TrainState],
 ) -> TrainState:
-    """The state of the newest checkpoint, or a new one; moves the batches to its position.
+    """The state of the newest checkpoint, or a new one; moves the data to its position.
 
     start: the state before the first step.
     """
     if checkpoints.latest() is None:
         return start()
     state, position = checkpoints.restore(compiled.fresh_state(config))
-    batches.seek(position, int(state.step))
+    steps.seek(position, int(state.step))
     return state

@@ -32,6 +32,10 @@ class RunOptions:
     step_timeout: float = 1800.0
     """Seconds without a finished step (or, before the first, a part of the preparation) after which
     all stacks are printed and the run exits with 75; 0: never."""
+    resident: bool = False
+    """Keep the training images on the devices, and run the steps of about a second as one program:
+    faster for small networks. For arrays, not for photographs, which are decoded as they are
+    read; needs strategy jit."""
     probe_every: int = 0
     """Steps between probes of every layer's activations and gradients (rows of kind "trace" in
     metrics.jsonl); 0: off. Needs strategy jit."""
@@ -80,6 +84,12 @@ class RunOptions:
             "histogram_every",
             self.histogram_every,
             "0 under strategy 'pmap'; choose strategy 'jit'",
+        )
+        require(
+            not self.resident or self.strategy == "jit",
+            "resident",
+            self.resident,
+            "False under strategy 'pmap'; choose strategy 'jit'",
         )
         require(
             not self.probe_every or self.strategy == "jit",

@@ -1,5 +1,7 @@
 """The cost of the training loop: images per second of `train` and of its bare step, interleaved.
 
+`train` reads batches as it goes, or has the images on the device (`--resident`).
+
 python experiments/benchmarks/loop.py
 """
 
@@ -27,10 +29,14 @@ BARE = "bare step"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is timed, on random images in the shape of CIFAR-10."""
+    """What is timed, on random images."""
 
     model: str = "cifar_resnet20"
     """The network."""
+    width: int = 0
+    """Its width; 0: its own."""
+    dataset: str = "cifar10"
+    """In whose shape the images are."""
     batch_size: int = 128
     """Images of a step."""
     steps: int = 60
@@ -53,16 +59,21 @@ def main() -> None:
     )
     config = TrainConfig(
         options.model,
-        "cifar10",
+        options.dataset,
         steps=options.steps + 2 * SYNC_EVERY_STEPS,
         batch_size=options.batch_size,
+        width=options.width,
     )
-    with mock.patch.object(build, "_split", random_images):
-        made = compile_training(config)
-    rates: dict[str, list[float]] = {BARE: [], "train": []}
+    with mock.patch.object(build, "open_split", random_images):
+        made = {
+            "train": compile_training(config),
+            "train, resident": compile_training(config, RunOptions(resident=True)),
+        }
+    rates: dict[str, list[float]] = {BARE: []} | {name: [] for name in made}
     for _ in range(options.rounds):
-        rates[BARE].append(bare(made, options))
-        rates["train"].append(looped(made, options))
+        rates[BARE].append(bare(made["train"], options))
+        for name, programs in made.items():
+            rates[name].append(looped(programs, options))
     rows = {name: summary(mine, rates[BARE]) for name, mine in rates.items()}
     where = {
         "cores": os.cpu_count(),
@@ -99,27 +110,23 @@ def bare(made: CompiledTraining, options: Options) -> float:
 
 
 def looped(made: CompiledTraining, options: Options) -> float:
-    """Images a second of `train` between two of its looks at the device."""
-    seen: dict[int, float] = {}
+    """Images a second of `train` between the first of its looks at the device and a later one."""
+    seen: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        run = RunOptions(save_every=SYNC_EVERY_STEPS + options.steps // 2)
-
-        def heard(done: int, total: int, note: str) -> None:
-            seen.setdefault(done, time.perf_counter())
-
+        run = RunOptions(
+            save_every=SYNC_EVERY_STEPS + options.steps // 2, resident=made.resident is not None
+        )
         train(
             made.config,
             Path(folder) / "run",
             run,
             programs=made,
-            report=heard,
+            report=lambda done, total, note: seen.append((done, time.perf_counter())),
             say=lambda line: None,
         )
-    return (
-        options.steps
-        * options.batch_size
-        / (seen[SYNC_EVERY_STEPS + options.steps] - seen[SYNC_EVERY_STEPS])
-    )
+    first = next(each for each in seen if each[0] >= SYNC_EVERY_STEPS)
+    last = next(each for each in seen if each[0] >= SYNC_EVERY_STEPS + options.steps)
+    return (last[0] - first[0]) * options.batch_size / (last[1] - first[1])
 
 
 def random_images(config: TrainConfig, options: RunOptions, name: str) -> Split:

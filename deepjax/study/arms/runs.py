@@ -33,7 +33,12 @@ class Runner:
         """reuse_runs_from: finished runs of equal configuration in its studies are copied."""
         self._arm, self._out, self._reuse = arm, out, reuse_runs_from
         save_every = min(arm.config.total_steps, SAVE_EVERY)
-        self._options = RunOptions(save_every=save_every, keep_best=0, data_dir=data_dir)
+        self._options = RunOptions(
+            save_every=save_every,
+            keep_best=0,
+            data_dir=data_dir,
+            resident=not dataset_info(arm.config.dataset).encoded,
+        )
         self._programs: CompiledTraining | None = None
 
     def run(self, rate: float, seed: int, report: TaskReport, done: int, total: int) -> None:

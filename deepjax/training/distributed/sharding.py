@@ -101,6 +101,14 @@ class Partitioner:
             for name, value in batch.items()
         }
 
+    def put_ids(self, ids: np.ndarray) -> jax.Array:
+        """Ids (steps, batch), equal in every process -> on the devices, the batch sharded."""
+        return _put_global(ids, self._ids_sharding())
+
+    def put_replicated(self, values: np.ndarray) -> jax.Array:
+        """An array that is equal in every process -> complete on every device."""
+        return _put_global(values, replicated_sharding(self.mesh))
+
     def compile_train(self, step: Callable[..., Any], state: Any) -> Any:
         """(state, batch) -> (state, metrics), jitted with shardings, the state donated."""
         if self.strategy == "pmap":
@@ -111,6 +119,27 @@ class Partitioner:
             step, donate_argnums=0, in_shardings=(where, batched), out_shardings=(where, replicated)
         )
 
+    def compile_resident(self, steps: Callable[..., Any], state: Any) -> Any:
+        """(state, data, ids, count) -> (state, metrics), jitted with shardings, the state donated.
+
+        The data set is complete on every device, which reads its part of each batch.
+        """
+        where, replicated = self.state_shardings(state), replicated_sharding(self.mesh)
+        return jax.jit(
+            steps,
+            donate_argnums=0,
+            in_shardings=(where, replicated, self._ids_sharding(), replicated),
+            out_shardings=(where, replicated),
+        )
+
+    def compile_gather(self) -> Any:
+        """(data, ids (batch,)) -> the batch of these ids, sharded over the devices."""
+
+        def gather(data: Mapping[str, jax.Array], ids: jax.Array) -> dict[str, jax.Array]:
+            return {name: values[ids] for name, values in data.items()}
+
+        return jax.jit(gather, out_shardings=batch_sharding(self.mesh))
+
     def compile_eval(self, step: Callable[..., Any], params: Any, batch_stats: Any) -> Any:
         """(params, batch_stats, batch) -> sums, under jit with either strategy."""
         where = (
@@ -119,6 +148,9 @@ class Partitioner:
             batch_sharding(self.mesh),
         )
         return jax.jit(step, in_shardings=where, out_shardings=replicated_sharding(self.mesh))
+
+    def _ids_sharding(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names))
 
     def _pmapped(self, step: Callable[..., Any]) -> Any:
         count = self.mesh.devices.size

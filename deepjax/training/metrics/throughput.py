@@ -1,22 +1,18 @@
 """Throughput and the fraction of time spent waiting for input, without blocking on a device."""
 
 import time
-from collections.abc import Iterator
-from typing import Generic, TypeVar
 
 from deepjax.training.metrics.loop_clock import LoopClock
 
-Item = TypeVar("Item")
 
-
-class ThroughputMeter(Iterator[Item], Generic[Item]):
-    """An iterator over batches that measures images per second and the wait for input.
+class ThroughputMeter:
+    """Measures images per second and the wait for input.
 
     A wait counts if the devices had finished all their work by its end, see `LoopClock`.
     """
 
-    def __init__(self, batches: Iterator[Item], batch_size: int, clock: LoopClock) -> None:
-        self._batches, self._batch_size, self._clock = batches, batch_size, clock
+    def __init__(self, batch_size: int, clock: LoopClock) -> None:
+        self._batch_size, self._clock = batch_size, clock
         self.start()
 
     def start(self) -> None:
@@ -24,15 +20,12 @@ class ThroughputMeter(Iterator[Item], Generic[Item]):
         self._began, self._images = time.perf_counter(), 0
         self._waited = self._clock.seconds["input"]
 
-    def __next__(self) -> Item:
-        """The next batch."""
-        with self._clock.part("input"):
-            batch = next(self._batches)
-        self._images += self._batch_size
-        return batch
+    def add(self, steps: int) -> None:
+        """Count steps that were taken."""
+        self._images += steps * self._batch_size
 
     def row(self) -> dict[str, float]:
-        """Entries for a row of metrics; empty if no batch was taken."""
+        """Entries for a row of metrics; empty if no step was taken."""
         if not self._images:
             return {}
         seconds = time.perf_counter() - self._began

@@ -15,7 +15,7 @@ from deepjax.training.config import TrainConfig
 from deepjax.training.metrics.histograms import BINS, count_values
 from deepjax.training.metrics.metrics_log import read_rows
 from deepjax.training.metrics.run_log import RunLog, open_run_log
-from deepjax.training.metrics.step_log import StepLog
+from deepjax.training.metrics.step_log import StepLog, StepMetrics
 from deepjax.training.metrics.tensorboard import Tensorboard
 from deepjax.training.metrics.wandb_run import WandbRun
 from deepjax.training.metrics.writer import Histogram, MetricWriter, OptionalWriter, scalars_of
@@ -202,12 +202,19 @@ class Recorder(MetricWriter):
         self.rows += rows
 
 
-def test_steps_are_written_when_the_loop_waits():
+@pytest.mark.parametrize("counts", [[1] * 7, [1, 4, 2]], ids=["one at a time", "several"])
+def test_steps_are_written_when_the_loop_waits(counts):
     recorder = Recorder()
     log = StepLog(RunLog([], [MetricWriter(), recorder]), batch_size=8, every=2)
-    for step in range(1, 8):
-        metrics = {"loss": step, "learning_rate": 0.5, "gradient_norm": 2.0, "errors": 1}
-        log.add(step, {name: jnp.float32(value) for name, value in metrics.items()})
+    done = 0
+    for count in counts:
+        steps = np.arange(done + 1, done + 1 + (9 if count > 1 else 1), dtype=np.float32)
+        values = {"loss": steps, "learning_rate": 0 * steps + 0.5, "gradient_norm": 0 * steps + 2}
+        values = {
+            name: jnp.asarray(each if count > 1 else each[0]) for name, each in values.items()
+        }
+        log.add(StepMetrics(done + 1, count, values | {"errors": values["loss"]}))
+        done += count
         assert not recorder.rows
     log.write(4)  # a halt: steps 5 to 7 computed nothing
     expected = {"kind": "step", "learning_rate": 0.5, "gradient_norm": 2.0}

@@ -104,11 +104,12 @@ def test_the_wait_for_data_is_that_of_the_clock(fake_time, monkeypatch):
     target = "deepjax.training.metrics.throughput.time"
     monkeypatch.setattr(target, types.SimpleNamespace(perf_counter=lambda: fake_time.now))
     clock = LoopClock()
-    batches = iter(fake_time.delay(lambda: "batch", 2), None)
-    meter = ThroughputMeter(batches, 30, clock)
+    meter = ThroughputMeter(30, clock)
     for ready in (True, False, True):
         clock.dispatched(Computed(ready))
-        assert next(meter) == "batch"
+        with clock.part("input"):
+            fake_time.now += 2
+        meter.add(steps=1)
         fake_time.now += 1
     assert meter.row() == {"images_per_second": 10.0, "data_wait": round(4 / 9, 4)}
     meter.start()

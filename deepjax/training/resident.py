@@ -1,0 +1,65 @@
+"""Training on images that stay on the devices: the data, and the program of several steps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deepjax.data import EncodedSplit, Split
+from deepjax.errors import InputError
+from deepjax.training.config import TrainConfig
+from deepjax.training.distributed.sharding import Partitioner
+from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
+from deepjax.training.step.resident import make_resident_step
+from deepjax.training.step.step import TrainStep
+
+MOST_STEPS = 512  # of one program: their ids and metrics are on the devices
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidentTraining:
+    """The training images on the devices, and the program of several steps on them."""
+
+    data: dict[str, jax.Array]
+    take: Callable[..., Any]
+    """(state, data, ids (capacity, batch), count) -> (state, metrics of each step)."""
+    batch: Callable[..., Any]
+    """(data, ids (batch,)) -> the batch."""
+    capacity: int
+
+
+def require_arrays(config: TrainConfig, split: Split | EncodedSplit) -> Split:
+    """The training images as arrays of one size. Raises InputError for photographs."""
+    if isinstance(split, EncodedSplit) or config.data.progressive_sizes:
+        raise InputError(
+            f"resident is True; the images of {config.dataset} are decoded, or resized, as they "
+            "are read: drop --resident"
+        )
+    return split
+
+
+def compile_resident(
+    config: TrainConfig, step: TrainStep, split: Split, partitioner: Partitioner, state: Any
+) -> tuple[ResidentTraining, StepCost]:
+    """Put the images on the devices and compile the program; its cost is that of a step.
+
+    state: shapes. Raises InputError where the images and a step exceed the memory of a device.
+    """
+    capacity = min(MOST_STEPS, config.steps_per_epoch)
+    data = {
+        name: partitioner.put_replicated(values)
+        for name, values in (("image", split.images), ("label", split.labels))
+    }
+    ids = jax.ShapeDtypeStruct((capacity, config.batch_size), jnp.int32)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    sizes = (config.batch_size, config.grad_accum_steps, config.remat)
+    with jax.set_mesh(partitioner.mesh):  # bn_scope="replica" asks it for the number of devices
+        take, cost = compile_step(
+            partitioner.compile_resident(make_resident_step(step), state),
+            state, data, ids, count,
+            advice=f"training without resident, or {memory_hint(*sizes)}",
+        )  # fmt: skip
+    check_fits(cost, *sizes)
+    return ResidentTraining(data, take, partitioner.compile_gather(), capacity), cost
