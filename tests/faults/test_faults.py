@@ -29,11 +29,13 @@ LONGER = {
     "launchers": 3,
     "signals": 5,
     "settings": 2,
-    "bucket-kills": 20,
     "bucket-bit-flips": 20,
     "bucket-failures": 0,
     "bucket-pairs": 2,
 }
+
+
+OF_EVERY_CHANGE = {"bucket-kills": 20}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,15 @@ def test_nothing_is_lost_of_the_longer_ones(name):
     assert tally["tried"] and tally["losses"] == [], tally["row"]
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("name", OF_EVERY_CHANGE)
+def test_nothing_is_lost_of_those_of_every_change(name):
+    tally = json.loads(inside([f"{name}:{OF_EVERY_CHANGE[name]}"], FAULTS[name][3])[0])
+    assert (tally["tried"], tally["losses"]) == (OF_EVERY_CHANGE[name], []), tally["row"]
+
+
 def test_every_kind_of_fault_is_tried_here():
-    assert {*QUICK, *LONGER} == set(FAULTS)
+    assert {*QUICK, *LONGER, *OF_EVERY_CHANGE} == set(FAULTS)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
