@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fsspec
 import jax
 from harness import write_result
 
@@ -136,6 +137,8 @@ def opened(place: str) -> Iterator[Checkpoints]:
         if place != "disk":
             server = stack.enter_context(running(place))
             stack.enter_context(mock.patch.dict(os.environ, server.environment))
+            drivers = {"s3": "s3", "gs": "gcs"}  # which keep the address of an earlier server
+            fsspec.get_filesystem_class(drivers[place]).clear_instance_cache()
             store = BucketStore(Bucket(server.url("saves")), folder / "checkpoints", 1)
         checkpoints = Checkpoints(folder, warn=print, store=store)
         stack.callback(checkpoints.close)
