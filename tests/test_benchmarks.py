@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deepjax import command_line
 from deepjax.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
@@ -24,6 +25,26 @@ def test_the_page_is_current(script, name):
     assert page.read_text() == module.render(module.RESULTS), (
         f"run: python experiments/benchmarks/{name}.py --render-only"
     )
+
+
+def test_every_part_of_the_page_takes_its_command_line(script):
+    performance = script("performance")
+    for name, part in performance.PARTS.items():
+        given = command_line.parse(
+            part.module.Options, performance.arguments(name, Path("results"))
+        )
+        assert given.out == Path("results", "performance", f"{name}.json")
+
+
+@pytest.mark.system
+def test_the_loop_is_timed_on_random_images(script):
+    """Forty steps of the smallest network: the numbers mean nothing, but each row is there."""
+    loop = script("loop")
+    small = ["--model", "cifar_plain20", "--width", "2", "--dataset", "digits"]
+    options = command_line.parse(loop.Options, [*small, "--batch-size", "16", "--steps", "20"])
+    config = loop.config_of(options)
+    for programs in loop.compiled(config).values():
+        assert loop.looped(programs, options) > 0
 
 
 def test_the_median_ratio_and_the_order_statistics_around_it(script):

@@ -57,18 +57,7 @@ def main() -> None:
         options.steps,
         f"a multiple of {SYNC_EVERY_STEPS}",
     )
-    config = TrainConfig(
-        options.model,
-        options.dataset,
-        steps=options.steps + 2 * SYNC_EVERY_STEPS,
-        batch_size=options.batch_size,
-        width=options.width,
-    )
-    with mock.patch.object(build, "open_split", random_images):
-        made = {
-            "train": compile_training(config),
-            "train, resident": compile_training(config, RunOptions(resident=True)),
-        }
+    made = compiled(config_of(options))
     rates: dict[str, list[float]] = {BARE: []} | {name: [] for name in made}
     for _ in range(options.rounds):
         rates[BARE].append(bare(made["train"], options))
@@ -83,6 +72,26 @@ def main() -> None:
     result = {"options": dataclasses.asdict(options) | {"out": None}, "rows": rows} | where
     print(table(result))
     write_result(result, options.out)
+
+
+def config_of(options: Options) -> TrainConfig:
+    """The training: some steps before those that are timed, and some after."""
+    return TrainConfig(
+        options.model,
+        options.dataset,
+        steps=options.steps + 2 * SYNC_EVERY_STEPS,
+        batch_size=options.batch_size,
+        width=options.width,
+    )
+
+
+def compiled(config: TrainConfig) -> dict[str, CompiledTraining]:
+    """The programs of both kinds of training, on random images."""
+    with mock.patch.object(build, "open_split", random_images):
+        return {
+            "train": compile_training(config),
+            "train, resident": compile_training(config, RunOptions(resident=True)),
+        }
 
 
 def table(result: dict[str, Any]) -> str:

@@ -95,18 +95,17 @@ def main() -> None:
 def measure(name: str, options: Options) -> None:
     """Run one benchmark in a process of its own."""
     part = PARTS[name]
-    line = [
-        sys.executable,
-        str(part.module.__file__),
-        *part.arguments,
-        "--output-dir",
-        str(options.results / "performance" / f"{name}.json"),
-    ]
+    line = [sys.executable, str(part.module.__file__), *arguments(name, options.results)]
     if part.module is throughput and options.torch:
         line += ["--torch", options.torch]
     print(f"\n{part.title}", flush=True)
     if subprocess.run(line, check=False).returncode:  # noqa: S603  # our own scripts
         raise InputError(f"{name} failed; its message stands above, and --only {name} tries again")
+
+
+def arguments(name: str, results: Path) -> list[str]:
+    """The command line of a part's benchmark."""
+    return [*PARTS[name].arguments, "--out", str(results / "performance" / f"{name}.json")]
 
 
 def render(results: Path) -> str:
