@@ -24,7 +24,7 @@ from deepjax.analysis import (
 )
 from deepjax.command_line import parse, run_command
 from deepjax.study.arms.arm import Arm
-from deepjax.study.claim import Claim, Control
+from deepjax.study.claim import UNDERPOWERED, Claim, Control
 from deepjax.study.effective_fields import recalibrate_batch_norm
 from deepjax.study.finetune import compiled_training, finish, iterate_training, snapshot
 from deepjax.study.ladder import DEPTHS, LADDER, ladder_arm
@@ -191,14 +191,14 @@ CLAIMS = (
     ),
     Claim(
         f"Two trainings of the plain network of {MIDDLE} layers from the same initial weights with "
-        "different data end with a barrier of the error between them.",
-        BETWEEN_PLAIN, above(CONNECTED), interest=CONNECTED, measures=PLAIN,
+        "different data end with a barrier of the error between them.", BETWEEN_PLAIN,
+        above(CONNECTED), interest=CONNECTED, measures=PLAIN, exploratory=UNDERPOWERED,
     ),
     Claim(
         "The barrier between trainings from the same initial weights is higher for the plain "
         f"network of {MIDDLE} layers than for the residual one.",
         BETWEEN_PLAIN - BETWEEN_RESIDUAL, above(0), interest=CONNECTED,
-        measures=PLAIN + RESIDUAL,
+        measures=PLAIN + RESIDUAL, exploratory=UNDERPOWERED,
     ),
     Claim(
         f"Two trainings of the residual network of {MIDDLE} layers that have their first epoch in "
@@ -210,7 +210,7 @@ CLAIMS = (
         "Before the training more pairs of examples have opposed gradients in the plain network "
         f"of {DEEP} layers than in the residual one.",
         measured("opposed", "plain", str(DEEP)) - measured("opposed", "residual", str(DEEP)),
-        above(0), interest=0.1,
+        above(0), interest=0.1, exploratory=UNDERPOWERED,
     ),
     Claim(
         f"In the trained residual network of {DEEP} layers the outputs of consecutive blocks are "
