@@ -334,7 +334,7 @@ def _train_steps(
             steps[size], cost = compile_step(
                 partitioner.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
             )
-        check_fits(cost, *sizes)
+        check_fits(cost, memory_hint(*sizes))
         costs.append(cost)
     largest = max(costs, key=lambda cost: cost.bytes_per_device)
     return steps, dataclasses.replace(

@@ -62,15 +62,12 @@ def compile_step(
     )
 
 
-def check_fits(cost: StepCost, batch_size: int, accumulate: int, remat: str) -> None:
-    """Raise InputError, with advice, if a step needs more memory than a device has."""
+def check_fits(cost: StepCost, advice: str) -> None:
+    """Raise InputError, with the advice, if a step needs more memory than a device has."""
     if cost.device_memory_bytes is None or cost.bytes_per_device <= cost.device_memory_bytes:
         return
     needs, has = _gib(cost.bytes_per_device), _gib(cost.device_memory_bytes)
-    raise InputError(
-        f"a step takes {needs} of memory a device, which has {has}; "
-        f"try {memory_hint(batch_size, accumulate, remat)}"
-    )
+    raise InputError(f"a step takes {needs} of memory a device, which has {has}; try {advice}")
 
 
 def memory_hint(batch_size: int, accumulate: int, remat: str) -> str:

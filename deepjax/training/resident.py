@@ -54,12 +54,13 @@ def compile_resident(
     }
     ids = jax.ShapeDtypeStruct((capacity, config.batch_size), jnp.int32)
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    sizes = (config.batch_size, config.grad_accum_steps, config.remat)
+    hint = memory_hint(config.batch_size, config.grad_accum_steps, config.remat)
+    advice = f"training without resident, or {hint}"
     with jax.set_mesh(partitioner.mesh):  # bn_scope="replica" asks it for the number of devices
         take, cost = compile_step(
             partitioner.compile_resident(make_resident_step(step), state),
             state, data, ids, count,
-            advice=f"training without resident, or {memory_hint(*sizes)}",
+            advice=advice,
         )  # fmt: skip
-    check_fits(cost, *sizes)
+    check_fits(cost, advice)
     return ResidentTraining(data, take, partitioner.compile_gather(), capacity), cost

@@ -47,8 +47,9 @@ class StepLog:
         self._began, self._first = time.perf_counter(), step
 
     def add(self, metrics: StepMetrics) -> None:
-        """Keep the metrics of steps."""
-        if self._log.takes_steps:
+        """Keep the metrics of steps, if a row of one of them is due."""
+        is_due = metrics.done // self._every > (metrics.first - 1) // self._every
+        if self._log.takes_steps and is_due:
             named = {name: metrics.values[name] for name in NAMES}
             self._waiting.append(dataclasses.replace(metrics, values=named))
 

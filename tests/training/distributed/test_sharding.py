@@ -19,7 +19,7 @@ from deepjax.training.distributed.sharding import (
     batch_sharding,
     make_mesh,
 )
-from deepjax.training.memory import StepCost, check_fits
+from deepjax.training.memory import StepCost, check_fits, memory_hint
 from tests.faults import spread as faults
 from tests.faults.spread import Thin, apart, largest_apart, mesh_of, path_of
 
@@ -170,9 +170,9 @@ def test_a_step_that_does_not_fit_is_refused_with_advice(monkeypatch):
     with pytest.raises(
         InputError, match=r"takes 3.00 GiB .* has 2.00 GiB; try a smaller batch_size than 64, or"
     ):
-        check_fits(StepCost(3 * GIB, 2 * GIB, 1e9, 1.0), 64, 1, "none")
-    check_fits(StepCost(3 * GIB, None, 1e9, 1.0), 64, 1, "none")
-    check_fits(StepCost(3 * GIB, 4 * GIB, 1e9, 1.0), 64, 1, "none")
+        check_fits(StepCost(3 * GIB, 2 * GIB, 1e9, 1.0), memory_hint(64, 1, "none"))
+    check_fits(StepCost(3 * GIB, None, 1e9, 1.0), memory_hint(64, 1, "none"))
+    check_fits(StepCost(3 * GIB, 4 * GIB, 1e9, 1.0), memory_hint(64, 1, "none"))
     monkeypatch.setattr(memory, "device_memory", lambda: 1000)
     with pytest.raises(InputError, match="remat='convolutions' or 'blocks'"):
         compile_training(TrainConfig(model="cifar_plain20", width=2, batch_size=16), RunOptions())
