@@ -13,7 +13,7 @@ import numpy as np
 
 from deepjax.command_line import parse, run_command
 from deepjax.study.arms.predictions import read_misclassified
-from deepjax.study.claim import SAME_LEVEL, TEST, Claim, Control
+from deepjax.study.claim import SAME_LEVEL, TEST, UNDERPOWERED, Claim, Control
 from deepjax.study.ladder import LADDER, ladder_arm
 from deepjax.study.preset import Preset
 from deepjax.study.quantity import error, log, measured, slope
@@ -105,7 +105,7 @@ CLAIMS = (
             error(arm_of("plain", images)) - error(arm_of("resnet", images))
             for images in (*SIZES, ALL)
         ],
-        above(0), TEST, interest=DOUBLING,
+        above(0), TEST, interest=DOUBLING, exploratory=UNDERPOWERED,
     ),
     Claim(
         f"The advantage of the residual network shrinks by less than {LOSS:g} points of test error "
