@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,7 +35,13 @@ from deepjax.training.config_warnings import (
 from deepjax.training.custom_network import errors_of_own_network, require_known_collections
 from deepjax.training.distributed.sharding import Partitioner, make_mesh
 from deepjax.training.input_pipeline import BatchStream, ReportErrors, device_batch
-from deepjax.training.memory import StepCost, check_fits, compile_step, memory_hint
+from deepjax.training.memory import (
+    StepCost,
+    check_fits,
+    compile_step,
+    largest_cost,
+    memory_hint,
+)
 from deepjax.training.network import ModelFactory, factors_of, model_from, starting_weights
 from deepjax.training.plan import TrainPlan, make_plan
 from deepjax.training.resident import ResidentTraining, compile_resident, require_arrays
@@ -205,14 +211,19 @@ def compile_training(
     _check_network(config, dataset, forward, state.batch_stats)
     heartbeat()
     frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
-    build_step = functools.partial(make_train_step, model, optimizer, schedule, dataset)
+    step_of = functools.partial(make_train_step, model, optimizer, schedule, dataset)
+    traceable = {
+        size: step_of(
+            dataclasses.replace(step_options(config, partitioner.axis, size), frozen=frozen)
+        )
+        for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],))
+    }
     if arrays is not None:
-        step = build_step(dataclasses.replace(step_options(config), frozen=frozen))
-        steps = {config.input_shape[0]: partitioner.compile_train(step, state)}
-        resident, cost = compile_resident(config, step, arrays, partitioner, state)
+        steps = {size: partitioner.compile_train(step, state) for size, step in traceable.items()}
+        resident, cost = compile_resident(config, traceable, arrays, partitioner, state)
     else:
         resident = None
-        steps, cost = _train_steps(config, build_step, frozen, dataset, partitioner, state)
+        steps, cost = _compile_steps(config, traceable, dataset, partitioner, state)
     heartbeat()
     labels = train.labels if isinstance(train, Split) else None
     eval_step = make_eval_step(
@@ -310,36 +321,30 @@ def crop_policy_from(config: TrainConfig) -> Crops:
     )
 
 
-def _train_steps(
+def _compile_steps(
     config: TrainConfig,
-    build_step: Callable[[StepOptions], TrainStep],
-    frozen: frozenset[str],
+    steps: Mapping[int, TrainStep],
     dataset: Dataset,
     partitioner: Partitioner,
     state: Any,
 ) -> tuple[dict[int, Callable[..., Any]], StepCost]:
-    """The compiled train step for each image size of the training, and the cost of the largest."""
-    steps: dict[int, Callable[..., Any]] = {}
+    """The compiled train step for each image size of the training, and their cost."""
+    compiled: dict[int, Callable[..., Any]] = {}
     costs = []
-    sizes = (config.batch_size, config.grad_accum_steps, config.remat)
-    for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],)):
-        options = step_options(config, partitioner.axis, size)
-        step = build_step(dataclasses.replace(options, frozen=frozen))
+    advice = memory_hint(config.batch_size, config.grad_accum_steps, config.remat)
+    for size, step in steps.items():
         shape = (size, size, dataset.shape[2]) if dataset.encoded else dataset.shape
         batch = {
             "image": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         }
         with jax.set_mesh(partitioner.mesh):  # bn_scope="replica" asks it for the number of devices
-            steps[size], cost = compile_step(
-                partitioner.compile_train(step, state), state, batch, advice=memory_hint(*sizes)
+            compiled[size], cost = compile_step(
+                partitioner.compile_train(step, state), state, batch, advice=advice
             )
-        check_fits(cost, memory_hint(*sizes))
+        check_fits(cost, advice)
         costs.append(cost)
-    largest = max(costs, key=lambda cost: cost.bytes_per_device)
-    return steps, dataclasses.replace(
-        largest, compile_seconds=sum(cost.compile_seconds for cost in costs)
-    )
+    return compiled, largest_cost(costs)
 
 
 def open_split(config: TrainConfig, options: RunOptions, name: SplitName) -> Split | EncodedSplit:

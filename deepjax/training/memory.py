@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def compile_step(
     costs = compiled.cost_analysis() or {}
     return compiled, StepCost(
         peak, device_memory(), max(0.0, float(costs.get("flops", 0.0))), seconds
+    )
+
+
+def largest_cost(costs: Sequence[StepCost]) -> StepCost:
+    """The cost of the step that needs the most memory, with the time to compile all of them."""
+    largest = max(costs, key=lambda cost: cost.bytes_per_device)
+    return dataclasses.replace(
+        largest, compile_seconds=sum(cost.compile_seconds for cost in costs)
     )
 
 

@@ -22,6 +22,12 @@ class TrainPlan:
         """Pixels a side of the images of a step."""
         return size_at(self.image_sizes, step, self.total_steps)
 
+    def steps_left_of_part(self, step: int) -> int:
+        """The number of steps, from this one on, until the image size may change."""
+        parts = len(self.image_sizes)
+        part = min(step * parts // self.total_steps, parts - 1)
+        return -(-(part + 1) * self.total_steps // parts) - step
+
 
 def make_plan(config: TrainConfig) -> TrainPlan:
     """The plan of a configuration; raises InputError as its properties do."""

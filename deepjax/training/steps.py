@@ -99,11 +99,13 @@ class ResidentSteps:
         """The state after several steps, which are waited for."""
         began = time.perf_counter()
         affordable = on_primary(lambda: max(1, int(self._rate * SECONDS)))
-        count = min(most, affordable, self._resident.capacity)
+        plan = self._compiled.plan
+        size = plan.image_size(done)
+        count = min(most, affordable, self._resident.capacity, plan.steps_left_of_part(done))
         ids = np.zeros((self._resident.capacity, self._config.batch_size), np.int32)
         for row, step in enumerate(range(done, done + count)):
             ids[row] = self._compiled.example_ids(self._config, step)
-        state, metrics = self._resident.take(
+        state, metrics = self._resident.take_by_size[size](
             state, self._resident.data, self._compiled.partitioner.put_ids(ids), np.int32(count)
         )
         jax.block_until_ready(metrics["loss"])

@@ -98,6 +98,21 @@ def test_instruments_and_loggers_see_the_same_steps(streamed, resident, tmp_path
 
 
 @bitwise
+def test_progressive_sizes_have_a_program_each(tmp_path):
+    """Three sizes of ten steps: their parts do not end with epochs, nor with checkpoints."""
+    config = train_config(**(options_of(CONFIG) | {"progressive_sizes": (6, 8, 10)}))
+    found = []
+    for options in (EVERY_2, RESIDENT):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+            programs = compile_training(config, options)
+        out = tmp_path / str(len(found))
+        train(config, out, options, programs=programs)
+        found.append(outcome(out))
+    assert found[0] == found[1]
+
+
+@bitwise
 @pytest.mark.parametrize("policy", ["halt", "skip", "rollback"])
 def test_a_bad_step_among_several_is_treated_alike(streamed, resident, tmp_path, policy):
     """The label of an image that step 4 uses is no class."""
