@@ -66,9 +66,7 @@ def compile_step(
 def largest_cost(costs: Sequence[StepCost]) -> StepCost:
     """The cost of the step that needs the most memory, with the time to compile all of them."""
     largest = max(costs, key=lambda cost: cost.bytes_per_device)
-    return dataclasses.replace(
-        largest, compile_seconds=sum(cost.compile_seconds for cost in costs)
-    )
+    return dataclasses.replace(largest, compile_seconds=sum(cost.compile_seconds for cost in costs))
 
 
 def check_fits(cost: StepCost, advice: str) -> None:
