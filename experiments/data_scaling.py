@@ -3,7 +3,7 @@
 Hestness et al. 2017, "Deep learning scaling is predictable, empirically" (arXiv:1712.00409).
 
 python experiments/data_scaling.py                 # a minute on two cores, no verdicts
-python experiments/data_scaling.py --preset small  # Fashion-MNIST at 14x14: 8 minutes, less with
+python experiments/data_scaling.py --preset small  # Fashion-MNIST at 14x14: 23 minutes with
                                                    # --reuse-runs-from runs, after degradation
 """
 

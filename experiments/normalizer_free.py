@@ -4,7 +4,7 @@ Fixup (Zhang et al. 2019, arXiv:1901.09321), SkipInit (De and Smith 2020, arXiv:
 ReZero (Bachlechner et al. 2020, arXiv:2003.04887), NF-ResNet (Brock et al. 2021, arXiv:2101.08692).
 
 python experiments/normalizer_free.py                  # a minute on two cores, no verdicts
-python experiments/normalizer_free.py --preset small   # Fashion-MNIST at 14x14: 40 minutes
+python experiments/normalizer_free.py --preset small   # Fashion-MNIST at 14x14: 20 minutes
 python experiments/normalizer_free.py --preset small --pilots    # select rates first
 """
 
