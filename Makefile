@@ -1,5 +1,5 @@
 # make demo     installs what is missing, then runs the study of degradation on the embedded digits:
-#               figures without verdicts (about a minute on two cores)
+#               figures without verdicts (28 s on two cores, 50 s the first time)
 # make test     installs what is missing, then runs the tests of every change (8 minutes on two
 #               cores)
 PYTHON ?= python3
@@ -54,11 +54,13 @@ demo: install
 studies: install
 	$(BIN)/python experiments/run_studies.py
 
-# Every study in its quick preset (budget: 20 minutes): figures without verdicts, under runs/.
+# Every study in its quick preset (15 minutes on two cores; budget: 20): figures without verdicts,
+# under runs/.
 studies-quick: install
 	$(BIN)/python experiments/run_studies.py --studies all --preset quick
 
-# The studies that go beyond the lecture, judged; writes docs/results/README.md.
+# The studies that go beyond the lecture, judged: four take about 90 minutes on two cores with other
+# work, two have no pilots yet; writes docs/results/README.md.
 studies-beyond: install
 	$(BIN)/python experiments/run_studies.py --studies beyond
 

@@ -34,6 +34,8 @@ PLAIN = "plain"
 VARIANTS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "without guard": {},
+    "guard of the gradients alone": {},
+    "guard of the new parameters alone": {},
     "spike_sigmas=6": {"spike_sigmas": 6.0},
     "ema_decay=0.999": {"ema_decay": 0.999},
     "mixup=0.2": {"mixup": 0.2},
@@ -127,7 +129,7 @@ def prepared(
         ),
         "label": jnp.asarray(rng.integers(0, 10, options.batch_size), jnp.int32),
     }
-    with _unguarded() if name == "without guard" else contextlib.nullcontext():
+    with _guard(name):
         compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     state, _ = compiled(state, batch)
     analysis = compiled.memory_analysis()
@@ -143,19 +145,25 @@ def prepared(
     return run, 0 if analysis is None else analysis.temp_size_in_bytes
 
 
-def _unguarded() -> Any:
-    """The step with every check taken for passed."""
-    passed = jnp.ones((), bool)
-    stack = contextlib.ExitStack()
-    stack.enter_context(
-        mock.patch.multiple(
-            step_module,
+def _guard(name: str) -> contextlib.ExitStack:
+    """The step's guard: complete, without its sums over some arrays, or with none of its checks."""
+    stack, finite, passed = contextlib.ExitStack(), step_module.all_finite, jnp.ones((), bool)
+
+    def patch(**values: Any) -> None:
+        stack.enter_context(mock.patch.multiple(step_module, **values))
+
+    # The arguments: loss, gradients, batch statistics, new parameters, new optimizer state.
+    if name == "guard of the gradients alone":
+        patch(all_finite=lambda *trees: finite(*trees[:3]))
+    elif name == "guard of the new parameters alone":
+        patch(all_finite=lambda *trees: finite(trees[0], *trees[2:4]))
+    elif name == "without guard":
+        patch(
             all_finite=lambda *_: passed,
             labels_valid=lambda *_: passed,
             judge=lambda guard, *_: (passed, guard),
         )
-    )
-    stack.enter_context(mock.patch.object(optax.tree, "where", lambda good, new, old: new))
+        stack.enter_context(mock.patch.object(optax.tree, "where", lambda good, new, old: new))
     return stack
 
 
