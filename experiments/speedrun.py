@@ -28,7 +28,7 @@ import jax
 
 from deepjax.backend.compilation_cache import enable_compilation_cache
 from deepjax.command_line import parse, run_command
-from deepjax.errors import require
+from deepjax.errors import InputError, require
 from deepjax.io import write_text
 from deepjax.progress import display
 from deepjax.provenance import provenance
@@ -135,10 +135,12 @@ def from_python(options: Options) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         for name in ("empty cache", "warm cache"):
             began = time.perf_counter()
-            subprocess.run(  # noqa: S603  # this script
-                command, env=os.environ | {"XDG_CACHE_HOME": cache}, check=True,
-                capture_output=True,
-            )  # fmt: skip
+            environment = os.environ | {"XDG_CACHE_HOME": cache}
+            done = subprocess.run(  # noqa: S603  # this script
+                command, env=environment, stdout=subprocess.DEVNULL, check=False
+            )
+            if done.returncode:
+                raise InputError("the process of its own failed; its message is above")
             seconds[name] = time.perf_counter() - began
     return seconds
 

@@ -134,10 +134,10 @@ def technique_options(
 
 
 def whitening_kernel(images: np.ndarray, dataset: Dataset, side: int) -> np.ndarray:
-    """Filters under which patches of images are uncorrelated with variance 1, with either sign.
+    """Filters whose outputs are uncorrelated with variance near 1, and their negatives.
 
     images: (images, height, width, channels) uint8 -> (side, side, channels, 2 side^2 channels).
-    Of 2,000 images; 0.01 is added to each variance, so that noise is not amplified.
+    From the first 2,000 images; 0.01 is added to each variance, so that noise is not amplified.
     """
     scaled = np.asarray(normalize(jnp.asarray(images[:2000]), dataset))
     windows = np.lib.stride_tricks.sliding_window_view(scaled, (side, side), axis=(1, 2))
@@ -207,7 +207,6 @@ def compile_speedrun(
         make=functools.partial(SpeedrunNetwork, recipe.stem, recipe.stages),
         dataset=dataclasses.replace(dataset_info(name), crop=recipe.crop),
     )
-
     resident = cast(ResidentTraining, made.resident)  # as it was asked for
     train, test = (require_arrays(config, split) for split in (made.train_split, made.test_split))
 

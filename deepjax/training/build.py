@@ -211,10 +211,13 @@ def compile_training(
     _check_network(config, dataset, forward, state.batch_stats)
     heartbeat()
     frozen = frozenset(path for path, factor in (factors or {}).items() if factor == 0)
-    step_of = functools.partial(make_train_step, model, optimizer, schedule, dataset)
     traceable = {
-        size: step_of(
-            dataclasses.replace(step_options(config, partitioner.axis, size), frozen=frozen)
+        size: make_train_step(
+            model,
+            optimizer,
+            schedule,
+            dataset,
+            step_options(config, partitioner.axis, size, frozen),
         )
         for size in dict.fromkeys(config.data.progressive_sizes or (config.input_shape[0],))
     }
@@ -288,7 +291,12 @@ def require_kinds(config: object, options: object) -> None:
         require(isinstance(given, kind), name, given, f"a {kind.__name__}")
 
 
-def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) -> StepOptions:
+def step_options(
+    config: TrainConfig,
+    axis: str | None = None,
+    size: int = 0,
+    frozen: frozenset[str] = frozenset(),
+) -> StepOptions:
     """The options of the train step. `size`: of its images, if the training has several sizes."""
     names = {field.name for field in dataclasses.fields(StepOptions)} - {
         "policy",
@@ -306,6 +314,7 @@ def step_options(config: TrainConfig, axis: str | None = None, size: int = 0) ->
         image_size=size if config.data.progressive_sizes else config.data.image_size,
         policy=config.policy,
         axis=axis,
+        frozen=frozen,
     )
 
 
